@@ -1,0 +1,180 @@
+"""InteractionGraph: the bipartite user-item graph as CSR and transposed CSR, checked once.
+
+Every op that reads the graph takes its arrays as they are here, so the checks below are the only place where an
+out-of-range, unsorted or duplicated index is looked for.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+NORMS = ("receiver", "both", "none")
+_INT32_MAX = 2**31 - 1
+
+
+class SeenRows(NamedTuple):
+    """The items each of B users has interacted with, as a CSR block.
+
+    crow: int64 [B + 1], offsets into `col`; col: int32 or int64 [nnz], item ids, ascending within a row.
+    """
+
+    crow: Tensor
+    col: Tensor
+
+
+class InteractionGraph:
+    """Who interacted with what: U users, I items, nnz distinct pairs.
+
+    Attributes (all on one device; never written to after construction):
+        n_users, n_items, nnz: sizes.
+        crow [U + 1] int64, col [nnz] int32 (int64 where I exceeds 2³¹ − 1): items of each user, ascending.
+        t_crow [I + 1] int64, t_col [nnz]: users of each item, ascending (the transposed CSR).
+        value, t_value: float32 [nnz] edge values in either order, or None (every edge counts 1).
+        user_degree [U], item_degree [I]: int64 numbers of neighbours, |N_u| and |N_i| of Eq. 2.
+
+    Build one with `from_scipy` or `from_pairs`.
+    """
+
+    def __init__(self, crow: Tensor, col: Tensor, t_crow: Tensor, t_col: Tensor, *, n_users: int, n_items: int,
+                 value: Tensor | None = None, t_value: Tensor | None = None) -> None:
+        self.n_users, self.n_items, self.nnz = n_users, n_items, col.numel()
+        self.crow, self.col, self.value = crow, col, value
+        self.t_crow, self.t_col, self.t_value = t_crow, t_col, t_value
+        self.user_degree, self.item_degree = crow.diff(), t_crow.diff()
+        self._inv_sqrt: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    @classmethod
+    def from_scipy(cls, matrix: sp.spmatrix | sp.sparray, weights: bool = False) -> InteractionGraph:
+        """A graph from any SciPy sparse matrix [U, I].
+
+        weights=False: every stored non-zero is an edge of value 1, duplicates merged. weights=True keeps edge values
+        (float32), duplicates summed. Explicit zeros are no edges. Raises ValueError when an index is out of range or a
+        value is not finite.
+        """
+        if not sp.issparse(matrix) or matrix.ndim != 2:
+            raise ValueError(f"InteractionGraph.from_scipy: expected a 2-D SciPy sparse matrix, got {type(matrix).__name__}")
+        if matrix.format == "csr":
+            users, items, data = _csr_to_pairs(matrix)
+        else:
+            coo = matrix.tocoo()
+            users, items, data = coo.row, coo.col, coo.data
+        n_users, n_items = matrix.shape
+        return cls._build(users, items, n_users, n_items, np.asarray(data), weights, "InteractionGraph.from_scipy")
+
+    @classmethod
+    def from_pairs(cls, users, items, n_users: int, n_items: int, values=None) -> InteractionGraph:
+        """A graph from two integer sequences of equal length (arrays, tensors or lists); repeated pairs are merged.
+
+        values: optional edge values (float32, repeated pairs summed). Raises ValueError naming the first pair whose index
+        is out of range.
+        """
+        users, items = _to_int_array(users, "users"), _to_int_array(items, "items")
+        data = None if values is None else np.asarray(_to_numpy(values))
+        return cls._build(users, items, int(n_users), int(n_items), data, values is not None, "InteractionGraph.from_pairs")
+
+    @classmethod
+    def _build(cls, users, items, n_users: int, n_items: int, data, weights: bool, where: str) -> InteractionGraph:
+        if n_users < 0 or n_items < 0:
+            raise ValueError(f"{where}: sizes must not be negative, got {n_users} users x {n_items} items")
+        if len(users) != len(items) or (data is not None and len(data) != len(users)):
+            raise ValueError(f"{where}: {len(users)} users, {len(items)} items, "
+                             f"{len(users) if data is None else len(data)} values: lengths differ")
+        for name, ids, size in (("user", users, n_users), ("item", items, n_items)):
+            bad = np.flatnonzero((ids < 0) | (ids >= size))
+            if bad.size:
+                raise ValueError(f"{where}: pair {bad[0]} names {name} {ids[bad[0]]}, the graph has {size} {name}s")
+        if data is not None and not np.isfinite(data).all():
+            raise ValueError(f"{where}: value {np.flatnonzero(~np.isfinite(data))[0]} is not finite")
+        if data is not None:
+            keep = data != 0
+            users, items, data = users[keep], items[keep], data[keep]
+        ones = np.ones(len(users), np.float32) if not weights else data.astype(np.float32)
+        index = np.int32 if max(n_users, n_items) <= _INT32_MAX else np.int64
+        csr = sp.coo_array((ones, (users.astype(index), items.astype(index))), shape=(n_users, n_items)).tocsr()
+        csr.sum_duplicates()
+        csc = csr.tocsc()
+        csc.sort_indices()
+
+        def index_tensor(a, dtype):
+            return torch.from_numpy(np.ascontiguousarray(a, dtype))
+
+        return cls(index_tensor(csr.indptr, np.int64), index_tensor(csr.indices, index),
+                   index_tensor(csc.indptr, np.int64), index_tensor(csc.indices, index), n_users=n_users, n_items=n_items,
+                   value=torch.from_numpy(csr.data) if weights else None,
+                   t_value=torch.from_numpy(csc.data) if weights else None)
+
+    @property
+    def device(self) -> torch.device:
+        return self.col.device
+
+    def to(self, device: torch.device | str) -> InteractionGraph:
+        """The same graph on `device` (itself when it is already there)."""
+        device = torch.device(device)
+        if device == self.device or (device.index is None and device.type == self.device.type):
+            return self
+
+        def move(t):
+            return None if t is None else t.to(device)
+
+        return InteractionGraph(move(self.crow), move(self.col), move(self.t_crow), move(self.t_col), n_users=self.n_users,
+                                n_items=self.n_items, value=move(self.value), t_value=move(self.t_value))
+
+    def rows(self, users: Tensor) -> SeenRows:
+        """The CSR block of `users` (int64 [B], repeats allowed): SeenRows(crow [B + 1], col). Raises IndexError when an
+        id is outside [0, U)."""
+        users = users.to(self.device, torch.int64)
+        if users.ndim != 1:
+            raise ValueError(f"InteractionGraph.rows: users must be 1-D, got shape {tuple(users.shape)}")
+        if users.numel() and not 0 <= (low := int(users.min())) <= (high := int(users.max())) < self.n_users:
+            raise IndexError(f"InteractionGraph.rows: users span [{low}, {high}], the graph has {self.n_users} users")
+        counts = self.user_degree[users]
+        crow = torch.zeros(users.numel() + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(counts, 0, out=crow[1:])
+        shift = torch.repeat_interleave(self.crow[users] - crow[:-1], counts)
+        return SeenRows(crow, self.col[torch.arange(shift.numel(), device=self.device) + shift])
+
+    def inv_sqrt_degree(self, side: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """1 / sqrt(degree) of every user (side="users") or item (side="items"); 0 for a node with no neighbour."""
+        key = (side, dtype)
+        if key not in self._inv_sqrt:
+            degree = {"users": self.user_degree, "items": self.item_degree}[side]
+            scale = degree.to(torch.float64).rsqrt()
+            self._inv_sqrt[key] = torch.where(degree > 0, scale, 0.0).to(dtype)
+        return self._inv_sqrt[key]
+
+    def full_users(self) -> Tensor:
+        """Ids (int64) of the users who have interacted with every item: they have no negative to sample."""
+        return (self.user_degree == self.n_items).nonzero().flatten() if self.n_items else self.user_degree.new_empty(0)
+
+    def __repr__(self) -> str:
+        weighted = ", weighted" if self.value is not None else ""
+        return f"InteractionGraph({self.n_users} users x {self.n_items} items, {self.nnz} interactions{weighted}, {self.device})"
+
+
+def _to_numpy(x) -> np.ndarray:
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
+def _to_int_array(x, name: str) -> np.ndarray:
+    a = _to_numpy(x)
+    if a.ndim != 1 or (a.size and a.dtype.kind not in "iu"):
+        raise ValueError(f"InteractionGraph.from_pairs: {name} must be a 1-D sequence of integers, "
+                         f"got shape {a.shape} of {a.dtype}")
+    return a.astype(np.int64)
+
+
+def _csr_to_pairs(matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The (row, column, value) triples of a CSR whose arrays may be inconsistent: checked before anything reads through
+    them, because SciPy's own conversions do not."""
+    indptr, indices, data = np.asarray(matrix.indptr), np.asarray(matrix.indices), np.asarray(matrix.data)
+    n_rows = matrix.shape[0]
+    if len(indptr) != n_rows + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > min(len(indices), len(data)):
+        raise ValueError(f"InteractionGraph.from_scipy: indptr of length {len(indptr)} does not describe {n_rows} rows "
+                         f"over {len(indices)} indices")
+    nnz = int(indptr[-1])
+    return np.repeat(np.arange(n_rows), np.diff(indptr)), indices[:nnz], data[:nnz]

@@ -1,0 +1,238 @@
+"""Every op in plain PyTorch: the definition of right, and the baseline the benchmarks compare with.
+
+Nothing here is fast and much of it forms the B x I matrix. Any floating dtype works: tests run these in float64. Noise is
+float32 whatever the dtype, because its bits are part of the definition (see `philox4x32`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASK32 = 0xFFFFFFFF
+# Streams keep uses of one (seed, offset) apart: the last word of the Philox counter.
+STREAM_DENSE, STREAM_GAP, STREAM_ITEM, STREAM_POSITIVE, STREAM_NEGATIVE, STREAM_USER, STREAM_ALPHA = range(7)
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+def philox4x32(seed: int, counter: Tensor, rounds: int = 10) -> Tensor:
+    """Philox4x32-10 (Salmon et al., SC 2011). counter: int64 [..., 4] of 32-bit words; key = (seed low, seed high).
+    Returns int64 [..., 4] holding 32-bit words."""
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = seed & MASK32, (seed >> 32) & MASK32
+    for _ in range(rounds):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps; the low 64 bits are what is wanted
+        hi0, lo0 = (p0 >> 32) & MASK32, p0 & MASK32
+        hi1, lo1 = (p1 >> 32) & MASK32, p1 & MASK32
+        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
+        k0, k1 = (k0 + 0x9E3779B9) & MASK32, (k1 + 0xBB67AE85) & MASK32
+    return torch.stack((c0, c1, c2, c3), -1)
+
+
+def philox_bits(seed: int, offset: int, rows: Tensor, columns: int, stream: int) -> Tensor:
+    """int64 [B, columns]: the 32-bit word of every (row, column): counter = (column // 4, row, offset, stream),
+    lane = column % 4. `rows` are GLOBAL ids, so a row's noise does not depend on how rows are tiled or distributed."""
+    blocks = (columns + 3) // 4
+    c0 = torch.arange(blocks).expand(rows.numel(), -1)
+    c1 = rows.cpu().to(torch.int64)[:, None].expand_as(c0)
+    counter = torch.stack((c0, c1, torch.full_like(c0, offset & MASK32), torch.full_like(c0, stream)), -1)
+    return philox4x32(seed, counter).flatten(1)[:, :columns].to(rows.device)
+
+
+def exponential_from_bits(bits: Tensor) -> Tensor:
+    """Exp(1) in float32 from 32-bit words k: v = (k + ½)·2⁻³² clamped to 1 − 2⁻²⁴, E = −log1p(−v)."""
+    v = (bits.to(torch.float32) * 2.0**-32 + 2.0**-33).clamp(max=1 - 2.0**-24)
+    return -torch.log1p(-v)
+
+
+def gumbel_noise(seed: int, offset: int, rows: Tensor, n_items: int) -> Tensor:
+    """g = −log E, Gumbel(0, 1), float32 [B, n_items]: the noise of the dense evaluation of Eq. 5."""
+    return -torch.log(exponential_from_bits(philox_bits(seed, offset, rows, n_items, STREAM_DENSE)))
+
+
+def uniform64(words: Tensor, n: Tensor | int) -> Tensor:
+    """⌊(w1·2³² + w0)·n / 2⁶⁴⌋ for words [..., ≥2]: an index uniform over [0, n), n < 2³¹, from two 32-bit words."""
+    w0, w1 = words[..., 0], words[..., 1]
+    return (w1 * n + ((w0 * n) >> 32)) >> 32
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+def unit_rows(x: Tensor) -> Tensor:
+    """x / ‖x‖ per row; a zero row stays zero and has gradient zero (F.normalize would multiply it by 1e12)."""
+    square = (x * x).sum(-1, keepdim=True)
+    return x * torch.where(square > 0, square, 1.0).rsqrt()
+
+
+def seen_mask(crow: Tensor, col: Tensor, n_items: int) -> Tensor:
+    """bool [B, n_items], true where the CSR block has an entry."""
+    mask = torch.zeros(crow.numel() - 1, n_items, dtype=torch.bool, device=crow.device)
+    mask[row_ids(crow), col.long()] = True
+    return mask
+
+
+def row_ids(crow: Tensor) -> Tensor:
+    """int64 [nnz]: the row of every entry of a CSR block."""
+    return torch.repeat_interleave(torch.arange(crow.numel() - 1, device=crow.device), crow.diff())
+
+
+def sampled_dot(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """s[e] = u[row(e)]·v[col(e)] for every entry of a CSR block; [nnz]."""
+    return (u[row_ids(crow)] * v[col.long()]).sum(-1)
+
+
+def cosine_block(u: Tensor, v: Tensor, seen=None, kind: str = "cosine", row_l2: bool = False) -> Tensor:
+    """Eq. 3: cosine (or dot) of every user row with every item row, seen entries 0, rows optionally of length 1; [B, I]."""
+    if kind == "cosine":
+        u, v = unit_rows(u), unit_rows(v)
+    rows = u @ v.mT
+    if seen is not None:
+        rows = rows.masked_fill(seen_mask(seen.crow, seen.col, v.shape[0]), 0)
+    return unit_rows(rows) if row_l2 else rows
+
+
+def cosine_topk(u: Tensor, v: Tensor, k: int, seen=None, kind: str = "cosine") -> tuple[Tensor, Tensor]:
+    """The k best items of each row of the same similarities, best first, ties to the lower id, seen items excluded;
+    values [B, k], items int64 [B, k]; −inf and −1 where fewer than k are left."""
+    scores = cosine_block(u, v, kind=kind)
+    if seen is not None:
+        scores = scores.masked_fill(seen_mask(seen.crow, seen.col, v.shape[0]), -math.inf)
+    scores = F.pad(scores, (0, max(0, k - scores.shape[1])), value=-math.inf)
+    values, items = torch.sort(scores, dim=1, descending=True, stable=True)
+    values, items = values[:, :k], items[:, :k]
+    return values, torch.where(values == -math.inf, -1, items)
+
+
+def gumbel_logits(crow: Tensor, col: Tensor, users: Tensor, n_items: int, tau: float, seed: int, offset: int = 0,
+                  noise_scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(A + σ g)/τ of Eq. 5; [B, I]. crow, col: the users' seen items."""
+    noise = gumbel_noise(seed, offset, users, n_items).to(dtype)
+    return (seen_mask(crow, col, n_items).to(dtype) + noise_scale * noise) / tau
+
+
+def gumbel_softmax(graph, users: Tensor, tau: float, seed: int, offset: int = 0, *, noise_scale: float = 1.0, augment=None,
+                   zeta: float = 0.0, row_l2: bool = False, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Eq. 5, dense evaluation: softmax((A + σ g)/τ) + ζ cos(h_u, h_i), rows optionally of length 1; [B, I]."""
+    seen = graph.rows(users)
+    logits = gumbel_logits(seen.crow, seen.col, users, graph.n_items, tau, seed, offset, noise_scale, dtype)
+    rows = logits.softmax(-1)
+    if augment is not None:
+        rows = rows + zeta * cosine_block(*augment)
+    return unit_rows(rows) if row_l2 else rows
+
+
+def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str = "dot", row_l2: bool = False) -> Tensor:
+    """F.linear of generated rows, formed densely; weight [H, I] → [B, H]."""
+    return F.linear(cosine_block(u, v, seen, kind, row_l2), weight)
+
+
+def relation_row_norm(u: Tensor, v: Tensor, seen=None) -> Tensor:
+    """‖row‖₂ of dot rows with seen entries 0; [B], gradient 0 at a zero row."""
+    square = cosine_block(u, v, seen, "dot").square().sum(-1)
+    return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
+
+
+def gumbel_linear(graph, users: Tensor, weight: Tensor, tau: float, seed: int, offset: int = 0,
+                  noise_scale: float = 1.0) -> Tensor:
+    """F.linear of Gumbel rows (dense evaluation); weight [H, I] → [B, H]."""
+    rows = gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale, dtype=weight.dtype)
+    return F.linear(rows, weight)
+
+
+def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
+    """‖g W‖₂ per row, gradient 0 at 0 (Eq. 7's ‖∇_x D‖ with g = ∂ΣD/∂z of the first Linear's output); [B]."""
+    return (g @ weight).norm(dim=1)
+
+
+# --- graph -----------------------------------------------------------------------------------------------------------
+def spmm(crow: Tensor, col: Tensor, value: Tensor | None, x: Tensor) -> Tensor:
+    """Σ over a row's entries of value · x[col]; [rows, d]."""
+    gathered = x[col.long()] if value is None else value[:, None].to(x.dtype) * x[col.long()]
+    return x.new_zeros(crow.numel() - 1, x.shape[1]).index_add(0, row_ids(crow), gathered)
+
+
+def propagate(graph, x: Tensor, to: str = "users", norm: str = "receiver") -> Tensor:
+    """Eq. 2, 8, 10: y_r = Σ_{c∈N_r} x_c / sqrt|N_r| (norm="receiver"), / sqrt(|N_r||N_c|) ("both"), or the plain sum."""
+    crow, col, value = (graph.crow, graph.col, graph.value) if to == "users" else (graph.t_crow, graph.t_col, graph.t_value)
+    sender = "items" if to == "users" else "users"
+    if norm == "both":
+        x = x * graph.inv_sqrt_degree(sender, x.dtype)[:, None]
+    y = spmm(crow, col, value, x)
+    return y if norm == "none" else y * graph.inv_sqrt_degree(to, x.dtype)[:, None]
+
+
+def lightgcn(graph, users: Tensor, items: Tensor, layers: int, norm: str = "receiver") -> tuple[Tensor, Tensor]:
+    """Eq. 10: users' = A items, items' = Aᵀ users, L times; the mean over layers 0..L."""
+    sum_users, sum_items = users, items
+    for _ in range(layers):
+        users, items = propagate(graph, items, "users", norm), propagate(graph, users, "items", norm)
+        sum_users, sum_items = sum_users + users, sum_items + items
+    return sum_users / (layers + 1), sum_items / (layers + 1)
+
+
+# --- attention and losses --------------------------------------------------------------------------------------------
+def modality_attention(e: Tensor, wq: Tensor, wk: Tensor, wo: Tensor, heads: int) -> Tensor:
+    """Eq. 9 with output projection. e [M, N, d]; wq, wk [d, d] (heads of d/H columns); wo [H·d, d] → [N, d]:
+    mean over m of ( ‖_h Σ_m' softmax_m'((e_m Wq_h)·(e_m' Wk_h) / sqrt(d/H)) e_m' ) Wo."""
+    m, n, d = e.shape
+    q = (e @ wq).view(m, n, heads, d // heads)
+    k = (e @ wk).view(m, n, heads, d // heads)
+    weights = (torch.einsum("anhc,bnhc->nhab", q, k) / math.sqrt(d / heads)).softmax(-1)
+    mixed = torch.einsum("nhab,bnd->anhd", weights, e).reshape(m, n, heads * d)
+    return (mixed @ wo).mean(0)
+
+
+def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False) -> Tensor:
+    """Eq. 11, mean over anchors u in ids: −s(h_u, e_u) + log Σ_{u'} [exp s(h_u', e_u) + exp s(e_u', e_u)], s = cosine/τ.
+    exclude_self leaves the term u' = u out of the second sum."""
+    h, e = unit_rows(h), unit_rows(e)
+    anchors = e[ids]
+    cross, within = anchors @ h.mT / tau, anchors @ e.mT / tau
+    if exclude_self:
+        within = within.scatter(1, ids[:, None], -math.inf)
+    denominator = torch.cat((cross, within), 1).logsumexp(1)
+    return (denominator - (anchors * h[ids]).sum(1) / tau).mean()
+
+
+def bpr_loss(user_emb: Tensor, item_emb: Tensor, users: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+    """Eq. 14 as a mean: −log σ(u·i⁺ − u·i⁻)."""
+    u = user_emb[users]
+    return -F.logsigmoid((u * item_emb[pos]).sum(1) - (u * item_emb[neg]).sum(1)).mean()
+
+
+# --- sampling --------------------------------------------------------------------------------------------------------
+def sample_bpr(graph, batch: int, seed: int, offset: int = 0, over: str = "interactions") -> tuple[Tensor, Tensor, Tensor]:
+    """Users, positives and negatives, int64 [batch]. Users who have every item (no negative) are left out.
+
+    over="interactions": slot b takes edge ⌊w·nnz'⌋ (w from counter (b, 0, offset, STREAM_POSITIVE)) of the nnz' edges whose
+    user has a negative. over="users": the eligible users with the `batch` smallest (64-bit word, id), in that order (counter
+    (user, 0, offset, STREAM_USER)), each with a positive drawn uniformly from its row. The negative is the r-th unseen item, r
+    uniform (counter (b, 0, offset, STREAM_NEGATIVE)).
+    """
+    device, crow, col = graph.device, graph.crow.cpu(), graph.col.cpu().long()
+    degree = crow.diff()
+    eligible = ((degree > 0) & (degree < graph.n_items)).nonzero().flatten()
+    counter = torch.zeros(batch, 4, dtype=torch.int64)
+    counter[:, 0], counter[:, 2], counter[:, 3] = torch.arange(batch), offset & MASK32, STREAM_POSITIVE
+    words = philox4x32(seed, counter)
+    if over == "interactions":
+        ends = torch.cumsum(degree[eligible], 0)
+        edge = uniform64(words, int(ends[-1]))
+        slot = torch.searchsorted(ends, edge, right=True)
+        users = eligible[slot]
+        pos = col[crow[users] + edge - (ends[slot] - degree[users])]
+    else:
+        draw = torch.zeros(eligible.numel(), 4, dtype=torch.int64)
+        draw[:, 0], draw[:, 2], draw[:, 3] = eligible, offset & MASK32, STREAM_USER
+        w = philox4x32(seed, draw)
+        by_low = torch.sort(w[:, 0], stable=True).indices
+        order = by_low[torch.sort(w[by_low, 1], stable=True).indices]
+        users = eligible[order[:batch]]
+        pos = col[crow[users] + uniform64(words, degree[users])]
+    counter[:, 3] = STREAM_NEGATIVE
+    rank = uniform64(philox4x32(seed, counter), graph.n_items - degree[users])
+    neg = torch.stack([r + (col[crow[u] : crow[u + 1]] - torch.arange(int(degree[u])) <= r).sum()
+                       for u, r in zip(users.tolist(), rank, strict=True)])
+    return users.to(device), pos.to(device), neg.to(device)
