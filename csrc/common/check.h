@@ -1,0 +1,8 @@
+// Argument checks of the bindings. Every message names the op, the rule and the values; it arrives in Python as
+// ValueError.
+#pragma once
+
+#include <c10/util/Exception.h>
+
+// MMSSL_CHECK(u.dim() == 2, "sampled_dot", "u must be [B, d], got ", u.dim(), " dimensions");
+#define MMSSL_CHECK(rule, op, ...) TORCH_CHECK_VALUE(rule, op, ": ", __VA_ARGS__)

@@ -1,0 +1,68 @@
+#include "cpu/csr.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include "common/check.h"
+#include "cpu/dispatch.h"
+
+namespace mmssl {
+
+void check_csr(const char* op, const at::Tensor& crow, const at::Tensor& col, int64_t n_rows, int64_t n_cols) {
+  MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1, op, "crow must be int64 [rows + 1], got ",
+              crow.scalar_type(), " ", crow.sizes());
+  MMSSL_CHECK(col.dim() == 1, op, "col must be [nnz], got ", col.sizes());
+  MMSSL_CHECK(crow.numel() == n_rows + 1, op, "crow has ", crow.numel(), " offsets, ", n_rows, " rows need ",
+              n_rows + 1);
+  MMSSL_CHECK(crow.is_contiguous() && col.is_contiguous(), op, "crow and col must be contiguous");
+  const int64_t nnz = col.numel();
+  const int64_t* offset = crow.const_data_ptr<int64_t>();
+  MMSSL_CHECK(offset[0] == 0 && offset[n_rows] == nnz, op, "crow must run from 0 to nnz = ", nnz, ", got ", offset[0],
+              " to ", offset[n_rows]);
+  for (int64_t r = 0; r < n_rows; ++r) {
+    MMSSL_CHECK(offset[r] <= offset[r + 1], op, "crow falls from ", offset[r], " to ", offset[r + 1], " at row ", r);
+  }
+  with_index_type(op, col.scalar_type(), [&](auto index) {
+    using Index = decltype(index);
+    const Index* column = read_ptr<Index>(col);
+    for (int64_t e = 0; e < nnz; ++e) {
+      MMSSL_CHECK(column[e] >= 0 && column[e] < n_cols, op, "col[", e, "] = ", column[e], " is outside the ", n_cols,
+                  " columns");
+    }
+  });
+}
+
+TransposedCsr transpose_csr(const at::Tensor& crow, const at::Tensor& col, int64_t n_cols) {
+  const int64_t n_rows = crow.numel() - 1;
+  const int64_t nnz = col.numel();
+  TransposedCsr t{at::zeros({n_cols + 1}, at::kLong), at::empty({nnz}, at::kLong), at::empty({nnz}, at::kLong)};
+  const int64_t* offset = crow.const_data_ptr<int64_t>();
+  int64_t* t_offset = t.crow.mutable_data_ptr<int64_t>();
+  int64_t* t_col = t.col.mutable_data_ptr<int64_t>();
+  int64_t* order = t.order.mutable_data_ptr<int64_t>();
+  with_index_type("transpose_csr", col.scalar_type(), [&](auto index) {
+    using Index = decltype(index);
+    const Index* column = read_ptr<Index>(col);
+    for (int64_t e = 0; e < nnz; ++e) ++t_offset[column[e] + 1];
+    for (int64_t c = 0; c < n_cols; ++c) t_offset[c + 1] += t_offset[c];
+    // t_offset[c] walks through column c and ends where column c + 1 starts; shifted back below.
+    for (int64_t r = 0; r < n_rows; ++r) {
+      for (int64_t e = offset[r]; e < offset[r + 1]; ++e) {
+        const int64_t place = t_offset[column[e]]++;
+        t_col[place] = r;
+        order[place] = e;
+      }
+    }
+    for (int64_t c = n_cols; c > 0; --c) t_offset[c] = t_offset[c - 1];
+    t_offset[0] = 0;
+  });
+  return t;
+}
+
+int64_t row_grain(int64_t n_rows, int64_t work) {
+  constexpr int64_t kTask = 32768;  // operations that outweigh handing a task to a thread
+  const int64_t per_row = work / std::max<int64_t>(n_rows, 1) + 1;
+  return std::max<int64_t>(kTask / per_row, 1);
+}
+
+}  // namespace mmssl

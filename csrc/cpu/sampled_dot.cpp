@@ -1,0 +1,97 @@
+// sampled_dot on the CPU: checks, allocation, threads. The arithmetic is in isa/sampled_dot.cpp.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "common/check.h"
+#include "common/isa.h"
+#include "cpu/csr.h"
+#include "cpu/dispatch.h"
+
+#define MMSSL_KERNELS "cpu/isa/sampled_dot.h"
+#include "common/each_isa.h"
+
+namespace mmssl {
+namespace {
+
+void check_rows(const char* op, const char* name, const at::Tensor& x) {
+  MMSSL_CHECK(x.dim() == 2, op, name, " must be [rows, d], got ", x.sizes());
+}
+
+at::Tensor sampled_dot_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& u_in,
+                           const at::Tensor& v_in) {
+  const char* op = "sampled_dot";
+  check_rows(op, "u", u_in);
+  check_rows(op, "v", v_in);
+  MMSSL_CHECK(u_in.size(1) == v_in.size(1), op, "u is ", u_in.size(1), " wide, v is ", v_in.size(1));
+  MMSSL_CHECK(u_in.scalar_type() == v_in.scalar_type(), op, "u is ", u_in.scalar_type(), ", v is ", v_in.scalar_type());
+  check_csr(op, crow, col, u_in.size(0), v_in.size(0));
+  const at::Tensor u = u_in.contiguous(), v = v_in.contiguous();
+  const int64_t n_rows = u.size(0), d = u.size(1);
+  at::Tensor s = at::empty({col.numel()}, u.options());
+  with_value_type(op, u.scalar_type(), [&](auto value) {
+    with_index_type(op, col.scalar_type(), [&](auto index) {
+      using T = decltype(value);
+      using Index = decltype(index);
+      at::parallel_for(0, n_rows, row_grain(n_rows, col.numel() * d), [&](int64_t begin, int64_t end) {
+        MMSSL_DISPATCH(sampled_dot_fwd, read_ptr<int64_t>(crow), read_ptr<Index>(col), read_ptr<T>(u), read_ptr<T>(v),
+                       d, write_ptr<T>(s), begin, end);
+      });
+    });
+  });
+  return s;
+}
+
+// y[r] = sum of w[order[e]] x[col[e]] over the entries of row r; an undefined order is the identity.
+at::Tensor weighted_row_sum(const char* op, const at::Tensor& crow, const at::Tensor& col, const at::Tensor& order,
+                            const at::Tensor& w, const at::Tensor& x) {
+  const int64_t n_rows = crow.numel() - 1, d = x.size(1);
+  const int64_t* order_ptr = order.defined() ? read_ptr<int64_t>(order) : nullptr;
+  at::Tensor y = at::empty({n_rows, d}, x.options());
+  with_value_type(op, x.scalar_type(), [&](auto value) {
+    with_index_type(op, col.scalar_type(), [&](auto index) {
+      using T = decltype(value);
+      using Index = decltype(index);
+      at::parallel_for(0, n_rows, row_grain(n_rows, col.numel() * d), [&](int64_t begin, int64_t end) {
+        MMSSL_DISPATCH(sampled_dot_bwd, read_ptr<int64_t>(crow), read_ptr<Index>(col), order_ptr, read_ptr<T>(w),
+                       read_ptr<T>(x), d, write_ptr<T>(y), begin, end);
+      });
+    });
+  });
+  return y;
+}
+
+void check_grad(const char* op, const at::Tensor& grad, const at::Tensor& col, const at::Tensor& x) {
+  MMSSL_CHECK(grad.sizes() == col.sizes(), op, "grad must be [nnz] = ", col.sizes(), ", got ", grad.sizes());
+  MMSSL_CHECK(grad.scalar_type() == x.scalar_type(), op, "grad is ", grad.scalar_type(), ", the rows are ",
+              x.scalar_type());
+}
+
+at::Tensor sampled_dot_bwd_u_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& grad,
+                                 const at::Tensor& v) {
+  const char* op = "sampled_dot_bwd_u";
+  check_rows(op, "v", v);
+  check_grad(op, grad, col, v);
+  check_csr(op, crow, col, crow.numel() - 1, v.size(0));
+  return weighted_row_sum(op, crow, col, {}, grad.contiguous(), v.contiguous());
+}
+
+at::Tensor sampled_dot_bwd_v_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& grad,
+                                 const at::Tensor& u, int64_t n_items) {
+  const char* op = "sampled_dot_bwd_v";
+  check_rows(op, "u", u);
+  check_grad(op, grad, col, u);
+  check_csr(op, crow, col, u.size(0), n_items);
+  const TransposedCsr t = transpose_csr(crow, col, n_items);
+  return weighted_row_sum(op, t.crow, t.col, t.order, grad.contiguous(), u.contiguous());
+}
+
+}  // namespace
+}  // namespace mmssl
+
+TORCH_LIBRARY_IMPL(mmssl_fast, CPU, m) {
+  m.impl("sampled_dot", &mmssl::sampled_dot_cpu);
+  m.impl("sampled_dot_bwd_u", &mmssl::sampled_dot_bwd_u_cpu);
+  m.impl("sampled_dot_bwd_v", &mmssl::sampled_dot_bwd_v_cpu);
+}

@@ -1,0 +1,51 @@
+// Every op's schema, one line each in alphabetical order, and the module mmssl_fast._C, which says how it was built.
+#include <pybind11/pybind11.h>
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include "common/isa.h"
+
+TORCH_LIBRARY(mmssl_fast, m) {
+  m.def("sampled_dot(Tensor crow, Tensor col, Tensor u, Tensor v) -> Tensor");
+  m.def("sampled_dot_bwd_u(Tensor crow, Tensor col, Tensor grad, Tensor v) -> Tensor");
+  m.def("sampled_dot_bwd_v(Tensor crow, Tensor col, Tensor grad, Tensor u, SymInt n_items) -> Tensor");
+}
+
+namespace {
+
+#if defined(__clang__)
+constexpr const char* kCompiler = "clang " __clang_version__;
+#elif defined(__GNUC__)
+constexpr const char* kCompiler = "gcc " __VERSION__;
+#else
+constexpr const char* kCompiler = "unknown";
+#endif
+
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["torch"] = TORCH_VERSION;
+  info["compiler"] = kCompiler;
+  info["isa_levels"] = pybind11::str(mmssl::isa_levels()).attr("split")(",");
+  info["isa"] = mmssl::isa_name(mmssl::isa_in_use());
+#if defined(MMSSL_CUDA_ARCHS)
+  info["cuda"] = true;
+  info["cuda_archs"] = pybind11::str(MMSSL_CUDA_ARCHS).attr("split")(";");
+#else
+  info["cuda"] = false;
+  info["cuda_archs"] = pybind11::list();
+#endif
+#if defined(NDEBUG)
+  info["debug"] = false;
+#else
+  info["debug"] = true;
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  mmssl::isa_in_use();  // an invalid MMSSL_FAST_ISA fails the import, not the first op
+  m.def("build_info", &build_info,
+        "How this library was built: torch, compiler, isa_levels, isa (in use), cuda, cuda_archs, debug.");
+}

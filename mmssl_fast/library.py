@@ -1,0 +1,35 @@
+"""Loads the C++ library, which registers the ops as torch.ops.mmssl_fast.*, and refuses one that does not fit torch."""
+
+import importlib
+
+import torch  # loads the libraries that _C is linked against
+
+REINSTALL = "reinstall mmssl_fast from its source folder with `pip install --force-reinstall --no-deps .`"
+
+try:
+    _C = importlib.import_module("mmssl_fast._C")
+except ModuleNotFoundError as error:
+    raise ImportError(f"mmssl_fast: the C++ library is not built; {REINSTALL}") from error
+except ImportError as error:
+    raise ImportError(f"mmssl_fast: the C++ library does not load with torch {torch.__version__} ({error})") from error
+
+
+def _major_minor(version):
+    return version.split(".")[:2]
+
+
+if _major_minor(_C.build_info()["torch"]) != _major_minor(torch.__version__):
+    raise ImportError(
+        f"mmssl_fast: built against torch {_C.build_info()['torch']}, but torch {torch.__version__} is installed; "
+        + REINSTALL
+    )
+
+
+def build_info():
+    """How the library was built and what it runs with.
+
+    Returns:
+        dict with ``torch`` (version built against), ``compiler``, ``isa_levels`` (instruction sets in the library),
+        ``isa`` (the one in use), ``cuda`` (bool), ``cuda_archs`` (list of str) and ``debug`` (bool).
+    """
+    return _C.build_info()

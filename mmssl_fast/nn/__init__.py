@@ -1,0 +1,1 @@
+"""MMSSL's parts as torch modules."""

@@ -1,0 +1,77 @@
+"""sampled_dot: the entries of U Vᵀ at the places of a CSR block."""
+
+import torch
+
+from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+
+_ops = torch.ops.mmssl_fast
+
+
+def sampled_dot(crow: torch.Tensor, col: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Equals ``(u @ v.T)[row, col]`` with ``row = repeat_interleave(arange(B), crow.diff())``, without forming u @ v.T.
+
+    The seen products s_ui = U_u·V_i of equation 3, which the exact forms of equations 4 and 7 subtract.
+    Differentiable any number of times in u and v; the same bits for any number of threads.
+
+    Args:
+        crow: int64 [B + 1], offsets of the rows, from 0 to nnz.
+        col: int32 or int64 [nnz], the item of every entry; a repeated entry counts every time.
+        u: [B, d] float32, float64 or bfloat16 (sums are formed in float32).
+        v: [I, d], dtype of u.
+
+    Returns:
+        [nnz], dtype of u: ``<u[row(e)], v[col[e]]>`` for every entry e.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not match, offsets that fall, or a column outside [0, I).
+    """
+    return _ops.sampled_dot(crow, col, u, v)
+
+
+@torch.library.register_fake("mmssl_fast::sampled_dot")
+def _(crow, col, u, v):
+    return u.new_empty(col.shape)
+
+
+@torch.library.register_fake("mmssl_fast::sampled_dot_bwd_u")
+def _(crow, col, grad, v):
+    return v.new_empty(crow.shape[0] - 1, v.shape[1])
+
+
+@torch.library.register_fake("mmssl_fast::sampled_dot_bwd_v")
+def _(crow, col, grad, u, n_items):
+    return u.new_empty(n_items, u.shape[1])
+
+
+# The three ops are closed under differentiation: each one's gradients are the other two. With s = sampled_dot(u, v):
+#   bwd_u(w, v)[r] = Σ_e∈r w_e v[col e]     bwd_v(w, u)[i] = Σ_{col e = i} w_e u[row e]
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:4])
+
+
+def _sampled_dot_grad(ctx, grad):
+    crow, col, u, v = ctx.saved_tensors
+    du = _ops.sampled_dot_bwd_u(crow, col, grad, v) if ctx.needs_input_grad[2] else None
+    dv = _ops.sampled_dot_bwd_v(crow, col, grad, u, v.shape[0]) if ctx.needs_input_grad[3] else None
+    return None, None, du, dv
+
+
+def _bwd_u_grad(ctx, grad):
+    crow, col, w, v = ctx.saved_tensors
+    dw = _ops.sampled_dot(crow, col, grad, v) if ctx.needs_input_grad[2] else None
+    dv = _ops.sampled_dot_bwd_v(crow, col, w, grad, v.shape[0]) if ctx.needs_input_grad[3] else None
+    return None, None, dw, dv
+
+
+def _bwd_v_grad(ctx, grad):
+    crow, col, w, u = ctx.saved_tensors
+    dw = _ops.sampled_dot(crow, col, u, grad) if ctx.needs_input_grad[2] else None
+    du = _ops.sampled_dot_bwd_u(crow, col, w, grad) if ctx.needs_input_grad[3] else None
+    return None, None, dw, du, None
+
+
+torch.library.register_autograd("mmssl_fast::sampled_dot", _sampled_dot_grad, setup_context=_save)
+torch.library.register_autograd("mmssl_fast::sampled_dot_bwd_u", _bwd_u_grad, setup_context=_save)
+torch.library.register_autograd("mmssl_fast::sampled_dot_bwd_v", _bwd_v_grad, setup_context=_save)

@@ -1,0 +1,30 @@
+"""Fixtures every test file may use."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def poison():
+    """Every torch.empty, in Python and C++ alike, comes filled with NaN (integers: the largest value).
+
+    A kernel that leaves part of its output unwritten then fails its comparison instead of passing by luck.
+    """
+    filled, deterministic = (
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's thread count for one test: ``threads(4)``."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
