@@ -1,0 +1,16 @@
+"""The trainer's data layer: folders of four layouts and a synthetic catalogue, as one Dataset.
+
+>>> from mmssl_trainer.data import load, synthetic
+>>> data = load("data/tiktok")
+>>> data.train.shape, data.modalities, data.notes
+"""
+
+from ..errors import InputError
+from .dataset import SPLITS, Dataset
+from .layouts import LAYOUTS
+from .load import load
+from .report import summarise
+from .synthetic import synthetic
+from .write import write_plain
+
+__all__ = ["LAYOUTS", "SPLITS", "Dataset", "InputError", "load", "summarise", "synthetic", "write_plain"]

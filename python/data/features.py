@@ -1,0 +1,146 @@
+"""Feature matrices from .npy files, with the header checked against the file before anything is allocated."""
+
+import math
+import re
+import struct
+
+import numpy as np
+
+from ..errors import InputError, shown
+from .files import existing_file
+
+_HEADER = re.compile(
+    r"\{\s*'descr':\s*(?P<descr>.{1,200}?),\s*'fortran_order':\s*(?P<fortran>True|False),\s*"
+    r"'shape':\s*\((?P<shape>[0-9, ]{0,100})\),?\s*\}\s*",
+    re.DOTALL,
+)
+_DESCR = re.compile(r"'[<>|=](?:f[248]|[iu][1248]|b1)'")
+_LONGEST_HEADER = 65536
+_ROWS_AT_A_TIME = 1 << 22
+
+
+def read_features(path, n_items=None, exact=False):
+    """Equals `np.load(path, allow_pickle=False)` as float32 (float16 stays float16), [I, d], C order.
+
+    n_items is the number of items the interactions name; fewer rows than that are refused, and with exact=True more
+    rows too. Row = item index. Raises InputError, naming the file, for anything that is not a complete .npy file of
+    numbers, object arrays, other than two dimensions, zero width, and values that are NaN, infinite or too large for
+    float32 (with the row).
+    """
+    try:
+        with existing_file(path).open("rb") as file:
+            dtype, fortran, shape = _header(path, file)
+            array = np.fromfile(file, dtype, math.prod(shape))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except MemoryError:
+        raise InputError(
+            f"{path}: {shape[0]} x {shape[1]} {dtype} do not fit in memory; store them as float16"
+        ) from None
+    array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+    if n_items is not None and (shape[0] < n_items or (exact and shape[0] != n_items)):
+        raise InputError(
+            f"{path}: has {shape[0]} rows, the interactions name {n_items} items; give one row for every item, in "
+            "item order"
+        )
+    return _finite(path, array)
+
+
+def feature_files(folder):
+    """{modality: path} of the folder's <modality>_feat.npy: image, audio, text first, others after them by name."""
+    found = {path.name.removesuffix("_feat.npy"): path for path in folder.glob("*_feat.npy")}
+    found.pop("", None)
+    known = [modality for modality in ("image", "audio", "text") if modality in found]
+    return {modality: found[modality] for modality in known + sorted(set(found) - set(known))}
+
+
+def feature_rows(folder):
+    """Rows of the folder's first feature file, read from its header alone; None where there is no feature file."""
+    for path in feature_files(folder).values():
+        try:
+            with existing_file(path).open("rb") as file:
+                return _header(path, file)[2][0]
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    return None
+
+
+def read_modalities(folder, modalities=None, n_items=None, exact=False):
+    """{modality: features} for the modalities asked for (None: every <modality>_feat.npy there is).
+
+    All have the same number of rows. Raises InputError where a modality asked for has no file, where there is none at
+    all (an empty list asks for none and is legal), and as read_features.
+    """
+    files = feature_files(folder)
+    if modalities is None:
+        if not files:
+            raise InputError(
+                f"{folder}: has no <modality>_feat.npy; MMSSL needs one feature file a modality, row = item"
+            )
+        modalities = list(files)
+    features = {}
+    for modality in modalities:
+        if modality not in files:
+            there = ", ".join(files) or "none"
+            raise InputError(f"{folder}: has no {modality}_feat.npy; modalities there: {there}")
+        features[modality] = read_features(files[modality], n_items, exact)
+        first, rows = next(iter(features)), len(features[modality])
+        if rows != len(features[first]):
+            raise InputError(
+                f"{files[modality]}: has {rows} rows, {files[first].name} has {len(features[first])}; "
+                "every modality has one row for every item"
+            )
+    return features
+
+
+def _header(path, file):
+    """(dtype, fortran_order, shape), the file left at the first value; the declared size equals what follows."""
+    magic = file.read(8)
+    if magic[:6] != b"\x93NUMPY" or len(magic) < 8 or magic[6] not in (1, 2, 3):
+        raise InputError(f"{path}: is not a .npy file; write it with numpy.save")
+    width = 2 if magic[6] == 1 else 4
+    length = file.read(width)
+    length = struct.unpack("<H" if width == 2 else "<I", length)[0] if len(length) == width else 0
+    header = file.read(min(length, _LONGEST_HEADER)).decode("latin1")
+    parts = _HEADER.fullmatch(header)
+    if length > _LONGEST_HEADER or len(header) != length or not parts:
+        raise InputError(f"{path}: has no plain .npy header; write it with numpy.save as a float32 or float16 matrix")
+    descr = parts["descr"]
+    if "O" in descr:
+        raise InputError(f"{path}: holds Python objects, which are not read; save it with dtype float32")
+    if not _DESCR.fullmatch(descr):
+        raise InputError(f"{path}: has dtype {shown(descr)}; save it as float32 or float16")
+    shape = tuple(int(side) for side in parts["shape"].split(",") if side.strip().isdigit())
+    if len(shape) != 2:
+        raise InputError(f"{path}: has {len(shape)} dimensions; features are a matrix, one row for every item")
+    if shape[1] == 0:
+        raise InputError(f"{path}: has width 0; give at least one feature an item or take the modality out")
+    dtype = np.dtype(descr[1:-1])
+    here = file.tell()
+    held = file.seek(0, 2) - here
+    file.seek(here)
+    if math.prod(shape) * dtype.itemsize != held:
+        raise InputError(
+            f"{path}: declares {shown(shape[0])} x {shown(shape[1])} {dtype} but holds {held} bytes; copy the file "
+            "again"
+        )
+    return dtype, parts["fortran"] == "True", shape
+
+
+def _finite(path, array):
+    """float32 or float16, C order, native bytes; refuses what is not finite with its row."""
+    dtype = np.float16 if array.dtype.kind == "f" and array.dtype.itemsize == 2 else np.float32
+    out = np.empty(array.shape, dtype)
+    step = max(1, _ROWS_AT_A_TIME // array.shape[1])
+    for begin in range(0, len(array), step):
+        with np.errstate(over="ignore"):
+            out[begin : begin + step] = array[begin : begin + step]
+        bad = ~np.isfinite(out[begin : begin + step])
+        if bad.any():
+            row, column = (int(at[0]) for at in np.nonzero(bad))
+            value = array[begin + row, column]
+            why = "which float32 cannot hold" if np.isfinite(value) else "which is not a number to train on"
+            raise InputError(
+                f"{path}: row {begin + row}, column {column} is {value}, {why}; replace it or drop the modality"
+            )
+    return out

@@ -1,0 +1,69 @@
+"""Ids as indices: what a file names, turned into 0..n-1 or refused with the row."""
+
+import numpy as np
+
+from ..errors import InputError, shown
+from .tables import numbers_or_texts
+
+_FREE_GAPS = 1_000_000
+
+
+def check_gaps(path, what, count, indices):
+    """Raises InputError where `count` (declared or largest id + 1) lies absurdly far above the distinct ids that occur.
+
+    An id of 10^12 among ten would otherwise cost terabytes of empty rows. Up to a million plus a hundred an id pass.
+    """
+    limit = _FREE_GAPS + 100 * len(np.unique(indices))
+    if count > limit:
+        raise InputError(
+            f"{path}: names {shown(int(count))} {what} of which {len(np.unique(indices))} occur; ids here count "
+            "from 0, "
+            "use the plain layout for other ids"
+        )
+
+
+def indices_of(path, name, column):
+    """int64 [n] of a column whose ids are themselves indices counted from 0; raises InputError with the row
+    otherwise."""
+    values = numbers_or_texts(column.texts)
+    if values.dtype.kind == "i" and (not len(values) or values.min() >= 0):
+        return values[column.codes]
+    for code, text in enumerate(column.texts):
+        if not (text.isascii() and text.isdigit() and numbers_or_texts([text]).dtype.kind == "i"):
+            raise InputError(
+                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; ids here are integers counted "
+                "from 0, "
+                "use the plain layout for other ids"
+            )
+    raise InputError(f"{path}: column {name} holds ids beyond 2^63; use the plain layout for other ids")
+
+
+def sorted_ids(column):
+    """(ids, index [n]): the distinct ids in ascending order (numbers by value, texts by code point) and each row's
+    place."""
+    ids, back = np.unique(numbers_or_texts(column.texts), return_inverse=True)
+    return ids, back.reshape(-1)[column.codes]
+
+
+def listed_ids(path, name, column):
+    """(ids, {text: index}) of a list of ids in file order; raises InputError for one that occurs twice."""
+    if len(column.texts) < len(column.codes):
+        counts = np.bincount(column.codes)
+        text = column.texts[int(counts.argmax())]
+        row = int(np.flatnonzero(column.codes == counts.argmax())[1]) + 1
+        raise InputError(f"{path}: row {row} names the {name} {shown(text)} again; list every {name} once")
+    texts = [column.texts[code] for code in column.codes.tolist()]
+    return numbers_or_texts(texts), {text: at for at, text in enumerate(texts)}
+
+
+def places_in(path, name, column, places, list_path):
+    """int64 [n]: the index of each row's id in a list; raises InputError with the row for an id that is not in it."""
+    to = np.empty(len(column.texts), np.int64)
+    for code, text in enumerate(column.texts):
+        if text not in places:
+            raise InputError(
+                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}, which {list_path.name} does not "
+                "list; add it there"
+            )
+        to[code] = places[text]
+    return to[column.codes]

@@ -1,0 +1,35 @@
+"""The seeded 8:1:1 split per user."""
+
+import numpy as np
+
+
+def split_per_user(users, items, seed=0):
+    """{split: (users, items)}: of each user's n items max(1, n // 10) for validation, as many for testing, the rest
+    for training.
+
+    A user with one or two items keeps them in training. Duplicate pairs count once. users, items: int64 [n] indices.
+    Which items go where depends on the seed and the pair of indices only (a 64-bit hash orders each user's items), so
+    not on the order of the file, the platform or the NumPy version.
+    """
+    pairs = np.unique(np.stack([users, items], axis=1).astype(np.int64), axis=0)
+    users, items = pairs[:, 0], pairs[:, 1]
+    order = np.lexsort((items, _hash(users, items, seed), users))
+    users, items = users[order], items[order]
+    _, begin, degree = np.unique(users, return_index=True, return_counts=True)
+    place = np.arange(len(users)) - np.repeat(begin, degree)
+    held = np.repeat(np.where(degree >= 3, np.maximum(1, degree // 10), 0), degree)
+    splits = {"test": place < held, "val": (place >= held) & (place < 2 * held), "train": place >= 2 * held}
+    return {split: (users[chosen], items[chosen]) for split, chosen in splits.items()}
+
+
+def _hash(users, items, seed):
+    """splitmix64 of (seed, user, item), uint64 [n]."""
+    seed = np.full(1, int(seed) % 2**64, np.uint64)
+    return _mix(_mix(_mix(seed) + users.astype(np.uint64)) + items.astype(np.uint64))
+
+
+def _mix(z):
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,31 @@
+"""The trainer's one exception for a user's mistake."""
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_LONGEST = 600
+
+
+class InputError(Exception):
+    """A mistake in what the user gave: a file, a folder, an option, a configuration key.
+
+    The message is one line (control characters and line breaks become spaces, anything beyond 600 characters is cut)
+    that names the file, key or row and says what to do. The command line prints it on stderr and exits with code 2.
+    """
+
+    def __init__(self, message):
+        line = _CONTROL.sub(" ", str(message)).strip()
+        super().__init__(line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…")
+
+
+def shown(value, longest=60):
+    """How a message quotes what a file holds: at most `longest` characters, never the inside of a nested structure."""
+    if isinstance(value, (str, bytes)):
+        text = repr(value[: longest + 1])
+    elif isinstance(value, int) and value.bit_length() > 200:
+        text = f"an integer of {value.bit_length()} bits"
+    elif value is None or isinstance(value, (bool, int, float)):
+        text = repr(value)
+    else:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
