@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
@@ -68,14 +69,16 @@ class Dataset:
         return replace(chosen, fingerprint=fingerprint(chosen))
 
 
-def build(name, layout, shape, splits, features, user_ids=None, item_ids=None, notes=()):
-    """A Dataset from index pairs: {split: (users int64 [n], items int64 [n])} within shape = (n_users, n_items).
+def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None, notes=()):
+    """A Dataset, named after its folder, from index pairs: {split: (users int64 [n], items int64 [n])} within shape =
+    (n_users, n_items).
 
     Merges duplicates, drops validation and test pairs that are in training and validation pairs that are in test, and
     says so in the notes; so it does for users and items without a training interaction. Raises InputError where no
     training pair is left.
     """
     n_users, n_items = shape
+    name = Path(folder).resolve().name
     notes = list(notes)
     keys = {}
     for split in SPLITS:
@@ -85,7 +88,7 @@ def build(name, layout, shape, splits, features, user_ids=None, item_ids=None, n
         if merged:
             notes.append(f"{split}: {merged} duplicate {_pairs(merged)} merged")
     if not len(keys["train"]):
-        raise InputError(f"{name}: the training set is empty; give at least one training interaction")
+        raise InputError(f"{folder}: the training set is empty; give at least one training interaction")
     for split, elsewhere, where in (
         ("val", "train", "training"),
         ("test", "train", "training"),
@@ -136,9 +139,8 @@ def fingerprint(data):
 
 def _csr(keys, n_users, n_items):
     indptr = np.searchsorted(keys, np.arange(n_users + 1, dtype=np.int64) * n_items)
-    matrix = sp.csr_array(
-        (np.ones(len(keys), np.float32), (keys % max(n_items, 1)).astype(np.int32), indptr), shape=(n_users, n_items)
-    )
+    columns = (keys % max(n_items, 1)).astype(np.int32 if n_items < 2**31 else np.int64)
+    matrix = sp.csr_array((np.ones(len(keys), np.float32), columns, indptr), shape=(n_users, n_items))
     matrix.has_canonical_format = True
     return matrix
 

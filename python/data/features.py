@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import InputError, shown
 from .files import existing_file
+from .ids import check_gaps
 
 _HEADER = re.compile(
     r"\{\s*'descr':\s*(?P<descr>.{1,200}?),\s*'fortran_order':\s*(?P<fortran>True|False),\s*"
@@ -63,6 +64,25 @@ def feature_rows(folder):
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     return None
+
+
+def catalogue_size(folder, path, items):
+    """Number of items where ids are feature rows: the feature files' rows, or without any the largest id + 1.
+
+    items: int64 [n], the ids that `path` names. Raises InputError where one lies beyond the features, or where without
+    features the ids leave absurd gaps.
+    """
+    files, rows, named = feature_files(folder), feature_rows(folder), int(items.max(initial=-1)) + 1
+    if rows is None:
+        check_gaps(path, "items", named, items)
+        return named
+    if named > rows:
+        first = next(iter(files.values()))
+        raise InputError(
+            f"{first}: has {rows} rows, {path.name} names item {shown(named - 1)}; give one row for every item, row "
+            "= item"
+        )
+    return rows
 
 
 def read_modalities(folder, modalities=None, n_items=None, exact=False):
@@ -130,11 +150,13 @@ def _header(path, file):
 def _finite(path, array):
     """float32 or float16, C order, native bytes; refuses what is not finite with its row."""
     dtype = np.float16 if array.dtype.kind == "f" and array.dtype.itemsize == 2 else np.float32
-    out = np.empty(array.shape, dtype)
+    same = array.dtype == dtype and array.flags.c_contiguous
+    out = array if same else np.empty(array.shape, dtype)
     step = max(1, _ROWS_AT_A_TIME // array.shape[1])
     for begin in range(0, len(array), step):
-        with np.errstate(over="ignore"):
-            out[begin : begin + step] = array[begin : begin + step]
+        if not same:
+            with np.errstate(over="ignore"):
+                out[begin : begin + step] = array[begin : begin + step]
         bad = ~np.isfinite(out[begin : begin + step])
         if bad.any():
             row, column = (int(at[0]) for at in np.nonzero(bad))

@@ -1,5 +1,6 @@
 """load: a data folder of any layout, as a Dataset."""
 
+from ..errors import InputError
 from .files import existing_folder
 from .layouts import choose
 
@@ -14,4 +15,7 @@ def load(path, layout="auto", seed=0, modalities=None):
     Raises InputError, one line that names the file and the row or key, for whatever is wrong with the data.
     """
     folder = existing_folder(path)
-    return choose(folder, layout).read(folder.resolve(), modalities, seed)
+    try:
+        return choose(folder, layout).read(folder, modalities, seed)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror or error}); check its permissions") from None

@@ -11,15 +11,27 @@ def split_per_user(users, items, seed=0):
     Which items go where depends on the seed and the pair of indices only (a 64-bit hash orders each user's items), so
     not on the order of the file, the platform or the NumPy version.
     """
-    pairs = np.unique(np.stack([users, items], axis=1).astype(np.int64), axis=0)
-    users, items = pairs[:, 0], pairs[:, 1]
+    users, items = np.asarray(users, np.int64), np.asarray(items, np.int64)
     order = np.lexsort((items, _hash(users, items, seed), users))
     users, items = users[order], items[order]
+    new = np.ones(len(users), bool)
+    new[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    users, items = users[new], items[new]
     _, begin, degree = np.unique(users, return_index=True, return_counts=True)
     place = np.arange(len(users)) - np.repeat(begin, degree)
     held = np.repeat(np.where(degree >= 3, np.maximum(1, degree // 10), 0), degree)
     splits = {"test": place < held, "val": (place >= held) & (place < 2 * held), "train": place >= 2 * held}
     return {split: (users[chosen], items[chosen]) for split, chosen in splits.items()}
+
+
+def split_and_note(users, items, seed, notes):
+    """split_per_user, with a line in `notes` that says so and one for duplicate pairs."""
+    splits = split_per_user(users, items, seed)
+    notes.append(f"split 8:1:1 per user with seed {seed}; users with fewer than 3 interactions keep them in training")
+    duplicates = len(users) - sum(len(side[0]) for side in splits.values())
+    if duplicates:
+        notes.append(f"interactions: {duplicates} duplicate {'pair' if duplicates == 1 else 'pairs'} merged")
+    return splits
 
 
 def _hash(users, items, seed):

@@ -43,9 +43,10 @@ def read_table(path, required, optional=(), separator=","):
     read = _read_parquet if path.suffix == ".parquet" else _read_text
     try:
         table = read(path, list(required), list(optional), separator)
+        table.validate()
+        return {name: _column(path, name, table.column(name)) for name in table.column_names}
     except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
         raise InputError(f"{path}: is not a readable table ({shown(str(error), 160)}); write it again") from None
-    return {name: _column(path, name, table.column(name)) for name in table.column_names}
 
 
 def numbers_or_texts(texts):

@@ -37,7 +37,7 @@ def read(folder, modalities=None, seed=0):
             )
         splits[split] = positive(folder / file, pairs, notes)
     features = read_modalities(folder, modalities, shape[1], exact=True)
-    return build(folder.name, NAME, shape, splits, features, notes=notes)
+    return build(folder, NAME, shape, splits, features, notes=notes)
 
 
 def positive(path, pairs, notes):

@@ -11,15 +11,19 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ..dataset import build
-from ..features import feature_rows, read_modalities
+from ..features import catalogue_size, read_modalities
 from ..files import read_bytes
 from ..ids import check_gaps
 from ..pickles import read_sparse_pickle
-from ..split import split_per_user
+from ..split import split_and_note
 
 NAME = "hkuds"
 NEEDS = "train.json, val.json, test.json"
 FILES = {"train": "train.json", "val": "val.json", "test": "test.json"}
+
+
+class JsonObject(list):
+    """A JSON object as its (key, value) pairs, so that a key that occurs twice is seen."""
 
 
 def fits(folder):
@@ -37,22 +41,21 @@ def read(folder, modalities=None, seed=0):
     users, items = (np.concatenate([side[axis] for side in splits.values()]) for axis in (0, 1))
     n_users, n_items = _shape(folder, users, items, splits["train"], notes)
     if not split_given:
-        splits = split_per_user(users, items, seed)
-        notes.append(f"split 8:1:1 per user with seed {seed}; fewer than 3 interactions stay in training")
-    features = read_modalities(folder, modalities, n_items)
-    return build(folder.name, NAME, (n_users, n_items), splits, features, notes=notes)
+        splits = split_and_note(users, items, seed, notes)
+    features = read_modalities(folder, modalities, n_items, exact=True)
+    return build(folder, NAME, (n_users, n_items), splits, features, notes=notes)
 
 
 def read_pairs(path):
     """(users, items), int64 [n], of a file {"user": [items]}; raises InputError for anything else, naming the user."""
     content = read_bytes(path)
     try:
-        entries = json.loads(content.decode("utf-8-sig"), object_pairs_hook=list, parse_constant=_no_constant)
+        entries = json.loads(content.decode("utf-8-sig"), object_pairs_hook=JsonObject, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: is not readable JSON ({shown(str(error), 120)}); expected {{user: [items]}}"
         ) from None
-    if content.lstrip()[:1] not in (b"{", b"\xef") or not isinstance(entries, list):
+    if not isinstance(entries, JsonObject):
         raise InputError(f"{path}: does not hold an object {{user: [items]}}; write it as one")
     users, counts, items, seen = [], [], [], set()
     for key, listed in entries:
@@ -79,11 +82,9 @@ def _shape(folder, users, items, train, notes):
     """(n_users, n_items): what train_mat declares, else the largest ids and the feature rows."""
     named_users, named_items = (int(side.max(initial=-1)) + 1 for side in (users, items))
     matrix = next((folder / name for name in ("train_mat", "train_mat.pkl") if (folder / name).exists()), None)
-    rows = feature_rows(folder)
     if matrix is None:
         check_gaps(folder / FILES["train"], "users", named_users, users)
-        check_gaps(folder / FILES["train"], "items", 0 if rows is not None else named_items, items)
-        return named_users, max(rows or 0, named_items)
+        return named_users, catalogue_size(folder, folder / FILES["train"], items)
     pairs = read_sparse_pickle(matrix)
     for what, side, named in (("user", pairs.shape[0], named_users), ("item", pairs.shape[1], named_items)):
         if named > side:

@@ -6,9 +6,9 @@ every user's items are split 8:1:1 by the seed. Ids are indices: feature row r b
 
 from ...errors import InputError, shown
 from ..dataset import build
-from ..features import feature_rows, read_modalities
+from ..features import catalogue_size, read_modalities
 from ..ids import check_gaps, indices_of
-from ..split import split_per_user
+from ..split import split_and_note
 from ..tables import read_table
 
 NAME = "mmrec"
@@ -31,17 +31,14 @@ def read(folder, modalities=None, seed=0):
     users, items = indices_of(path, "userID", table["userID"]), indices_of(path, "itemID", table["itemID"])
     n_users = int(users.max(initial=-1)) + 1
     check_gaps(path, "users", n_users, users)
-    rows = feature_rows(folder)
-    n_items = max(rows or 0, int(items.max(initial=-1)) + 1)
-    check_gaps(path, "items", n_items if rows is None else 0, items)
+    n_items = catalogue_size(folder, path, items)
     notes = []
     if "x_label" in table:
         splits = _labelled(path, table["x_label"], users, items)
     else:
-        splits = split_per_user(users, items, seed)
-        notes.append(f"split 8:1:1 per user with seed {seed}; fewer than 3 interactions stay in training")
-    features = read_modalities(folder, modalities, n_items)
-    return build(folder.name, NAME, (n_users, n_items), splits, features, notes=notes)
+        splits = split_and_note(users, items, seed, notes)
+    features = read_modalities(folder, modalities, n_items, exact=True)
+    return build(folder, NAME, (n_users, n_items), splits, features, notes=notes)
 
 
 def _labelled(path, column, users, items):

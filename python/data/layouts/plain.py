@@ -17,7 +17,7 @@ from ...errors import InputError, shown
 from ..dataset import SPLITS, build
 from ..features import feature_rows, read_modalities
 from ..ids import listed_ids, places_in, sorted_ids
-from ..split import split_per_user
+from ..split import split_and_note
 from ..tables import read_table
 
 NAME = "plain"
@@ -42,13 +42,9 @@ def read(folder, modalities=None, seed=0):
     if "split" in table:
         splits = _given(path, table["split"], users, items)
     else:
-        splits = split_per_user(users, items, seed)
-        notes.append(f"split 8:1:1 per user with seed {seed}; fewer than 3 interactions stay in training")
-        duplicates = len(users) - sum(len(side[0]) for side in splits.values())
-        if duplicates:
-            notes.append(f"interactions: {duplicates} duplicate {'pair' if duplicates == 1 else 'pairs'} merged")
+        splits = split_and_note(users, items, seed, notes)
     features = read_modalities(folder, modalities, n_items, exact=True)
-    return build(folder.name, NAME, (len(user_ids), n_items), splits, features, user_ids, item_ids, notes)
+    return build(folder, NAME, (len(user_ids), n_items), splits, features, user_ids, item_ids, notes)
 
 
 def _users(folder, path, column):
