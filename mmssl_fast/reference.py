@@ -63,7 +63,7 @@ def uniform64(words: Tensor, n: Tensor | int) -> Tensor:
 def unit_rows(x: Tensor) -> Tensor:
     """x / ‖x‖ per row; a zero row stays zero and has gradient zero (F.normalize would multiply it by 1e12)."""
     square = (x * x).sum(-1, keepdim=True)
-    return x * torch.where(square > 0, square, 1.0).rsqrt()
+    return x * torch.where(square > 0, square, math.inf).rsqrt()  # 1/sqrt(inf) = 0: value and gradient of a zero row
 
 
 def seen_mask(crow: Tensor, col: Tensor, n_items: int) -> Tensor:
