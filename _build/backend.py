@@ -7,9 +7,11 @@ END of sys.path (the isolated setuptools stays first) and nothing is required; o
 """
 
 import importlib.metadata
+import re
 import sys
 import sysconfig
 
+import sources
 from setuptools import build_meta
 from setuptools.build_meta import build_sdist, get_requires_for_build_sdist
 
@@ -24,54 +26,43 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
-OLDEST_TORCH = (2, 11)
 
-
-def _installed_torch(folder):
-    """(major, minor) of the torch installed in `folder`, or None."""
+def _has_torch(folder):
+    """Whether `folder` holds a torch that is new enough."""
     for found in importlib.metadata.distributions(name="torch", path=[folder]):
-        return tuple(int(part) for part in found.version.split(".")[:2])
-    return None
+        return tuple(int(part) for part in re.findall(r"\d+", found.version)[:2]) >= sources.OLDEST_TORCH
+    return False
 
 
 def _find_torch():
-    """Whether a torch that is new enough can be imported, after adding the user's own packages to sys.path if need be."""
-    if any((_installed_torch(folder) or (0, 0)) >= OLDEST_TORCH for folder in sys.path):
+    """Whether torch can be imported, after adding the folder of the user's own packages to sys.path if it is there."""
+    if any(_has_torch(folder) for folder in sys.path):
         return True
     folder = sysconfig.get_paths()["platlib"]
-    if (_installed_torch(folder) or (0, 0)) < OLDEST_TORCH:
+    if not _has_torch(folder):
         return False
     sys.path.append(folder)
     return True
 
 
-def _with_torch(requirements):
-    return requirements if _find_torch() else [*requirements, "torch>=" + ".".join(map(str, OLDEST_TORCH))]
+def _requirements(config_settings=None):
+    sources.compiler()  # says so before anything is downloaded
+    oldest = ".".join(map(str, sources.OLDEST_TORCH))
+    return [] if _find_torch() else [f"torch>={oldest}", "numpy"]
 
 
-def get_requires_for_build_wheel(config_settings=None):
-    return _with_torch([])
+def _against_torch(hook):
+    def wrapped(*args, **kwargs):
+        sources.compiler()
+        _find_torch()
+        return hook(*args, **kwargs)
+
+    return wrapped
 
 
-def get_requires_for_build_editable(config_settings=None):
-    return _with_torch([])
-
-
-def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-    _find_torch()
-    return build_meta.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
-
-
-def prepare_metadata_for_build_editable(metadata_directory, config_settings=None):
-    _find_torch()
-    return build_meta.prepare_metadata_for_build_editable(metadata_directory, config_settings)
-
-
-def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    _find_torch()
-    return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
-
-
-def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
-    _find_torch()
-    return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
+get_requires_for_build_wheel = _requirements
+get_requires_for_build_editable = _requirements
+prepare_metadata_for_build_wheel = _against_torch(build_meta.prepare_metadata_for_build_wheel)
+prepare_metadata_for_build_editable = _against_torch(build_meta.prepare_metadata_for_build_editable)
+build_wheel = _against_torch(build_meta.build_wheel)
+build_editable = _against_torch(build_meta.build_editable)

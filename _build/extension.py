@@ -1,49 +1,41 @@
 """The build of mmssl_fast._C: torch's BuildExtension, plus the CPU kernels once per instruction set."""
 
 import os
-import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cuda
+import sources
 import torch
-from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler
-
-ROOT = Path(__file__).resolve().parent.parent
-
-# CMakeLists.txt reads the same folders with the same patterns.
-SOURCES = ("csrc/*.cpp", "csrc/cpu/*.cpp")
-ISA_SOURCES = "csrc/cpu/isa/*.cpp"
-
-# -ffast-math is not here on purpose: it would let a sum be reordered differently per instruction set and drop NaN.
-ISA_FLAGS = [
-    *("-std=c++17", "-O3", "-g0", "-fPIC", "-Wall", "-fvisibility=hidden"),
-    *("-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"),
-]
-X86_LEVELS = {
-    "baseline": ["-msse4.2", "-mpopcnt"],
-    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
-    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-    + ["-mprefer-vector-width=512"],
-}
+from setuptools import Extension
+from sources import ROOT
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
 
-def isa_levels():
-    """Compiler flags of every instruction set the kernels are built for on this machine's architecture."""
-    return X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": []}
-
-
-def core_extension():
-    sources = sorted(str(path.relative_to(ROOT)) for pattern in SOURCES for path in ROOT.glob(pattern))
-    flags = ["-O2", "-g0", "-Wall", "-fvisibility=hidden"]
+def core_extension() -> Extension:
+    """The extension mmssl_fast._C: for the CPU, and for CUDA where nvcc and torch have it (see cuda.py)."""
+    found, note = cuda.wanted()
+    files = sources.files(sources.SOURCES)
+    flags = {"cxx": list(sources.CXX_FLAGS)}
+    macros = [("MMSSL_CUDA_NOTE", f'"{note}"')]
     if sys.platform == "linux":
         # Compiled with OpenMP and linked without it: at::parallel_for then runs on the libgomp that torch has loaded.
         # A second OpenMP runtime in the process would spin against torch's threads.
-        flags.append("-fopenmp")
-    return CppExtension("mmssl_fast._C", sources, include_dirs=[str(ROOT / "csrc")], extra_compile_args={"cxx": flags})
+        flags["cxx"].append("-fopenmp")
+    make = CppExtension
+    if found:
+        make = CUDAExtension
+        files += sources.files(sources.CUDA_KERNELS + sources.CUDA_BINDINGS)
+        flags["nvcc"] = list(sources.NVCC_FLAGS)
+        macros.append(("MMSSL_CUDA_ARCHS", f'"{cuda.choose_archs()}"'))
+    return make(
+        "mmssl_fast._C", files, include_dirs=[str(ROOT / "csrc")], define_macros=macros, extra_compile_args=flags
+    )
 
 
 class BuildCore(BuildExtension):
@@ -56,39 +48,48 @@ class BuildCore(BuildExtension):
         self.build_temp = str(ROOT / "build" / f"temp.{tag}")
 
     def build_extensions(self):
+        compiler = sources.compiler()
+        for tool in ("compiler_so", "compiler_so_cxx", "linker_so", "linker_so_cxx"):
+            # A Python that was built with a compiler this machine lacks would call that one.
+            command = getattr(self.compiler, tool, None)
+            if sys.platform == "linux" and command and shutil.which(command[0]) is None:
+                self.compiler.set_executable(tool, [*compiler, *command[1:]])
         (extension,) = self.extensions
-        extension.extra_objects = compile_isa_objects(Path(self.build_temp) / "isa")
+        extension.extra_objects = compile_isa_objects(compiler, Path(self.build_temp) / "isa")
         super().build_extensions()
 
 
-def compile_isa_objects(folder):
-    """Compiles every kernel file for every level into `folder`, in parallel, those that are out of date only."""
-    compiler = shlex.split(get_cxx_compiler())
+def compile_isa_objects(compiler, folder):
+    """Compiles every kernel file for every level into `folder`, in parallel, only those that are out of date."""
     jobs = []
-    for level, flags in isa_levels().items():
+    for level, flags in sources.isa_levels().items():
         (folder / level).mkdir(parents=True, exist_ok=True)
-        for source in sorted(ROOT.glob(ISA_SOURCES)):
-            target = folder / level / (source.stem + ".o")
-            command = [*compiler, *ISA_FLAGS, *flags, f"-DMMSSL_ISA={level}", f"-I{ROOT / 'csrc'}"]
-            jobs.append((target, [*command, "-MMD", "-c", str(source), "-o", str(target)]))
-    stale = [(target, command) for target, command in jobs if not up_to_date(target, command)]
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-        list(pool.map(compile_one, *zip(*stale, strict=True))) if stale else None
+        for file in sources.files(sources.ISA_SOURCES):
+            target = folder / level / (Path(file).stem + ".o")
+            command = [*compiler, *sources.ISA_FLAGS, *flags, f"-DMMSSL_ISA={level}", f"-I{ROOT / 'csrc'}"]
+            jobs.append((target, [*command, "-MMD", "-c", str(ROOT / file), "-o", str(target)]))
+    stale = [job for job in jobs if not up_to_date(*job)]
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
+        for _ in pool.map(lambda job: compile_one(*job), stale):
+            pass
     return [str(target) for target, _ in jobs]
 
 
 def up_to_date(target, command):
     """Whether `target` was made by this very command and is newer than everything its dependency file lists."""
-    record, depfile = target.with_suffix(".cmd"), target.with_suffix(".d")
-    if not (target.exists() and depfile.exists() and record.exists() and record.read_text() == shlex.join(command)):
+    record, dependencies = target.with_suffix(".cmd"), target.with_suffix(".d")
+    if not (target.exists() and dependencies.exists() and record.exists() and record.read_text() == shlex.join(command)):
         return False
-    inputs = depfile.read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    inputs = dependencies.read_text().replace("\\\n", " ").split(":", 1)[1].replace("\\ ", "\0").split()
     made = target.stat().st_mtime
-    return all(os.path.exists(path) and os.stat(path).st_mtime <= made for path in inputs)
+    return all(
+        os.path.exists(path) and os.stat(path).st_mtime <= made for path in (name.replace("\0", " ") for name in inputs)
+    )
 
 
 def compile_one(target, command):
     print(shlex.join(command), flush=True)
-    target.unlink(missing_ok=True)
-    subprocess.run(command, check=True)
+    target.with_suffix(".cmd").unlink(missing_ok=True)
+    if subprocess.run(command).returncode != 0:
+        raise SystemExit(f"mmssl_fast: {target.stem}.cpp did not compile; the compiler's words are above")
     target.with_suffix(".cmd").write_text(shlex.join(command))

@@ -34,6 +34,7 @@ pybind11::dict build_info() {
   info["cuda"] = false;
   info["cuda_archs"] = pybind11::list();
 #endif
+  info["cuda_note"] = MMSSL_CUDA_NOTE;
 #if defined(NDEBUG)
   info["debug"] = false;
 #else
@@ -47,5 +48,5 @@ pybind11::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   mmssl::isa_in_use();  // an invalid MMSSL_FAST_ISA fails the import, not the first op
   m.def("build_info", &build_info,
-        "How this library was built: torch, compiler, isa_levels, isa (in use), cuda, cuda_archs, debug.");
+        "How this library was built: torch, compiler, isa_levels, isa (in use), cuda, cuda_archs, cuda_note, debug.");
 }

@@ -30,6 +30,7 @@ def build_info():
 
     Returns:
         dict with ``torch`` (version built against), ``compiler``, ``isa_levels`` (instruction sets in the library),
-        ``isa`` (the one in use), ``cuda`` (bool), ``cuda_archs`` (list of str) and ``debug`` (bool).
+        ``isa`` (the one in use), ``cuda`` (bool), ``cuda_archs`` (list of str), ``cuda_note`` (why it is so) and
+        ``debug`` (bool).
     """
     return _C.build_info()
