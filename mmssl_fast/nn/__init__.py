@@ -1,1 +1,7 @@
-"""MMSSL's parts as torch modules."""
+"""MMSSL's parts as torch modules: encoder, discriminator, losses, objective."""
+
+from mmssl_fast.nn.attention import ModalityAttention
+from mmssl_fast.nn.discriminator import Discriminator
+from mmssl_fast.nn.encoder import MMSSL, Encoded
+
+__all__ = ["MMSSL", "Discriminator", "Encoded", "ModalityAttention"]

@@ -1,0 +1,47 @@
+"""Semantic neighbours (Eq. 8): for every modality, the items most similar to each user."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmssl_fast.graph import InteractionGraph, SeenRows
+from mmssl_fast.reference import cosine_topk
+
+
+def semantic_neighbours(users: Tensor, items: Tensor, k: int, seen: SeenRows | None = None) -> Tensor:
+    """N_u^m of Eq. 8, read off Eq. 3 without forming it: equals `cosine(users, items).topk(k).indices`.
+
+    Args:
+        users, items: f_u^m [U, d] and f_i^m [I, d] of one modality.
+        k: neighbours a user.
+        seen: entries left out of a user's neighbours (its training items), or None to keep them.
+
+    Returns:
+        int64 [U, k], best first; −1 where fewer than k items are left.
+    """
+    with torch.no_grad():
+        return cosine_topk(users.detach(), items.detach(), k, seen)[1]
+
+
+def neighbour_graph(neighbours: Tensor, n_items: int) -> InteractionGraph:
+    """The user-item graph with an edge for every entry of `neighbours` (int64 [U, k], −1 for none), on the same device.
+
+    The items' side N_i^m is the same edges seen from the other end.
+    """
+    n_users = neighbours.shape[0]
+    ordered = neighbours.sort(dim=1).values  # the −1 of missing neighbours come first
+    kept = ordered >= 0
+    item = ordered[kept]
+    user = torch.arange(n_users, device=item.device)[:, None].expand_as(ordered)[kept]
+    crow, t_crow = _offsets(kept.sum(1)), _offsets(torch.bincount(item, minlength=n_items))
+    order = torch.sort(item, stable=True).indices
+    index = torch.int32 if max(n_users, n_items) < 2**31 else torch.int64
+    return InteractionGraph(crow, item.to(index), t_crow, user[order].to(index), n_users=n_users, n_items=n_items)
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """int64 [n + 1]: CSR offsets of rows holding `counts` entries."""
+    crow = counts.new_zeros(counts.numel() + 1)
+    torch.cumsum(counts, 0, out=crow[1:])
+    return crow
