@@ -6,9 +6,12 @@
 #include "common/isa.h"
 
 TORCH_LIBRARY(mmssl_fast, m) {
+  m.def("csr_transpose(Tensor crow, Tensor col, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("sampled_dot(Tensor crow, Tensor col, Tensor u, Tensor v) -> Tensor");
   m.def("sampled_dot_bwd_u(Tensor crow, Tensor col, Tensor grad, Tensor v) -> Tensor");
   m.def("sampled_dot_bwd_v(Tensor crow, Tensor col, Tensor grad, Tensor u, SymInt n_items) -> Tensor");
+  m.def("spmm(Tensor crow, Tensor col, Tensor? value, Tensor? row_scale, Tensor? col_scale, Tensor x) -> Tensor");
+  m.def("spmm_add_(Tensor(a!) out, Tensor rows, Tensor crow, Tensor col, Tensor? value, Tensor x) -> ()");
 }
 
 namespace {

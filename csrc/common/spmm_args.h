@@ -1,0 +1,33 @@
+// What a sparse row-times-matrix kernel reads and writes; the same for every instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace mmssl {
+
+// s[r] = row_scale[r] * sum over e in [crow[r], crow[r + 1]) of value[e] * col_scale[col[e]] * x[col[e]], then
+//   y[r] = s[r]                                   if y is given,
+//   total[rows[r]] = (base[rows[r]] + s[r]) * factor   if total is given (rows == nullptr: rows[r] = r; base may be
+//   total).
+// A factor that is nullptr counts as 1. T: type of the dense arrays; A: type sums are formed in; Index: int32_t,
+// int64_t.
+template <typename T, typename A, typename Index>
+struct SpmmArgs {
+  const int64_t* crow;  // [R + 1]
+  const Index* col;     // [nnz], each in [0, C)
+  const A* value;       // [nnz] or nullptr
+  const A* row_scale;   // [R] or nullptr
+  const A* col_scale;   // [C] or nullptr
+  const T* x;           // [C, d], rows x_stride apart
+  int64_t x_stride;
+  int64_t d;
+  T* y;                 // [R, d] contiguous, or nullptr
+  const int64_t* rows;  // [R], distinct, or nullptr
+  const T* base;        // [*, d], rows base_stride apart
+  int64_t base_stride;
+  T* total;  // [*, d], rows total_stride apart, or nullptr
+  int64_t total_stride;
+  A factor;
+};
+
+}  // namespace mmssl

@@ -1,0 +1,66 @@
+// Fixed-width vectors as the compiler's own vector type: the accumulators of a short inner loop then stay in registers,
+// which GCC does not manage for an array (it jams the loop over entries into the one over lanes instead).
+// For files in csrc/cpu/isa only.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/isa/scalar.h"
+
+namespace mmssl::MMSSL_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename A>
+struct LanesOf;
+template <>
+struct LanesOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct LanesOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+};
+
+// A vector of A (float or double), kVectorBytes wide.
+template <typename A>
+using Lanes = typename LanesOf<A>::type;
+
+template <typename A>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
+
+inline Lanes<float> load_lanes(const float* x) {
+  Lanes<float> y;
+  std::memcpy(&y, x, sizeof(y));
+  return y;
+}
+inline Lanes<double> load_lanes(const double* x) {
+  Lanes<double> y;
+  std::memcpy(&y, x, sizeof(y));
+  return y;
+}
+inline Lanes<float> load_lanes(const BFloat16* x) {
+  typedef uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef uint32_t Word __attribute__((vector_size(kVectorBytes)));
+  Half half;
+  std::memcpy(&half, x, sizeof(half));
+  const Word word = __builtin_convertvector(half, Word) << 16;
+  Lanes<float> y;
+  std::memcpy(&y, &word, sizeof(y));
+  return y;
+}
+
+inline void store_lanes(Lanes<float> x, float* y) { std::memcpy(y, &x, sizeof(x)); }
+inline void store_lanes(Lanes<double> x, double* y) { std::memcpy(y, &x, sizeof(x)); }
+inline void store_lanes(Lanes<float> x, BFloat16* y) {
+  for (int lane = 0; lane < kLanes<float>; ++lane) store(x[lane], y + lane);
+}
+
+}  // namespace mmssl::MMSSL_ISA

@@ -1,0 +1,168 @@
+#include "cpu/isa/spmm.h"
+
+#include "cpu/isa/lanes.h"
+
+namespace mmssl::MMSSL_ISA {
+namespace {
+
+// Vectors of sums held in registers (there are 16 or 32).
+constexpr int kAccumulators = 8;
+
+// Entries ahead whose row of x is asked for early. The entries of the next rows follow in col, so this reaches over the
+// end of a row, where the loop's exit is mispredicted and nothing else is in flight.
+constexpr int64_t kAhead = 16;
+
+template <typename T, typename A, typename Index>
+inline A entry_weight(const SpmmArgs<T, A, Index>& args, int64_t e, int64_t column) {
+  A weight = args.value == nullptr ? A(1) : args.value[e];
+  if (args.col_scale != nullptr) weight *= args.col_scale[column];
+  return weight;
+}
+
+// Writes the lanes [first, kLanes) of sum to the columns from `start + first` on of row r.
+template <bool whole, typename T, typename A, typename Index>
+inline void write_lanes(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t start, Lanes<A> sum, int64_t first) {
+  const int64_t target = args.rows == nullptr ? r : args.rows[r];
+  T* y = args.y == nullptr ? nullptr : args.y + r * args.d + start;
+  const T* base = args.total == nullptr ? nullptr : args.base + target * args.base_stride + start;
+  T* total = args.total == nullptr ? nullptr : args.total + target * args.total_stride + start;
+  if (whole) {
+    if (y != nullptr) store_lanes(sum, y);
+    if (total != nullptr) store_lanes((load_lanes(base) + sum) * args.factor, total);
+    return;
+  }
+  for (int64_t lane = first; lane < kLanes<A>; ++lane) {
+    if (y != nullptr) store(sum[lane], y + lane);
+    if (total != nullptr) store((load(base[lane]) + sum[lane]) * args.factor, total + lane);
+  }
+}
+
+// `count` vectors that hold the columns [start, start + width) of row r. Unless whole, width is not a multiple of a
+// vector: the last one ends with the columns and repeats some of the vector before it, which it does not write.
+template <int count, bool whole, typename T, typename A, typename Index>
+void row_strip(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t start, int64_t width, int64_t last_entry) {
+  const int64_t last = whole ? (count - 1) * kLanes<A> : width - kLanes<A>;
+  Lanes<A> sum[count] = {};
+  for (int64_t e = args.crow[r], stop = args.crow[r + 1]; e < stop; ++e) {
+    const int64_t column = args.col[e];
+    const int64_t ahead = e + kAhead < last_entry ? e + kAhead : last_entry;
+    const char* next = reinterpret_cast<const char*>(args.x + args.col[ahead] * args.x_stride + start);
+    for (int64_t byte = 0; byte < count * kLanes<A> * static_cast<int64_t>(sizeof(T)); byte += 64) {
+      __builtin_prefetch(next + byte);
+    }
+    const A weight = entry_weight(args, e, column);
+    const T* x = args.x + column * args.x_stride + start;
+#pragma GCC unroll 8
+    for (int v = 0; v < count - 1; ++v) sum[v] += weight * load_lanes(x + v * kLanes<A>);
+    sum[count - 1] += weight * load_lanes(x + last);
+  }
+  const A scale = args.row_scale == nullptr ? A(1) : args.row_scale[r];
+#pragma GCC unroll 8
+  for (int v = 0; v < count - 1; ++v) write_lanes<true>(args, r, start + v * kLanes<A>, sum[v] * scale, 0);
+  write_lanes<whole>(args, r, start + last, sum[count - 1] * scale, count * kLanes<A> - width);
+}
+
+template <int count, typename T, typename A, typename Index>
+inline void last_strip(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t start, int64_t last_entry) {
+  const int64_t width = args.d - start;
+  if (width == count * kLanes<A>) {
+    row_strip<count, true>(args, r, start, width, last_entry);
+  } else {
+    row_strip<count, false>(args, r, start, width, last_entry);
+  }
+}
+
+// Fewer columns than a vector holds.
+template <typename T, typename A, typename Index>
+inline void narrow_row(const SpmmArgs<T, A, Index>& args, int64_t r) {
+  A sum[kLanes<A>] = {};
+  for (int64_t e = args.crow[r], stop = args.crow[r + 1]; e < stop; ++e) {
+    const int64_t column = args.col[e];
+    const A weight = entry_weight(args, e, column);
+    const T* x = args.x + column * args.x_stride;
+    for (int64_t j = 0; j < args.d; ++j) sum[j] += weight * load(x[j]);
+  }
+  const A scale = args.row_scale == nullptr ? A(1) : args.row_scale[r];
+  const int64_t target = args.rows == nullptr ? r : args.rows[r];
+  for (int64_t j = 0; j < args.d; ++j) {
+    sum[j] *= scale;
+    if (args.y != nullptr) store(sum[j], args.y + r * args.d + j);
+    if (args.total != nullptr) {
+      const A base = load(args.base[target * args.base_stride + j]);
+      store((base + sum[j]) * args.factor, args.total + target * args.total_stride + j);
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T, typename A, typename Index>
+void spmm_rows(const SpmmArgs<T, A, Index>& args, int64_t begin, int64_t end) {
+  constexpr int64_t lanes = kLanes<A>, strip = kAccumulators * lanes;
+  const int64_t last_entry = args.crow[end] - 1;
+  for (int64_t r = begin; r < end; ++r) {
+    if (args.d < lanes) {
+      narrow_row(args, r);
+      continue;
+    }
+    int64_t start = 0;
+    for (; args.d - start >= strip + lanes; start += strip) {
+      row_strip<kAccumulators, true>(args, r, start, strip, last_entry);
+    }
+    // Between one vector and a strip and one vector less a column are left.
+    switch ((args.d - start + lanes - 1) / lanes) {
+      case 9:
+        row_strip<5, true>(args, r, start, 5 * lanes, last_entry);
+        start += 5 * lanes;
+        [[fallthrough]];
+      case 4:
+        last_strip<4>(args, r, start, last_entry);
+        break;
+      case 8:
+        last_strip<8>(args, r, start, last_entry);
+        break;
+      case 7:
+        last_strip<7>(args, r, start, last_entry);
+        break;
+      case 6:
+        last_strip<6>(args, r, start, last_entry);
+        break;
+      case 5:
+        last_strip<5>(args, r, start, last_entry);
+        break;
+      case 3:
+        last_strip<3>(args, r, start, last_entry);
+        break;
+      case 2:
+        last_strip<2>(args, r, start, last_entry);
+        break;
+      default:
+        last_strip<1>(args, r, start, last_entry);
+    }
+  }
+}
+
+template <typename Index>
+bool columns_in_range(const Index* col, int64_t begin, int64_t end, int64_t n_cols) {
+  // Without an early exit the loop is vectorised.
+  Index low = 0, high = 0;
+  for (int64_t e = begin; e < end; ++e) {
+    low = col[e] < low ? col[e] : low;
+    high = col[e] > high ? col[e] : high;
+  }
+  return begin >= end || (low >= 0 && high < n_cols);
+}
+
+#define MMSSL_INSTANTIATE(T, A, Index) \
+  template void spmm_rows<T, A, Index>(const SpmmArgs<T, A, Index>&, int64_t, int64_t);
+MMSSL_INSTANTIATE(float, float, int32_t)
+MMSSL_INSTANTIATE(float, float, int64_t)
+MMSSL_INSTANTIATE(double, double, int32_t)
+MMSSL_INSTANTIATE(double, double, int64_t)
+MMSSL_INSTANTIATE(BFloat16, float, int32_t)
+MMSSL_INSTANTIATE(BFloat16, float, int64_t)
+#undef MMSSL_INSTANTIATE
+template bool columns_in_range<int32_t>(const int32_t*, int64_t, int64_t, int64_t);
+template bool columns_in_range<int64_t>(const int64_t*, int64_t, int64_t, int64_t);
+
+}  // namespace mmssl::MMSSL_ISA
