@@ -1,0 +1,122 @@
+"""mmssl_fast.nn.discriminator: Eq. 4 literally, and the weight's place in memory."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmssl_fast.nn import Discriminator
+from mmssl_fast.nn.discriminator import hidden_widths
+
+
+def build(**settings) -> Discriminator:
+    torch.manual_seed(2)
+    return Discriminator(41, **({"hidden": (12, 5), "dropout": (0.0, 0.0)} | settings)).double()
+
+
+def literal(discriminator: Discriminator, rows: torch.Tensor) -> torch.Tensor:
+    """Eq. 4 written out, batch statistics in training and running ones otherwise."""
+    parameters = dict(discriminator.named_parameters())
+    buffers = dict(discriminator.named_buffers())
+
+    def gamma(a, linear, norm):
+        a = a @ parameters[f"{linear}.weight"].mT + parameters[f"{linear}.bias"]
+        a = torch.where(a > 0, a, 0.2 * a)
+        if discriminator.training:
+            mean, variance = a.mean(0), a.var(0, unbiased=False)
+        else:
+            mean, variance = buffers[f"{norm}.running_mean"], buffers[f"{norm}.running_var"]
+        return (a - mean) / (variance + 1e-5).sqrt() * parameters[f"{norm}.weight"] + parameters[f"{norm}.bias"]
+
+    a = gamma(gamma(rows, "linear", "head_layers.1"), "head_layers.3", "head_layers.5")
+    return torch.sigmoid(a @ parameters["head_layers.7.weight"].mT + parameters["head_layers.7.bias"])[:, 0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_forward_equals_the_equation(training):
+    discriminator = build()
+    with torch.no_grad():
+        for name, tensor in [*discriminator.named_parameters(), *discriminator.named_buffers()]:
+            if tensor.is_floating_point() and "weight" not in name:
+                tensor.add_(torch.rand_like(tensor))
+    discriminator.train(training)
+    rows = torch.randn(7, 41, dtype=torch.float64)
+    torch.testing.assert_close(discriminator(rows), literal(discriminator, rows), atol=1e-12, rtol=1e-10)
+
+
+def test_scale_and_slope():
+    rows = torch.randn(7, 41, dtype=torch.float64)
+    plain, scaled, identity = build().eval(), build(scale=100.0).eval(), build(negative_slope=1.0).eval()
+    torch.testing.assert_close(scaled(rows), 100 * plain(rows))
+    z = identity.linear(rows)
+    torch.testing.assert_close(identity.head_layers[0](z), z)
+
+
+def test_dropout_is_where_the_equation_has_it():
+    rates = [layer.p for layer in Discriminator(41).modules() if isinstance(layer, nn.Dropout)]
+    assert rates == [0.31, 0.5]
+    discriminator = build(dropout=(0.5, 0.5))
+    rows = torch.randn(7, 41, dtype=torch.float64)
+    assert not torch.equal(discriminator(rows), discriminator(rows))
+
+
+@pytest.mark.parametrize(("n_items", "widths"), [(6710, (512, 256)), (1271, (317, 158)), (41, (10, 5)), (1, (1, 1))])
+def test_default_widths(n_items, widths):
+    assert hidden_widths(n_items) == widths
+    assert Discriminator(n_items).hidden == widths
+
+
+def is_item_major(discriminator: Discriminator) -> bool:
+    weight = discriminator.linear.weight
+    return tuple(weight.shape) == (12, 41) and weight.stride() == (1, 12)
+
+
+def step(discriminator: Discriminator, optimiser: torch.optim.Optimizer) -> None:
+    dtype = discriminator.linear.weight.dtype
+    discriminator(torch.randn(7, 41, dtype=dtype)).sum().backward()
+    optimiser.step()
+
+
+def test_first_weight_stays_item_major():
+    discriminator = build()
+    assert is_item_major(discriminator)
+    assert is_item_major(copy.deepcopy(discriminator))
+    assert is_item_major(copy.deepcopy(discriminator).float().to("cpu"))
+    state = {name: tensor.contiguous() for name, tensor in discriminator.state_dict().items()}
+    for assign in (False, True):
+        other = build()
+        other.load_state_dict(state, assign=assign)
+        assert is_item_major(other) and torch.equal(other.linear.weight, discriminator.linear.weight)
+    optimiser = torch.optim.Adam(discriminator.parameters())
+    step(discriminator, optimiser)
+    assert is_item_major(discriminator)
+    assert optimiser.state[discriminator.linear.weight]["exp_avg"].stride() == (1, 12)
+    assert discriminator.linear.weight.grad.stride() == (1, 12)
+
+
+def test_state_dict_has_an_ordinary_weight():
+    state = build().state_dict()
+    assert state["linear.weight"].shape == (12, 41)
+    plain = nn.Linear(41, 12).double()
+    plain.load_state_dict({"weight": state["linear.weight"], "bias": state["linear.bias"]})
+    assert torch.equal(plain.weight, state["linear.weight"])
+
+
+def test_frozen_restores_what_was_asked_for():
+    discriminator = build()
+    discriminator.linear.bias.requires_grad_(False)
+    rows = torch.randn(7, 41, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(KeyError), discriminator.frozen():
+        discriminator(rows).sum().backward()
+        raise KeyError
+    assert rows.grad is not None and all(parameter.grad is None for parameter in discriminator.parameters())
+    assert discriminator.linear.weight.requires_grad and not discriminator.linear.bias.requires_grad
+
+
+@pytest.mark.parametrize("settings", [{"hidden": (0, 5)}, {"hidden": (5, 0)}, {"dropout": (0.1, 1.0)}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match="Discriminator"):
+        Discriminator(41, **settings)
+    with pytest.raises(ValueError, match="n_items"):
+        Discriminator(0)
