@@ -2,7 +2,7 @@
 
 A pickle is a program for a stack machine that may call anything importable. This reader never runs one: it walks the
 opcodes (pickletools.genops) with a stack of plain data, and where the program names a callable it looks the exact
-(module, name) up in a table of six meanings. Anything else is refused by name. Nothing is imported, called or
+(module, name) up in a table of ten meanings. Anything else is refused by name. Nothing is imported, called or
 constructed on the file's behalf, not even SciPy's or NumPy's own `__setstate__`; lengths, shapes and indices are
 checked here before a matrix is made of them, for SciPy's C++ trusts its indices.
 """
@@ -34,6 +34,8 @@ _MEANINGS = {
     ("numpy", "ndarray"): ("ndarray", None),
     ("numpy", "dtype"): ("dtype", None),
     ("_codecs", "encode"): ("latin1", None),
+    ("__builtin__", "bytes"): ("bytes", None),
+    ("builtins", "bytes"): ("bytes", None),
     ("copy_reg", "_reconstructor"): ("reconstructor", None),
     ("copyreg", "_reconstructor"): ("reconstructor", None),
     ("__builtin__", "object"): ("object", None),
@@ -220,6 +222,8 @@ def _stand_in(called, arguments, operation):
         return _Node("array", meaning, arguments)
     if meaning == "latin1" and 1 <= len(arguments) <= 2 and arguments[1:] in ((), ("latin1",)):
         return _a(str, arguments[0]).encode("latin1")
+    if meaning == "bytes" and arguments == ():
+        return b""
     raise _Refused("calls a NumPy or codec function in a way no matrix does; it was not read")
 
 

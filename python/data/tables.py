@@ -85,13 +85,14 @@ def _read_parquet(path, required, optional, separator):
     size = path.stat().st_size
     with parquet.ParquetFile(path) as file:
         names = _chosen(path, file.schema_arrow.names, required, optional)
+        texts = [name for name in names if not _integers(path, name, file.schema_arrow.field(name).type)]
         rows = file.metadata.num_rows
         declared = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
         if rows < 0 or rows > _ROWS_A_BYTE * size or declared < 0 or declared > max(_SMALL, _EXPANSION * size):
             raise InputError(
                 f"{path}: declares {rows} rows and {declared} bytes in a file of {size} bytes; write it again"
             )
-    with parquet.ParquetFile(path, read_dictionary=names) as file:
+    with parquet.ParquetFile(path, read_dictionary=texts) as file:
         return file.read(columns=names, use_threads=False)
 
 
@@ -114,9 +115,6 @@ def _column(path, name, chunked):
     if chunked.null_count:
         row = pc.index(pc.is_null(chunked), True).as_py() + 1
         raise InputError(f"{path}: row {row} has no {name}; fill it in or drop the row")
-    kind = chunked.type.value_type if pa.types.is_dictionary(chunked.type) else chunked.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise InputError(f"{path}: column {name} is of type {kind}; ids and splits are integers or text")
     if not pa.types.is_dictionary(chunked.type):
         chunked = chunked.dictionary_encode()
     codes, seen = [], {}
@@ -144,6 +142,16 @@ def _column(path, name, chunked):
                 "characters"
             )
     return column
+
+
+def _integers(path, name, kind):
+    """Whether a column's type is integer rather than text; raises InputError where it is neither."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
+        raise InputError(f"{path}: column {name} is of type {kind}; ids and splits are integers or text")
+    return types.is_integer(kind)
 
 
 def _pyarrow():

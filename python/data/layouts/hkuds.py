@@ -67,7 +67,7 @@ def read_pairs(path):
         if user in seen:
             raise InputError(f"{path}: user {user} occurs twice; merge the two lists")
         seen.add(user)
-        if not isinstance(listed, list):
+        if type(listed) is not list:
             raise InputError(f"{path}: user {user} has {shown(listed)} where a list of items belongs")
         for item in listed:
             if type(item) is not int or not 0 <= item < 2**31 - 1:
