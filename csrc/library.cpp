@@ -7,6 +7,13 @@
 
 TORCH_LIBRARY(mmssl_fast, m) {
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "lightgcn(Tensor crow, Tensor col, Tensor? value, Tensor t_crow, Tensor t_col, Tensor? t_value, Tensor? "
+      "users_receive, Tensor? users_send, Tensor? items_receive, Tensor? items_send, Tensor users, Tensor items, int "
+      "layers) -> (Tensor, Tensor)");
+  m.def(
+      "propagate(Tensor crow, Tensor col, Tensor? value, Tensor t_crow, Tensor t_col, Tensor? t_value, Tensor? "
+      "row_scale, Tensor? col_scale, Tensor x) -> Tensor");
   m.def("sampled_dot(Tensor crow, Tensor col, Tensor u, Tensor v) -> Tensor");
   m.def("sampled_dot_bwd_u(Tensor crow, Tensor col, Tensor grad, Tensor v) -> Tensor");
   m.def("sampled_dot_bwd_v(Tensor crow, Tensor col, Tensor grad, Tensor u, SymInt n_items) -> Tensor");

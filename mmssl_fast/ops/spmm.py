@@ -29,7 +29,7 @@ def spmm(
         row_scale: [R] floating, or None: 1. col_scale: [C] floating, or None: 1.
 
     Returns:
-        [R, d], dtype of x: ``y[r] = row_scale[r] Σ_e value[e] col_scale[col[e]] x[col[e]]``; 0 where a row has no entry.
+        [R, d], dtype of x: ``y[r] = row_scale[r] Σ_e value[e] col_scale[col[e]] x[col[e]]``; 0 for an empty row.
 
     Raises:
         ValueError: for shapes or dtypes that do not match, offsets that fall, or a column outside [0, C).
