@@ -1,0 +1,50 @@
+"""The command mmssl-fast: a user's mistake becomes one line on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from .errors import InputError
+
+NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own) and return its exit code: 0; 1 for a run that failed, as
+    by a loss that is not finite; 2 for a mistake in what was given; 130 when interrupted."""
+    try:
+        from .commands import app
+
+        code = app(args=None if argv is None else list(argv), prog_name="mmssl-fast", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except InputError as error:
+        return _fail(error, 2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED:
+            raise
+        return _fail(f"the package {error.name} is not installed; pip install mmssl_fast[train]", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of stdout has gone, as in `mmssl-fast … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if type(error).__name__ == "NonFiniteLoss":
+            return _fail(error, 1)
+        if type(error).__name__ == "Abort":
+            return _fail("interrupted", 130)
+        if hasattr(error, "format_message"):  # a usage error of typer: unknown option, missing argument
+            command = getattr(getattr(error, "ctx", None), "command_path", "mmssl-fast")
+            return _fail(f"{command}: {error.format_message().rstrip('.')}; see {command} --help", 2)
+        raise
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"mmssl-fast: {message}".replace("mmssl-fast: mmssl-fast", "mmssl-fast"), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

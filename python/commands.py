@@ -1,0 +1,245 @@
+"""The commands behind mmssl-fast: what is asked is read here, done elsewhere, and shown by report."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import InputError
+
+app = typer.Typer(
+    help="Train, evaluate and use multi-modal self-supervised recommendation (MMSSL).", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that train wrote, or its model.safetensors.")]
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")] = None,
+    layout: Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration in TOML.")] = None,
+    system: Annotated[str | None, typer.Option(help="lightgcn or popularity.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    compare: Annotated[bool | None, typer.Option(help="Fit popularity and LightGCN too. [default: on the embedded "
+                                                      "catalogue only]", show_default=False)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE",
+                                                       help="Any key of the configuration; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. [default: runs/<system>-<data>-<time>]",
+                                             show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's files in that folder.")] = False,
+) -> None:  # fmt: skip
+    """Train a recommender, keep its best model and say how good it is."""
+    from . import report, run_folder
+    from . import train as training
+    from .config import SYNTHETIC
+
+    flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
+             "train.epochs": (epochs, "--epochs"), "train.batch": (batch, "--batch"), "train.seed": (seed, "--seed"),
+             "train.device": (device, "--device"), "train.threads": (threads, "--threads"),
+             "train.compare": (None if compare is None else "yes" if compare else "no", "--compare")}  # fmt: skip
+    chosen = _configuration(config, flags, settings or [])
+    training.pick_device(chosen.train.device)
+    dataset = _load_data(chosen.data)
+    if chosen.data.path != SYNTHETIC:
+        resolved = chosen.data.model_copy(update={"path": str(Path(chosen.data.path).resolve())})
+        chosen = chosen.model_copy(update={"data": resolved})
+    folder = run_folder.RunFolder(out or run_folder.default_path(chosen, dataset), dataset, chosen, overwrite)
+    for note in dataset.notes:
+        report.ERR.print(f"note: {note}", markup=False)
+    compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
+    names = [chosen.model.system]
+    names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
+    rows, baselines = [], {}
+    for name in reversed(names):
+        fit, test, seconds = _fit(dataset, chosen, name, folder if name == chosen.model.system else None)
+        rows.insert(0, (name, test, seconds))
+        if name != chosen.model.system:
+            baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
+    folder.finish(fit, test, baselines)
+    report.show_run(dataset.name, fit, test, rows, folder.path)
+
+
+def _fit(dataset, config, name: str, folder):
+    """Fit one system, fill the folder where there is one: (Fit, test metrics, seconds in all)."""
+    from . import report
+    from . import train as training
+    from .evaluate import split_metrics
+    from .systems import TITLES
+
+    config = config.model_copy(update={"model": config.model.model_copy(update={"system": name})})
+    started = time.perf_counter()
+    with report.ProgressObserver(TITLES[name]) as progress:
+        fit = training.fit(dataset, config, report.Several(progress, folder) if folder else progress)
+    seconds = time.perf_counter() - started
+    how = config.evaluate
+    test = split_metrics(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
+    return fit, test, seconds
+
+
+def _configuration(path: Path | None, flags: dict[str, tuple[Any, str]], settings: list[str]):
+    from .config import load, parse_set
+
+    overrides = {name: (value, flag) for name, (value, flag) in flags.items() if value is not None}
+    for assignment in settings:
+        name, value = parse_set(assignment)
+        if name in overrides and overrides[name][0] != value:
+            raise InputError(f"--set {name} and {overrides[name][1]} say different things; give one of them")
+        overrides[name] = (value, "--set")
+    return load(path, overrides)
+
+
+def _load_data(section):
+    from .config import SYNTHETIC
+    from .data import load, synthetic
+
+    if section.path == SYNTHETIC:
+        dataset = synthetic(section.split_seed)
+        return dataset.with_modalities(section.modalities) if section.modalities else dataset
+    return load(section.path, section.layout, section.split_seed, section.modalities or None)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="test or val.")] = "test",
+    k: Annotated[list[int] | None, typer.Option("--k", help="A list length, 1 to 128; may be repeated. [default: 10, "
+                                                            "20, 50]", show_default=False)] = None,
+    mask_validation: Annotated[bool, typer.Option(help="Leave validation items out when testing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:  # fmt: skip
+    """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
+    from . import report, saved_model
+    from .evaluate import MAX_K, split_metrics
+
+    if split not in ("test", "val"):
+        raise InputError(f"--split {split!r}: choose test or val")
+    ks = k or [10, 20, 50]
+    if not all(1 <= one <= MAX_K for one in ks):
+        raise InputError(f"--k {ks}: each must be between 1 and {MAX_K}")
+    model = saved_model.load(run)
+    metrics = split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
+    if not metrics["users"]:
+        raise InputError(f"{run}: its data has no {split} interactions")
+    if as_json:
+        print(json.dumps(metrics, indent=2))
+    else:
+        title = f"{model.metadata.get('system', '')} on {model.interactions.name}, {split}: {metrics['users']} users"
+        report.OUT.print(report.metrics_table(title, metrics))
+
+
+@app.command()
+def recommend(
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option(help="A .csv or .parquet file; without it the lists are printed.")] = None,
+    users: Annotated[list[str] | None, typer.Option("--users", "--user", help="User ids, separated by commas; may be "
+                                                    "repeated. [default: all]", show_default=False)] = None,
+    users_from: Annotated[Path | None, typer.Option(help="A text file with one user id a line.")] = None,
+    k: Annotated[int, typer.Option("--k", help="Items a user, 1 to 128.")] = 20,
+    exclude: Annotated[str, typer.Option(help="train leaves out training interactions, all those of validation and "
+                                              "test too.")] = "train",
+) -> None:  # fmt: skip
+    """The best items for users, by their own ids, seen items left out."""
+    from . import recommend as recommending
+    from . import report, saved_model
+
+    model = saved_model.load(run)
+    asked = _asked_users(users, users_from, model.interactions)
+    if out is None and asked is None:
+        raise InputError("name the users with --users, or a file with --out")
+    chunks = recommending.recommend(model, asked, k, exclude)
+    if out is None:
+        rows = [row for chunk in chunks for row in zip(*(column.tolist() for column in chunk), strict=True)]
+        shown = [[str(user), rank, str(item), score] for user, rank, item, score in rows]
+        report.OUT.print(report.table("", recommending.COLUMNS, shown))
+    else:
+        count = recommending.write(chunks, out)
+        report.OUT.print(f"{out}: {count:,} recommendations", markup=False)
+
+
+def _asked_users(users: list[str] | None, users_from: Path | None, known) -> list[str] | None:
+    """Ids as text. What --users gives is split at commas, unless an id of the data is written with one."""
+    if users is None and users_from is None:
+        return None
+    asked = []
+    for text in users or []:
+        try:
+            known.find_users([text])
+            asked.append(text)
+        except InputError:
+            asked += [one.strip() for one in text.split(",")]
+    if users_from is not None:
+        try:
+            lines = users_from.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{users_from}: cannot be read ({error}); give a text file with one user id a line"
+            ) from None
+        asked += [line.strip() for line in lines if line.strip()]
+    if not asked:
+        raise InputError(f"{users_from or '--users'}: names no user")
+    return asked
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[str, typer.Argument(metavar="DATA", help="Folder with the data, or synthetic.")],
+    layout: Annotated[str, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = "auto",
+    modality: Annotated[list[str] | None, typer.Option(help="A modality to read; may be repeated. [default: all]",
+                                                       show_default=False)] = None,
+    split_seed: Annotated[int, typer.Option(help="Seed of the split made where the data has none.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:  # fmt: skip
+    """Read the data as train would and say what is in it, or what is wrong with it."""
+    from . import report
+    from .config import DataSection
+    from .data import summarise
+
+    section = DataSection(path=path, layout=layout, modalities=modality or [], split_seed=split_seed)
+    summary = summarise(_load_data(section))
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    for one in report.data_tables(summary):
+        report.OUT.print(one)
+    for note in summary["notes"]:
+        report.OUT.print(f"note: {note}", markup=False)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """Say what is installed, what was built and what would run where."""
+    from . import report
+    from .doctor import examine
+
+    findings, problems = examine()
+    if as_json:
+        print(json.dumps({**findings, "problems": problems}, indent=2))
+    else:
+        report.OUT.print(report.table("mmssl_fast", ["", ""], [[name, str(value)] for name, value in findings.items()]))
+    for problem in problems:
+        report.ERR.print(f"problem: {problem}", markup=False)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def benchmark(
+    context: typer.Context,
+    checkout: Annotated[Path, typer.Option(help="A source checkout of mmssl_fast.")] = Path("."),
+) -> None:
+    """Measure the kernels with pytest-benchmark, in a source checkout; further arguments go to pytest."""
+    from .doctor import run_benchmarks
+
+    raise typer.Exit(run_benchmarks(checkout, context.args))

@@ -1,0 +1,318 @@
+"""What a run is made of: six sections, every key with its default, its equation and the range the paper searched.
+
+Values come from the defaults, then a TOML file, then the command line (`--set section.key=value`), and are checked
+once, with the source of a wrong one named. The resolved configuration is written back as TOML with the descriptions as
+comments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .errors import InputError, shown
+
+SYNTHETIC = "synthetic"
+
+
+class Section(BaseModel):
+    """A table of the configuration: unknown keys and values of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataSection(Section):
+    path: str = Field(SYNTHETIC, description='Folder or file with the data; "synthetic" is the embedded catalogue.')
+    layout: str = Field("auto", description='How the data is laid out; "auto" looks at the files.')
+    modalities: list[str] = Field([], description="Modalities to use, in this order; empty: all there are.")
+    split_seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of the 8:1:1 split per user made where the data has none, and of the embedded catalogue.",
+    )
+
+
+class ModelSection(Section):
+    system: str = Field("lightgcn", description="What is trained: lightgcn or popularity.")
+    dim: int = Field(64, ge=1, le=4096, description="Latent size d. Paper: 64, searched in 2^3..2^9.")
+    layers: int = Field(2, ge=0, le=16, description="Graph layers L of Eq. 10. Paper: searched in 1..4, best 2 or 3.")
+    heads: int = Field(4, ge=1, description="Attention heads H of Eq. 9; must divide dim. The released code: 4.")
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="Dropout after the features' linear map, Eq. 2. The released code: 0.2."
+    )
+    eta: float = Field(
+        0.36, description="Weight of the modality-aware view in Eq. 10's start. The released code: 0.36."
+    )
+    omega: float = Field(0.2, description="Weight of the modality features in Eq. 12. The released code: 0.55.")
+    norm: Literal["receiver", "both", "none"] = Field(
+        "receiver",
+        description="Degree scaling of Eq. 2 and 10: 1/sqrt of the receiving node's degree as in the paper, "
+        'LightGCN\'s "both", or "none".',
+    )
+    neighbours: int = Field(
+        10,
+        ge=0,
+        le=128,
+        description="Semantic neighbours a user gets from a modality, k of Eq. 8; "
+        "0 leaves Eq. 8 and 9 out. Left open by the paper.",
+    )
+    exclude_seen_neighbours: bool = Field(
+        False, description="Whether a user's training items are left out of those neighbours. Left open by the paper."
+    )
+    final_softmax: bool = Field(
+        True,
+        description="Whether the last graph layer of Eq. 10 goes through a softmax, as in "
+        "the released code; the paper has none.",
+    )
+    hidden: list[int] = Field(
+        [],
+        max_length=2,
+        description="The discriminator's two hidden widths, Eq. 4; empty: (min(I/4, 512), half of it).",
+    )
+
+    @field_validator("system")
+    @classmethod
+    def _known_system(cls, name: str) -> str:
+        from .systems import SYSTEMS
+
+        if name not in SYSTEMS:
+            raise ValueError(f"the systems are {', '.join(SYSTEMS)}")
+        return name
+
+    @field_validator("hidden")
+    @classmethod
+    def _two_widths(cls, widths: list[int]) -> list[int]:
+        if len(widths) == 1 or any(width < 1 for width in widths):
+            raise ValueError("give two positive widths or none")
+        return widths
+
+
+class LossSection(Section):
+    adversarial: Literal["gan", "autoencoder", "none"] = Field(
+        "gan", description="Eq. 6-7, or Table 3's replacement by a graph auto-encoder, or without it."
+    )
+    contrastive: bool = Field(True, description="Eq. 11; false is Table 3's ablation.")
+    gumbel: bool = Field(
+        True, description="The Gumbel transformation of real rows, Eq. 5; false is Table 3's ablation."
+    )
+    contrastive_weight: float = Field(0.03, ge=0, description="lambda_2 of Eq. 13. The released code: 0.03.")
+    adversarial_weight: float = Field(1e-4, ge=0, description="lambda_3 of Eq. 13. The released code: 1e-4.")
+    penalty_weight: float = Field(
+        1.0, ge=0, description="lambda_1 of Eq. 7. Paper: searched in {0, 1, 10, 20, 50, 100, 150}, best 1."
+    )
+    temperature: float = Field(
+        0.5,
+        gt=0,
+        description="tau' of Eq. 11's cosines. Paper: in (0, 0.9), best 0.085 on TikTok; the released code: 0.5.",
+    )
+    gumbel_temperature: float = Field(
+        0.2, ge=1e-3, le=10, description="tau of Eq. 5's softmax. Left open by the paper."
+    )
+    gumbel_noise: float = Field(1.0, ge=0, description="Scale of Eq. 5's Gumbel noise; 1 in the paper.")
+    zeta: float = Field(
+        100.0, ge=0, description="zeta of Eq. 5. Paper: searched in {0, 10, 20, 50, 100, 150}, best 100."
+    )
+    row_l2: bool = Field(
+        True,
+        description="Whether real and generated rows get length 1 before the discriminator. Left "
+        "open by the paper; the released code does.",
+    )
+    exclude_self: bool = Field(False, description="Whether the anchor itself is left out of Eq. 11's second sum.")
+
+
+class OptimiserSection(Section):
+    lr: float = Field(
+        5e-3, gt=0, description="AdamW's rate, generator side. Paper: searched in {4.5e-4, 5e-4, 5.4e-3, 5.6e-3}."
+    )
+    weight_decay: float = Field(
+        1.4e-2,
+        ge=0,
+        description="AdamW's decoupled decay, standing for lambda_4 of Eq. 13. "
+        "Paper: searched in {1.2e-2, 1.4e-2, 1.6e-2}.",
+    )
+    discriminator_lr: float = Field(
+        3e-4, gt=0, description="Adam's rate, discriminator. Paper: searched in {2.5e-4, 3e-4, 3.5e-4}."
+    )
+    discriminator_beta1: float = Field(
+        0.5, ge=0, lt=1, description="Adam's first beta, discriminator. The released code: 0.5."
+    )
+    discriminator_beta2: float = Field(
+        0.9, ge=0, lt=1, description="Adam's second beta, discriminator. The released code: 0.9."
+    )
+
+
+class TrainSection(Section):
+    epochs: int = Field(100, ge=0, description="At most so many; an epoch is n_train // batch + 1 steps.")
+    batch: int = Field(1024, ge=1, description="Triples of a step. The released code: 1024.")
+    sample_over: Literal["interactions", "users"] = Field(
+        "interactions",
+        description="What a batch is drawn over: interactions with replacement, or users without "
+        "(as the released code). Left open by the paper.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of parameters, sampling, dropout and noise.")
+    device: str = Field("cpu", description='Where to train: "cpu", "cuda", "cuda:1".')
+    threads: int = Field(0, ge=0, description="CPU threads; 0: as torch chooses.")
+    discriminator_steps: int = Field(
+        1, ge=1, description="Discriminator steps before each generator step. Left open by the paper."
+    )
+    refresh_every: int = Field(
+        1, ge=1, description="Epochs between renewals of Eq. 8's neighbours. Left open by the paper."
+    )
+    validate_every: int = Field(1, ge=1, description="Epochs between validations.")
+    patience: int = Field(
+        10, ge=0, description="Validations without a better Recall@20 before training stops; 0: never stops early."
+    )
+    compare: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description='Whether popularity and LightGCN are fitted too and shown beside; "auto": on the embedded '
+        "catalogue only.",
+    )
+
+
+class EvaluateSection(Section):
+    ks: list[int] = Field(
+        [10, 20, 50], min_length=1, description="The list lengths K; 20 is always among them. At most 128."
+    )
+    batch: int = Field(4096, ge=1, description="Users ranked at once.")
+    mask_validation: bool = Field(
+        False,
+        description="Whether validation items are left out of the ranking when testing. "
+        "Paper: only training items are.",
+    )
+
+    @field_validator("ks")
+    @classmethod
+    def _lengths(cls, ks: list[int]) -> list[int]:
+        if any(not 1 <= k <= 128 for k in ks):
+            raise ValueError("each must be between 1 and 128")
+        return sorted({*ks, 20})
+
+
+class Config(Section):
+    """The whole configuration. `Config()` is the defaults; `load` and `override` check what is given."""
+
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    loss: LossSection = LossSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+
+def load(path: str | Path | None = None, overrides: dict[str, tuple[Any, str]] | None = None) -> Config:
+    """The defaults, changed by a TOML file, changed by overrides {"section.key": (value, where it was given)}.
+
+    Raises InputError naming the file or option, the key, and for an unknown key the nearest known one.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    sources: dict[str, str] = {}
+    if path is not None:
+        for name, value in _read_toml(Path(path)).items():
+            if name not in Config.model_fields:
+                raise InputError(f"{path}: {_unknown(name)}")
+            if not isinstance(value, dict):
+                raise InputError(f"{path}: {name} must be a table, [{name}]")
+            for key, one in value.items():
+                _put(values, f"{name}.{key}", one, str(path), sources)
+    for name, (value, where) in (overrides or {}).items():
+        _put(values, name, value, where, sources)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][:2])
+        given = _at(values, name)
+        raise InputError(f"{sources.get(name, 'configuration')}: {name} = {shown(given)}: {_sentence(first)}") from None
+    if config.model.dim % config.model.heads:
+        where = sources.get("model.heads", sources.get("model.dim", "configuration"))
+        raise InputError(f"{where}: model.heads = {config.model.heads} does not divide model.dim = {config.model.dim}")
+    return config
+
+
+def parse_set(assignment: str) -> tuple[str, Any]:
+    """("section.key", value) of "section.key=value". The value is read as TOML; what is not TOML is a string."""
+    name, equals, text = assignment.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"--set {shown(assignment)}: write --set section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")
+        value = value["value"] if list(value) == ["value"] else text
+    except tomllib.TOMLDecodeError:
+        value = text
+    return name.strip(), value
+
+
+def to_toml(config: Config) -> str:
+    """The configuration as TOML, each key under its description. `load` of it gives an equal configuration."""
+    lines = ["# Resolved configuration of this run; mmssl-fast train --config <this file> repeats it."]
+    for name in Config.model_fields:
+        section = getattr(config, name)
+        lines += ["", f"[{name}]"]
+        for key, field in type(section).model_fields.items():
+            lines += [f"# {field.description}", f"{key} = {_toml_value(getattr(section, key))}"]
+    return "\n".join(lines) + "\n"
+
+
+def known_keys() -> list[str]:
+    """Every "section.key"."""
+    return [f"{name}.{key}" for name in Config.model_fields for key in type(getattr(Config(), name)).model_fields]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a configuration in TOML") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: is not TOML: {error}") from None
+
+
+def _put(values: dict, name: str, value: Any, where: str, sources: dict[str, str]) -> None:
+    if name not in known_keys():
+        raise InputError(f"{where}: {_unknown(name)}")
+    section, key = name.split(".")
+    values.setdefault(section, {})[key] = value
+    sources[name] = where
+
+
+def _unknown(name: str) -> str:
+    """What to say of a key nobody knows: nearest by the key alone when the section is right or the key is elsewhere."""
+    known = known_keys()
+    section, _, key = name.partition(".")
+    if not key:
+        near = difflib.get_close_matches(name, list(Config.model_fields), 1, 0)
+        elsewhere = [one for one in known if one.endswith(f".{name}")]
+        return f"unknown section {shown(name)}; the nearest known name is {(elsewhere or near)[0]!r}"
+    same_key = [one for one in known if one.partition(".")[2] == key]
+    near = (
+        same_key
+        or difflib.get_close_matches(name, known, 1, 0.6)
+        or difflib.get_close_matches(key, [one for one in known if one.startswith(f"{section}.")] or known, 1, 0)
+        or [known[0]]
+    )
+    return f"unknown key {shown(name)}; the nearest known name is {near[0]!r}"
+
+
+def _at(values: dict, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return values.get(section, {}).get(key)
+
+
+def _sentence(error: dict) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    return repr(value)

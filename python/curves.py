@@ -1,0 +1,76 @@
+"""curves.png: validation metrics and every loss term against epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
+RECALL, NDCG, LOSS = "#2563ae", "#c2571a", "#4b5b6b"
+COLUMNS = 4
+
+
+def draw(epochs: list[dict[str, Any]], path: Path, title: str = "") -> None:
+    """A PNG of a run: Recall@20 and NDCG@20 on top, below them a small panel with its own scale for each loss term.
+
+    epochs: the lines of metrics.jsonl, at least one.
+    """
+    terms = list(epochs[0]["losses"])
+    columns = min(COLUMNS, len(terms))
+    rows = -(-len(terms) // columns)
+    figure = Figure(figsize=(11, 3.6 + 1.9 * rows), dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[2.0] + [1.0] * rows)
+    top = figure.add_subplot(grid[0, :])
+    validated = [record for record in epochs if record.get("val", {}).get("users")]
+    for name, label, colour in (("recall@20", "Recall@20", RECALL), ("ndcg@20", "NDCG@20", NDCG)):
+        _line(
+            top, [record["epoch"] for record in validated], [record["val"][name] for record in validated], colour, label
+        )
+    if validated:
+        _mark_best(top, validated)
+        top.set_ylim(bottom=0)
+    else:
+        top.text(0.5, 0.5, "no validation interactions", ha="center", va="center", color=MUTED, transform=top.transAxes)
+    top.set_title(f"{title}: validation" if title else "validation", loc="left", fontsize=12, color=INK)
+    top.set_xlabel("epoch", color=MUTED)
+    for at, term in enumerate(terms):
+        panel = figure.add_subplot(grid[1 + at // columns, at % columns])
+        _line(panel, [record["epoch"] for record in epochs], [record["losses"][term] for record in epochs], LOSS)
+        panel.set_title(f"loss: {term}", loc="left", fontsize=9, color=INK)
+    for axes in figure.axes:
+        _plain(axes, epochs[0]["epoch"], epochs[-1]["epoch"])
+    figure.savefig(path, format="png")
+
+
+def _line(axes, x, y, colour: str, label: str | None = None) -> None:
+    axes.plot(x, y, color=colour, linewidth=1.8, label=label, marker="o" if len(x) < 3 else None, markersize=4)
+    if label and x:
+        axes.annotate(label, (x[-1], y[-1]), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
+                      fontsize=9, annotation_clip=False)  # fmt: skip
+
+
+def _mark_best(axes, validated) -> None:
+    best = max(validated, key=lambda record: record["val"]["recall@20"])
+    x, y = best["epoch"], best["val"]["recall@20"]
+    axes.plot([x], [y], "o", color=RECALL, markersize=6, zorder=3)
+    axes.annotate(f"best {y:.4f}, epoch {x}", (x, y), xytext=(0, 8), textcoords="offset points", color=RECALL,
+                  ha="right" if x > validated[-1]["epoch"] / 2 else "left", fontsize=9)  # fmt: skip
+    axes.margins(y=0.15)
+
+
+def _plain(axes, first: int, last: int) -> None:
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+    pad = max(0.5, 0.02 * (last - first))
+    axes.set_xlim(first - pad, last + pad)

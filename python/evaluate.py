@@ -1,0 +1,104 @@
+"""All-ranking evaluation: every item a user has not interacted with in training is ranked, none is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from .data import Dataset
+from .ops import InteractionGraph, cosine_topk
+
+METRICS = ("recall", "precision", "ndcg", "hit", "mrr")
+MAX_K = 128
+
+
+def ranking_metrics(
+    users: Tensor,
+    items: Tensor,
+    heldout: sp.csr_array,
+    ks: Sequence[int],
+    seen: InteractionGraph | None = None,
+    batch: int = 4096,
+) -> dict[str, float]:
+    """Averages over the users with a held-out item of the metrics of their K best items by users @ items.T.
+
+    users [U, d], items [I, d]: embeddings on one device. heldout: SciPy CSR [U, I] of the relevant items. ks: list
+    lengths, each in 1..128. seen: interactions left out of the ranking. batch: users ranked at once.
+
+    With R_u the user's held-out items and h_j = 1 where the item at rank j (from 1) is among them:
+    recall Σ_{j≤K} h_j / |R_u|; precision Σ_{j≤K} h_j / K; ndcg Σ_{j≤K} h_j / log2(j + 1) over the same sum of the ideal
+    list, min(K, |R_u|) hits in front; hit: whether any; mrr: 1 / rank of the first hit, 0 without one. A held-out item
+    that `seen` leaves out counts as missed.
+
+    Returns {"recall@20": …, …} for every metric and K, and "users", the number averaged over; where no user has a
+    held-out item all are 0.
+    """
+    ks = sorted(set(ks))
+    if not ks or ks[0] < 1 or ks[-1] > MAX_K:
+        raise ValueError(f"ranking_metrics: every K must be between 1 and {MAX_K}, got {list(ks)}")
+    if heldout.shape != (users.shape[0], items.shape[0]):
+        raise ValueError(
+            f"ranking_metrics: held-out pairs of {heldout.shape[0]} users x {heldout.shape[1]} items, "
+            f"embeddings of {users.shape[0]} x {items.shape[0]}"
+        )
+    device, n_items = users.device, items.shape[0]
+    counts = np.diff(heldout.indptr)
+    who = torch.from_numpy(np.flatnonzero(counts)).to(device)
+    relevant = torch.from_numpy(counts.astype(np.int64)).to(device)
+    rows = torch.from_numpy(np.repeat(np.arange(len(counts), dtype=np.int64), counts)).to(device)
+    wanted = torch.sort(rows * n_items + torch.from_numpy(heldout.indices.astype(np.int64)).to(device)).values
+    sums = torch.zeros(len(METRICS), len(ks), dtype=torch.float64, device=device)
+    for chunk in who.split(batch):
+        blocked = None if seen is None else seen.rows(chunk)
+        _, best = cosine_topk(users[chunk], items, ks[-1], seen=blocked, kind="dot")
+        sums += _chunk_sums(_is_member(chunk[:, None] * n_items + best, wanted) & (best >= 0), relevant[chunk], ks)
+    means = (sums / max(1, who.numel())).tolist()
+    result = {f"{name}@{k}": means[at][j] for j, k in enumerate(ks) for at, name in enumerate(METRICS)}
+    return {**result, "users": who.numel()}
+
+
+def split_metrics(
+    users: Tensor,
+    items: Tensor,
+    dataset: Dataset,
+    split: str,
+    ks: Sequence[int],
+    mask_validation: bool = False,
+    batch: int = 4096,
+) -> dict[str, float]:
+    """ranking_metrics of embeddings on a dataset's split "val" or "test". Training items are left out of the ranking;
+    validation items too when testing with mask_validation."""
+    masked = dataset.train
+    if split == "test" and mask_validation:
+        masked = masked.maximum(dataset.val)
+    seen = InteractionGraph.from_scipy(masked).to(users.device)
+    return ranking_metrics(users, items, getattr(dataset, split), ks, seen, batch)
+
+
+def _is_member(keys: Tensor, sorted_keys: Tensor) -> Tensor:
+    """bool like keys: whether each is among sorted_keys (not empty)."""
+    at = torch.searchsorted(sorted_keys, keys).clamp(max=sorted_keys.numel() - 1)
+    return sorted_keys[at] == keys
+
+
+def _chunk_sums(hits: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
+    """Sums over users of every metric and K; hits bool [B, max K], relevant int64 [B] → float64 [5, len(ks)]."""
+    longest = hits.shape[1]
+    h = hits.to(torch.float64)
+    rank = torch.arange(1, longest + 1, dtype=torch.float64, device=hits.device)
+    discount = (rank + 1).log2().reciprocal()
+    found, gain, ideal = h.cumsum(1), (h * discount).cumsum(1), discount.cumsum(0)
+    reciprocal = (h / rank).cummax(1).values  # the first hit has the largest 1/rank
+    columns = []
+    for k in ks:
+        at = k - 1
+        best = ideal[torch.clamp(relevant, max=k) - 1]
+        columns.append(torch.stack((
+            (found[:, at] / relevant).sum(), (found[:, at] / k).sum(), (gain[:, at] / best).sum(),
+            (found[:, at] > 0).sum().to(torch.float64), reciprocal[:, at].sum(),
+        )))  # fmt: skip
+    return torch.stack(columns, 1)

@@ -1,0 +1,112 @@
+"""A run's folder: config.toml, metrics.jsonl, result.json, model.safetensors, curves.png, and nothing half-written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+
+from mmssl_fast import __version__
+
+from . import saved_model
+from .config import Config, to_toml
+from .curves import draw
+from .data import Dataset, summarise
+from .errors import InputError
+from .files import replacing, write_text
+from .systems import TITLES
+from .train import Fit
+
+CONFIG, METRICS, RESULT, MODEL, CURVES, BASELINES = FILES = (
+    "config.toml", "metrics.jsonl", "result.json", saved_model.FILE, "curves.png", "baselines.json",
+)  # fmt: skip
+
+
+class RunFolder:
+    """One training run's folder, and the observer (mmssl_trainer.train.Observer) that fills it as the run goes.
+
+    result.json appears last: a folder that has it holds a finished run.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset, config: Config, overwrite: bool = False) -> None:
+        """Make the folder and write config.toml. A folder that holds anything is refused; with overwrite, the files of
+        an earlier run in it are removed and others stay. Raises InputError, leaving everything as it was, where it
+        cannot be written."""
+        self.path, self.dataset, self.config = Path(path), dataset, config
+        try:
+            occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            if occupied and not self.path.is_dir():
+                raise InputError(f"{self.path}: is a file; give a folder with --out")
+            if occupied and not overwrite:
+                raise InputError(f"{self.path}: is not empty; give another folder with --out, or --overwrite")
+            self.path.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path / CONFIG) as temporary:
+                temporary.write_text(to_toml(config), encoding="utf-8")
+                for name in FILES[1:]:
+                    (self.path / name).unlink(missing_ok=True)
+            (self.path / METRICS).touch()
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); give another folder with --out"
+            ) from None
+
+    def started(self, epochs: int, steps: int) -> None: ...
+
+    def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None: ...
+
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        try:
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.path / METRICS}: cannot be written ({error.strerror})") from None
+
+    def improved(self, fit: Fit) -> None:
+        saved_model.save(self.path / MODEL, fit, self.dataset, self.config.model.system, __version__)
+
+    def finish(self, fit: Fit, test: dict[str, float], baselines: dict[str, dict[str, Any]] | None = None) -> None:
+        """Write curves.png, baselines.json (where there are any) and, last, result.json."""
+        if fit.epochs:
+            with replacing(self.path / CURVES) as temporary:
+                draw(fit.epochs, temporary, title=f"{TITLES[self.config.model.system]} on {self.dataset.name}")
+        if baselines:
+            write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
+        write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")
+
+
+def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -> dict[str, Any]:
+    """What result.json holds."""
+    return {
+        "test": test,
+        "val": fit.val,
+        "best_epoch": fit.best_epoch,
+        "seconds_per_epoch": fit.seconds_per_epoch,
+        "seed": config.train.seed,
+        "versions": {
+            "mmssl_fast": __version__, "torch": torch.__version__, "numpy": np.__version__,
+            "scipy": scipy.__version__, "python": platform.python_version(),
+        },
+        "data": {"path": config.data.path, **summarise(dataset)},
+    }  # fmt: skip
+
+
+def default_path(config: Config, dataset: Dataset) -> Path:
+    """runs/<system>-<data>-<local time>, in the current folder; numbered where that is taken."""
+    name = f"{config.model.system}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    paths = (Path("runs") / (name if at == 1 else f"{name}-{at}") for at in itertools.count(1))
+    return next(path for path in paths if not path.exists())
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content. Raises InputError where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None

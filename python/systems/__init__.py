@@ -1,0 +1,17 @@
+"""What can be trained: one file a system, all behind `base.System`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import System
+
+SYSTEMS = {"lightgcn": "LightGCNSystem", "popularity": "PopularitySystem"}
+TITLES = {"lightgcn": "LightGCN", "popularity": "popularity"}
+
+
+def create(name: str) -> System:
+    """A new, unbuilt system. Raises KeyError for a name not in SYSTEMS."""
+    return getattr(import_module(f".{name}", __name__), SYSTEMS[name])()

@@ -1,0 +1,210 @@
+"""The training loop: batches, epochs, validation, early stopping; whatever the system."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import Config
+from .data import Dataset
+from .errors import InputError
+from .evaluate import split_metrics
+from .ops import InteractionGraph, sample_bpr
+from .systems import create
+from .systems.base import Batch, System
+
+WATCHED = "recall@20"
+REPORT_SECONDS = 0.25
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss term became NaN or infinite; names the term, the epoch and the step."""
+
+
+class Observer(Protocol):
+    """What is told of a run's progress; every call comes from the training thread."""
+
+    def started(self, epochs: int, steps: int) -> None:
+        """Before epoch 1 of at most `epochs`, each of `steps` steps."""
+
+    def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None:
+        """After step 1..steps of an epoch; losses: its terms, now and then (reading them waits for the device)."""
+
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        """After an epoch; record is its line of metrics.jsonl."""
+
+    def improved(self, fit: Fit) -> None:
+        """The model is the best so far by validation; fit holds it."""
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def started(self, epochs, steps): ...
+    def stepped(self, epoch, step, losses): ...
+    def epoch_ended(self, record): ...
+    def improved(self, fit): ...
+
+
+@dataclass
+class Fit:
+    """What training has come to: the best model so far, and how it went.
+
+    users [U, d], items [I, d], parameters: the best epoch's, on the CPU. val: its validation metrics. epochs: the
+    records of all epochs. step: steps taken. stale: validations since the best.
+    """
+
+    users: Tensor
+    items: Tensor
+    parameters: dict[str, Tensor]
+    val: dict[str, float] = field(default_factory=dict)
+    best_epoch: int = 0
+    best: float = -math.inf
+    step: int = 0
+    stale: int = 0
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Mean training time of an epoch, without its validation; 0 where nothing was trained."""
+        return float(np.mean([record["seconds"] for record in self.epochs])) if self.epochs else 0.0
+
+
+class LossTable:
+    """Every step's loss terms of one epoch, kept on the device: nothing is read back until somebody asks."""
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.steps, self.device = steps, device
+        self.names: list[str] = []
+        self.filled = self.checked = 0
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        if not self.names:
+            self.names = list(terms)
+            self.values = torch.zeros(self.steps, len(terms), dtype=torch.float64, device=self.device)
+        elif self.names != list(terms):
+            raise ValueError(f"LossTable: terms {list(terms)} after {self.names}")
+        self.values[self.filled] = torch.stack([term.detach() for term in terms.values()])
+        self.filled += 1
+
+    def check(self, epoch: int) -> dict[str, float]:
+        """The last step's terms. Raises NonFiniteLoss for the first that is not finite in a step not yet checked."""
+        fresh = self.values[self.checked : self.filled].cpu()
+        bad = (~fresh.isfinite()).nonzero()
+        if bad.numel():
+            row, term = bad[0].tolist()
+            raise NonFiniteLoss(
+                f"loss term {self.names[term]!r} became {fresh[row, term].item()} in epoch {epoch}, step "
+                f"{self.checked + row + 1} of {self.steps}; try a lower optimiser.lr"
+            )
+        self.checked = self.filled
+        return dict(zip(self.names, fresh[-1].tolist(), strict=True)) if len(fresh) else {}
+
+    def means(self) -> dict[str, float]:
+        """The mean of every term over the epoch's steps so far."""
+        return dict(zip(self.names, self.values[: self.filled].mean(0).tolist(), strict=True))
+
+
+def fit(dataset: Dataset, config: Config, observer: Observer | None = None, system: System | None = None) -> Fit:
+    """Train config.model.system on the dataset and return its best model by validation Recall@20.
+
+    One epoch is n_train // batch + 1 steps; a step's triples are drawn by sample_bpr from (train.seed, step), so a run
+    is a function of its configuration and data. Validation every train.validate_every epochs; training ends after
+    train.patience validations without a better Recall@20, or after train.epochs. Without validation interactions the
+    last epoch's model is kept.
+
+    Raises NonFiniteLoss, and InputError where no user has an item left to draw as a negative or the device is missing.
+    """
+    observer = observer or Silent()
+    device = pick_device(config.train.device)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    torch.manual_seed(config.train.seed)
+    graph = InteractionGraph.from_scipy(dataset.train).to(device)
+    system = system or create(config.model.system)
+    system.build(dataset, graph, config)
+    fitted = Fit(*_to_cpu(system.embeddings()), parameters={})
+    if not system.trains or config.train.epochs == 0:
+        fitted.val = split_metrics(
+            *system.embeddings(), dataset, "val", config.evaluate.ks, batch=config.evaluate.batch
+        )
+        fitted.best, fitted.parameters = fitted.val[WATCHED], _copies(system)
+        observer.improved(fitted)
+        return fitted
+    if graph.full_users().numel() == int((graph.user_degree > 0).sum()):
+        raise InputError(f"{dataset.name}: every user has interacted with every item, there is no negative to draw")
+    steps = graph.nnz // config.train.batch + 1
+    observer.started(config.train.epochs, steps)
+    for epoch in range(1, config.train.epochs + 1):
+        record = _train_epoch(system, graph, config, fitted, epoch, steps, observer)
+        last = epoch == config.train.epochs
+        if last or epoch % config.train.validate_every == 0:
+            started = time.perf_counter()
+            metrics = split_metrics(
+                *system.embeddings(), dataset, "val", config.evaluate.ks, batch=config.evaluate.batch
+            )
+            record["val"], record["validation_seconds"] = metrics, time.perf_counter() - started
+            better = metrics["users"] == 0 or metrics[WATCHED] > fitted.best
+            fitted.stale = 0 if better else fitted.stale + 1
+            if better:
+                fitted.users, fitted.items = _to_cpu(system.embeddings())
+                fitted.parameters, fitted.val, fitted.best_epoch = _copies(system), metrics, epoch
+                fitted.best = metrics[WATCHED]
+        record["peak_memory_bytes"] = peak_memory(device)
+        fitted.epochs.append(record)
+        observer.epoch_ended(record)
+        if fitted.best_epoch == epoch:
+            observer.improved(fitted)
+        if config.train.patience and fitted.stale >= config.train.patience:
+            break
+    return fitted
+
+
+def _train_epoch(system, graph, config, fitted, epoch, steps, observer) -> dict[str, Any]:
+    started = reported = time.perf_counter()
+    system.start_epoch(epoch)
+    table = LossTable(steps, graph.device)
+    for step in range(1, steps + 1):
+        triples = sample_bpr(graph, config.train.batch, config.train.seed, fitted.step, config.train.sample_over)
+        table.add(system.step(Batch(*triples, fitted.step)))
+        fitted.step += 1
+        losses = None
+        if step == steps or time.perf_counter() - reported > REPORT_SECONDS:
+            losses, reported = table.check(epoch), time.perf_counter()
+        observer.stepped(epoch, step, losses)
+    return {"epoch": epoch, "seconds": time.perf_counter() - started, "losses": table.means()}
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of that name. Raises InputError where there is none."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}); choose cpu, or a device this torch has") from None
+    return device
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest so far: allocated on the device for CUDA, resident in this process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _to_cpu(tensors) -> tuple[Tensor, ...]:
+    return tuple(tensor.detach().to("cpu", copy=True) for tensor in tensors)
+
+
+def _copies(system: System) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in system.parameters().items()}

@@ -1,0 +1,225 @@
+"""The command line: what is printed, exit codes, one line for a mistake and nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmssl_trainer.cli import main
+from mmssl_trainer.data import synthetic, write_plain
+
+SMALL = ["--system", "lightgcn", "--epochs", "2", "--batch", "64", "--threads", "1", "--set", "model.dim=8"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small catalogue in the plain layout, with text ids."""
+    data = synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 5, "text": 4})
+    named = {"user_ids": np.array([f"user{n:03}" for n in range(60)]), "item_ids": np.arange(40) + 1000}
+    return write_plain(type(data)(**{**vars(data), **named}), tmp_path_factory.mktemp("catalogue") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "one"
+    assert main(["train", "--data", str(folder), "--out", str(out), *SMALL]) == 0
+    return out
+
+
+def fails(capsys, arguments, *fragments, code=2):
+    """The command exits with `code`, one line on stderr that has every fragment, and nothing on stdout."""
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1, captured
+    for fragment in fragments:
+        assert fragment in captured.err
+    assert "Traceback" not in captured.err
+
+
+# --- what works ------------------------------------------------------------------------------------------------------
+def test_train_prints_a_table_and_names_the_folder(run, folder, tmp_path, capsys):
+    assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), "--compare", *SMALL]) == 0
+    captured = capsys.readouterr()
+    assert "Recall@20" in captured.out and "LightGCN" in captured.out and "popularity" in captured.out
+    assert str(tmp_path / "run") in captured.out
+    assert "\x1b" not in captured.out + captured.err  # no colours, no progress bar away from a terminal
+    baselines = json.loads((tmp_path / "run" / "baselines.json").read_text())
+    assert set(baselines) == {"popularity"} and baselines["popularity"]["test"]["recall@20"] > 0
+
+
+def test_resolved_config_repeats_the_run(run, tmp_path, capsys):
+    assert main(["train", "--config", str(run / "config.toml"), "--out", str(tmp_path / "again")]) == 0
+    results = [json.loads((path / "result.json").read_text()) for path in (run, tmp_path / "again")]
+    assert results[0]["test"] == results[1]["test"] and results[0]["val"] == results[1]["val"]
+    assert (run / "config.toml").read_text() == (tmp_path / "again" / "config.toml").read_text()
+
+
+def test_default_folder_is_under_runs(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["train", "--data", str(folder), "--system", "popularity"]) == 0
+    runs = list((tmp_path / "runs").iterdir())
+    assert len(runs) == 2 and all(one.name.startswith("popularity-data-") for one in runs)
+
+
+def test_evaluate_agrees_with_training(run, capsys):
+    assert main(["evaluate", str(run), "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics == pytest.approx(json.loads((run / "result.json").read_text())["test"])
+    assert main(["evaluate", str(run), "--split", "val", "--k", "3", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {
+        *(f"{name}@3" for name in ("recall", "precision", "ndcg", "hit", "mrr")), "users",
+    }  # fmt: skip
+    assert main(["evaluate", str(run), "--mask-validation"]) == 0
+    assert "ndcg" in capsys.readouterr().out
+
+
+def test_recommend_to_file_needs_no_data(run, tmp_path, capsys):
+    out = tmp_path / "top.csv"
+    assert main(["recommend", str(run), "--out", str(out), "--k", "3"]) == 0
+    header, *lines = out.read_text().splitlines()
+    assert header == "user,rank,item,score" and len(lines) == 180
+    assert lines[0].startswith("user000,1,10") and "180" in capsys.readouterr().out
+
+
+def test_recommend_for_some_users(run, tmp_path, capsys):
+    listed = tmp_path / "users.txt"
+    listed.write_text("user007\n\nuser011\n")
+    assert main(["recommend", str(run), "--users", "user003,user001", "--users-from", str(listed), "--k", "1"]) == 0
+    printed = capsys.readouterr().out
+    order = [printed.index(f"user{n}") for n in ("003", "001", "007", "011")]
+    assert order == sorted(order)
+
+
+def test_data_check(folder, capsys):
+    assert main(["data", "check", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "60" in printed and "image" in printed and "train interactions" in printed
+    assert main(["data", "check", str(folder), "--modality", "text", "--json"]) == 0
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)["modalities"]] == ["text"]
+
+
+def test_doctor(capsys):
+    code = main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == (1 if found["problems"] else 0)
+    assert found["built against torch"] and found["instruction set in use"] in found["instruction sets built"]
+
+
+def test_benchmark_runs_pytest_in_a_checkout(tmp_path, capfd):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\npython_files = ['bench_*.py']\n")
+    (tmp_path / "benchmarks" / "bench_one.py").write_text("def test_one(benchmark):\n    benchmark(sum, [1, 2])\n")
+    assert main(["benchmark", "--checkout", str(tmp_path), "-k", "one", "--benchmark-disable-gc"]) == 0
+    assert "test_one" in capfd.readouterr().out
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for command in ("train", "evaluate", "recommend", "data", "doctor", "benchmark"):
+        assert command in printed
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "arguments, fragments",
+    [
+        (["--data", "/no/such/folder"], ["/no/such/folder"]),
+        (["--config", "/no/such.toml"], ["/no/such.toml", "cannot be read"]),
+        (["--set", "loss.tempreature=1"], ["--set", "'loss.tempreature'", "'loss.temperature'"]),
+        (["--set", "train.batch=lots"], ["train.batch", "'lots'"]),
+        (["--set", "train.batch"], ["section.key=value"]),
+        (["--epochs", "-1"], ["--epochs", "train.epochs = -1"]),
+        (["--epochs", "three"], ["--epochs", "integer"]),
+        (["--epochs", "3", "--set", "train.epochs=4"], ["train.epochs", "--epochs"]),
+        (["--system", "mmsl"], ["mmsl", "lightgcn"]),
+        (["--device", "cuda:77"], ["cuda:77"]),
+        (["--set", "data.modalities=['smell']"], ["smell", "image"]),
+        (["--colour", "red"], ["--colour", "train --help"]),
+    ],
+)
+def test_train_refuses_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments, fragments):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, ["train", *arguments], *fragments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_error_names_the_file(tmp_path, capsys):
+    (tmp_path / "my.toml").write_text("[model]\nlayer = 3\n")
+    fails(capsys, ["train", "--config", str(tmp_path / "my.toml")], "my.toml", "'model.layer'", "'model.layers'")
+
+
+def test_occupied_folder(folder, run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    fails(capsys, ["train", "--data", str(folder), "--out", str(run), *SMALL], str(run), "not empty", "--overwrite")
+    assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
+
+
+def test_unwritable_folder(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file" / "run"
+    fails(capsys, ["train", "--data", str(folder), "--out", str(out), *SMALL], str(out), "cannot be written")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_non_finite_loss_is_a_line_and_exit_1(folder, tmp_path, capsys):
+    arguments = ["train", "--data", str(folder), "--out", str(tmp_path / "run"), *SMALL, "--set", "optimiser.lr=1e30"]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "'bpr'" in captured.err.splitlines()[-1] and "epoch" in captured.err and "Traceback" not in captured.err
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, fragments",
+    [
+        (["evaluate", "/no/run"], ["/no/run", "no such file"]),
+        (["evaluate", "RUN", "--split", "train"], ["'train'", "test or val"]),
+        (["evaluate", "RUN", "--k", "0"], ["between 1 and 128"]),
+        (["recommend", "RUN"], ["--users", "--out"]),
+        (["recommend", "RUN", "--users", "user001,nobody"], ["'nobody'"]),
+        (["recommend", "RUN", "--users", "user001", "--out", "/no/folder/x.csv"], ["/no/folder"]),
+        (["recommend", "RUN", "--out", "x.txt"], ["x.txt", ".parquet"]),
+        (["recommend", "RUN", "--users-from", "/no/list"], ["/no/list"]),
+        (["data", "check", "/no/data"], ["/no/data"]),
+        (["benchmark", "--checkout", "/no/checkout"], ["/no/checkout", "--checkout"]),
+        (["trane"], ["trane", "--help"]),
+        (["evaluate"], ["RUN"]),
+    ],
+)
+def test_other_commands_refuse(run, capsys, tmp_path, monkeypatch, arguments, fragments):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, [str(run) if one == "RUN" else one for one in arguments], *fragments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_extra_is_one_sentence(capsys, monkeypatch):
+    for name in [name for name in sys.modules if name == "typer" or name.startswith(("typer.", "mmssl_trainer.comm"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    fails(capsys, ["train"], "typer", "pip install mmssl_fast[train]")
+
+
+def test_installed_command_and_closed_pipe(run):
+    """The process itself: module entry, exit code, and no traceback when the reader goes away."""
+    command = [sys.executable, "-m", "mmssl_trainer.cli", "recommend", str(run), "--users", "user001"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "user001" in done.stdout and done.stderr == ""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert "Traceback" not in done.stderr and done.returncode != 0
+
+
+def test_tiktok_is_read(capsys):
+    path = Path(os.environ.get("MMSSL_FAST_TIKTOK", Path(__file__).parents[2] / "shared" / "data" / "tiktok"))
+    if not path.is_dir():
+        pytest.skip(f"the TikTok data is not at {path}; set MMSSL_FAST_TIKTOK")
+    assert main(["data", "check", str(path), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["users"], summary["items"], summary["interactions"]["train"]) == (9308, 6710, 59541)

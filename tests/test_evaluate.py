@@ -1,0 +1,119 @@
+"""All-ranking metrics against a literal NumPy implementation, a user at a time."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from mmssl_trainer.evaluate import METRICS, ranking_metrics, split_metrics
+
+from mmssl_fast.graph import InteractionGraph
+
+KS = (1, 3, 20)
+
+
+def literal(users, items, heldout, ks, seen=None):
+    """The definitions, written out: every item scored, seen ones dropped, ties to the lower id."""
+    totals = {f"{name}@{k}": 0.0 for name in METRICS for k in ks}
+    count = 0
+    for user in range(users.shape[0]):
+        relevant = set(heldout.indices[heldout.indptr[user] : heldout.indptr[user + 1]].tolist())
+        if not relevant:
+            continue
+        count += 1
+        scores = users[user] @ items.T
+        left = [item for item in range(items.shape[0]) if seen is None or not seen[user, item]]
+        ranked = sorted(left, key=lambda item: (-scores[item], item))
+        for k in ks:
+            hits = [item in relevant for item in ranked[:k]]
+            ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(relevant))))
+            totals[f"recall@{k}"] += sum(hits) / len(relevant)
+            totals[f"precision@{k}"] += sum(hits) / k
+            totals[f"ndcg@{k}"] += sum(1 / math.log2(place + 2) for place, hit in enumerate(hits) if hit) / ideal
+            totals[f"hit@{k}"] += any(hits)
+            totals[f"mrr@{k}"] += next((1 / (place + 1) for place, hit in enumerate(hits) if hit), 0.0)
+    return {name: total / max(1, count) for name, total in totals.items()} | {"users": count}
+
+
+def catalogue(n_users, n_items, seed, seen_rate=0.2, held_rate=0.15):
+    rng = np.random.default_rng(seed)
+    kind = rng.random((n_users, n_items))
+    seen, heldout = kind < seen_rate, (kind >= seen_rate) & (kind < seen_rate + held_rate)
+    users = torch.from_numpy(rng.standard_normal((n_users, 6)))
+    items = torch.from_numpy(rng.standard_normal((n_items, 6)))
+    return users, items, sp.csr_array(heldout.astype(np.float32)), sp.csr_array(seen.astype(np.float32)), seen
+
+
+@pytest.mark.parametrize("n_users, n_items", [(1, 1), (1, 41), (41, 7), (60, 401)])
+@pytest.mark.parametrize("batch", [1, 16, 4096])
+def test_metrics_equal_literal(n_users, n_items, batch):
+    users, items, heldout, seen, mask = catalogue(n_users, n_items, seed=n_users + n_items)
+    got = ranking_metrics(users, items, heldout, KS, InteractionGraph.from_scipy(seen), batch)
+    want = literal(users.numpy(), items.numpy(), heldout, KS, mask)
+    assert got == pytest.approx(want, abs=1e-12)
+    assert set(got) == set(want)
+
+
+def test_metrics_tied_scores():
+    """Equal scores rank the lower item id first, whatever the batch."""
+    heldout = sp.csr_array(np.array([[0, 0, 1, 0], [0, 1, 0, 0]], np.float32))
+    got = ranking_metrics(torch.ones(2, 3), torch.ones(4, 3), heldout, [1, 2, 3])
+    assert (got["recall@1"], got["recall@2"], got["recall@3"]) == (0.0, 0.5, 1.0)
+    assert got["mrr@3"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
+def test_ndcg_ideal_counts_all_relevant():
+    """One of two held-out items in front: the ideal list has both, not only the one that was found."""
+    users, items = torch.tensor([[1.0]]), torch.tensor([[3.0], [2.0], [1.0], [0.0]])
+    heldout = sp.csr_array(np.array([[1, 0, 0, 1]], np.float32))
+    got = ranking_metrics(users, items, heldout, [2])
+    assert got["ndcg@2"] == pytest.approx(1 / (1 + 1 / math.log2(3)))
+    assert got["recall@2"] == 0.5
+
+
+def test_users_without_heldout_do_not_count():
+    heldout = sp.csr_array(np.array([[1, 0], [0, 0], [0, 0]], np.float32))
+    got = ranking_metrics(torch.ones(3, 1), torch.tensor([[2.0], [1.0]]), heldout, [1])
+    assert got["users"] == 1 and got["recall@1"] == 1.0
+
+
+def test_nobody_to_evaluate():
+    got = ranking_metrics(torch.ones(3, 1), torch.ones(2, 1), sp.csr_array((3, 2), dtype=np.float32), [1, 2])
+    assert got["users"] == 0 and got["recall@2"] == 0.0
+
+
+def test_more_asked_than_there_are_items():
+    """Fewer than K items left: missing places are no hits and item −1 is nobody's."""
+    heldout = sp.csr_array(np.array([[0, 1, 0], [1, 0, 0]], np.float32))
+    seen = InteractionGraph.from_pairs([0, 0, 1, 1], [0, 2, 1, 2], 2, 3)
+    got = ranking_metrics(torch.ones(2, 1), torch.ones(3, 1), heldout, [5], seen)
+    assert got["recall@5"] == 1.0 and got["precision@5"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("ks", [[], [0], [129]])
+def test_list_lengths_out_of_range(ks):
+    with pytest.raises(ValueError, match="between 1 and 128"):
+        ranking_metrics(torch.ones(1, 1), torch.ones(1, 1), sp.csr_array((1, 1)), ks)
+
+
+def test_shapes_that_differ():
+    with pytest.raises(ValueError, match="2 users x 3 items"):
+        ranking_metrics(torch.ones(2, 1), torch.ones(4, 1), sp.csr_array((2, 3)), [1])
+
+
+def test_masking_of_validation_items():
+    """By default only training items are left out; mask_validation leaves validation items out of the test ranking."""
+    from mmssl_trainer.data import Dataset
+
+    def pairs(*cells):
+        matrix = np.zeros((1, 4), np.float32)
+        for cell in cells:
+            matrix[0, cell] = 1
+        return sp.csr_array(matrix)
+
+    data = Dataset("small", "made", 1, 4, pairs(0), pairs(1), pairs(2), {})
+    users, items = torch.ones(1, 1), torch.tensor([[4.0], [3.0], [2.0], [1.0]])
+    assert split_metrics(users, items, data, "test", [1])["recall@1"] == 0.0
+    assert split_metrics(users, items, data, "test", [1], mask_validation=True)["recall@1"] == 1.0
+    assert split_metrics(users, items, data, "val", [1], mask_validation=True)["recall@1"] == 1.0

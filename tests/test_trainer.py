@@ -1,0 +1,300 @@
+"""The training loop and the run folder: what is learnt, kept, written, refused."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from mmssl_trainer import run_folder, saved_model, systems
+from mmssl_trainer.config import load, to_toml
+from mmssl_trainer.data import Dataset, synthetic
+from mmssl_trainer.errors import InputError
+from mmssl_trainer.evaluate import split_metrics
+from mmssl_trainer.systems.base import Batch
+from mmssl_trainer.train import LossTable, NonFiniteLoss, Silent, fit, pick_device
+
+from mmssl_fast.graph import InteractionGraph
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic(seed=1, n_users=120, n_items=80, modalities={"image": 8, "text": 6})
+
+
+def configured(system="lightgcn", **values):
+    chosen = {"model.system": system, "model.dim": 16, "train.epochs": 3, "train.batch": 128, "train.threads": 1,
+              "evaluate.ks": [5, 20]}  # fmt: skip
+    chosen |= {name.replace("__", "."): value for name, value in values.items()}
+    return load(None, {name: (value, "test") for name, value in chosen.items()})
+
+
+class Recorder(Silent):
+    def __init__(self):
+        self.steps, self.records, self.bests = [], [], []
+
+    def stepped(self, epoch, step, losses):
+        self.steps.append((epoch, step, losses))
+
+    def epoch_ended(self, record):
+        self.records.append(record)
+
+    def improved(self, fitted):
+        self.bests.append((fitted.best_epoch, fitted.best))
+
+
+class Scripted:
+    """A system whose validation Recall@20 follows a script: it puts the held-out item first for a share of users."""
+
+    trains = True
+
+    def __init__(self, shares, bad_step=None):
+        self.shares, self.bad_step, self.optimisers, self.epoch = shares, bad_step, {}, 0
+
+    def build(self, dataset, graph, config):
+        self.wanted = torch.from_numpy(dataset.val.toarray())
+        self.device = graph.device
+
+    def start_epoch(self, epoch):
+        self.epoch = epoch
+
+    def step(self, batch):
+        bad = self.bad_step == batch.step
+        return {"fine": torch.tensor(1.0), "broken": torch.tensor(float("nan") if bad else 2.0)}
+
+    def embeddings(self):
+        share = self.shares[self.epoch - 1] if self.epoch else 0.0
+        rows = self.wanted.shape[0]
+        right = (torch.arange(rows) < share * rows)[:, None]
+        return torch.where(right, self.wanted, -self.wanted), torch.eye(self.wanted.shape[1])
+
+    def parameters(self):
+        return {"epoch": torch.tensor(float(self.epoch))}
+
+
+# --- systems ---------------------------------------------------------------------------------------------------------
+def test_popularity_ranks_by_count(data):
+    fitted = fit(data, configured("popularity"))
+    counts = torch.from_numpy(data.train.sum(axis=0))
+    assert torch.equal(fitted.items.flatten(), counts.to(torch.float32))
+    assert not fitted.epochs and fitted.val["users"] > 0 and fitted.best == fitted.val["recall@20"]
+
+
+def test_lightgcn_learns(data):
+    """Well above popularity on held-out items, and its loss falls."""
+    recorder = Recorder()
+    fitted = fit(data, configured(train__epochs=25, optimiser__lr=0.01), recorder)
+    popular = fit(data, configured("popularity"))
+    assert fitted.best > 1.15 * popular.best
+    assert recorder.records[-1]["losses"]["bpr"] < 0.8 * recorder.records[0]["losses"]["bpr"]
+
+
+def test_lightgcn_gradient_matches_definition(data):
+    """One step's gradient equals that of BPR over a dense, two-sided normalised propagation written out."""
+
+    config = configured(model__layers=2)
+    torch.manual_seed(3)
+    system = systems.create("lightgcn")
+    graph = InteractionGraph.from_scipy(data.train)
+    system.build(data, graph, config)
+    users, items = (one.detach().clone().double().requires_grad_() for one in (system.users, system.items))
+    dense = torch.from_numpy(data.train.toarray()).double()
+    scale = [dense.sum(axis).clamp(min=1).rsqrt() for axis in (1, 0)]
+    adjacency = scale[0][:, None] * dense * scale[1]
+    layers = [(users, items)]
+    for _ in range(2):
+        layers.append((adjacency @ layers[-1][1], adjacency.T @ layers[-1][0]))
+    u, v = (sum(layer[side] for layer in layers) / 3 for side in (0, 1))
+    batch = Batch(torch.tensor([0, 5, 9, 0]), torch.tensor([1, 2, 3, 4]), torch.tensor([7, 8, 2, 4]), 0)
+    score = (u[batch.users] * (v[batch.positives] - v[batch.negatives])).sum(1)
+    loss = -torch.nn.functional.logsigmoid(score).mean()
+    loss.backward()
+    assert system.step(batch)["bpr"].item() == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(system.users.grad.double(), users.grad, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(system.items.grad.double(), items.grad, rtol=1e-4, atol=1e-7)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+def test_steps_of_an_epoch(data):
+    recorder = Recorder()
+    fit(data, configured(train__epochs=2), recorder)
+    steps = data.train.nnz // 128 + 1
+    assert [(epoch, step) for epoch, step, _ in recorder.steps] == [(e, s) for e in (1, 2) for s in range(1, steps + 1)]
+    assert recorder.steps[-1][2] is not None
+
+
+def test_same_seed_same_bits(data):
+    asked = [(5, "interactions"), (5, "interactions"), (6, "interactions"), (5, "users")]
+    runs = [fit(data, configured(train__seed=seed, train__sample_over=over, train__batch=64)) for seed, over in asked]
+    assert torch.equal(runs[0].users, runs[1].users) and torch.equal(runs[0].items, runs[1].items)
+    assert not torch.equal(runs[0].users, runs[2].users) and not torch.equal(runs[0].users, runs[3].users)
+
+
+def test_best_model_is_kept_and_patience_ends(data):
+    recorder = Recorder()
+    shares = [0.2, 0.6, 0.5, 0.6, 0.4, 0.9, 0.9]
+    fitted = fit(data, configured(train__epochs=7, train__patience=3), recorder, Scripted(shares))
+    assert [record["epoch"] for record in recorder.records] == [1, 2, 3, 4, 5]  # an equal 0.6 is no improvement
+    assert [epoch for epoch, _ in recorder.bests] == [1, 2]
+    assert fitted.best_epoch == 2 and fitted.parameters["epoch"] == 2.0 and fitted.stale == 3
+    assert fitted.val["recall@20"] == fitted.best == recorder.records[1]["val"]["recall@20"]
+    assert split_metrics(fitted.users, fitted.items, data, "val", [20])["recall@20"] == fitted.best
+
+
+def test_patience_zero_never_stops(data):
+    fitted = fit(data, configured(train__epochs=5, train__patience=0), None, Scripted([0.5, 0.4, 0.3, 0.2, 0.1]))
+    assert len(fitted.epochs) == 5 and fitted.best_epoch == 1
+
+
+def test_validation_period(data):
+    fitted = fit(data, configured(train__epochs=5, train__validate_every=2), None, Scripted([0.1, 0.2, 0.9, 0.3, 0.4]))
+    assert [record["epoch"] for record in fitted.epochs if "val" in record] == [2, 4, 5]
+    assert fitted.best_epoch == 5
+
+
+def test_without_validation_the_last_epoch_is_kept(data):
+    bare = Dataset(**{**vars(data), "val": sp.csr_array(data.val.shape, dtype=np.float32)})
+    fitted = fit(bare, configured(train__epochs=3, train__patience=1), None, Scripted([0.3, 0.2, 0.1]))
+    assert fitted.best_epoch == 3 and len(fitted.epochs) == 3
+
+
+def test_non_finite_loss_names_term_epoch_step(data):
+    """The step is named exactly, although losses are looked at only now and then."""
+    steps = data.train.nnz // 128 + 1
+    with pytest.raises(NonFiniteLoss, match=rf"'broken' became nan in epoch 2, step 3 of {steps}"):
+        fit(data, configured(train__epochs=4), None, Scripted([0.5] * 4, bad_step=steps + 2))
+
+
+def test_exploding_system_stops(data):
+    with pytest.raises(NonFiniteLoss, match="bpr"):
+        fit(data, configured(train__epochs=5, optimiser__lr=1e30))
+
+
+def test_loss_table_means():
+    table = LossTable(3, torch.device("cpu"))
+    for value in (1.0, 2.0):
+        table.add({"a": torch.tensor(value), "b": torch.tensor(10 * value)})
+    assert table.means() == {"a": 1.5, "b": 15.0} and table.check(1) == {"a": 2.0, "b": 20.0}
+    with pytest.raises(ValueError, match="terms"):
+        table.add({"a": torch.tensor(1.0)})
+
+
+def test_users_who_have_everything(data):
+    full = sp.csr_array(np.ones((2, 3), np.float32))
+    empty = sp.csr_array((2, 3), dtype=np.float32)
+    everything = Dataset("full", "made", 2, 3, full, empty, empty, {})
+    with pytest.raises(InputError, match="no negative"):
+        fit(everything, configured())
+
+
+def test_device_that_is_not_there():
+    with pytest.raises(InputError, match="'gpu7' cannot be used"):
+        pick_device("gpu7")
+
+
+# --- run folder ------------------------------------------------------------------------------------------------------
+def run(path, data, config, **kwargs):
+    folder = run_folder.RunFolder(path, data, config, **kwargs)
+    fitted = fit(data, config, folder)
+    folder.finish(fitted, split_metrics(fitted.users, fitted.items, data, "test", config.evaluate.ks))
+    return fitted
+
+
+def test_run_folder_holds_what_is_promised(data, tmp_path):
+    config = configured()
+    fitted = run(tmp_path / "a" / "run", data, config)
+    path = tmp_path / "a" / "run"
+    assert {one.name for one in path.iterdir()} == set(run_folder.FILES) - {"baselines.json"}
+    assert load(path / "config.toml") == config
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        assert line["seconds"] > 0 and line["peak_memory_bytes"] > 1e6
+        assert "bpr" in line["losses"] and "ndcg@20" in line["val"]
+    result = json.loads((path / "result.json").read_text())
+    assert set(result) == {"test", "val", "best_epoch", "seconds_per_epoch", "seed", "versions", "data"}
+    assert {"recall@20", "precision@20", "ndcg@20", "hit@20", "mrr@20", "recall@5"} <= set(result["test"])
+    assert result["val"] == fitted.val and result["data"]["fingerprint"] == data.fingerprint
+    assert result["versions"]["torch"] == torch.__version__
+    assert (path / "curves.png").read_bytes().startswith(b"\x89PNG") and (path / "curves.png").stat().st_size > 5000
+
+
+def test_saved_model_reads_back(data, tmp_path):
+    users = np.array([f"u,{n}ä" for n in range(data.n_users)], dtype=object)
+    named = Dataset(**{**vars(data), "user_ids": users, "item_ids": np.arange(data.n_items) * 7 - 3})
+    fitted = run(tmp_path / "run", named, configured())
+    for path in (tmp_path / "run", tmp_path / "run" / "model.safetensors"):
+        model = saved_model.load(path)
+        assert torch.equal(model.users, fitted.users) and torch.equal(model.items, fitted.items)
+        assert model.parameters.keys() == fitted.parameters.keys()
+        assert model.interactions.user_ids.tolist() == users.tolist()
+        assert model.interactions.item_ids.tolist() == named.item_ids.tolist()
+        for split in ("train", "val", "test"):
+            assert (getattr(model.interactions, split) != getattr(named, split)).nnz == 0
+        assert model.interactions.fingerprint == named.fingerprint and model.metadata["system"] == "lightgcn"
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other format", "negative", "beyond", "missing", "shape"])
+def test_damaged_model_is_refused(data, tmp_path, damage):
+    from safetensors.torch import load_file, save_file
+
+    run(tmp_path / "run", data, configured("popularity"))
+    path = tmp_path / "run" / "model.safetensors"
+    tensors, form = load_file(path), {"format": saved_model.FORMAT}
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("no tensors here")
+    elif damage == "other format":
+        save_file(tensors, path, {"format": "mmssl_fast model 99"})
+    else:
+        if damage == "negative":
+            tensors["train.indices"][0] = -1
+        elif damage == "beyond":
+            tensors["train.indptr"][-1] += 10**6
+        elif damage == "missing":
+            del tensors["embedding.items"]
+        else:
+            tensors["embedding.users"] = tensors["embedding.users"][:-1].contiguous()
+        save_file(tensors, path, form)
+    with pytest.raises(InputError, match=r"model\.safetensors: "):
+        saved_model.load(path)
+
+
+def test_occupied_folder_is_refused(data, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        run_folder.RunFolder(tmp_path, data, configured())
+    assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_overwrite_replaces_the_run_and_keeps_the_rest(data, tmp_path):
+    run(tmp_path / "run", data, configured())
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    config = configured(train__epochs=1, train__seed=9)
+    folder = run_folder.RunFolder(tmp_path / "run", data, config, overwrite=True)
+    assert {one.name for one in folder.path.iterdir()} == {"config.toml", "metrics.jsonl", "notes.txt"}
+    assert (folder.path / "config.toml").read_text() == to_toml(config)
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "/proc/run"])
+def test_unwritable_folder_is_one_sentence(data, tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError) as caught:
+        run_folder.RunFolder(tmp_path / place, data, configured())
+    assert "--out" in str(caught.value) and (tmp_path / "file").read_text() == "x"
+
+
+def test_write_that_fails_leaves_the_old_file(tmp_path):
+    from mmssl_trainer.files import write_with
+
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def broken(temporary):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        write_with(path, broken)
+    assert path.read_text() == "old" and [one.name for one in tmp_path.iterdir()] == ["result.json"]
