@@ -20,7 +20,9 @@ def _missing():
     nvcc = str(Path(CUDA_HOME) / "bin" / "nvcc") if CUDA_HOME else None
     if nvcc is None or shutil.which(nvcc) is None:
         return "nvcc was not found on PATH or under CUDA_HOME"
-    release = re.search(r"release (\d+)\.(\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
+    release = re.search(
+        r"release (\d+)\.(\d+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    )
     if release is None:
         return f"{nvcc} --version names no release"
     if release[1] != torch.version.cuda.split(".")[0]:

@@ -1,5 +1,7 @@
 """The build of mmssl_fast._C: torch's BuildExtension, plus the CPU kernels once per instruction set."""
 
+import copy
+import importlib
 import os
 import shlex
 import shutil
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import cuda
@@ -15,6 +18,10 @@ import torch
 from setuptools import Extension
 from sources import ROOT
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+if shutil.which("ninja") is None and find_spec("ninja"):
+    # The interpreter of a virtual environment that is not activated: torch looks for ninja on PATH alone.
+    os.environ["PATH"] += os.pathsep + importlib.import_module("ninja").BIN_DIR
 
 
 def core_extension() -> Extension:
@@ -56,7 +63,10 @@ class BuildCore(BuildExtension):
                 self.compiler.set_executable(tool, [*compiler, *command[1:]])
         (extension,) = self.extensions
         extension.extra_objects = compile_isa_objects(compiler, Path(self.build_temp) / "isa")
+        flags = copy.deepcopy(extension.extra_compile_args)
         super().build_extensions()
+        # BuildExtension adds to the flags in place; bdist_wheel runs this twice, and other flags are another build.
+        extension.extra_compile_args = flags
 
 
 def compile_isa_objects(compiler, folder):
@@ -78,7 +88,9 @@ def compile_isa_objects(compiler, folder):
 def up_to_date(target, command):
     """Whether `target` was made by this very command and is newer than everything its dependency file lists."""
     record, dependencies = target.with_suffix(".cmd"), target.with_suffix(".d")
-    if not (target.exists() and dependencies.exists() and record.exists() and record.read_text() == shlex.join(command)):
+    if not (
+        target.exists() and dependencies.exists() and record.exists() and record.read_text() == shlex.join(command)
+    ):
         return False
     inputs = dependencies.read_text().replace("\\\n", " ").split(":", 1)[1].replace("\\ ", "\0").split()
     made = target.stat().st_mtime
