@@ -215,6 +215,18 @@ def test_neighbour_graph_skips_missing_and_serves_both_sides():
     assert graph.col.tolist() == [0, 3, 3]
 
 
+def test_standardise_centres_and_scales_every_column():
+    graph, features = catalogue(1)
+    raw = 100 + 7 * features["visual"]
+    raw[:, 3] = 1e6 / 3
+    got = MMSSL(graph, {"visual": raw}, **SETTINGS).features_0
+    expected = (raw - raw.mean(0)) / raw.std(0, correction=0)
+    expected[:, 3] = 0
+    torch.testing.assert_close(got.double(), expected, atol=1e-6, rtol=1e-6)
+    kept = MMSSL(graph, {"visual": raw}, standardise=False, **SETTINGS).features_0
+    assert torch.equal(kept, raw.float())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
