@@ -8,12 +8,39 @@
 TORCH_LIBRARY(mmssl_fast, m) {
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
+      "gumbel_linear(Tensor weight, Tensor crow, Tensor col, Tensor users, float tau, SymInt seed, SymInt offset, "
+      "float noise_scale, bool order_statistics) -> Tensor");
+  m.def(
+      "gumbel_linear_bwd(Tensor grad, Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, SymInt seed, "
+      "SymInt offset, float noise_scale, bool order_statistics) -> Tensor");
+  m.def(
+      "gumbel_lse(Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, SymInt seed, SymInt offset, "
+      "float noise_scale) -> Tensor");
+  m.def(
+      "gumbel_order_statistics(Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, SymInt seed, "
+      "SymInt offset, float noise_scale) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "gumbel_softmax(Tensor crow, Tensor col, Tensor users, Tensor? user_unit, Tensor? item_unit, SymInt n_items, "
+      "float tau, SymInt seed, SymInt offset, float noise_scale, float zeta, bool row_l2, bool order_statistics) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "gumbel_tile(Tensor crow, Tensor col, Tensor users, Tensor lse, SymInt n_items, SymInt first, SymInt last, "
+      "float tau, SymInt seed, SymInt offset, float noise_scale) -> Tensor");
+  m.def(
       "lightgcn(Tensor crow, Tensor col, Tensor? value, Tensor t_crow, Tensor t_col, Tensor? t_value, Tensor? "
       "users_receive, Tensor? users_send, Tensor? items_receive, Tensor? items_send, Tensor users, Tensor items, int "
       "layers) -> (Tensor, Tensor)");
+  m.def("philox4x32(Tensor counter, SymInt seed) -> Tensor");
+  m.def("philox_bits(Tensor rows, SymInt columns, SymInt seed, SymInt offset, int stream) -> Tensor");
   m.def(
       "propagate(Tensor crow, Tensor col, Tensor? value, Tensor t_crow, Tensor t_col, Tensor? t_value, Tensor? "
       "row_scale, Tensor? col_scale, Tensor x) -> Tensor");
+  m.def(
+      "sample_bpr(Tensor crow, Tensor col, Tensor full_users, SymInt n_items, SymInt batch, SymInt seed, "
+      "SymInt offset) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "sample_bpr_users(Tensor crow, Tensor col, SymInt n_items, SymInt batch, SymInt seed, SymInt offset) -> "
+      "(Tensor, Tensor, Tensor)");
   m.def("sampled_dot(Tensor crow, Tensor col, Tensor u, Tensor v) -> Tensor");
   m.def("sampled_dot_bwd_u(Tensor crow, Tensor col, Tensor grad, Tensor v) -> Tensor");
   m.def("sampled_dot_bwd_v(Tensor crow, Tensor col, Tensor grad, Tensor u, SymInt n_items) -> Tensor");

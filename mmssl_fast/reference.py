@@ -123,6 +123,47 @@ def gumbel_softmax(graph, users: Tensor, tau: float, seed: int, offset: int = 0,
     return unit_rows(rows) if row_l2 else rows
 
 
+def gumbel_order_statistics(graph, users: Tensor, tau: float, seed: int, offset: int = 0,
+                            noise_scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows softmax((A + σ g)/τ) of Eq. 5 from their order statistics: CSR (crow, col ascending, value float32); τ < σ.
+
+    With a = σ/τ, log weights: seen item 1/τ − a log E, E at its column of STREAM_DENSE; k-th smallest of the n unseen
+    −a log E_(k), E_(k+1) = E_(k) + Exp(1)/(n − k), word k of STREAM_GAP; its item the next of a Fisher-Yates shuffle of the
+    unseen, words 2k, 2k + 1 of STREAM_ITEM. Ends when n E_(k)^{1−a}/(a − 1) < 2⁻²⁴ of the largest weight. In double
+    from v on: E = −log1p(−v).
+    """
+    if not tau < noise_scale:
+        raise ValueError(f"gumbel_order_statistics: tau / noise_scale must be below 1, got {tau} / {noise_scale}")
+    power, crow, items, values = noise_scale / tau, [0], [], []
+
+    def words(user: int, block: int, stream: int) -> list[int]:
+        return philox4x32(seed, torch.tensor([block, user, offset & MASK32, stream])).tolist()
+
+    def exponential(bits: int) -> float:
+        return -math.log1p(-min(float(torch.tensor(bits, dtype=torch.float32) * 2.0**-32 + 2.0**-33), 1 - 2.0**-24))
+
+    for user in users.tolist():
+        seen = graph.col[graph.crow[user] : graph.crow[user + 1]].tolist()
+        log_weight = {i: 1 / tau - power * math.log(exponential(words(user, i // 4, STREAM_DENSE)[i % 4])) for i in seen}
+        unseen = sorted(set(range(graph.n_items)) - set(seen))
+        top, e, n = max(log_weight.values(), default=-math.inf), 0.0, len(unseen)
+        for k in range(n):
+            e += exponential(words(user, k // 4, STREAM_GAP)[k % 4]) / (n - k)
+            pair = torch.tensor(words(user, k // 2, STREAM_ITEM)[k % 2 * 2 :][:2])
+            pick = k + int(uniform64(pair, n - k))
+            unseen[k], unseen[pick] = unseen[pick], unseen[k]
+            log_weight[unseen[k]] = -power * math.log(e)
+            top = max(top, log_weight[unseen[k]])
+            if math.log(n / (power - 1)) + (1 - power) * math.log(e) - top < -24 * math.log(2):
+                break
+        row = sorted(log_weight)
+        weight = [math.exp(log_weight[i] - top) for i in row]
+        items += row
+        values += [w / sum(weight) for w in weight]
+        crow.append(len(items))
+    return torch.tensor(crow), torch.tensor(items, dtype=graph.col.dtype), torch.tensor(values, dtype=torch.float32)
+
+
 def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str = "dot", row_l2: bool = False) -> Tensor:
     """F.linear of generated rows, formed densely; weight [H, I] → [B, H]."""
     return F.linear(cosine_block(u, v, seen, kind, row_l2), weight)

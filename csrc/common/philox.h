@@ -1,8 +1,9 @@
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011), for host and device.
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011), for host and
+// device.
 //
 // One source for the CPU and CUDA kernels; mmssl_fast/reference.py (`philox4x32`) is the definition. The counter of an
-// entry is (column / 4, row, offset, stream), its lane column % 4: an entry's bits depend on nothing else, so they are the
-// same for every tiling, thread count and device.
+// entry is (column / 4, row, offset, stream), its lane column % 4: an entry's bits depend on nothing else, so they are
+// the same for every tiling, thread count and device.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@
 #if defined(__CUDACC__)
 #define MMSSL_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define MMSSL_HOST_DEVICE inline
+// Always inlined: an out-of-line copy compiled for AVX-512 could otherwise be the one the linker keeps for everybody.
+#define MMSSL_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 namespace mmssl {

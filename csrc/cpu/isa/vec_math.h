@@ -1,5 +1,5 @@
-// exp, log and log1p in float32 as straight-line code: called in a plain loop they become vector code at every instruction
-// set (a libm call would stop the vectoriser). For files in csrc/cpu/isa only.
+// exp, log and log1p in float32 as straight-line code: called in a plain loop they become vector code at every
+// instruction set (a libm call would stop the vectoriser). For files in csrc/cpu/isa only.
 //
 // Errors against the exact value (measured over every 37th float): all within 2 ulp of the rounded result on
 // the ranges given below. Constants: fdlibm's split of ln 2; the polynomials are minimax fits made for this file.

@@ -1,0 +1,13 @@
+// Kernel of philox_bits. Included through common/each_isa.h: no include guard.
+#include <cstdint>
+
+namespace mmssl::MMSSL_ISA {
+
+// bits[r][j] = the 32-bit word of column j of row rows[r], r in [begin, end).
+void philox_bits(uint64_t seed, uint32_t offset, uint32_t stream,
+                 const int64_t* rows,  // [B], global ids
+                 int64_t columns,
+                 int64_t* bits,  // [B, columns]
+                 int64_t begin, int64_t end);
+
+}  // namespace mmssl::MMSSL_ISA

@@ -1,0 +1,88 @@
+// Philox4x32-10 for 64 neighbouring columns of a row at a time. For files in csrc/cpu/isa only.
+//
+// A word sits in the low half of a 64-bit lane: the multiplier reads nothing else, so the product's low word needs no
+// masking and its high word one shift. 6 vector instructions a round for a lane count's worth of counters.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/philox.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace mmssl::MMSSL_ISA {
+
+constexpr int64_t kPhiloxColumns = 64;  // columns of one call: 16 counters
+
+#if defined(__AVX512F__)
+constexpr int kPhiloxLanes = 8;
+#elif defined(__AVX2__)
+constexpr int kPhiloxLanes = 4;
+#else
+constexpr int kPhiloxLanes = 2;
+#endif
+typedef uint64_t PhiloxLanes __attribute__((vector_size(8 * kPhiloxLanes)));
+
+// (a mod 2^32) (b mod 2^32) per lane.
+inline PhiloxLanes multiply_low_words(PhiloxLanes a, PhiloxLanes b) {
+#if defined(__AVX512F__)
+  return (PhiloxLanes)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);  // unmasked, GCC 12 warns inside its header
+#elif defined(__AVX2__)
+  return (PhiloxLanes)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (PhiloxLanes)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+
+// bits[j] = the word of column `column + j`, j < 64; `column` is a multiple of 4. Equals reference.philox_bits.
+inline void philox_columns(PhiloxKey key, int64_t column, uint32_t row, uint32_t offset, uint32_t stream,
+                           uint32_t* bits) {
+  constexpr int kGroups = 2;  // two chains side by side hide the multiplier's latency
+  constexpr int kCounters = kPhiloxColumns / 4;
+  const PhiloxLanes zero = {};
+  PhiloxLanes lane = zero;
+  for (int j = 0; j < kPhiloxLanes; ++j) lane[j] = static_cast<uint64_t>(j);
+  const PhiloxLanes m0 = zero + uint64_t{kPhiloxMultiplier0};
+  const PhiloxLanes m1 = zero + uint64_t{kPhiloxMultiplier1};
+  for (int first = 0; first < kCounters; first += kGroups * kPhiloxLanes) {
+    PhiloxLanes c0[kGroups], c1[kGroups], c2[kGroups], c3[kGroups];
+    for (int g = 0; g < kGroups; ++g) {
+      c0[g] = lane + static_cast<uint64_t>(column / 4 + first + g * kPhiloxLanes);
+      c1[g] = zero + uint64_t{row};
+      c2[g] = zero + uint64_t{offset};
+      c3[g] = zero + uint64_t{stream};
+    }
+    uint32_t k0 = key.low, k1 = key.high;
+#pragma GCC unroll 10
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+#pragma GCC unroll 2
+      for (int g = 0; g < kGroups; ++g) {
+        const PhiloxLanes p0 = multiply_low_words(c0[g], m0), p1 = multiply_low_words(c2[g], m1);
+        c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t { k0 };
+        c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t { k1 };
+        c1[g] = p1;
+        c3[g] = p0;
+      }
+      k0 += kPhiloxWeyl0;
+      k1 += kPhiloxWeyl1;
+    }
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) {
+      const PhiloxLanes words01 = (c0[g] & 0xffffffffu) | (c1[g] << 32);
+      const PhiloxLanes words23 = (c2[g] & 0xffffffffu) | (c3[g] << 32);
+      uint64_t pairs[2 * kPhiloxLanes];
+      for (int j = 0; j < kPhiloxLanes; ++j) {
+        pairs[2 * j] = words01[j];
+        pairs[2 * j + 1] = words23[j];
+      }
+      std::memcpy(bits + 4 * (first + g * kPhiloxLanes), pairs, sizeof(pairs));  // little-endian: word 0 comes first
+    }
+  }
+}
+
+}  // namespace mmssl::MMSSL_ISA

@@ -1,0 +1,161 @@
+// sample_bpr and sample_bpr_users on the CPU: counter-based, so a slot's draw depends on nothing but (seed, offset,
+// slot). The definition, to the bit, is reference.sample_bpr.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "common/check.h"
+#include "common/philox.h"
+#include "cpu/dispatch.h"
+
+namespace mmssl {
+namespace {
+
+using Sample = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+// The r-th of the integers that are not in an ascending list, and the r-th edge that is not a full user's: in both,
+// what is skipped before place e of the list starts at start(e) and start(e) - (what is skipped before) never falls.
+template <typename Start>
+int64_t skipped_before(int64_t rank, int64_t n, Start start_less_skipped) {
+  int64_t low = 0, high = n;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (start_less_skipped(middle) <= rank) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+void check_graph(const char* op, const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch) {
+  MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.numel() > 0 && crow.is_contiguous(), op,
+              "crow must be contiguous int64 [U + 1], got ", crow.scalar_type(), " ", crow.sizes());
+  MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), op, "col must be contiguous [nnz], got ", col.sizes());
+  const int64_t* offset = crow.const_data_ptr<int64_t>();
+  MMSSL_CHECK(offset[0] == 0 && offset[crow.numel() - 1] == col.numel(), op,
+              "crow must run from 0 to nnz = ", col.numel());
+  MMSSL_CHECK(col.numel() < (int64_t{1} << 31) && n_items < (int64_t{1} << 31), op,
+              "interactions and items must be fewer than 2^31, got ", col.numel(), " and ", n_items);
+  MMSSL_CHECK(batch >= 0, op, "batch must not be negative, got ", batch);
+}
+
+class Sampler {
+ public:
+  Sampler(uint64_t seed, int64_t offset) : key_(philox_key(seed)), offset_(static_cast<uint32_t>(offset)) {}
+
+  Philox4 words(int64_t index, PhiloxStream stream) const {
+    return philox4x32(key_, static_cast<uint32_t>(index), 0, offset_, stream);
+  }
+
+  int64_t below(const Philox4& words, int64_t n) const { return uniform64(words.word[0], words.word[1], n); }
+
+  // The r-th item, r uniform, that is not among seen[0 .. degree).
+  template <typename Index>
+  int64_t negative(int64_t slot, const Index* seen, int64_t degree, int64_t n_items) const {
+    const int64_t rank = below(words(slot, kStreamNegative), n_items - degree);
+    return rank + skipped_before(rank, degree, [&](int64_t e) { return static_cast<int64_t>(seen[e]) - e; });
+  }
+
+ private:
+  PhiloxKey key_;
+  uint32_t offset_;
+};
+
+struct SampleBuffers {
+  at::Tensor users, pos, neg;
+  explicit SampleBuffers(const at::Tensor& crow, int64_t batch)
+      : users(at::empty({batch}, crow.options())), pos(at::empty_like(users)), neg(at::empty_like(users)) {}
+};
+
+Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& full_users, int64_t n_items,
+                      int64_t batch, int64_t seed, int64_t offset) {
+  const char* op = "sample_bpr";
+  check_graph(op, crow, col, n_items, batch);
+  MMSSL_CHECK(full_users.scalar_type() == at::kLong && full_users.dim() == 1 && full_users.is_contiguous(), op,
+              "full_users must be contiguous int64, got ", full_users.scalar_type(), " ", full_users.sizes());
+  const int64_t n_users = crow.numel() - 1, n_full = full_users.numel();
+  const int64_t eligible = col.numel() - n_full * n_items;
+  MMSSL_CHECK(batch == 0 || eligible > 0, op, "no user has both a positive and a negative item (", n_users, " users, ",
+              n_items, " items, ", col.numel(), " interactions)");
+  const int64_t* edges = crow.const_data_ptr<int64_t>();
+  const int64_t* full = full_users.const_data_ptr<int64_t>();
+  const Sampler sampler(static_cast<uint64_t>(seed), offset);
+  SampleBuffers out(crow, batch);
+  int64_t *users = write_ptr<int64_t>(out.users), *pos = write_ptr<int64_t>(out.pos),
+          *neg = write_ptr<int64_t>(out.neg);
+  with_index_type(op, col.scalar_type(), [&](auto index) {
+    using Index = decltype(index);
+    const Index* item = read_ptr<Index>(col);
+    at::parallel_for(0, batch, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        int64_t edge = sampler.below(sampler.words(b, kStreamPositive), eligible);
+        edge += n_items * skipped_before(edge, n_full, [&](int64_t f) { return edges[full[f]] - f * n_items; });
+        const int64_t user = std::upper_bound(edges, edges + n_users + 1, edge) - edges - 1;
+        users[b] = user;
+        pos[b] = item[edge];
+        neg[b] = sampler.negative(b, item + edges[user], edges[user + 1] - edges[user], n_items);
+      }
+    });
+  });
+  return {out.users, out.pos, out.neg};
+}
+
+Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch, int64_t seed,
+                            int64_t offset) {
+  const char* op = "sample_bpr";
+  check_graph(op, crow, col, n_items, batch);
+  struct Ticket {
+    uint64_t word;
+    int64_t user;
+    bool operator<(const Ticket& other) const { return word != other.word ? word < other.word : user < other.user; }
+  };
+  const int64_t n_users = crow.numel() - 1;
+  const int64_t* edges = crow.const_data_ptr<int64_t>();
+  const Sampler sampler(static_cast<uint64_t>(seed), offset);
+  std::vector<Ticket> tickets;
+  tickets.reserve(n_users);
+  for (int64_t user = 0; user < n_users; ++user) {
+    const int64_t degree = edges[user + 1] - edges[user];
+    if (degree > 0 && degree < n_items) tickets.push_back({0, user});
+  }
+  const int64_t eligible = static_cast<int64_t>(tickets.size());
+  MMSSL_CHECK(batch <= eligible, op, "over=\"users\" draws without replacement: batch is ", batch, ", only ", eligible,
+              " of ", n_users, " users have both a positive and a negative item");
+  at::parallel_for(0, eligible, 1024, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const Philox4 words = sampler.words(tickets[t].user, kStreamUser);
+      tickets[t].word = static_cast<uint64_t>(words.word[1]) << 32 | words.word[0];
+    }
+  });
+  std::partial_sort(tickets.begin(), tickets.begin() + batch, tickets.end());
+  SampleBuffers out(crow, batch);
+  int64_t *users = write_ptr<int64_t>(out.users), *pos = write_ptr<int64_t>(out.pos),
+          *neg = write_ptr<int64_t>(out.neg);
+  with_index_type(op, col.scalar_type(), [&](auto index) {
+    using Index = decltype(index);
+    const Index* item = read_ptr<Index>(col);
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t user = tickets[b].user, degree = edges[user + 1] - edges[user];
+      users[b] = user;
+      pos[b] = item[edges[user] + sampler.below(sampler.words(b, kStreamPositive), degree)];
+      neg[b] = sampler.negative(b, item + edges[user], degree, n_items);
+    }
+  });
+  return {out.users, out.pos, out.neg};
+}
+
+}  // namespace
+}  // namespace mmssl
+
+TORCH_LIBRARY_IMPL(mmssl_fast, CPU, m) {
+  m.impl("sample_bpr", &mmssl::sample_bpr_cpu);
+  m.impl("sample_bpr_users", &mmssl::sample_bpr_users_cpu);
+}

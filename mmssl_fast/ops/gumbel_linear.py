@@ -1,0 +1,220 @@
+"""gumbel_linear: a linear layer on Gumbel rows (equations 4 and 5), and `GumbelRows`, which multiplies by them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .csr_transpose import csr_transpose
+from .gumbel_rows import choose_method, gumbel_lse, gumbel_order_statistics, gumbel_tile
+from .gumbel_softmax import gumbel_softmax
+from .philox import offset_word, seed_word
+from .spmm import spmm, spmm_add_
+
+_ops = torch.ops.mmssl_fast
+
+TILE_ENTRIES = 2**20  # of a dense tile: 4 MiB
+TILE_COLUMNS = (256, 4096)
+
+
+class GraphRows(NamedTuple):
+    """What the Gumbel ops read of a graph."""
+
+    crow: Tensor
+    col: Tensor
+    n_items: int
+
+
+class GumbelRows:
+    """P = softmax((A[users] + σ g)/τ), [B, I], as a matrix that can be multiplied by but is not stored.
+
+    ``forward`` gives P @ x for several x in one generation of the rows, ``backward`` Pᵀ @ y; neither is recorded by
+    autograd: they are what a gradient formula is written with. Order statistics keep the sparse rows (tens of entries a
+    row); dense tiles keep float64 [B] and regenerate the rest, O(B · tile) memory.
+
+    Args:
+        graph, users, tau, seed, offset, noise_scale, method: as in `gumbel_softmax`; graph may be a `GraphRows`.
+    """
+
+    def __init__(self, graph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0,
+                 method: str = "auto") -> None:  # fmt: skip
+        self.method = choose_method("GumbelRows", method, tau, noise_scale, graph.n_items)
+        self.graph, self.users, self.n_items = graph, users, graph.n_items
+        self._noise = (tau, seed_word("GumbelRows", seed), offset_word("GumbelRows", offset), noise_scale)
+        self._block = self._transposed = self._lse = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.users.numel(), self.n_items
+
+    def block(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows as CSR (crow, col, value float32), drawn once. Only for method "order_statistics"."""
+        if self.method != "order_statistics":
+            raise ValueError(f"GumbelRows.block: rows are sparse by order statistics only, method is {self.method!r}")
+        if self._block is None:
+            self._block = gumbel_order_statistics(self.graph, self.users, *self._noise)
+        return self._block
+
+    def dense(self) -> Tensor:
+        """The rows as a matrix, float32 [B, I]."""
+        tau, seed, offset, noise_scale = self._noise
+        return gumbel_softmax(
+            self.graph, self.users, tau, seed, offset, noise_scale=noise_scale, method=self.method
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def forward(self, mats: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Equals ``[P @ x for x in mats], P.double().square().sum(1)``.
+
+        Args:
+            mats: [I, k] each, any k; float32, float64 or bfloat16 (sums in float32). Rows contiguous is fastest.
+
+        Returns:
+            The products [B, k], dtype of each x, and float64 [B].
+        """
+        for x in mats:
+            if x.ndim != 2 or x.shape[0] != self.n_items:
+                raise ValueError(f"GumbelRows.forward: rows have {self.n_items} items, got x of shape {tuple(x.shape)}")
+        if self.method == "order_statistics":
+            crow, col, value = self.block()
+            square = spmm(crow, torch.zeros_like(col), value.double().square(), value.new_ones(1, 1).double())
+            return [spmm(crow, col, value, x) for x in mats], square.flatten()
+        sums = [x.new_zeros(self.shape[0], x.shape[1], dtype=_wide(x)) for x in mats]
+        square = self.users.new_zeros(self.shape[0], dtype=torch.float64)
+        for first, last, tile in self._tiles():
+            for total, x in zip(sums, mats, strict=True):
+                total.addmm_(tile.to(total.dtype), x[first:last].to(total.dtype))
+            square += torch.linalg.vecdot(tile, tile)
+        return [total.to(x.dtype) for total, x in zip(sums, mats, strict=True)], square
+
+    @torch.no_grad()
+    def backward(self, grads: Sequence[Tensor], outs: Sequence[Tensor]) -> None:
+        """Equals ``for y, out in zip(grads, outs): out += P.T @ y``.
+
+        Args:
+            grads: [B, k] each.
+            outs: [I, k] each, float32 or float64, columns adjacent; added to in place.
+        """
+        for y, out in zip(grads, outs, strict=True):
+            if out.shape != (self.n_items, *y.shape[1:]) or y.shape[0] != self.shape[0]:
+                raise ValueError(
+                    f"GumbelRows.backward: rows are {self.shape[0]} x {self.n_items}, got a gradient of shape "
+                    f"{tuple(y.shape)} for an output of shape {tuple(out.shape)}"
+                )
+            if out.dtype not in (torch.float32, torch.float64):
+                raise ValueError(f"GumbelRows.backward: accumulate in float32 or float64, got {out.dtype}")
+        if self.method == "order_statistics":
+            if self._transposed is None:
+                crow, col, value = self.block()
+                cols, t_crow, t_row, order = csr_transpose(crow, col, self.n_items)
+                self._transposed = cols, t_crow, t_row, value[order]
+            for y, out in zip(grads, outs, strict=True):
+                spmm_add_(out, *self._transposed, y.to(out.dtype))
+            return
+        for first, last, tile in self._tiles():
+            for y, out in zip(grads, outs, strict=True):
+                out[first:last].addmm_(tile.T.to(out.dtype), y.to(out.dtype))
+
+    def _tiles(self):
+        """(first, last, P[:, first:last]) over the items."""
+        if self._lse is None:
+            self._lse = gumbel_lse(self.graph, self.users, *self._noise)
+        low, high = TILE_COLUMNS
+        width = min(max(TILE_ENTRIES // max(self.shape[0], 1), low), high) // 64 * 64
+        for first in range(0, self.n_items, width):
+            last = min(first + width, self.n_items)
+            yield first, last, gumbel_tile(self.graph, self.users, self._lse, first, last, *self._noise)
+
+
+def gumbel_linear(
+    graph,
+    users: Tensor,
+    weight: Tensor,
+    tau: float,
+    seed: int | Tensor,
+    offset: int | Tensor = 0,
+    noise_scale: float = 1.0,
+    method: str = "auto",
+) -> Tensor:
+    """Equals ``F.linear(gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale), weight)``, without
+    forming the B x I rows: equation 4's first layer on equation 5's rows.
+
+    Order statistics: a weighted sum of a few columns of the weight a row, whatever I is. Dense: tiles of B x 256 to
+    4096 rows times the weight, O(B · tile) memory. Differentiable in weight, any number of times; backward regenerates
+    the rows.
+
+    Args:
+        graph, users, tau, seed, offset, noise_scale, method: as in `gumbel_softmax`.
+        weight: [H, I] float32, float64 or bfloat16 (sums in float32). Stored item-major (``weight.T`` contiguous), a
+            column is one contiguous read.
+
+    Returns:
+        [B, H], dtype of weight.
+
+    Raises:
+        ValueError: as `gumbel_softmax`, and for a weight that is not [H, I].
+    """
+    op = "gumbel_linear"
+    if weight.ndim != 2 or weight.shape[1] != graph.n_items:
+        raise ValueError(f"{op}: weight must be [H, {graph.n_items}], got {tuple(weight.shape)}")
+    method = choose_method(op, method, tau, noise_scale, graph.n_items)
+    noise = tau, seed_word(op, seed), offset_word(op, offset), noise_scale, method == "order_statistics"
+    return _ops.gumbel_linear(weight, graph.crow, graph.col, users, *noise)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+
+
+def _rows(crow, col, users, n_items, tau, seed, offset, noise_scale, order_statistics) -> GumbelRows:
+    method = "order_statistics" if order_statistics else "dense"
+    return GumbelRows(GraphRows(crow, col, n_items), users, tau, seed, offset, noise_scale, method)
+
+
+@torch.library.impl("mmssl_fast::gumbel_linear", "cpu")
+def _gumbel_linear_cpu(weight, crow, col, users, *noise):
+    (y,), _ = _rows(crow, col, users, weight.shape[1], *noise).forward([weight.mT])
+    return y
+
+
+@torch.library.impl("mmssl_fast::gumbel_linear_bwd", "cpu")
+def _gumbel_linear_bwd_cpu(grad, crow, col, users, n_items, *noise):
+    out = grad.new_zeros(n_items, grad.shape[1], dtype=_wide(grad))
+    _rows(crow, col, users, n_items, *noise).backward([grad], [out])
+    return out.to(grad.dtype)
+
+
+@torch.library.register_fake("mmssl_fast::gumbel_linear")
+def _(weight, crow, col, users, tau, seed, offset, noise_scale, order_statistics):
+    return weight.new_empty(users.shape[0], weight.shape[0])
+
+
+@torch.library.register_fake("mmssl_fast::gumbel_linear_bwd")
+def _(grad, crow, col, users, n_items, tau, seed, offset, noise_scale, order_statistics):
+    return grad.new_empty(n_items, grad.shape[1])
+
+
+# Both are linear: y = P Wᵀ has the gradient dWᵀ = Pᵀ dy, and Pᵀ dy that of P times what it receives.
+
+
+def _save_linear(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[1:4])
+    ctx.n_items, ctx.noise = inputs[0].shape[1], inputs[4:]
+
+
+def _linear_grad(ctx, grad):
+    return _ops.gumbel_linear_bwd(grad, *ctx.saved_tensors, ctx.n_items, *ctx.noise).mT, *(None,) * 8
+
+
+def _save_bwd(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[1:4])
+    ctx.noise = inputs[5:]
+
+
+def _bwd_grad(ctx, grad):
+    return _ops.gumbel_linear(grad.mT, *ctx.saved_tensors, *ctx.noise), *(None,) * 9
+
+
+torch.library.register_autograd("mmssl_fast::gumbel_linear", _linear_grad, setup_context=_save_linear)
+torch.library.register_autograd("mmssl_fast::gumbel_linear_bwd", _bwd_grad, setup_context=_save_bwd)

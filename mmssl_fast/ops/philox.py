@@ -1,0 +1,65 @@
+"""Philox4x32-10: the counter-based generator behind Gumbel noise and sampling."""
+
+import torch
+from torch import Tensor
+
+from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+
+_ops = torch.ops.mmssl_fast
+
+
+def philox4x32(seed: int | Tensor, counter: Tensor) -> Tensor:
+    """Equals ``reference.philox4x32(seed, counter)``: ten rounds of Philox4x32 (Salmon et al., SC 2011).
+
+    Args:
+        seed: the key, (seed low, seed high) as 32-bit words.
+        counter: int64 [..., 4] holding 32-bit words.
+
+    Returns:
+        int64 [..., 4] holding 32-bit words.
+    """
+    return _ops.philox4x32(counter, seed_word("philox4x32", seed))
+
+
+def philox_bits(seed: int | Tensor, offset: int | Tensor, rows: Tensor, columns: int, stream: int) -> Tensor:
+    """Equals ``reference.philox_bits``: the 32-bit word of every (row, column), the same for any tiling of either.
+
+    The word is lane ``column % 4`` of counter ``(column // 4, row, offset, stream)``.
+
+    Args:
+        seed, offset: integers, or 0-d int64 tensors.
+        rows: int64 [B], global ids (32 bits count).
+        columns: how many columns, from 0.
+        stream: keeps uses of one (seed, offset) apart: ``reference.STREAM_*``.
+
+    Returns:
+        int64 [B, columns] holding 32-bit words.
+    """
+    return _ops.philox_bits(rows, columns, seed_word("philox_bits", seed), offset_word("philox_bits", offset), stream)
+
+
+def seed_word(op: str, seed: int | Tensor) -> int:
+    """A 64-bit seed as the signed integer the ops take. Raises ValueError when it needs more than 64 bits."""
+    seed = int(seed) if isinstance(seed, Tensor) else seed
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"{op}: seed must fit in 64 bits, got {seed}")
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def offset_word(op: str, offset: int | Tensor) -> int:
+    """The offset as an integer: it advances a step, 32 bits of it enter the counter. Raises ValueError when it is too
+    large to be told apart from an earlier step."""
+    offset = int(offset) if isinstance(offset, Tensor) else offset
+    if not 0 <= offset < 2**32:
+        raise ValueError(f"{op}: offset must be in [0, 2**32), got {offset}")
+    return offset
+
+
+@torch.library.register_fake("mmssl_fast::philox4x32")
+def _(counter, seed):
+    return counter.new_empty(counter.shape)
+
+
+@torch.library.register_fake("mmssl_fast::philox_bits")
+def _(rows, columns, seed, offset, stream):
+    return rows.new_empty(rows.shape[0], columns)
