@@ -2,7 +2,7 @@
 
 Two exact evaluations. *Dense*: every entry's noise is made from its counter, for any τ. *Order statistics*: with
 E = e^{−g} ~ Exp(1) an unseen item's weight is E^{−σ/τ}, so at a small τ/σ only the few smallest E count; these are
-drawn in order, with their items, and nothing else is. Both have the same distribution, not the same rows for the same seed.
+drawn in order, with their items, and nothing else is. Both have the same distribution, not the same rows for one seed.
 """
 
 import torch
