@@ -37,5 +37,12 @@ if(MMSSL_CUDA_BINDINGS AND TORCH_INCLUDE_DIRS)
   target_compile_options(cuda_bindings PRIVATE ${MMSSL_CXX_FLAGS} -std=c++20 -fsyntax-only)
 endif()
 
+# All of the gate and nothing else: cmake --build DIR --target cuda
+add_custom_target(cuda)
+add_dependencies(cuda cuda_gate)
+if(TARGET cuda_bindings)
+  add_dependencies(cuda cuda_bindings)
+endif()
+
 list(LENGTH MMSSL_CUDA_KERNELS n_kernels)
 message(STATUS "CUDA gate: ${n_kernels} file(s) with ${NVCC} for sm_${MMSSL_CUDA_ARCHS}")

@@ -30,7 +30,8 @@ def run(*command, check=True, cwd=ROOT, **environment):
 
 
 def python(code, **options):
-    return run(sys.executable, "-c", code, **options)
+    """Runs code against the installed package: without PYTHONSAFEPATH the source tree would come first."""
+    return run(sys.executable, "-c", code, PYTHONSAFEPATH="1", **options)
 
 
 def shipped_modules():
@@ -128,7 +129,7 @@ print(threads, len(libraries))
 
 
 SAMPLED_DOT = """
-import sys, torch, mmssl_fast
+import os, torch, mmssl_fast
 from mmssl_fast.ops.sampled_dot import sampled_dot
 random = torch.Generator().manual_seed(0)
 crow, col = torch.arange(0, 401, 10), torch.randint(50, (400,), generator=random)
@@ -138,7 +139,7 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16):
     leaves = [x.to(dtype).requires_grad_() for x in (u, v)]
     s = sampled_dot(crow, col, *leaves)
     results[str(dtype)] = [s.detach(), *torch.autograd.grad(s.sum(), leaves)]
-torch.save(results, sys.argv[1])
+torch.save(results, os.environ["RESULTS"])
 """
 
 
@@ -147,7 +148,7 @@ def test_every_instruction_set_gives_the_same_results(tmp_path):
     levels = info["isa_levels"][: info["isa_levels"].index(info["isa"]) + 1]
     results = []
     for level in levels:
-        run(sys.executable, "-c", SAMPLED_DOT, str(tmp_path / level), MMSSL_FAST_ISA=level)
+        python(SAMPLED_DOT, RESULTS=str(tmp_path / level), MMSSL_FAST_ISA=level)
         results.append(torch.load(tmp_path / level))
         assert results[-1].pop("isa") == level
     for other in results[1:]:
@@ -168,7 +169,7 @@ def test_missing_library_is_one_sentence(tmp_path):
     shutil.copytree(ROOT / "mmssl_fast", tmp_path / "mmssl_fast", ignore=shutil.ignore_patterns("*.so"))
     # An editable install's finder would look for _C in the source tree.
     no_finder = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
-    error = python(no_finder + "import mmssl_fast", check=False, cwd=tmp_path).stderr
+    error = python(no_finder + "import mmssl_fast", check=False, PYTHONPATH=str(tmp_path)).stderr
     assert error.splitlines()[-1].startswith("ImportError: mmssl_fast: the C++ library is not built; reinstall")
 
 
