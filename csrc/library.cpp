@@ -6,6 +6,7 @@
 #include "common/isa.h"
 
 TORCH_LIBRARY(mmssl_fast, m) {
+  m.def("cosine_topk(Tensor u, Tensor v, SymInt k, Tensor? crow, Tensor? col) -> (Tensor, Tensor)");
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "gumbel_linear(Tensor weight, Tensor crow, Tensor col, Tensor users, float tau, SymInt seed, SymInt offset, "

@@ -1,0 +1,27 @@
+// The seen items an op over relation rows may be given: an optional CSR block.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace mmssl {
+
+struct Seen {
+  at::Tensor crow;  // int64 [rows + 1]; undefined: nothing is seen
+  at::Tensor col;   // int32 or int64 [nnz], ascending within a row
+
+  const int64_t* offsets() const { return crow.defined() ? crow.const_data_ptr<int64_t>() : nullptr; }
+  at::ScalarType index_type() const { return crow.defined() ? col.scalar_type() : at::kInt; }
+  template <typename Index>
+  const Index* columns() const {
+    return crow.defined() ? static_cast<const Index*>(col.const_data_ptr()) : nullptr;
+  }
+};
+
+// Checks the block (both tensors or neither) against n_rows x n_cols. A block whose rows do not ascend is sorted into a
+// copy: tiles walk each row once, from left to right.
+Seen read_seen(const char* op, const std::optional<at::Tensor>& crow, const std::optional<at::Tensor>& col,
+               int64_t n_rows, int64_t n_cols);
+
+}  // namespace mmssl
