@@ -7,6 +7,10 @@
 
 TORCH_LIBRARY(mmssl_fast, m) {
   m.def("cosine_topk(Tensor u, Tensor v, SymInt k, Tensor? crow, Tensor? col) -> (Tensor, Tensor)");
+  m.def("bpr_loss(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg) -> (Tensor, Tensor)");
+  m.def(
+      "bpr_loss_bwd(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg, Tensor slope) -> (Tensor, "
+      "Tensor)");
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "gumbel_linear(Tensor weight, Tensor crow, Tensor col, Tensor users, float tau, SymInt seed, SymInt offset, "
@@ -31,6 +35,8 @@ TORCH_LIBRARY(mmssl_fast, m) {
       "lightgcn(Tensor crow, Tensor col, Tensor? value, Tensor t_crow, Tensor t_col, Tensor? t_value, Tensor? "
       "users_receive, Tensor? users_send, Tensor? items_receive, Tensor? items_send, Tensor users, Tensor items, int "
       "layers) -> (Tensor, Tensor)");
+  m.def("modality_mix(Tensor q, Tensor k, Tensor e, int heads) -> Tensor");
+  m.def("modality_mix_bwd(Tensor grad, Tensor q, Tensor k, Tensor e, int heads) -> (Tensor, Tensor, Tensor)");
   m.def("philox4x32(Tensor counter, SymInt seed) -> Tensor");
   m.def("philox_bits(Tensor rows, SymInt columns, SymInt seed, SymInt offset, int stream) -> Tensor");
   m.def(

@@ -34,9 +34,6 @@ const A* optional_ptr(const at::Tensor& x) {
   return x.defined() ? read_ptr<A>(x) : nullptr;
 }
 
-// A matrix whose columns lie side by side; rows may be any stride apart.
-at::Tensor columns_adjacent(const at::Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous(); }
-
 void check_matrix(const char* op, const char* name, const at::Tensor& m, const at::Tensor& x) {
   MMSSL_CHECK(m.dim() == 2 && m.size(1) == x.size(1), op, name, " must be [rows, ", x.size(1), "], got ", m.sizes());
   MMSSL_CHECK(m.scalar_type() == x.scalar_type(), op, name, " is ", m.scalar_type(), ", x is ", x.scalar_type());
@@ -93,6 +90,8 @@ void check_rows(const char* op, const at::Tensor& rows, int64_t n, int64_t size)
 }
 
 }  // namespace
+
+at::Tensor columns_adjacent(const at::Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous(); }
 
 void run_spmm(const char* op, const SpmmCall& call) {
   const at::Tensor &crow = call.crow, &col = call.col;

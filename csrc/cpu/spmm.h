@@ -27,4 +27,7 @@ struct SpmmCall {
 // threads.
 void run_spmm(const char* op, const SpmmCall& call);
 
+// The matrix x, or a copy, with its columns side by side; rows may be any stride apart.
+at::Tensor columns_adjacent(const at::Tensor& x);
+
 }  // namespace mmssl

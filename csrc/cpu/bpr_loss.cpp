@@ -1,0 +1,134 @@
+// bpr_loss on the CPU: checks, allocation, threads, and the gradients sorted by row.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <limits>
+#include <tuple>
+#include <type_traits>
+
+#include "common/check.h"
+#include "common/isa.h"
+#include "cpu/csr.h"
+#include "cpu/csr_transpose.h"
+#include "cpu/dispatch.h"
+#include "cpu/spmm.h"
+
+#define MMSSL_KERNELS "cpu/isa/bpr_loss.h"
+#include "common/each_isa.h"
+
+namespace mmssl {
+namespace {
+
+void check_ids(const char* op, const char* name, const at::Tensor& ids, int64_t batch, const char* table,
+               int64_t rows) {
+  MMSSL_CHECK(ids.scalar_type() == at::kLong && ids.dim() == 1 && ids.size(0) == batch, op, name, " must be int64 [",
+              batch, "], as long as users, got ", ids.scalar_type(), " ", ids.sizes());
+  const int64_t* id = read_ptr<int64_t>(ids);
+  for (int64_t b = 0; b < batch; ++b) {
+    TORCH_CHECK_INDEX(id[b] >= 0 && id[b] < rows, op, ": ", name, "[", b, "] is ", id[b], ", ", table, " has ", rows,
+                      " rows");
+  }
+}
+
+void check_batch(const char* op, const at::Tensor& user_emb, const at::Tensor& item_emb, const at::Tensor& users,
+                 const at::Tensor& pos, const at::Tensor& neg) {
+  MMSSL_CHECK(user_emb.dim() == 2 && item_emb.dim() == 2 && user_emb.size(1) == item_emb.size(1), op,
+              "user_emb and item_emb must be [rows, d] of one d, got ", user_emb.sizes(), " and ", item_emb.sizes());
+  MMSSL_CHECK(user_emb.scalar_type() == item_emb.scalar_type(), op, "user_emb is ", user_emb.scalar_type(),
+              ", item_emb is ", item_emb.scalar_type());
+  MMSSL_CHECK(users.dim() == 1, op, "users must be int64 [B], got ", users.sizes());
+  check_ids(op, "users", users, users.size(0), "user_emb", user_emb.size(0));
+  check_ids(op, "pos", pos, users.size(0), "item_emb", item_emb.size(0));
+  check_ids(op, "neg", neg, users.size(0), "item_emb", item_emb.size(0));
+}
+
+std::tuple<at::Tensor, at::Tensor> bpr_loss_cpu(const at::Tensor& user_emb, const at::Tensor& item_emb,
+                                                const at::Tensor& users_in, const at::Tensor& pos_in,
+                                                const at::Tensor& neg_in) {
+  const char* op = "bpr_loss";
+  const at::Tensor users = users_in.contiguous(), pos = pos_in.contiguous(), neg = neg_in.contiguous();
+  check_batch(op, user_emb, item_emb, users, pos, neg);
+  const at::Tensor u = columns_adjacent(user_emb), i = columns_adjacent(item_emb);
+  const int64_t batch = users.size(0), d = u.size(1);
+  const auto sums = u.options().dtype(u.scalar_type() == at::kBFloat16 ? at::kFloat : u.scalar_type());
+  at::Tensor losses = at::empty({batch}, sums), slope = at::empty({batch}, sums);
+  at::Tensor mean = at::empty({}, sums);
+  with_value_type(op, u.scalar_type(), [&](auto element) {
+    using T = decltype(element);
+    using A = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
+    at::parallel_for(0, batch, row_grain(batch, batch * 3 * d), [&](int64_t begin, int64_t end) {
+      MMSSL_DISPATCH(bpr_loss_fwd, read_ptr<T>(u), u.stride(0), read_ptr<T>(i), i.stride(0), read_ptr<int64_t>(users),
+                     read_ptr<int64_t>(pos), read_ptr<int64_t>(neg), d, write_ptr<A>(losses), write_ptr<A>(slope),
+                     begin, end);
+    });
+    const A* loss = read_ptr<A>(losses);
+    double total = 0;
+    for (int64_t b = 0; b < batch; ++b) total += loss[b];
+    // The mean of nothing is NaN, as torch.mean has it.
+    *write_ptr<A>(mean) = batch == 0 ? std::numeric_limits<A>::quiet_NaN() : static_cast<A>(total / batch);
+  });
+  return {mean.to(u.scalar_type()), slope};
+}
+
+// The triples by user, then a row of differences of items a triple.
+at::Tensor user_grad(const char* op, const at::Tensor& user_emb, const at::Tensor& item_emb, const at::Tensor& users,
+                     const at::Tensor& pos, const at::Tensor& neg, const at::Tensor& slope) {
+  const auto [rows, crow, triple, order] =
+      csr_transpose(op, at::arange(users.size(0) + 1, users.options()), users, user_emb.size(0));
+  const at::Tensor grad = at::zeros(user_emb.sizes(), user_emb.options()), items = columns_adjacent(item_emb);
+  const int64_t n_rows = rows.size(0), d = user_emb.size(1);
+  with_value_type(op, user_emb.scalar_type(), [&](auto element) {
+    using T = decltype(element);
+    using A = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
+    at::parallel_for(0, n_rows, row_grain(n_rows, 2 * users.size(0) * d), [&](int64_t begin, int64_t end) {
+      MMSSL_DISPATCH(bpr_loss_bwd_users, read_ptr<int64_t>(crow), read_ptr<int64_t>(triple), read_ptr<int64_t>(rows),
+                     read_ptr<T>(items), items.stride(0), read_ptr<int64_t>(pos), read_ptr<int64_t>(neg),
+                     read_ptr<A>(slope), d, write_ptr<T>(grad), begin, end);
+    });
+  });
+  return grad;
+}
+
+// Two entries a triple, +slope u for its positive and -slope u for its negative, by item.
+at::Tensor item_grad(const char* op, const at::Tensor& user_emb, const at::Tensor& item_emb, const at::Tensor& users,
+                     const at::Tensor& pos, const at::Tensor& neg, const at::Tensor& slope) {
+  const at::Tensor items = at::stack({pos, neg}, 1).flatten(), values = at::stack({slope, slope.neg()}, 1).flatten();
+  const at::Tensor senders = at::stack({users, users}, 1).flatten();
+  const auto [rows, crow, entry, order] =
+      csr_transpose(op, at::arange(items.size(0) + 1, items.options()), items, item_emb.size(0));
+  const at::Tensor grad = at::zeros(item_emb.sizes(), item_emb.options());
+  SpmmCall call{crow, senders.index_select(0, order), values.index_select(0, order), {}, {}, user_emb};
+  call.rows = rows;
+  call.base = grad;
+  call.total = grad;
+  run_spmm(op, call);
+  return grad;
+}
+
+// slope: the gradient of every triple's margin. Each row of a gradient is summed in the order of the triples.
+std::tuple<at::Tensor, at::Tensor> bpr_loss_bwd_cpu(const at::Tensor& user_emb, const at::Tensor& item_emb,
+                                                    const at::Tensor& users_in, const at::Tensor& pos_in,
+                                                    const at::Tensor& neg_in, const at::Tensor& slope_in) {
+  const char* op = "bpr_loss_bwd";
+  const at::Tensor users = users_in.contiguous(), pos = pos_in.contiguous(), neg = neg_in.contiguous();
+  check_batch(op, user_emb, item_emb, users, pos, neg);
+  const auto sums = user_emb.scalar_type() == at::kBFloat16 ? at::kFloat : user_emb.scalar_type();
+  MMSSL_CHECK(slope_in.sizes() == users.sizes() && slope_in.scalar_type() == sums, op, "slope must be ", sums, " ",
+              users.sizes(), ", got ", slope_in.scalar_type(), " ", slope_in.sizes());
+  const at::Tensor slope = slope_in.contiguous();
+  return {user_grad(op, user_emb, item_emb, users, pos, neg, slope),
+          item_grad(op, user_emb, item_emb, users, pos, neg, slope)};
+}
+
+}  // namespace
+}  // namespace mmssl
+
+TORCH_LIBRARY_IMPL(mmssl_fast, CPU, m) {
+  m.impl("bpr_loss", &mmssl::bpr_loss_cpu);
+  m.impl("bpr_loss_bwd", &mmssl::bpr_loss_bwd_cpu);
+}
