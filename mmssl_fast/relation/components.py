@@ -1,0 +1,180 @@
+"""What relation rows are made of: generated, Gumbel and dense blocks of B rows over I items.
+
+A component knows its part for relation_linear, its entries in a tile of items, and its rows by number. None forms [B,
+I] unless it already is one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..graph import SeenRows
+from ..ops.relation_linear import PartMemory, check_generated
+from ..ops.relation_parts import DensePart, GeneratedPart
+from ..ops.relation_row_norm import row_norm_and_carried
+
+
+class Generated:
+    """Dot rows (u vᵀ) ∘ (1 − S) of Eq. 3; u and v come normalised where the rows are cosines.
+
+    u [B, d], v [I, d] of one floating dtype; seen: the entries of S, or None.
+    """
+
+    def __init__(
+        self,
+        u: Tensor,
+        v: Tensor,
+        seen: SeenRows | None = None,
+        memory: PartMemory | None = None,
+        carried: Tensor | None = None,
+    ) -> None:
+        check_generated("RelationRows.generated", u, v, seen)
+        self.u, self.v, self.seen = u, v, seen
+        self.memory = memory or PartMemory()
+        self.carried = carried
+
+    @property
+    def n_rows(self) -> int:
+        return self.u.shape[0]
+
+    @property
+    def n_items(self) -> int:
+        return self.v.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.u.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.u.device
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.u.requires_grad or self.v.requires_grad
+
+    def part(self) -> GeneratedPart:
+        return GeneratedPart(self.u, self.v, self.seen, self.carried)
+
+    def norm(self) -> Tensor:
+        """Row lengths, float64 [B]. From then on the rows that their seen items carry are formed in `linear` too."""
+        norm, carried = row_norm_and_carried(self.u, self.v, self.seen)
+        if self.seen is not None and self.carried is None:
+            self.carried = carried
+        return norm
+
+    def tile(self, begin: int, end: int) -> Tensor:
+        """Entries of the items [begin, end): [B, end − begin]."""
+        tile = self.u @ self.v[begin:end].mT
+        if self.seen is None:
+            return tile
+        row, item = seen_pairs(self.seen)
+        inside = (item >= begin) & (item < end)
+        return tile.index_put((row[inside], item[inside] - begin), tile.new_zeros(()))
+
+    def at(self, items: Tensor) -> Tensor:
+        """Entries at items int64 [B, k], any k of each row: [B, k]."""
+        values = torch.einsum("bd,bkd->bk", self.u, self.v[items])
+        if self.seen is None:
+            return values
+        row, item = seen_pairs(self.seen)
+        keys = torch.sort(row * self.n_items + item).values
+        wanted = items + torch.arange(self.n_rows, device=items.device)[:, None] * self.n_items
+        place = torch.searchsorted(keys, wanted).clamp_max_(max(0, keys.numel() - 1))
+        return values.masked_fill(keys[place] == wanted, 0) if keys.numel() else values
+
+    def select(self, rows: Tensor) -> Generated:
+        """The component made of the rows int64 [b]."""
+        return Generated(
+            self.u[rows],
+            self.v,
+            self.seen and select_entries(self.seen, rows),
+            None,
+            None if self.carried is None else self.carried[rows],
+        )
+
+    def detach(self) -> Generated:
+        """Cut from the graph; values already computed are shared."""
+        return (
+            Generated(self.u.detach(), self.v.detach(), self.seen, self.memory, self.carried)
+            if self.requires_grad
+            else self
+        )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Generated:
+        if device == self.device and dtype == self.dtype:
+            return self
+        seen = self.seen and SeenRows(*(x.to(device) for x in self.seen))
+        return Generated(self.u.to(device, dtype), self.v.to(device, dtype), seen)
+
+
+class Dense:
+    """Rows that exist as a matrix x [B, I]."""
+
+    def __init__(self, x: Tensor, memory: PartMemory | None = None) -> None:
+        self.x, self.memory = x, memory or PartMemory()
+
+    @property
+    def n_rows(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def n_items(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.x.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.x.requires_grad
+
+    def part(self) -> DensePart:
+        return DensePart(self.x)
+
+    def norm(self) -> Tensor:
+        """Row lengths, float64 [B]; gradient 0 at a zero row."""
+        return torch.linalg.vector_norm(self.x, dim=1, dtype=torch.float64)
+
+    def tile(self, begin: int, end: int) -> Tensor:
+        return self.x[:, begin:end]
+
+    def at(self, items: Tensor) -> Tensor:
+        return self.x.gather(1, items)
+
+    def select(self, rows: Tensor) -> Dense:
+        return Dense(self.x[rows])
+
+    def detach(self) -> Dense:
+        return Dense(self.x.detach(), self.memory) if self.requires_grad else self
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Dense:
+        return self if device == self.device and dtype == self.dtype else Dense(self.x.to(device, dtype))
+
+
+def seen_pairs(seen: SeenRows) -> tuple[Tensor, Tensor]:
+    """(row, item) int64 [nnz] of every entry."""
+    crow, col = seen
+    return torch.repeat_interleave(torch.arange(crow.numel() - 1, device=crow.device), crow.diff()), col.long()
+
+
+def select_entries(seen: SeenRows, rows: Tensor) -> SeenRows:
+    """The CSR block of some rows int64 [b] of a block."""
+    crow, col = seen
+    entry, offsets = entries_of_rows(crow, rows)
+    return SeenRows(offsets, col[entry])
+
+
+def entries_of_rows(crow: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(entry numbers of the rows, in order; their offsets int64 [b + 1])."""
+    counts = crow[rows + 1] - crow[rows]
+    offsets = torch.zeros(rows.numel() + 1, dtype=torch.int64, device=crow.device)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    shift = torch.repeat_interleave(crow[rows] - offsets[:-1], counts)
+    return torch.arange(shift.numel(), device=crow.device) + shift, offsets

@@ -1,0 +1,129 @@
+"""The gradient with respect to relation rows: g W, kept as the two factors it is (Eq. 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..ops.gradient_norm import gradient_norm
+
+
+class RelationGradient:
+    """Stands for Σ g W [B, I], the gradient of something with respect to rows that went through `linear`.
+
+    `.norm(2, dim=1)`, `.square().sum(1)` and the like run on gradient_norm and are differentiable in g and W;
+    `.dense()` forms the matrix. factors: (g [B, H], W [H, I]) pairs, one a linear the rows went through.
+    """
+
+    def __init__(self, factors: list[tuple[Tensor, Tensor]]) -> None:
+        by_weight: dict[int, tuple[Tensor, Tensor]] = {}
+        for g, weight in factors:
+            g = g.to(weight.dtype)
+            by_weight[id(weight)] = (by_weight[id(weight)][0] + g if id(weight) in by_weight else g, weight)
+        self.factors = list(by_weight.values())
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((self.factors[0][0].shape[0], self.factors[0][1].shape[1]))
+
+    def size(self, dim: int | None = None):
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return 2
+
+    ndim = property(dim)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.factors[0][1].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.factors[0][1].device
+
+    @property
+    def requires_grad(self) -> bool:
+        return any(x.requires_grad for pair in self.factors for x in pair)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def dense(self) -> Tensor:
+        """The matrix itself, [B, I]."""
+        return sum(g @ weight for g, weight in self.factors)
+
+    def detach(self) -> RelationGradient:
+        return RelationGradient([(g.detach(), weight.detach()) for g, weight in self.factors])
+
+    def view(self, *shape) -> RelationGradient:
+        """Itself, where the shape asked for is its own: gradients.view(gradients.size(0), -1)."""
+        shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        if len(shape) == 2 and all(n in (-1, own) for n, own in zip(shape, self.shape, strict=True)):
+            return self
+        raise TypeError(f"RelationGradient.view{shape}: its shape is {tuple(self.shape)}; use .dense() for another")
+
+    reshape = view
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> RelationGradient:
+        if start_dim == 1 and end_dim in (1, -1):
+            return self
+        raise TypeError(f"RelationGradient.flatten({start_dim}): only over dim 1, which changes nothing; use .dense()")
+
+    def norm(self, p=2, dim=None, keepdim: bool = False) -> Tensor:
+        """Equals ``self.dense().norm(2, dim=1)``: [B] (or [B, 1]), by gradient_norm."""
+        dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
+        if p not in (2, "fro", None) or dim not in (1, -1):
+            raise TypeError(f"RelationGradient.norm(p={p}, dim={dim}): only row lengths, norm(2, dim=1); use .dense()")
+        g, weight = (
+            (torch.cat(x, d) for x, d in zip(zip(*self.factors, strict=True), (1, 0), strict=True))
+            if len(self.factors) > 1
+            else self.factors[0]
+        )
+        norm = gradient_norm(g, weight)
+        return norm[:, None] if keepdim else norm
+
+    def square(self) -> RelationGradientSquare:
+        return RelationGradientSquare(self)
+
+    def pow(self, exponent) -> RelationGradientSquare:
+        if exponent != 2:
+            raise TypeError(f"RelationGradient ** {exponent}: only the square; use .dense()")
+        return RelationGradientSquare(self)
+
+    __pow__ = pow
+
+    def __getattr__(self, name: str):
+        raise AttributeError(f"RelationGradient has no {name!r}; use .dense() for the matrix itself")
+
+    def __repr__(self) -> str:
+        return f"RelationGradient({self.shape[0]} x {self.shape[1]}, {self.dtype}, {self.device})"
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        from .dispatch import call
+
+        return call(func, args, kwargs or {})
+
+
+class RelationGradientSquare:
+    """The entries of a RelationGradient squared, of which only row sums are to be had."""
+
+    def __init__(self, gradient: RelationGradient) -> None:
+        self._gradient = gradient
+
+    def sum(self, dim=None, keepdim: bool = False) -> Tensor:
+        """Equals ``gradient.dense().square().sum(1)``: [B] (or [B, 1])."""
+        return self._gradient.norm(2, dim, keepdim).square()
+
+    def dense(self) -> Tensor:
+        return self._gradient.dense().square()
+
+    def __getattr__(self, name: str):
+        raise AttributeError(f"RelationGradientSquare has no {name!r}; use .dense() for the matrix itself")
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        from .dispatch import call
+
+        return call(func, args, kwargs or {})

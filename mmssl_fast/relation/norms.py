@@ -1,0 +1,118 @@
+"""Lengths of rows that are sums of scaled components: ‖Σ r_c c‖² = Σ r_c r_c' ⟨c, c'⟩, all in float64.
+
+For Eq. 5's real rows that is ‖P + ζ rows_h‖² = ‖P‖² + 2ζ P·rows_h + ζ²‖rows_h‖². A row whose parts cancel to less than
+CARRIED_SHARE of the squared sum of their lengths is formed densely instead.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..graph import SeenRows
+from ..ops.relation_carried import BLOCK_ELEMENTS, CARRIED_SHARE
+from ..ops.relation_row_norm import gram
+from ..ops.sampled_dot import sampled_dot
+from .components import Dense, Generated, seen_pairs
+from .gumbel import Gumbel
+
+TILE_ELEMENTS = 1 << 21
+
+
+def block_norm(terms: list, dense_rows) -> Tensor:
+    """Row lengths, float64 [B], of Σ scale · component; a zero row has length and gradient 0.
+
+    terms: (scale, component) pairs, scale a float or [B]; dense_rows(rows) forms those rows, [b, I].
+    """
+    scales = [s.double() if isinstance(s, Tensor) else s for s, _ in terms]
+    # Inner products first: a dense Gumbel pass for one of them yields ‖P‖ as well.
+    crossed = [
+        (scales[i] * scales[j] * 2, inner(terms[i][1], terms[j][1])) for i, j in combinations(range(len(terms)), 2)
+    ]
+    norms = [c.norm() for _, c in terms]
+    if len(terms) == 1:
+        return norms[0] * (scales[0].abs() if isinstance(scales[0], Tensor) else abs(scales[0]))
+    square = sum((s * n) ** 2 for s, n in zip(scales, norms, strict=True)) + sum(s * x for s, x in crossed)
+    with torch.no_grad():
+        lengths = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
+        cancelled = square < CARRIED_SHARE * lengths.square()
+    positive = (square > 0) & ~cancelled
+    norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+    rows = cancelled.nonzero().flatten()
+    for some in rows.split(max(1, BLOCK_ELEMENTS // max(1, terms[0][1].n_items))) if rows.numel() else ():
+        norm = norm.index_put((some,), checkpoint(_dense_norm, dense_rows, some, use_reentrant=False))
+    return norm
+
+
+def _dense_norm(dense_rows, rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(dense_rows(rows), dim=1, dtype=torch.float64)
+
+
+def inner(a, b) -> Tensor:
+    """Row by row ⟨a, b⟩ of two components, float64 [B]."""
+    for x, y in ((a, b), (b, a)):
+        if isinstance(x, Gumbel) and isinstance(y, Generated):
+            return x.inner_generated(y)
+        if isinstance(x, Gumbel):
+            return _inner_by_tiles(x, y)
+        if isinstance(x, Dense) and isinstance(y, Generated):
+            return _dense_generated(x, y)
+    return _generated_generated(a, b) if isinstance(a, Generated) else _inner_by_tiles(a, b)
+
+
+def _generated_generated(a: Generated, b: Generated) -> Tensor:
+    ua, ub = a.u.double(), b.u.double()
+    total = ((ua @ _Gram.apply(a.v, b.v)) * ub).sum(1)
+    seen = _union(a.seen, b.seen, a.n_items)
+    if seen is None:
+        return total
+    row, item = seen_pairs(seen)
+    items, place = torch.unique(item, return_inverse=True)
+    products = sampled_dot(seen.crow, place, ua, a.v[items].double()) * sampled_dot(
+        seen.crow, place, ub, b.v[items].double()
+    )
+    return total.index_add(0, row, -products)
+
+
+def _dense_generated(a: Dense, b: Generated) -> Tensor:
+    total = ((a.x @ b.v) * b.u).sum(1, dtype=torch.float64)
+    if b.seen is None:
+        return total
+    row, item = seen_pairs(b.seen)
+    return total.index_add(0, row, -(a.x[row, item] * sampled_dot(*b.seen, b.u, b.v)).double())
+
+
+def _inner_by_tiles(a, b) -> Tensor:
+    total = torch.zeros(a.n_rows, dtype=torch.float64, device=a.device)
+    width = max(64, TILE_ELEMENTS // max(1, a.n_rows))
+    for begin in range(0, a.n_items, width):
+        end = min(begin + width, a.n_items)
+        total = total + (a.tile(begin, end) * b.tile(begin, end)).sum(1, dtype=torch.float64)
+    return total
+
+
+def _union(a: SeenRows | None, b: SeenRows | None, n_items: int) -> SeenRows | None:
+    if a is None or b is None or a is b:
+        return b if a is None else a
+    keys = torch.unique(torch.cat([row * n_items + item for row, item in (seen_pairs(a), seen_pairs(b))]))
+    n_rows = a.crow.numel() - 1
+    edges = torch.arange(n_rows + 1, device=keys.device) * n_items
+    return SeenRows(torch.searchsorted(keys, edges), keys % n_items)
+
+
+class _Gram(torch.autograd.Function):
+    """vᵀw in float64 [d, d'], with no float64 copy of v and w."""
+
+    @staticmethod
+    def forward(ctx, v: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(v, w)
+        return gram(v, w)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        v, w = ctx.saved_tensors
+        return w @ grad.mT.to(w.dtype), v @ grad.to(v.dtype)
