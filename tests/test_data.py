@@ -274,6 +274,7 @@ def test_fingerprint_tells_data_apart(small):
     swapped = {"train": splits["train"], "val": splits["test"], "test": splits["val"]}
     changed = {name: values.copy() for name, values in features.items()}
     changed["text"][3, 1] = np.nextafter(changed["text"][3, 1], np.float32(9))
+    assert small.with_modalities(["text", "image"]).fingerprint == small.fingerprint
     renamed = {"image": features["image"], "audio": features["text"]}
     variants = [
         ((40, 30), swapped, features),

@@ -20,17 +20,20 @@ _LONGEST_HEADER = 65536
 _ROWS_AT_A_TIME = 1 << 22
 
 
-def read_features(path, n_items=None, exact=False):
+def read_features(path, n_items=None):
     """Equals `np.load(path, allow_pickle=False)` as float32 (float16 stays float16), [I, d], C order.
 
-    n_items is the number of items the interactions name; fewer rows than that are refused, and with exact=True more
-    rows too. Row = item index. Raises InputError, naming the file, for anything that is not a complete .npy file of
-    numbers, object arrays, other than two dimensions, zero width, and values that are NaN, infinite or too large for
-    float32 (with the row).
+    Row = item index. Raises InputError, naming the file, for anything that is not a complete .npy file of numbers,
+    object arrays, other than two dimensions, zero width, another number of rows than n_items (None: any), and values
+    that are NaN, infinite or too large for float32 (with the row).
     """
     try:
         with existing_file(path).open("rb") as file:
             dtype, fortran, shape = _header(path, file)
+            if n_items is not None and shape[0] != n_items:
+                raise InputError(
+                    f"{path}: has {shape[0]} rows for {n_items} items; give one row for every item, in item order"
+                )
             array = np.fromfile(file, dtype, math.prod(shape))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
@@ -38,13 +41,9 @@ def read_features(path, n_items=None, exact=False):
         raise InputError(
             f"{path}: {shape[0]} x {shape[1]} {dtype} do not fit in memory; store them as float16"
         ) from None
-    array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
-    if n_items is not None and (shape[0] < n_items or (exact and shape[0] != n_items)):
-        raise InputError(
-            f"{path}: has {shape[0]} rows, the interactions name {n_items} items; give one row for every item, in "
-            "item order"
-        )
-    return _finite(path, array)
+    if len(array) != math.prod(shape):
+        raise InputError(f"{path}: became shorter while it was read; wait until it is written")
+    return _finite(path, array.reshape(shape[::-1]).T if fortran else array.reshape(shape))
 
 
 def feature_files(folder):
@@ -85,10 +84,10 @@ def catalogue_size(folder, path, items):
     return rows
 
 
-def read_modalities(folder, modalities=None, n_items=None, exact=False):
+def read_modalities(folder, modalities=None, n_items=None):
     """{modality: features} for the modalities asked for (None: every <modality>_feat.npy there is).
 
-    All have the same number of rows. Raises InputError where a modality asked for has no file, where there is none at
+    All have n_items rows. Raises InputError where a modality asked for has no file, where there is none at
     all (an empty list asks for none and is legal), and as read_features.
     """
     files = feature_files(folder)
@@ -103,13 +102,7 @@ def read_modalities(folder, modalities=None, n_items=None, exact=False):
         if modality not in files:
             there = ", ".join(files) or "none"
             raise InputError(f"{folder}: has no {modality}_feat.npy; modalities there: {there}")
-        features[modality] = read_features(files[modality], n_items, exact)
-        first, rows = next(iter(features)), len(features[modality])
-        if rows != len(features[first]):
-            raise InputError(
-                f"{files[modality]}: has {rows} rows, {files[first].name} has {len(features[first])}; "
-                "every modality has one row for every item"
-            )
+        features[modality] = read_features(files[modality], n_items)
     return features
 
 

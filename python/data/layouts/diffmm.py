@@ -36,7 +36,7 @@ def read(folder, modalities=None, seed=0):
                 "the three matrices have one shape"
             )
         splits[split] = positive(folder / file, pairs, notes)
-    features = read_modalities(folder, modalities, shape[1], exact=True)
+    features = read_modalities(folder, modalities, shape[1])
     return build(folder, NAME, shape, splits, features, notes=notes)
 
 

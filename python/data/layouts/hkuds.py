@@ -42,7 +42,7 @@ def read(folder, modalities=None, seed=0):
     n_users, n_items = _shape(folder, users, items, splits["train"], notes)
     if not split_given:
         splits = split_and_note(users, items, seed, notes)
-    features = read_modalities(folder, modalities, n_items, exact=True)
+    features = read_modalities(folder, modalities, n_items)
     return build(folder, NAME, (n_users, n_items), splits, features, notes=notes)
 
 

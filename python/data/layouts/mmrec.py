@@ -37,7 +37,7 @@ def read(folder, modalities=None, seed=0):
         splits = _labelled(path, table["x_label"], users, items)
     else:
         splits = split_and_note(users, items, seed, notes)
-    features = read_modalities(folder, modalities, n_items, exact=True)
+    features = read_modalities(folder, modalities, n_items)
     return build(folder, NAME, (n_users, n_items), splits, features, notes=notes)
 
 

@@ -43,7 +43,7 @@ def read(folder, modalities=None, seed=0):
         splits = _given(path, table["split"], users, items)
     else:
         splits = split_and_note(users, items, seed, notes)
-    features = read_modalities(folder, modalities, n_items, exact=True)
+    features = read_modalities(folder, modalities, n_items)
     return build(folder, NAME, (len(user_ids), n_items), splits, features, user_ids, item_ids, notes)
 
 
