@@ -268,7 +268,7 @@ def test_inconsistent_matrix_is_refused_before_scipy_sees_it(state, part, tmp_pa
 def test_array_whose_bytes_are_not_its_shape_is_refused(tmp_path, frugal):
     content = pickle.dumps(sp.coo_matrix(np.eye(3)), 3)
     for old, new, part in (
-        (b"K\x03\x85", b"K\x02\x85", "declares 2 values of int32 but holds 12 bytes"),
+        (b"K\x03\x85", b"K\x02\x85", "declares 2 values of float64 but holds 24 bytes"),
         (b"K\x03\x85", b"J\xff\xff\xff\x7f\x85", "declares 2147483647 values"),
         (b"K\x03\x85", b"J\xfd\xff\xff\xff\x85", "declares -3 values"),
         (b"f8", b"f4", "declares 3 values of float32 but holds 24 bytes"),

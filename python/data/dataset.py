@@ -83,7 +83,7 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
     keys = {}
     for split in SPLITS:
         users, items = (np.asarray(side, dtype=np.int64) for side in splits.get(split, ((), ())))
-        keys[split] = np.unique(users * n_items + items)
+        keys[split] = distinct(users * n_items + items)
         merged = len(users) - len(keys[split])
         if merged:
             notes.append(f"{split}: {merged} duplicate {_pairs(merged)} merged")
@@ -94,7 +94,7 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
         ("test", "train", "training"),
         ("val", "test", "test"),
     ):
-        known = np.isin(keys[split], keys[elsewhere], assume_unique=True)
+        known = _members(keys[split], keys[elsewhere])
         if known.any():
             keys[split] = keys[split][~known]
             notes.append(
@@ -135,6 +135,21 @@ def fingerprint(data):
         digest.update(f" {modality} {values.dtype.name} {values.shape} ".encode())
         digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")))
     return digest.hexdigest()
+
+
+def distinct(keys):
+    """Equals np.unique(keys) for int64 [n]; by sorting, which is several times faster here than NumPy's hash table."""
+    keys = np.sort(keys)
+    new = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=new[1:])
+    return keys[new]
+
+
+def _members(keys, others):
+    """Equals np.isin(keys, others) for sorted keys and others."""
+    if not len(others):
+        return np.zeros(len(keys), bool)
+    return others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
 
 
 def _csr(keys, n_users, n_items):

@@ -17,7 +17,8 @@ def split_per_user(users, items, seed=0):
     new = np.ones(len(users), bool)
     new[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
     users, items = users[new], items[new]
-    _, begin, degree = np.unique(users, return_index=True, return_counts=True)
+    begin = np.flatnonzero(np.diff(users, prepend=-1))
+    degree = np.diff(begin, append=len(users))
     place = np.arange(len(users)) - np.repeat(begin, degree)
     held = np.repeat(np.where(degree >= 3, np.maximum(1, degree // 10), 0), degree)
     splits = {"test": place < held, "val": (place >= held) & (place < 2 * held), "train": place >= 2 * held}

@@ -123,7 +123,7 @@ def _column(path, name, chunked):
         index = chunk.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         if len(index) and not (0 <= index.min() and index.max() < len(local)):
             raise InputError(f"{path}: column {name} has a damaged dictionary; write the file again")
-        used = np.unique(index)
+        used = np.flatnonzero(np.bincount(index, minlength=len(local)))
         to = np.full(len(local), -1, np.int64)
         for code in used.tolist():
             if local[code] is None:

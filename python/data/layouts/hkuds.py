@@ -10,7 +10,7 @@ import json
 import numpy as np
 
 from ...errors import InputError, shown
-from ..dataset import build
+from ..dataset import build, distinct
 from ..features import catalogue_size, read_modalities
 from ..files import read_bytes
 from ..ids import check_gaps
@@ -95,8 +95,8 @@ def _shape(folder, users, items, train, notes):
     check_gaps(matrix, "users", pairs.shape[0], users)
     check_gaps(matrix, "items", pairs.shape[1], items)
     stored = pairs.values != 0
-    keys = np.unique(pairs.rows[stored] * pairs.shape[1] + pairs.columns[stored])
-    own = np.unique(train[0] * pairs.shape[1] + train[1])
+    keys = distinct(pairs.rows[stored] * pairs.shape[1] + pairs.columns[stored])
+    own = distinct(train[0] * pairs.shape[1] + train[1])
     if not np.array_equal(keys, own):
         notes.append(
             f"{matrix.name} and train.json hold different pairs ({len(keys)} and {len(own)}); train.json is used"
