@@ -3,5 +3,6 @@
 from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.discriminator import Discriminator
 from mmssl_fast.nn.encoder import MMSSL, Encoded
+from mmssl_fast.nn.objective import MMSSLObjective
 
-__all__ = ["MMSSL", "Discriminator", "Encoded", "ModalityAttention"]
+__all__ = ["MMSSL", "Discriminator", "Encoded", "MMSSLObjective", "ModalityAttention"]
