@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from mmssl_fast.graph import SeenRows
 from mmssl_fast.nn import Discriminator
 from mmssl_fast.nn.discriminator import hidden_widths
+from mmssl_fast.reference import cosine_block
+from mmssl_fast.relation import RelationRows
 
 
 def build(**settings) -> Discriminator:
@@ -43,6 +46,39 @@ def test_forward_equals_the_equation(training):
     discriminator.train(training)
     rows = torch.randn(7, 41, dtype=torch.float64)
     torch.testing.assert_close(discriminator(rows), literal(discriminator, rows), atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["cosine", "dot"])
+@pytest.mark.parametrize("row_l2", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_relation_rows_equal_dense_rows(training, kind, row_l2, masked):
+    """Values and the gradients of weights and embeddings; one user is all zero, one has seen every item, one none."""
+    discriminator = build().train(training)
+    u = torch.randn(6, 3, dtype=torch.float64)
+    u[2] = 0
+    u.requires_grad_()
+    v = torch.randn(41, 3, dtype=torch.float64, requires_grad=True)
+    seen = torch.rand(6, 41) < 0.3
+    seen[4], seen[5] = True, False
+    block = SeenRows(torch.nn.functional.pad(seen.sum(1).cumsum(0), (1, 0)), seen.nonzero()[:, 1]) if masked else None
+    leaves = [*discriminator.parameters(), u, v]
+    got = discriminator(RelationRows.generated(u, v, kind, block, row_l2))
+    truth = discriminator(cosine_block(u, v, block, kind, row_l2))
+    torch.testing.assert_close(got, truth, atol=1e-12, rtol=1e-10)
+    cotangent = torch.randn(6, dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad(got, leaves, cotangent), torch.autograd.grad(truth, leaves, cotangent), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
+
+
+def test_relation_rows_in_float32():
+    torch.manual_seed(5)
+    discriminator = Discriminator(401).eval()
+    u, v = torch.randn(20, 16), torch.randn(401, 16)
+    got = discriminator(RelationRows.generated(u, v, "cosine", None, True))
+    torch.testing.assert_close(got, discriminator(cosine_block(u, v, None, "cosine", True)), atol=1e-6, rtol=1e-5)
 
 
 def test_scale_and_slope():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmssl_fast.reference import modality_attention
+from mmssl_fast.ops.modality_attention import modality_attention
 
 
 class ModalityAttention(nn.Module):

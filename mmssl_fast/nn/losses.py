@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl_fast.nn.discriminator import Discriminator
+from mmssl_fast.ops.gradient_norm import gradient_norm
 from mmssl_fast.ops.unit_rows import unit_rows
-from mmssl_fast.reference import gradient_norm, infonce
+from mmssl_fast.reference import infonce
 
 
 def discriminator_loss(

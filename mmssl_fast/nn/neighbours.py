@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmssl_fast.graph import InteractionGraph, SeenRows
-from mmssl_fast.reference import cosine_topk
+from mmssl_fast.ops.cosine_topk import cosine_topk
 
 
 def semantic_neighbours(users: Tensor, items: Tensor, k: int, seen: SeenRows | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from mmssl_fast.nn import losses
 from mmssl_fast.nn.discriminator import Discriminator
 from mmssl_fast.nn.encoder import MMSSL, Encoded
 from mmssl_fast.nn.noise import interpolation_weights
-from mmssl_fast.reference import bpr_loss
+from mmssl_fast.ops.bpr_loss import bpr_loss
 from mmssl_fast.relation import RelationRows
 
 
@@ -111,6 +111,7 @@ class MMSSLObjective:
         """Ã of Eq. 5 for `users` (int64 [B]): Gumbel rows plus ζ cos(h_u, h_i), of length 1 with row_l2."""
         graph = self.model.interactions()
         rows = RelationRows.gumbel(graph, users, self.gumbel_tau, self.seed, step, self.noise_scale)
+        rows = rows.to(encoded.users.dtype)
         if self.zeta:
             seen = graph.rows(users) if self.mask_seen else None
             rows = rows + self.zeta * RelationRows.generated(encoded.users[users], encoded.items, "cosine", seen)
