@@ -55,9 +55,12 @@ def _linear(input, weight, bias=None):
     return input.linear(weight, bias)
 
 
-@_handles(torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__, Tensor.__rmatmul__)
-def _matmul(a, b):
-    raise TypeError("matmul does not take RelationRows; rows @ W.T is rows.linear(W), use .dense() for another product")
+@_handles(torch.matmul, torch.mm)
+def _matmul(a, b, *, out=None):
+    _refuse_out("matmul", out=out)
+    if not isinstance(a, RelationRows):
+        raise TypeError("matmul: RelationRows may be the first factor only; use .dense()")
+    return a @ b
 
 
 @_handles(F.normalize)

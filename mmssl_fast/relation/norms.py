@@ -28,17 +28,20 @@ def block_norm(terms: list, dense_rows) -> Tensor:
     terms: (scale, component) pairs, scale a float or [B]; dense_rows(rows) forms those rows, [b, I].
     """
     scales = [s.double() if isinstance(s, Tensor) else s for s, _ in terms]
+    components = [c for _, c in terms]
     # Inner products first: a dense Gumbel pass for one of them yields ‖P‖ as well.
-    crossed = [
-        (scales[i] * scales[j] * 2, inner(terms[i][1], terms[j][1])) for i, j in combinations(range(len(terms)), 2)
-    ]
-    norms = [c.norm() for _, c in terms]
+    crossed = [(i, j, inner(components[i], components[j])) for i, j in combinations(range(len(terms)), 2)]
+    norms = [c.norm() for c in components]
     if len(terms) == 1:
         return norms[0] * (scales[0].abs() if isinstance(scales[0], Tensor) else abs(scales[0]))
-    square = sum((s * n) ** 2 for s, n in zip(scales, norms, strict=True)) + sum(s * x for s, x in crossed)
+    square = sum((s * n) ** 2 for s, n in zip(scales, norms, strict=True))
+    for i, j, product in crossed:
+        square = square + 2 * scales[i] * scales[j] * product
     with torch.no_grad():
         lengths = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
         cancelled = square < CARRIED_SHARE * lengths.square()
+        for carried in (c.carried for c in components if isinstance(c, Generated) and c.carried is not None):
+            cancelled = cancelled | carried
     positive = (square > 0) & ~cancelled
     norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
     rows = cancelled.nonzero().flatten()
@@ -52,7 +55,15 @@ def _dense_norm(dense_rows, rows: Tensor) -> Tensor:
 
 
 def inner(a, b) -> Tensor:
-    """Row by row ⟨a, b⟩ of two components, float64 [B]."""
+    """Row by row ⟨a, b⟩ of two components, float64 [B]; exactly 0 for a generated row whose every item is seen."""
+    product = _inner(a, b)
+    for x in (a, b):
+        if isinstance(x, Generated) and x.seen is not None:
+            product = product.masked_fill(x.seen.crow.diff() >= x.n_items, 0)
+    return product
+
+
+def _inner(a, b) -> Tensor:
     for x, y in ((a, b), (b, a)):
         if isinstance(x, Gumbel) and isinstance(y, Generated):
             return x.inner_generated(y)
