@@ -105,7 +105,10 @@ ERRORS = {
         (text("shop.inter", "userID\titemID\tx_label\n0\t1\t1\n"), "training set is empty"),
         (text("shop.inter", "userID\titemID\n"), "training set is empty"),
         (text("shop.inter", ""), "shop.inter | no column userID"),
-        (text("shop.inter", "userID\titemID\n0\t1\n0\n"), "shop.inter | not a readable table"),
+        (
+            text("shop.inter", "userID\titemID\n0\t1\n0\n"),
+            "shop.inter | not a readable table | row 2: Expected 2 columns",
+        ),
     ],
     "plain_csv": [
         (swap("interactions.csv", "user", "who"), "interactions.csv | no column user"),

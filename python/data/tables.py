@@ -10,6 +10,7 @@ from .files import existing_file
 
 _CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]")
+_ROW = re.compile(r"Row #([0-9]{1,18})")
 _LONGEST_ID = 200
 _BLOCK = 1 << 24
 _ROWS_A_BYTE = 64
@@ -46,7 +47,8 @@ def read_table(path, required, optional=(), separator=","):
         table.validate()
         return {name: _column(path, name, table.column(name)) for name in table.column_names}
     except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
-        raise InputError(f"{path}: is not a readable table ({shown(str(error), 160)}); write it again") from None
+        reason = _ROW.sub(lambda found: f"row {int(found[1]) - 1}", str(error))  # pyarrow counts the header
+        raise InputError(f"{path}: is not a readable table ({shown(reason, 160)}); write it again") from None
 
 
 def numbers_or_texts(texts):
