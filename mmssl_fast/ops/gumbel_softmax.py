@@ -39,7 +39,7 @@ def gumbel_softmax(
         seed: 64-bit integer, or a 0-d int64 tensor.
         offset: integer in [0, 2³²) or 0-d int64 tensor; another offset, other noise. Advance it every step.
         noise_scale: σ, what the noise is multiplied by; 1 in equation 5, 0 is legal.
-        augment: (h_u [B, d], h_i [I, d]), both float32 or both float64, or None.
+        augment: (h_u [B, d], h_i [I, d]), both float32, float64 or bfloat16 (computed in float32), or None.
         zeta: weight of the cosine rows.
         row_l2: divide each row by its length (a zero row stays zero).
         method: "dense" (any tau), "order_statistics" (tau / noise_scale < 1; sub-linear in I but for writing the zeros)
@@ -56,7 +56,7 @@ def gumbel_softmax(
     method = choose_method(op, method, tau, noise_scale, graph.n_items)
     user_unit = item_unit = None
     if augment is not None:
-        user_unit, item_unit = (unit_rows(h) for h in augment)
+        user_unit, item_unit = (unit_rows(h.float() if h.dtype == torch.bfloat16 else h) for h in augment)
     rows, _ = _ops.gumbel_softmax(
         graph.crow, graph.col, users, user_unit, item_unit, graph.n_items, tau, seed_word(op, seed),
         offset_word(op, offset), noise_scale, zeta, row_l2, method == "order_statistics",

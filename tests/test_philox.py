@@ -1,0 +1,84 @@
+"""Philox4x32-10: published vectors, and the same bits as reference.py for any tiling."""
+
+import pytest
+import torch
+
+from mmssl_fast import reference
+from mmssl_fast.ops.philox import offset_word, philox4x32, philox_bits, seed_word
+
+pytestmark = pytest.mark.usefixtures("poison")
+
+# kat_vectors of Random123 1.14 (philox4x32, 10 rounds): counter, key, words.
+KNOWN = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+@pytest.mark.parametrize("counter, key, words", KNOWN)
+@pytest.mark.parametrize("generator", [philox4x32, reference.philox4x32])
+def test_philox_known_answers(generator, counter, key, words):
+    seed = key[0] | key[1] << 32
+    assert generator(seed, torch.tensor(counter)).tolist() == words
+
+
+def test_philox4x32_equals_reference_for_any_counter():
+    counter = torch.randint(2**32, (7, 41, 4), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(philox4x32(2**40 + 3, counter), reference.philox4x32(2**40 + 3, counter))
+
+
+@pytest.mark.parametrize("columns", [0, 1, 3, 4, 5, 63, 64, 65, 401, 1271])
+@pytest.mark.parametrize(
+    "seed, offset, stream", [(0, 0, 0), (2**64 - 1, 2**32 - 1, 1), (-3, 17, 6), (12345678901, 5, 2)]
+)
+def test_philox_bits_equal_reference(columns, seed, offset, stream):
+    rows = torch.tensor([0, 1, 9318, 2**31, 2**32 - 1, 1])
+    actual = philox_bits(seed, offset, rows, columns, stream)
+    assert torch.equal(actual, reference.philox_bits(seed, offset, rows, columns, stream))
+    assert torch.equal(actual[1], actual[5])
+
+
+def test_philox_bits_do_not_depend_on_the_batch_or_the_threads(threads):
+    rows = torch.arange(1000)
+    whole = philox_bits(7, 1, rows, 401, 0)
+    threads(1)
+    assert torch.equal(whole, philox_bits(7, 1, rows, 401, 0))
+    assert torch.equal(whole[500:], philox_bits(7, 1, rows[500:], 401, 0))
+    assert torch.equal(whole[:, :41], philox_bits(7, 1, rows, 41, 0))
+
+
+def test_philox_seed_and_offset_may_be_tensors():
+    rows = torch.arange(3)
+    expected = philox_bits(2**62 + 5, 9, rows, 10, 0)
+    assert torch.equal(philox_bits(torch.tensor(2**62 + 5), torch.tensor(9), rows, 10, 0), expected)
+
+
+def test_philox_opcheck():
+    torch.library.opcheck(torch.ops.mmssl_fast.philox4x32, (torch.zeros(3, 4, dtype=torch.int64), 5))
+    torch.library.opcheck(torch.ops.mmssl_fast.philox_bits, (torch.arange(3), 10, 5, 0, 1))
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_philox_refuses_a_seed_of_more_than_64_bits(seed):
+    with pytest.raises(ValueError, match=f"^op: seed must fit in 64 bits, got {seed}"):
+        seed_word("op", seed)
+
+
+@pytest.mark.parametrize("offset", [-1, 2**32])
+def test_philox_refuses_an_offset_of_more_than_32_bits(offset):
+    with pytest.raises(ValueError, match=f"^op: offset must be in .* got {offset}"):
+        offset_word("op", offset)
+
+
+def test_philox_refuses_shapes():
+    with pytest.raises(ValueError, match=r"^philox4x32: counter must be int64 \[..., 4\]"):
+        philox4x32(0, torch.zeros(4, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"^philox_bits: rows must be int64 \[B\]"):
+        philox_bits(0, 0, torch.zeros(2, 2, dtype=torch.int64), 4, 0)
+    with pytest.raises(ValueError, match=r"^philox_bits: columns must not be negative, got -1"):
+        philox_bits(0, 0, torch.arange(2), -1, 0)
