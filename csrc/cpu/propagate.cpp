@@ -26,34 +26,34 @@ at::Tensor propagate_cpu(const at::Tensor& crow, const at::Tensor& col, const Op
   return call.y;
 }
 
-// The nodes of one side: their embedding at the layer reached, the sum over layers so far, and memory for the next.
+// The nodes of one side: what they receive through, and their sum over the layers so far.
 struct Side {
-  at::Tensor current, total, next, spare;
+  const at::Tensor &crow, &col;
+  const OptionalTensor &value, &receive, &send;
+  const at::Tensor& x;
+  at::Tensor total, layer;  // layer: memory for the latest one, undefined where no later layer reads it
+  int64_t added = 0;
 
-  Side(const at::Tensor& x, int64_t layers) : current(x), total(at::empty(x.sizes(), x.options())) {
-    if (layers > 1) next = at::empty(x.sizes(), x.options());
-    if (layers > 2) spare = at::empty(x.sizes(), x.options());
-  }
-
-  void step() {
-    current = next;
-    std::swap(next, spare);
+  // The next layer's part of the sum, and the layer itself if it is kept; after the last of `layers`, the mean.
+  void add(const at::Tensor& senders, const OptionalTensor& senders_send, bool keep, int64_t layers) {
+    SpmmCall call{crow, col, value, receive, senders_send, senders};
+    call.base = added == 0 ? x : total;
+    call.total = total;
+    if (keep) call.y = layer;
+    if (++added == layers) call.factor = 1.0 / static_cast<double>(layers + 1);
+    run_spmm("lightgcn", call);
   }
 };
 
-// One layer for one side: next = scaled sum over `senders`, total += next; at the last layer the mean instead of next.
-void lightgcn_layer(const at::Tensor& crow, const at::Tensor& col, const OptionalTensor& value,
-                    const OptionalTensor& receive, const OptionalTensor& send, const at::Tensor& senders, Side& side,
-                    int64_t layer, int64_t layers) {
-  SpmmCall call{crow, col, value, receive, send, senders};
-  call.base = layer == 1 ? side.current : side.total;
-  call.total = side.total;
-  if (layer < layers) {
-    call.y = side.next;
-  } else {
-    call.factor = 1.0 / static_cast<double>(layers + 1);
+// The layers that start from one side's embeddings alternate between the sides and never read the other such chain:
+// users, items, users, ... and items, users, items, ... So one layer's memory a side is enough, whatever their number.
+void lightgcn_chain(Side* from, Side* to, int64_t layers) {
+  const at::Tensor* current = &from->x;
+  for (int64_t layer = 1; layer <= layers; ++layer) {
+    to->add(*current, from->send, layer < layers, layers);
+    current = &to->layer;
+    std::swap(from, to);
   }
-  run_spmm("lightgcn", call);
 }
 
 std::tuple<at::Tensor, at::Tensor> lightgcn_cpu(const at::Tensor& crow, const at::Tensor& col,
@@ -77,14 +77,15 @@ std::tuple<at::Tensor, at::Tensor> lightgcn_cpu(const at::Tensor& crow, const at
   }
   // Layers of bfloat16 would each round what the next one sums: the whole recursion is float32 then.
   const bool bfloat16 = users.scalar_type() == at::kBFloat16;
-  Side user(bfloat16 ? users.to(at::kFloat) : users, layers);
-  Side item(bfloat16 ? items.to(at::kFloat) : items, layers);
-  for (int64_t layer = 1; layer <= layers; ++layer) {
-    lightgcn_layer(crow, col, value, users_receive, items_send, item.current, user, layer, layers);
-    lightgcn_layer(t_crow, t_col, t_value, items_receive, users_send, user.current, item, layer, layers);
-    user.step();
-    item.step();
+  const at::Tensor u = bfloat16 ? users.to(at::kFloat) : users, i = bfloat16 ? items.to(at::kFloat) : items;
+  Side user{crow, col, value, users_receive, users_send, u, at::empty(u.sizes(), u.options())};
+  Side item{t_crow, t_col, t_value, items_receive, items_send, i, at::empty(i.sizes(), i.options())};
+  if (layers > 1) {
+    user.layer = at::empty(u.sizes(), u.options());
+    item.layer = at::empty(i.sizes(), i.options());
   }
+  lightgcn_chain(&user, &item, layers);
+  lightgcn_chain(&item, &user, layers);
   if (bfloat16) return {user.total.to(at::kBFloat16), item.total.to(at::kBFloat16)};
   return {user.total, item.total};
 }

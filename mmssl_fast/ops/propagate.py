@@ -46,7 +46,7 @@ def lightgcn(
     """Equals ``layers`` rounds of ``users, items = propagate(items, "users"), propagate(users, "items")`` and, for each
     side, the mean of the layers 0..L (equation 10).
 
-    The mean is accumulated while a layer is computed and two buffers a side are reused, so memory does not grow with
+    The mean is accumulated while a layer is computed and one buffer a side is reused, so memory does not grow with
     the number of layers, nor does autograd keep any of them: the gradient is the same op on the transposed graph.
     Differentiable any number of times; the same bits for any number of threads.
 

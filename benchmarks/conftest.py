@@ -1,0 +1,30 @@
+"""Fixtures every benchmark may use."""
+
+import pytest
+from registry import SHAPES
+
+
+@pytest.fixture(params=SHAPES.values(), ids=str)
+def shape(request):
+    """Each catalogue of the registry in turn."""
+    return request.param
+
+
+@pytest.fixture
+def tiktok():
+    """The smallest catalogue, for what is measured at one size."""
+    return SHAPES["tiktok"]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """After pytest-benchmark's table: how much faster than its peer each one was."""
+    session = getattr(config, "_benchmarksession", None)
+    measured = [b for b in session.benchmarks if "ratio" in b.extra_info] if session else []
+    if not measured:
+        return
+    terminalreporter.section("times faster than the peer (medians, best)")
+    for benchmark in measured:
+        info = benchmark.extra_info
+        terminalreporter.write_line(
+            f"{benchmark.name:60s} {info['ratio']:7.2f} {info['ratio_of_best']:7.2f}   peer: {info['peer_name']}"
+        )

@@ -1,0 +1,129 @@
+"""What the benchmarks share: the shapes they run on and the way a kernel is compared with its peer.
+
+A benchmark is a test that takes pytest-benchmark's fixture and ends in `compare`: wrong results fail before anything is
+timed, the peer runs in the same process, a call of it before every call of ours, and extra_info keeps what was found.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import mmssl_fast
+from mmssl_fast.graph import InteractionGraph
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A catalogue: users, items, interactions, and the widths of its modality features."""
+
+    name: str
+    users: int
+    items: int
+    interactions: int
+    modalities: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def graph(self, seed: int = 0) -> InteractionGraph:
+        """A random graph of this size, item popularity falling as 1 / rank, every user with an interaction."""
+        random = np.random.default_rng(seed)
+        items = random.permutation(self.items)
+        share = 1 / np.arange(1, self.items + 1)
+        share /= share.sum()
+        pairs = np.empty(0, np.int64)  # user * items + item, distinct
+        users = np.arange(self.users)
+        while len(pairs) < self.interactions:
+            drawn = items[random.choice(self.items, len(users), p=share)]
+            pairs = np.unique(np.concatenate((pairs, users * self.items + drawn)))
+            users = random.integers(0, self.users, self.interactions - len(pairs))
+        return InteractionGraph.from_pairs(*np.divmod(pairs, self.items), self.users, self.items)
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("tiktok", 9308, 6710, 59541, (128, 768)),
+        Shape("baby", 19445, 7050, 139110, (4096, 1024)),
+        Shape("sports", 35598, 18357, 256308, (4096, 1024)),
+    )
+}
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Standard normal values from a seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def compare(
+    benchmark,
+    ours: Callable,
+    peer: Callable,
+    check: Callable,
+    *,
+    shape: Shape,
+    peer_name: str,
+    rounds: int = 30,
+    **info,
+) -> None:
+    """Times `ours` against `peer`, after `check(ours(), peer())` has passed (it raises when they differ).
+
+    Adds to extra_info: the ratio of the medians and of the best times (above 1: ours is faster), the peer's median in
+    seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too), the shape, versions,
+    instruction set and number of threads, `peer_name` and `info`. rounds: calls of each; a warm-up comes before.
+    """
+    check(ours(), peer())
+    peer_times: list[float] = []
+
+    def run_peer():
+        start = time.perf_counter()
+        peer()
+        peer_times.append(time.perf_counter() - start)
+
+    benchmark.extra_info |= {
+        "shape": asdict(shape),
+        "peak_bytes": peak_bytes(ours),
+        "peer_peak_bytes": peak_bytes(peer),
+        "peer_name": peer_name,
+        **environment(),
+        **info,
+    }
+    benchmark.pedantic(ours, setup=run_peer, rounds=rounds, iterations=1, warmup_rounds=3)
+    if benchmark.stats is None:  # --benchmark-disable: nothing was timed
+        return
+    peer_times = peer_times[-rounds:]
+    times = benchmark.stats.stats.data
+    benchmark.extra_info |= {
+        "ratio": statistics.median(peer_times) / statistics.median(times),
+        "ratio_of_best": min(peer_times) / min(times),
+        "peer_median_s": statistics.median(peer_times),
+    }
+
+
+def environment() -> dict:
+    """Versions, instruction set, threads and processor architecture: what a figure depends on beside the code."""
+    return {
+        "torch": torch.__version__,
+        "mmssl_fast": mmssl_fast.__version__,
+        "python": platform.python_version(),
+        "isa": mmssl_fast.build_info()["isa"],
+        "device": "cpu",
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_bytes(call: Callable) -> int:
+    """The most memory that tensors made during `call` held at once, by torch's allocator."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = call()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())], dtype=np.int64)
+    del result
+    return int(held.max(initial=0))
