@@ -50,39 +50,67 @@ class BuildCore(BuildExtension):
 
     def finalize_options(self):
         super().finalize_options()
-        # Kept between builds, editable ones too; one folder per torch, whose headers no dependency file lists.
+        # Kept between builds, editable ones too; one folder per torch, so that a change of torch mixes nothing.
         tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-torch{torch.__version__}"
         self.build_temp = str(ROOT / "build" / f"temp.{tag}")
 
     def build_extensions(self):
         compiler = sources.compiler()
+        folder = Path(self.build_temp)
         for tool in ("compiler_so", "compiler_so_cxx", "linker_so", "linker_so_cxx"):
             # A Python that was built with a compiler this machine lacks would call that one.
             command = getattr(self.compiler, tool, None)
             if sys.platform == "linux" and command and shutil.which(command[0]) is None:
                 self.compiler.set_executable(tool, [*compiler, *command[1:]])
         (extension,) = self.extensions
-        extension.extra_objects = compile_isa_objects(compiler, Path(self.build_temp) / "isa")
         flags = copy.deepcopy(extension.extra_compile_args)
+        jobs = isa_jobs(compiler, folder / "isa")
+        extension.extra_objects = [str(target) for target, _ in jobs]
+        if is_gcc(compiler):
+            cxx = extension.extra_compile_args["cxx"]
+            jobs.insert(0, precompiled_job([*compiler, *self.compiler.compiler_so[1:], *cxx], folder, extension))
+            cxx += ["-include", str(jobs[0][0].with_suffix(""))]
+        compile_stale(jobs)
         super().build_extensions()
         # BuildExtension adds to the flags in place; bdist_wheel runs this twice, and other flags are another build.
         extension.extra_compile_args = flags
 
 
-def compile_isa_objects(compiler, folder):
-    """Compiles every kernel file for every level into `folder`, in parallel, only those that are out of date."""
+def isa_jobs(compiler, folder):
+    """(object, command) for every kernel file and every level."""
     jobs = []
     for level, flags in sources.isa_levels().items():
-        (folder / level).mkdir(parents=True, exist_ok=True)
         for file in sources.files(sources.ISA_SOURCES):
             target = folder / level / (Path(file).stem + ".o")
             command = [*compiler, *sources.ISA_FLAGS, *flags, f"-DMMSSL_ISA={level}", f"-I{ROOT / 'csrc'}"]
             jobs.append((target, [*command, "-MMD", "-c", str(ROOT / file), "-o", str(target)]))
+    return jobs
+
+
+def is_gcc(compiler):
+    macros = subprocess.run([*compiler, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True).stdout
+    return "__GNUC__" in macros and "__clang__" not in macros
+
+
+def precompiled_job(command, folder, extension):
+    """(precompiled header, command). GCC takes it for ``-include`` of the name without .gch if the flags agree; if they
+    do not, it reads the header of that name beside it, which is slower and the same."""
+    header = ROOT / "csrc" / "common" / "torch_headers.h"
+    beside = folder / "pch" / header.name
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    if not beside.exists():
+        beside.write_text(f'#include "{header}"\n')
+    target = folder / "pch" / (header.name + ".gch")
+    includes = [f"-I{path}" for path in extension.include_dirs]
+    return target, [*command, *includes, "-MMD", "-x", "c++-header", str(header), "-o", str(target)]
+
+
+def compile_stale(jobs):
+    """Runs the jobs that are out of date, in parallel."""
     stale = [job for job in jobs if not up_to_date(*job)]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
         for _ in pool.map(lambda job: compile_one(*job), stale):
             pass
-    return [str(target) for target, _ in jobs]
 
 
 def up_to_date(target, command):
@@ -101,7 +129,8 @@ def up_to_date(target, command):
 
 def compile_one(target, command):
     print(shlex.join(command), flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".cmd").unlink(missing_ok=True)
     if subprocess.run(command).returncode != 0:
-        raise SystemExit(f"mmssl_fast: {target.stem}.cpp did not compile; the compiler's words are above")
+        raise SystemExit(f"mmssl_fast: {target.stem} did not compile; the compiler's words are above")
     target.with_suffix(".cmd").write_text(shlex.join(command))

@@ -17,7 +17,7 @@ ISA_SOURCES = ("csrc/cpu/isa/*.cpp",)
 CUDA_KERNELS = ("csrc/cuda/*.cu",)
 CUDA_BINDINGS = ("csrc/cuda/*.cpp",)
 
-CXX_FLAGS = ["-O2", "-g0", "-Wall", "-fvisibility=hidden"]
+CXX_FLAGS = ["-std=c++20", "-O2", "-g0", "-Wall", "-fvisibility=hidden"]
 
 # -ffast-math is not here on purpose: it would let a sum be reordered differently per instruction set and drop NaN.
 ISA_FLAGS = [

@@ -34,7 +34,7 @@ if(MMSSL_CUDA_BINDINGS AND TORCH_INCLUDE_DIRS)
   target_include_directories(cuda_bindings PRIVATE csrc)
   target_include_directories(cuda_bindings SYSTEM PRIVATE ${TORCH_INCLUDE_DIRS} ${cuda_home}/include
                                                           ${CMAKE_BINARY_DIR}/stub)
-  target_compile_options(cuda_bindings PRIVATE ${MMSSL_CXX_FLAGS} -std=c++20 -fsyntax-only)
+  target_compile_options(cuda_bindings PRIVATE ${MMSSL_CXX_FLAGS} -fsyntax-only)
 endif()
 
 # All of the gate and nothing else: cmake --build DIR --target cuda
