@@ -1,0 +1,233 @@
+// infonce on the CPU: log-sum-exp of anchors over all keys, the rows of h and e, in tiles that stay in L2.
+//
+// Anchors go by in blocks; within one, every chunk of keys is a task of its own. A task owns its keys' gradient rows
+// and writes its share of the anchors' sums aside; the shares are added in a fixed order. Chunks depend on the sizes
+// alone, so results do not depend on the number of threads. Four products of 2 B 2U d operations a step, one of them
+// made twice (backward recomputes); memory O(U d) beside the shares, at most 64 x 1024 x d values.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <limits>
+
+#include "common/check.h"
+#include "common/isa.h"
+#include "cpu/csr.h"
+#include "cpu/dispatch.h"
+#include "cpu/factors.h"
+#include "cpu/tile.h"
+
+#define MMSSL_KERNELS "cpu/isa/infonce.h"
+#include "common/each_isa.h"
+
+namespace mmssl {
+namespace {
+
+constexpr int64_t kBlock = 1024;  // anchors whose shares are held at once
+constexpr int64_t kAnchors = 256, kKeys = 256;
+constexpr int64_t kMostChunks = 32;  // of h, and as many of e
+
+struct Inputs {
+  const char* op;
+  at::Tensor h, e, ids;  // [U, d], [U, d], [B], contiguous
+  double tau;
+  bool exclude_self;
+
+  int64_t users() const { return h.size(0); }
+  int64_t anchors() const { return ids.size(0); }
+  int64_t d() const { return h.size(1); }
+};
+
+Inputs read_inputs(const char* op, const at::Tensor& h, const at::Tensor& e, const at::Tensor& ids, double tau,
+                   bool exclude_self) {
+  MMSSL_CHECK(h.dim() == 2 && h.sizes() == e.sizes(), op, "h and e must both be [U, d], got ", h.sizes(), " and ",
+              e.sizes());
+  MMSSL_CHECK(h.scalar_type() == e.scalar_type(), op, "h is ", h.scalar_type(), ", e is ", e.scalar_type());
+  MMSSL_CHECK(h.scalar_type() == at::kFloat || h.scalar_type() == at::kDouble, op,
+              "unit rows must be float32 or float64, got ", h.scalar_type());
+  MMSSL_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong, op, "ids must be int64 [B], got ", ids.scalar_type(),
+              " ", ids.sizes());
+  MMSSL_CHECK(tau > 0, op, "tau must be positive, got ", tau);
+  Inputs in{op, h.contiguous(), e.contiguous(), ids.contiguous(), tau, exclude_self};
+  const int64_t* id = read_ptr<int64_t>(in.ids);
+  for (int64_t b = 0; b < in.anchors(); ++b) {
+    MMSSL_CHECK(id[b] >= 0 && id[b] < in.users(), op, "ids[", b, "] = ", id[b], " is outside the ", in.users(),
+                " users");
+  }
+  return in;
+}
+
+// A task's keys: rows [begin, end) of h or of e.
+struct Chunk {
+  bool within;  // of e
+  int64_t begin, end;
+};
+
+struct Chunks {
+  int64_t length, each;  // keys a chunk; chunks of h, and of e
+
+  explicit Chunks(int64_t users) {
+    const int64_t tiles = (users + kKeys - 1) / kKeys;
+    length = (tiles + kMostChunks - 1) / kMostChunks * kKeys;
+    each = users == 0 ? 0 : (users + length - 1) / length;
+  }
+  int64_t count() const { return 2 * each; }
+  Chunk at(int64_t task, int64_t users) const {
+    const int64_t begin = task % each * length;
+    return {task >= each, begin, std::min(begin + length, users)};
+  }
+};
+
+// The anchors [begin, end) with what belongs to them.
+struct Block {
+  int64_t begin, end;
+  at::Tensor anchors, positives;  // [end - begin, d]: e[ids], h[ids]
+  const int64_t* left_out;        // [end - begin], or nullptr
+
+  Block(const Inputs& in, int64_t begin, int64_t end) : begin(begin), end(end) {
+    const at::Tensor ids = rows_of(in.ids, begin, end);
+    anchors = in.e.index_select(0, ids);
+    positives = in.h.index_select(0, ids);
+    left_out = in.exclude_self ? read_ptr<int64_t>(in.ids) + begin : nullptr;
+  }
+  int64_t rows() const { return end - begin; }
+};
+
+// Calls f(products [rows, keys], first row, end row, first key, end key) for every tile of a block with a chunk.
+template <typename F>
+void for_tiles(const Inputs& in, const Block& block, const Chunk& chunk, const at::Tensor& scratch, F&& f) {
+  const at::Tensor& keys = chunk.within ? in.e : in.h;
+  for (int64_t key = chunk.begin; key < chunk.end; key += kKeys) {
+    const int64_t key_end = std::min(key + kKeys, chunk.end);
+    for (int64_t row = 0; row < block.rows(); row += kAnchors) {
+      const int64_t row_end = std::min(row + kAnchors, block.rows());
+      at::Tensor products = matrix_in(scratch, row_end - row, key_end - key);
+      product_transposed(products, rows_of(block.anchors, row, row_end), rows_of(keys, key, key_end));
+      f(products, row, row_end, key, key_end);
+    }
+  }
+}
+
+template <typename T>
+void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
+  const Chunks chunks(in.users());
+  const T scale = static_cast<T>(1 / in.tau);
+  const int64_t most = std::min(kBlock, in.anchors());
+  at::Tensor highest = at::empty({chunks.count(), most}, in.h.options());
+  at::Tensor sum = at::empty({chunks.count(), most}, in.h.options().dtype(at::kDouble));
+  for (int64_t begin = 0; begin < in.anchors(); begin += kBlock) {
+    const Block block(in, begin, std::min(begin + kBlock, in.anchors()));
+    const int64_t rows = block.rows();
+    highest.fill_(-std::numeric_limits<double>::infinity());
+    sum.zero_();
+    for_tasks(chunks.count(), [&](int64_t task, int64_t task_end) {
+      const at::Tensor scratch = at::empty({kAnchors * kKeys}, in.h.options());
+      for (; task < task_end; ++task) {
+        const Chunk chunk = chunks.at(task, in.users());
+        const int64_t* left_out = chunk.within ? block.left_out : nullptr;
+        T* task_highest = write_ptr<T>(highest) + task * rows;
+        double* task_sum = write_ptr<double>(sum) + task * rows;
+        for_tiles(in, block, chunk, scratch,
+                  [&](const at::Tensor& products, int64_t row, int64_t row_end, int64_t key, int64_t key_end) {
+                    MMSSL_DISPATCH(infonce_sum, write_ptr<T>(products), row_end - row, key_end - key, key,
+                                   left_out == nullptr ? nullptr : left_out + row, scale, task_highest + row,
+                                   task_sum + row);
+                  });
+      }
+    });
+    at::parallel_for(0, rows, row_grain(rows, rows * (in.d() + 32 * chunks.count())), [&](int64_t row, int64_t end) {
+      MMSSL_DISPATCH(infonce_finish, read_ptr<T>(highest), read_ptr<double>(sum), chunks.count(), rows, scale,
+                     read_ptr<T>(block.anchors), read_ptr<T>(block.positives), in.d(), write_ptr<T>(lse) + begin,
+                     write_ptr<T>(term) + begin, row, end);
+    });
+  }
+}
+
+std::tuple<at::Tensor, at::Tensor> infonce_cpu(const at::Tensor& h, const at::Tensor& e, const at::Tensor& ids,
+                                               double tau, bool exclude_self) {
+  const Inputs in = read_inputs("infonce", h, e, ids, tau, exclude_self);
+  at::Tensor term = at::empty({in.anchors()}, in.h.options()), lse = at::empty({in.anchors()}, in.h.options());
+  with_wide_type(in.h.scalar_type(), [&](auto value) { forward<decltype(value)>(in, term, lse); });
+  return {term, lse};
+}
+
+// h_grad and e_grad, zero on entry. push = the weights of the log-sum-exp's gradient, pull = of the positives'.
+template <typename T>
+void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, const at::Tensor& lse,
+              at::Tensor& h_grad, at::Tensor& e_grad) {
+  const Chunks chunks(in.users());
+  const T scale = static_cast<T>(1 / in.tau);
+  const int64_t d = in.d(), most = std::min(kBlock, in.anchors());
+  const at::Tensor shares = at::empty({chunks.count() * most, d}, in.h.options());
+  const at::Tensor anchor_grads = at::empty({most, d}, in.h.options());
+  const int64_t* ids = read_ptr<int64_t>(in.ids);
+  for (int64_t begin = 0; begin < in.anchors(); begin += kBlock) {
+    const Block block(in, begin, std::min(begin + kBlock, in.anchors()));
+    const int64_t rows = block.rows();
+    for_tasks(chunks.count(), [&](int64_t task, int64_t task_end) {
+      const at::Tensor scratch = at::empty({kAnchors * kKeys}, in.h.options());
+      for (; task < task_end; ++task) {
+        const Chunk chunk = chunks.at(task, in.users());
+        const int64_t* left_out = chunk.within ? block.left_out : nullptr;
+        const at::Tensor& keys = chunk.within ? in.e : in.h;
+        const at::Tensor& key_grads = chunk.within ? e_grad : h_grad;
+        at::Tensor share = rows_of(shares, task * rows, (task + 1) * rows);
+        share.zero_();
+        for_tiles(in, block, chunk, scratch,
+                  [&](const at::Tensor& products, int64_t row, int64_t row_end, int64_t key, int64_t key_end) {
+                    MMSSL_DISPATCH(infonce_weigh, write_ptr<T>(products), row_end - row, key_end - key, key,
+                                   left_out == nullptr ? nullptr : left_out + row, scale,
+                                   read_ptr<T>(push) + begin + row, read_ptr<T>(lse) + begin + row);
+                    at::Tensor anchor_grad = rows_of(share, row, row_end), key_grad = rows_of(key_grads, key, key_end);
+                    add_product(anchor_grad, products, rows_of(keys, key, key_end));
+                    add_product(key_grad, products.t(), rows_of(block.anchors, row, row_end));
+                  });
+      }
+    });
+    at::parallel_for(0, rows, row_grain(rows, rows * d * chunks.count()), [&](int64_t row, int64_t end) {
+      MMSSL_DISPATCH(infonce_gather, read_ptr<T>(shares), chunks.count(), rows, d, read_ptr<T>(pull) + begin,
+                     read_ptr<T>(block.positives), write_ptr<T>(anchor_grads), row, end);
+    });
+    // An id may occur twice: added one after the other, in the order of the anchors.
+    for (int64_t r = 0; r < rows; ++r) {
+      const T weight = read_ptr<T>(pull)[begin + r];
+      const T* anchor = read_ptr<T>(block.anchors) + r * d;
+      const T* anchor_grad = read_ptr<T>(anchor_grads) + r * d;
+      T* to_h = write_ptr<T>(h_grad) + ids[begin + r] * d;
+      T* to_e = write_ptr<T>(e_grad) + ids[begin + r] * d;
+      for (int64_t j = 0; j < d; ++j) {
+        to_h[j] += weight * anchor[j];
+        to_e[j] += anchor_grad[j];
+      }
+    }
+  }
+}
+
+std::tuple<at::Tensor, at::Tensor> infonce_bwd_cpu(const at::Tensor& term_grad, const at::Tensor& lse_grad,
+                                                   const at::Tensor& h, const at::Tensor& e, const at::Tensor& ids,
+                                                   const at::Tensor& lse, double tau, bool exclude_self) {
+  const char* op = "infonce_bwd";
+  const Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
+  for (const at::Tensor* x : {&term_grad, &lse_grad, &lse}) {
+    MMSSL_CHECK(x->sizes() == in.ids.sizes() && x->scalar_type() == h.scalar_type(), op,
+                "gradients and lse must be [B] = ", in.ids.sizes(), " of ", h.scalar_type(), ", got ", x->sizes(),
+                " of ", x->scalar_type());
+  }
+  const at::Tensor push = term_grad.add(lse_grad).mul_(1 / tau), pull = term_grad.mul(-1 / tau);
+  at::Tensor h_grad = at::zeros(h.sizes(), h.options()), e_grad = at::zeros(e.sizes(), e.options());
+  with_wide_type(h.scalar_type(), [&](auto value) {
+    backward<decltype(value)>(in, push.contiguous(), pull.contiguous(), lse.contiguous(), h_grad, e_grad);
+  });
+  return {h_grad, e_grad};
+}
+
+}  // namespace
+}  // namespace mmssl
+
+TORCH_LIBRARY_IMPL(mmssl_fast, CPU, m) {
+  m.impl("infonce", &mmssl::infonce_cpu);
+  m.impl("infonce_bwd", &mmssl::infonce_bwd_cpu);
+}

@@ -1,0 +1,70 @@
+"""infonce: the contrastive loss with all users as negatives."""
+
+import torch
+from torch import Tensor
+
+from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from .unit_rows import unit_rows
+
+_ops = torch.ops.mmssl_fast
+
+
+def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False) -> Tensor:
+    """Equals ``(torch.cat((a @ h.T, a @ e.T), 1).div(tau).logsumexp(1) - (a * h[ids]).sum(1) / tau).mean()`` with unit
+    rows h, e and anchors a = e[ids], without forming a B x U matrix.
+
+    Equation 11, the mean over the anchors: −log( exp s(h_u, e_u) / Σ_{u'∈U} [exp s(h_u', e_u) + exp s(e_u', e_u)] ),
+    s = cosine / τ, the negatives being ALL users. Both sums are formed in one pass over tiles of keys, which backward
+    makes again: memory is O(U d). The sums carry a running maximum, so any τ is safe. The same bits for any number of
+    threads. Differentiable once.
+
+    Args:
+        h: [U, d] final embeddings, float32, float64 or bfloat16 (computed in float32); not normalised.
+        e: [U, d] embeddings of one modality, dtype of h.
+        ids: int64 [B], the anchors; repeats count as often as they occur.
+        tau: temperature τ' > 0.
+        exclude_self: leave u' = u out of the second sum.
+
+    Returns:
+        Scalar, dtype of h; NaN for no anchors. A zero row has cosine 0 with everything and gradient 0.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not match, an id outside [0, U), or tau <= 0.
+        NotImplementedError: from backward, when a second derivative is asked for.
+    """
+    dtype = h.dtype
+    if dtype != e.dtype:
+        raise ValueError(f"infonce: h is {dtype}, e is {e.dtype}")
+    if dtype == torch.bfloat16:
+        h, e = h.float(), e.float()
+    terms, _ = _ops.infonce(unit_rows(h), unit_rows(e), ids, tau, exclude_self)
+    return terms.mean().to(dtype)
+
+
+@torch.library.register_fake("mmssl_fast::infonce")
+def _(h, e, ids, tau, exclude_self):
+    return h.new_empty(ids.shape), h.new_empty(ids.shape)
+
+
+@torch.library.register_fake("mmssl_fast::infonce_bwd")
+def _(term_grad, lse_grad, h, e, ids, lse, tau, exclude_self):
+    return h.new_empty(h.shape), e.new_empty(e.shape)
+
+
+def _save(ctx, inputs, output):
+    h, e, ids, ctx.tau, ctx.exclude_self = inputs
+    ctx.save_for_backward(h, e, ids, output[1])
+
+
+def _infonce_grad(ctx, term_grad, lse_grad):
+    h, e, ids, lse = ctx.saved_tensors
+    h_grad, e_grad = _ops.infonce_bwd(term_grad, lse_grad, h, e, ids, lse, ctx.tau, ctx.exclude_self)
+    return h_grad, e_grad, None, None, None
+
+
+def _no_second_derivative(ctx, *grads):
+    raise NotImplementedError("infonce: the gradient has no derivative; use mmssl_fast.reference.infonce for one")
+
+
+torch.library.register_autograd("mmssl_fast::infonce", _infonce_grad, setup_context=_save)
+torch.library.register_autograd("mmssl_fast::infonce_bwd", _no_second_derivative)
