@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from .errors import InputError
@@ -26,7 +28,7 @@ def train(
     data: Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")] = None,
     layout: Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration in TOML.")] = None,
-    system: Annotated[str | None, typer.Option(help="lightgcn or popularity.")] = None,
+    system: Annotated[str | None, typer.Option(help="mmssl, lightgcn or popularity.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
     batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,
@@ -56,8 +58,10 @@ def train(
         resolved = chosen.data.model_copy(update={"path": str(Path(chosen.data.path).resolve())})
         chosen = chosen.model_copy(update={"data": resolved})
     folder = run_folder.RunFolder(out or run_folder.default_path(chosen, dataset), dataset, chosen, overwrite)
-    for note in dataset.notes:
+    full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
+    for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
         report.ERR.print(f"note: {note}", markup=False)
+    warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
     compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
     names = [chosen.model.system]
     names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]

@@ -37,7 +37,7 @@ class DataSection(Section):
 
 
 class ModelSection(Section):
-    system: str = Field("lightgcn", description="What is trained: lightgcn or popularity.")
+    system: str = Field("mmssl", description="What is trained: mmssl, lightgcn or popularity.")
     dim: int = Field(64, ge=1, le=4096, description="Latent size d. Paper: 64, searched in 2^3..2^9.")
     layers: int = Field(2, ge=0, le=16, description="Graph layers L of Eq. 10. Paper: searched in 1..4, best 2 or 3.")
     heads: int = Field(4, ge=1, description="Attention heads H of Eq. 9; must divide dim. The released code: 4.")
@@ -74,6 +74,10 @@ class ModelSection(Section):
         description="The discriminator's two hidden widths, Eq. 4; empty: (min(I/4, 512), half of it).",
     )
 
+    standardise: bool = Field(
+        True, description="Whether feature columns get mean 0 and variance 1 before Eq. 2. Not in the paper."
+    )
+
     @field_validator("system")
     @classmethod
     def _known_system(cls, name: str) -> str:
@@ -92,36 +96,49 @@ class ModelSection(Section):
 
 
 class LossSection(Section):
-    adversarial: Literal["gan", "autoencoder", "none"] = Field(
-        "gan", description="Eq. 6-7, or Table 3's replacement by a graph auto-encoder, or without it."
+    adversarial: bool = Field(True, description='Eq. 6 and 7; false is Table 3\'s "w/o adversarial".')
+    contrastive: bool = Field(True, description='Eq. 11; false is Table 3\'s "w/o contrastive".')
+    gumbel: bool = Field(True, description="Eq. 5's perturbation; false is Table 3's \"w/o Gumbel\": softmax(A/tau).")
+    autoencoder: bool = Field(
+        False, description="Table 3's graph auto-encoder in the adversarial part's place (with adversarial = false)."
     )
-    contrastive: bool = Field(True, description="Eq. 11; false is Table 3's ablation.")
-    gumbel: bool = Field(
-        True, description="The Gumbel transformation of real rows, Eq. 5; false is Table 3's ablation."
-    )
-    contrastive_weight: float = Field(0.03, ge=0, description="lambda_2 of Eq. 13. The released code: 0.03.")
-    adversarial_weight: float = Field(1e-4, ge=0, description="lambda_3 of Eq. 13. The released code: 1e-4.")
-    penalty_weight: float = Field(
+    lambda_penalty: float = Field(
         1.0, ge=0, description="lambda_1 of Eq. 7. Paper: searched in {0, 1, 10, 20, 50, 100, 150}, best 1."
     )
-    temperature: float = Field(
-        0.5,
-        gt=0,
-        description="tau' of Eq. 11's cosines. Paper: in (0, 0.9), best 0.085 on TikTok; the released code: 0.5.",
+    lambda_contrastive: float = Field(
+        0.03, ge=0, description="lambda_2 of Eq. 13, times a mean over anchors. The released code: 0.03."
     )
-    gumbel_temperature: float = Field(
-        0.2, ge=1e-3, le=10, description="tau of Eq. 5's softmax. Left open by the paper."
+    lambda_generator: float = Field(1e-4, ge=0, description="lambda_3 of Eq. 13. The released code: 1e-4.")
+    lambda_l2: float = Field(
+        1e-4,
+        ge=0,
+        description="lambda_4 of Eq. 13 as a term on the batch's embeddings; 0 leaves it to optimiser.weight_decay.",
     )
-    gumbel_noise: float = Field(1.0, ge=0, description="Scale of Eq. 5's Gumbel noise; 1 in the paper.")
+    lambda_features: float = Field(
+        0.0, ge=0, description="Weight of the modality features' squares. Not in the paper; the released code: 1e-5."
+    )
+    lambda_autoencoder: float = Field(0.1, ge=0, description="Weight of the auto-encoder's term.")
     zeta: float = Field(
         100.0, ge=0, description="zeta of Eq. 5. Paper: searched in {0, 10, 20, 50, 100, 150}, best 100."
     )
-    row_l2: bool = Field(
-        True,
-        description="Whether real and generated rows get length 1 before the discriminator. Left "
-        "open by the paper; the released code does.",
+    gumbel_tau: float = Field(0.2, ge=1e-3, le=10, description="tau of Eq. 5's softmax. Left open by the paper.")
+    noise_scale: float = Field(1.0, ge=0, description="Scale of Eq. 5's Gumbel noise. Paper: 1.")
+    contrastive_tau: float = Field(
+        0.5,
+        ge=1e-3,
+        description="tau' of Eq. 11. Paper: in (0, 0.9), best 0.085 on TikTok; the released code: 0.5.",
     )
-    exclude_self: bool = Field(False, description="Whether the anchor itself is left out of Eq. 11's second sum.")
+    exclude_self: bool = Field(False, description="Whether the anchor is left out of Eq. 11's second sum.")
+    autoencoder_tau: float = Field(0.2, ge=1e-3, description="Temperature of the auto-encoder's logits.")
+    kind: Literal["cosine", "dot"] = Field(
+        "cosine", description="Similarity of generated rows: Eq. 3's cosine, or the released code's dot product."
+    )
+    mask_seen: bool = Field(
+        False, description="Whether generated rows are 0 at a user's training items, as in the released code."
+    )
+    row_l2: bool = Field(
+        True, description="Whether real and generated rows get length 1 before D. Left open by the paper."
+    )
 
 
 class OptimiserSection(Section):
@@ -131,8 +148,7 @@ class OptimiserSection(Section):
     weight_decay: float = Field(
         1.4e-2,
         ge=0,
-        description="AdamW's decoupled decay, standing for lambda_4 of Eq. 13. "
-        "Paper: searched in {1.2e-2, 1.4e-2, 1.6e-2}.",
+        description="AdamW's decoupled decay, lambda_4 of Eq. 13. Paper: searched in {1.2e-2, 1.4e-2, 1.6e-2}.",
     )
     discriminator_lr: float = Field(
         3e-4, gt=0, description="Adam's rate, discriminator. Paper: searched in {2.5e-4, 3e-4, 3.5e-4}."
@@ -227,10 +243,31 @@ def load(path: str | Path | None = None, overrides: dict[str, tuple[Any, str]] |
         name = ".".join(str(part) for part in first["loc"][:2])
         given = _at(values, name)
         raise InputError(f"{sources.get(name, 'configuration')}: {name} = {shown(given)}: {_sentence(first)}") from None
-    if config.model.dim % config.model.heads:
-        where = sources.get("model.heads", sources.get("model.dim", "configuration"))
-        raise InputError(f"{where}: model.heads = {config.model.heads} does not divide model.dim = {config.model.dim}")
+    _check_together(config, sources)
     return config
+
+
+def _check_together(config: Config, sources: dict[str, str]) -> None:
+    """What no key can be wrong about alone."""
+
+    def refuse(key: str, other: str, rule: str) -> None:
+        where = sources.get(key, sources.get(other, "configuration"))
+        raise InputError(
+            f"{where}: {key} = {_toml_value(_get(config, key))} with {other} = "
+            f"{_toml_value(_get(config, other))}: {rule}"
+        )
+
+    if config.model.dim % config.model.heads:
+        refuse("model.heads", "model.dim", "the first must divide the second")
+    if config.loss.autoencoder and config.loss.adversarial:
+        refuse("loss.autoencoder", "loss.adversarial", "the one replaces the other, set one of them to false")
+    if config.loss.contrastive and not config.model.neighbours:
+        refuse("model.neighbours", "loss.contrastive", "the contrastive part needs neighbours, or set it to false")
+
+
+def _get(config: Config, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
 
 
 def parse_set(assignment: str) -> tuple[str, Any]:

@@ -68,7 +68,7 @@ class _Losses(ProgressColumn):
     """The current losses and the best validation so far."""
 
     def render(self, task) -> Text:
-        return Text(task.fields.get("losses", ""), style="dim")
+        return Text(task.fields.get("losses", ""), style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class ProgressObserver:

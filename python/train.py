@@ -139,12 +139,11 @@ def fit(dataset: Dataset, config: Config, observer: Observer | None = None, syst
         fitted.best, fitted.parameters = fitted.val[WATCHED], _copies(system)
         observer.improved(fitted)
         return fitted
-    if graph.full_users().numel() == int((graph.user_degree > 0).sum()):
-        raise InputError(f"{dataset.name}: every user has interacted with every item, there is no negative to draw")
+    batch = _batch(dataset, graph, config)
     steps = graph.nnz // config.train.batch + 1
     observer.started(config.train.epochs, steps)
     for epoch in range(1, config.train.epochs + 1):
-        record = _train_epoch(system, graph, config, fitted, epoch, steps, observer)
+        record = _train_epoch(system, graph, config, fitted, epoch, steps, batch, observer)
         last = epoch == config.train.epochs
         if last or epoch % config.train.validate_every == 0:
             started = time.perf_counter()
@@ -168,12 +167,20 @@ def fit(dataset: Dataset, config: Config, observer: Observer | None = None, syst
     return fitted
 
 
-def _train_epoch(system, graph, config, fitted, epoch, steps, observer) -> dict[str, Any]:
+def _batch(dataset: Dataset, graph: InteractionGraph, config: Config) -> int:
+    """Triples of a step: train.batch, but no more than there are users to draw where each is drawn once."""
+    eligible = int(((graph.user_degree > 0) & (graph.user_degree < graph.n_items)).sum())
+    if not eligible:
+        raise InputError(f"{dataset.name}: every user has interacted with every item, there is no negative to draw")
+    return min(config.train.batch, eligible) if config.train.sample_over == "users" else config.train.batch
+
+
+def _train_epoch(system, graph, config, fitted, epoch, steps, batch, observer) -> dict[str, Any]:
     started = reported = time.perf_counter()
     system.start_epoch(epoch)
     table = LossTable(steps, graph.device)
     for step in range(1, steps + 1):
-        triples = sample_bpr(graph, config.train.batch, config.train.seed, fitted.step, config.train.sample_over)
+        triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
         table.add(system.step(Batch(*triples, fitted.step)))
         fitted.step += 1
         losses = None

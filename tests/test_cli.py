@@ -130,7 +130,7 @@ def test_help_names_every_command(capsys):
     [
         (["--data", "/no/such/folder"], ["/no/such/folder"]),
         (["--config", "/no/such.toml"], ["/no/such.toml", "cannot be read"]),
-        (["--set", "loss.tempreature=1"], ["--set", "'loss.tempreature'", "'loss.temperature'"]),
+        (["--set", "loss.contrastve_tau=1"], ["--set", "'loss.contrastve_tau'", "'loss.contrastive_tau'"]),
         (["--set", "train.batch=lots"], ["train.batch", "'lots'"]),
         (["--set", "train.batch"], ["section.key=value"]),
         (["--epochs", "-1"], ["--epochs", "train.epochs = -1"]),

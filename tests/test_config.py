@@ -48,7 +48,7 @@ def test_integers_pass_for_numbers():
 @pytest.mark.parametrize(
     "text, named, nearest",
     [
-        ("[loss]\ntempreature = 0.1\n", "loss.tempreature", "loss.temperature"),
+        ("[loss]\ncontrastve_tau = 0.1\n", "loss.contrastve_tau", "loss.contrastive_tau"),
         ("[model]\nlayer = 1\n", "model.layer", "model.layers"),
         ("[train]\nlr = 1e-3\n", "train.lr", "optimiser.lr"),
         ("[optimizer]\nlr = 1e-3\n", "optimizer", "optimiser"),
@@ -70,10 +70,12 @@ def test_unknown_key_names_the_nearest(tmp_path, text, named, nearest):
         ("[train]\nbatch = 0\n", ["train.batch", "greater than or equal to 1"]),
         ("[train]\nepochs = true\n", ["train.epochs"]),
         ("[loss]\nzeta = nan\n", ["loss.zeta", "finite"]),
-        ("[loss]\nadversarial = 'vae'\n", ["loss.adversarial", "autoencoder"]),
-        ("[model]\nsystem = 'mmsl'\n", ["model.system", "lightgcn, popularity"]),
+        ("[loss]\nkind = 'vae'\n", ["loss.kind", "'cosine' or 'dot'"]),
+        ("[model]\nsystem = 'mmsl'\n", ["model.system", "mmssl, lightgcn, popularity"]),
         ("[model]\nhidden = [3]\n", ["model.hidden", "two positive widths"]),
         ("[model]\ndim = 30\nheads = 4\n", ["model.heads = 4", "model.dim = 30"]),
+        ("[model]\nneighbours = 0\n", ["model.neighbours = 0", "loss.contrastive = true"]),
+        ("[loss]\nautoencoder = true\n", ["loss.autoencoder = true", "loss.adversarial = true"]),
         ("[evaluate]\nks = [200]\n", ["evaluate.ks", "between 1 and 128"]),
         ("train = 3\n", ["train", "table"]),
         ("[train\n", ["not TOML"]),
@@ -126,4 +128,4 @@ def test_set_without_assignment(text):
 
 def test_known_keys_are_complete():
     keys = known_keys()
-    assert "loss.temperature" in keys and "train.seed" in keys and len(keys) == len(set(keys)) > 30
+    assert "loss.contrastive_tau" in keys and "train.seed" in keys and len(keys) == len(set(keys)) > 30

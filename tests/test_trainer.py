@@ -114,6 +114,110 @@ def test_lightgcn_gradient_matches_definition(data):
     torch.testing.assert_close(system.items.grad.double(), items.grad, rtol=1e-4, atol=1e-7)
 
 
+# --- MMSSL -----------------------------------------------------------------------------------------------------------
+GENERATOR = {"bpr", "l2", "contrastive", "generator", "total"}
+D = {"D real", "D fake", "D penalty", "D total"}
+
+
+@pytest.mark.parametrize(
+    "switches, terms",
+    [
+        ({}, GENERATOR | D),
+        ({"loss__adversarial": False}, GENERATOR - {"generator"}),
+        ({"loss__contrastive": False}, (GENERATOR | D) - {"contrastive"}),
+        ({"loss__gumbel": False}, GENERATOR | D),
+        ({"loss__adversarial": False, "loss__autoencoder": True}, (GENERATOR | {"autoencoder"}) - {"generator"}),
+        ({"loss__lambda_features": 1e-5, "loss__lambda_l2": 0.0}, (GENERATOR | D | {"features"}) - {"l2"}),
+        ({"loss__contrastive": False, "model__neighbours": 0}, (GENERATOR | D) - {"contrastive"}),
+    ],
+)
+def test_mmssl_terms_of_every_variant(data, switches, terms):
+    fitted = fit(data, configured("mmssl", train__epochs=2, **switches))
+    assert set(fitted.epochs[0]["losses"]) == terms
+    assert all(np.isfinite(value) for record in fitted.epochs for value in record["losses"].values())
+    assert fitted.users.isfinite().all() and fitted.items.isfinite().all()
+
+
+def test_mmssl_learns(data):
+    fitted = fit(data, configured("mmssl", train__epochs=12))
+    popular = fit(data, configured("popularity"))
+    assert fitted.best > 1.3 * popular.best
+    assert fitted.epochs[-1]["losses"]["bpr"] < 0.7 * fitted.epochs[0]["losses"]["bpr"]
+
+
+def test_mmssl_every_parameter_is_trained(data):
+    """Both optimisers hold parameters of their own side only, and a step moves all of them."""
+    system = systems.create("mmssl")
+    torch.manual_seed(0)
+    graph = InteractionGraph.from_scipy(data.train)
+    system.build(data, graph, configured("mmssl", loss__lambda_generator=1.0))
+    sides = {"adamw": system.model, "adam": system.discriminator}
+    held = {name: {id(p) for group in system.optimisers[name].param_groups for p in group["params"]} for name in sides}
+    before = {name: [p.detach().clone() for p in side.parameters()] for name, side in sides.items()}
+    system.start_epoch(1)
+    triples = torch.arange(60), torch.arange(60) % data.n_items, (torch.arange(60) + 9) % data.n_items
+    system.step(Batch(*triples, 0))
+    for name, side in sides.items():
+        assert held[name] == {id(p) for p in side.parameters()}
+        moved = [not torch.equal(p, old) for p, old in zip(side.parameters(), before[name], strict=True)]
+        assert all(moved), (name, moved)
+
+
+def test_mmssl_same_seed_same_bits(data):
+    runs = [fit(data, configured("mmssl", train__epochs=2, train__seed=seed)) for seed in (3, 3, 4)]
+    assert torch.equal(runs[0].users, runs[1].users) and not torch.equal(runs[0].users, runs[2].users)
+    assert runs[0].epochs[1]["losses"] == runs[1].epochs[1]["losses"]
+
+
+def test_discriminator_steps_draw_noise_of_their_own(data, monkeypatch):
+    seen = []
+    system = systems.create("mmssl")
+    graph = InteractionGraph.from_scipy(data.train)
+    system.build(data, graph, configured("mmssl", train__discriminator_steps=3))
+    original = system.objective.discriminator_terms
+
+    def watched(encoded, users, offset):
+        seen.append(offset)
+        return original(encoded, users, offset)
+
+    monkeypatch.setattr(system.objective, "discriminator_terms", watched)
+    for step in (0, 1):
+        system.step(Batch(torch.arange(30), torch.arange(30), torch.arange(30) + 10, step))
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("every, expected", [(1, [2, 3, 4, 5]), (2, [3, 5]), (9, [])])
+def test_neighbours_are_refreshed_by_period(data, monkeypatch, every, expected):
+    system = systems.create("mmssl")
+    system.build(data, InteractionGraph.from_scipy(data.train), configured("mmssl", train__refresh_every=every))
+    refreshed = []
+    monkeypatch.setattr(system.model, "refresh_neighbours", lambda: refreshed.append(epoch))
+    for epoch in range(1, 6):
+        system.start_epoch(epoch)
+    assert refreshed == expected
+
+
+def test_evaluation_has_no_dropout(data):
+    system = systems.create("mmssl")
+    system.build(data, InteractionGraph.from_scipy(data.train), configured("mmssl", model__dropout=0.5))
+    system.start_epoch(1)
+    first, second = system.embeddings(), system.embeddings()
+    assert torch.equal(first[0], second[0]) and system.model.training and not first[0].requires_grad
+
+
+def test_mmssl_without_features(data):
+    with pytest.raises(InputError, match="needs features"):
+        fit(Dataset(**{**vars(data), "features": {}}), configured("mmssl"))
+
+
+def test_users_and_items_without_interactions_train_through(data):
+    train = data.train.toarray()
+    train[[0, 7]], train[:, [3, 50]] = 0, 0
+    sparse = Dataset(**{**vars(data), "train": sp.csr_array(train)})
+    fitted = fit(sparse, configured("mmssl", train__epochs=2))
+    assert fitted.users.isfinite().all() and fitted.items.isfinite().all() and fitted.val["users"] > 0
+
+
 # --- the loop --------------------------------------------------------------------------------------------------------
 def test_steps_of_an_epoch(data):
     recorder = Recorder()
@@ -125,7 +229,7 @@ def test_steps_of_an_epoch(data):
 
 def test_same_seed_same_bits(data):
     asked = [(5, "interactions"), (5, "interactions"), (6, "interactions"), (5, "users")]
-    runs = [fit(data, configured(train__seed=seed, train__sample_over=over, train__batch=64)) for seed, over in asked]
+    runs = [fit(data, configured(train__seed=seed, train__sample_over=over)) for seed, over in asked]
     assert torch.equal(runs[0].users, runs[1].users) and torch.equal(runs[0].items, runs[1].items)
     assert not torch.equal(runs[0].users, runs[2].users) and not torch.equal(runs[0].users, runs[3].users)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .base import System
 
-SYSTEMS = {"lightgcn": "LightGCNSystem", "popularity": "PopularitySystem"}
-TITLES = {"lightgcn": "LightGCN", "popularity": "popularity"}
+SYSTEMS = {"mmssl": "MMSSLSystem", "lightgcn": "LightGCNSystem", "popularity": "PopularitySystem"}
+TITLES = {"mmssl": "MMSSL", "lightgcn": "LightGCN", "popularity": "popularity"}
 
 
 def create(name: str) -> System:

@@ -1,0 +1,79 @@
+"""MMSSL: mmssl_fast.nn's encoder, discriminator and objective under their two optimisers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
+
+from ..errors import InputError
+from .base import Batch
+
+
+class MMSSLSystem:
+    """D steps with Adam, then one generator step with AdamW, all on the same triples (Eq. 2 to 14)."""
+
+    trains = True
+
+    def build(self, dataset, graph, config) -> None:
+        model, loss, rates = config.model, config.loss, config.optimiser
+        if not dataset.features:
+            raise InputError(
+                f"{dataset.name}: MMSSL needs features; add a <modality>_feat.npy, or train --system lightgcn"
+            )
+        features = {name: torch.from_numpy(values).float() for name, values in dataset.features.items()}
+        self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps
+        self.model = MMSSL(
+            graph, features, dim=model.dim, layers=model.layers, heads=model.heads, eta=model.eta, omega=model.omega,
+            dropout=model.dropout, norm=model.norm, neighbours=model.neighbours, standardise=model.standardise,
+            exclude_seen_neighbours=model.exclude_seen_neighbours, final_softmax=model.final_softmax,
+        ).to(graph.device)  # fmt: skip
+        self.discriminator = None
+        if loss.adversarial:
+            hidden = tuple(model.hidden) or None
+            self.discriminator = Discriminator(graph.n_items, hidden=hidden).to(graph.device)
+        self.objective = MMSSLObjective(self.model, self.discriminator, seed=config.train.seed, **loss.model_dump())
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "adamw": torch.optim.AdamW(self.model.parameters(), lr=rates.lr, weight_decay=rates.weight_decay)
+        }
+        if self.discriminator is not None:
+            betas = (rates.discriminator_beta1, rates.discriminator_beta2)
+            self.optimisers["adam"] = torch.optim.Adam(
+                self.discriminator.parameters(), lr=rates.discriminator_lr, betas=betas
+            )
+
+    def start_epoch(self, epoch: int) -> None:
+        self.model.train()
+        if epoch > 1 and (epoch - 1) % self.refresh_every == 0:
+            self.model.refresh_neighbours()
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        terms = {}
+        encoded = self.model()
+        if self.discriminator is not None:
+            for at in range(self.discriminator_steps):
+                offset = batch.step * self.discriminator_steps + at
+                losses = self.objective.discriminator_terms(encoded, batch.users, offset)
+                self._descend("adam", losses["total"])
+                terms |= {f"D {name}": value for name, value in losses.items()}
+        losses = self.objective.generator_terms(encoded, batch.users, batch.positives, batch.negatives)
+        self._descend("adamw", losses["total"])
+        return terms | losses
+
+    def _descend(self, name: str, loss: Tensor) -> None:
+        optimiser = self.optimisers[name]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    @torch.no_grad()
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        training = self.model.training
+        self.model.eval()
+        encoded = self.model()
+        self.model.train(training)
+        return encoded.users, encoded.items
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
