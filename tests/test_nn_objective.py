@@ -1,11 +1,15 @@
 """mmssl_fast.nn.objective: the full step against the dense formulation, every switch, and the noise."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 import torch.nn.functional as F
 from nn_catalogue import EMPTY_USER, FULL_USER, N_ITEMS, N_USERS, catalogue
+from torch.profiler import ProfilerActivity, profile
 
 from mmssl_fast import reference
+from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
 from mmssl_fast.nn.noise import interpolation_weights
 
@@ -116,6 +120,35 @@ def test_generator_terms_equal_the_dense_formulation(modalities, mask_seen):
         torch.testing.assert_close(got[name], value, atol=1e-9, rtol=1e-8, msg=name)
         assert_same_gradients(got[name], value, parameters, name)
     torch.testing.assert_close(got["total"], sum(truth.values()), atol=1e-9, rtol=1e-8)
+
+
+def peak_bytes(function) -> int:
+    """The most memory that was allocated at one time inside function(), C++ included."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = profiler.profiler.kineto_results.events()
+    sizes = [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns()) if event.name() == "[memory]"]
+    return max(accumulate(sizes))
+
+
+@pytest.mark.parametrize("settings", [{}, {"mask_seen": True}], ids=["", "mask_seen"])
+def test_a_step_holds_no_relation_matrix(settings):
+    n_users, n_items, batch = 1100, 6001, 1024
+    torch.manual_seed(0)
+    users, items = (torch.rand(n_users, n_items) < 0.001).nonzero().unbind(1)
+    graph = InteractionGraph.from_pairs(users, items, n_users, n_items)
+    features = {"a": torch.randn(n_items, 9), "b": torch.randn(n_items, 7)}
+    model = MMSSL(graph, features, dim=16, heads=2, neighbours=4)
+    objective = MMSSLObjective(model, Discriminator(n_items, hidden=(16, 8)), **settings)
+    assert peak_bytes(lambda: torch.ones(batch, n_items)) == 4 * batch * n_items
+    ids, pos, neg = torch.arange(batch), torch.randint(0, n_items, (batch,)), torch.randint(0, n_items, (batch,))
+    encoded = model()
+    steps = (
+        lambda: objective.discriminator_terms(encoded, ids, STEP)["total"].backward(),
+        lambda: objective.generator_terms(encoded, ids, pos, neg)["total"].backward(),
+    )
+    for step in steps:
+        assert peak_bytes(step) < 0.5 * 4 * batch * n_items
 
 
 def test_each_side_trains_its_own_parameters():

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mmssl_fast.nn.discriminator import Discriminator
 from mmssl_fast.ops.gradient_norm import gradient_norm
+from mmssl_fast.ops.infonce import infonce
 from mmssl_fast.ops.unit_rows import unit_rows
-from mmssl_fast.reference import infonce
 
 
 def discriminator_loss(
