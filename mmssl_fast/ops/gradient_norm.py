@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE_ELEMENTS = 1 << 21
+from .item_tiles import item_tiles
+
 MIRROR_BLOCKS = 2
 # K's rounding errors are eps of its entries. A row is streamed where they would show at 1e-5 (float64: 1e-12): in its
 # length, where ‖gW‖² is under this share of Σ_h g_h²‖W_h‖²; in its gradient, where ‖gK‖ is under that share of ‖g‖‖K‖.
@@ -63,16 +64,11 @@ def _streamed(g: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """(‖g W‖² float64 [b], g W Wᵀ [b, H]) by item tiles."""
     square = g.new_zeros(g.shape[0], dtype=torch.float64)
     q = torch.zeros_like(g, memory_format=torch.contiguous_format)
-    for begin, end in _tiles(g, weight):
+    for begin, end in item_tiles(g.shape[0], weight.shape[1]):
         r = g @ weight[:, begin:end]
         square += torch.linalg.vector_norm(r, dim=1).double().square_()
         q.addmm_(r, weight[:, begin:end].mT)
     return square, q
-
-
-def _tiles(g: Tensor, weight: Tensor) -> list[tuple[int, int]]:
-    width = max(64, TILE_ELEMENTS // max(1, g.shape[0]))
-    return [(begin, min(begin + width, weight.shape[1])) for begin in range(0, weight.shape[1], width)]
 
 
 @torch.library.custom_op("mmssl_fast::gradient_norm", mutates_args=())
@@ -111,7 +107,7 @@ def _gradient_norm_bwd_op(grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor,
     if ids.numel():
         rows = g[ids]
         ag = a[ids] * rows
-        for begin, end in _tiles(rows, weight):
+        for begin, end in item_tiles(rows.shape[0], weight.shape[1]):
             d_weight[:, begin:end].mT.addmm_((rows @ weight[:, begin:end]).mT, ag)
     return d_weight
 

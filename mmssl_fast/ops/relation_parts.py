@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .item_tiles import item_tiles
 from .relation_carried import carried_blocks, formed_apart, without
 from .sampled_dot import sampled_dot
 from .spmm import spmm, spmm_add_
 from .weight_columns import ItemEntries, WeightColumns
-
-TILE_ELEMENTS = 1 << 21  # entries of the widest temporary of a tiled part
 
 
 @dataclass(eq=False)
@@ -110,7 +109,7 @@ def _part_forward(
         return PartValue(spmm(part.crow, col, part.value, x))
     if isinstance(part, TiledPart):
         z = weight.new_zeros(part.n_rows, weight.shape[0])
-        for begin, end in _tiles(part):
+        for begin, end in item_tiles(part.n_rows, part.n_items):
             z.addmm_(part.tile(begin, end).to(z.dtype), weight[:, begin:end].mT)
         return PartValue(z)
     vw_part = vw[_key(part.v)]
@@ -193,7 +192,7 @@ def _weight_gradient(
         elif isinstance(part, SparsePart):
             WeightColumns.add_(d_weight, entries.of(part.crow, part.col), part.value, grad)
         elif isinstance(part, TiledPart):
-            for begin, end in _tiles(part):
+            for begin, end in item_tiles(part.n_rows, part.n_items):
                 d_weight[:, begin:end].mT.addmm_(part.tile(begin, end).to(grad.dtype).mT, grad)
         elif part.seen is not None:
             WeightColumns.add_(d_weight, entries.of(*part.seen), -values[k].products, grad)
@@ -281,11 +280,6 @@ def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tu
         return {}
     together = _mm(_concatenate(list(distinct.values()), 1).mT, weight.mT, gemm)
     return dict(zip(distinct, together.split([v.shape[1] for v in distinct.values()]), strict=True))
-
-
-def _tiles(part: TiledPart):
-    width = max(64, TILE_ELEMENTS // max(1, part.n_rows))
-    return [(begin, min(begin + width, part.n_items)) for begin in range(0, part.n_items, width)]
 
 
 def _mm(a: Tensor, b: Tensor, gemm: torch.dtype) -> Tensor:

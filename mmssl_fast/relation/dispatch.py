@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.item_tiles import item_tiles
 from .gradient import RelationGradient, RelationGradientSquare
 from .rows import RelationRows
-from .selection import TILE_ELEMENTS
 
 _HANDLERS = {}
 
@@ -116,9 +116,7 @@ def _add_to_dense(dense, rows, *, alpha=1):
     first = 0
     for block in rows._blocks:
         into = dense[first : first + block.n_rows]
-        width = max(64, TILE_ELEMENTS // max(1, block.n_rows))
-        for begin in range(0, dense.shape[1], width):
-            end = min(begin + width, dense.shape[1])
+        for begin, end in item_tiles(block.n_rows, dense.shape[1]):
             into[:, begin:end] += block.tile(begin, end)
         first += block.n_rows
     return RelationRows.from_dense(dense)

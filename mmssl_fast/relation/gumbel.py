@@ -8,12 +8,11 @@ from torch import Tensor
 
 from ..graph import InteractionGraph, SeenRows
 from ..ops.gumbel_rows import choose_method, gumbel_lse, gumbel_order_statistics, gumbel_tile
+from ..ops.item_tiles import item_tiles
 from ..ops.relation_linear import PartMemory
 from ..ops.relation_parts import SparsePart, TiledPart
 from ..ops.sampled_dot import sampled_dot
 from .components import Generated, seen_pairs, select_entries
-
-TILE_ELEMENTS = 1 << 21
 
 
 class Gumbel:
@@ -147,9 +146,7 @@ class Gumbel:
         return gumbel_tile(self.graph, self.users, self._lse, begin, end, *self.noise)
 
     def _tiles(self):
-        width = max(64, TILE_ELEMENTS // max(1, self.n_rows))
-        for begin in range(0, self.n_items, width):
-            end = min(begin + width, self.n_items)
+        for begin, end in item_tiles(self.n_rows, self.n_items):
             yield begin, end, self._float_tile(begin, end)
 
 

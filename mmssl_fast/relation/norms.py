@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..graph import SeenRows
+from ..ops.item_tiles import item_tiles
 from ..ops.relation_carried import BLOCK_ELEMENTS, CARRIED_SHARE
 from ..ops.relation_row_norm import gram
 from ..ops.sampled_dot import sampled_dot
 from .components import Dense, Generated, seen_pairs
 from .gumbel import Gumbel
-
-TILE_ELEMENTS = 1 << 21
 
 
 def block_norm(terms: list, dense_rows) -> Tensor:
@@ -98,9 +97,7 @@ def _dense_generated(a: Dense, b: Generated) -> Tensor:
 
 def _inner_by_tiles(a, b) -> Tensor:
     total = torch.zeros(a.n_rows, dtype=torch.float64, device=a.device)
-    width = max(64, TILE_ELEMENTS // max(1, a.n_rows))
-    for begin in range(0, a.n_items, width):
-        end = min(begin + width, a.n_items)
+    for begin, end in item_tiles(a.n_rows, a.n_items):
         total = total + (a.tile(begin, end) * b.tile(begin, end)).sum(1, dtype=torch.float64)
     return total
 

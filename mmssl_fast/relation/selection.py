@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-TILE_ELEMENTS = 1 << 21
+from ..ops.item_tiles import item_tiles
+
+TILE_ELEMENTS = 1 << 19  # smaller than elsewhere: the selection makes several temporaries of a tile's size
 
 
 def top_of_tiles(tile: Callable[[int, int], Tensor], n_rows: int, n_items: int, k: int, device: torch.device) -> Tensor:
@@ -19,15 +21,14 @@ def top_of_tiles(tile: Callable[[int, int], Tensor], n_rows: int, n_items: int, 
     if k == 0 or n_rows == 0:
         return items.new_zeros(n_rows, k)
     best = None
-    width = max(64, TILE_ELEMENTS // n_rows)
-    for begin in range(0, n_items, width):
-        end = min(begin + width, n_items)
+    for begin, end in item_tiles(n_rows, n_items, TILE_ELEMENTS):
         values = tile(begin, end)
-        ids = torch.arange(begin, end, device=device).expand(n_rows, -1)
-        best = values if best is None else torch.cat((best, values), 1)
-        items = torch.cat((items, ids), 1)
-        keep = _largest(best, min(k, best.shape[1]))  # both halves ascend in item, so position stands for item
-        best, items = best.gather(1, keep), items.gather(1, keep)
+        values = values if best is None else torch.cat((best, values), 1)
+        held = items.shape[1]  # the first columns are the best so far: ascending in item, and below those of the tile
+        keep = _largest(values, min(k, values.shape[1]))
+        fresh = keep + (begin - held)
+        items = torch.where(keep < held, items.gather(1, keep.clamp(max=held - 1)), fresh) if held else fresh
+        best = values.gather(1, keep)
     order = torch.sort(best, dim=1, descending=True, stable=True).indices
     return items.gather(1, order)
 
@@ -37,9 +38,19 @@ def _largest(x: Tensor, k: int) -> Tensor:
     if k == x.shape[1]:
         return torch.arange(k, device=x.device).expand(x.shape[0], -1)
     least = torch.topk(x, k, dim=1, sorted=False).values.amin(1, keepdim=True)
-    above, level = x > least, x == least
-    room = k - above.sum(1, keepdim=True)
-    columns = (above | (level & (level.cumsum(1) <= room))).nonzero()[:, 1]
+    chosen = x >= least
+    if int(torch.count_nonzero(chosen)) != x.shape[0] * k:
+        chosen = _first_of_equals(x, least, chosen, k)
+    columns = chosen.nonzero()[:, 1]
     if columns.numel() != x.shape[0] * k:
         raise ValueError("topk: a row holds NaN")
     return columns.view(x.shape[0], k)
+
+
+def _first_of_equals(x: Tensor, least: Tensor, chosen: Tensor, k: int) -> Tensor:
+    """`chosen` where rows with more than k entries, several equal to the least, keep the first of those."""
+    tied = (torch.count_nonzero(chosen, dim=1) > k).nonzero().flatten()
+    above, level = x[tied] > least[tied], x[tied] == least[tied]
+    room = k - torch.count_nonzero(above, dim=1)[:, None]
+    chosen[tied] = above | (level & (level.cumsum(1) <= room))
+    return chosen

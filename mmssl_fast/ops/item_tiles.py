@@ -1,0 +1,10 @@
+"""item_tiles: the item ranges in which a [B, I] block is met when it must be met at all."""
+
+TILE_ELEMENTS = 1 << 20  # 4 MiB of float32: wide enough for a product at full speed, small beside everything else
+MIN_WIDTH = 64
+
+
+def item_tiles(n_rows: int, n_items: int, elements: int | None = None) -> list[tuple[int, int]]:
+    """[(begin, end)] over n_items, such that n_rows x (end − begin) stays near `elements` (default TILE_ELEMENTS)."""
+    width = max(MIN_WIDTH, (elements or TILE_ELEMENTS) // max(1, n_rows))
+    return [(begin, min(begin + width, n_items)) for begin in range(0, n_items, width)]
