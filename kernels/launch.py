@@ -1,0 +1,52 @@
+"""How kernels are started. Every launcher goes through `launch`, so that `compile_gate` sees exactly what would run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Launch(NamedTuple):
+    """A kernel with what it would be started with."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+
+_recorded: list[Launch] | None = None
+
+
+def launch(kernel, grid: tuple[int, ...], *args, warps: int = 4, stages: int = 2, **constants) -> None:
+    """Starts ``kernel[grid](*args, **constants)`` on the device of the first tensor; nothing to do for an empty grid.
+
+    Args:
+        args: tensors and numbers, in the order of the kernel's arguments; constants: its tl.constexpr ones.
+        warps, stages: Triton's num_warps and num_stages. Fixed by shape, never tuned at run time.
+    """
+    if 0 in grid:
+        return
+    # Contraction to fma is stated because Triton's default for it is about to change.
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+    if _recorded is not None:
+        _recorded.append(Launch(kernel, grid, args, constants, options))
+        return
+    device = next(arg.device for arg in args if isinstance(arg, torch.Tensor))
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[grid](*args, **constants, **options)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Within it `launch` starts nothing and notes everything; launchers may then be given tensors on "meta"."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before

@@ -1,0 +1,34 @@
+"""Registers the Triton kernels for CUDA. Triton is imported by the first op that runs on a GPU, never before."""
+
+import importlib
+
+import torch
+
+from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+
+# op: the module in mmssl_fast/kernels whose function of the same name serves it
+KERNELS = {
+    "modality_mix": "modality_attention",
+    "modality_mix_bwd": "modality_attention",
+}
+
+
+def kernel(op: str):
+    """The function that serves `op` on CUDA. Raises ImportError where triton is missing."""
+    try:
+        module = importlib.import_module(f"mmssl_fast.kernels.{KERNELS[op]}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "triton":
+            raise
+        raise ImportError(
+            f"{op}: runs on CUDA as a Triton kernel, and triton is not installed; install it with `pip install triton`"
+        ) from error
+    return getattr(module, op)
+
+
+def _register(op: str) -> None:
+    torch.library.impl(f"mmssl_fast::{op}", "cuda", lambda *args: kernel(op)(*args))
+
+
+for _op in KERNELS:
+    _register(_op)
