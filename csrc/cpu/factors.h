@@ -3,6 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <type_traits>
+
+#include "common/bfloat16.h"
 #include "common/check.h"
 
 namespace mmssl {
@@ -18,6 +21,9 @@ inline void check_factors(const char* op, const at::Tensor& u, const at::Tensor&
 
 // The dtype that products of `type` are formed in.
 inline at::ScalarType wide_type(at::ScalarType type) { return type == at::kBFloat16 ? at::kFloat : type; }
+
+template <typename T>
+using wide_t = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
 
 // Calls f with a float or a double, the types wide_type knows.
 template <typename F>

@@ -22,13 +22,14 @@
 
 #define MMSSL_KERNELS "cpu/isa/infonce.h"
 #include "common/each_isa.h"
+#define MMSSL_KERNELS "cpu/isa/shares.h"
+#include "common/each_isa.h"
 
 namespace mmssl {
 namespace {
 
 constexpr int64_t kBlock = 1024;  // anchors whose shares are held at once
 constexpr int64_t kAnchors = 256, kKeys = 256;
-constexpr int64_t kMostChunks = 32;  // of h, and as many of e
 
 struct Inputs {
   const char* op;
@@ -60,25 +61,15 @@ Inputs read_inputs(const char* op, const at::Tensor& h, const at::Tensor& e, con
   return in;
 }
 
-// A task's keys: rows [begin, end) of h or of e.
-struct Chunk {
-  bool within;  // of e
-  int64_t begin, end;
-};
+// Tasks: a chunk of the keys of h each, then of those of e.
+struct Tasks {
+  Chunks chunks;
 
-struct Chunks {
-  int64_t length, each;  // keys a chunk; chunks of h, and of e
-
-  explicit Chunks(int64_t users) {
-    const int64_t tiles = (users + kKeys - 1) / kKeys;
-    length = (tiles + kMostChunks - 1) / kMostChunks * kKeys;
-    each = users == 0 ? 0 : (users + length - 1) / length;
-  }
-  int64_t count() const { return 2 * each; }
-  Chunk at(int64_t task, int64_t users) const {
-    const int64_t begin = task % each * length;
-    return {task >= each, begin, std::min(begin + length, users)};
-  }
+  explicit Tasks(int64_t users) : chunks(users, kKeys) {}
+  int64_t count() const { return 2 * chunks.count; }
+  bool within(int64_t task) const { return task >= chunks.count; }  // of e
+  int64_t begin(int64_t task) const { return chunks.begin(task % chunks.count); }
+  int64_t end(int64_t task) const { return chunks.end(task % chunks.count); }
 };
 
 // The anchors [begin, end) with what belongs to them.
@@ -96,12 +87,13 @@ struct Block {
   int64_t rows() const { return end - begin; }
 };
 
-// Calls f(products [rows, keys], first row, end row, first key, end key) for every tile of a block with a chunk.
+// Calls f(products [rows, keys], first row, end row, first key, end key) for every tile of a block with a task's keys.
 template <typename F>
-void for_tiles(const Inputs& in, const Block& block, const Chunk& chunk, const at::Tensor& scratch, F&& f) {
-  const at::Tensor& keys = chunk.within ? in.e : in.h;
-  for (int64_t key = chunk.begin; key < chunk.end; key += kKeys) {
-    const int64_t key_end = std::min(key + kKeys, chunk.end);
+void for_tiles(const Inputs& in, const Block& block, const Tasks& tasks, int64_t task, const at::Tensor& scratch,
+               F&& f) {
+  const at::Tensor& keys = tasks.within(task) ? in.e : in.h;
+  for (int64_t key = tasks.begin(task); key < tasks.end(task); key += kKeys) {
+    const int64_t key_end = std::min(key + kKeys, tasks.end(task));
     for (int64_t row = 0; row < block.rows(); row += kAnchors) {
       const int64_t row_end = std::min(row + kAnchors, block.rows());
       at::Tensor products = matrix_in(scratch, row_end - row, key_end - key);
@@ -113,24 +105,23 @@ void for_tiles(const Inputs& in, const Block& block, const Chunk& chunk, const a
 
 template <typename T>
 void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
-  const Chunks chunks(in.users());
+  const Tasks tasks(in.users());
   const T scale = static_cast<T>(1 / in.tau);
   const int64_t most = std::min(kBlock, in.anchors());
-  at::Tensor highest = at::empty({chunks.count(), most}, in.h.options());
-  at::Tensor sum = at::empty({chunks.count(), most}, in.h.options().dtype(at::kDouble));
+  at::Tensor highest = at::empty({tasks.count(), most}, in.h.options());
+  at::Tensor sum = at::empty({tasks.count(), most}, in.h.options().dtype(at::kDouble));
   for (int64_t begin = 0; begin < in.anchors(); begin += kBlock) {
     const Block block(in, begin, std::min(begin + kBlock, in.anchors()));
     const int64_t rows = block.rows();
     highest.fill_(-std::numeric_limits<double>::infinity());
     sum.zero_();
-    for_tasks(chunks.count(), [&](int64_t task, int64_t task_end) {
+    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
       const at::Tensor scratch = at::empty({kAnchors * kKeys}, in.h.options());
       for (; task < task_end; ++task) {
-        const Chunk chunk = chunks.at(task, in.users());
-        const int64_t* left_out = chunk.within ? block.left_out : nullptr;
+        const int64_t* left_out = tasks.within(task) ? block.left_out : nullptr;
         T* task_highest = write_ptr<T>(highest) + task * rows;
         double* task_sum = write_ptr<double>(sum) + task * rows;
-        for_tiles(in, block, chunk, scratch,
+        for_tiles(in, block, tasks, task, scratch,
                   [&](const at::Tensor& products, int64_t row, int64_t row_end, int64_t key, int64_t key_end) {
                     MMSSL_DISPATCH(infonce_sum, write_ptr<T>(products), row_end - row, key_end - key, key,
                                    left_out == nullptr ? nullptr : left_out + row, scale, task_highest + row,
@@ -138,8 +129,8 @@ void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
                   });
       }
     });
-    at::parallel_for(0, rows, row_grain(rows, rows * (in.d() + 32 * chunks.count())), [&](int64_t row, int64_t end) {
-      MMSSL_DISPATCH(infonce_finish, read_ptr<T>(highest), read_ptr<double>(sum), chunks.count(), rows, scale,
+    at::parallel_for(0, rows, row_grain(rows, rows * (in.d() + 32 * tasks.count())), [&](int64_t row, int64_t end) {
+      MMSSL_DISPATCH(infonce_finish, read_ptr<T>(highest), read_ptr<double>(sum), tasks.count(), rows, scale,
                      read_ptr<T>(block.anchors), read_ptr<T>(block.positives), in.d(), write_ptr<T>(lse) + begin,
                      write_ptr<T>(term) + begin, row, end);
     });
@@ -158,25 +149,24 @@ std::tuple<at::Tensor, at::Tensor> infonce_cpu(const at::Tensor& h, const at::Te
 template <typename T>
 void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, const at::Tensor& lse,
               at::Tensor& h_grad, at::Tensor& e_grad) {
-  const Chunks chunks(in.users());
+  const Tasks tasks(in.users());
   const T scale = static_cast<T>(1 / in.tau);
   const int64_t d = in.d(), most = std::min(kBlock, in.anchors());
-  const at::Tensor shares = at::empty({chunks.count() * most, d}, in.h.options());
-  const at::Tensor anchor_grads = at::empty({most, d}, in.h.options());
+  const at::Tensor shares = at::empty({tasks.count() * most, d}, in.h.options());
+  at::Tensor anchor_grads = at::empty({most, d}, in.h.options());
   const int64_t* ids = read_ptr<int64_t>(in.ids);
   for (int64_t begin = 0; begin < in.anchors(); begin += kBlock) {
     const Block block(in, begin, std::min(begin + kBlock, in.anchors()));
     const int64_t rows = block.rows();
-    for_tasks(chunks.count(), [&](int64_t task, int64_t task_end) {
+    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
       const at::Tensor scratch = at::empty({kAnchors * kKeys}, in.h.options());
       for (; task < task_end; ++task) {
-        const Chunk chunk = chunks.at(task, in.users());
-        const int64_t* left_out = chunk.within ? block.left_out : nullptr;
-        const at::Tensor& keys = chunk.within ? in.e : in.h;
-        const at::Tensor& key_grads = chunk.within ? e_grad : h_grad;
+        const int64_t* left_out = tasks.within(task) ? block.left_out : nullptr;
+        const at::Tensor& keys = tasks.within(task) ? in.e : in.h;
+        const at::Tensor& key_grads = tasks.within(task) ? e_grad : h_grad;
         at::Tensor share = rows_of(shares, task * rows, (task + 1) * rows);
         share.zero_();
-        for_tiles(in, block, chunk, scratch,
+        for_tiles(in, block, tasks, task, scratch,
                   [&](const at::Tensor& products, int64_t row, int64_t row_end, int64_t key, int64_t key_end) {
                     MMSSL_DISPATCH(infonce_weigh, write_ptr<T>(products), row_end - row, key_end - key, key,
                                    left_out == nullptr ? nullptr : left_out + row, scale,
@@ -187,20 +177,21 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
                   });
       }
     });
-    at::parallel_for(0, rows, row_grain(rows, rows * d * chunks.count()), [&](int64_t row, int64_t end) {
-      MMSSL_DISPATCH(infonce_gather, read_ptr<T>(shares), chunks.count(), rows, d, read_ptr<T>(pull) + begin,
-                     read_ptr<T>(block.positives), write_ptr<T>(anchor_grads), row, end);
+    anchor_grads.zero_();
+    at::parallel_for(0, rows, row_grain(rows, rows * d * tasks.count()), [&](int64_t row, int64_t end) {
+      MMSSL_DISPATCH(add_shares, read_ptr<T>(shares), tasks.count(), rows, d, write_ptr<T>(anchor_grads), row, end);
     });
     // An id may occur twice: added one after the other, in the order of the anchors.
     for (int64_t r = 0; r < rows; ++r) {
       const T weight = read_ptr<T>(pull)[begin + r];
       const T* anchor = read_ptr<T>(block.anchors) + r * d;
+      const T* positive = read_ptr<T>(block.positives) + r * d;
       const T* anchor_grad = read_ptr<T>(anchor_grads) + r * d;
       T* to_h = write_ptr<T>(h_grad) + ids[begin + r] * d;
       T* to_e = write_ptr<T>(e_grad) + ids[begin + r] * d;
       for (int64_t j = 0; j < d; ++j) {
         to_h[j] += weight * anchor[j];
-        to_e[j] += anchor_grad[j];
+        to_e[j] += anchor_grad[j] + weight * positive[j];
       }
     }
   }

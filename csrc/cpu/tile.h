@@ -29,6 +29,20 @@ inline at::Tensor matrix_in(const at::Tensor& scratch, int64_t rows, int64_t col
   return scratch.narrow(0, 0, rows * columns).view({rows, columns});
 }
 
+// n keys cut into chunks of whole tiles, one task each: as many as many cores want, never more, whatever their number.
+struct Chunks {
+  int64_t n, length, count;
+
+  Chunks(int64_t n, int64_t tile) : n(n) {
+    constexpr int64_t kMost = 32;
+    const int64_t tiles = (n + tile - 1) / tile;
+    length = std::max<int64_t>((tiles + kMost - 1) / kMost, 1) * tile;
+    count = (n + length - 1) / length;
+  }
+  int64_t begin(int64_t i) const { return i * length; }
+  int64_t end(int64_t i) const { return std::min((i + 1) * length, n); }
+};
+
 // out = a bᵀ
 inline void product_transposed(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
   at::cpu::mm_out(out, a, b.t());

@@ -75,28 +75,11 @@ void infonce_finish(const T* highest, const double* sum, int64_t parts, int64_t 
   }
 }
 
-template <typename T>
-void infonce_gather(const T* part, int64_t parts, int64_t rows, int64_t d, const T* pull, const T* positives, T* total,
-                    int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
-    T* y = total + r * d;
-    const T* positive = positives + r * d;
-#pragma omp simd
-    for (int64_t j = 0; j < d; ++j) y[j] = pull[r] * positive[j];
-    for (int64_t p = 0; p < parts; ++p) {
-      const T* x = part + (p * rows + r) * d;
-#pragma omp simd
-      for (int64_t j = 0; j < d; ++j) y[j] += x[j];
-    }
-  }
-}
-
 #define MMSSL_INSTANTIATE(T)                                                                                         \
   template void infonce_sum<T>(T*, int64_t, int64_t, int64_t, const int64_t*, T, T*, double*);                       \
   template void infonce_weigh<T>(T*, int64_t, int64_t, int64_t, const int64_t*, T, const T*, const T*);              \
   template void infonce_finish<T>(const T*, const double*, int64_t, int64_t, T, const T*, const T*, int64_t, T*, T*, \
-                                  int64_t, int64_t);                                                                 \
-  template void infonce_gather<T>(const T*, int64_t, int64_t, int64_t, const T*, const T*, T*, int64_t, int64_t);
+                                  int64_t, int64_t);
 MMSSL_INSTANTIATE(float)
 MMSSL_INSTANTIATE(double)
 #undef MMSSL_INSTANTIATE

@@ -34,13 +34,4 @@ void infonce_finish(const T* highest,   // [parts, rows]
                     T* term,  // [rows]
                     int64_t begin, int64_t end);
 
-// total[r] = Σ over the parts, in order, of part[p][r], plus pull[r] positives[r], for the rows [begin, end).
-template <typename T>
-void infonce_gather(const T* part,  // [parts, rows, d]
-                    int64_t parts, int64_t rows, int64_t d,
-                    const T* pull,       // [rows]
-                    const T* positives,  // [rows, d]
-                    T* total,            // [rows, d]
-                    int64_t begin, int64_t end);
-
 }  // namespace mmssl::MMSSL_ISA
