@@ -274,3 +274,44 @@ def test_cuda_that_cannot_be_built_is_one_sentence(value, sentence):
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"mmssl_fast: MMSSL_FAST_CUDA={value}")
     assert sentence in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "release, choice, expected",
+    [
+        ("13.0", "", "True 8.0;9.0;10.0 built with nvcc"),
+        ("13.2", "1", "True 8.0;9.0;10.0 built with nvcc"),
+        ("13.0", "0", "False built with MMSSL_FAST_CUDA=0"),
+        ("12.8", "", "False nvcc is of CUDA 12.8, torch 2.99.0 of CUDA 13.0"),
+        (None, "", "False nvcc was not found on PATH or under CUDA_HOME"),
+        (
+            None,
+            "1",
+            "mmssl_fast: MMSSL_FAST_CUDA=1, but CUDA cannot be built: nvcc was not found on PATH or under CUDA_HOME",
+        ),
+    ],
+)
+def test_cuda_is_built_where_nvcc_and_torch_agree(tmp_path, release, choice, expected):
+    shutil.copytree(ROOT / "_build", tmp_path / "_build")
+    (tmp_path / "csrc/cuda").mkdir(parents=True)
+    (tmp_path / "csrc/cuda/op.cu").touch()
+    (tmp_path / "csrc/cuda/bindings.cpp").touch()
+    (tmp_path / "bin").mkdir()
+    if release:
+        (tmp_path / "bin/nvcc").write_text(
+            f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n"
+        )
+        (tmp_path / "bin/nvcc").chmod(0o755)
+    code = """
+import os, sys, torch, torch.utils.cpp_extension
+torch.version.cuda, torch.__version__, torch.cuda.device_count = "13.0", "2.99.0", lambda: 0
+torch.utils.cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"]  # a CPU torch does not look for it
+sys.path.insert(0, "_build")
+import extension
+made = extension.core_extension()
+macros = {name: value.strip('"') for name, value in made.define_macros}
+print("csrc/cuda/op.cu" in made.sources and "csrc/cuda/bindings.cpp" in made.sources, *sorted(macros.values()))
+"""
+    environment = {"CUDA_HOME": str(tmp_path), "MMSSL_FAST_CUDA": choice, "TORCH_CUDA_ARCH_LIST": ""}
+    result = python(code, check=False, cwd=tmp_path, **environment)
+    assert (result.stdout or result.stderr).strip().splitlines()[-1] == expected
