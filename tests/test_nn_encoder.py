@@ -140,6 +140,13 @@ def test_neighbours_zero_leaves_out_the_views():
     assert model.semantic_neighbours.shape == (2, N_USERS, 0)
 
 
+def test_more_neighbours_than_items_takes_what_there_is():
+    model = build(neighbours=N_ITEMS + 3, exclude_seen_neighbours=True).eval()
+    left = N_ITEMS - model.graph.user_degree
+    assert torch.equal((model.semantic_neighbours >= 0).sum(2), left.expand(2, -1))
+    assert torch.isfinite(model().users).all()
+
+
 def test_isolated_nodes_and_zero_features_stay_finite():
     graph, features = catalogue(2)
     model = MMSSL(graph, {name: torch.zeros_like(raw) for name, raw in features.items()}, **SETTINGS).double()

@@ -40,12 +40,14 @@ def discriminator_loss(
         "real", "fake", "penalty": scalars whose sum is L_D.
 
     Raises:
-        ValueError: no fake rows, or alpha of another length.
+        ValueError: no fake rows, alpha of another length, or a single user in training (BatchNorm needs two).
     """
     count = len(fakes)
     batch = real.shape[0]
     if not count:
         raise ValueError("discriminator_loss: fakes is empty, at least one modality is needed")
+    if discriminator.training and batch < 2:
+        raise ValueError(f"discriminator_loss: BatchNorm needs at least 2 real rows in training, got {batch}")
     if alpha.shape != (count * batch,):
         raise ValueError(
             f"discriminator_loss: alpha has shape {tuple(alpha.shape)}, expected [{count} modalities x {batch} rows]"
