@@ -1,6 +1,39 @@
 """Fast, small-memory MMSSL for PyTorch: relation rows that are never a matrix, and the ops around them."""
 
 from ._version import __version__
+from .backends import backends
+from .graph import InteractionGraph, SeenRows
 from .library import build_info
+from .ops.bpr_loss import bpr_loss
+from .ops.cosine_block import cosine_block
+from .ops.cosine_topk import cosine_topk
+from .ops.gradient_norm import gradient_norm
+from .ops.gumbel_linear import gumbel_linear
+from .ops.gumbel_softmax import gumbel_softmax
+from .ops.infonce import infonce
+from .ops.modality_attention import modality_attention
+from .ops.propagate import lightgcn, propagate
+from .ops.relation_linear import relation_linear
+from .ops.sample_bpr import sample_bpr
+from .relation import RelationRows
 
-__all__ = ["__version__", "build_info"]
+__all__ = [
+    "InteractionGraph",
+    "RelationRows",
+    "SeenRows",
+    "__version__",
+    "backends",
+    "bpr_loss",
+    "build_info",
+    "cosine_block",
+    "cosine_topk",
+    "gradient_norm",
+    "gumbel_linear",
+    "gumbel_softmax",
+    "infonce",
+    "lightgcn",
+    "modality_attention",
+    "propagate",
+    "relation_linear",
+    "sample_bpr",
+]
