@@ -26,9 +26,8 @@ def backends() -> dict[str, dict[str, str]]:
     """What runs each op on each device.
 
     Returns:
-        For every public op a dict with ``equation`` (of the paper), ``cpu`` and ``cuda``: the kernel's language, with the
-        instruction set in use on the CPU; "torch" where the op is made of torch's own operations alone and runs wherever
-        torch does; "no kernel" where calling the op raises NotImplementedError.
+        For every public op a dict with ``equation`` (of the paper), ``cpu`` and ``cuda``: the kernel's language, with
+        the instruction set in use on the CPU; "torch" where the op is made of torch's own operations alone; "no kernel" where calling the op raises NotImplementedError.
     """
     return {
         name: {"equation": equation, "cpu": _owner(kernels, "CPU"), "cuda": _owner(kernels, "CUDA")}

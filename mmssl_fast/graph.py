@@ -40,8 +40,18 @@ class InteractionGraph:
     Build one with `from_scipy` or `from_pairs`.
     """
 
-    def __init__(self, crow: Tensor, col: Tensor, t_crow: Tensor, t_col: Tensor, *, n_users: int, n_items: int,
-                 value: Tensor | None = None, t_value: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        crow: Tensor,
+        col: Tensor,
+        t_crow: Tensor,
+        t_col: Tensor,
+        *,
+        n_users: int,
+        n_items: int,
+        value: Tensor | None = None,
+        t_value: Tensor | None = None,
+    ) -> None:
         self.n_users, self.n_items, self.nnz = n_users, n_items, col.numel()
         self.crow, self.col, self.value = crow, col, value
         self.t_crow, self.t_col, self.t_value = t_crow, t_col, t_value
@@ -57,7 +67,9 @@ class InteractionGraph:
         value is not finite.
         """
         if not sp.issparse(matrix) or matrix.ndim != 2:
-            raise ValueError(f"InteractionGraph.from_scipy: expected a 2-D SciPy sparse matrix, got {type(matrix).__name__}")
+            raise ValueError(
+                f"InteractionGraph.from_scipy: expected a 2-D SciPy sparse matrix, got {type(matrix).__name__}"
+            )
         if matrix.format == "csr":
             users, items, data = _csr_to_pairs(matrix)
         else:
@@ -70,20 +82,24 @@ class InteractionGraph:
     def from_pairs(cls, users, items, n_users: int, n_items: int, values=None) -> InteractionGraph:
         """A graph from two integer sequences of equal length (arrays, tensors or lists); repeated pairs are merged.
 
-        values: optional edge values (float32, repeated pairs summed). Raises ValueError naming the first pair whose index
-        is out of range.
+        values: optional edge values (float32, repeated pairs summed). Raises ValueError naming the first pair
+        whose index is out of range.
         """
         users, items = _to_int_array(users, "users"), _to_int_array(items, "items")
         data = None if values is None else np.asarray(_to_numpy(values))
-        return cls._build(users, items, int(n_users), int(n_items), data, values is not None, "InteractionGraph.from_pairs")
+        return cls._build(
+            users, items, int(n_users), int(n_items), data, values is not None, "InteractionGraph.from_pairs"
+        )
 
     @classmethod
     def _build(cls, users, items, n_users: int, n_items: int, data, weights: bool, where: str) -> InteractionGraph:
         if n_users < 0 or n_items < 0:
             raise ValueError(f"{where}: sizes must not be negative, got {n_users} users x {n_items} items")
         if len(users) != len(items) or (data is not None and len(data) != len(users)):
-            raise ValueError(f"{where}: {len(users)} users, {len(items)} items, "
-                             f"{len(users) if data is None else len(data)} values: lengths differ")
+            raise ValueError(
+                f"{where}: {len(users)} users, {len(items)} items, "
+                f"{len(users) if data is None else len(data)} values: lengths differ"
+            )
         for name, ids, size in (("user", users, n_users), ("item", items, n_items)):
             bad = np.flatnonzero((ids < 0) | (ids >= size))
             if bad.size:
@@ -103,10 +119,16 @@ class InteractionGraph:
         def index_tensor(a, dtype):
             return torch.from_numpy(np.ascontiguousarray(a, dtype))
 
-        return cls(index_tensor(csr.indptr, np.int64), index_tensor(csr.indices, index),
-                   index_tensor(csc.indptr, np.int64), index_tensor(csc.indices, index), n_users=n_users, n_items=n_items,
-                   value=torch.from_numpy(csr.data) if weights else None,
-                   t_value=torch.from_numpy(csc.data) if weights else None)
+        return cls(
+            index_tensor(csr.indptr, np.int64),
+            index_tensor(csr.indices, index),
+            index_tensor(csc.indptr, np.int64),
+            index_tensor(csc.indices, index),
+            n_users=n_users,
+            n_items=n_items,
+            value=torch.from_numpy(csr.data) if weights else None,
+            t_value=torch.from_numpy(csc.data) if weights else None,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -121,8 +143,16 @@ class InteractionGraph:
         def move(t):
             return None if t is None else t.to(device)
 
-        return InteractionGraph(move(self.crow), move(self.col), move(self.t_crow), move(self.t_col), n_users=self.n_users,
-                                n_items=self.n_items, value=move(self.value), t_value=move(self.t_value))
+        return InteractionGraph(
+            move(self.crow),
+            move(self.col),
+            move(self.t_crow),
+            move(self.t_col),
+            n_users=self.n_users,
+            n_items=self.n_items,
+            value=move(self.value),
+            t_value=move(self.t_value),
+        )
 
     def rows(self, users: Tensor) -> SeenRows:
         """The CSR block of `users` (int64 [B], repeats allowed): SeenRows(crow [B + 1], col). Raises IndexError when an
@@ -153,7 +183,8 @@ class InteractionGraph:
 
     def __repr__(self) -> str:
         weighted = ", weighted" if self.value is not None else ""
-        return f"InteractionGraph({self.n_users} users x {self.n_items} items, {self.nnz} interactions{weighted}, {self.device})"
+        size = f"{self.n_users} users x {self.n_items} items, {self.nnz} interactions"
+        return f"InteractionGraph({size}{weighted}, {self.device})"
 
 
 def _to_numpy(x) -> np.ndarray:
@@ -163,8 +194,9 @@ def _to_numpy(x) -> np.ndarray:
 def _to_int_array(x, name: str) -> np.ndarray:
     a = _to_numpy(x)
     if a.ndim != 1 or (a.size and a.dtype.kind not in "iu"):
-        raise ValueError(f"InteractionGraph.from_pairs: {name} must be a 1-D sequence of integers, "
-                         f"got shape {a.shape} of {a.dtype}")
+        raise ValueError(
+            f"InteractionGraph.from_pairs: {name} must be a 1-D sequence of integers, got shape {a.shape} of {a.dtype}"
+        )
     return a.astype(np.int64)
 
 
@@ -173,8 +205,15 @@ def _csr_to_pairs(matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     them, because SciPy's own conversions do not."""
     indptr, indices, data = np.asarray(matrix.indptr), np.asarray(matrix.indices), np.asarray(matrix.data)
     n_rows = matrix.shape[0]
-    if len(indptr) != n_rows + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any() or indptr[-1] > min(len(indices), len(data)):
-        raise ValueError(f"InteractionGraph.from_scipy: indptr of length {len(indptr)} does not describe {n_rows} rows "
-                         f"over {len(indices)} indices")
+    if (
+        len(indptr) != n_rows + 1
+        or indptr[0] != 0
+        or (np.diff(indptr) < 0).any()
+        or indptr[-1] > min(len(indices), len(data))
+    ):
+        raise ValueError(
+            f"InteractionGraph.from_scipy: indptr of length {len(indptr)} does not describe {n_rows} rows "
+            f"over {len(indices)} indices"
+        )
     nnz = int(indptr[-1])
     return np.repeat(np.arange(n_rows), np.diff(indptr)), indices[:nnz], data[:nnz]

@@ -1,7 +1,7 @@
 """Every op in plain PyTorch: the definition of right, and the baseline the benchmarks compare with.
 
-Nothing here is fast and much of it forms the B x I matrix. Any floating dtype works: tests run these in float64. Noise is
-float32 whatever the dtype, because its bits are part of the definition (see `philox4x32`).
+Nothing here is fast and much of it forms the B x I matrix. Any floating dtype works: tests run these in float64.
+Noise is float32 whatever the dtype, because its bits are part of the definition (see `philox4x32`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def sampled_dot(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def cosine_block(u: Tensor, v: Tensor, seen=None, kind: str = "cosine", row_l2: bool = False) -> Tensor:
-    """Eq. 3: cosine (or dot) of every user row with every item row, seen entries 0, rows optionally of length 1; [B, I]."""
+    """Eq. 3: cosine (or dot) of every user row with every item row, seen entries 0, rows optionally of length 1;
+    [B, I]."""
     if kind == "cosine":
         u, v = unit_rows(u), unit_rows(v)
     rows = u @ v.mT
@@ -105,15 +106,35 @@ def cosine_topk(u: Tensor, v: Tensor, k: int, seen=None, kind: str = "cosine") -
     return values, torch.where(values == -math.inf, -1, items)
 
 
-def gumbel_logits(crow: Tensor, col: Tensor, users: Tensor, n_items: int, tau: float, seed: int, offset: int = 0,
-                  noise_scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+def gumbel_logits(
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    n_items: int,
+    tau: float,
+    seed: int,
+    offset: int = 0,
+    noise_scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """(A + σ g)/τ of Eq. 5; [B, I]. crow, col: the users' seen items."""
     noise = gumbel_noise(seed, offset, users, n_items).to(dtype)
     return (seen_mask(crow, col, n_items).to(dtype) + noise_scale * noise) / tau
 
 
-def gumbel_softmax(graph, users: Tensor, tau: float, seed: int, offset: int = 0, *, noise_scale: float = 1.0, augment=None,
-                   zeta: float = 0.0, row_l2: bool = False, dtype: torch.dtype = torch.float32) -> Tensor:
+def gumbel_softmax(
+    graph,
+    users: Tensor,
+    tau: float,
+    seed: int,
+    offset: int = 0,
+    *,
+    noise_scale: float = 1.0,
+    augment=None,
+    zeta: float = 0.0,
+    row_l2: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Eq. 5, dense evaluation: softmax((A + σ g)/τ) + ζ cos(h_u, h_i), rows optionally of length 1; [B, I]."""
     seen = graph.rows(users)
     logits = gumbel_logits(seen.crow, seen.col, users, graph.n_items, tau, seed, offset, noise_scale, dtype)
@@ -123,13 +144,14 @@ def gumbel_softmax(graph, users: Tensor, tau: float, seed: int, offset: int = 0,
     return unit_rows(rows) if row_l2 else rows
 
 
-def gumbel_order_statistics(graph, users: Tensor, tau: float, seed: int, offset: int = 0,
-                            noise_scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def gumbel_order_statistics(
+    graph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rows softmax((A + σ g)/τ) of Eq. 5 from their order statistics: CSR (crow, col ascending, value float32); τ < σ.
 
     With a = σ/τ, log weights: seen item 1/τ − a log E, E at its column of STREAM_DENSE; k-th smallest of the n unseen
-    −a log E_(k), E_(k+1) = E_(k) + Exp(1)/(n − k), word k of STREAM_GAP; its item the next of a Fisher-Yates shuffle of the
-    unseen, words 2k, 2k + 1 of STREAM_ITEM. Ends when n E_(k)^{1−a}/(a − 1) < 2⁻²⁴ of the largest weight. In double
+    −a log E_(k), E_(k+1) = E_(k) + Exp(1)/(n − k), word k of STREAM_GAP; its item the next of a Fisher-Yates shuffle of
+    the unseen, words 2k, 2k + 1 of STREAM_ITEM. Ends when n E_(k)^{1−a}/(a − 1) < 2⁻²⁴ of the largest weight. In double
     from v on: E = −log1p(−v).
     """
     if not tau < noise_scale:
@@ -144,7 +166,9 @@ def gumbel_order_statistics(graph, users: Tensor, tau: float, seed: int, offset:
 
     for user in users.tolist():
         seen = graph.col[graph.crow[user] : graph.crow[user + 1]].tolist()
-        log_weight = {i: 1 / tau - power * math.log(exponential(words(user, i // 4, STREAM_DENSE)[i % 4])) for i in seen}
+        log_weight = {
+            i: 1 / tau - power * math.log(exponential(words(user, i // 4, STREAM_DENSE)[i % 4])) for i in seen
+        }
         unseen = sorted(set(range(graph.n_items)) - set(seen))
         top, e, n = max(log_weight.values(), default=-math.inf), 0.0, len(unseen)
         for k in range(n):
@@ -175,8 +199,9 @@ def relation_row_norm(u: Tensor, v: Tensor, seen=None) -> Tensor:
     return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
 
 
-def gumbel_linear(graph, users: Tensor, weight: Tensor, tau: float, seed: int, offset: int = 0,
-                  noise_scale: float = 1.0) -> Tensor:
+def gumbel_linear(
+    graph, users: Tensor, weight: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0
+) -> Tensor:
     """F.linear of Gumbel rows (dense evaluation); weight [H, I] → [B, H]."""
     rows = gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale, dtype=weight.dtype)
     return F.linear(rows, weight)
@@ -195,8 +220,10 @@ def spmm(crow: Tensor, col: Tensor, value: Tensor | None, x: Tensor) -> Tensor:
 
 
 def propagate(graph, x: Tensor, to: str = "users", norm: str = "receiver") -> Tensor:
-    """Eq. 2, 8, 10: y_r = Σ_{c∈N_r} x_c / sqrt|N_r| (norm="receiver"), / sqrt(|N_r||N_c|) ("both"), or the plain sum."""
-    crow, col, value = (graph.crow, graph.col, graph.value) if to == "users" else (graph.t_crow, graph.t_col, graph.t_value)
+    """Eq. 2, 8, 10: y_r = Σ_{c∈N_r} x_c / sqrt|N_r| (norm="receiver"), / sqrt(|N_r||N_c|) ("both"), or the sum."""
+    crow, col, value = (
+        (graph.crow, graph.col, graph.value) if to == "users" else (graph.t_crow, graph.t_col, graph.t_value)
+    )
     sender = "items" if to == "users" else "users"
     if norm == "both":
         x = x * graph.inv_sqrt_degree(sender, x.dtype)[:, None]
@@ -226,8 +253,8 @@ def modality_attention(e: Tensor, wq: Tensor, wk: Tensor, wo: Tensor, heads: int
 
 
 def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False) -> Tensor:
-    """Eq. 11, mean over anchors u in ids: −s(h_u, e_u) + log Σ_{u'} [exp s(h_u', e_u) + exp s(e_u', e_u)], s = cosine/τ.
-    exclude_self leaves the term u' = u out of the second sum."""
+    """Eq. 11, mean over anchors u in ids: −s(h_u, e_u) + log Σ_{u'} [exp s(h_u', e_u) + exp s(e_u', e_u)], s =
+    cosine/τ. exclude_self leaves the term u' = u out of the second sum."""
     h, e = unit_rows(h), unit_rows(e)
     anchors = e[ids]
     cross, within = anchors @ h.mT / tau, anchors @ e.mT / tau
@@ -244,13 +271,15 @@ def bpr_loss(user_emb: Tensor, item_emb: Tensor, users: Tensor, pos: Tensor, neg
 
 
 # --- sampling --------------------------------------------------------------------------------------------------------
-def sample_bpr(graph, batch: int, seed: int, offset: int = 0, over: str = "interactions") -> tuple[Tensor, Tensor, Tensor]:
+def sample_bpr(
+    graph, batch: int, seed: int, offset: int = 0, over: str = "interactions"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Users, positives and negatives, int64 [batch]. Users who have every item (no negative) are left out.
 
-    over="interactions": slot b takes edge ⌊w·nnz'⌋ (w from counter (b, 0, offset, STREAM_POSITIVE)) of the nnz' edges whose
-    user has a negative. over="users": the eligible users with the `batch` smallest (64-bit word, id), in that order (counter
-    (user, 0, offset, STREAM_USER)), each with a positive drawn uniformly from its row. The negative is the r-th unseen item, r
-    uniform (counter (b, 0, offset, STREAM_NEGATIVE)).
+    over="interactions": slot b takes edge ⌊w·nnz'⌋ (w from counter (b, 0, offset, STREAM_POSITIVE)) of the nnz' edges
+    whose user has a negative. over="users": the eligible users with the `batch` smallest (64-bit word, id), in that order
+    (counter (user, 0, offset, STREAM_USER)), each with a positive drawn uniformly from its row. The negative is the r-th
+    unseen item, r uniform (counter (b, 0, offset, STREAM_NEGATIVE)).
     """
     device, crow, col = graph.device, graph.crow.cpu(), graph.col.cpu().long()
     degree = crow.diff()
@@ -274,6 +303,10 @@ def sample_bpr(graph, batch: int, seed: int, offset: int = 0, over: str = "inter
         pos = col[crow[users] + uniform64(words, degree[users])]
     counter[:, 3] = STREAM_NEGATIVE
     rank = uniform64(philox4x32(seed, counter), graph.n_items - degree[users])
-    neg = torch.stack([r + (col[crow[u] : crow[u + 1]] - torch.arange(int(degree[u])) <= r).sum()
-                       for u, r in zip(users.tolist(), rank, strict=True)])
+    neg = torch.stack(
+        [
+            r + (col[crow[u] : crow[u + 1]] - torch.arange(int(degree[u])) <= r).sum()
+            for u, r in zip(users.tolist(), rank, strict=True)
+        ]
+    )
     return users.to(device), pos.to(device), neg.to(device)

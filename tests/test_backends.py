@@ -1,8 +1,9 @@
 """backends() and the public surface: what is promised is there, and nothing is listed that the library lacks."""
 
-import mmssl_fast
 import pytest
 import torch
+
+import mmssl_fast
 from mmssl_fast.backends import OPS, TRITON
 
 # The ops another op or its backward is made of; they have no row of their own in backends().
