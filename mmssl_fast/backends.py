@@ -27,7 +27,8 @@ def backends() -> dict[str, dict[str, str]]:
 
     Returns:
         For every public op a dict with ``equation`` (of the paper), ``cpu`` and ``cuda``: the kernel's language, with
-        the instruction set in use on the CPU; "torch" where the op is made of torch's own operations alone; "no kernel" where calling the op raises NotImplementedError.
+        the instruction set in use on the CPU; "torch" where the op is made of torch's own operations alone; "no
+        kernel" where calling the op raises NotImplementedError.
     """
     return {
         name: {"equation": equation, "cpu": _owner(kernels, "CPU"), "cuda": _owner(kernels, "CUDA")}

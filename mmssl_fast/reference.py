@@ -277,9 +277,9 @@ def sample_bpr(
     """Users, positives and negatives, int64 [batch]. Users who have every item (no negative) are left out.
 
     over="interactions": slot b takes edge ⌊w·nnz'⌋ (w from counter (b, 0, offset, STREAM_POSITIVE)) of the nnz' edges
-    whose user has a negative. over="users": the eligible users with the `batch` smallest (64-bit word, id), in that order
-    (counter (user, 0, offset, STREAM_USER)), each with a positive drawn uniformly from its row. The negative is the r-th
-    unseen item, r uniform (counter (b, 0, offset, STREAM_NEGATIVE)).
+    whose user has a negative. over="users": the eligible users with the `batch` smallest (64-bit word, id), in that
+    order (counter (user, 0, offset, STREAM_USER)), each with a positive drawn uniformly from its row. The negative is
+    the r-th unseen item, r uniform (counter (b, 0, offset, STREAM_NEGATIVE)).
     """
     device, crow, col = graph.device, graph.crow.cpu(), graph.col.cpu().long()
     degree = crow.diff()
