@@ -7,26 +7,33 @@ namespace {
 
 inline float exponential(float x) { return exp_f32(x); }
 inline double exponential(double x) { return __builtin_exp(x); }
-inline float square_root(float x) { return __builtin_sqrtf(x); }
-inline double square_root(double x) { return __builtin_sqrt(x); }
 
 // score[j] = A + s g of column `column + j`, j < width <= 256, and the largest of them. `entry` is the row's first
 // entry at or after `column`; it is moved past the stretch.
 template <typename T, typename Index>
 T row_scores(const GumbelNoise& noise, PhiloxKey key, uint32_t row, int64_t column, int64_t width, const Index* col,
              int64_t* entry, int64_t last_entry, T* score) {
-  alignas(64) float g[kNoiseColumns];
-  gumbel_noise(key, column, width, row, noise.offset, g);
-  const T scale = static_cast<T>(noise.noise_scale);
-  for (int64_t j = 0; j < width; ++j) score[j] = scale * static_cast<T>(g[j]);
+  T top = 0;  // without noise: an unseen item's score
+  if (noise.noise_scale == 0) {
+    for (int64_t j = 0; j < width; ++j) score[j] = 0;
+  } else {
+    alignas(64) float g[kNoiseColumns];
+    gumbel_noise(key, column, width, row, noise.offset, g);
+    const T scale = static_cast<T>(noise.noise_scale);
+    top = scale * static_cast<T>(g[0]);
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < width; ++j) {
+      score[j] = scale * static_cast<T>(g[j]);
+      top = score[j] > top ? score[j] : top;
+    }
+  }
   int64_t e = *entry;
   for (; e < last_entry && static_cast<int64_t>(col[e]) < column + width; ++e) {
-    score[static_cast<int64_t>(col[e]) - column] += T{1};
+    T& seen = score[static_cast<int64_t>(col[e]) - column];
+    seen += T{1};
+    top = seen > top ? seen : top;
   }
   *entry = e;
-  T top = score[0];
-#pragma omp simd reduction(max : top)
-  for (int64_t j = 1; j < width; ++j) top = score[j] > top ? score[j] : top;
   return top;
 }
 
@@ -43,14 +50,23 @@ T exponentials(const T* score, int64_t width, T top, T inv_tau, T* weight) {
   return sum;
 }
 
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Divides the row by its length; returns 1 / length, 0 for a zero row.
 template <typename T>
-T scale_to_length_one(T* row, int64_t n_items, double square) {
-  const T inv_norm = square > 0 ? static_cast<T>(1 / square_root(square)) : T{0};
+T scale_to_length_one(T* row, int64_t n_items) {
+  double square = 0;
+  for (int64_t column = 0; column < n_items; column += kNoiseColumns) {
+    const int64_t stop = column + smaller(kNoiseColumns, n_items - column);
+    T partial = 0;
+#pragma omp simd reduction(+ : partial)
+    for (int64_t i = column; i < stop; ++i) partial += row[i] * row[i];
+    square += partial;
+  }
+  const T inv_norm = square > 0 ? static_cast<T>(1 / __builtin_sqrt(square)) : T{0};
   for (int64_t j = 0; j < n_items; ++j) row[j] *= inv_norm;
   return inv_norm;
 }
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 }  // namespace
 
@@ -112,7 +128,7 @@ void gumbel_tile(GumbelNoise noise, const int64_t* crow, const Index* col, const
 
 template <typename T, typename Index>
 void gumbel_softmax(GumbelNoise noise, const int64_t* crow, const Index* col, const int64_t* users, int64_t n_items,
-                    bool accumulate, bool row_l2, T* rows, T* inv_norm, T* scratch, int64_t begin, int64_t end) {
+                    bool accumulate, bool l2, T* rows, T* inv_norm, T* scratch, int64_t begin, int64_t end) {
   const PhiloxKey key = philox_key(noise.seed);
   const T inv_tau = static_cast<T>(1 / noise.tau);
   for (int64_t r = begin; r < end; ++r) {
@@ -126,48 +142,24 @@ void gumbel_softmax(GumbelNoise noise, const int64_t* crow, const Index* col, co
                                      crow[users[r] + 1], weight + column);
       top = block_top > top ? block_top : top;
     }
-    double sum = 0, square = 0;
+    double sum = 0;
     for (int64_t column = 0; column < n_items; column += kNoiseColumns) {
       const int64_t width = smaller(kNoiseColumns, n_items - column);
       sum += exponentials(weight + column, width, top, inv_tau, weight + column);
     }
     const T scale = static_cast<T>(1 / sum);
-    for (int64_t column = 0; column < n_items; column += kNoiseColumns) {
-      const int64_t stop = column + smaller(kNoiseColumns, n_items - column);
-      T partial = 0;
-      if (accumulate) {
-#pragma omp simd reduction(+ : partial)
-        for (int64_t i = column; i < stop; ++i) {
-          row[i] += weight[i] * scale;
-          partial += row[i] * row[i];
-        }
-      } else {
-#pragma omp simd reduction(+ : partial)
-        for (int64_t i = column; i < stop; ++i) {
-          row[i] *= scale;
-          partial += row[i] * row[i];
-        }
-      }
-      square += partial;
+    if (accumulate) {
+      for (int64_t i = 0; i < n_items; ++i) row[i] += weight[i] * scale;
+    } else {
+      for (int64_t i = 0; i < n_items; ++i) row[i] *= scale;
     }
-    inv_norm[r] = row_l2 ? scale_to_length_one(row, n_items, square) : T{1};
+    inv_norm[r] = l2 ? scale_to_length_one(row, n_items) : T{1};
   }
 }
 
 template <typename T>
 void row_l2(int64_t n_items, T* rows, T* inv_norm, int64_t begin, int64_t end) {
-  for (int64_t r = begin; r < end; ++r) {
-    T* row = rows + r * n_items;
-    double square = 0;
-    for (int64_t column = 0; column < n_items; column += kNoiseColumns) {
-      const int64_t stop = column + smaller(kNoiseColumns, n_items - column);
-      T partial = 0;
-#pragma omp simd reduction(+ : partial)
-      for (int64_t i = column; i < stop; ++i) partial += row[i] * row[i];
-      square += partial;
-    }
-    inv_norm[r] = scale_to_length_one(row, n_items, square);
-  }
+  for (int64_t r = begin; r < end; ++r) inv_norm[r] = scale_to_length_one(rows + r * n_items, n_items);
 }
 
 #define MMSSL_INSTANTIATE(Index)                                                                                       \

@@ -30,12 +30,12 @@ void gumbel_tile(GumbelNoise noise, const int64_t* crow,  // [U + 1]
                  int64_t begin, int64_t end);
 
 // rows[r] = softmax((A + s g) / tau) + addend rows[r] (when `accumulate`: what rows holds on entry), then divided by
-// its length (when `row_l2`); inv_norm[r] = 1 / that length, 0 for a zero row.
+// its length (when `l2`); inv_norm[r] = 1 / that length, 0 for a zero row.
 template <typename T, typename Index>
 void gumbel_softmax(GumbelNoise noise, const int64_t* crow,  // [U + 1]
                     const Index* col,                        // [nnz], ascending within a row
                     const int64_t* users,                    // [B], rows of crow
-                    int64_t n_items, bool accumulate, bool row_l2,
+                    int64_t n_items, bool accumulate, bool l2,
                     T* rows,      // [B, I]
                     T* inv_norm,  // [B]
                     T* scratch,   // [I], or nullptr without `accumulate`
