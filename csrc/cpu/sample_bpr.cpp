@@ -11,8 +11,12 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/isa.h"
 #include "common/philox.h"
 #include "cpu/dispatch.h"
+
+#define MMSSL_KERNELS "cpu/isa/philox.h"
+#include "common/each_isa.h"
 
 namespace mmssl {
 namespace {
@@ -47,27 +51,32 @@ void check_graph(const char* op, const at::Tensor& crow, const at::Tensor& col, 
   MMSSL_CHECK(batch >= 0, op, "batch must not be negative, got ", batch);
 }
 
-class Sampler {
+// The 64-bit words of the slots (or users) [first, last), in one vectorised go.
+class Words {
  public:
-  Sampler(uint64_t seed, int64_t offset) : key_(philox_key(seed)), offset_(static_cast<uint32_t>(offset)) {}
-
-  Philox4 words(int64_t index, PhiloxStream stream) const {
-    return philox4x32(key_, static_cast<uint32_t>(index), 0, offset_, stream);
+  Words(int64_t seed, int64_t offset, PhiloxStream stream, int64_t first, int64_t last)
+      : words_(last - first), first_(first) {
+    MMSSL_DISPATCH(philox_words, static_cast<uint64_t>(seed), static_cast<uint32_t>(offset), stream, first,
+                   last - first, words_.data());
   }
 
-  int64_t below(const Philox4& words, int64_t n) const { return uniform64(words.word[0], words.word[1], n); }
+  uint64_t operator[](int64_t index) const { return words_[index - first_]; }
 
-  // The r-th item, r uniform, that is not among seen[0 .. degree).
-  template <typename Index>
-  int64_t negative(int64_t slot, const Index* seen, int64_t degree, int64_t n_items) const {
-    const int64_t rank = below(words(slot, kStreamNegative), n_items - degree);
-    return rank + skipped_before(rank, degree, [&](int64_t e) { return static_cast<int64_t>(seen[e]) - e; });
+  int64_t below(int64_t index, int64_t n) const {
+    const uint64_t word = (*this)[index];
+    return uniform64(static_cast<uint32_t>(word), static_cast<uint32_t>(word >> 32), n);
   }
 
  private:
-  PhiloxKey key_;
-  uint32_t offset_;
+  std::vector<uint64_t> words_;
+  int64_t first_;
 };
+
+// The item of that rank among those not in seen[0 .. degree).
+template <typename Index>
+int64_t unseen_item(int64_t rank, const Index* seen, int64_t degree) {
+  return rank + skipped_before(rank, degree, [&](int64_t e) { return static_cast<int64_t>(seen[e]) - e; });
+}
 
 struct SampleBuffers {
   at::Tensor users, pos, neg;
@@ -87,21 +96,23 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
               n_items, " items, ", col.numel(), " interactions)");
   const int64_t* edges = crow.const_data_ptr<int64_t>();
   const int64_t* full = full_users.const_data_ptr<int64_t>();
-  const Sampler sampler(static_cast<uint64_t>(seed), offset);
   SampleBuffers out(crow, batch);
   int64_t *users = write_ptr<int64_t>(out.users), *pos = write_ptr<int64_t>(out.pos),
           *neg = write_ptr<int64_t>(out.neg);
   with_index_type(op, col.scalar_type(), [&](auto index) {
     using Index = decltype(index);
     const Index* item = read_ptr<Index>(col);
-    at::parallel_for(0, batch, 256, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, batch, 2048, [&](int64_t begin, int64_t end) {
+      const Words positive(seed, offset, kStreamPositive, begin, end),
+          negative(seed, offset, kStreamNegative, begin, end);
       for (int64_t b = begin; b < end; ++b) {
-        int64_t edge = sampler.below(sampler.words(b, kStreamPositive), eligible);
+        int64_t edge = positive.below(b, eligible);
         edge += n_items * skipped_before(edge, n_full, [&](int64_t f) { return edges[full[f]] - f * n_items; });
         const int64_t user = std::upper_bound(edges, edges + n_users + 1, edge) - edges - 1;
         users[b] = user;
         pos[b] = item[edge];
-        neg[b] = sampler.negative(b, item + edges[user], edges[user + 1] - edges[user], n_items);
+        const int64_t degree = edges[user + 1] - edges[user];
+        neg[b] = unseen_item(negative.below(b, n_items - degree), item + edges[user], degree);
       }
     });
   });
@@ -119,23 +130,19 @@ Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64
   };
   const int64_t n_users = crow.numel() - 1;
   const int64_t* edges = crow.const_data_ptr<int64_t>();
-  const Sampler sampler(static_cast<uint64_t>(seed), offset);
+  const Words draws(seed, offset, kStreamUser, 0, n_users);
   std::vector<Ticket> tickets;
   tickets.reserve(n_users);
   for (int64_t user = 0; user < n_users; ++user) {
     const int64_t degree = edges[user + 1] - edges[user];
-    if (degree > 0 && degree < n_items) tickets.push_back({0, user});
+    if (degree > 0 && degree < n_items) tickets.push_back({draws[user], user});
   }
   const int64_t eligible = static_cast<int64_t>(tickets.size());
   MMSSL_CHECK(batch <= eligible, op, "over=\"users\" draws without replacement: batch is ", batch, ", only ", eligible,
               " of ", n_users, " users have both a positive and a negative item");
-  at::parallel_for(0, eligible, 1024, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const Philox4 words = sampler.words(tickets[t].user, kStreamUser);
-      tickets[t].word = static_cast<uint64_t>(words.word[1]) << 32 | words.word[0];
-    }
-  });
-  std::partial_sort(tickets.begin(), tickets.begin() + batch, tickets.end());
+  std::nth_element(tickets.begin(), tickets.begin() + batch, tickets.end());
+  std::sort(tickets.begin(), tickets.begin() + batch);
+  const Words positive(seed, offset, kStreamPositive, 0, batch), negative(seed, offset, kStreamNegative, 0, batch);
   SampleBuffers out(crow, batch);
   int64_t *users = write_ptr<int64_t>(out.users), *pos = write_ptr<int64_t>(out.pos),
           *neg = write_ptr<int64_t>(out.neg);
@@ -145,8 +152,8 @@ Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64
     for (int64_t b = 0; b < batch; ++b) {
       const int64_t user = tickets[b].user, degree = edges[user + 1] - edges[user];
       users[b] = user;
-      pos[b] = item[edges[user] + sampler.below(sampler.words(b, kStreamPositive), degree)];
-      neg[b] = sampler.negative(b, item + edges[user], degree, n_items);
+      pos[b] = item[edges[user] + positive.below(b, degree)];
+      neg[b] = unseen_item(negative.below(b, n_items - degree), item + edges[user], degree);
     }
   });
   return {out.users, out.pos, out.neg};

@@ -1,4 +1,4 @@
-// Kernel of philox_bits. Included through common/each_isa.h: no include guard.
+// Kernels of philox_bits and the samplers. Included through common/each_isa.h: no include guard.
 #include <cstdint>
 
 namespace mmssl::MMSSL_ISA {
@@ -9,5 +9,10 @@ void philox_bits(uint64_t seed, uint32_t offset, uint32_t stream,
                  int64_t columns,
                  int64_t* bits,  // [B, columns]
                  int64_t begin, int64_t end);
+
+// words[j] = w1 2^32 + w0 of the counter (first + j, 0, offset, stream), j < n.
+void philox_words(uint64_t seed, uint32_t offset, uint32_t stream, int64_t first, int64_t n,
+                  uint64_t* words  // [n]
+);
 
 }  // namespace mmssl::MMSSL_ISA
