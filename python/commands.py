@@ -45,7 +45,7 @@ def train(
     """Train a recommender, keep its best model and say how good it is."""
     from . import report, run_folder
     from . import train as training
-    from .config import SYNTHETIC
+    from .config import SYNTHETIC, SYNTHETIC_EPOCHS
 
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
              "train.epochs": (epochs, "--epochs"), "train.batch": (batch, "--batch"), "train.seed": (seed, "--seed"),
@@ -55,8 +55,9 @@ def train(
     training.pick_device(chosen.train.device)
     dataset = _load_data(chosen.data)
     if chosen.data.path != SYNTHETIC:
-        resolved = chosen.data.model_copy(update={"path": str(Path(chosen.data.path).resolve())})
-        chosen = chosen.model_copy(update={"data": resolved})
+        chosen = _changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
+    elif "epochs" not in chosen.train.model_fields_set:
+        chosen = _changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
     folder = run_folder.RunFolder(out or run_folder.default_path(chosen, dataset), dataset, chosen, overwrite)
     full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
     for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
@@ -82,7 +83,7 @@ def _fit(dataset, config, name: str, folder):
     from .evaluate import split_metrics
     from .systems import TITLES
 
-    config = config.model_copy(update={"model": config.model.model_copy(update={"system": name})})
+    config = _changed(config, "model", system=name)
     started = time.perf_counter()
     with report.ProgressObserver(TITLES[name]) as progress:
         fit = training.fit(dataset, config, report.Several(progress, folder) if folder else progress)
@@ -90,6 +91,11 @@ def _fit(dataset, config, name: str, folder):
     how = config.evaluate
     test = split_metrics(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
     return fit, test, seconds
+
+
+def _changed(config, section: str, **values):
+    """The configuration with other values in one section."""
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
 def _configuration(path: Path | None, flags: dict[str, tuple[Any, str]], settings: list[str]):

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .errors import InputError, shown
 
 SYNTHETIC = "synthetic"
+SYNTHETIC_EPOCHS = 20
 
 
 class Section(BaseModel):
@@ -162,7 +163,12 @@ class OptimiserSection(Section):
 
 
 class TrainSection(Section):
-    epochs: int = Field(100, ge=0, description="At most so many; an epoch is n_train // batch + 1 steps.")
+    epochs: int = Field(
+        100,
+        ge=0,
+        description="At most so many, each of n_train // batch + 1 steps; where it is not given, 20 on the embedded "
+        "catalogue.",
+    )
     batch: int = Field(1024, ge=1, description="Triples of a step. The released code: 1024.")
     sample_over: Literal["interactions", "users"] = Field(
         "interactions",

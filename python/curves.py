@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
 RECALL, NDCG, LOSS = "#2563ae", "#c2571a", "#4b5b6b"
-COLUMNS = 4
+COLUMNS = 5
 
 
 def draw(epochs: list[dict[str, Any]], path: Path, title: str = "") -> None:
@@ -20,8 +20,8 @@ def draw(epochs: list[dict[str, Any]], path: Path, title: str = "") -> None:
     epochs: the lines of metrics.jsonl, at least one.
     """
     terms = list(epochs[0]["losses"])
-    columns = min(COLUMNS, len(terms))
-    rows = -(-len(terms) // columns)
+    rows = -(-len(terms) // COLUMNS)
+    columns = -(-len(terms) // rows)
     figure = Figure(figsize=(11, 3.6 + 1.9 * rows), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=[2.0] + [1.0] * rows)
@@ -71,6 +71,7 @@ def _plain(axes, first: int, last: int) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
     axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    axes.yaxis.get_offset_text().set(color=MUTED, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
     pad = max(0.5, 0.02 * (last - first))
     axes.set_xlim(first - pad, last + pad)

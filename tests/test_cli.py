@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmssl_trainer.cli import main
+from mmssl_trainer.config import SYNTHETIC_EPOCHS, load
 from mmssl_trainer.data import synthetic, write_plain
 
 SMALL = ["--system", "lightgcn", "--epochs", "2", "--batch", "64", "--threads", "1", "--set", "model.dim=8"]
@@ -63,6 +64,21 @@ def test_default_folder_is_under_runs(folder, tmp_path, monkeypatch, capsys):
         assert main(["train", "--data", str(folder), "--system", "popularity"]) == 0
     runs = list((tmp_path / "runs").iterdir())
     assert len(runs) == 2 and all(one.name.startswith("popularity-data-") for one in runs)
+
+
+def test_no_arguments_trains_mmssl_on_the_embedded_catalogue(tmp_path, monkeypatch, capsys):
+    """The whole first command of the README, on a smaller catalogue: three systems in a table, the features help."""
+    small = synthetic(seed=0, n_users=300, n_items=200, modalities={"image": 16, "text": 16})
+    monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: small)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train"]) == 0
+    printed = capsys.readouterr().out
+    assert [name in printed for name in ("MMSSL", "popularity", "LightGCN", "seconds")] == [True] * 4
+    (run,) = (tmp_path / "runs").iterdir()
+    assert load(run / "config.toml").train.epochs == SYNTHETIC_EPOCHS
+    recall = json.loads((run / "result.json").read_text())["test"]["recall@20"]
+    baselines = json.loads((run / "baselines.json").read_text())
+    assert recall > baselines["lightgcn"]["test"]["recall@20"] > baselines["popularity"]["test"]["recall@20"]
 
 
 def test_evaluate_agrees_with_training(run, capsys):

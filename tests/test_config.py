@@ -1,8 +1,12 @@
 """The configuration: defaults, TOML in and out, overrides, and what is said of a wrong one."""
 
+import inspect
+
 import pytest
 from mmssl_trainer.config import Config, known_keys, load, parse_set, to_toml
 from mmssl_trainer.errors import InputError
+
+from mmssl_fast.nn import MMSSL, MMSSLObjective
 
 
 def write(tmp_path, text):
@@ -129,3 +133,12 @@ def test_set_without_assignment(text):
 def test_known_keys_are_complete():
     keys = known_keys()
     assert "loss.contrastive_tau" in keys and "train.seed" in keys and len(keys) == len(set(keys)) > 30
+
+
+def test_defaults_are_those_of_the_core():
+    """A key that is passed on to mmssl_fast.nn has one default, not two."""
+    for section, receiver in ((Config().model, MMSSL), (Config().loss, MMSSLObjective)):
+        parameters = inspect.signature(receiver).parameters
+        shared = {key: value for key, value in section if key in parameters}
+        assert len(shared) > 8
+        assert shared == {key: parameters[key].default for key in shared}
