@@ -147,3 +147,10 @@ def test_sample_bpr_refuses():
         sample_bpr(graph, 54, 0, over="users")
     with pytest.raises(ValueError, match=r"^sample_bpr: batch must not be negative, got -1"):
         sample_bpr(graph, -1, 0)
+    for full, wrong in [
+        ([0, 1], "1. = 1 has"),
+        ([60], "must ascend within the 60 users, got 60"),
+        ([7, 0], "got 0 at 1"),
+    ]:
+        with pytest.raises(ValueError, match="^sample_bpr: full_users.*" + wrong):
+            torch.ops.mmssl_fast.sample_bpr(graph.crow, graph.col, torch.tensor(full), 37, 5, 0, 0)

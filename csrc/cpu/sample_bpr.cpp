@@ -23,14 +23,14 @@ namespace {
 
 using Sample = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-// The r-th of the integers that are not in an ascending list, and the r-th edge that is not a full user's: in both,
-// what is skipped before place e of the list starts at start(e) and start(e) - (what is skipped before) never falls.
-template <typename Start>
-int64_t skipped_before(int64_t rank, int64_t n, Start start_less_skipped) {
+// Of n ascending places that are taken out of the integers, how many come before what is then at `rank`.
+// left_before(e): the integers below place e that are not taken out; it never falls.
+template <typename LeftBefore>
+int64_t taken_before(int64_t rank, int64_t n, LeftBefore left_before) {
   int64_t low = 0, high = n;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
-    if (start_less_skipped(middle) <= rank) {
+    if (left_before(middle) <= rank) {
       low = middle + 1;
     } else {
       high = middle;
@@ -75,7 +75,7 @@ class Words {
 // The item of that rank among those not in seen[0 .. degree).
 template <typename Index>
 int64_t unseen_item(int64_t rank, const Index* seen, int64_t degree) {
-  return rank + skipped_before(rank, degree, [&](int64_t e) { return static_cast<int64_t>(seen[e]) - e; });
+  return rank + taken_before(rank, degree, [&](int64_t e) { return static_cast<int64_t>(seen[e]) - e; });
 }
 
 struct SampleBuffers {
@@ -96,6 +96,13 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
               n_items, " items, ", col.numel(), " interactions)");
   const int64_t* edges = crow.const_data_ptr<int64_t>();
   const int64_t* full = full_users.const_data_ptr<int64_t>();
+  for (int64_t f = 0; f < n_full; ++f) {
+    const int64_t user = full[f];
+    MMSSL_CHECK(0 <= user && user < n_users && (f == 0 || full[f - 1] < user), op, "full_users must ascend within the ",
+                n_users, " users, got ", user, " at ", f);
+    MMSSL_CHECK(edges[user + 1] - edges[user] == n_items, op, "full_users[", f, "] = ", user, " has ",
+                edges[user + 1] - edges[user], " of ", n_items, " items");
+  }
   SampleBuffers out(crow, batch);
   int64_t *users = write_ptr<int64_t>(out.users), *pos = write_ptr<int64_t>(out.pos),
           *neg = write_ptr<int64_t>(out.neg);
@@ -107,7 +114,7 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
           negative(seed, offset, kStreamNegative, begin, end);
       for (int64_t b = begin; b < end; ++b) {
         int64_t edge = positive.below(b, eligible);
-        edge += n_items * skipped_before(edge, n_full, [&](int64_t f) { return edges[full[f]] - f * n_items; });
+        edge += n_items * taken_before(edge, n_full, [&](int64_t f) { return edges[full[f]] - f * n_items; });
         const int64_t user = std::upper_bound(edges, edges + n_users + 1, edge) - edges - 1;
         users[b] = user;
         pos[b] = item[edge];
