@@ -170,6 +170,14 @@ def test_gumbel_lse_and_tiles(shape, tau):
         assert torch.equal(torch.cat(tiles, 1), whole)
 
 
+def test_gumbel_tiles_sum_to_one_at_a_low_temperature():
+    """τ·lse is near 1 here: as one float32 it would be off by 6e-8, over τ that is 6e-5 of every weight."""
+    graph, users = random_graph(41, 401, 0.05), torch.arange(41)
+    lse = gumbel_lse(graph, users, 1e-3, 5, noise_scale=3e-3)
+    tile = gumbel_tile(graph, users, lse, 0, 401, 1e-3, 5, noise_scale=3e-3)
+    torch.testing.assert_close(tile.double().sum(1), torch.ones(41).double(), atol=2e-6, rtol=0)
+
+
 def test_gumbel_softmax_does_not_depend_on_the_batch_or_the_threads(threads):
     graph = random_graph(401, 1271, 0.02)
     users, augment = torch.arange(401), (normal(401, 8, dtype=torch.float32), normal(1271, 8, dtype=torch.float32))
