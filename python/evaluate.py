@@ -9,8 +9,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from mmssl_fast import InteractionGraph, cosine_topk
+
 from .data import Dataset
-from .ops import InteractionGraph, cosine_topk
 
 METRICS = ("recall", "precision", "ndcg", "hit", "mrr")
 MAX_K = 128

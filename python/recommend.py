@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from mmssl_fast import InteractionGraph, cosine_topk
+
 from .data import Dataset
 from .errors import InputError
 from .evaluate import MAX_K
 from .files import write_with
-from .ops import InteractionGraph, cosine_topk
 from .saved_model import SavedModel
 
 COLUMNS = ("user", "rank", "item", "score")

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmssl_fast import InteractionGraph, sample_bpr
+
 from .config import Config
 from .data import Dataset
 from .errors import InputError
 from .evaluate import split_metrics
-from .ops import InteractionGraph, sample_bpr
 from .systems import create
 from .systems.base import Batch, System
 

@@ -279,6 +279,9 @@ def test_loss_table_means():
     for value in (1.0, 2.0):
         table.add({"a": torch.tensor(value), "b": torch.tensor(10 * value)})
     assert table.means() == {"a": 1.5, "b": 15.0} and table.check(1) == {"a": 2.0, "b": 20.0}
+    table.add({"a": torch.tensor(0.0), "b": torch.tensor(float("inf"))})
+    with pytest.raises(NonFiniteLoss, match="'b' became inf in epoch 7, step 3 of 3"):
+        table.check(7)
     with pytest.raises(ValueError, match="terms"):
         table.add({"a": torch.tensor(1.0)})
 

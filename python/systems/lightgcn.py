@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ops import bpr_loss, lightgcn
+from mmssl_fast import bpr_loss, lightgcn
+
 from .base import Batch
 
 
