@@ -237,7 +237,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
     if as_json:
         print(json.dumps({**findings, "problems": problems}, indent=2))
     else:
-        report.OUT.print(report.table("mmssl_fast", ["", ""], [[name, str(value)] for name, value in findings.items()]))
+        for one in report.doctor_tables(findings):
+            report.OUT.print(one)
     for problem in problems:
         report.ERR.print(f"problem: {problem}", markup=False)
     if problems:

@@ -17,7 +17,8 @@ PACKAGES = ("torch", "numpy", "scipy", "triton", "typer", "rich", "pydantic", "s
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
-    """(findings by name, problems as sentences). Importing mmssl_fast is part of the examination."""
+    """(findings by name, with backends() under "ops"; problems as sentences). Importing mmssl_fast is part of the
+    examination: an import that fails is a problem, and "ops" is then missing."""
     findings: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     problems = []
     for name in PACKAGES:
@@ -41,8 +42,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
         "GPU": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use",
     }
-    if hasattr(mmssl_fast, "backends"):
-        findings |= {f"op {name}": where for name, where in _flat(mmssl_fast.backends()).items()}
+    findings["ops"] = mmssl_fast.backends()
     if torch.cuda.is_available() and not built["cuda"]:
         problems.append("torch has a GPU, mmssl_fast was built without CUDA; reinstall it where nvcc is on the path")
     return findings, problems
@@ -68,14 +68,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _flat(backends: dict[str, Any]) -> dict[str, str]:
-    """backends() as one line an entry, whatever it nests."""
-    lines = {}
-    for name, value in backends.items():
-        if isinstance(value, dict):
-            lines[name] = ", ".join(f"{device}: {what}" for device, what in value.items())
-        else:
-            lines[name] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return lines

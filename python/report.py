@@ -58,6 +58,19 @@ def data_tables(summary: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def doctor_tables(findings: dict[str, Any]) -> list[Table]:
+    """mmssl_trainer.doctor.examine's findings as tables: the installation, and what runs each op where."""
+    findings = dict(findings)
+    ops = findings.pop("ops", {})
+    tables = [table("mmssl_fast", ["", ""], [[name, str(value)] for name, value in findings.items()])]
+    if ops:
+        columns = ["equation", "cpu", "cuda"]
+        tables.append(
+            table("ops", ["op", *columns], [[name, *(op[one] for one in columns)] for name, op in ops.items()])
+        )
+    return tables
+
+
 def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if (math.isfinite(value) and 1e-4 <= abs(value) < 1e4) or value == 0 else f"{value:.3g}"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, sample_bpr
+from mmssl_fast import InteractionGraph, backends, sample_bpr
 
 from .config import Config
 from .data import Dataset
@@ -192,13 +192,16 @@ def _train_epoch(system, graph, config, fitted, epoch, steps, batch, observer) -
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of that name. Raises InputError where there is none."""
+    """The torch device of that name. Raises InputError where there is none, or an op has no kernel for it."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {name!r} cannot be used ({reason}); choose cpu, or a device this torch has") from None
+    missing = [op for op, where in backends().items() if where.get(device.type, "no kernel") == "no kernel"]
+    if missing:
+        raise InputError(f"device {name!r}: this build has no kernel there for {', '.join(missing)}; choose cpu")
     return device
 
 

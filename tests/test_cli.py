@@ -123,6 +123,10 @@ def test_doctor(capsys):
     found = json.loads(capsys.readouterr().out)
     assert code == (1 if found["problems"] else 0)
     assert found["built against torch"] and found["instruction set in use"] in found["instruction sets built"]
+    assert found["ops"]["propagate"]["cpu"].startswith("C++")
+    assert main(["doctor"]) == code
+    printed = capsys.readouterr().out
+    assert "cosine_topk" in printed and found["built against torch"] in printed
 
 
 def test_benchmark_runs_pytest_in_a_checkout(tmp_path, capfd):

@@ -299,6 +299,11 @@ def test_device_that_is_not_there():
         pick_device("gpu7")
 
 
+def test_device_without_kernels():
+    with pytest.raises(InputError, match="'meta': this build has no kernel there for .*propagate"):
+        pick_device("meta")
+
+
 # --- run folder ------------------------------------------------------------------------------------------------------
 def run(path, data, config, **kwargs):
     folder = run_folder.RunFolder(path, data, config, **kwargs)
