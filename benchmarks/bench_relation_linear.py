@@ -1,0 +1,64 @@
+"""relation_linear against F.linear of the dense block: forward, and with its gradients."""
+
+import pytest
+import torch
+from registry import compare, normal
+
+from mmssl_fast import reference
+from mmssl_fast.ops.relation_linear import relation_linear
+
+ROWS, D, HIDDEN = 1024, 64, 1024
+
+
+def setting(shape):
+    graph = shape.graph()
+    users = torch.randperm(graph.n_users, generator=torch.Generator().manual_seed(0))[:ROWS]
+    u, v = normal(ROWS, D).requires_grad_(), normal(graph.n_items, D, seed=1).requires_grad_()
+    weight = (normal(graph.n_items, HIDDEN, seed=2) / HIDDEN).mT.requires_grad_()
+    plain = weight.detach().contiguous().requires_grad_()  # the layout nn.Linear has
+    return graph.rows(users), u, v, weight, plain
+
+
+def close(actual, expected):
+    """Relative to the largest entry; dense rows of length 1 are themselves only good to 1e-3 in dU."""
+    for a, e, limit in zip(actual, expected, (1e-4, 5e-3, 1e-4, 1e-4), strict=False):
+        assert (a - e).abs().max() <= limit * e.abs().max()
+
+
+@pytest.mark.parametrize("row_l2", [False, True])
+def test_relation_linear_forward(benchmark, tiktok, row_l2):
+    seen, u, v, weight, plain = setting(tiktok)
+    with torch.no_grad():
+        compare(
+            benchmark,
+            lambda: (relation_linear(u, v, weight, seen, "cosine", row_l2),),
+            lambda: (reference.relation_linear(u, v, plain, seen, "cosine", row_l2),),
+            close,
+            shape=tiktok,
+            peer_name="cosine_block, F.linear",
+            rounds=3,
+            rows=ROWS,
+            hidden=HIDDEN,
+        )
+
+
+@pytest.mark.parametrize("row_l2", [False, True])
+def test_relation_linear_forward_and_backward(benchmark, tiktok, row_l2):
+    seen, u, v, weight, plain = setting(tiktok)
+    dz = normal(ROWS, HIDDEN, seed=3)
+
+    def run(op, weight):
+        z = op(u, v, weight, seen, "cosine", row_l2)
+        return z.detach(), *torch.autograd.grad(z, (u, v, weight), dz)
+
+    compare(
+        benchmark,
+        lambda: run(relation_linear, weight),
+        lambda: run(reference.relation_linear, plain),
+        close,
+        shape=tiktok,
+        peer_name="cosine_block, F.linear",
+        rounds=3,
+        rows=ROWS,
+        hidden=HIDDEN,
+    )
