@@ -213,11 +213,11 @@ def data_check(
 ) -> None:  # fmt: skip
     """Read the data as train would and say what is in it, or what is wrong with it."""
     from . import report
-    from .config import DataSection
     from .data import summarise
 
-    section = DataSection(path=path, layout=layout, modalities=modality or [], split_seed=split_seed)
-    summary = summarise(_load_data(section))
+    given = {"data.path": (path, "DATA"), "data.layout": (layout, "--layout"),
+             "data.modalities": (modality, "--modality"), "data.split_seed": (split_seed, "--split-seed")}  # fmt: skip
+    summary = summarise(_load_data(_configuration(None, given, []).data))
     if as_json:
         print(json.dumps(summary, indent=2))
         return

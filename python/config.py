@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from .data import LAYOUTS
 from .errors import InputError, shown
 
 SYNTHETIC = "synthetic"
@@ -35,6 +36,13 @@ class DataSection(Section):
         ge=0,
         description="Seed of the 8:1:1 split per user made where the data has none, and of the embedded catalogue.",
     )
+
+    @field_validator("layout")
+    @classmethod
+    def _known_layout(cls, name: str) -> str:
+        if name not in ("auto", *LAYOUTS):
+            raise ValueError(f"the layouts are auto, {', '.join(LAYOUTS)}")
+        return name
 
 
 class ModelSection(Section):

@@ -206,6 +206,8 @@ def test_non_finite_loss_is_a_line_and_exit_1(folder, tmp_path, capsys):
         (["recommend", "RUN", "--out", "x.txt"], ["x.txt", ".parquet"]),
         (["recommend", "RUN", "--users-from", "/no/list"], ["/no/list"]),
         (["data", "check", "/no/data"], ["/no/data"]),
+        (["data", "check", "synthetic", "--split-seed", "-1"], ["--split-seed", "greater than or equal to 0"]),
+        (["data", "check", "synthetic", "--layout", "tape"], ["tape"]),
         (["benchmark", "--checkout", "/no/checkout"], ["/no/checkout", "--checkout"]),
         (["trane"], ["trane", "--help"]),
         (["evaluate"], ["RUN"]),

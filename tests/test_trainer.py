@@ -300,7 +300,7 @@ def test_device_that_is_not_there():
 
 
 def test_device_without_kernels():
-    with pytest.raises(InputError, match="'meta': this build has no kernel there for .*propagate"):
+    with pytest.raises(InputError, match=r"'meta': this build has no kernel there for .*propagate"):
         pick_device("meta")
 
 
