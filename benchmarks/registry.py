@@ -74,6 +74,9 @@ def compare(
 ) -> None:
     """Times `ours` against `peer`, after `check(ours(), peer())` has passed (it raises when they differ).
 
+    The two take turns, and each timed call follows an untimed one of its own: neither pays for the caches and the freed
+    memory that the other leaves behind.
+
     Adds to extra_info: the ratio of the medians and of the best times (above 1: ours is faster), the peer's median in
     seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too), the shape, versions,
     instruction set and number of threads, `peer_name` and `info`. rounds: calls of each; a warm-up comes before.
@@ -82,9 +85,11 @@ def compare(
     peer_times: list[float] = []
 
     def run_peer():
+        peer()
         start = time.perf_counter()
         peer()
         peer_times.append(time.perf_counter() - start)
+        ours()
 
     benchmark.extra_info |= {
         "shape": asdict(shape),

@@ -6,15 +6,15 @@
 #include "common/isa.h"
 
 TORCH_LIBRARY(mmssl_fast, m) {
+  m.def("bpr_loss(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg) -> (Tensor, Tensor)");
+  m.def(
+      "bpr_loss_bwd(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg, Tensor slope) -> (Tensor, "
+      "Tensor)");
   m.def("cosine_block(Tensor u, Tensor v, Tensor? crow, Tensor? col, bool row_l2) -> (Tensor, Tensor)");
   m.def(
       "cosine_block_bwd(Tensor grad, Tensor u, Tensor v, Tensor? crow, Tensor? col, Tensor? block, Tensor? inverse, "
       "bool need_u, bool need_v) -> (Tensor, Tensor)");
   m.def("cosine_topk(Tensor u, Tensor v, SymInt k, Tensor? crow, Tensor? col) -> (Tensor, Tensor)");
-  m.def("bpr_loss(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg) -> (Tensor, Tensor)");
-  m.def(
-      "bpr_loss_bwd(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg, Tensor slope) -> (Tensor, "
-      "Tensor)");
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "gumbel_linear(Tensor weight, Tensor crow, Tensor col, Tensor users, float tau, SymInt seed, SymInt offset, "

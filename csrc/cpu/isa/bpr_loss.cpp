@@ -20,10 +20,7 @@ inline A margin(const T* u, const T* p, const T* n, int64_t d) {
   Lanes<A> sums = {};
   int64_t j = 0;
   for (; j + kLanes<A> <= d; j += kLanes<A>) sums += load_lanes(u + j) * (load_lanes(p + j) - load_lanes(n + j));
-  A total = 0;
-  if (j > 0) {
-    for (int lane = 0; lane < kLanes<A>; ++lane) total += sums[lane];
-  }
+  A total = j > 0 ? sum_lanes<A>(sums) : A(0);
   for (; j < d; ++j) total += load(u[j]) * (load(p[j]) - load(n[j]));
   return total;
 }

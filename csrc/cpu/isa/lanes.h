@@ -18,20 +18,14 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-template <typename A>
-struct LanesOf;
-template <>
-struct LanesOf<float> {
-  typedef float type __attribute__((vector_size(kVectorBytes)));
-};
-template <>
-struct LanesOf<double> {
-  typedef double type __attribute__((vector_size(kVectorBytes)));
+template <typename A, int bytes>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(bytes)));
 };
 
 // A vector of A (float or double), kVectorBytes wide.
 template <typename A>
-using Lanes = typename LanesOf<A>::type;
+using Lanes = typename VectorOf<A, kVectorBytes>::type;
 
 template <typename A>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
@@ -55,6 +49,19 @@ inline Lanes<float> load_lanes(const BFloat16* x) {
   Lanes<float> y;
   std::memcpy(&y, &word, sizeof(y));
   return y;
+}
+
+// The sum of a vector, upper half onto lower half until one value is left.
+template <typename A, int bytes = kVectorBytes>
+inline A sum_lanes(typename VectorOf<A, bytes>::type x) {
+  if constexpr (bytes == 2 * sizeof(A)) {
+    return x[0] + x[1];
+  } else {
+    typename VectorOf<A, bytes / 2>::type low, high;
+    std::memcpy(&low, &x, bytes / 2);
+    std::memcpy(&high, reinterpret_cast<const char*>(&x) + bytes / 2, bytes / 2);
+    return sum_lanes<A, bytes / 2>(low + high);
+  }
 }
 
 inline void store_lanes(Lanes<float> x, float* y) { std::memcpy(y, &x, sizeof(x)); }

@@ -30,11 +30,13 @@ inline void attention(const T* q, const T* k, int64_t modalities, int64_t plane,
       A* row = s + (h * modalities + a) * modalities;
       A sum = 0;
       for (int64_t b = 0; b < modalities; ++b) sum += row[b];
+      const A share = A(1) / sum;
       for (int64_t b = 0; b < modalities; ++b) {
-        row[b] /= sum;
-        w[h * modalities + b] += row[b] / static_cast<A>(modalities);
+        row[b] *= share;
+        w[h * modalities + b] += row[b];
       }
     }
+    for (int64_t b = 0; b < modalities; ++b) w[h * modalities + b] /= static_cast<A>(modalities);
   }
 }
 

@@ -5,17 +5,14 @@
 
 namespace mmssl::MMSSL_ISA {
 
-// <a, b> over n values: lane by lane, then the lanes in order, then the values left over.
+// <a, b> over n values: lane by lane, then the lanes, then the values left over.
 template <typename T>
 inline accumulate_t<T> dot(const T* a, const T* b, int64_t n) {
   using A = accumulate_t<T>;
   Lanes<A> sums = {};
   int64_t j = 0;
   for (; j + kLanes<A> <= n; j += kLanes<A>) sums += load_lanes(a + j) * load_lanes(b + j);
-  A total = 0;
-  if (j > 0) {
-    for (int lane = 0; lane < kLanes<A>; ++lane) total += sums[lane];
-  }
+  A total = j > 0 ? sum_lanes<A>(sums) : A(0);
   for (; j < n; ++j) total += load(a[j]) * load(b[j]);
   return total;
 }
