@@ -8,6 +8,7 @@ END of sys.path (the isolated setuptools stays first) and nothing is required; o
 
 import importlib.metadata
 import re
+import shutil
 import sys
 import sysconfig
 
@@ -64,5 +65,13 @@ get_requires_for_build_wheel = _requirements
 get_requires_for_build_editable = _requirements
 prepare_metadata_for_build_wheel = _against_torch(build_meta.prepare_metadata_for_build_wheel)
 prepare_metadata_for_build_editable = _against_torch(build_meta.prepare_metadata_for_build_editable)
-build_wheel = _against_torch(build_meta.build_wheel)
+
+
+@_against_torch
+def build_wheel(*args, **kwargs):
+    for folder in sources.ROOT.glob("build/lib*"):
+        shutil.rmtree(folder)  # setuptools would ship modules that an earlier build put there and that are gone by now
+    return build_meta.build_wheel(*args, **kwargs)
+
+
 build_editable = _against_torch(build_meta.build_editable)
