@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -37,6 +38,7 @@ EXPRESSIONS = {
     "r - o": lambda r, o, x: r - o,
     "-r": lambda r, o, x: -r,
     "r * number": lambda r, o, x: 3 * r * 0.5,
+    "NumPy number": lambda r, o, x: np.float32(0.5) * r * np.int64(3),
     "r / number": lambda r, o, x: r / 4,
     "r * column": lambda r, o, x: r * COLUMN,
     "column * r": lambda r, o, x: COLUMN * r,

@@ -207,19 +207,26 @@ def test_normalize_is_f_normalize_with_eps():
     )
 
 
-def test_topk_ties_go_to_the_lower_item_for_any_tiling(monkeypatch):
+@pytest.mark.parametrize("scale", [1.0, -2.0, "lengths", "mixed"])
+@pytest.mark.parametrize("fused", [0, 128])
+@pytest.mark.parametrize("masked", [False, True])
+def test_topk_ties_go_to_the_lower_item_by_every_way(scale, fused, masked, monkeypatch):
     from mmssl_fast.relation import selection
 
+    monkeypatch.setattr(selection, "FUSED_K", fused)
     _, _, seen, (u, v, *_) = setting()
+    seen = seen if masked else None
     u, v = u.detach().round(), v.detach().round()  # many equal entries, and seen ones at 0
-    rows = RelationRows.generated(u, v, "dot", seen)
-    dense = reference.cosine_block(u, v, seen, "dot")
+    factor = {"lengths": torch.ones(13, 1) / 2, "mixed": torch.linspace(-1, 1, 13)[:, None]}.get(scale, scale)
+    rows = RelationRows.generated(u, v, "dot", seen) * factor
+    dense = reference.cosine_block(u, v, seen, "dot") * factor
     values, items = torch.sort(dense, dim=1, descending=True, stable=True)
-    for elements in (1, 1 << 21):
+    for elements in (1, 1 << 19):
         monkeypatch.setattr(selection, "TILE_ELEMENTS", elements)
-        for k in (1, 7, 30):
+        for k in (1, 7, 30, N_ITEMS):
             found = torch.topk(rows, k)
-            assert torch.equal(found.indices, items[:, :k]) and torch.equal(found.values, values[:, :k])
+            assert torch.equal(found.indices, items[:, :k])
+            torch.testing.assert_close(found.values, values[:, :k])
 
 
 def test_topk_beyond_128_and_refusals():
@@ -229,8 +236,9 @@ def test_topk_beyond_128_and_refusals():
     for arguments in ({"k": 402}, {"k": -1}, {"k": 3, "dim": 0}, {"k": 3, "largest": False}):
         with pytest.raises(ValueError, match=r"^RelationRows\.topk: "):
             rows.topk(**arguments)
-    with pytest.raises(ValueError, match="NaN"):
-        RelationRows.generated(u * float("nan"), v, "dot").topk(3)
+    for k in (3, 300):
+        with pytest.raises(ValueError, match="NaN"):
+            RelationRows.generated(u * float("nan"), v, "dot").topk(k)
 
 
 @pytest.mark.parametrize("key", [slice(3, 20), slice(None, None, 2), slice(4, 4), torch.tensor([25, 0, 0, -1])])

@@ -13,6 +13,7 @@ from ..graph import SeenRows
 from ..ops.relation_linear import PartMemory, check_generated
 from ..ops.relation_parts import DensePart, GeneratedPart
 from ..ops.relation_row_norm import row_norm_and_carried
+from ..ops.sampled_dot import sampled_dot
 
 
 class Generated:
@@ -30,7 +31,7 @@ class Generated:
         carried: Tensor | None = None,
     ) -> None:
         check_generated("RelationRows.generated", u, v, seen)
-        self.u, self.v, self.seen = u, v, seen
+        self.u, self.v, self.seen = u, v, seen and SeenRows(*seen)
         self.memory = memory or PartMemory()
         self.carried = carried
 
@@ -75,7 +76,8 @@ class Generated:
 
     def at(self, items: Tensor) -> Tensor:
         """Entries at items int64 [B, k], any k of each row: [B, k]."""
-        values = torch.einsum("bd,bkd->bk", self.u, self.v[items])
+        crow = torch.arange(self.n_rows + 1, device=items.device) * items.shape[1]
+        values = sampled_dot(crow, items.flatten(), self.u, self.v).view(items.shape)
         if self.seen is None:
             return values
         row, item = seen_pairs(self.seen)

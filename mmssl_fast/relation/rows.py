@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ..ops.unit_rows import unit_rows
 from .blocks import Block, Scale, aligned, combined
 from .components import Dense, Generated
 from .gumbel import Gumbel
-from .selection import top_of_tiles
+from .selection import top_of_block
 
 
 class RelationRows:
@@ -30,6 +31,7 @@ class RelationRows:
     """
 
     __slots__ = ("__weakref__", "_blocks", "_leaf", "_through")
+    __array_ufunc__ = None  # a NumPy number on the left leaves the product to these rows
 
     def __init__(self, blocks: Sequence[Block], leaf: bool = False) -> None:
         self._blocks = list(blocks)
@@ -166,7 +168,7 @@ class RelationRows:
 
     # --- combining ----------------------------------------------------------------------------------------------------
     def __add__(self, other) -> RelationRows:
-        if isinstance(other, int | float) and other == 0:  # where sum() starts
+        if isinstance(other, Real) and other == 0:  # where sum() starts
             return self
         if isinstance(other, Tensor):
             other = self._dense_like(other, "+")
@@ -311,7 +313,7 @@ class RelationRows:
         if not 0 <= k <= self.shape[1]:
             raise ValueError(f"RelationRows.topk: k must lie in [0, {self.shape[1]}], got {k}")
         with torch.no_grad():
-            items = [top_of_tiles(block.tile, block.n_rows, self.shape[1], k, self.device) for block in self._blocks]
+            items = [top_of_block(block, k) for block in self._blocks]
         values = [block.at(i) for block, i in zip(self._blocks, items, strict=True)]
         return torch.return_types.topk((torch.cat(values), torch.cat(items)))
 
@@ -346,7 +348,7 @@ class RelationRows:
 
     def _row_factors(self, factor, operator: str) -> list[Scale]:
         """One scale a block of a number, a 0-dim tensor, [B, 1], or a matrix constant along its rows by stride."""
-        if isinstance(factor, int | float):
+        if isinstance(factor, Real):
             return [float(factor)] * len(self._blocks)
         if isinstance(factor, Tensor):
             if factor.ndim == 2 and factor.shape == self.shape and (factor.stride(1) == 0 or factor.shape[1] == 1):

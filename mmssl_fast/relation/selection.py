@@ -7,9 +7,41 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..ops.cosine_topk import cosine_topk
 from ..ops.item_tiles import item_tiles
+from .components import Generated
 
+FUSED_K = 128
 TILE_ELEMENTS = 1 << 19  # smaller than elsewhere: the selection makes several temporaries of a tile's size
+
+
+def top_of_block(block, k: int) -> Tensor:
+    """Items int64 [n_rows, k] of the k largest entries of every row of a block, best first, equal ones by item."""
+    scale, component = block.terms[0]
+    positive = bool((scale > 0).all()) if isinstance(scale, Tensor) else scale > 0
+    if len(block.terms) == 1 and isinstance(component, Generated) and positive and k <= FUSED_K:
+        return _top_of_generated(component, k)
+    return top_of_tiles(block.tile, block.n_rows, component.n_items, k, component.device)
+
+
+def _top_of_generated(rows: Generated, k: int) -> Tensor:
+    """The same by cosine_topk, which leaves seen items out: they are all at 0, so the first k of a row are added."""
+    values, items = cosine_topk(rows.u, rows.v, k, rows.seen, "dot")
+    if rows.seen is not None and k:
+        crow, col = rows.seen
+        counts = crow.diff().clamp(max=k)[:, None]
+        place = torch.arange(int(counts.max()) if counts.numel() else 0, device=col.device)
+        entry = (crow[:-1, None] + place).clamp(max=max(0, col.numel() - 1))
+        inside = place < counts
+        at_zero = torch.where(inside, values.new_zeros(()), -torch.inf)
+        values = torch.cat((values, at_zero), 1)
+        items = torch.cat((items, torch.where(inside, col[entry].long() if col.numel() else entry, -1)), 1)
+        by_item = torch.sort(items, dim=1).indices
+        order = torch.sort(values.gather(1, by_item), dim=1, descending=True, stable=True).indices[:, :k]
+        items = items.gather(1, by_item).gather(1, order)
+    if bool((items < 0).any()):
+        raise ValueError("topk: a row holds NaN")
+    return items
 
 
 def top_of_tiles(tile: Callable[[int, int], Tensor], n_rows: int, n_items: int, k: int, device: torch.device) -> Tensor:
