@@ -56,6 +56,8 @@ class InteractionGraph:
         self.crow, self.col, self.value = crow, col, value
         self.t_crow, self.t_col, self.t_value = t_crow, t_col, t_value
         self.user_degree, self.item_degree = crow.diff(), t_crow.diff()
+        full = (self.user_degree == n_items).nonzero().flatten()
+        self._full_users = full if n_items else full[:0]
         self._inv_sqrt: dict[tuple[str, torch.dtype], Tensor] = {}
 
     @classmethod
@@ -178,8 +180,8 @@ class InteractionGraph:
         return self._inv_sqrt[key]
 
     def full_users(self) -> Tensor:
-        """Ids (int64) of the users who have interacted with every item: they have no negative to sample."""
-        return (self.user_degree == self.n_items).nonzero().flatten() if self.n_items else self.user_degree.new_empty(0)
+        """Ids (int64, ascending) of the users who have interacted with every item: they have no negative to sample."""
+        return self._full_users
 
     def __repr__(self) -> str:
         weighted = ", weighted" if self.value is not None else ""

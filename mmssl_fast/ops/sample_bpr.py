@@ -1,7 +1,7 @@
 """sample_bpr: users, positives and negatives for the BPR loss (equation 14)."""
 
 import warnings
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from .philox import offset_word, seed_word
 
 _ops = torch.ops.mmssl_fast
-_full_users: WeakKeyDictionary = WeakKeyDictionary()  # graph: its users with every item
+_told: WeakSet = WeakSet()  # graphs whose users without a negative have been reported
 
 
 def sample_bpr(
@@ -20,7 +20,8 @@ def sample_bpr(
     has, item the user has not) of equation 14.
 
     Draws are counter-based (Philox4x32-10): a slot's draw depends on seed, offset and slot alone. Users with no item
-    or with every item are left out; the first call on a graph that has users with every item warns with their number.
+    or with every item are left out; the first call on a graph that has users with every item warns with their number
+    (compiled calls do not).
 
     Args:
         graph: InteractionGraph with fewer than 2³¹ interactions and items.
@@ -38,14 +39,13 @@ def sample_bpr(
     op = "sample_bpr"
     if over not in ("interactions", "users"):
         raise ValueError(f'{op}: over must be "interactions" or "users", got {over!r}')
-    full = _full_users.get(graph)
-    if full is None:
-        full = _full_users[graph] = graph.full_users()
-        if full.numel():
-            warnings.warn(
-                f"{op}: {full.numel()} of {graph.n_users} users have every item and no negative to sample: left out",
-                stacklevel=2,
-            )
+    full = graph.full_users()
+    if full.numel() and not torch.compiler.is_compiling() and graph not in _told:
+        _told.add(graph)
+        warnings.warn(
+            f"{op}: {full.numel()} of {graph.n_users} users have every item and no negative to sample: left out",
+            stacklevel=2,
+        )
     rest = graph.n_items, batch, seed_word(op, seed), offset_word(op, offset)
     if over == "users":
         return _ops.sample_bpr_users(graph.crow, graph.col, *rest)
