@@ -70,7 +70,7 @@ class ModelSection(Section):
         "0 leaves Eq. 8 and 9 out. Left open by the paper.",
     )
     exclude_seen_neighbours: bool = Field(
-        False, description="Whether a user's training items are left out of those neighbours. Left open by the paper."
+        True, description="Whether a user's training items are left out of those neighbours. Left open by the paper."
     )
     final_softmax: bool = Field(
         True,
@@ -115,9 +115,9 @@ class LossSection(Section):
         1.0, ge=0, description="lambda_1 of Eq. 7. Paper: searched in {0, 1, 10, 20, 50, 100, 150}, best 1."
     )
     lambda_contrastive: float = Field(
-        0.03, ge=0, description="lambda_2 of Eq. 13, times a mean over anchors. The released code: 0.03."
+        0.01, ge=0, description="lambda_2 of Eq. 13, times a mean over anchors. The released code: 0.03."
     )
-    lambda_generator: float = Field(1e-4, ge=0, description="lambda_3 of Eq. 13. The released code: 1e-4.")
+    lambda_generator: float = Field(1e-3, ge=0, description="lambda_3 of Eq. 13. The released code: 1e-4.")
     lambda_l2: float = Field(
         1e-4,
         ge=0,

@@ -1,6 +1,7 @@
 """mmssl_fast.nn.discriminator: Eq. 4 literally, and the weight's place in memory."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -119,6 +120,7 @@ def test_first_weight_stays_item_major():
     assert is_item_major(discriminator)
     assert is_item_major(copy.deepcopy(discriminator))
     assert is_item_major(copy.deepcopy(discriminator).float().to("cpu"))
+    assert is_item_major(pickle.loads(pickle.dumps(discriminator)))
     state = {name: tensor.contiguous() for name, tensor in discriminator.state_dict().items()}
     for assign in (False, True):
         other = build()

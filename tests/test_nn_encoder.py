@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -200,6 +201,7 @@ def test_state_dict_restores_neighbours_and_leaves_features_out():
     other.load_state_dict(state)
     assert torch.equal(other().users, model().users)
     assert torch.equal(copy.deepcopy(model)().users, model().users)
+    assert torch.equal(pickle.loads(pickle.dumps(model))().users, model().users)
 
 
 def test_detach_cuts_every_part():

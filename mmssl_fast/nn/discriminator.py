@@ -21,7 +21,7 @@ class ItemMajorLinear(nn.Linear):
     def __init__(self, n_items: int, hidden: int) -> None:
         super().__init__(n_items, hidden)
         self._to_item_major()
-        self.register_load_state_dict_post_hook(lambda module, _: module._to_item_major())
+        self.register_load_state_dict_post_hook(_restore_order)
 
     def _to_item_major(self) -> None:
         """Put the weight item-major; needed after construction and after load_state_dict(assign=True)."""
@@ -30,9 +30,13 @@ class ItemMajorLinear(nn.Linear):
 
     def forward(self, rows) -> Tensor:
         """F.linear(rows, weight, bias) for a dense [B, I] tensor or RelationRows → [B, H]."""
-        return (
-            F.linear(rows, self.weight, self.bias) if isinstance(rows, Tensor) else rows.linear(self.weight, self.bias)
-        )
+        if isinstance(rows, Tensor):
+            return F.linear(rows, self.weight, self.bias)
+        return rows.linear(self.weight, self.bias)
+
+
+def _restore_order(module: ItemMajorLinear, _) -> None:
+    module._to_item_major()
 
 
 class Discriminator(nn.Module):
@@ -44,8 +48,8 @@ class Discriminator(nn.Module):
 
     Args:
         n_items: I.
-        hidden: widths of the two hidden layers; None: (min(I // 4, 512), half of it). The released code has (I // 4, I
-            // 8).
+        hidden: widths of the two hidden layers; None: (min(I // 4, 512), half of it). The released code has
+            (I // 4, I // 8).
         dropout: rates after the two hidden layers.
         negative_slope: of LeakyReLU (1 makes it the identity, which is what the released code amounts to).
         scale: multiplies the sigmoid; 1 is Eq. 4, the released code has 100.

@@ -83,7 +83,7 @@ class MMSSL(nn.Module):
         dropout: float = 0.2,
         norm: str = "receiver",
         neighbours: int = 10,
-        exclude_seen_neighbours: bool = False,
+        exclude_seen_neighbours: bool = True,
         final_softmax: bool = True,
         standardise: bool = True,
     ) -> None:
@@ -105,7 +105,7 @@ class MMSSL(nn.Module):
         self.attention = ModalityAttention(dim=dim, heads=heads)
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
         self._neighbour_graphs: list[InteractionGraph] | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: module._drop_neighbour_graphs())
+        self.register_load_state_dict_post_hook(_after_load)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -201,6 +201,10 @@ class MMSSL(nn.Module):
             f"dim={self.dim}, layers={self.layers}, eta={self.eta}, omega={self.omega}, norm={self.norm!r}, "
             f"neighbours={self.neighbours}, final_softmax={self.final_softmax}"
         )
+
+
+def _after_load(module: MMSSL, _) -> None:
+    module._drop_neighbour_graphs()
 
 
 def standardised(raw: Tensor) -> Tensor:
