@@ -9,6 +9,7 @@ that reads a value from the device fails too.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -24,7 +25,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import modality_attention
+from . import infonce, modality_attention
 from .launch import Launch, recording
 
 ARCHS = (80, 90, 100)
@@ -56,16 +57,34 @@ def _mix(dtype):
     modality_attention.modality_mix_bwd(meta(16_384, 256, dtype=dtype), q, q, q, 4)
 
 
+def _infonce(users, anchors, d, dtype=torch.float32, tau=0.2, precision="tf32x3"):
+    chosen, infonce.dot_precision = infonce.dot_precision, lambda dtype: precision
+    try:
+        h, e, ids = meta(users, d, dtype=dtype), meta(users, d, dtype=dtype), meta(anchors, dtype=torch.int64)
+        term, lse = infonce.infonce(h, e, ids, tau, True)
+        infonce.infonce_bwd(term, lse, h, e, ids, lse, tau, True)
+    finally:
+        infonce.dot_precision = chosen
+
+
 CASES: dict[str, Callable[[], None]] = {
     "modality_mix float32": lambda: _mix(torch.float32),
     "modality_mix float64": lambda: _mix(torch.float64),
     "modality_mix bfloat16": lambda: _mix(torch.bfloat16),
+    "infonce float32": lambda: _infonce(100_000, 1024, 64),
+    "infonce float32 small tau": lambda: _infonce(100_000, 1024, 64, tau=0.005),
+    "infonce float32 wide": lambda: _infonce(100_000, 1024, 256),
+    "infonce tf32": lambda: _infonce(100_000, 1024, 64, precision="tf32"),
+    "infonce tf32 wide": lambda: _infonce(100_000, 1024, 256, precision="tf32"),
+    "infonce bf16 wide": lambda: _infonce(100_000, 1024, 256, precision="bf16"),
+    "infonce bf16": lambda: _infonce(100_000, 1024, 64, precision="bf16"),
+    "infonce float64": lambda: _infonce(100_000, 1024, 64, torch.float64),
 }
 
 
-def launches(case: str) -> list[Launch]:
-    """What the launchers of a case would start."""
-    with recording() as found:
+def launches(case: str, arch: int) -> list[Launch]:
+    """What the launchers of a case would start on an architecture."""
+    with recording(arch) as found:
         CASES[case]()
     return found
 
@@ -112,9 +131,9 @@ def compile_launch(case: str, launch: Launch, arch: int) -> Report:
 def gate(cases: list[str], archs: tuple[int, ...] = ARCHS, jobs: int = 1) -> list[Report]:
     """Every distinct launch of the cases, compiled for every architecture."""
     work = []
-    for case in cases:
-        distinct = {(launch.kernel, str(launch.constants)): launch for launch in launches(case)}
-        work += [(case, launch, arch) for launch in distinct.values() for arch in archs]
+    for case, arch in itertools.product(cases, archs):
+        distinct = {(launch.kernel, str(launch.constants)): launch for launch in launches(case, arch)}
+        work += [(case, launch, arch) for launch in distinct.values()]
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda item: compile_launch(*item), work))
 

@@ -20,6 +20,15 @@ class Launch(NamedTuple):
 
 
 _recorded: list[Launch] | None = None
+_arch = 90
+
+
+def arch_of(device: torch.device) -> int:
+    """80 for compute capability 8.0; of "meta" the one that `recording` is given."""
+    if device.type != "cuda":
+        return _arch
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def launch(kernel, grid: tuple[int, ...], *args, warps: int = 4, stages: int = 2, **constants) -> None:
@@ -42,11 +51,13 @@ def launch(kernel, grid: tuple[int, ...], *args, warps: int = 4, stages: int = 2
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[list[Launch]]:
-    """Within it `launch` starts nothing and notes everything; launchers may then be given tensors on "meta"."""
-    global _recorded
-    before, _recorded = _recorded, []
+def recording(arch: int) -> Iterator[list[Launch]]:
+    """Within it `launch` starts nothing and notes everything, as for a GPU of compute capability arch / 10; launchers
+    may then be given tensors on "meta"."""
+    global _recorded, _arch
+    before = _recorded, _arch
+    _recorded, _arch = [], arch
     try:
         yield _recorded
     finally:
-        _recorded = before
+        _recorded, _arch = before

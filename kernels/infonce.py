@@ -1,0 +1,438 @@
+"""infonce and its gradient (equation 11): log-sum-exp of B anchors over the 2 U rows of h and e, in tiles of keys.
+
+Roofline at B anchors, U users, d wide. Operations: forward 4 B U d, backward 16 B U d (the products are made again for
+the anchors' gradients and for the keys': memory stays O(U d), and no gradient is read back to be added to). Each
+product of 2 d operations goes through one exp2, of which an H100 makes 3.7e12 a second: at d = 64 at most 475 TFLOP/s,
+so under bf16 (990) forward is bound by exp2, under TF32 (495) by both, under IEEE float32 (67) by arithmetic. Bytes:
+8 U d read by every block of 64 anchors, from L2 when h and e fit its 50 MB: 16 d operations a byte. B = 1024,
+U = 100 000, d = 64: 26 + 105 GFLOP, at the least 0.4 + 1.6 ms in IEEE float32, 0.06 + 0.21 ms in TF32 or bf16.
+
+Rows are unit, so a logit never exceeds 1/τ: the exponent is shifted by a constant and no running maximum is carried,
+unless 1/τ is beyond what the exponents of float32 span.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import arch_of, launch
+from .precision import dot, dot_precision
+from .shapes import cdiv, parts_of, power_of_2, require, row_major, short
+
+LOG2_E = math.log2(math.e)
+# exp2(logit - shift) of cosine 1 is 1; that of cosine -1 is a normal float32 as long as logits span at most this.
+SPAN = 124.0
+
+
+@triton.jit
+def _rows(ptr, row, live, first, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Columns [first, first + BLOCK_D) of the given rows; 0 outside."""
+    column = first + tl.arange(0, BLOCK_D)
+    return tl.load(ptr + row[:, None] * D + column[None, :], live[:, None] & (column < D)[None, :], 0.0)
+
+
+@triton.jit
+def _products(a, a_ptr, row_a, live_a, b, b_ptr, row_b, live_b, D: tl.constexpr, PRECISION: tl.constexpr):
+    """Rows of a times rows of b, both transposed to [rows a, rows b]; a and b hold their first columns."""
+    s = tl.zeros((a.shape[0], b.shape[0]), a.dtype)
+    s = dot(a, tl.trans(b), s, PRECISION)
+    for first in range(a.shape[1], D, a.shape[1]):
+        more_a = _rows(a_ptr, row_a, live_a, first, D, a.shape[1])
+        more_b = _rows(b_ptr, row_b, live_b, first, D, a.shape[1])
+        s = dot(more_a, tl.trans(more_b), s, PRECISION)
+    return s
+
+
+@triton.jit
+def _add_exp2(top, total, x, RUNNING_MAX: tl.constexpr):
+    """Takes logits x (base 2, -inf for what is left out) into total = Σ exp2(x - top), float64 over tiles."""
+    if RUNNING_MAX:
+        higher = tl.maximum(top, tl.max(x, 1))
+        finite = tl.where(higher == float("-inf"), 0.0, higher)
+        total *= tl.exp2(top - finite).to(tl.float64)
+        top = higher
+        x -= finite[:, None]
+    return top, total + tl.sum(tl.exp2(x), 1).to(tl.float64)
+
+
+@triton.jit
+def infonce_fwd_kernel(
+    h_ptr,  # [U, D], unit rows
+    e_ptr,  # [U, D], unit rows
+    ids_ptr,  # [B]
+    total_ptr,  # float64 [parts, B]: Σ exp2(logit - shift), or - top
+    top_ptr,  # [parts, B], with RUNNING_MAX
+    anchors,
+    users,
+    tiles_a_part,
+    scale_high,  # log2(e) / τ in two floats
+    scale_low,
+    shift,
+    D: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    EXCLUDE_SELF: tl.constexpr,
+    RUNNING_MAX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """The share of one part of the keys, of h and of e alike, in the anchors' sums."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
+    part = tl.program_id(1).to(tl.int64)
+    live_a = row < anchors
+    id = tl.load(ids_ptr + row, live_a, 0)
+    anchor = _rows(e_ptr, id, live_a, 0, D, BLOCK_D)
+    scale = tl.cast(scale_high, ACC) + tl.cast(scale_low, ACC)
+    total = tl.zeros((BLOCK_A,), tl.float64)
+    top = tl.full((BLOCK_A,), float("-inf"), ACC)
+    begin = part * tiles_a_part * BLOCK_K
+    last = tl.minimum(begin + tiles_a_part * BLOCK_K, users)
+    # One loop after the other: they share the tiles' memory.
+    for first in range(begin, last, BLOCK_K):
+        key = first + tl.arange(0, BLOCK_K).to(tl.int64)
+        live_k = key < last
+        h = _rows(h_ptr, key, live_k, 0, D, BLOCK_D)
+        s = _products(anchor, e_ptr, id, live_a, h, h_ptr, key, live_k, D, PRECISION)
+        x = tl.where(live_k[None, :], s * scale - shift, float("-inf"))
+        top, total = _add_exp2(top, total, x, RUNNING_MAX)
+    for first in range(begin, last, BLOCK_K):
+        key = first + tl.arange(0, BLOCK_K).to(tl.int64)
+        live_k = key < last
+        e = _rows(e_ptr, key, live_k, 0, D, BLOCK_D)
+        s = _products(anchor, e_ptr, id, live_a, e, e_ptr, key, live_k, D, PRECISION)
+        x = tl.where(live_k[None, :], s * scale - shift, float("-inf"))
+        if EXCLUDE_SELF:
+            x = tl.where(key[None, :] == id[:, None], float("-inf"), x)
+        top, total = _add_exp2(top, total, x, RUNNING_MAX)
+    tl.store(total_ptr + part * anchors + row, total, live_a)
+    if RUNNING_MAX:
+        tl.store(top_ptr + part * anchors + row, top, live_a)
+
+
+@triton.jit
+def infonce_finish_kernel(
+    total_ptr,  # float64 [parts, B]
+    top_ptr,  # [parts, B], with RUNNING_MAX
+    h_ptr,
+    e_ptr,  # [U, D]
+    ids_ptr,  # [B]
+    term_ptr,
+    lse_ptr,  # [B]
+    anchors,
+    parts,
+    scale_high,
+    scale_low,
+    shift,
+    D: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    RUNNING_MAX: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """lse = log of the parts' sums, term = lse - cos(h[id], e[id]) / τ."""
+    LN_2: tl.constexpr = 0.6931471805599453
+    row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
+    part = tl.arange(0, BLOCK_P).to(tl.int64)
+    live_a = row < anchors
+    live = live_a[:, None] & (part < parts)[None, :]
+    at = part[None, :] * anchors + row[:, None]
+    total = tl.load(total_ptr + at, live, 0.0)
+    level = tl.zeros((BLOCK_A,), tl.float64) + tl.cast(shift, tl.float64)
+    if RUNNING_MAX:
+        top = tl.load(top_ptr + at, live, float("-inf")).to(tl.float64)
+        highest = tl.max(top, 1)
+        # A part whose every key was left out has no top.
+        total *= tl.where(total == 0, 0.0, tl.exp2(top - highest[:, None]))
+        level += highest
+    sum = tl.where(live_a, tl.sum(total, 1), 1.0)
+    lse = (tl.log2(sum) + level) * tl.full((), LN_2, tl.float64)
+    id = tl.load(ids_ptr + row, live_a, 0)
+    cosine = tl.zeros((BLOCK_A,), tl.float64)
+    for first in range(0, D, BLOCK_D):
+        h = _rows(h_ptr, id, live_a, first, D, BLOCK_D).to(tl.float64)
+        e = _rows(e_ptr, id, live_a, first, D, BLOCK_D).to(tl.float64)
+        cosine += tl.sum(h * e, 1)
+    inv_tau = (tl.cast(scale_high, tl.float64) + tl.cast(scale_low, tl.float64)) * tl.full((), LN_2, tl.float64)
+    tl.store(lse_ptr + row, lse.to(ACC), live_a)
+    tl.store(term_ptr + row, (lse - cosine * inv_tau).to(ACC), live_a)
+
+
+@triton.jit
+def _times_weights(s, scale, lse, push, live, keys, keys_ptr, key, live_k, out, grad, D: tl.constexpr,
+                   PRECISION: tl.constexpr):  # fmt: skip
+    """grad + w keys, w = push exp2(s scale - lse) where live: d loss / d cosine, without the positives' share."""
+    w = tl.where(live, push * tl.exp2(s * scale - lse), 0.0)
+    if D > keys.shape[1]:
+        keys = _rows(keys_ptr, key, live_k, out, D, grad.shape[1])
+    return dot(w, keys, grad, PRECISION)
+
+
+@triton.jit
+def infonce_bwd_anchors_kernel(
+    h_ptr,
+    e_ptr,  # [U, D]
+    ids_ptr,  # [B]
+    lse_ptr,  # [B]
+    push_ptr,  # [B]
+    share_ptr,  # [parts, B, D]
+    anchors,
+    users,
+    tiles_a_part,
+    scale_high,
+    scale_low,
+    D: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    EXCLUDE_SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """share[part, b] = Σ over the part's keys of w[b, key] key; one block of columns."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
+    part = tl.program_id(1).to(tl.int64)
+    out = tl.program_id(2) * BLOCK_OUT
+    live_a = row < anchors
+    id = tl.load(ids_ptr + row, live_a, 0)
+    anchor = _rows(e_ptr, id, live_a, 0, D, BLOCK_D)
+    scale = tl.cast(scale_high, ACC) + tl.cast(scale_low, ACC)
+    lse = tl.load(lse_ptr + row, live_a, 0.0) * tl.full((), 1.4426950408889634, ACC)
+    push = tl.load(push_ptr + row, live_a, 0.0)
+    grad = tl.zeros((BLOCK_A, BLOCK_OUT), ACC)
+    begin = part * tiles_a_part * BLOCK_K
+    last = tl.minimum(begin + tiles_a_part * BLOCK_K, users)
+    for first in range(begin, last, BLOCK_K):
+        key = first + tl.arange(0, BLOCK_K).to(tl.int64)
+        live_k = key < last
+        live = live_a[:, None] & live_k[None, :]
+        h = _rows(h_ptr, key, live_k, 0, D, BLOCK_D)
+        s = _products(anchor, e_ptr, id, live_a, h, h_ptr, key, live_k, D, PRECISION)
+        grad = _times_weights(
+            s, scale, lse[:, None], push[:, None], live, h, h_ptr, key, live_k, out, grad, D, PRECISION
+        )  # fmt: skip
+    for first in range(begin, last, BLOCK_K):
+        key = first + tl.arange(0, BLOCK_K).to(tl.int64)
+        live_k = key < last
+        live = live_a[:, None] & live_k[None, :]
+        if EXCLUDE_SELF:
+            live = live & (key[None, :] != id[:, None])
+        e = _rows(e_ptr, key, live_k, 0, D, BLOCK_D)
+        s = _products(anchor, e_ptr, id, live_a, e, e_ptr, key, live_k, D, PRECISION)
+        grad = _times_weights(
+            s, scale, lse[:, None], push[:, None], live, e, e_ptr, key, live_k, out, grad, D, PRECISION
+        )  # fmt: skip
+    column = out + tl.arange(0, BLOCK_OUT)
+    to = share_ptr + (part * anchors + row)[:, None] * D + column[None, :]
+    tl.store(to, grad, live_a[:, None] & (column < D)[None, :])
+
+
+@triton.jit
+def infonce_bwd_keys_kernel(
+    h_ptr,
+    e_ptr,  # [U, D]
+    ids_ptr,  # [B]
+    lse_ptr,  # [B]
+    push_ptr,  # [B]
+    grad_h_ptr,
+    grad_e_ptr,  # [U, D], written whole
+    anchors,
+    users,
+    scale_high,
+    scale_low,
+    D: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    EXCLUDE_SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """grad[key] = Σ over the anchors of w[b, key] e[ids[b]], for keys of h and, in the grid's second half, of e."""
+    key = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
+    out = tl.program_id(2) * BLOCK_OUT
+    keys_ptr, grad_ptr = h_ptr, grad_h_ptr
+    within = tl.program_id(1)
+    if within == 1:
+        keys_ptr, grad_ptr = e_ptr, grad_e_ptr
+    live_k = key < users
+    scale = tl.cast(scale_high, ACC) + tl.cast(scale_low, ACC)
+    keys = _rows(keys_ptr, key, live_k, 0, D, BLOCK_D)
+    grad = tl.zeros((BLOCK_K, BLOCK_OUT), ACC)
+    for first in range(0, anchors, BLOCK_A):
+        row = first + tl.arange(0, BLOCK_A).to(tl.int64)
+        live_a = row < anchors
+        id = tl.load(ids_ptr + row, live_a, 0)
+        lse = tl.load(lse_ptr + row, live_a, 0.0) * tl.full((), 1.4426950408889634, ACC)
+        push = tl.load(push_ptr + row, live_a, 0.0)
+        anchor = _rows(e_ptr, id, live_a, 0, D, BLOCK_D)
+        s = _products(keys, keys_ptr, key, live_k, anchor, e_ptr, id, live_a, D, PRECISION)
+        live = live_k[:, None] & live_a[None, :]
+        if EXCLUDE_SELF:
+            live = live & ((key[:, None] != id[None, :]) | (within == 0))
+        grad = _times_weights(
+            s, scale, lse[None, :], push[None, :], live, anchor, e_ptr, id, live_a, out, grad, D, PRECISION
+        )  # fmt: skip
+    column = out + tl.arange(0, BLOCK_OUT)
+    to = grad_ptr + key[:, None] * D + column[None, :]
+    tl.store(to, grad, live_k[:, None] & (column < D)[None, :])
+
+
+@triton.jit
+def infonce_bwd_scatter_kernel(
+    share_ptr,  # [parts, B, D]
+    pull_ptr,  # [B]
+    order_ptr,  # [B]: the anchors in ascending order of id
+    sorted_ptr,  # [B]: their ids
+    h_ptr,
+    e_ptr,  # [U, D]
+    grad_h_ptr,
+    grad_e_ptr,  # [U, D], added to
+    anchors,
+    parts,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Adds what an id's anchors receive to the id's rows, one program an id: no atomics, a fixed order."""
+    place = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    live = column < D
+    id = tl.load(sorted_ptr + place)
+    if id != tl.load(sorted_ptr + place - 1, place > 0, -1):
+        end = place + 1
+        following = tl.load(sorted_ptr + end, end < anchors, -1)
+        while following == id:
+            end += 1
+            following = tl.load(sorted_ptr + end, end < anchors, -1)
+        total = tl.zeros((BLOCK_D,), ACC)
+        pull = tl.zeros((1,), ACC)
+        for position in range(place, end):
+            anchor = tl.load(order_ptr + position)
+            pull += tl.load(pull_ptr + anchor)
+            share_at = share_ptr + anchor * D
+            for _ in range(parts):
+                total += tl.load(share_at + column, live, 0.0)
+                share_at += tl.cast(anchors, tl.int64) * D
+        at = id * D + column
+        h, e = tl.load(h_ptr + at, live, 0.0), tl.load(e_ptr + at, live, 0.0)
+        tl.store(grad_e_ptr + at, tl.load(grad_e_ptr + at, live, 0.0) + total + pull * h, live)
+        tl.store(grad_h_ptr + at, tl.load(grad_h_ptr + at, live, 0.0) + pull * e, live)
+
+
+def _blocks(precision: str, wide: bool, d: int, arch: int) -> tuple[int, int, int]:
+    """Rows kept, rows going by and columns at a time: the most that compile without a spill (compile_gate)."""
+    if wide:
+        return 32, 16, 32
+    if precision == "tf32x3":  # two halves of both operands are in registers at once
+        return (64, 32, 64 if d <= 64 and arch // 10 == 9 else 32) if arch >= 90 else (32, 32, 32)
+    if d <= 64 and (arch >= 90 or precision == "bf16"):
+        return 64, 64, 64
+    return 64, 32, 32
+
+
+class _Call:
+    """The checked arguments of one call, and the block sizes that follow from its shape."""
+
+    def __init__(self, op: str, h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> None:
+        require(
+            h.ndim == 2 and h.shape == e.shape,
+            op, f"h and e must both be [U, d], got {tuple(h.shape)} and {tuple(e.shape)}",
+        )  # fmt: skip
+        require(h.dtype == e.dtype, op, f"h is {short(h.dtype)}, e is {short(e.dtype)}")
+        require(
+            h.dtype in (torch.float32, torch.float64),
+            op, f"unit rows must be float32 or float64, got {short(h.dtype)}",
+        )  # fmt: skip
+        require(
+            ids.ndim == 1 and ids.dtype == torch.int64,
+            op, f"ids must be int64 [B], got {short(ids.dtype)} {tuple(ids.shape)}",
+        )  # fmt: skip
+        require(tau > 0, op, f"tau must be positive, got {tau}")
+        self.h, self.e, self.ids = row_major(h), row_major(e), row_major(ids)
+        self.tau, self.anchors, (self.users, self.d) = tau, ids.shape[0], h.shape
+        self.exclude_self = exclude_self
+        wide, precision = h.dtype == torch.float64, dot_precision(h.dtype)
+        # A program keeps `own` rows while `other` rows go by, `most` columns at a time.
+        self.own, self.other, most = _blocks(precision, wide, self.d, arch_of(h.device))
+        self.block_d, self.block_out = min(power_of_2(self.d, 16), most), min(power_of_2(self.d, 16), 64)
+        tiles = cdiv(self.users, self.other)
+        self.tiles_a_part = cdiv(tiles, parts_of(tiles, cdiv(self.anchors, self.own)))
+        self.parts = cdiv(tiles, self.tiles_a_part)
+        self.constants = {"D": self.d, "ACC": tl.float64 if wide else tl.float32}
+        self.blocks = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
+        self.outs = cdiv(self.d, self.block_out)
+
+    def scale(self) -> tuple[float, float]:
+        """log2(e) / τ as a float32 and what it lacks."""
+        scale = LOG2_E / self.tau
+        high = torch.tensor(scale, dtype=torch.float32).item()
+        return high, scale - high
+
+
+def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> tuple[Tensor, Tensor]:
+    """The CUDA kernels of ``torch.ops.mmssl_fast.infonce``: unit rows h, e [U, d], ids int64 [B] → term, lse [B].
+
+    Ids are not checked against U, which would take a sync.
+    """
+    call = _Call("infonce", h, e, ids, tau, exclude_self)
+    term, lse = h.new_empty(call.anchors), h.new_empty(call.anchors)
+    running_max = 2 * LOG2_E / tau > SPAN
+    shift = 0.0 if running_max else LOG2_E / tau
+    # The kernels subtract the shift as a float32, so what is added back at the end must be that.
+    shift = torch.tensor(shift, dtype=torch.float32).item()
+    total = h.new_empty(call.parts, call.anchors, dtype=torch.float64)
+    top = h.new_empty(total.shape) if running_max else None
+    launch(
+        infonce_fwd_kernel, (cdiv(call.anchors, call.own), call.parts), call.h, call.e, call.ids, total, top,
+        call.anchors, call.users, call.tiles_a_part, *call.scale(), shift,
+        BLOCK_A=call.own, BLOCK_K=call.other, RUNNING_MAX=running_max, **call.constants, **call.blocks,
+    )  # fmt: skip
+    launch(
+        infonce_finish_kernel, (cdiv(call.anchors, 16),), total, top, call.h, call.e, call.ids, term, lse,
+        call.anchors, call.parts, *call.scale(), shift,
+        BLOCK_A=16, BLOCK_P=power_of_2(call.parts), BLOCK_D=call.block_out, RUNNING_MAX=running_max, **call.constants,
+    )  # fmt: skip
+    return term, lse
+
+
+def infonce_bwd(
+    term_grad: Tensor, lse_grad: Tensor, h: Tensor, e: Tensor, ids: Tensor, lse: Tensor, tau: float, exclude_self: bool
+) -> tuple[Tensor, Tensor]:
+    """The CUDA kernels of ``torch.ops.mmssl_fast.infonce_bwd``: gradients of h and e, [U, d] each."""
+    op = "infonce_bwd"
+    call = _Call(op, h, e, ids, tau, exclude_self)
+    for x in (term_grad, lse_grad, lse):
+        require(
+            x.shape == ids.shape and x.dtype == h.dtype,
+            op, f"gradients and lse must be {list(ids.shape)} of {short(h.dtype)}, got {list(x.shape)} of "
+            f"{short(x.dtype)}",
+        )  # fmt: skip
+    push, pull, lse = (term_grad + lse_grad) / tau, term_grad / -tau, row_major(lse)
+    grad_h, grad_e = torch.empty_like(call.h), torch.empty_like(call.e)
+    share = h.new_empty(call.parts, call.anchors, call.d)
+    data = call.h, call.e, call.ids, lse, push
+    launch(
+        infonce_bwd_anchors_kernel, (cdiv(call.anchors, call.own), call.parts, call.outs), *data, share,
+        call.anchors, call.users, call.tiles_a_part, *call.scale(),
+        BLOCK_A=call.own, BLOCK_K=call.other, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
+    )  # fmt: skip
+    launch(
+        infonce_bwd_keys_kernel, (cdiv(call.users, call.own), 2, call.outs), *data, grad_h, grad_e,
+        call.anchors, call.users, *call.scale(),
+        BLOCK_A=call.other, BLOCK_K=call.own, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
+    )  # fmt: skip
+    ids_sorted, order = torch.sort(call.ids, stable=True)
+    launch(
+        infonce_bwd_scatter_kernel, (call.anchors, call.outs), share, pull, order, ids_sorted, call.h, call.e,
+        grad_h, grad_e, call.anchors, call.parts, warps=1, BLOCK_D=call.block_out, **call.constants,
+    )  # fmt: skip
+    return grad_h, grad_e
