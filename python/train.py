@@ -141,6 +141,11 @@ def fit(dataset: Dataset, config: Config, observer: Observer | None = None, syst
         observer.improved(fitted)
         return fitted
     batch = _batch(dataset, graph, config)
+    if batch < system.least_batch:
+        raise InputError(
+            f"train.batch = {batch} triples a step: {config.model.system} needs at least {system.least_batch} with "
+            "these losses; raise it, sample over interactions, or set loss.adversarial to false"
+        )
     steps = graph.nnz // config.train.batch + 1
     observer.started(config.train.epochs, steps)
     for epoch in range(1, config.train.epochs + 1):

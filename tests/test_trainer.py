@@ -1,6 +1,7 @@
 """The training loop and the run folder: what is learnt, kept, written, refused."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ class Recorder(Silent):
 class Scripted:
     """A system whose validation Recall@20 follows a script: it puts the held-out item first for a share of users."""
 
-    trains = True
+    trains, least_batch = True, 1
 
     def __init__(self, shares, bad_step=None):
         self.shares, self.bad_step, self.optimisers, self.epoch = shares, bad_step, {}, 0
@@ -83,7 +84,7 @@ def test_popularity_ranks_by_count(data):
 def test_lightgcn_learns(data):
     """Well above popularity on held-out items, and its loss falls."""
     recorder = Recorder()
-    fitted = fit(data, configured(train__epochs=25, optimiser__lr=0.01), recorder)
+    fitted = fit(data, configured(train__epochs=15, optimiser__lr=0.02), recorder)
     popular = fit(data, configured("popularity"))
     assert fitted.best > 1.15 * popular.best
     assert recorder.records[-1]["losses"]["bpr"] < 0.8 * recorder.records[0]["losses"]["bpr"]
@@ -139,7 +140,7 @@ def test_mmssl_terms_of_every_variant(data, switches, terms):
 
 
 def test_mmssl_learns(data):
-    fitted = fit(data, configured("mmssl", train__epochs=12))
+    fitted = fit(data, configured("mmssl", train__epochs=8))
     popular = fit(data, configured("popularity"))
     assert fitted.best > 1.3 * popular.best
     assert fitted.epochs[-1]["losses"]["bpr"] < 0.7 * fitted.epochs[0]["losses"]["bpr"]
@@ -216,6 +217,53 @@ def test_users_and_items_without_interactions_train_through(data):
     sparse = Dataset(**{**vars(data), "train": sp.csr_array(train)})
     fitted = fit(sparse, configured("mmssl", train__epochs=2))
     assert fitted.users.isfinite().all() and fitted.items.isfinite().all() and fitted.val["users"] > 0
+
+
+def made(train, features=None):
+    """A dataset of these training pairs, each user's next item held out for validation and test."""
+    train = np.array(train, np.float32)
+    held = sp.csr_array(np.roll(train, 1, 1) * (train == 0))
+    default = {"a": np.random.default_rng(0).standard_normal((train.shape[1], 3)).astype(np.float32)}
+    return Dataset("edge", "made", *train.shape, sp.csr_array(train), held, held, features or default)
+
+
+def column(values, dtype=np.float32):
+    return {"a": np.outer(values, [1.0, -2.0]).astype(dtype)}
+
+
+@pytest.mark.parametrize(
+    "dataset, values",
+    [
+        (made([[1, 0], [0, 1]]), {}),
+        (made([[1, 0, 0]]), {}),
+        (made([[1, 0, 0], [0, 0, 0], [1, 1, 1]]), {}),
+        (made(np.eye(6), column(np.zeros(6))), {}),
+        (made(np.eye(6), column(1e20 * np.arange(1, 7))), {}),
+        (made(np.eye(6), column(1e-20 * np.arange(1, 7))), {}),
+        (made(np.eye(6), column(np.arange(6), np.float16)), {}),
+        (made(np.eye(6)), {"model__neighbours": 128, "model__exclude_seen_neighbours": True}),
+        (made(np.eye(6)), {"loss__gumbel_tau": 1e-3, "loss__contrastive_tau": 1e-3}),
+        (made(np.eye(6)), {"loss__gumbel_tau": 10.0, "loss__contrastive_tau": 10.0}),
+        (made(np.eye(6)), {"loss__noise_scale": 0.0, "loss__zeta": 0.0, "model__layers": 0}),
+        (made(np.eye(6)), {"model__dim": 1, "model__heads": 1, "model__hidden": [1, 1]}),
+        (made(np.eye(6)), {"train__batch": 1, "loss__adversarial": False}),
+        (made(np.eye(6)), {"train__sample_over": "users", "train__seed": 2**63 - 1}),
+    ],
+)
+def test_extremes_stay_finite(dataset, values):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="sample_bpr: 1 of 3 users have every item")
+        fitted = fit(dataset, configured("mmssl", **({"train__epochs": 2} | values)))
+    assert all(np.isfinite(value) for record in fitted.epochs for value in record["losses"].values())
+    assert fitted.users.isfinite().all() and fitted.items.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "train, values", [(np.eye(6), {"train__batch": 1}), ([[1, 0, 0]], {"train__sample_over": "users"})]
+)
+def test_batch_of_one_has_nothing_to_normalise_over(train, values):
+    with pytest.raises(InputError, match=r"train\.batch = 1 .* needs at least 2"):
+        fit(made(train), configured("mmssl", **values))
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------

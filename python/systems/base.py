@@ -28,10 +28,12 @@ class System(Protocol):
     """A recommender whose score of an item for a user is the dot product of two embeddings.
 
     trains: whether it learns in steps; one that does not is done after `build`.
+    least_batch: the fewest triples a step can learn from, known after `build`.
     optimisers: by name, what a checkpoint must hold beside the parameters.
     """
 
     trains: bool
+    least_batch: int
     optimisers: dict[str, torch.optim.Optimizer]
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:

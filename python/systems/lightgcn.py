@@ -14,6 +14,7 @@ class LightGCNSystem:
     """Mean over L layers of the two-sided normalised propagation of id embeddings; BPR (Eq. 14) with AdamW."""
 
     trains = True
+    least_batch = 1
 
     def build(self, dataset, graph, config) -> None:
         self.graph, self.layers = graph, config.model.layers

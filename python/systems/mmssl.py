@@ -29,8 +29,9 @@ class MMSSLSystem:
             dropout=model.dropout, norm=model.norm, neighbours=model.neighbours, standardise=model.standardise,
             exclude_seen_neighbours=model.exclude_seen_neighbours, final_softmax=model.final_softmax,
         ).to(graph.device)  # fmt: skip
-        self.discriminator = None
+        self.discriminator, self.least_batch = None, 1
         if loss.adversarial:
+            self.least_batch = 2  # BatchNorm has no statistics of one row
             hidden = tuple(model.hidden) or None
             self.discriminator = Discriminator(graph.n_items, hidden=hidden).to(graph.device)
         self.objective = MMSSLObjective(self.model, self.discriminator, seed=config.train.seed, **loss.model_dump())

@@ -12,6 +12,7 @@ class PopularitySystem:
     """The score of an item is the number of its training interactions, whoever asks."""
 
     trains = False
+    least_batch = 1
 
     def __init__(self) -> None:
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
