@@ -56,7 +56,7 @@ class ModelSection(Section):
     eta: float = Field(
         0.36, description="Weight of the modality-aware view in Eq. 10's start. The released code: 0.36."
     )
-    omega: float = Field(0.2, description="Weight of the modality features in Eq. 12. The released code: 0.55.")
+    omega: float = Field(0.1, description="Weight of the modality features in Eq. 12. The released code: 0.55.")
     norm: Literal["receiver", "both", "none"] = Field(
         "receiver",
         description="Degree scaling of Eq. 2 and 10: 1/sqrt of the receiving node's degree as in the paper, "
@@ -152,7 +152,7 @@ class LossSection(Section):
 
 class OptimiserSection(Section):
     lr: float = Field(
-        5e-3, gt=0, description="AdamW's rate, generator side. Paper: searched in {4.5e-4, 5e-4, 5.4e-3, 5.6e-3}."
+        3e-3, gt=0, description="AdamW's rate, generator side. Paper: searched in {4.5e-4, 5e-4, 5.4e-3, 5.6e-3}."
     )
     weight_decay: float = Field(
         1.4e-2,
@@ -179,7 +179,7 @@ class TrainSection(Section):
     )
     batch: int = Field(1024, ge=1, description="Triples of a step. The released code: 1024.")
     sample_over: Literal["interactions", "users"] = Field(
-        "interactions",
+        "users",
         description="What a batch is drawn over: interactions with replacement, or users without "
         "(as the released code). Left open by the paper.",
     )

@@ -79,7 +79,7 @@ class MMSSL(nn.Module):
         layers: int = 2,
         heads: int = 4,
         eta: float = 0.36,
-        omega: float = 0.2,
+        omega: float = 0.1,
         dropout: float = 0.2,
         norm: str = "receiver",
         neighbours: int = 10,
