@@ -61,6 +61,8 @@ TORCH_LIBRARY(mmssl_fast, m) {
   m.def("sampled_dot_bwd_v(Tensor crow, Tensor col, Tensor grad, Tensor u, SymInt n_items) -> Tensor");
   m.def("spmm(Tensor crow, Tensor col, Tensor? value, Tensor? row_scale, Tensor? col_scale, Tensor x) -> Tensor");
   m.def("spmm_add_(Tensor(a!) out, Tensor rows, Tensor crow, Tensor col, Tensor? value, Tensor x) -> ()");
+  m.def("unit_rows(Tensor x) -> (Tensor, Tensor)");
+  m.def("unit_rows_bwd(Tensor grad, Tensor x, Tensor inverse) -> Tensor");
 }
 
 namespace {
