@@ -11,6 +11,7 @@ import pytest
 from mmssl_trainer.cli import main
 from mmssl_trainer.config import SYNTHETIC_EPOCHS, load
 from mmssl_trainer.data import synthetic, write_plain
+from mmssl_trainer.run_folder import RunFolder
 
 SMALL = ["--system", "lightgcn", "--epochs", "2", "--batch", "64", "--threads", "1", "--set", "model.dim=8"]
 
@@ -217,6 +218,23 @@ def test_other_commands_refuse(run, capsys, tmp_path, monkeypatch, arguments, fr
     monkeypatch.chdir(tmp_path)
     fails(capsys, [str(run) if one == "RUN" else one for one in arguments], *fragments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interruption_keeps_the_best_model(folder, tmp_path, monkeypatch, capsys):
+    """Ctrl-C: one line, exit code 130, and what was reached so far can be used."""
+    written = RunFolder.epoch_ended
+
+    def interrupted(self, record):
+        written(self, record)
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "epoch_ended", interrupted)
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(folder), "--out", str(out), *SMALL, "--epochs", "9"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "mmssl-fast: interrupted"
+    assert {one.name for one in out.iterdir()} == {"config.toml", "metrics.jsonl", "model.safetensors"}
+    assert main(["evaluate", str(out)]) == 0
 
 
 def test_missing_extra_is_one_sentence(capsys, monkeypatch):
