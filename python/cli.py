@@ -18,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .commands import app
 
         code = app(args=None if argv is None else list(argv), prog_name="mmssl-fast", standalone_mode=False)
+        if code == 130:  # how typer passes an interruption on
+            return _fail("interrupted", code)
         return code if isinstance(code, int) else 0
     except InputError as error:
         return _fail(error, 2)
