@@ -304,6 +304,29 @@ def test_inference_mode_values_do_not_reach_training():
     assert weight.grad.any()
 
 
+def test_rows_work_in_inference_mode():
+    graph, users, seen, leaves = setting()
+    weight = weights(H, N_ITEMS)
+    with torch.inference_mode():
+        u, v = (x * 1 for x in leaves[:2])
+        rows = (
+            RelationRows.gumbel(graph, users, TAUS[0], 3) + RelationRows.generated(u, v, "cosine", seen)
+        ).normalize()
+        for w in (weight, weight * 1):
+            assert relative(rows.linear(w), F.linear(rows.dense(), w)) < 1e-10
+        assert rows.topk(3).indices.shape == (13, 3)
+
+
+def test_a_nan_user_stays_nan():
+    graph, users, seen, (u, v, *_) = setting()
+    u = u.detach().clone()
+    u[4] = float("nan")
+    one = RelationRows.generated(u, v.detach(), "dot", seen)
+    for rows in (one.normalize(), (one + RelationRows.gumbel(graph, users, TAUS[0], 3)).normalize()):
+        for result in (rows.linear(weights(H, N_ITEMS)), rows.row_norm()):
+            assert result[4].isnan().all() and not result[5:].isnan().any() and not result[:4].isnan().any()
+
+
 def test_autocast_rounds_products_over_the_weight_only():
     _, _, seen, leaves = setting(dtype=torch.float32)
     u, v = (x.detach() for x in leaves[:2])

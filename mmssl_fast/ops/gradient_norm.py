@@ -118,7 +118,7 @@ def _(grad, g, weight, norm, streamed):
 
 
 def _per_length(grad: Tensor, norm: Tensor) -> Tensor:
-    return torch.where(norm > 0, grad / torch.where(norm > 0, norm, 1.0), 0.0)
+    return torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
 
 
 def _save(ctx, inputs, output):

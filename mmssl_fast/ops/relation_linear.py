@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import relation_parts as core
-from .relation_parts import DensePart, GeneratedPart, Part, PartValue
+from .relation_parts import DensePart, GeneratedPart, Part, PartValue, check_generated, version
 from .relation_row_norm import row_norm_and_carried
 from .unit_rows import unit_rows
 
@@ -58,21 +58,9 @@ def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str =
     return (z * inverse_or_zero(norm)[:, None].to(work)).to(dtype)
 
 
-def check_generated(op: str, u: Tensor, v: Tensor, seen, kind: str = "dot") -> None:
-    """Raises ValueError unless (u [B, d], v [I, d], seen, kind) describe generated rows."""
-    if kind not in ("cosine", "dot"):
-        raise ValueError(f'{op}: kind must be "cosine" or "dot", got {kind!r}')
-    if u.ndim != 2 or v.ndim != 2 or u.shape[1] != v.shape[1]:
-        raise ValueError(f"{op}: u [B, d] and v [I, d] are needed, got {tuple(u.shape)} and {tuple(v.shape)}")
-    if u.dtype != v.dtype or not u.is_floating_point():
-        raise ValueError(f"{op}: u and v must have one floating dtype, got {u.dtype} and {v.dtype}")
-    if seen is not None and seen[0].numel() != u.shape[0] + 1:
-        raise ValueError(f"{op}: seen.crow has {seen[0].numel()} offsets, {u.shape[0]} rows need {u.shape[0] + 1}")
-
-
 def inverse_or_zero(norm: Tensor, eps: float = 0.0) -> Tensor:
     """1 / max(norm, eps), and 0 with gradient 0 where norm is 0."""
-    positive = norm > 0
+    positive = ~(norm <= 0)  # true for NaN, which stays NaN
     return positive / torch.where(positive, norm, 1.0).clamp_min(eps)
 
 
@@ -114,7 +102,7 @@ def linear_of_parts(
     work = work_dtype(weight.dtype)
     device = weight.device.type
     gemm = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and work == torch.float32 else work
-    keys = [(weight._version, work, gemm, torch.is_inference_mode_enabled(), *_part_key(part)) for part in parts]
+    keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *_part_key(part)) for part in parts]
     parts = [_cast(part, work) for part in parts]
     known = [memory and memory.get(weight, key) for memory, key in zip(memories, keys, strict=True)]
     inputs = [x for part in parts for x in _inputs(part)]
@@ -166,7 +154,7 @@ def _inputs(part: Part) -> list[Tensor]:
 
 def _part_key(part: Part) -> tuple:
     carried = getattr(part, "carried", None)
-    return (*((x.data_ptr(), x._version) for x in _inputs(part)), None if carried is None else carried.data_ptr())
+    return (*((x.data_ptr(), version(x)) for x in _inputs(part)), None if carried is None else carried.data_ptr())
 
 
 def _cast(part: Part, dtype: torch.dtype) -> Part:

@@ -80,6 +80,23 @@ class PartValue:
     products: Tensor | None = None
 
 
+def check_generated(op: str, u: Tensor, v: Tensor, seen, kind: str = "dot") -> None:
+    """Raises ValueError unless (u [B, d], v [I, d], seen, kind) describe generated rows."""
+    if kind not in ("cosine", "dot"):
+        raise ValueError(f'{op}: kind must be "cosine" or "dot", got {kind!r}')
+    if u.ndim != 2 or v.ndim != 2 or u.shape[1] != v.shape[1]:
+        raise ValueError(f"{op}: u [B, d] and v [I, d] are needed, got {tuple(u.shape)} and {tuple(v.shape)}")
+    if u.dtype != v.dtype or not u.is_floating_point():
+        raise ValueError(f"{op}: u and v must have one floating dtype, got {u.dtype} and {v.dtype}")
+    if seen is not None and seen[0].numel() != u.shape[0] + 1:
+        raise ValueError(f"{op}: seen.crow has {seen[0].numel()} offsets, {u.shape[0]} rows need {u.shape[0] + 1}")
+
+
+def version(x: Tensor) -> int:
+    """x._version, and 0 for tensors of inference mode, which have none."""
+    return 0 if x.is_inference() else x._version
+
+
 def forward(
     weight: Tensor, parts: Sequence[Part], known: Sequence[PartValue | None], gemm: torch.dtype
 ) -> list[PartValue]:
@@ -266,7 +283,7 @@ class _EntriesByIdentity:
 
 
 def _key(v: Tensor) -> tuple:
-    return v.data_ptr(), v._version, v.shape, v.stride()
+    return v.data_ptr(), version(v), v.shape, v.stride()
 
 
 def _concatenate(tensors: Sequence[Tensor], dim: int) -> Tensor:

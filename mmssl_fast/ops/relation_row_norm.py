@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .relation_carried import CARRIED_SHARE, carried_blocks
+from .relation_parts import check_generated
 from .sampled_dot import sampled_dot
 from .spmm import spmm
 from .weight_columns import ItemEntries
@@ -35,8 +36,6 @@ def relation_row_norm(u: Tensor, v: Tensor, seen=None) -> Tensor:
     Raises:
         ValueError: for shapes or dtypes that do not match.
     """
-    from .relation_linear import check_generated
-
     check_generated("relation_row_norm", u, v, seen)
     return row_norm_and_carried(u, v, seen)[0].to(u.dtype)
 
@@ -112,7 +111,7 @@ def _row_norm_bwd_op(
     need_u: bool,
     need_v: bool,
 ) -> tuple[Tensor, Tensor]:
-    c = torch.where(norm > 0, grad / torch.where(norm > 0, norm, 1.0), 0.0)
+    c = torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
     plain, wide = torch.where(carried, 0.0, c)[:, None], u.double()
     du = plain * (wide @ gram(v)) if need_u else None
     dv = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..graph import SeenRows
-from ..ops.relation_linear import PartMemory, check_generated
-from ..ops.relation_parts import DensePart, GeneratedPart
+from ..ops.relation_linear import PartMemory
+from ..ops.relation_parts import DensePart, GeneratedPart, check_generated
 from ..ops.relation_row_norm import row_norm_and_carried
 from ..ops.sampled_dot import sampled_dot
 

@@ -41,7 +41,7 @@ def block_norm(terms: list, dense_rows) -> Tensor:
         cancelled = square < CARRIED_SHARE * lengths.square()
         for carried in (c.carried for c in components if isinstance(c, Generated) and c.carried is not None):
             cancelled = cancelled | carried
-    positive = (square > 0) & ~cancelled
+    positive = ~(square <= 0) & ~cancelled  # true for NaN, which stays NaN
     norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
     rows = cancelled.nonzero().flatten()
     for some in rows.split(max(1, BLOCK_ELEMENTS // max(1, terms[0][1].n_items))) if rows.numel() else ():
