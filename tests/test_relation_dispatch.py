@@ -241,6 +241,16 @@ def test_gradient_penalty_equals_dense_double_backward(name, inplace, rows, othe
             assert relative(a, t) < 1e-10
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_gradient_when_neither_weight_nor_parts_require_it(inplace, rows):
+    d = network(inplace).requires_grad_(False)
+    found = []
+    for x in (rows.detach(), rows.dense().detach()):
+        (g,) = torch.autograd.grad(d(x.requires_grad_()).sum(), x)
+        found.append(g)
+    assert relative(found[0].dense(), found[1]) < 1e-10 and relative(found[0].norm(2, 1), found[1].norm(2, 1)) < 1e-10
+
+
 def test_gradients_of_rows_and_tensors_together(rows, other):
     d, lazy = network(), rows.detach().requires_grad_()
     dense = rows.dense().detach().requires_grad_()

@@ -189,6 +189,30 @@ def test_rows_their_seen_items_carry_stay_accurate_through_normalize():
     assert relative(z, truth) < 1e-5
 
 
+def test_rows_their_seen_items_carry_stay_accurate_in_sums():
+    u, v, seen = carried(torch.float64, 1e-7)
+    other = torch.randn(6, 301, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    (a, b) = factors(6, 301, 8, seed=7)
+    one = RelationRows.generated(u, v, "dot", seen)
+    for rows in (one + RelationRows.generated(a, b), one + RelationRows.from_dense(other)):
+        norm, truth = rows.row_norm(), rows.dense().norm(dim=1)
+        assert ((norm - truth) / truth).abs().max() < 1e-12
+        assert all(
+            relative(x, t) < 1e-10
+            for x, t in zip(*(torch.autograd.grad(n.sum(), (u, v)) for n in (norm, truth)), strict=True)
+        )
+
+
+def test_sums_of_rows_whose_every_item_is_seen_are_exactly_zero():
+    graph = catalogue(30, N_ITEMS, share=1.0)
+    users = torch.tensor([i for i in range(30) if i != 2])
+    seen, ((u, v), (a, b)) = graph.rows(users), (factors(29, N_ITEMS, D), factors(29, N_ITEMS, D, seed=7))
+    rows = RelationRows.generated(u, v, "dot", seen) + RelationRows.generated(a, b, "dot", seen)
+    assert not rows.row_norm().any() and not rows.normalize().linear(weights(H, N_ITEMS)).any()
+    gradients = torch.autograd.grad(rows.normalize().linear(weights(H, N_ITEMS)).sum(), (u, v, a, b))
+    assert not any(g.any() for g in gradients)
+
+
 def test_a_sum_that_cancels_is_measured_densely():
     u, v = factors(13, N_ITEMS, D)
     nearly = (v * (1 + 1e-9 * torch.randn(v.shape, dtype=v.dtype, generator=torch.Generator().manual_seed(3)))).detach()
