@@ -246,7 +246,7 @@ def test_missing_extra_is_one_sentence(capsys, monkeypatch):
 
 def test_installed_command_and_closed_pipe(run):
     """The process itself: module entry, exit code, and no traceback when the reader goes away."""
-    command = [sys.executable, "-m", "mmssl_trainer.cli", "recommend", str(run), "--users", "user001"]
+    command = [sys.executable, "-P", "-m", "mmssl_trainer.cli", "recommend", str(run), "--users", "user001"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "user001" in done.stdout and done.stderr == ""
     reader, writer = os.pipe()

@@ -272,7 +272,7 @@ t.level_results("{tmp_path}/rows.pt")
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.path.dirname(__file__),
     }
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], env=environment, check=True)
     here = level_results()
     for name, other in torch.load(tmp_path / "rows.pt").items():
         assert other["isa"] == level and torch.equal(other["bits"], here[name]["bits"])

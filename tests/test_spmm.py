@@ -166,7 +166,7 @@ def test_every_instruction_set(isa):
     if build_info()["isa_levels"].index(isa) > build_info()["isa_levels"].index(build_info()["isa"]):
         pytest.skip(f"this processor has no {isa}")
     environment = {**os.environ, "MMSSL_FAST_ISA": isa, "PYTHONPATH": os.path.dirname(__file__)}
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    subprocess.run([sys.executable, "-P", "-c", script], env=environment, check=True)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.0])
