@@ -299,6 +299,8 @@ def sample_bpr(
         w = philox4x32(seed, draw)
         by_low = torch.sort(w[:, 0], stable=True).indices
         order = by_low[torch.sort(w[by_low, 1], stable=True).indices]
+        if batch > eligible.numel():
+            raise ValueError(f"sample_bpr: {batch} distinct users asked for, {eligible.numel()} have a negative")
         users = eligible[order[:batch]]
         pos = col[crow[users] + uniform64(words, degree[users])]
     counter[:, 3] = STREAM_NEGATIVE
