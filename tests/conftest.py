@@ -10,6 +10,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.fixture(scope="session")
+def emulated():
+    """torch.ops.mmssl_fast_emulated: the ops of csrc/cuda on CPU tensors (see tests/emulator)."""
+    import emulator
+
+    return emulator.load()
+
+
 @pytest.fixture
 def poison():
     """Every torch.empty, in Python and C++ alike, comes filled with NaN (integers: the largest value).

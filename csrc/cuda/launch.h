@@ -1,0 +1,70 @@
+// How CUDA kernels are started and what they may use beside plain CUDA C++. Every .cu includes this and no torch
+// header.
+//
+// The same sources compile for the CPU, against tests/emulator/cuda_emulated.h (MMSSL_CUDA_EMULATED), where each thread
+// of a block is a fiber: that is how their results are tested without a GPU. What is not in that header is not to be
+// used.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#if defined(MMSSL_CUDA_EMULATED)
+#include "cuda_emulated.h"
+#else
+#include <cassert>  // CUDA declares __assert_fail for the device with it
+
+#include <cuda_runtime.h>
+
+// T* name: the block's dynamic shared memory, aligned to 16 bytes.
+#define MMSSL_DYNAMIC_SHARED(T, name)                           \
+  extern __shared__ __align__(16) unsigned char mmssl_shared[]; \
+  T* const name = reinterpret_cast<T*>(mmssl_shared)
+
+// Stops the kernel with a device-side assertion: for indices, which the host cannot look at without waiting.
+#define MMSSL_DEVICE_CHECK(condition) \
+  ((condition) ? void(0) : __assert_fail(#condition, "mmssl_fast", __LINE__, __func__))
+
+namespace mmssl::cuda {
+
+inline void check(cudaError_t error, const char* name) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(name) + ": " + cudaGetErrorString(error));
+  }
+}
+
+// kernel<<<grid, block, shared_bytes, stream>>>(args...); nothing for an empty grid. Throws std::runtime_error that
+// names the kernel when it cannot be started.
+template <typename... P, typename... A>
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+            A&&... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared_bytes > 48 * 1024) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+          name);
+  }
+  kernel<<<grid, block, shared_bytes, stream> > >(static_cast<P>(std::forward<A>(args))...);
+  check(cudaGetLastError(), name);
+}
+
+// Multiprocessors of the current device: for grids that fill it once.
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  return count;
+}
+
+}  // namespace mmssl::cuda
+#endif
+
+namespace mmssl::cuda {
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kWarp = 32;
+
+}  // namespace mmssl::cuda

@@ -1,0 +1,76 @@
+"""csrc/cuda compiled for the CPU: torch.ops.mmssl_fast_emulated.*, CUDA kernels and bindings on CPU tensors."""
+
+import sys
+import sysconfig
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import include_paths
+
+import mmssl_fast.library  # noqa: F401  the schemas
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMESPACE = "mmssl_fast_emulated"
+
+_library = None
+
+
+def load():
+    """Compiles what changed, registers the ops of mmssl_fast that csrc/cuda implements, and returns their namespace."""
+    global _library
+    if _library is None:
+        target = _build()
+        _library = torch.library.Library(NAMESPACE, "DEF")
+        for name in torch._C._dispatch_get_all_op_names():
+            if name.startswith("mmssl_fast::"):
+                (schema,) = torch._C._jit_get_schemas_for_operator(name)
+                _library.define(str(schema).removeprefix("mmssl_fast::"))
+        torch.ops.load_library(target)
+    return getattr(torch.ops, NAMESPACE)
+
+
+def _build() -> Path:
+    sys.path.insert(0, str(ROOT / "_build"))
+    try:
+        import extension
+        import sources
+    finally:
+        sys.path.remove(str(ROOT / "_build"))
+    folder = ROOT / "build" / f"emulated-torch{torch.__version__}"
+    includes = [str(ROOT / "csrc"), str(ROOT / "tests" / "emulator")]
+    # -U: glibc's checked longjmp takes a jump to another stack for an error.
+    common = [*sources.compiler(), "-O1", "-g0", "-Wall", "-fPIC", "-U_FORTIFY_SOURCE", "-DMMSSL_CUDA_EMULATED",
+              *(f"-I{path}" for path in includes)]  # fmt: skip
+    torch_flags = ["-std=c++20", *(f"-isystem{path}" for path in [*include_paths(), sysconfig.get_paths()["include"]])]
+    header, precompile = _precompiled(extension, [*common, *torch_flags], folder)
+    jobs = [(header, precompile)]
+    for file in [*sources.files(sources.CUDA_KERNELS), "tests/emulator/cuda_emulated.cpp"]:
+        jobs.append(_job(file, [*common, "-std=c++17", "-Wno-unknown-pragmas", "-x", "c++"], folder))
+    with_torch = [*common, *torch_flags, "-include", str(header.with_suffix(""))]
+    for file in sources.files(sources.CUDA_BINDINGS):
+        jobs.append(_job(file, with_torch, folder))
+    extension.compile_stale(jobs[:1])
+    extension.compile_stale(jobs[1:])
+    target = folder / "libmmssl_fast_emulated.so"
+    objects = [str(object_file) for object_file, _ in jobs[1:]]
+    libraries = Path(torch.__file__).parent / "lib"
+    link = [*sources.compiler(), "-shared", *objects, "-o", str(target), f"-L{libraries}", "-lc10", "-ltorch_cpu"]
+    if not target.exists() or any(Path(name).stat().st_mtime > target.stat().st_mtime for name in objects):
+        extension.compile_one(target, link)
+    return target
+
+
+def _job(file: str, command: list[str], folder: Path) -> tuple[Path, list[str]]:
+    target = folder / f"{Path(file).name}.o"
+    return target, [*command, "-MMD", "-c", str(ROOT / file), "-o", str(target)]
+
+
+def _precompiled(extension, command: list[str], folder: Path) -> tuple[Path, list[str]]:
+    """As _build/extension.py's precompiled header, with this build's flags."""
+    header = ROOT / "csrc" / "common" / "torch_headers.h"
+    beside = folder / header.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if not beside.exists():
+        beside.write_text(f'#include "{header}"\n')
+    target = folder / (header.name + ".gch")
+    return target, [*command, "-MMD", "-x", "c++-header", str(header), "-o", str(target)]
