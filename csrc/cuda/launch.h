@@ -47,7 +47,9 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           name);
   }
-  kernel<<<grid, block, shared_bytes, stream> > >(static_cast<P>(std::forward<A>(args))...);
+  // clang-format off
+  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(std::forward<A>(args))...);
+  // clang-format on
   check(cudaGetLastError(), name);
 }
 
