@@ -17,24 +17,24 @@ TORCH_LIBRARY(mmssl_fast, m) {
   m.def("cosine_topk(Tensor u, Tensor v, SymInt k, Tensor? crow, Tensor? col) -> (Tensor, Tensor)");
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "gumbel_linear(Tensor weight, Tensor crow, Tensor col, Tensor users, float tau, SymInt seed, SymInt offset, "
+      "gumbel_linear(Tensor weight, Tensor crow, Tensor col, Tensor users, float tau, Tensor seed_offset, "
       "float noise_scale, bool order_statistics) -> Tensor");
   m.def(
-      "gumbel_linear_bwd(Tensor grad, Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, SymInt seed, "
-      "SymInt offset, float noise_scale, bool order_statistics) -> Tensor");
+      "gumbel_linear_bwd(Tensor grad, Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, Tensor "
+      "seed_offset, float noise_scale, bool order_statistics) -> Tensor");
   m.def(
-      "gumbel_lse(Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, SymInt seed, SymInt offset, "
+      "gumbel_lse(Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, Tensor seed_offset, "
       "float noise_scale) -> Tensor");
   m.def(
-      "gumbel_order_statistics(Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, SymInt seed, "
-      "SymInt offset, float noise_scale) -> (Tensor, Tensor, Tensor)");
+      "gumbel_order_statistics(Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, Tensor seed_offset, "
+      "float noise_scale) -> (Tensor, Tensor, Tensor)");
   m.def(
       "gumbel_softmax(Tensor crow, Tensor col, Tensor users, Tensor? user_unit, Tensor? item_unit, SymInt n_items, "
-      "float tau, SymInt seed, SymInt offset, float noise_scale, float zeta, bool row_l2, bool order_statistics) -> "
+      "float tau, Tensor seed_offset, float noise_scale, float zeta, bool row_l2, bool order_statistics) -> "
       "(Tensor, Tensor)");
   m.def(
       "gumbel_tile(Tensor crow, Tensor col, Tensor users, Tensor lse, SymInt n_items, SymInt first, SymInt last, "
-      "float tau, SymInt seed, SymInt offset, float noise_scale) -> Tensor");
+      "float tau, Tensor seed_offset, float noise_scale) -> Tensor");
   m.def("infonce(Tensor h, Tensor e, Tensor ids, float tau, bool exclude_self) -> (Tensor, Tensor)");
   m.def(
       "infonce_bwd(Tensor term_grad, Tensor lse_grad, Tensor h, Tensor e, Tensor ids, Tensor lse, float tau, bool "
@@ -46,15 +46,15 @@ TORCH_LIBRARY(mmssl_fast, m) {
   m.def("modality_mix(Tensor q, Tensor k, Tensor e, int heads) -> Tensor");
   m.def("modality_mix_bwd(Tensor grad, Tensor q, Tensor k, Tensor e, int heads) -> (Tensor, Tensor, Tensor)");
   m.def("philox4x32(Tensor counter, SymInt seed) -> Tensor");
-  m.def("philox_bits(Tensor rows, SymInt columns, SymInt seed, SymInt offset, int stream) -> Tensor");
+  m.def("philox_bits(Tensor rows, SymInt columns, Tensor seed_offset, int stream) -> Tensor");
   m.def(
       "propagate(Tensor crow, Tensor col, Tensor? value, Tensor t_crow, Tensor t_col, Tensor? t_value, Tensor? "
       "row_scale, Tensor? col_scale, Tensor x) -> Tensor");
   m.def(
-      "sample_bpr(Tensor crow, Tensor col, Tensor full_users, SymInt n_items, SymInt batch, SymInt seed, "
-      "SymInt offset) -> (Tensor, Tensor, Tensor)");
+      "sample_bpr(Tensor crow, Tensor col, Tensor full_users, SymInt n_items, SymInt batch, Tensor seed_offset) -> "
+      "(Tensor, Tensor, Tensor)");
   m.def(
-      "sample_bpr_users(Tensor crow, Tensor col, SymInt n_items, SymInt batch, SymInt seed, SymInt offset) -> "
+      "sample_bpr_users(Tensor crow, Tensor col, SymInt n_items, SymInt batch, Tensor seed_offset) -> "
       "(Tensor, Tensor, Tensor)");
   m.def("sampled_dot(Tensor crow, Tensor col, Tensor u, Tensor v) -> Tensor");
   m.def("sampled_dot_bwd_u(Tensor crow, Tensor col, Tensor grad, Tensor v) -> Tensor");

@@ -225,13 +225,14 @@ def test_gumbel_softmax_opcheck(row_l2, order_statistics):
     graph = random_graph(5, 7, 0.3)
     augment = normal(5, 3, seed=1).requires_grad_(), normal(7, 3, seed=2).requires_grad_()
     for pair in (augment, (None, None)):
-        arguments = (graph.crow, graph.col, torch.arange(5), *pair, 7, 0.3, 5, 0, 1.0, 0.7, row_l2, order_statistics)
+        noise = 0.3, torch.tensor([5, 0]), 1.0
+        arguments = (graph.crow, graph.col, torch.arange(5), *pair, 7, *noise, 0.7, row_l2, order_statistics)
         torch.library.opcheck(torch.ops.mmssl_fast.gumbel_softmax, arguments)
 
 
 def test_gumbel_tiles_opcheck():
     graph, users = random_graph(5, 7, 0.3), torch.arange(5)
-    ops, rest = torch.ops.mmssl_fast, (0.3, 5, 0, 1.0)
+    ops, rest = torch.ops.mmssl_fast, (0.3, torch.tensor([5, 0]), 1.0)
     torch.library.opcheck(ops.gumbel_lse, (graph.crow, graph.col, users, 7, *rest))
     lse = gumbel_lse(graph, users, 0.3, 5)
     torch.library.opcheck(ops.gumbel_tile, (graph.crow, graph.col, users, lse, 7, 2, 6, *rest))
@@ -286,7 +287,7 @@ def level_results(path=None):
     results = {
         str(tau): {
             "isa": build_info()["isa"],
-            "bits": torch.ops.mmssl_fast.philox_bits(users, 401, 5, 2, 0),
+            "bits": torch.ops.mmssl_fast.philox_bits(users, 401, torch.tensor([5, 2]), 0),
             "rows": gumbel_softmax(graph, users, tau, 5, 2, method="dense"),
             "augmented": gumbel_softmax(
                 graph, users, tau, 5, 2, augment=augment, zeta=0.5, row_l2=True, method="dense"
@@ -339,7 +340,7 @@ def test_gumbel_softmax_refuses_arrays_that_are_no_graph():
     ]:
         arguments = {"crow": crow, "col": col} | change
         with pytest.raises(ValueError, match=r"^gumbel_lse: " + message):
-            torch.ops.mmssl_fast.gumbel_lse(*arguments.values(), users, 3, 0.5, 1, 0, 1.0)
+            torch.ops.mmssl_fast.gumbel_lse(*arguments.values(), users, 3, 0.5, torch.tensor([1, 0]), 1.0)
     lse = torch.zeros(9, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"^gumbel_tile: columns \[30, 42\) are not within the 41 items"):
         gumbel_tile(GRAPH, torch.arange(9), lse, 30, 42, 0.5, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmssl_fast import reference
-from mmssl_fast.ops.philox import offset_word, philox4x32, philox_bits, seed_word
+from mmssl_fast.ops.philox import philox4x32, philox_bits, seed_offset
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -18,6 +18,8 @@ KNOWN = [
         [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
     ),
 ]
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("counter, key, words", KNOWN)
@@ -60,19 +62,37 @@ def test_philox_seed_and_offset_may_be_tensors():
 
 def test_philox_opcheck():
     torch.library.opcheck(torch.ops.mmssl_fast.philox4x32, (torch.zeros(3, 4, dtype=torch.int64), 5))
-    torch.library.opcheck(torch.ops.mmssl_fast.philox_bits, (torch.arange(3), 10, 5, 0, 1))
+    torch.library.opcheck(torch.ops.mmssl_fast.philox_bits, (torch.arange(3), 10, torch.tensor([5, 0]), 1))
 
 
 @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
 def test_philox_refuses_a_seed_of_more_than_64_bits(seed):
     with pytest.raises(ValueError, match=f"^op: seed must fit in 64 bits, got {seed}"):
-        seed_word("op", seed)
+        seed_offset("op", seed, 0, CPU)
 
 
 @pytest.mark.parametrize("offset", [-1, 2**32])
 def test_philox_refuses_an_offset_of_more_than_32_bits(offset):
     with pytest.raises(ValueError, match=f"^op: offset must be in .* got {offset}"):
-        offset_word("op", offset)
+        seed_offset("op", 0, offset, CPU)
+    with pytest.raises(ValueError, match=f"^philox_bits: offset must be in .* got {offset}"):
+        philox_bits(0, torch.tensor(offset), torch.arange(3), 4, 0)
+
+
+def test_philox_refuses_a_seed_offset_that_is_not_two_integers():
+    for wrong in (torch.tensor([1]), torch.tensor([[1, 0]]), torch.tensor([1.0, 0.0])):
+        with pytest.raises(ValueError, match=r"^philox_bits: seed_offset must be int64 \[2\]"):
+            torch.ops.mmssl_fast.philox_bits(torch.arange(3), 4, wrong, 0)
+
+
+def test_philox_reads_its_seed_when_it_runs():
+    """What a captured CUDA graph lives on: the tensors' values at the time of the call, not at the time of tracing."""
+    seed, step = torch.tensor(5), torch.tensor(0)
+    rows = torch.arange(3)
+    compiled = torch.compile(lambda: philox_bits(seed, step, rows, 10, 0), fullgraph=True, backend="aot_eager")
+    for at in range(3):
+        step.fill_(at)
+        assert torch.equal(compiled(), philox_bits(5, at, rows, 10, 0))
 
 
 def test_philox_refuses_shapes():

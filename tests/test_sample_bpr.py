@@ -117,8 +117,9 @@ def test_sample_bpr_says_once_how_many_users_are_left_out():
 def test_sample_bpr_opcheck():
     graph = GRAPHS["sparse"]()
     none = torch.empty(0, dtype=torch.int64)
-    torch.library.opcheck(torch.ops.mmssl_fast.sample_bpr, (graph.crow, graph.col, none, 1271, 7, 5, 0))
-    torch.library.opcheck(torch.ops.mmssl_fast.sample_bpr_users, (graph.crow, graph.col, 1271, 7, 5, 0))
+    seed_offset = torch.tensor([5, 0])
+    torch.library.opcheck(torch.ops.mmssl_fast.sample_bpr, (graph.crow, graph.col, none, 1271, 7, seed_offset))
+    torch.library.opcheck(torch.ops.mmssl_fast.sample_bpr_users, (graph.crow, graph.col, 1271, 7, seed_offset))
 
 
 @pytest.mark.filterwarnings("ignore:sample_bpr")
@@ -152,4 +153,4 @@ def test_sample_bpr_refuses():
         ([7, 0], "got 0 at 1"),
     ]:
         with pytest.raises(ValueError, match="^sample_bpr: full_users.*" + wrong):
-            torch.ops.mmssl_fast.sample_bpr(graph.crow, graph.col, torch.tensor(full), 37, 5, 0, 0)
+            torch.ops.mmssl_fast.sample_bpr(graph.crow, graph.col, torch.tensor(full), 37, 5, torch.tensor([0, 0]))

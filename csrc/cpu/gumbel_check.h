@@ -8,15 +8,17 @@
 #include "common/check.h"
 #include "common/gumbel.h"
 #include "cpu/dispatch.h"
+#include "cpu/seed_offset.h"
 
 namespace mmssl {
 
-inline GumbelNoise gumbel_parameters(const char* op, double tau, double noise_scale, int64_t seed, int64_t offset) {
+inline GumbelNoise gumbel_parameters(const char* op, double tau, double noise_scale, const at::Tensor& seed_offset) {
   MMSSL_CHECK(tau > 0 && std::isfinite(tau), op, "tau must be positive, got ", tau);
   MMSSL_CHECK(tau > 1e-30, op, "tau must be at least 1e-30 (float32 noise is divided by it), got ", tau);
   MMSSL_CHECK(noise_scale >= 0 && std::isfinite(noise_scale), op, "noise_scale must not be negative, got ",
               noise_scale);
-  return {tau, noise_scale, static_cast<uint64_t>(seed), static_cast<uint32_t>(offset)};
+  const SeedOffset at = read_seed_offset(op, seed_offset);
+  return {tau, noise_scale, at.seed, at.offset};
 }
 
 // crow [U + 1], col [nnz]: the graph; users: int64 [B], rows of it. Of the graph only the users' rows are checked:

@@ -19,9 +19,9 @@ namespace mmssl {
 namespace {
 
 at::Tensor gumbel_lse_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& users, int64_t n_items,
-                          double tau, int64_t seed, int64_t offset, double noise_scale) {
+                          double tau, const at::Tensor& seed_offset, double noise_scale) {
   const char* op = "gumbel_lse";
-  const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed, offset);
+  const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
   const int64_t n_rows = users.numel();
   at::Tensor lse = at::empty({n_rows}, users.options().dtype(at::kDouble));
@@ -37,9 +37,9 @@ at::Tensor gumbel_lse_cpu(const at::Tensor& crow, const at::Tensor& col, const a
 
 at::Tensor gumbel_tile_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& users,
                            const at::Tensor& lse, int64_t n_items, int64_t first, int64_t last, double tau,
-                           int64_t seed, int64_t offset, double noise_scale) {
+                           const at::Tensor& seed_offset, double noise_scale) {
   const char* op = "gumbel_tile";
-  const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed, offset);
+  const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
   MMSSL_CHECK(0 <= first && first <= last && last <= n_items, op, "columns [", first, ", ", last,
               ") are not within the ", n_items, " items");
@@ -60,10 +60,10 @@ at::Tensor gumbel_tile_cpu(const at::Tensor& crow, const at::Tensor& col, const 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> gumbel_order_statistics_cpu(const at::Tensor& crow,
                                                                            const at::Tensor& col,
                                                                            const at::Tensor& users, int64_t n_items,
-                                                                           double tau, int64_t seed, int64_t offset,
+                                                                           double tau, const at::Tensor& seed_offset,
                                                                            double noise_scale) {
   const char* op = "gumbel_order_statistics";
-  const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed, offset);
+  const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
   check_order_statistics(op, noise);
   const int64_t n_rows = users.numel();

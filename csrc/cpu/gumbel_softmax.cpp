@@ -61,10 +61,10 @@ std::tuple<at::Tensor, at::Tensor> gumbel_softmax_cpu(const at::Tensor& crow, co
                                                       const at::Tensor& users,
                                                       const std::optional<at::Tensor>& user_unit,
                                                       const std::optional<at::Tensor>& item_unit, int64_t n_items,
-                                                      double tau, int64_t seed, int64_t offset, double noise_scale,
+                                                      double tau, const at::Tensor& seed_offset, double noise_scale,
                                                       double zeta, bool row_l2, bool order_statistics) {
   const char* op = "gumbel_softmax";
-  const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed, offset);
+  const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
   if (order_statistics) check_order_statistics(op, noise);
   const int64_t n_rows = users.numel();

@@ -9,6 +9,7 @@
 #include "common/philox.h"
 #include "cpu/csr.h"
 #include "cpu/dispatch.h"
+#include "cpu/seed_offset.h"
 
 #define MMSSL_KERNELS "cpu/isa/philox.h"
 #include "common/each_isa.h"
@@ -32,8 +33,9 @@ at::Tensor philox4x32_cpu(const at::Tensor& counter_in, int64_t seed) {
   return words;
 }
 
-at::Tensor philox_bits_cpu(const at::Tensor& rows_in, int64_t columns, int64_t seed, int64_t offset, int64_t stream) {
+at::Tensor philox_bits_cpu(const at::Tensor& rows_in, int64_t columns, const at::Tensor& seed_offset, int64_t stream) {
   const char* op = "philox_bits";
+  const SeedOffset noise = read_seed_offset(op, seed_offset);
   MMSSL_CHECK(rows_in.scalar_type() == at::kLong && rows_in.dim() == 1, op, "rows must be int64 [B], got ",
               rows_in.scalar_type(), " ", rows_in.sizes());
   MMSSL_CHECK(columns >= 0, op, "columns must not be negative, got ", columns);
@@ -41,9 +43,8 @@ at::Tensor philox_bits_cpu(const at::Tensor& rows_in, int64_t columns, int64_t s
   const int64_t n_rows = rows.numel();
   at::Tensor bits = at::empty({n_rows, columns}, rows.options());
   at::parallel_for(0, n_rows, row_grain(n_rows, n_rows * columns), [&](int64_t begin, int64_t end) {
-    MMSSL_DISPATCH(philox_bits, static_cast<uint64_t>(seed), static_cast<uint32_t>(offset),
-                   static_cast<uint32_t>(stream), read_ptr<int64_t>(rows), columns, write_ptr<int64_t>(bits), begin,
-                   end);
+    MMSSL_DISPATCH(philox_bits, noise.seed, noise.offset, static_cast<uint32_t>(stream), read_ptr<int64_t>(rows),
+                   columns, write_ptr<int64_t>(bits), begin, end);
   });
   return bits;
 }

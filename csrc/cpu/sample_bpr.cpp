@@ -14,6 +14,7 @@
 #include "common/isa.h"
 #include "common/philox.h"
 #include "cpu/dispatch.h"
+#include "cpu/seed_offset.h"
 
 #define MMSSL_KERNELS "cpu/isa/philox.h"
 #include "common/each_isa.h"
@@ -54,10 +55,8 @@ void check_graph(const char* op, const at::Tensor& crow, const at::Tensor& col, 
 // The 64-bit words of the slots (or users) [first, last), in one vectorised go.
 class Words {
  public:
-  Words(int64_t seed, int64_t offset, PhiloxStream stream, int64_t first, int64_t last)
-      : words_(last - first), first_(first) {
-    MMSSL_DISPATCH(philox_words, static_cast<uint64_t>(seed), static_cast<uint32_t>(offset), stream, first,
-                   last - first, words_.data());
+  Words(SeedOffset noise, PhiloxStream stream, int64_t first, int64_t last) : words_(last - first), first_(first) {
+    MMSSL_DISPATCH(philox_words, noise.seed, noise.offset, stream, first, last - first, words_.data());
   }
 
   uint64_t operator[](int64_t index) const { return words_[index - first_]; }
@@ -85,9 +84,10 @@ struct SampleBuffers {
 };
 
 Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& full_users, int64_t n_items,
-                      int64_t batch, int64_t seed, int64_t offset) {
+                      int64_t batch, const at::Tensor& seed_offset) {
   const char* op = "sample_bpr";
   check_graph(op, crow, col, n_items, batch);
+  const SeedOffset noise = read_seed_offset(op, seed_offset);
   MMSSL_CHECK(full_users.scalar_type() == at::kLong && full_users.dim() == 1 && full_users.is_contiguous(), op,
               "full_users must be contiguous int64, got ", full_users.scalar_type(), " ", full_users.sizes());
   const int64_t n_users = crow.numel() - 1, n_full = full_users.numel();
@@ -110,8 +110,7 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
     using Index = decltype(index);
     const Index* item = read_ptr<Index>(col);
     at::parallel_for(0, batch, 2048, [&](int64_t begin, int64_t end) {
-      const Words positive(seed, offset, kStreamPositive, begin, end),
-          negative(seed, offset, kStreamNegative, begin, end);
+      const Words positive(noise, kStreamPositive, begin, end), negative(noise, kStreamNegative, begin, end);
       for (int64_t b = begin; b < end; ++b) {
         int64_t edge = positive.below(b, eligible);
         edge += n_items * taken_before(edge, n_full, [&](int64_t f) { return edges[full[f]] - f * n_items; });
@@ -126,10 +125,11 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
   return {out.users, out.pos, out.neg};
 }
 
-Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch, int64_t seed,
-                            int64_t offset) {
+Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch,
+                            const at::Tensor& seed_offset) {
   const char* op = "sample_bpr";
   check_graph(op, crow, col, n_items, batch);
+  const SeedOffset noise = read_seed_offset(op, seed_offset);
   struct Ticket {
     uint64_t word;
     int64_t user;
@@ -137,7 +137,7 @@ Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64
   };
   const int64_t n_users = crow.numel() - 1;
   const int64_t* edges = crow.const_data_ptr<int64_t>();
-  const Words draws(seed, offset, kStreamUser, 0, n_users);
+  const Words draws(noise, kStreamUser, 0, n_users);
   std::vector<Ticket> tickets;
   tickets.reserve(n_users);
   for (int64_t user = 0; user < n_users; ++user) {
@@ -149,7 +149,7 @@ Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64
               " of ", n_users, " users have both a positive and a negative item");
   std::nth_element(tickets.begin(), tickets.begin() + batch, tickets.end());
   std::sort(tickets.begin(), tickets.begin() + batch);
-  const Words positive(seed, offset, kStreamPositive, 0, batch), negative(seed, offset, kStreamNegative, 0, batch);
+  const Words positive(noise, kStreamPositive, 0, batch), negative(noise, kStreamNegative, 0, batch);
   SampleBuffers out(crow, batch);
   int64_t *users = write_ptr<int64_t>(out.users), *pos = write_ptr<int64_t>(out.pos),
           *neg = write_ptr<int64_t>(out.neg);

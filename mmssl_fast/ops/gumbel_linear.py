@@ -9,7 +9,7 @@ from torch import Tensor
 from .csr_transpose import csr_transpose
 from .gumbel_rows import choose_method, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from .gumbel_softmax import gumbel_softmax
-from .philox import offset_word, seed_word
+from .philox import seed_offset
 from .spmm import spmm, spmm_add_
 
 _ops = torch.ops.mmssl_fast
@@ -37,11 +37,11 @@ class GumbelRows:
         graph, users, tau, seed, offset, noise_scale, method: as in `gumbel_softmax`; graph may be a `GraphRows`.
     """
 
-    def __init__(self, graph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0,
-                 method: str = "auto") -> None:  # fmt: skip
+    def __init__(self, graph, users: Tensor, tau: float, seed: int | Tensor, offset: int | Tensor = 0,
+                 noise_scale: float = 1.0, method: str = "auto") -> None:  # fmt: skip
         self.method = choose_method("GumbelRows", method, tau, noise_scale, graph.n_items)
         self.graph, self.users, self.n_items = graph, users, graph.n_items
-        self._noise = (tau, seed_word("GumbelRows", seed), offset_word("GumbelRows", offset), noise_scale)
+        self._noise = (tau, seed, offset, noise_scale)
         self._block = self._transposed = self._lse = None
 
     @property
@@ -159,7 +159,7 @@ def gumbel_linear(
     if weight.ndim != 2 or weight.shape[1] != graph.n_items:
         raise ValueError(f"{op}: weight must be [H, {graph.n_items}], got {tuple(weight.shape)}")
     method = choose_method(op, method, tau, noise_scale, graph.n_items)
-    noise = tau, seed_word(op, seed), offset_word(op, offset), noise_scale, method == "order_statistics"
+    noise = tau, seed_offset(op, seed, offset, weight.device), noise_scale, method == "order_statistics"
     return _ops.gumbel_linear(weight, graph.crow, graph.col, users, *noise)
 
 
@@ -167,9 +167,9 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
 
 
-def _rows(crow, col, users, n_items, tau, seed, offset, noise_scale, order_statistics) -> GumbelRows:
+def _rows(crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics) -> GumbelRows:
     method = "order_statistics" if order_statistics else "dense"
-    return GumbelRows(GraphRows(crow, col, n_items), users, tau, seed, offset, noise_scale, method)
+    return GumbelRows(GraphRows(crow, col, n_items), users, tau, *seed_offset, noise_scale, method)
 
 
 @torch.library.impl("mmssl_fast::gumbel_linear", "cpu")
@@ -186,12 +186,12 @@ def _gumbel_linear_bwd_cpu(grad, crow, col, users, n_items, *noise):
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear")
-def _(weight, crow, col, users, tau, seed, offset, noise_scale, order_statistics):
+def _(weight, crow, col, users, tau, seed_offset, noise_scale, order_statistics):
     return weight.new_empty(users.shape[0], weight.shape[0])
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear_bwd")
-def _(grad, crow, col, users, n_items, tau, seed, offset, noise_scale, order_statistics):
+def _(grad, crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics):
     return grad.new_empty(n_items, grad.shape[1])
 
 
@@ -199,21 +199,25 @@ def _(grad, crow, col, users, n_items, tau, seed, offset, noise_scale, order_sta
 
 
 def _save_linear(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[1:4])
-    ctx.n_items, ctx.noise = inputs[0].shape[1], inputs[4:]
+    weight, crow, col, users, tau, seed_offset, *how = inputs
+    ctx.save_for_backward(crow, col, users, seed_offset)
+    ctx.n_items, ctx.tau, ctx.how = weight.shape[1], tau, how
 
 
 def _linear_grad(ctx, grad):
-    return _ops.gumbel_linear_bwd(grad, *ctx.saved_tensors, ctx.n_items, *ctx.noise).mT, *(None,) * 8
+    *rows, seed_offset = ctx.saved_tensors
+    return _ops.gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 7
 
 
 def _save_bwd(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[1:4])
-    ctx.noise = inputs[5:]
+    _, crow, col, users, _, tau, seed_offset, *how = inputs
+    ctx.save_for_backward(crow, col, users, seed_offset)
+    ctx.tau, ctx.how = tau, how
 
 
 def _bwd_grad(ctx, grad):
-    return _ops.gumbel_linear(grad.mT, *ctx.saved_tensors, *ctx.noise), *(None,) * 9
+    *rows, seed_offset = ctx.saved_tensors
+    return _ops.gumbel_linear(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 8
 
 
 torch.library.register_autograd("mmssl_fast::gumbel_linear", _linear_grad, setup_context=_save_linear)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
-from .philox import offset_word, seed_word
+from .philox import seed_offset
 
 _ops = torch.ops.mmssl_fast
 
@@ -63,7 +63,9 @@ def check_temperature(op: str, tau: float, noise_scale: float) -> None:
         raise ValueError(f"{op}: noise_scale must not be negative, got {noise_scale}")
 
 
-def gumbel_lse(graph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0) -> Tensor:
+def gumbel_lse(
+    graph, users: Tensor, tau: float, seed: int | Tensor, offset: int | Tensor = 0, noise_scale: float = 1.0
+) -> Tensor:
     """Equals ``logsumexp((A[users] + noise_scale * g) / tau, dim=1)``, without forming the logits.
 
     Args:
@@ -74,12 +76,12 @@ def gumbel_lse(graph, users: Tensor, tau: float, seed: int, offset: int = 0, noi
     Returns:
         float64 [B]: at τ = 0.001 a float32 would be off by 0.002.
     """
-    seed, offset = seed_word("gumbel_lse", seed), offset_word("gumbel_lse", offset)
-    return _ops.gumbel_lse(graph.crow, graph.col, users, graph.n_items, tau, seed, offset, noise_scale)
+    at = seed_offset("gumbel_lse", seed, offset, graph.crow.device)
+    return _ops.gumbel_lse(graph.crow, graph.col, users, graph.n_items, tau, at, noise_scale)
 
 
 def gumbel_tile(
-    graph, users: Tensor, lse: Tensor, first: int, last: int, tau: float, seed: int, offset: int = 0,
+    graph, users: Tensor, lse: Tensor, first: int, last: int, tau: float, seed: int | Tensor, offset: int | Tensor = 0,
     noise_scale: float = 1.0,
 ) -> Tensor:  # fmt: skip
     """Equals ``softmax((A[users] + noise_scale * g) / tau, dim=1)[:, first:last]``, without forming the rest.
@@ -91,14 +93,12 @@ def gumbel_tile(
     Returns:
         float32 [B, last − first].
     """
-    seed, offset = seed_word("gumbel_tile", seed), offset_word("gumbel_tile", offset)
-    return _ops.gumbel_tile(
-        graph.crow, graph.col, users, lse, graph.n_items, first, last, tau, seed, offset, noise_scale
-    )
+    at = seed_offset("gumbel_tile", seed, offset, graph.crow.device)
+    return _ops.gumbel_tile(graph.crow, graph.col, users, lse, graph.n_items, first, last, tau, at, noise_scale)
 
 
 def gumbel_order_statistics(
-    graph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0
+    graph, users: Tensor, tau: float, seed: int | Tensor, offset: int | Tensor = 0, noise_scale: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows softmax((A + σ g)/τ) as a CSR block: every seen item, and the unseen ones drawn until those left are
     expected to weigh under 2⁻²⁴ of the largest. Equals ``reference.gumbel_order_statistics``.
@@ -109,23 +109,22 @@ def gumbel_order_statistics(
     Raises:
         ValueError: when tau / noise_scale is not below 1.
     """
-    op = "gumbel_order_statistics"
-    seed, offset = seed_word(op, seed), offset_word(op, offset)
-    return _ops.gumbel_order_statistics(graph.crow, graph.col, users, graph.n_items, tau, seed, offset, noise_scale)
+    at = seed_offset("gumbel_order_statistics", seed, offset, graph.crow.device)
+    return _ops.gumbel_order_statistics(graph.crow, graph.col, users, graph.n_items, tau, at, noise_scale)
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_lse")
-def _(crow, col, users, n_items, tau, seed, offset, noise_scale):
+def _(crow, col, users, n_items, tau, seed_offset, noise_scale):
     return users.new_empty(users.shape, dtype=torch.float64)
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_tile")
-def _(crow, col, users, lse, n_items, first, last, tau, seed, offset, noise_scale):
+def _(crow, col, users, lse, n_items, first, last, tau, seed_offset, noise_scale):
     return users.new_empty(users.shape[0], last - first, dtype=torch.float32)
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_order_statistics")
-def _(crow, col, users, n_items, tau, seed, offset, noise_scale):
+def _(crow, col, users, n_items, tau, seed_offset, noise_scale):
     entries = torch.library.get_ctx().new_dynamic_size()
     return (
         users.new_empty(users.shape[0] + 1),

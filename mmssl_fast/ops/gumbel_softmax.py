@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from .gumbel_rows import choose_method
-from .philox import offset_word, seed_word
+from .philox import seed_offset
 from .unit_rows import unit_rows
 
 _ops = torch.ops.mmssl_fast
@@ -58,21 +58,21 @@ def gumbel_softmax(
     if augment is not None:
         user_unit, item_unit = (unit_rows(h.float() if h.dtype == torch.bfloat16 else h) for h in augment)
     rows, _ = _ops.gumbel_softmax(
-        graph.crow, graph.col, users, user_unit, item_unit, graph.n_items, tau, seed_word(op, seed),
-        offset_word(op, offset), noise_scale, zeta, row_l2, method == "order_statistics",
+        graph.crow, graph.col, users, user_unit, item_unit, graph.n_items, tau,
+        seed_offset(op, seed, offset, graph.crow.device), noise_scale, zeta, row_l2, method == "order_statistics",
     )  # fmt: skip
     return rows
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_softmax")
-def _(crow, col, users, user_unit, item_unit, n_items, tau, seed, offset, noise_scale, zeta, row_l2, order_statistics):
+def _(crow, col, users, user_unit, item_unit, n_items, tau, seed_offset, noise_scale, zeta, row_l2, order_statistics):
     dtype = torch.float32 if user_unit is None else user_unit.dtype
     return users.new_empty(users.shape[0], n_items, dtype=dtype), users.new_empty(users.shape, dtype=dtype)
 
 
 def _save(ctx, inputs, output):
     user_unit, item_unit = inputs[3:5]
-    ctx.zeta, ctx.row_l2 = inputs[10:12]
+    ctx.zeta, ctx.row_l2 = inputs[9:11]
     ctx.set_materialize_grads(False)
     if user_unit is not None:
         ctx.save_for_backward(user_unit, item_unit, *(output if ctx.row_l2 else ()))
@@ -81,7 +81,7 @@ def _save(ctx, inputs, output):
 def _gumbel_softmax_grad(ctx, grad, grad_inv_norm):
     """With x the rows before division, y = r x, r = 1/‖x‖ and ḡ, ρ the gradients of y and r:
     x̄ = r ḡ − c y, c = r (ḡ·y) + ρ r²; then ū = ζ x̄ V and v̄ = ζ x̄ᵀ U, as products of ḡ and y, without forming x̄."""
-    none = (None,) * 13
+    none = (None,) * 12
     if (grad is None and grad_inv_norm is None) or not ctx.saved_tensors:
         return none
     user_unit, item_unit, *saved = ctx.saved_tensors

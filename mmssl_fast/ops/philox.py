@@ -35,7 +35,7 @@ def philox_bits(seed: int | Tensor, offset: int | Tensor, rows: Tensor, columns:
     Returns:
         int64 [B, columns] holding 32-bit words.
     """
-    return _ops.philox_bits(rows, columns, seed_word("philox_bits", seed), offset_word("philox_bits", offset), stream)
+    return _ops.philox_bits(rows, columns, seed_offset("philox_bits", seed, offset, rows.device), stream)
 
 
 def seed_word(op: str, seed: int | Tensor) -> int:
@@ -46,13 +46,20 @@ def seed_word(op: str, seed: int | Tensor) -> int:
     return seed - 2**64 if seed >= 2**63 else seed
 
 
-def offset_word(op: str, offset: int | Tensor) -> int:
-    """The offset as an integer: it advances a step, 32 bits of it enter the counter. Raises ValueError when it is too
-    large to be told apart from an earlier step."""
-    offset = int(offset) if isinstance(offset, Tensor) else offset
-    if not 0 <= offset < 2**32:
-        raise ValueError(f"{op}: offset must be in [0, 2**32), got {offset}")
-    return offset
+def seed_offset(op: str, seed: int | Tensor, offset: int | Tensor, device: torch.device) -> Tensor:
+    """int64 [2] on `device`: the seed's 64 bits and the offset, as the ops take them.
+
+    Nothing is copied from the host and nothing waits for the device: with tensors on it, the call can be part of a
+    captured CUDA graph, whose replays read them anew. Raises ValueError for a seed of more than 64 bits or an offset
+    outside [0, 2³²), which could not be told apart from an earlier step's; of tensors a CPU op checks the latter.
+    """
+    if not isinstance(seed, Tensor):
+        seed = torch.full((), seed_word(op, seed), dtype=torch.int64, device=device)
+    if not isinstance(offset, Tensor):
+        if not 0 <= offset < 2**32:
+            raise ValueError(f"{op}: offset must be in [0, 2**32), got {offset}")
+        offset = torch.full((), offset, dtype=torch.int64, device=device)
+    return torch.stack([x.to(device, torch.int64).reshape(()) for x in (seed, offset)])
 
 
 @torch.library.register_fake("mmssl_fast::philox4x32")
@@ -61,5 +68,5 @@ def _(counter, seed):
 
 
 @torch.library.register_fake("mmssl_fast::philox_bits")
-def _(rows, columns, seed, offset, stream):
+def _(rows, columns, seed_offset, stream):
     return rows.new_empty(rows.shape[0], columns)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
-from .philox import offset_word, seed_word
+from .philox import seed_offset
 
 _ops = torch.ops.mmssl_fast
 _told: WeakSet = WeakSet()  # graphs whose users without a negative have been reported
@@ -46,17 +46,17 @@ def sample_bpr(
             f"{op}: {full.numel()} of {graph.n_users} users have every item and no negative to sample: left out",
             stacklevel=2,
         )
-    rest = graph.n_items, batch, seed_word(op, seed), offset_word(op, offset)
+    rest = graph.n_items, batch, seed_offset(op, seed, offset, graph.crow.device)
     if over == "users":
         return _ops.sample_bpr_users(graph.crow, graph.col, *rest)
     return _ops.sample_bpr(graph.crow, graph.col, full, *rest)
 
 
 @torch.library.register_fake("mmssl_fast::sample_bpr")
-def _(crow, col, full_users, n_items, batch, seed, offset):
+def _(crow, col, full_users, n_items, batch, seed_offset):
     return tuple(crow.new_empty(batch) for _ in range(3))
 
 
 @torch.library.register_fake("mmssl_fast::sample_bpr_users")
-def _(crow, col, n_items, batch, seed, offset):
+def _(crow, col, n_items, batch, seed_offset):
     return tuple(crow.new_empty(batch) for _ in range(3))
