@@ -297,6 +297,31 @@ def test_gradients_flow_on_to_what_the_rows_are_made_of(rows):
     assert relative(torch.autograd.grad(out.sum(), u)[0], torch.autograd.grad(d(dense).sum(), u)[0]) < 1e-9
 
 
+def test_gradient_passes_through_a_change_of_dtype(rows, other):
+    """float64 rows, a float32 discriminator that calls x.float() itself: rows that require grad still get theirs."""
+    d = network().float()
+
+    def penalty(x, cast):
+        x.requires_grad_()
+        out = d(cast(x))
+        (g,) = torch.autograd.grad(out, x, torch.ones_like(out), create_graph=True)
+        loss = (g.norm(2, dim=1) - 1).square().mean()
+        return loss, *torch.autograd.grad(loss, [d[0].weight, d[3].weight])
+
+    x = (0.3 * rows + 0.7 * other).detach()
+    for actual, truth in zip(penalty(x, lambda r: r.float()), penalty(x.dense(), lambda r: r.float()), strict=True):
+        assert relative(actual, truth) < 1e-5
+
+
+def test_conversion_of_constant_rows_is_made_once_and_follows_a_change(block):
+    rows = RelationRows.from_dense(block)
+    first, again = rows.float(), rows.float()
+    assert first._blocks[0].terms[0][1] is again._blocks[0].terms[0][1]
+    block.mul_(2)
+    assert torch.equal(rows.float().dense(), block.float())
+    assert rows.requires_grad_().float().requires_grad
+
+
 def test_relation_gradient_refuses_what_needs_the_matrix(rows):
     x = rows.detach().requires_grad_()
     (g,) = torch.autograd.grad(network()(x).sum(), x)

@@ -73,21 +73,28 @@ class PartMemory:
     """The last value of one part, kept between calls: W V and z of the same rows at the same weight are not computed
     twice.
 
-    Values only, never graph nodes. Valid while the weight is the same object at the same version, in the same dtypes,
-    and the part's own tensors are at the versions they had. A write through ``weight.data`` leaves no version and is
-    not noticed.
+    Of constant parts also z with its graph node, so that the gradients of several calls meet there and dW takes one
+    product; that node saves nothing autograd would free, and separate backwards may each go through it. Valid while
+    the weight is the same object at the same version, in the same dtypes, and the part's own tensors are at the
+    versions they had. A write through ``weight.data`` leaves no version and is not noticed.
     """
 
     def __init__(self) -> None:
         self._weight = lambda: None
         self._key: tuple = ()
         self._value: PartValue | None = None
+        self._z: Tensor | None = None
 
     def get(self, weight: Tensor, key: tuple) -> PartValue | None:
         return self._value if self._weight() is weight and self._key == key else None
 
-    def put(self, weight: Tensor, key: tuple, value: PartValue) -> None:
-        self._weight, self._key, self._value = weakref.ref(weight), key, value
+    def node(self, weight: Tensor, key: tuple) -> Tensor | None:
+        """z [B, H] with the graph node of an earlier call, where that call had one and this one needs it."""
+        kept = self._z is not None and self._z.requires_grad and torch.is_grad_enabled() and weight.requires_grad
+        return self._z if kept and self.get(weight, key) else None
+
+    def put(self, weight: Tensor, key: tuple, value: PartValue, z: Tensor | None) -> None:
+        self._weight, self._key, self._value, self._z = weakref.ref(weight), key, value, z
 
 
 def linear_of_parts(
@@ -103,15 +110,20 @@ def linear_of_parts(
     device = weight.device.type
     gemm = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and work == torch.float32 else work
     keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *_part_key(part)) for part in parts]
-    parts = [_cast(part, work) for part in parts]
-    known = [memory and memory.get(weight, key) for memory, key in zip(memories, keys, strict=True)]
-    inputs = [x for part in parts for x in _inputs(part)]
-    call = _Call([_detached(part) for part in parts], known, gemm)
-    outputs = _LinearOfParts.apply(call, weight.to(work), *inputs)
-    for memory, key, value in zip(memories, keys, call.values, strict=True):
-        if memory is not None:
-            memory.put(weight, key, value)
-    return list(outputs)
+    shared = work == weight.dtype and not any(x.requires_grad for part in parts for x in _inputs(part))
+    outputs = [shared and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)]
+    missing = [k for k, z in enumerate(outputs) if not isinstance(z, Tensor)]
+    if not missing:
+        return outputs
+    fresh = [_cast(parts[k], work) for k in missing]
+    known = [memories[k] and memories[k].get(weight, keys[k]) for k in missing]
+    call = _Call([_detached(part) for part in fresh], known, gemm)
+    found = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in _inputs(part)))
+    for k, value, z in zip(missing, call.values, found, strict=True):
+        outputs[k] = z
+        if memories[k] is not None:
+            memories[k].put(weight, keys[k], value, z if shared else None)
+    return outputs
 
 
 class _Call:
@@ -125,15 +137,19 @@ class _LinearOfParts(torch.autograd.Function):
     def forward(ctx, call: _Call, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(weight.device.type, enabled=False):
             call.values = core.forward(weight.detach(), call.parts, call.known, call.gemm)
-        ctx.call = call
-        ctx.save_for_backward(weight, *inputs)  # the inputs only so that a change in place before backward is an error
+        ctx.call, ctx.versions = call, None
+        if any(ctx.needs_input_grad[2:]):
+            ctx.save_for_backward(weight, *inputs)  # the inputs so that a change in place before backward is an error
+        else:  # of constant parts, whose node PartMemory shares: nothing that a backward frees
+            ctx.weight, ctx.versions = weight, [version(x) for x in (weight, *inputs)]
         ctx.set_materialize_grads(False)
         return tuple(value.z.detach() for value in call.values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor | None):
-        weight, parts = ctx.saved_tensors[0], ctx.call.parts
+        parts = ctx.call.parts
+        weight = _unchanged(ctx) if ctx.versions else ctx.saved_tensors[0]
         needs, needs_per_part = list(ctx.needs_input_grad[2:]), []
         for part in parts:
             count = len(_inputs(part))
@@ -144,6 +160,15 @@ class _LinearOfParts(torch.autograd.Function):
                 weight.detach(), parts, ctx.call.values, grads, ctx.needs_input_grad[1], needs_per_part, ctx.call.gemm
             )
         return None, d_weight, *(d for per_part in d_inputs for d in per_part)
+
+
+def _unchanged(ctx) -> Tensor:
+    now = [version(x) for x in (ctx.weight, *(x for part in ctx.call.parts for x in _inputs(part)))]
+    if now != ctx.versions:
+        raise RuntimeError(
+            "relation_linear: the weight or the rows were modified by an inplace operation between forward and backward"
+        )
+    return ctx.weight
 
 
 def _inputs(part: Part) -> list[Tensor]:

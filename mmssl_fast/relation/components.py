@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..graph import SeenRows
 from ..ops.relation_linear import PartMemory
-from ..ops.relation_parts import DensePart, GeneratedPart, check_generated
+from ..ops.relation_parts import DensePart, GeneratedPart, check_generated, version
 from ..ops.relation_row_norm import row_norm_and_carried
 from ..ops.sampled_dot import sampled_dot
 
@@ -21,6 +21,8 @@ class Generated:
 
     u [B, d], v [I, d] of one floating dtype; seen: the entries of S, or None.
     """
+
+    copy = None  # in every component: (key, itself in another dtype or on another device) of the last `converted`
 
     def __init__(
         self,
@@ -114,6 +116,8 @@ class Generated:
 class Dense:
     """Rows that exist as a matrix x [B, I]."""
 
+    copy = None
+
     def __init__(self, x: Tensor, memory: PartMemory | None = None) -> None:
         self.x, self.memory = x, memory or PartMemory()
 
@@ -158,6 +162,17 @@ class Dense:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dense:
         return self if device == self.device and dtype == self.dtype else Dense(self.x.to(device, dtype))
+
+
+def converted(component, device: torch.device, dtype: torch.dtype):
+    """component.to(device, dtype); of a constant one the same object again, so that what it remembers is found."""
+    if component.requires_grad:
+        return component.to(device, dtype)
+    own = (getattr(component, name, None) for name in ("u", "v", "x"))
+    key = (device, dtype, *(version(x) for x in own if x is not None))
+    if component.copy is None or component.copy[0] != key:
+        component.copy = key, component.to(device, dtype)
+    return component.copy[1]
 
 
 def seen_pairs(seen: SeenRows) -> tuple[Tensor, Tensor]:

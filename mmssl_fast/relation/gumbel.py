@@ -23,6 +23,7 @@ class Gumbel:
     """
 
     requires_grad = False
+    copy = None
 
     def __init__(
         self,

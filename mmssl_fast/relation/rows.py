@@ -12,7 +12,7 @@ from ..graph import InteractionGraph, SeenRows
 from ..ops.relation_linear import inverse_or_zero, linear_of_parts
 from ..ops.unit_rows import unit_rows
 from .blocks import Block, Scale, aligned, combined
-from .components import Dense, Generated
+from .components import Dense, Generated, converted
 from .gumbel import Gumbel
 from .selection import top_of_block
 
@@ -142,15 +142,20 @@ class RelationRows:
         return RelationRows(self._blocks)
 
     def to(self, *args, **kwargs) -> RelationRows:
-        """As Tensor.to(device), .to(dtype), .to(device, dtype): these rows when nothing changes."""
+        """As Tensor.to(device), .to(dtype), .to(device, dtype): these rows when nothing changes.
+
+        Gradients with respect to these rows are found through the result as well.
+        """
         device, dtype = torch._C._nn._parse_to(*args, **kwargs)[:2]
         device, dtype = device or self.device, dtype or self.dtype
         if device == self.device and all(c.dtype == dtype for c in self._components()):
             return self
-        moved = {id(c): c.to(device, dtype) for c in self._components()}
-        return RelationRows(
-            [block.map(lambda s: s.to(device, dtype), lambda c: moved[id(c)]) for block in self._blocks]
+        moved = {id(c): converted(c, device, dtype) for c in self._components()}
+        rows = RelationRows(
+            [block.map(lambda s: s.to(device, dtype), lambda c: moved[id(c)]) for block in self._blocks], self._leaf
         )
+        rows._through = self._through
+        return rows
 
     def float(self) -> RelationRows:
         return self.to(torch.float32)
