@@ -4,6 +4,7 @@ A benchmark is a test that takes pytest-benchmark's fixture and ends in `compare
 timed, the peer runs in the same process, a call of it before every call of ours, and extra_info keeps what was found.
 """
 
+import os
 import platform
 import statistics
 import time
@@ -79,7 +80,8 @@ def compare(
 
     Adds to extra_info: the ratio of the medians and of the best times (above 1: ours is faster), the peer's median in
     seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too), the shape, versions,
-    instruction set and number of threads, `peer_name` and `info`. rounds: calls of each; a warm-up comes before.
+    instruction set and number of threads, `peer_name` and `info`. rounds: calls of each, at most those that the variable
+    MMSSL_FAST_BENCHMARK_ROUNDS allows; a warm-up comes before.
     """
     check(ours(), peer())
     peer_times: list[float] = []
@@ -99,7 +101,9 @@ def compare(
         **environment(),
         **info,
     }
-    benchmark.pedantic(ours, setup=run_peer, rounds=rounds, iterations=1, warmup_rounds=3)
+    most = int(os.environ.get("MMSSL_FAST_BENCHMARK_ROUNDS", rounds))
+    rounds = min(rounds, most)
+    benchmark.pedantic(ours, setup=run_peer, rounds=rounds, iterations=1, warmup_rounds=min(3, most - 1))
     if benchmark.stats is None:  # --benchmark-disable: nothing was timed
         return
     peer_times = peer_times[-rounds:]
