@@ -80,8 +80,8 @@ def compare(
 
     Adds to extra_info: the ratio of the medians and of the best times (above 1: ours is faster), the peer's median in
     seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too), the shape, versions,
-    instruction set and number of threads, `peer_name` and `info`. rounds: calls of each, at most those that the variable
-    MMSSL_FAST_BENCHMARK_ROUNDS allows; a warm-up comes before.
+    instruction set and number of threads, `peer_name` and `info`. rounds: calls of each, at most those that the
+    variable MMSSL_FAST_BENCHMARK_ROUNDS allows; a warm-up comes before.
     """
     check(ours(), peer())
     peer_times: list[float] = []

@@ -3,7 +3,8 @@
 With K = W Wᵀ: ‖g W‖² = g K gᵀ per row. K is symmetric: its lower blocks are computed, the rest mirrored. With n the
 length, q = g K and a = ∂L/∂n / n, the gradients are dg = a∘q and dW = (gᵀ(a∘g)) W: one product over W, because (dK +
 dKᵀ) collects both sides of K. When H > 2B, g W is streamed in item tiles instead. So are the rows that float32 cannot
-take through K: where ‖g W‖² is far below Σ_h g_h² ‖W_h‖², the digits of K cancel.
+take through K: where ‖g W‖² is far below Σ_h g_h² ‖W_h‖², the digits of K cancel (on CUDA the worst few, see
+static_shapes).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..static_shapes import is_static, rows_to_rescue
 from .item_tiles import item_tiles
 
 MIRROR_BLOCKS = 2
@@ -80,11 +82,15 @@ def _gradient_norm_op(g: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor
     k = _symmetric_product(weight, weight.mT)
     q = g @ k
     square = (q * g).sum(1, dtype=torch.float64)
-    streamed = square < CANCELLED_LENGTH[g.dtype] * (g.square() @ k.diagonal())
-    streamed |= q.norm(dim=1) < CANCELLED_GRADIENT[g.dtype] * g.norm(dim=1) * k.norm()
-    ids = streamed.nonzero().flatten()
+    badness = torch.maximum(
+        CANCELLED_LENGTH[g.dtype] * (g.square() @ k.diagonal()) / square.clamp_min(0),
+        CANCELLED_GRADIENT[g.dtype] * g.norm(dim=1) * k.norm() / q.norm(dim=1),
+    )
+    ids = rows_to_rescue(badness.nan_to_num(0, posinf=torch.inf))  # 0 / 0: g is zero, and so is the length
+    streamed = torch.zeros(rows, dtype=torch.bool, device=g.device)
     if ids.numel():
         square[ids], q[ids] = _streamed(g[ids], weight)
+        streamed[ids] = True
     return square.clamp_min_(0).sqrt_().to(g.dtype), q, streamed
 
 
@@ -98,12 +104,12 @@ def _gradient_norm_bwd_op(grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor,
     """∂L/∂weight, laid out as weight."""
     a = _per_length(grad, norm)[:, None]
     d_weight = torch.empty_like(weight)
-    if bool(streamed.all()):
+    ids = _streamed_rows(streamed, g)
+    if ids.numel() == g.shape[0]:
         d_weight.zero_()
     else:
         ag = torch.where(streamed[:, None], 0.0, a) * g
         torch.mm(weight.mT, _symmetric_product(ag.mT, g), out=d_weight.mT)
-    ids = streamed.nonzero().flatten()
     if ids.numel():
         rows = g[ids]
         ag = a[ids] * rows
@@ -115,6 +121,14 @@ def _gradient_norm_bwd_op(grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor,
 @_gradient_norm_bwd_op.register_fake
 def _(grad, g, weight, norm, streamed):
     return torch.empty_like(weight)
+
+
+def _streamed_rows(streamed: Tensor, g: Tensor) -> Tensor:
+    """The rows where `streamed` is set, whose number is known from g's shape where shapes are static."""
+    rows, h = g.shape
+    if not is_static(g.device):
+        return streamed.nonzero().flatten()
+    return torch.arange(rows, device=g.device) if h > 2 * rows else rows_to_rescue(streamed.to(torch.float32))
 
 
 def _per_length(grad: Tensor, norm: Tensor) -> Tensor:

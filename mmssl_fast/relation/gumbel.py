@@ -8,10 +8,14 @@ from torch import Tensor
 
 from ..graph import InteractionGraph, SeenRows
 from ..ops.gumbel_rows import choose_method, gumbel_lse, gumbel_order_statistics, gumbel_tile
+from ..ops.gumbel_softmax import gumbel_softmax
 from ..ops.item_tiles import item_tiles
 from ..ops.relation_linear import PartMemory
 from ..ops.relation_parts import SparsePart, TiledPart
+from ..ops.row_sums import row_sums
 from ..ops.sampled_dot import sampled_dot
+from ..ops.weight_columns import ItemEntries
+from ..static_shapes import is_static
 from .components import Generated, seen_pairs, select_entries
 
 
@@ -70,7 +74,7 @@ class Gumbel:
         if self._square is None:
             if self.method == "order_statistics":
                 crow, _, value = self.block()
-                self._square = _row_sums(crow, value.double().square())
+                self._square = row_sums(crow, value.double().square())
             else:
                 self._square = sum(
                     torch.linalg.vector_norm(tile, dim=1, dtype=torch.float64).square_() for _, _, tile in self._tiles()
@@ -82,19 +86,26 @@ class Gumbel:
         share."""
         if self.method == "order_statistics":
             crow, col, value = _without(self.block(), other.seen, self.n_items)
-            items, place = torch.unique(col, return_inverse=True)
-            products = sampled_dot(crow, place, other.u.double(), other.v[items].double())
-            return _row_sums(crow, value.double() * products)
+            entries = ItemEntries(crow, col, self.n_items)
+            v = other.v[entries.by_item[0]].double()
+            products = sampled_dot(crow, entries.compact_col, other.u.double(), v)
+            return row_sums(crow, value.double() * products)
         if other.seen is None:
             return (_TilesTimes.apply(other.v, self, None)[0] * other.u).sum(1, dtype=torch.float64)
         pv, at_seen = _TilesTimes.apply(other.v, self, other.seen)
         products = sampled_dot(*other.seen, other.u, other.v)
-        return (pv * other.u).sum(1, dtype=torch.float64) - _row_sums(other.seen.crow, (at_seen * products).double())
+        return (pv * other.u).sum(1, dtype=torch.float64) - row_sums(other.seen.crow, (at_seen * products).double())
 
     def tile(self, begin: int, end: int) -> Tensor:
         """Entries of the items [begin, end): [B, end − begin]."""
         if self.method == "dense":
             return self._float_tile(begin, end).to(self.dtype)
+        if end - begin == self.n_items and is_static(self.device):
+            tau, seed, offset, noise_scale = self.noise
+            rows = gumbel_softmax(
+                self.graph, self.users, tau, seed, offset, noise_scale=noise_scale, method=self.method
+            )
+            return rows.to(self.dtype)
         crow, col, value = self.block()
         row, item = seen_pairs(SeenRows(crow, col))
         inside = (item >= begin) & (item < end)
@@ -119,9 +130,9 @@ class Gumbel:
         return torch.where(keys[place] == wanted, value[place], 0.0).to(self.dtype)
 
     def select(self, rows: Tensor) -> Gumbel:
-        """The component made of the rows int64 [b]; entries already drawn are taken along."""
+        """The component made of the rows int64 [b]; entries already drawn are taken along on a CPU."""
         chosen = Gumbel(self.graph, self.users[rows], *self.noise, self.dtype)
-        if self._block is not None:
+        if self._block is not None and not is_static(self.device):
             crow, col, value = self._block
             chosen._block = (
                 *select_entries(SeenRows(crow, col), rows),
@@ -177,12 +188,6 @@ class _TilesTimes(torch.autograd.Function):
         for begin, end, tile in ctx.rows._tiles():
             dv[begin:end].addmm_(tile.to(grad.dtype).mT, grad)
         return dv, None, None
-
-
-def _row_sums(crow: Tensor, value: Tensor) -> Tensor:
-    """[B]: Σ of value [nnz] over a row's entries; differentiable."""
-    row = torch.repeat_interleave(torch.arange(crow.numel() - 1, device=crow.device), crow.diff())
-    return value.new_zeros(crow.numel() - 1).index_add(0, row, value)
 
 
 def _without(

@@ -17,6 +17,7 @@ from ..ops.item_tiles import item_tiles
 from ..ops.relation_carried import BLOCK_ELEMENTS, CARRIED_SHARE
 from ..ops.relation_row_norm import gram
 from ..ops.sampled_dot import sampled_dot
+from ..static_shapes import rows_to_rescue
 from .components import Dense, Generated, seen_pairs
 from .gumbel import Gumbel
 
@@ -38,12 +39,14 @@ def block_norm(terms: list, dense_rows) -> Tensor:
         square = square + 2 * scales[i] * scales[j] * product
     with torch.no_grad():
         lengths = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
-        cancelled = square < CARRIED_SHARE * lengths.square()
+        badness = CARRIED_SHARE * lengths.square() / square.clamp_min(0)
+        badness = badness.nan_to_num(0, posinf=torch.inf)  # 0 / 0: a zero row
         for carried in (c.carried for c in components if isinstance(c, Generated) and c.carried is not None):
-            cancelled = cancelled | carried
+            badness = badness.masked_fill(carried, torch.inf)
+        rows = rows_to_rescue(badness)
+        cancelled = torch.zeros_like(badness, dtype=torch.bool).index_fill_(0, rows, True)
     positive = ~(square <= 0) & ~cancelled  # true for NaN, which stays NaN
     norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
-    rows = cancelled.nonzero().flatten()
     for some in rows.split(max(1, BLOCK_ELEMENTS // max(1, terms[0][1].n_items))) if rows.numel() else ():
         norm = norm.index_put((some,), checkpoint(_dense_norm, dense_rows, some, use_reentrant=False))
     return norm

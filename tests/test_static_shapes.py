@@ -1,0 +1,116 @@
+"""A training step whose every shape follows from its arguments' shapes: what CUDA needs to run ahead of the host."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmssl_fast import static_shapes
+from mmssl_fast.graph import InteractionGraph
+from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
+from mmssl_fast.ops.gradient_norm import gradient_norm
+from mmssl_fast.ops.row_sums import row_sums
+from mmssl_fast.ops.sample_bpr import sample_bpr
+from mmssl_fast.relation import RelationRows
+
+# What a GPU can only answer when it has come to that point: the host would wait.
+WAITS = {
+    "aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero", "aten::masked_select",
+    "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave", "aten::bincount",
+}  # fmt: skip
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises at an operation for which the host would wait for a GPU; looks into the ops that are written in Python."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name
+        if name in WAITS and not (name == "aten::repeat_interleave" and (kwargs or {}).get("output_size")):
+            raise AssertionError(f"{name} waits for the device")
+        if name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        ):
+            raise AssertionError(f"{name} by a mask waits for the device")
+        written_in_python = torch._library.custom_ops.OPDEFS.get(name)
+        if written_in_python is not None:
+            with self:
+                return written_in_python._init_fn(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def parts(seed=0):
+    random = torch.Generator().manual_seed(seed)
+    users, items = torch.randint(60, (900,), generator=random), torch.randint(400, (900,), generator=random)
+    graph = InteractionGraph.from_pairs(users, items, 60, 400)
+    features = {"visual": torch.randn(400, 12, generator=random), "acoustic": torch.randn(400, 9, generator=random)}
+    torch.manual_seed(1)
+    model = MMSSL(graph, features, dim=16, heads=2, neighbours=5, dropout=0.0)
+    discriminator = Discriminator(400, hidden=(32, 16), dropout=(0.0, 0.0))
+    model()  # makes the graphs of semantic neighbours, once until they are refreshed
+    return graph, model, discriminator
+
+
+def step(graph, model, discriminator, gumbel_tau=0.2):
+    """{term: value} and the gradients of one step, seeds as tensors."""
+    objective = MMSSLObjective(model, discriminator, zeta=2.0, gumbel_tau=gumbel_tau, seed=torch.tensor(3))
+    offset = torch.tensor(7)
+    users, pos, neg = sample_bpr(graph, 40, torch.tensor(5), offset, "users")
+    encoded = model()
+    terms = objective.discriminator_terms(encoded, users, offset)
+    terms["total"].backward()
+    rest = objective.generator_terms(encoded, users, pos, neg)
+    rest["total"].backward()
+    named = {f"D {name}": value.detach() for name, value in terms.items()} | {
+        name: value.detach() for name, value in rest.items()
+    }
+    return named | {f"grad {name}": p.grad for m in (model, discriminator) for name, p in m.named_parameters()}
+
+
+@pytest.mark.parametrize("gumbel_tau", [0.2, 0.9])
+def test_step_never_waits_for_the_device(gumbel_tau):
+    expected = step(*parts(), gumbel_tau)
+    prepared = parts()
+    with static_shapes.forced(), NoWaiting():
+        actual = step(*prepared, gumbel_tau)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, atol=2e-6, rtol=2e-4, msg=lambda text, name=name: name + text)
+
+
+def test_step_on_a_cpu_does_wait():
+    """The watcher sees what it is there for."""
+    prepared = parts()
+    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+        step(*prepared)
+
+
+def test_rows_that_cancel_are_rescued_where_shapes_are_static():
+    weight = torch.randn(8, 1) @ torch.randn(1, 500) + 1e-4 * torch.randn(8, 500)
+    g = torch.randn(40, 8)
+    left = torch.linalg.svd(weight.double(), full_matrices=False).U
+    g[5] = (left[:, 3] * 3).float()  # orthogonal to what is large in the weight
+    truth = (g.double() @ weight.double()).norm(dim=1)
+    with static_shapes.forced():
+        norm = gradient_norm(g, weight)
+    torch.testing.assert_close(norm.double(), truth, atol=0, rtol=1e-4)
+
+
+def test_real_rows_that_cancel_are_rescued_where_shapes_are_static():
+    graph, model, _ = parts()
+    u, v = torch.randn(60, 16), torch.randn(400, 16)
+    rows = RelationRows.generated(u, v, "dot")
+    rows = rows - RelationRows.generated(u * (1 + 1e-3 * torch.rand(60, 1)), v, "dot")
+    with static_shapes.forced():
+        ids = torch.arange(static_shapes.RESCUED)
+        norm = rows[ids].row_norm()
+    torch.testing.assert_close(norm.double(), rows[ids].dense().double().norm(dim=1), atol=0, rtol=1e-3)
+
+
+def test_row_sums_padding_and_gradient():
+    crow = torch.tensor([0, 2, 2, 5])
+    value = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, float("nan"), float("nan")], dtype=torch.float64).requires_grad_()
+    sums = row_sums(crow, value)
+    assert sums.tolist() == [3, 0, 12]
+    (grad,) = torch.autograd.grad((sums * torch.tensor([10.0, 20.0, 30.0])).sum(), value)
+    assert grad.tolist() == [10, 10, 30, 30, 30, 0, 0]
+    inner = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: row_sums(crow, x).square(), inner)
