@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .errors import InputError
+from .errors import InputError, Interrupted
 
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code: 0; 1 for a run that failed, as
-    by a loss that is not finite; 2 for a mistake in what was given; 130 when interrupted."""
+    by a loss that is not finite; 2 for a mistake in what was given or a file that cannot be written; 130 when
+    interrupted, 143 when terminated."""
     try:
         from .commands import app
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except InputError as error:
         return _fail(error, 2)
+    except Interrupted as error:
+        return _fail(error, 128 + error.signal)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in NEEDED:
             raise

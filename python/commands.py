@@ -41,9 +41,11 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder. [default: runs/<system>-<data>-<time>]",
                                              show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's files in that folder.")] = False,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the interrupted run in this folder, as "
+                                                                    "it was configured.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
-    from . import report, run_folder
+    from . import checkpoint, report, run_folder
     from . import train as training
     from .config import SYNTHETIC, SYNTHETIC_EPOCHS
 
@@ -51,14 +53,24 @@ def train(
              "train.epochs": (epochs, "--epochs"), "train.batch": (batch, "--batch"), "train.seed": (seed, "--seed"),
              "train.device": (device, "--device"), "train.threads": (threads, "--threads"),
              "train.compare": (None if compare is None else "yes" if compare else "no", "--compare")}  # fmt: skip
+    if resume is not None:
+        config = _resumed_configuration(resume, {"--config": config, "--out": out, "--overwrite": overwrite})
     chosen = _configuration(config, flags, settings or [])
+    if resume is not None:
+        checkpoint.refuse_other(resume, _configuration(config, {}, []).model_dump(), chosen.model_dump())
     training.pick_device(chosen.train.device)
     dataset = _load_data(chosen.data)
     if chosen.data.path != SYNTHETIC:
         chosen = _changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = _changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
-    folder = run_folder.RunFolder(out or run_folder.default_path(chosen, dataset), dataset, chosen, overwrite)
+    place = resume or out or run_folder.default_path(chosen, dataset)
+    checkpoints = checkpoint.Checkpoints(place, dataset, chosen)
+    going_on = resume is not None and checkpoints.open()
+    folder = run_folder.RunFolder(place, dataset, chosen, overwrite or resume is not None, going_on)
+    if resume is not None:
+        for note in checkpoints.notes() or ["no state was written yet: starting from the beginning"]:
+            report.ERR.print(f"note: {note}", markup=False)
     full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
     for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
         report.ERR.print(f"note: {note}", markup=False)
@@ -68,17 +80,32 @@ def train(
     names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
     rows, baselines = [], {}
     for name in reversed(names):
-        fit, test, seconds = _fit(dataset, chosen, name, folder if name == chosen.model.system else None)
+        own = name == chosen.model.system
+        fit, test, seconds = _fit(dataset, chosen, name, folder if own else None, checkpoints if own else None)
         rows.insert(0, (name, test, seconds))
-        if name != chosen.model.system:
+        if not own:
             baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
     folder.finish(fit, test, baselines)
     report.show_run(dataset.name, fit, test, rows, folder.path)
 
 
-def _fit(dataset, config, name: str, folder):
+def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
+    """The configuration of an interrupted run. Raises InputError for a folder that holds none or is finished."""
+    from .run_folder import CONFIG, RESULT
+
+    for flag, given in others.items():
+        if given:
+            raise InputError(f"--resume and {flag} exclude each other; --resume takes all from {run / CONFIG}")
+    if not (run / CONFIG).is_file():
+        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run that was interrupted")
+    if (run / RESULT).exists():
+        raise InputError(f"{run}: is finished, its result is in {RESULT}; there is nothing to resume")
+    return run / CONFIG
+
+
+def _fit(dataset, config, name: str, folder, checkpoints):
     """Fit one system, fill the folder where there is one: (Fit, test metrics, seconds in all)."""
-    from . import report
+    from . import report, signals
     from . import train as training
     from .evaluate import split_metrics
     from .systems import TITLES
@@ -86,7 +113,12 @@ def _fit(dataset, config, name: str, folder):
     config = _changed(config, "model", system=name)
     started = time.perf_counter()
     with report.ProgressObserver(TITLES[name]) as progress:
-        fit = training.fit(dataset, config, report.Several(progress, folder) if folder else progress)
+        if folder is None:
+            fit = training.fit(dataset, config, progress)
+        else:
+            with signals.kept() as checkpoints.stop:
+                fit = training.fit(dataset, config, report.Several(progress, folder), checkpoints=checkpoints)
+            checkpoints.leave_if_asked()
     seconds = time.perf_counter() - started
     how = config.evaluate
     test = split_metrics(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)

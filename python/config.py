@@ -196,6 +196,15 @@ class TrainSection(Section):
     patience: int = Field(
         10, ge=0, description="Validations without a better Recall@20 before training stops; 0: never stops early."
     )
+    checkpoint_every: int = Field(
+        0, ge=0, description="Epochs between states to resume from; 0: by train.checkpoint_minutes alone."
+    )
+    checkpoint_minutes: float = Field(
+        2.0,
+        ge=0,
+        description="Minutes between states to resume from, stretched where writing one takes over a twentieth of "
+        "that; 0: by train.checkpoint_every alone.",
+    )
     compare: Literal["auto", "yes", "no"] = Field(
         "auto",
         description='Whether popularity and LightGCN are fitted too and shown beside; "auto": on the embedded '

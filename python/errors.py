@@ -1,4 +1,4 @@
-"""The trainer's one exception for a user's mistake."""
+"""What ends a command with one line instead of a traceback."""
 
 import re
 
@@ -29,3 +29,11 @@ def shown(value, longest=60):
     else:
         text = f"a {type(value).__name__}"
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+class Interrupted(Exception):
+    """A signal ended the run after a whole step; `signal` is its number. The message says how to go on."""
+
+    def __init__(self, message, signal):
+        super().__init__(message)
+        self.signal = signal

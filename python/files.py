@@ -11,11 +11,12 @@ from .errors import InputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, advice: str = "choose another place") -> Iterator[Path]:
     """A temporary path beside `path` to write to; on leaving, it is flushed to disk and takes `path`'s place.
 
-    An exception inside leaves `path` as it was and removes the temporary file. Raises InputError where the folder
-    cannot be written.
+    The folder is flushed too, so a file that was there before a loss of power is there after it, old or new. An
+    exception inside leaves `path` as it was and removes the temporary file. Raises InputError, which ends with the
+    advice, where the folder cannot be written or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -25,11 +26,20 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fchmod(file.fileno(), _file_mode())  # some writers make private files
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            _flush_folder(path.parent)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+            raise InputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from None
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _file_mode() -> int:
@@ -39,12 +49,26 @@ def _file_mode() -> int:
     return 0o666 & ~mask
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, **advice: str) -> None:
     """`text` as UTF-8 at `path`, whole or not at all."""
-    write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), **advice)
 
 
-def write_with(path: Path, write: Callable[[Path], object]) -> None:
+def write_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None, **advice: str) -> None:
+    """{name: contiguous CPU tensor} as safetensors at `path`, whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # how the library passes a full disk on
+            raise OSError(str(error)) from None
+
+    write_with(path, write, **advice)
+
+
+def write_with(path: Path, write: Callable[[Path], object], **advice: str) -> None:
     """What write(temporary path) writes, at `path`, whole or not at all."""
-    with replacing(path) as temporary:
+    with replacing(path, **advice) as temporary:
         write(temporary)

@@ -105,6 +105,9 @@ class ProgressObserver:
     def __exit__(self, *_) -> None:
         self.progress.stop()
 
+    def resumed(self, fit) -> None:
+        self.improved(fit)
+
     def started(self, epochs: int, steps: int) -> None:
         self.epochs = epochs
         self.task = self.progress.add_task(self.title, total=epochs * steps)
@@ -129,6 +132,10 @@ class Several:
 
     def __init__(self, *observers) -> None:
         self.observers = observers
+
+    def resumed(self, *args) -> None:
+        for one in self.observers:
+            one.resumed(*args)
 
     def started(self, *args) -> None:
         for one in self.observers:

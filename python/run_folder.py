@@ -1,4 +1,5 @@
-"""A run's folder: config.toml, metrics.jsonl, result.json, model.safetensors, curves.png, and nothing half-written."""
+"""A run's folder: config.toml, metrics.jsonl, result.json, model.safetensors, curves.png, state/ while the run is not
+finished, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import torch
 
 from mmssl_fast import __version__
 
-from . import saved_model
+from . import checkpoint, saved_model
 from .config import Config, to_toml
 from .curves import draw
 from .data import Dataset, summarise
@@ -35,27 +36,37 @@ class RunFolder:
     result.json appears last: a folder that has it holds a finished run.
     """
 
-    def __init__(self, path: Path, dataset: Dataset, config: Config, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path, dataset: Dataset, config: Config, overwrite: bool = False, resume: bool = False
+    ) -> None:
         """Make the folder and write config.toml. A folder that holds anything is refused; with overwrite, the files of
-        an earlier run in it are removed and others stay. Raises InputError, leaving everything as it was, where it
-        cannot be written."""
+        an earlier run in it are removed and others stay; with resume all of them stay. Raises InputError, leaving
+        everything as it was, where it cannot be written."""
         self.path, self.dataset, self.config = Path(path), dataset, config
         try:
             occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
             if occupied and not self.path.is_dir():
                 raise InputError(f"{self.path}: is a file; give a folder with --out")
-            if occupied and not overwrite:
+            if occupied and not (overwrite or resume):
                 raise InputError(f"{self.path}: is not empty; give another folder with --out, or --overwrite")
             self.path.mkdir(parents=True, exist_ok=True)
             with replacing(self.path / CONFIG) as temporary:
                 temporary.write_text(to_toml(config), encoding="utf-8")
-                for name in FILES[1:]:
-                    (self.path / name).unlink(missing_ok=True)
+                if not resume:
+                    for name in FILES[1:]:
+                        (self.path / name).unlink(missing_ok=True)
+                    checkpoint.remove(self.path / checkpoint.FOLDER)
             (self.path / METRICS).touch()
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); give another folder with --out"
             ) from None
+
+    def resumed(self, fit: Fit) -> None:
+        """metrics.jsonl and model.safetensors as they were at that moment."""
+        write_text(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in fit.epochs))
+        if fit.best_epoch:
+            self.improved(fit)
 
     def started(self, epochs: int, steps: int) -> None: ...
 
@@ -72,13 +83,14 @@ class RunFolder:
         saved_model.save(self.path / MODEL, fit, self.dataset, self.config.model.system, __version__)
 
     def finish(self, fit: Fit, test: dict[str, float], baselines: dict[str, dict[str, Any]] | None = None) -> None:
-        """Write curves.png, baselines.json (where there are any) and, last, result.json."""
+        """Write curves.png, baselines.json (where there are any) and, last, result.json; then state/ goes."""
         if fit.epochs:
             with replacing(self.path / CURVES) as temporary:
                 draw(fit.epochs, temporary, title=f"{TITLES[self.config.model.system]} on {self.dataset.name}")
         if baselines:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
         write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")
+        checkpoint.remove(self.path / checkpoint.FOLDER)
 
 
 def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .data import SPLITS, Dataset
 from .errors import InputError
-from .files import write_with
+from .files import write_tensors
 from .train import Fit
 
 FORMAT = "mmssl_fast model 1"
@@ -50,7 +49,7 @@ def save(path: Path, fit: Fit, dataset: Dataset, system: str, version: str) -> N
         "format": FORMAT, "system": system, "best_epoch": str(fit.best_epoch), "mmssl_fast": version,
         "data": dataset.name, "layout": dataset.layout, "fingerprint": dataset.fingerprint,
     }  # fmt: skip
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata))
+    write_tensors(path, tensors, metadata)
 
 
 def load(path: str | Path) -> SavedModel:

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,19 +22,25 @@ from .evaluate import split_metrics
 from .systems import create
 from .systems.base import Batch, System
 
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoints
+
 WATCHED = "recall@20"
 REPORT_SECONDS = 0.25
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss term became NaN or infinite; names the term, the epoch and the step."""
+    """A loss term, a parameter or an embedding became NaN or infinite; names it, the epoch and the step."""
 
 
 class Observer(Protocol):
     """What is told of a run's progress; every call comes from the training thread."""
 
+    def resumed(self, fit: Fit) -> None:
+        """Before `started`, where the run goes on from a state; fit holds what it had come to."""
+
     def started(self, epochs: int, steps: int) -> None:
-        """Before epoch 1 of at most `epochs`, each of `steps` steps."""
+        """Before the first step; there are at most `epochs` epochs, each of `steps` steps."""
 
     def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None:
         """After step 1..steps of an epoch; losses: its terms, now and then (reading them waits for the device)."""
@@ -49,6 +55,7 @@ class Observer(Protocol):
 class Silent:
     """An observer that does nothing."""
 
+    def resumed(self, fit): ...
     def started(self, epochs, steps): ...
     def stepped(self, epoch, step, losses): ...
     def epoch_ended(self, record): ...
@@ -84,13 +91,16 @@ class LossTable:
 
     def __init__(self, steps: int, device: torch.device) -> None:
         self.steps, self.device = steps, device
-        self.names: list[str] = []
         self.filled = self.checked = 0
+        self._name([])
+
+    def _name(self, names: list[str]) -> None:
+        self.names = names
+        self.values = torch.zeros(self.steps, len(names), dtype=torch.float64, device=self.device)
 
     def add(self, terms: dict[str, Tensor]) -> None:
         if not self.names:
-            self.names = list(terms)
-            self.values = torch.zeros(self.steps, len(terms), dtype=torch.float64, device=self.device)
+            self._name(list(terms))
         elif self.names != list(terms):
             raise ValueError(f"LossTable: terms {list(terms)} after {self.names}")
         self.values[self.filled] = torch.stack([term.detach() for term in terms.values()])
@@ -109,20 +119,46 @@ class LossTable:
         self.checked = self.filled
         return dict(zip(self.names, fresh[-1].tolist(), strict=True)) if len(fresh) else {}
 
+    def rows(self) -> Tensor:
+        """float64 [steps so far, terms]."""
+        return self.values[: self.filled]
+
+    def fill(self, names: list[str], rows: Tensor) -> None:
+        """Take over the steps that another table's `names` and `rows()` hold, all of them checked."""
+        self._name(names)
+        self.filled = self.checked = len(rows)
+        self.values[: self.filled] = rows.to(self.device)
+
     def means(self) -> dict[str, float]:
         """The mean of every term over the epoch's steps so far."""
         return dict(zip(self.names, self.values[: self.filled].mean(0).tolist(), strict=True))
 
 
-def fit(dataset: Dataset, config: Config, observer: Observer | None = None, system: System | None = None) -> Fit:
+@dataclass
+class Position:
+    """Where a run stands: its epoch (counted from 1), that epoch's steps so far in `table`, the seconds they took."""
+
+    epoch: int
+    table: LossTable
+    seconds: float = 0.0
+
+
+def fit(
+    dataset: Dataset,
+    config: Config,
+    observer: Observer | None = None,
+    system: System | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Fit:
     """Train config.model.system on the dataset and return its best model by validation Recall@20.
 
     One epoch is n_train // batch + 1 steps; a step's triples are drawn by sample_bpr from (train.seed, step), so a run
     is a function of its configuration and data. Validation every train.validate_every epochs; training ends after
     train.patience validations without a better Recall@20, or after train.epochs. Without validation interactions the
-    last epoch's model is kept.
+    last epoch's model is kept. With checkpoints the run goes on from the newest state, and writes states as it goes.
 
-    Raises NonFiniteLoss, and InputError where no user has an item left to draw as a negative or the device is missing.
+    Raises NonFiniteLoss, Interrupted (with checkpoints, after a signal), and InputError where no user has an item left
+    to draw as a negative or the device is missing.
     """
     observer = observer or Silent()
     device = pick_device(config.train.device)
@@ -147,30 +183,48 @@ def fit(dataset: Dataset, config: Config, observer: Observer | None = None, syst
             "these losses; raise it, sample over interactions, or set loss.adversarial to false"
         )
     steps = graph.nnz // config.train.batch + 1
+    position = Position(1, LossTable(steps, device))
+    if checkpoints and checkpoints.restore(system, fitted, position):
+        observer.resumed(fitted)
     observer.started(config.train.epochs, steps)
-    for epoch in range(1, config.train.epochs + 1):
-        record = _train_epoch(system, graph, config, fitted, epoch, steps, batch, observer)
-        last = epoch == config.train.epochs
-        if last or epoch % config.train.validate_every == 0:
-            started = time.perf_counter()
-            metrics = split_metrics(
-                *system.embeddings(), dataset, "val", config.evaluate.ks, batch=config.evaluate.batch
-            )
-            record["val"], record["validation_seconds"] = metrics, time.perf_counter() - started
-            better = metrics["users"] == 0 or metrics[WATCHED] > fitted.best
-            fitted.stale = 0 if better else fitted.stale + 1
-            if better:
-                fitted.users, fitted.items = _to_cpu(system.embeddings())
-                fitted.parameters, fitted.val, fitted.best_epoch = _copies(system), metrics, epoch
-                fitted.best = metrics[WATCHED]
+    while position.epoch <= config.train.epochs and not _out_of_patience(fitted, config):
+        _train_epoch(system, graph, config, fitted, position, batch, observer, checkpoints)
+        epoch = position.epoch
+        record = {"epoch": epoch, "seconds": position.seconds, "losses": position.table.means()}
+        if epoch == config.train.epochs or epoch % config.train.validate_every == 0:
+            _validate(system, dataset, config, fitted, record)
         record["peak_memory_bytes"] = peak_memory(device)
         fitted.epochs.append(record)
         observer.epoch_ended(record)
         if fitted.best_epoch == epoch:
             observer.improved(fitted)
-        if config.train.patience and fitted.stale >= config.train.patience:
-            break
+        position.epoch, position.table, position.seconds = epoch + 1, LossTable(steps, device), 0.0
+        if checkpoints:
+            checkpoints.visit(system, fitted, position, epoch_ended=True)
     return fitted
+
+
+def _out_of_patience(fitted: Fit, config: Config) -> bool:
+    return bool(config.train.patience) and fitted.stale >= config.train.patience
+
+
+def _validate(system: System, dataset: Dataset, config: Config, fitted: Fit, record: dict[str, Any]) -> None:
+    """Rank the validation items, add the metrics to the epoch's record, and keep the model where it is the best."""
+    started = time.perf_counter()
+    users, items = system.embeddings()
+    for name, table in (("user", users), ("item", items)):
+        if not table.isfinite().all():
+            raise NonFiniteLoss(
+                f"{name} embeddings became non-finite in epoch {record['epoch']}; try a lower optimiser.lr"
+            )
+    metrics = split_metrics(users, items, dataset, "val", config.evaluate.ks, batch=config.evaluate.batch)
+    record["val"], record["validation_seconds"] = metrics, time.perf_counter() - started
+    better = metrics["users"] == 0 or metrics[WATCHED] > fitted.best
+    fitted.stale = 0 if better else fitted.stale + 1
+    if better:
+        fitted.users, fitted.items = _to_cpu((users, items))
+        fitted.parameters, fitted.val, fitted.best_epoch = _copies(system), metrics, record["epoch"]
+        fitted.best = metrics[WATCHED]
 
 
 def _batch(dataset: Dataset, graph: InteractionGraph, config: Config) -> int:
@@ -181,19 +235,23 @@ def _batch(dataset: Dataset, graph: InteractionGraph, config: Config) -> int:
     return min(config.train.batch, eligible) if config.train.sample_over == "users" else config.train.batch
 
 
-def _train_epoch(system, graph, config, fitted, epoch, steps, batch, observer) -> dict[str, Any]:
-    started = reported = time.perf_counter()
-    system.start_epoch(epoch)
-    table = LossTable(steps, graph.device)
-    for step in range(1, steps + 1):
+def _train_epoch(system, graph, config, fitted, position, batch, observer, checkpoints) -> None:
+    """Take the steps that are left of position's epoch, filling its table."""
+    began = reported = time.perf_counter()
+    epoch, table, before = position.epoch, position.table, position.seconds
+    if not table.filled:
+        system.start_epoch(epoch)
+    for step in range(table.filled + 1, table.steps + 1):
         triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
         table.add(system.step(Batch(*triples, fitted.step)))
         fitted.step += 1
         losses = None
-        if step == steps or time.perf_counter() - reported > REPORT_SECONDS:
+        if step == table.steps or time.perf_counter() - reported > REPORT_SECONDS:
             losses, reported = table.check(epoch), time.perf_counter()
         observer.stepped(epoch, step, losses)
-    return {"epoch": epoch, "seconds": time.perf_counter() - started, "losses": table.means()}
+        position.seconds = before + time.perf_counter() - began
+        if checkpoints:
+            checkpoints.visit(system, fitted, position)
 
 
 def pick_device(name: str) -> torch.device:

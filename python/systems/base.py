@@ -40,7 +40,7 @@ class System(Protocol):
         """Make the parameters on graph.device. The caller has seeded torch's generators."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Called before the first step of epoch 1, 2, …"""
+        """Called before the first step of epoch 1, 2, …; not when an epoch is resumed after that step."""
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Update the parameters; returns every loss term (0-dim, detached or not, on the device) by name."""
@@ -50,3 +50,10 @@ class System(Protocol):
 
     def parameters(self) -> dict[str, Tensor]:
         """The learnt parameters by name, detached."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor by name that `step` reads and writes, buffers too; without the optimisers' own."""
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take over, in place, what `state` of an equally built system gave. Raises KeyError, ValueError or
+        RuntimeError for missing, unknown or wrongly shaped tensors."""

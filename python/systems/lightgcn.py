@@ -49,3 +49,13 @@ class LightGCNSystem:
 
     def parameters(self) -> dict[str, Tensor]:
         return {"users": self.users.detach(), "items": self.items.detach()}
+
+    def state(self) -> dict[str, Tensor]:
+        return self.parameters()
+
+    @torch.no_grad()
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        for name, table in (("users", self.users), ("items", self.items)):
+            if tensors[name].shape != table.shape:
+                raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(table.shape)}")
+            table.copy_(tensors[name])

@@ -78,3 +78,13 @@ class MMSSLSystem:
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+
+    def state(self) -> dict[str, Tensor]:
+        return self._parts().state_dict()
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self._parts().load_state_dict(tensors)
+
+    def _parts(self) -> torch.nn.ModuleDict:
+        parts = {"model": self.model, "discriminator": self.discriminator}
+        return torch.nn.ModuleDict({name: part for name, part in parts.items() if part is not None})

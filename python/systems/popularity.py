@@ -32,3 +32,9 @@ class PopularitySystem:
 
     def parameters(self) -> dict[str, Tensor]:
         return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        pass

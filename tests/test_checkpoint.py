@@ -1,0 +1,436 @@
+"""States of a run: interrupted and resumed is the same as uninterrupted, and nothing that happens loses one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_runs import begin, catalogue, same_model
+from mmssl_trainer import checkpoint, systems
+from mmssl_trainer.checkpoint import Checkpoints
+from mmssl_trainer.cli import main
+from mmssl_trainer.config import load
+from mmssl_trainer.data import synthetic
+from mmssl_trainer.errors import InputError, Interrupted
+from mmssl_trainer.files import write_tensors
+from mmssl_trainer.signals import kept
+from mmssl_trainer.systems.lightgcn import LightGCNSystem
+from mmssl_trainer.train import Fit, LossTable, NonFiniteLoss, Position, Silent, fit
+
+from mmssl_fast import InteractionGraph
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic(seed=1, n_users=60, n_items=40, modalities={"image": 8, "text": 6})
+
+
+def configured(system="mmssl", **values):
+    chosen = {"model.system": system, "model.dim": 8, "train.epochs": 4, "train.batch": 128, "train.threads": 1,
+              "train.sample_over": "interactions", "evaluate.ks": [20], "train.checkpoint_minutes": 0.0}  # fmt: skip
+    chosen |= {name.replace("__", "."): value for name, value in values.items()}
+    return load(None, {name: (value, "test") for name, value in chosen.items()})
+
+
+class EachStep(Checkpoints):
+    """Writes a state after every step, whatever it costs."""
+
+    def _due(self, position, epoch_ended):
+        return True
+
+
+class StopAt(Silent):
+    """Asks for the end after a step, as a signal would."""
+
+    def __init__(self, stop, epoch, step):
+        self.stop, self.at = stop, (epoch, step)
+
+    def stepped(self, epoch, step, losses):
+        if (epoch, step) == self.at:
+            self.stop.received = signal.SIGTERM
+
+
+def interrupted(run, data, config, epoch, step):
+    """Train until after that step; the states are in `run`."""
+    run.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(run, data, config)
+    checkpoints.open()
+    with pytest.raises(Interrupted, match=rf"--resume {run}") as caught:
+        fit(data, config, StopAt(checkpoints.stop, epoch, step), checkpoints=checkpoints)
+    assert caught.value.signal == signal.SIGTERM
+
+
+def resumed(run, data, config):
+    checkpoints = Checkpoints(run, data, config)
+    assert checkpoints.open()
+    return fit(data, config, checkpoints=checkpoints)
+
+
+def assert_same(fitted, whole):
+    assert torch.equal(fitted.users, whole.users) and torch.equal(fitted.items, whole.items)
+    assert fitted.parameters.keys() == whole.parameters.keys()
+    for name, tensor in whole.parameters.items():
+        assert torch.equal(fitted.parameters[name], tensor), name
+    assert [(one["epoch"], one["losses"], one.get("val")) for one in fitted.epochs] == [
+        (one["epoch"], one["losses"], one.get("val")) for one in whole.epochs
+    ]
+    for name in ("step", "stale", "best", "best_epoch", "val"):
+        assert getattr(fitted, name) == getattr(whole, name), name
+
+
+# --- the same bits ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "system, values",
+    [
+        ("mmssl", {}),
+        ("mmssl", {"train__refresh_every": 2, "train__validate_every": 3, "train__discriminator_steps": 2}),
+        ("lightgcn", {}),
+        ("lightgcn", {"train__sample_over": "users", "train__patience": 3}),
+    ],
+)
+def test_interrupted_and_uninterrupted_runs_agree_to_the_bit(data, tmp_path, system, values):
+    """Ended twice: within an epoch, and after the last step of one (before its validation)."""
+    config = configured(system, **values)
+    whole = fit(data, config)
+    steps = data.train.nnz // 128 + 1
+    interrupted(tmp_path, data, config, 2, 2)
+    interrupted(tmp_path, data, config, 3, steps)
+    torch.rand(5)
+    assert_same(resumed(tmp_path, data, config), whole)
+
+
+def test_state_at_the_end_of_an_epoch(data, tmp_path):
+    config = configured(train__checkpoint_every=2, train__epochs=3)
+    whole = fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
+    states = sorted(path.name for path in (tmp_path / "state").iterdir())
+    steps = data.train.nnz // 128 + 1
+    assert states == [f"{2 * steps:010d}.json", f"{2 * steps:010d}.safetensors"]
+    assert json.loads((tmp_path / "state" / states[0]).read_text())["state"]["where"] == "after epoch 2"
+    assert_same(resumed(tmp_path, data, config), whole)
+
+
+def test_last_two_are_kept_and_leftovers_of_a_killed_process_go(data, tmp_path):
+    config = configured("lightgcn", train__epochs=2)
+    (tmp_path / "state").mkdir()
+    for name in (".0000000001.json.77.tmp", "0000000003.safetensors", "notes.txt", "0000000001.json.bak"):
+        (tmp_path / "state" / name).write_text("x")
+    fit(data, config, checkpoints=EachStep(tmp_path, data, config))
+    last = (data.train.nnz // 128 + 1) * 2
+    there = {path.name for path in (tmp_path / "state").iterdir()}
+    states = {f"{step:010d}.{end}" for step in (last - 1, last) for end in ("json", "safetensors")}
+    assert there == {*states, "notes.txt", "0000000001.json.bak"}
+    checkpoint.remove(tmp_path / "state")
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"notes.txt", "0000000001.json.bak"}
+
+
+def test_states_are_no_oftener_than_twenty_times_what_they_cost(data, tmp_path):
+    checkpoints = Checkpoints(tmp_path, data, configured(train__checkpoint_minutes=1e-9))
+    assert checkpoints._due(None, False)
+    checkpoints.took = 100.0
+    assert not checkpoints._due(None, False)
+
+
+def test_optimiser_state_keeps_its_memory_order(data, tmp_path):
+    """Adam's moments of an item-major weight come back item-major: sums in another order could round differently."""
+    config = configured()
+    interrupted(tmp_path, data, config, 1, 2)
+    system = systems.create("mmssl")
+    system.build(data, InteractionGraph.from_scipy(data.train), config)
+    fitted = Fit(torch.empty(0), torch.empty(0), {})
+    checkpoints = Checkpoints(tmp_path, data, config)
+    checkpoints.open()
+    checkpoints.restore(system, fitted, Position(1, LossTable(9, torch.device("cpu"))))
+    weight = system.discriminator.linear.weight
+    assert weight.mT.is_contiguous()
+    assert system.optimisers["adam"].state[weight]["exp_avg"].stride() == weight.stride()
+
+
+# --- signals and kills -----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return catalogue(tmp_path_factory.mktemp("catalogue") / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """An uninterrupted run of six epochs."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(begin(folder, out, "--epochs", "6")) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What came of runs in processes of their own that were killed, signalled, or at the end of the disk."""
+    command = [sys.executable, "-P", str(HERE / "checkpoint_runs.py"), str(tmp_path_factory.mktemp("runs")), "4", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_killed_at_random_moments(processes):
+    """kill -9, several times in one run: what is there can be resumed, and the end is the uninterrupted run's."""
+    found = processes["killed"]
+    assert found["kills"] == 4 and found["steps"] and found["same"], found
+    assert found["steps"] == sorted(found["steps"]) or found["finished"]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_finishes_the_step_and_says_how_to_go_on(processes, number, code):
+    returned, said, step = processes["stopped"][str(int(number))]
+    assert returned == code and step > 0
+    assert said.count("\n") == 1 and said.startswith("mmssl-fast: interrupted "), said
+    assert "mmssl-fast train --resume " in said
+
+
+@pytest.mark.parametrize("limit", [300, 20_000])
+def test_disk_that_really_ends(processes, limit):
+    """The operating system refuses to let any file grow further: one line, exit code 2, no half-written file."""
+    code, said, left = processes["full"][str(limit)]
+    assert code == 2 and said.count("\n") == 1 and "cannot be written" in said, said
+    assert not left
+
+
+def test_second_signal_acts_at_once():
+    with pytest.raises(KeyboardInterrupt), kept() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_command_resumes_to_the_same_run(folder, whole, tmp_path, monkeypatch, capsys):
+    """The model, the lines of metrics and the result; the states are gone afterwards."""
+    run = tmp_path / "run"
+    stopped = Checkpoints.visit
+
+    def visit(self, system, fitted, position, epoch_ended=False):
+        if fitted.step == 13:
+            self.stop.received = signal.SIGINT
+        stopped(self, system, fitted, position, epoch_ended)
+
+    monkeypatch.setattr(Checkpoints, "visit", visit)
+    assert main(begin(folder, run, "--epochs", "6")) == 130
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "sec')
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "note: resumed from the state in epoch 2, after step 5 of 8" in capsys.readouterr().err
+    assert same_model(whole, run) and not (run / "state").exists()
+    lines = [[json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()] for one in (whole, run)]
+    assert [(line["epoch"], line["losses"]) for line in lines[0]] == [
+        (line["epoch"], line["losses"]) for line in lines[1]
+    ]
+    results = [json.loads((one / "result.json").read_text()) for one in (whole, run)]
+    assert results[0]["test"] == results[1]["test"] and results[0]["best_epoch"] == results[1]["best_epoch"]
+
+
+# --- what goes wrong with the disk -----------------------------------------------------------------------------------
+def test_full_disk_is_a_line_and_the_state_before_stays(data, tmp_path, monkeypatch):
+    config = configured(train__checkpoint_every=1)
+    whole = fit(data, config)
+    writes = []
+
+    def full(path, tensors, **advice):
+        writes.append(path)
+        if len(writes) == 3:
+            monkeypatch.setattr("safetensors.torch.save_file", _no_space)
+        write_tensors(path, tensors, **advice)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.raises(InputError, match=r"No space left on device.*state after epoch 2 is kept; make room.*--resume"):
+        fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
+    monkeypatch.undo()
+    assert len(list((tmp_path / "state").iterdir())) == 4
+    assert_same(resumed(tmp_path, data, config), whole)
+
+
+def _no_space(tensors, path, metadata=None):
+    path.write_bytes(b"half")
+    raise OSError(28, "No space left on device")
+
+
+def test_state_folder_that_cannot_be_written(data, tmp_path):
+    config = configured(train__checkpoint_every=1)
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(InputError, match=r"state: cannot be written .*there is no earlier state"):
+        fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
+    (tmp_path / "state").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "state").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"is a link"):
+        fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def stopped(data, tmp_path_factory):
+    """A run stopped twice, so that two states are there."""
+    run = tmp_path_factory.mktemp("stopped")
+    for step in (1, 2):
+        interrupted(run, data, configured(), 2, step)
+    return run
+
+
+@pytest.fixture
+def copied(stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def refused(run, data, config, part):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=part) as caught:
+        Checkpoints(run, data, config).open()
+    assert str(caught.value).startswith(str(run)) and "\n" not in str(caught.value)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_other_data_is_refused(data, copied):
+    refused(copied, synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 8, "text": 6}), configured(),
+            f"fingerprint was {data.fingerprint[:16]}, is ")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "values, part",
+    [
+        ({"train__seed": 5}, r"train\.seed was 0 when the run began, is 5 now"),
+        ({"model__hidden": [3, 4]}, r"model\.hidden was \[\] .* is \[3, 4\] now"),
+        ({"system": "lightgcn", "train__epochs": 9}, r"model\.system was 'mmssl' .*, is 'lightgcn' now \(and 1 more"),
+    ],
+)
+def test_other_configuration_is_refused(data, copied, values, part):
+    refused(copied, data, configured(**values), part)
+
+
+def test_where_and_how_often_may_differ(data, copied):
+    moved = configured(data__path="/elsewhere", train__checkpoint_every=7, train__threads=2)
+    checkpoints = Checkpoints(copied, data, moved)
+    assert checkpoints.open() and any("1 threads then, 2 now" in note for note in checkpoints.notes())
+
+
+DAMAGES = {
+    "tensors cut": ("safetensors", lambda content: content[:-9], "was written as"),
+    "tensors empty": ("safetensors", lambda content: b"", "was written as"),
+    "a bit of a tensor": ("safetensors", lambda content: content[:-9] + b"\x55" + content[-8:], "sha256 differs"),
+    "a bit of a header": ("safetensors", lambda content: content[:40] + b"\x55" + content[41:], "sha256 differs"),
+    "JSON cut": ("json", lambda content: content[:-40], "cut off"),
+    "JSON empty": ("json", lambda content: b"", "cut off"),
+    "JSON of another kind": ("json", lambda content: b"[1, 2]", "cut off"),
+    "not text": ("json", lambda content: b"\xff" + content, "cannot be read"),
+    "deep": ("json", lambda content: b"[" * 100_000, "cut off"),
+    "another number": ("json", lambda content: content.replace(b'"stale": 0', b'"stale": 7'), "sha256 differs"),
+    "another format": (
+        "json",
+        lambda content: checkpoint._sealed(json.loads(content)["state"] | {"format": "9"}).encode(),
+        "its format is '9'",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_state_is_refused_and_the_one_before_can_be_used(data, copied, damage):
+    end, change, part = DAMAGES[damage]
+    newest = checkpoint.newest(copied / "state")
+    victim = newest.with_suffix(f".{end}")
+    victim.write_bytes(change(victim.read_bytes()))
+    refused(copied, data, configured(), part)
+    for one in (newest, newest.with_suffix(".safetensors")):
+        one.unlink()
+    assert resumed(copied, data, configured()).step == 4 * (data.train.nnz // 128 + 1)
+
+
+def test_state_that_points_elsewhere_is_refused(data, copied):
+    """A state names no path, and its files are not followed out of the run's folder."""
+    newest = checkpoint.newest(copied / "state").with_suffix(".safetensors")
+    shutil.move(newest, copied / "outside.safetensors")
+    newest.symlink_to(copied / "outside.safetensors")
+    refused(copied, data, configured(), "no ordinary file")
+    newest.unlink()
+    refused(copied, data, configured(), "is missing")
+
+
+def test_state_of_another_model_is_refused(data, copied):
+    """What checksums cannot see: written by a version whose tensors are others."""
+    path = checkpoint.newest(copied / "state")
+    state = checkpoint.read(path)
+    del state.tensors["system.model.user_embedding"]
+    write_tensors(path.with_suffix(".safetensors"), state.tensors)
+    state.body["tensors"] = {"bytes": path.with_suffix(".safetensors").stat().st_size,
+                             "sha256": checkpoint._digest(path.with_suffix(".safetensors"))}  # fmt: skip
+    path.write_text(checkpoint._sealed(state.body))
+    with pytest.raises(InputError, match="does not fit this version"):
+        resumed(copied, data, configured())
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--resume", "RUN", "--seed", "3"], ["train.seed was 0", "is 3 now"]),
+        (["--resume", "RUN", "--set", "optimiser.lr=1.0"], ["optimiser.lr was 0.003", "is 1.0 now"]),
+        (["--resume", "RUN", "--out", "x"], ["--resume and --out"]),
+        (["--resume", "RUN", "--overwrite"], ["--resume and --overwrite"]),
+        (["--resume", "RUN"], ["is finished", "result.json"]),
+        (["--resume", "/no/run"], ["/no/run", "config.toml"]),
+    ],
+)
+def test_command_refuses(whole, tmp_path, monkeypatch, capsys, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    if len(arguments) > 2:
+        (run / "result.json").unlink()
+    assert main(["train", *[str(run) if one == "RUN" else one for one in arguments]]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    for part in parts:
+        assert part in captured.err
+
+
+def test_resume_before_the_first_state_starts_again(folder, whole, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(whole / "config.toml", run)
+    (run / "metrics.jsonl").write_text("{}\n")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "no state was written yet: starting from the beginning" in capsys.readouterr().err
+    assert same_model(whole, run)
+
+
+def test_overwrite_removes_the_states_of_an_earlier_run(folder, whole, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "state").mkdir()
+    (run / "state" / "0000000099.json").write_text("{}")
+    assert main([*begin(folder, run, "--epochs", "1"), "--overwrite"]) == 0
+    assert not (run / "state").exists()
+
+
+# --- only sound states -----------------------------------------------------------------------------------------------
+def test_state_is_never_written_with_what_is_not_finite(data, tmp_path):
+    """The loss of the exploding step is finite, the parameters after it are not: the state before it stays."""
+    config = configured("lightgcn", train__epochs=1)
+
+    class Exploding(LightGCNSystem):
+        def step(self, batch):
+            terms = super().step(batch)
+            if batch.step == 2:
+                with torch.no_grad():
+                    self.items[3, 1] = np.inf
+            return terms
+
+    with pytest.raises(NonFiniteLoss, match=r"system\.items became non-finite in epoch 1, by step 3 of"):
+        fit(data, config, system=Exploding(), checkpoints=EachStep(tmp_path, data, config))
+    assert checkpoint.newest(tmp_path / "state").stem == "0000000002"
+    tensors = checkpoint.read(checkpoint.newest(tmp_path / "state")).tensors
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
