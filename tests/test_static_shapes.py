@@ -95,7 +95,6 @@ def test_rows_that_cancel_are_rescued_where_shapes_are_static():
 
 
 def test_real_rows_that_cancel_are_rescued_where_shapes_are_static():
-    graph, model, _ = parts()
     u, v = torch.randn(60, 16), torch.randn(400, 16)
     rows = RelationRows.generated(u, v, "dot")
     rows = rows - RelationRows.generated(u * (1 + 1e-3 * torch.rand(60, 1)), v, "dot")
