@@ -205,6 +205,11 @@ class TrainSection(Section):
         description="Minutes between states to resume from, stretched where writing one takes over a twentieth of "
         "that; 0: by train.checkpoint_every alone.",
     )
+    cuda_graph: bool = Field(
+        False,
+        description="On CUDA: record MMSSL's step once an epoch and replay it, which spares its launches. Needs "
+        "loss.mask_seen = false. Not yet tried on a GPU.",
+    )
     compare: Literal["auto", "yes", "no"] = Field(
         "auto",
         description='Whether popularity and LightGCN are fitted too and shown beside; "auto": on the embedded '

@@ -8,6 +8,7 @@ from torch import Tensor
 from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
 
 from ..errors import InputError
+from ..step_graph import StepGraph
 from .base import Batch
 
 
@@ -35,30 +36,48 @@ class MMSSLSystem:
             hidden = tuple(model.hidden) or None
             self.discriminator = Discriminator(graph.n_items, hidden=hidden).to(graph.device)
         self.objective = MMSSLObjective(self.model, self.discriminator, seed=config.train.seed, **loss.model_dump())
+        recorded = config.train.cuda_graph
+        if recorded and (graph.device.type != "cuda" or loss.mask_seen):
+            raise InputError(
+                f"train.cuda_graph = true: needs a CUDA device and loss.mask_seen = false, got {graph.device.type} and "
+                f"{str(loss.mask_seen).lower()}; leave it out"
+            )
+        self.step_graph = StepGraph(self._learn) if recorded else None
         self.optimisers: dict[str, torch.optim.Optimizer] = {
-            "adamw": torch.optim.AdamW(self.model.parameters(), lr=rates.lr, weight_decay=rates.weight_decay)
+            "adamw": torch.optim.AdamW(
+                self.model.parameters(), lr=rates.lr, weight_decay=rates.weight_decay, capturable=recorded
+            )
         }
         if self.discriminator is not None:
             betas = (rates.discriminator_beta1, rates.discriminator_beta2)
             self.optimisers["adam"] = torch.optim.Adam(
-                self.discriminator.parameters(), lr=rates.discriminator_lr, betas=betas
+                self.discriminator.parameters(), lr=rates.discriminator_lr, betas=betas, capturable=recorded
             )
 
     def start_epoch(self, epoch: int) -> None:
         self.model.train()
         if epoch > 1 and (epoch - 1) % self.refresh_every == 0:
             self.model.refresh_neighbours()
+            if self.step_graph is not None:
+                self.model()  # makes the new neighbours' graphs, which a recording must find
+                self.step_graph.forget()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
+        triples = batch.users, batch.positives, batch.negatives
+        if self.step_graph is None:
+            return self._learn(*triples, batch.step)
+        return self.step_graph(*triples, torch.full((), batch.step, device=batch.users.device))
+
+    def _learn(self, users: Tensor, positives: Tensor, negatives: Tensor, step: int | Tensor) -> dict[str, Tensor]:
         terms = {}
         encoded = self.model()
         if self.discriminator is not None:
             for at in range(self.discriminator_steps):
-                offset = batch.step * self.discriminator_steps + at
-                losses = self.objective.discriminator_terms(encoded, batch.users, offset)
+                offset = step * self.discriminator_steps + at
+                losses = self.objective.discriminator_terms(encoded, users, offset)
                 self._descend("adam", losses["total"])
                 terms |= {f"D {name}": value for name, value in losses.items()}
-        losses = self.objective.generator_terms(encoded, batch.users, batch.positives, batch.negatives)
+        losses = self.objective.generator_terms(encoded, users, positives, negatives)
         self._descend("adamw", losses["total"])
         return terms | losses
 
