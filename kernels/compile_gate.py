@@ -1,6 +1,6 @@
 """Compiles every Triton kernel to machine code without a GPU, as its launchers would start it at the shapes below.
 
-    python -m mmssl_fast.kernels.compile_gate [--arch 80 90 100] [--only NAME] [--jobs N] [--json FILE]
+    python -m mmssl_fast.kernels.compile_gate [--arch 80 90 100] [--only NAME] [--once] [--jobs N] [--json FILE]
 
 prints registers, spills and shared memory, and fails on a spill. The launchers run on "meta" tensors, so a launcher
 that reads a value from the device fails too.
@@ -9,14 +9,16 @@ that reads a value from the device fails too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +27,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import infonce, modality_attention
+from . import cosine_topk, infonce, modality_attention
 from .launch import Launch, recording
 
 ARCHS = (80, 90, 100)
@@ -57,28 +59,63 @@ def _mix(dtype):
     modality_attention.modality_mix_bwd(meta(16_384, 256, dtype=dtype), q, q, q, 4)
 
 
-def _infonce(users, anchors, d, dtype=torch.float32, tau=0.2, precision="tf32x3"):
-    chosen, infonce.dot_precision = infonce.dot_precision, lambda dtype: precision
+def _infonce(users, anchors, d, dtype=torch.float32, tau=0.2):
+    h, e, ids = meta(users, d, dtype=dtype), meta(users, d, dtype=dtype), meta(anchors, dtype=torch.int64)
+    term, lse = infonce.infonce(h, e, ids, tau, True)
+    infonce.infonce_bwd(term, lse, h, e, ids, lse, tau, True)
+
+
+def _seen(rows, entries=4096):
+    return meta(rows + 1, dtype=torch.int64), meta(entries, dtype=torch.int32)
+
+
+def _topk(d=64, k=20, dtype=torch.float32):
+    cosine_topk.cosine_topk(meta(1024, d, dtype=dtype), meta(100_000, d, dtype=dtype), k, *_seen(1024))
+
+
+@contextlib.contextmanager
+def switched(to: str) -> Iterator[None]:
+    """torch's own switches as they are for a precision of `precision.dot_precision`."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision, torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    matmul.fp32_precision = "tf32" if to == "tf32" else "ieee"
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", to == "bf16")
     try:
-        h, e, ids = meta(users, d, dtype=dtype), meta(users, d, dtype=dtype), meta(anchors, dtype=torch.int64)
-        term, lse = infonce.infonce(h, e, ids, tau, True)
-        infonce.infonce_bwd(term, lse, h, e, ids, lse, tau, True)
+        yield
     finally:
-        infonce.dot_precision = chosen
+        matmul.fp32_precision = before[0]
+        torch.set_autocast_dtype("cuda", before[1])
+        torch.set_autocast_enabled("cuda", before[2])
+
+
+PRODUCTS: dict[str, Callable[..., None]] = {
+    "cosine_topk": _topk,
+    "cosine_topk k 128": partial(_topk, k=128),
+    "cosine_topk wide": partial(_topk, d=256),
+    "infonce": partial(_infonce, 100_000, 1024, 64),
+    "infonce wide": partial(_infonce, 100_000, 1024, 256),
+}
+
+
+def _in(precision: str, case: Callable[..., None]) -> None:
+    with switched(precision):
+        case()
 
 
 CASES: dict[str, Callable[[], None]] = {
+    f"{name} {precision}": partial(_in, precision, case)
+    for precision in ("float32", "tf32", "bf16")
+    for name, case in PRODUCTS.items()
+} | {
     "modality_mix float32": lambda: _mix(torch.float32),
     "modality_mix float64": lambda: _mix(torch.float64),
     "modality_mix bfloat16": lambda: _mix(torch.bfloat16),
-    "infonce float32": lambda: _infonce(100_000, 1024, 64),
     "infonce float32 small tau": lambda: _infonce(100_000, 1024, 64, tau=0.005),
-    "infonce float32 wide": lambda: _infonce(100_000, 1024, 256),
-    "infonce tf32": lambda: _infonce(100_000, 1024, 64, precision="tf32"),
-    "infonce tf32 wide": lambda: _infonce(100_000, 1024, 256, precision="tf32"),
-    "infonce bf16 wide": lambda: _infonce(100_000, 1024, 256, precision="bf16"),
-    "infonce bf16": lambda: _infonce(100_000, 1024, 64, precision="bf16"),
     "infonce float64": lambda: _infonce(100_000, 1024, 64, torch.float64),
+    "cosine_topk float64": lambda: _topk(dtype=torch.float64),
+    "cosine_topk k 128 float64": lambda: _topk(k=128, dtype=torch.float64),
+    "cosine_topk bfloat16": lambda: _topk(dtype=torch.bfloat16),
 }
 
 
@@ -128,27 +165,29 @@ def compile_launch(case: str, launch: Launch, arch: int) -> Report:
     )  # fmt: skip
 
 
-def gate(cases: list[str], archs: tuple[int, ...] = ARCHS, jobs: int = 1) -> list[Report]:
-    """Every distinct launch of the cases, compiled for every architecture."""
-    work = []
-    for case, arch in itertools.product(cases, archs):
-        distinct = {(launch.kernel, str(launch.constants)): launch for launch in launches(case, arch)}
-        work += [(case, launch, arch) for launch in distinct.values()]
+def gate(cases: list[str], archs: tuple[int, ...] = ARCHS, jobs: int = 1, once: bool = False) -> list[Report]:
+    """Every distinct launch of the cases, compiled for every architecture; with `once` the first of each kernel."""
+    work = {}
+    for arch, case in itertools.product(archs, cases):
+        for launch in launches(case, arch):
+            place = (arch, launch.kernel) if once else (arch, launch.kernel, case, str(launch.constants))
+            work.setdefault(place, (case, launch, arch))
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda item: compile_launch(*item), work))
+        return list(pool.map(lambda item: compile_launch(*item), work.values()))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHS)
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--once", action="store_true", help="the first launch of every kernel alone")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         print("compile_gate: TRITON_INTERPRET is set, which leaves nothing to compile; unset it", file=sys.stderr)
         return 2
-    reports = gate([case for case in CASES if options.only in case], tuple(options.arch), options.jobs)
+    reports = gate([case for case in CASES if options.only in case], tuple(options.arch), options.jobs, options.once)
     print(f"{'case':32} {'kernel':32} {'sm':>4} {'warps':>5} {'registers':>9} {'stack B':>8} {'shared B':>9}")
     for r in reports:
         print(f"{r.case:32} {r.kernel:32} {r.arch:4} {r.warps:5} {r.registers:9} {r.stack:8} {r.shared:9}")

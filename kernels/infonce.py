@@ -23,29 +23,11 @@ from torch import Tensor
 from .launch import arch_of, launch
 from .precision import dot, dot_precision
 from .shapes import cdiv, parts_of, power_of_2, require, row_major, short
+from .tiles import products, rows_of
 
 LOG2_E = math.log2(math.e)
 # exp2(logit - shift) of cosine 1 is 1; that of cosine -1 is a normal float32 as long as logits span at most this.
 SPAN = 124.0
-
-
-@triton.jit
-def _rows(ptr, row, live, first, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Columns [first, first + BLOCK_D) of the given rows; 0 outside."""
-    column = first + tl.arange(0, BLOCK_D)
-    return tl.load(ptr + row[:, None] * D + column[None, :], live[:, None] & (column < D)[None, :], 0.0)
-
-
-@triton.jit
-def _products(a, a_ptr, row_a, live_a, b, b_ptr, row_b, live_b, D: tl.constexpr, PRECISION: tl.constexpr):
-    """Rows of a times rows of b, both transposed to [rows a, rows b]; a and b hold their first columns."""
-    s = tl.zeros((a.shape[0], b.shape[0]), a.dtype)
-    s = dot(a, tl.trans(b), s, PRECISION)
-    for first in range(a.shape[1], D, a.shape[1]):
-        more_a = _rows(a_ptr, row_a, live_a, first, D, a.shape[1])
-        more_b = _rows(b_ptr, row_b, live_b, first, D, a.shape[1])
-        s = dot(more_a, tl.trans(more_b), s, PRECISION)
-    return s
 
 
 @triton.jit
@@ -87,7 +69,7 @@ def infonce_fwd_kernel(
     part = tl.program_id(1).to(tl.int64)
     live_a = row < anchors
     id = tl.load(ids_ptr + row, live_a, 0)
-    anchor = _rows(e_ptr, id, live_a, 0, D, BLOCK_D)
+    anchor = rows_of(e_ptr, id, live_a, 0, D, BLOCK_D)
     scale = tl.cast(scale_high, ACC) + tl.cast(scale_low, ACC)
     total = tl.zeros((BLOCK_A,), tl.float64)
     top = tl.full((BLOCK_A,), float("-inf"), ACC)
@@ -97,15 +79,15 @@ def infonce_fwd_kernel(
     for first in range(begin, last, BLOCK_K):
         key = first + tl.arange(0, BLOCK_K).to(tl.int64)
         live_k = key < last
-        h = _rows(h_ptr, key, live_k, 0, D, BLOCK_D)
-        s = _products(anchor, e_ptr, id, live_a, h, h_ptr, key, live_k, D, PRECISION)
+        h = rows_of(h_ptr, key, live_k, 0, D, BLOCK_D)
+        s = products(anchor, e_ptr, id, live_a, h, h_ptr, key, live_k, D, PRECISION, ACC)
         x = tl.where(live_k[None, :], s * scale - shift, float("-inf"))
         top, total = _add_exp2(top, total, x, RUNNING_MAX)
     for first in range(begin, last, BLOCK_K):
         key = first + tl.arange(0, BLOCK_K).to(tl.int64)
         live_k = key < last
-        e = _rows(e_ptr, key, live_k, 0, D, BLOCK_D)
-        s = _products(anchor, e_ptr, id, live_a, e, e_ptr, key, live_k, D, PRECISION)
+        e = rows_of(e_ptr, key, live_k, 0, D, BLOCK_D)
+        s = products(anchor, e_ptr, id, live_a, e, e_ptr, key, live_k, D, PRECISION, ACC)
         x = tl.where(live_k[None, :], s * scale - shift, float("-inf"))
         if EXCLUDE_SELF:
             x = tl.where(key[None, :] == id[:, None], float("-inf"), x)
@@ -156,8 +138,8 @@ def infonce_finish_kernel(
     id = tl.load(ids_ptr + row, live_a, 0)
     cosine = tl.zeros((BLOCK_A,), tl.float64)
     for first in range(0, D, BLOCK_D):
-        h = _rows(h_ptr, id, live_a, first, D, BLOCK_D).to(tl.float64)
-        e = _rows(e_ptr, id, live_a, first, D, BLOCK_D).to(tl.float64)
+        h = rows_of(h_ptr, id, live_a, first, D, BLOCK_D).to(tl.float64)
+        e = rows_of(e_ptr, id, live_a, first, D, BLOCK_D).to(tl.float64)
         cosine += tl.sum(h * e, 1)
     inv_tau = (tl.cast(scale_high, tl.float64) + tl.cast(scale_low, tl.float64)) * tl.full((), LN_2, tl.float64)
     tl.store(lse_ptr + row, lse.to(ACC), live_a)
@@ -170,7 +152,7 @@ def _times_weights(s, scale, lse, push, live, keys, keys_ptr, key, live_k, out, 
     """grad + w keys, w = push exp2(s scale - lse) where live: d loss / d cosine, without the positives' share."""
     w = tl.where(live, push * tl.exp2(s * scale - lse), 0.0)
     if D > keys.shape[1]:
-        keys = _rows(keys_ptr, key, live_k, out, D, grad.shape[1])
+        keys = rows_of(keys_ptr, key, live_k, out, D, grad.shape[1])
     return dot(w, keys, grad, PRECISION)
 
 
@@ -202,7 +184,7 @@ def infonce_bwd_anchors_kernel(
     out = tl.program_id(2) * BLOCK_OUT
     live_a = row < anchors
     id = tl.load(ids_ptr + row, live_a, 0)
-    anchor = _rows(e_ptr, id, live_a, 0, D, BLOCK_D)
+    anchor = rows_of(e_ptr, id, live_a, 0, D, BLOCK_D)
     scale = tl.cast(scale_high, ACC) + tl.cast(scale_low, ACC)
     lse = tl.load(lse_ptr + row, live_a, 0.0) * tl.full((), 1.4426950408889634, ACC)
     push = tl.load(push_ptr + row, live_a, 0.0)
@@ -213,8 +195,8 @@ def infonce_bwd_anchors_kernel(
         key = first + tl.arange(0, BLOCK_K).to(tl.int64)
         live_k = key < last
         live = live_a[:, None] & live_k[None, :]
-        h = _rows(h_ptr, key, live_k, 0, D, BLOCK_D)
-        s = _products(anchor, e_ptr, id, live_a, h, h_ptr, key, live_k, D, PRECISION)
+        h = rows_of(h_ptr, key, live_k, 0, D, BLOCK_D)
+        s = products(anchor, e_ptr, id, live_a, h, h_ptr, key, live_k, D, PRECISION, ACC)
         grad = _times_weights(
             s, scale, lse[:, None], push[:, None], live, h, h_ptr, key, live_k, out, grad, D, PRECISION
         )  # fmt: skip
@@ -224,8 +206,8 @@ def infonce_bwd_anchors_kernel(
         live = live_a[:, None] & live_k[None, :]
         if EXCLUDE_SELF:
             live = live & (key[None, :] != id[:, None])
-        e = _rows(e_ptr, key, live_k, 0, D, BLOCK_D)
-        s = _products(anchor, e_ptr, id, live_a, e, e_ptr, key, live_k, D, PRECISION)
+        e = rows_of(e_ptr, key, live_k, 0, D, BLOCK_D)
+        s = products(anchor, e_ptr, id, live_a, e, e_ptr, key, live_k, D, PRECISION, ACC)
         grad = _times_weights(
             s, scale, lse[:, None], push[:, None], live, e, e_ptr, key, live_k, out, grad, D, PRECISION
         )  # fmt: skip
@@ -265,7 +247,7 @@ def infonce_bwd_keys_kernel(
         keys_ptr, grad_ptr = e_ptr, grad_e_ptr
     live_k = key < users
     scale = tl.cast(scale_high, ACC) + tl.cast(scale_low, ACC)
-    keys = _rows(keys_ptr, key, live_k, 0, D, BLOCK_D)
+    keys = rows_of(keys_ptr, key, live_k, 0, D, BLOCK_D)
     grad = tl.zeros((BLOCK_K, BLOCK_OUT), ACC)
     for first in range(0, anchors, BLOCK_A):
         row = first + tl.arange(0, BLOCK_A).to(tl.int64)
@@ -273,8 +255,8 @@ def infonce_bwd_keys_kernel(
         id = tl.load(ids_ptr + row, live_a, 0)
         lse = tl.load(lse_ptr + row, live_a, 0.0) * tl.full((), 1.4426950408889634, ACC)
         push = tl.load(push_ptr + row, live_a, 0.0)
-        anchor = _rows(e_ptr, id, live_a, 0, D, BLOCK_D)
-        s = _products(keys, keys_ptr, key, live_k, anchor, e_ptr, id, live_a, D, PRECISION)
+        anchor = rows_of(e_ptr, id, live_a, 0, D, BLOCK_D)
+        s = products(keys, keys_ptr, key, live_k, anchor, e_ptr, id, live_a, D, PRECISION, ACC)
         live = live_k[:, None] & live_a[None, :]
         if EXCLUDE_SELF:
             live = live & ((key[:, None] != id[None, :]) | (within == 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 # Programs that fill a GPU several times over. A constant, not the device's own number: how a sum is cut into parts, and
@@ -37,3 +38,32 @@ def short(dtype) -> str:
 def row_major(x: Tensor) -> Tensor:
     """x with its columns adjacent and rows that do not overlap: what kernels address as row · width + column."""
     return x if x.is_contiguous() else x.contiguous()
+
+
+def check_factors(op: str, u: Tensor, v: Tensor) -> None:
+    """u [B, d] and v [I, d], the factors of relation rows."""
+    require(u.ndim == 2, op, f"u must be [B, d], got {tuple(u.shape)}")
+    require(v.ndim == 2, op, f"v must be [I, d], got {tuple(v.shape)}")
+    require(u.shape[1] == v.shape[1], op, f"u is {u.shape[1]} wide, v is {v.shape[1]}")
+    require(u.dtype == v.dtype, op, f"u is {short(u.dtype)}, v is {short(v.dtype)}")
+    require(
+        u.dtype in (torch.float32, torch.float64, torch.bfloat16),
+        op, f"values must be float32, float64 or bfloat16, got {short(u.dtype)}",
+    )  # fmt: skip
+
+
+def check_seen(op: str, crow: Tensor | None, col: Tensor | None, rows: int) -> None:
+    """crow int64 [B + 1] and col [nnz] of the seen items, or neither."""
+    if crow is None and col is None:
+        return
+    given = "col" if crow is None else "crow"
+    require(crow is not None and col is not None, op, f"seen needs both crow and col, got only {given}")
+    require(
+        crow.ndim == 1 and crow.dtype == torch.int64 and crow.is_contiguous(),
+        op, f"crow must be contiguous int64 [B + 1], got {short(crow.dtype)} {tuple(crow.shape)}",
+    )  # fmt: skip
+    require(crow.shape[0] == rows + 1, op, f"crow has {crow.shape[0]} offsets, {rows} rows need {rows + 1}")
+    require(
+        col.ndim == 1 and col.dtype in (torch.int32, torch.int64) and col.is_contiguous(),
+        op, f"col must be contiguous int32 or int64 [nnz], got {short(col.dtype)} {tuple(col.shape)}",
+    )  # fmt: skip

@@ -22,8 +22,9 @@ def cosine_topk(
     Args:
         u: [B, d] float32, float64 or bfloat16 (products are formed in float32).
         v: [I, d], dtype of u.
-        k: how many items a row; any number from 0. Made for k <= 128.
-        seen: CSR block of B rows whose items are EXCLUDED from their row (in `cosine_block` they count as 0).
+        k: how many items a row; any number from 0. Made for k <= 128; on CUDA no more of the I items can be had.
+        seen: CSR block of B rows whose items are EXCLUDED from their row (in `cosine_block` they count as 0). On CUDA
+            they must ascend within a row, which is not checked there, nor is their range.
         kind: "cosine", or "dot" for the plain product u vᵀ.
 
     Returns:

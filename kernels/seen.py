@@ -1,0 +1,43 @@
+"""Seen items of a tile of rows, walked through their CSR block: no mask is ever formed.
+
+A row's items must ascend, as `InteractionGraph` keeps them. Entries of `col` beyond crow[-1] are never read.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def first_seen(crow_ptr, col_ptr, row, live, item):
+    """For every row where its entries with a column of at least `item` begin, and where its entries end."""
+    low = tl.load(crow_ptr + row, live, 0)
+    end = tl.load(crow_ptr + row + 1, live, 0)
+    high = end
+    while tl.max(high - low, 0) > 0:
+        within = low < high
+        middle = (low + high) // 2
+        before = tl.load(col_ptr + middle, within, 0) < item
+        low = tl.where(within & before, middle + 1, low)
+        high = tl.where(within & (before == 0), middle, high)
+    return low, end
+
+
+@triton.jit
+def hide_seen(s, value, first, place, end, col_ptr):
+    """s [rows, items from `first` on] with `value` at seen entries, and each row's place behind this tile.
+
+    place: the row's first entry with a column of at least `first`; end: where its entries end.
+    """
+    WIDTH: tl.constexpr = s.shape[1]
+    offset = tl.arange(0, WIDTH)
+    # Distance from the tile's first item, at most WIDTH so that 32 bits hold it.
+    ahead = tl.minimum(tl.load(col_ptr + place, place < end, first + WIDTH).to(tl.int64) - first, WIDTH).to(tl.int32)
+    while tl.min(ahead, 0) < WIDTH:
+        s = tl.where(offset[None, :] == ahead[:, None], value, s)
+        place += (ahead < WIDTH).to(tl.int64)
+        ahead = tl.minimum(
+            tl.load(col_ptr + place, place < end, first + WIDTH).to(tl.int64) - first, WIDTH
+        ).to(tl.int32)  # fmt: skip
+    return s, place

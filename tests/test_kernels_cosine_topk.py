@@ -1,0 +1,129 @@
+"""The Triton kernels of cosine_topk: on a GPU where there is one, else in Triton's interpreter."""
+
+import math
+
+import pytest
+import torch
+from csr_blocks import csr_block, normal
+from tolerances import assert_as_accurate
+
+from mmssl_fast import reference
+from mmssl_fast.graph import SeenRows
+
+pytest.importorskip("triton", reason="triton is not installed")
+from mmssl_fast.kernels import cosine_topk as kernels
+from mmssl_fast.kernels.cosine_topk import cosine_topk
+
+pytestmark = pytest.mark.usefixtures("poison")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# rows, items, d, k, share of items seen: several tiles of both, k beyond the items, one row, one item, none, d beyond
+# a block, a full list
+SHAPES = [
+    (70, 201, 8, 5, 0.1),
+    (3, 41, 3, 60, 0.5),
+    (1, 1271, 5, 20, 0.3),
+    (7, 1, 3, 2, 0.5),
+    (2, 90, 150, 3, 0.0),
+    (0, 5, 3, 2, 0.0),
+    (2, 0, 3, 2, 0.0),
+    (2, 5, 0, 2, 0.4),
+    (2, 5, 3, 0, 0.4),
+    (2, 150, 2, 128, 0.05),
+]
+
+
+def integers(n, d, seed, dtype=torch.float32):
+    """Small integers: every product is exact and many tie."""
+    return torch.randint(-3, 4, (n, d), generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def seen_rows(rows, items, share, index=torch.int64):
+    """The second of three rows sees nothing, the third everything; `col` is longer than crow says."""
+    crow, col, row = csr_block(rows, items, share, index)
+    if rows > 2:
+        col = torch.cat((col[row < 2], torch.arange(items, dtype=index), col[row > 2]))
+        counts = torch.bincount(row, minlength=rows)
+        counts[2] = items
+        crow[1:] = counts.cumsum(0)
+    return SeenRows(crow.to(DEVICE), torch.cat((col, col.new_zeros(3))).to(DEVICE))
+
+
+def expected(u, v, k, seen):
+    """reference.cosine_topk in float64, of the part of `col` that counts."""
+    seen = seen and SeenRows(seen.crow, seen.col[: int(seen.crow[-1])])
+    return reference.cosine_topk(u.double(), v.double(), k, seen, "dot")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_items(shape):
+    rows, items, d, k, share = shape
+    u, v = integers(rows, d, 1), integers(items, d, 2)
+    seen = seen_rows(rows, items, share, torch.int32 if rows % 2 else torch.int64) if share else None
+    values, found = cosine_topk(u, v, k, *(seen or (None, None)))
+    truth, best = expected(u, v, k, seen)
+    assert values.dtype == torch.float32 and found.dtype == torch.int64
+    assert torch.equal(values.double(), truth)
+    assert torch.equal(found, best)
+
+
+def test_similarities_are_as_accurate_as_torch():
+    u, v = (reference.unit_rows(normal(n, 41, seed=n)).to(DEVICE) for n in (33, 150))
+    values, found = cosine_topk(u.float(), v.float(), 20, None, None)
+    truth = (u @ v.mT).gather(1, found)
+    plain = (u.float() @ v.float().mT).gather(1, found)
+    assert_as_accurate(values, plain, truth)
+    assert (values[:, :-1] >= values[:, 1:]).all()
+
+
+def test_float64():
+    u, v = integers(5, 4, 1, torch.float64), integers(70, 4, 2, torch.float64)
+    values, found = cosine_topk(u, v, 4, None, None)
+    truth, best = expected(u, v, 4, None)
+    assert values.dtype == torch.float64 and torch.equal(values, truth) and torch.equal(found, best)
+
+
+@pytest.mark.parametrize("most", [1, 3, 10])
+def test_one_part_or_many_merged_at_once_or_in_rounds(most, monkeypatch):
+    u, v, seen = integers(2, 5, 1), integers(900, 5, 2), seen_rows(2, 900, 0.5)
+    monkeypatch.setattr(kernels, "parts_of", lambda tiles, others: most)
+    monkeypatch.setattr(kernels, "LEAST_TILES", 1)
+    monkeypatch.setattr(kernels, "MERGED", 32)
+    for a, b in zip(cosine_topk(u, v, 5, *seen), expected(u, v, 5, seen), strict=True):
+        assert torch.equal(a.double(), b.double())
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")
+def test_nan_and_minus_infinity_are_never_returned():
+    v = torch.tensor([[1.0], [math.nan], [-math.inf], [2.0], [math.inf]], device=DEVICE)
+    values, found = cosine_topk(torch.ones(1, 1, device=DEVICE), v, 4, None, None)
+    assert values.tolist() == [[math.inf, 2.0, 1.0, -math.inf]]
+    assert found.tolist() == [[4, 3, 0, -1]]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter has no bfloat16 arithmetic")
+def test_bfloat16_is_ordered_in_float32():
+    u, v = normal(9, 64, seed=1).to(DEVICE, torch.bfloat16), normal(700, 64, seed=2).to(DEVICE, torch.bfloat16)
+    values, found = cosine_topk(u, v, 20, None, None)
+    truth = (u.double() @ v.double().mT).gather(1, found)
+    torch.testing.assert_close(values.double(), truth, rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"k": -1}, "k must not be negative, got -1"),
+        ({"k": 200, "v": torch.zeros(300, 3)}, "at most 128 items a row on CUDA, got k = 200"),
+        ({"u": torch.zeros(2, 4)}, "u is 4 wide, v is 3"),
+        ({"v": torch.zeros(5, 3, dtype=torch.float64)}, "u is float32, v is float64"),
+        ({"u": torch.zeros(3)}, r"u must be \[B, d\], got \(3,\)"),
+        ({"u": torch.zeros(2, 3).half(), "v": torch.zeros(5, 3).half()}, "values must be float32, float64 or bfloat16"),
+        ({"crow": torch.tensor([0, 1, 1])}, "seen needs both crow and col, got only crow"),
+        ({"crow": torch.tensor([0, 1]), "col": torch.tensor([1])}, "crow has 2 offsets, 2 rows need 3"),
+        ({"crow": torch.tensor([0, 1, 1]), "col": torch.tensor([1.0])}, "col must be contiguous int32 or int64"),
+    ],
+)
+def test_refuses(change, message):
+    arguments = {"u": torch.zeros(2, 3), "v": torch.zeros(5, 3), "k": 2, "crow": None, "col": None}
+    with pytest.raises(ValueError, match="^cosine_topk: .*" + message):
+        cosine_topk(**(arguments | change))
