@@ -18,20 +18,20 @@ TORCH_LIBRARY(mmssl_fast, m) {
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "gumbel_linear(Tensor weight, Tensor crow, Tensor col, Tensor users, float tau, Tensor seed_offset, "
-      "float noise_scale, bool order_statistics) -> Tensor");
+      "float noise_scale, bool order_statistics, SymInt capacity) -> Tensor");
   m.def(
       "gumbel_linear_bwd(Tensor grad, Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, Tensor "
-      "seed_offset, float noise_scale, bool order_statistics) -> Tensor");
+      "seed_offset, float noise_scale, bool order_statistics, SymInt capacity) -> Tensor");
   m.def(
       "gumbel_lse(Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, Tensor seed_offset, "
       "float noise_scale) -> Tensor");
   m.def(
       "gumbel_order_statistics(Tensor crow, Tensor col, Tensor users, SymInt n_items, float tau, Tensor seed_offset, "
-      "float noise_scale) -> (Tensor, Tensor, Tensor)");
+      "float noise_scale, SymInt capacity) -> (Tensor, Tensor, Tensor)");
   m.def(
       "gumbel_softmax(Tensor crow, Tensor col, Tensor users, Tensor? user_unit, Tensor? item_unit, SymInt n_items, "
-      "float tau, Tensor seed_offset, float noise_scale, float zeta, bool row_l2, bool order_statistics) -> "
-      "(Tensor, Tensor)");
+      "float tau, Tensor seed_offset, float noise_scale, float zeta, bool row_l2, bool order_statistics, SymInt "
+      "capacity) -> (Tensor, Tensor)");
   m.def(
       "gumbel_tile(Tensor crow, Tensor col, Tensor users, Tensor lse, SymInt n_items, SymInt first, SymInt last, "
       "float tau, Tensor seed_offset, float noise_scale) -> Tensor");

@@ -36,6 +36,7 @@ class InteractionGraph:
         t_crow [I + 1] int64, t_col [nnz]: users of each item, ascending (the transposed CSR).
         value, t_value: float32 [nnz] edge values in either order, or None (every edge counts 1).
         user_degree [U], item_degree [I]: int64 numbers of neighbours, |N_u| and |N_i| of Eq. 2.
+        max_degree: most items of a user; n_eligible: users with both an item and a missing one, whom sample_bpr draws.
 
     Build one with `from_scipy` or `from_pairs`.
     """
@@ -56,6 +57,9 @@ class InteractionGraph:
         self.crow, self.col, self.value = crow, col, value
         self.t_crow, self.t_col, self.t_value = t_crow, t_col, t_value
         self.user_degree, self.item_degree = crow.diff(), t_crow.diff()
+        eligible = (self.user_degree > 0) & (self.user_degree < n_items)
+        numbers = eligible.sum(), self.user_degree.max() if n_users else eligible.sum()
+        self.n_eligible, self.max_degree = torch.stack(numbers).tolist()
         full = (self.user_degree == n_items).nonzero().flatten()
         self._full_users = full if n_items else full[:0]
         self._inv_sqrt: dict[tuple[str, torch.dtype], Tensor] = {}

@@ -102,7 +102,7 @@ def test_gumbel_linear_gradcheck(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_gumbel_linear_opcheck(method):
     graph, users = random_graph(5, 7, 0.3), torch.arange(5)
-    noise = (0.3, torch.tensor([5, 0]), 1.0, method == "order_statistics")
+    noise = (0.3, torch.tensor([5, 0]), 1.0, method == "order_statistics", 0)
     weight, grad = make_weight(3, 7, torch.float64, True), normal(5, 3).requires_grad_()
     torch.library.opcheck(torch.ops.mmssl_fast.gumbel_linear, (weight, graph.crow, graph.col, users, *noise))
     torch.library.opcheck(torch.ops.mmssl_fast.gumbel_linear_bwd, (grad, graph.crow, graph.col, users, 7, *noise))

@@ -180,7 +180,7 @@ def test_gumbel_method(tau, noise_scale, n_items, method):
 
 def test_order_statistics_opcheck():
     graph = random_graph(5, 70, 0.1)
-    arguments = (graph.crow, graph.col, torch.arange(5), 70, 0.3, torch.tensor([5, 0]), 1.0)
+    arguments = (graph.crow, graph.col, torch.arange(5), 70, 0.3, torch.tensor([5, 0]), 1.0, 0)
     torch.library.opcheck(torch.ops.mmssl_fast.gumbel_order_statistics, arguments)
 
 

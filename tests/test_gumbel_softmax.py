@@ -226,7 +226,7 @@ def test_gumbel_softmax_opcheck(row_l2, order_statistics):
     augment = normal(5, 3, seed=1).requires_grad_(), normal(7, 3, seed=2).requires_grad_()
     for pair in (augment, (None, None)):
         noise = 0.3, torch.tensor([5, 0]), 1.0
-        arguments = (graph.crow, graph.col, torch.arange(5), *pair, 7, *noise, 0.7, row_l2, order_statistics)
+        arguments = (graph.crow, graph.col, torch.arange(5), *pair, 7, *noise, 0.7, row_l2, order_statistics, 0)
         torch.library.opcheck(torch.ops.mmssl_fast.gumbel_softmax, arguments)
 
 

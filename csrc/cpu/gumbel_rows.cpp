@@ -61,7 +61,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gumbel_order_statistics_cpu(const
                                                                            const at::Tensor& col,
                                                                            const at::Tensor& users, int64_t n_items,
                                                                            double tau, const at::Tensor& seed_offset,
-                                                                           double noise_scale) {
+                                                                           double noise_scale, int64_t /*capacity*/) {
   const char* op = "gumbel_order_statistics";
   const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .csr_transpose import csr_transpose
-from .gumbel_rows import choose_method, gumbel_lse, gumbel_order_statistics, gumbel_tile
+from .gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from .gumbel_softmax import gumbel_softmax
 from .philox import seed_offset
 from .spmm import spmm, spmm_add_
@@ -35,13 +35,14 @@ class GumbelRows:
 
     Args:
         graph, users, tau, seed, offset, noise_scale, method: as in `gumbel_softmax`; graph may be a `GraphRows`.
+        capacity: as in `gumbel_order_statistics`; a `GraphRows` on CUDA needs it.
     """
 
     def __init__(self, graph, users: Tensor, tau: float, seed: int | Tensor, offset: int | Tensor = 0,
-                 noise_scale: float = 1.0, method: str = "auto") -> None:  # fmt: skip
+                 noise_scale: float = 1.0, method: str = "auto", capacity: int | None = None) -> None:  # fmt: skip
         self.method = choose_method("GumbelRows", method, tau, noise_scale, graph.n_items)
         self.graph, self.users, self.n_items = graph, users, graph.n_items
-        self._noise = (tau, seed, offset, noise_scale)
+        self._noise, self._capacity = (tau, seed, offset, noise_scale), capacity
         self._block = self._transposed = self._lse = None
 
     @property
@@ -53,7 +54,7 @@ class GumbelRows:
         if self.method != "order_statistics":
             raise ValueError(f"GumbelRows.block: rows are sparse by order statistics only, method is {self.method!r}")
         if self._block is None:
-            self._block = gumbel_order_statistics(self.graph, self.users, *self._noise)
+            self._block = gumbel_order_statistics(self.graph, self.users, *self._noise, self._capacity)
         return self._block
 
     def dense(self) -> Tensor:
@@ -159,17 +160,19 @@ def gumbel_linear(
     if weight.ndim != 2 or weight.shape[1] != graph.n_items:
         raise ValueError(f"{op}: weight must be [H, {graph.n_items}], got {tuple(weight.shape)}")
     method = choose_method(op, method, tau, noise_scale, graph.n_items)
-    noise = tau, seed_offset(op, seed, offset, weight.device), noise_scale, method == "order_statistics"
-    return _ops.gumbel_linear(weight, graph.crow, graph.col, users, *noise)
+    sparse = method == "order_statistics"
+    noise = tau, seed_offset(op, seed, offset, weight.device), noise_scale, sparse
+    capacity = entry_capacity(graph, users, tau, noise_scale) if sparse else 0
+    return _ops.gumbel_linear(weight, graph.crow, graph.col, users, *noise, capacity)
 
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
 
 
-def _rows(crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics) -> GumbelRows:
+def _rows(crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics, capacity) -> GumbelRows:
     method = "order_statistics" if order_statistics else "dense"
-    return GumbelRows(GraphRows(crow, col, n_items), users, tau, *seed_offset, noise_scale, method)
+    return GumbelRows(GraphRows(crow, col, n_items), users, tau, *seed_offset, noise_scale, method, capacity)
 
 
 @torch.library.impl("mmssl_fast::gumbel_linear", "cpu")
@@ -186,12 +189,12 @@ def _gumbel_linear_bwd_cpu(grad, crow, col, users, n_items, *noise):
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear")
-def _(weight, crow, col, users, tau, seed_offset, noise_scale, order_statistics):
+def _(weight, crow, col, users, tau, seed_offset, noise_scale, order_statistics, capacity):
     return weight.new_empty(users.shape[0], weight.shape[0])
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear_bwd")
-def _(grad, crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics):
+def _(grad, crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics, capacity):
     return grad.new_empty(n_items, grad.shape[1])
 
 
@@ -206,7 +209,7 @@ def _save_linear(ctx, inputs, output):
 
 def _linear_grad(ctx, grad):
     *rows, seed_offset = ctx.saved_tensors
-    return _ops.gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 7
+    return _ops.gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 8
 
 
 def _save_bwd(ctx, inputs, output):
@@ -217,7 +220,7 @@ def _save_bwd(ctx, inputs, output):
 
 def _bwd_grad(ctx, grad):
     *rows, seed_offset = ctx.saved_tensors
-    return _ops.gumbel_linear(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 8
+    return _ops.gumbel_linear(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 9
 
 
 torch.library.register_autograd("mmssl_fast::gumbel_linear", _linear_grad, setup_context=_save_linear)

@@ -5,6 +5,9 @@ E = e^{−g} ~ Exp(1) an unseen item's weight is E^{−σ/τ}, so at a small τ/
 drawn in order, with their items, and nothing else is. Both have the same distribution, not the same rows for one seed.
 """
 
+import math
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -30,6 +33,49 @@ def expected_draws(tau: float, noise_scale: float = 1.0) -> float:
     power = noise_scale / tau - 1
     exponent = 24 / power
     return 2.0**exponent * power ** (-1 / power) if exponent < 1000 else float("inf")
+
+
+def entry_capacity(graph, users: Tensor, tau: float, noise_scale: float = 1.0, max_repeats: int | None = None) -> int:
+    """Room for the order-statistics rows of `users` on CUDA, known without looking at them; 0 on the CPU, which needs
+    none. Rows that need more come up at most once in 10¹² batches.
+
+    Args:
+        max_repeats: how often a user occurs in `users` at most, 1 for distinct users. None: any number of times, which
+            takes some 30 times the room at τ/σ = 0.2, because equal rows are long together.
+    """
+    if not users.is_cuda:
+        return 0
+    batch = users.shape[0]
+    repeats = batch if max_repeats is None else min(max_repeats, batch)
+    seen = min(batch * graph.max_degree, repeats * graph.nnz)
+    return min(seen + draw_capacity(batch, tau, noise_scale, repeats), batch * graph.n_items)
+
+
+@lru_cache(maxsize=64)
+def draw_capacity(batch: int, tau: float, noise_scale: float, repeats: int) -> float:
+    """Draws of `batch` rows in which a user occurs at most `repeats` times, exceeded with probability < 10⁻¹².
+
+    Let X = n·E_(1) ~ Exp(1) of a row. The drawing has stopped once S_k, the k-th arrival of a Poisson process of rate 1
+    from X on (E_(k) ≥ S_k/n), exceeds T(X) = C X^q, C = `expected_draws`, a = σ/τ, q = a/(a − 1): a row draws at most
+    2 + Poisson(T) items, of any number. E is at most 24 ln 2, so T at most C (24 ln 2)^q; its mean is C Γ(1 + q) and
+    its second moment C² Γ(1 + 2q). Bernstein's inequality, once over the X and once over the arrivals; a sum in which
+    terms repeat up to m times has terms m times as large and at most m times the variance.
+    """
+    if batch == 0 or noise_scale <= tau:
+        return 0 if batch == 0 else math.inf
+    power = noise_scale / tau
+    q, factor, log_odds = power / (power - 1), expected_draws(tau, noise_scale), math.log(2e12)
+    most = factor * (24 * math.log(2)) ** q if q < 80 else math.inf
+    if not math.isfinite(most):
+        return math.inf
+
+    def deviation(term: float, variance: float) -> float:
+        linear = log_odds * term / 3
+        return linear + math.sqrt(linear**2 + 2 * log_odds * variance)
+
+    mean, square = factor * math.gamma(1 + q), factor**2 * math.gamma(1 + 2 * q)
+    arrivals = min(batch * mean + deviation(repeats * most, repeats * batch * square), batch * most)
+    return math.ceil(2 * batch + arrivals + deviation(repeats, repeats * arrivals))
 
 
 def gumbel_method(tau: float, noise_scale: float, n_items: int) -> str:
@@ -98,10 +144,18 @@ def gumbel_tile(
 
 
 def gumbel_order_statistics(
-    graph, users: Tensor, tau: float, seed: int | Tensor, offset: int | Tensor = 0, noise_scale: float = 1.0
-) -> tuple[Tensor, Tensor, Tensor]:
+    graph, users: Tensor, tau: float, seed: int | Tensor, offset: int | Tensor = 0, noise_scale: float = 1.0,
+    capacity: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Rows softmax((A + σ g)/τ) as a CSR block: every seen item, and the unseen ones drawn until those left are
     expected to weigh under 2⁻²⁴ of the largest. Equals ``reference.gumbel_order_statistics``.
+
+    On CUDA nothing waits for the rows' lengths: col and value have `capacity` entries, 0 from crow[B] on.
+
+    Args:
+        graph, users, tau, seed, offset, noise_scale: as in `gumbel_softmax`.
+        capacity: entries to make room for on CUDA, by default `entry_capacity`; rows that need more stop the kernel
+            with a device-side assertion. The CPU makes room for what there is.
 
     Returns:
         crow int64 [B + 1], col (dtype of graph.col, ascending within a row), value float32; each row's values sum to 1.
@@ -110,7 +164,9 @@ def gumbel_order_statistics(
         ValueError: when tau / noise_scale is not below 1.
     """
     at = seed_offset("gumbel_order_statistics", seed, offset, graph.crow.device)
-    return _ops.gumbel_order_statistics(graph.crow, graph.col, users, graph.n_items, tau, at, noise_scale)
+    if capacity is None:
+        capacity = entry_capacity(graph, users, tau, noise_scale)
+    return _ops.gumbel_order_statistics(graph.crow, graph.col, users, graph.n_items, tau, at, noise_scale, capacity)
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_lse")
@@ -124,8 +180,8 @@ def _(crow, col, users, lse, n_items, first, last, tau, seed_offset, noise_scale
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_order_statistics")
-def _(crow, col, users, n_items, tau, seed_offset, noise_scale):
-    entries = torch.library.get_ctx().new_dynamic_size()
+def _(crow, col, users, n_items, tau, seed_offset, noise_scale, capacity):
+    entries = capacity if users.is_cuda else torch.library.get_ctx().new_dynamic_size()
     return (
         users.new_empty(users.shape[0] + 1),
         col.new_empty(entries),

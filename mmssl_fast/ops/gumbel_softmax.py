@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
-from .gumbel_rows import choose_method
+from .gumbel_rows import choose_method, entry_capacity
 from .philox import seed_offset
 from .unit_rows import unit_rows
 
@@ -57,15 +57,18 @@ def gumbel_softmax(
     user_unit = item_unit = None
     if augment is not None:
         user_unit, item_unit = (unit_rows(h.float() if h.dtype == torch.bfloat16 else h) for h in augment)
+    at = seed_offset(op, seed, offset, graph.crow.device)
+    sparse = method == "order_statistics"
+    capacity = entry_capacity(graph, users, tau, noise_scale) if sparse else 0
     rows, _ = _ops.gumbel_softmax(
-        graph.crow, graph.col, users, user_unit, item_unit, graph.n_items, tau,
-        seed_offset(op, seed, offset, graph.crow.device), noise_scale, zeta, row_l2, method == "order_statistics",
+        graph.crow, graph.col, users, user_unit, item_unit, graph.n_items, tau, at, noise_scale, zeta, row_l2,
+        sparse, capacity,
     )  # fmt: skip
     return rows
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_softmax")
-def _(crow, col, users, user_unit, item_unit, n_items, tau, seed_offset, noise_scale, zeta, row_l2, order_statistics):
+def _(crow, col, users, user_unit, item_unit, n_items, tau, seed_offset, noise_scale, zeta, row_l2, *how):
     dtype = torch.float32 if user_unit is None else user_unit.dtype
     return users.new_empty(users.shape[0], n_items, dtype=dtype), users.new_empty(users.shape, dtype=dtype)
 
@@ -81,7 +84,7 @@ def _save(ctx, inputs, output):
 def _gumbel_softmax_grad(ctx, grad, grad_inv_norm):
     """With x the rows before division, y = r x, r = 1/‖x‖ and ḡ, ρ the gradients of y and r:
     x̄ = r ḡ − c y, c = r (ḡ·y) + ρ r²; then ū = ζ x̄ V and v̄ = ζ x̄ᵀ U, as products of ḡ and y, without forming x̄."""
-    none = (None,) * 12
+    none = (None,) * 13
     if (grad is None and grad_inv_norm is None) or not ctx.saved_tensors:
         return none
     user_unit, item_unit, *saved = ctx.saved_tensors

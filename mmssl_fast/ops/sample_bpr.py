@@ -48,6 +48,11 @@ def sample_bpr(
         )
     rest = graph.n_items, batch, seed_offset(op, seed, offset, graph.crow.device)
     if over == "users":
+        if batch > graph.n_eligible:
+            raise ValueError(
+                f'{op}: over="users" draws without replacement: batch is {batch}, only {graph.n_eligible} of '
+                f"{graph.n_users} users have both a positive and a negative item"
+            )
         return _ops.sample_bpr_users(graph.crow, graph.col, *rest)
     return _ops.sample_bpr(graph.crow, graph.col, full, *rest)
 
