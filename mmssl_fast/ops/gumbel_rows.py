@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..static_shapes import is_static
 from .philox import seed_offset
 
 _ops = torch.ops.mmssl_fast
@@ -43,7 +44,7 @@ def entry_capacity(graph, users: Tensor, tau: float, noise_scale: float = 1.0, m
         max_repeats: how often a user occurs in `users` at most, 1 for distinct users. None: any number of times, which
             takes some 30 times the room at τ/σ = 0.2, because equal rows are long together.
     """
-    if not users.is_cuda:
+    if not is_static(users.device):
         return 0
     batch = users.shape[0]
     repeats = batch if max_repeats is None else min(max_repeats, batch)
