@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from registry import compare, normal
+from registry import DEVICE, compare, normal
+from roofline import Work
 
 from mmssl_fast import reference
 from mmssl_fast.ops.bpr_loss import bpr_loss
@@ -10,9 +11,10 @@ from mmssl_fast.ops.bpr_loss import bpr_loss
 
 @pytest.mark.parametrize("batch", [1024, 8192])
 def test_bpr_loss_forward_and_backward(benchmark, tiktok, batch):
-    random = torch.Generator().manual_seed(0)
     user_emb, item_emb = (normal(n, 64, seed=n).requires_grad_() for n in (tiktok.users, tiktok.items))
-    ids = [torch.randint(0, n, (batch,), generator=random) for n in (tiktok.users, tiktok.items, tiktok.items)]
+    random, sizes = torch.Generator().manual_seed(0), (tiktok.users, tiktok.items, tiktok.items)
+    ids = [torch.randint(n, (batch,), generator=random, device="cpu").to(DEVICE) for n in sizes]
+    work = Work(bytes=4 * 64 * (9 * batch + tiktok.users + tiktok.items), other_flops=12 * batch * 64)
 
     def run(op):
         loss = op(user_emb, item_emb, *ids)
@@ -30,5 +32,6 @@ def test_bpr_loss_forward_and_backward(benchmark, tiktok, batch):
         shape=tiktok,
         batch=batch,
         d=64,
+        work=work,
         peer_name="plain PyTorch",
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from registry import compare, normal
+from roofline import Work
 
 from mmssl_fast import reference
 from mmssl_fast.ops.cosine_block import cosine_block
@@ -23,6 +24,9 @@ def test_cosine_block_forward_and_backward(benchmark, tiktok, row_l2):
         for pair in zip(actual, expected, strict=True):
             torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
 
+    blocks = 3 if row_l2 else 2  # the block written and its gradient read; with row_l2 the block read again
+    work = Work(bytes=4 * (blocks * users * tiktok.items + 4 * d * (users + tiktok.items)),
+                matrix_flops=6 * users * tiktok.items * d)  # fmt: skip
     compare(
         benchmark,
         lambda: run(cosine_block),
@@ -31,5 +35,6 @@ def test_cosine_block_forward_and_backward(benchmark, tiktok, row_l2):
         shape=tiktok,
         batch=users,
         d=d,
+        work=work,
         peer_name="plain PyTorch",
     )

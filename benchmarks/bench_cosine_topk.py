@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from registry import SHAPES, Shape, compare, normal
+from roofline import Work
 
 from mmssl_fast.ops.cosine_topk import cosine_topk
 
@@ -27,6 +28,8 @@ def test_cosine_topk(benchmark, shape, k):
         torch.testing.assert_close(actual[0], expected[0], rtol=1e-4, atol=1e-6)
         assert (actual[1] == expected[1]).float().mean() > 0.99  # near ties may swap
 
+    work = Work(bytes=4 * 64 * (shape.users + shape.items) + 12 * k * shape.users,
+                matrix_flops=2 * 64 * shape.users * shape.items)  # fmt: skip
     compare(
         benchmark,
         lambda: cosine_topk(u, v, k, seen),
@@ -35,6 +38,7 @@ def test_cosine_topk(benchmark, shape, k):
         shape=shape,
         k=k,
         d=64,
+        work=work,
         peer_name="matmul, mask, topk",
         rounds=10 if shape is WIDE else 20,
     )

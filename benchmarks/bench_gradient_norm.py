@@ -3,6 +3,7 @@
 import pytest
 import torch
 from registry import compare, normal
+from roofline import Work
 
 from mmssl_fast.ops.gradient_norm import gradient_norm
 from mmssl_fast.reference import gradient_norm as dense_norm
@@ -22,6 +23,8 @@ def test_gradient_norm_forward_and_backward(benchmark, tiktok, rows, hidden):
         for a, e in zip(actual, expected, strict=True):
             assert (a - e).abs().max() <= 1e-4 * e.abs().max()
 
+    # K and dW over the items, g K and dK over the rows; K and dK are symmetric
+    work = Work(bytes=4 * 3 * hidden * tiktok.items, matrix_flops=3 * hidden**2 * (tiktok.items + rows))
     compare(
         benchmark,
         lambda: run(gradient_norm, weight),
@@ -30,6 +33,7 @@ def test_gradient_norm_forward_and_backward(benchmark, tiktok, rows, hidden):
         shape=tiktok,
         peer_name="(g @ weight).norm(dim=1)",
         rounds=3,
+        work=work,
         rows=rows,
         hidden=hidden,
     )

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from bench_gumbel_softmax import eager
 from registry import compare, normal
+from roofline import Work
 
 from mmssl_fast.ops.gumbel_linear import gumbel_linear
-from mmssl_fast.ops.gumbel_rows import gumbel_method
+from mmssl_fast.ops.gumbel_rows import gumbel_method, gumbel_order_statistics
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 
 BATCH, HIDDEN = 1024, 1024
@@ -34,6 +35,14 @@ def test_gumbel_linear(benchmark, shape, tau, backward):
             total = gumbel_softmax(graph, users, tau, 7).T @ y_grad
             torch.testing.assert_close(actual[1].T, total, rtol=1e-4, atol=1e-4)
 
+    passes = 2 if backward else 1
+    method = gumbel_method(tau, 1.0, graph.n_items)
+    if method == "dense":
+        work = Work(bytes=passes * 4 * HIDDEN * graph.n_items, matrix_flops=passes * 2 * BATCH * graph.n_items * HIDDEN)
+    else:
+        entries = int(gumbel_order_statistics(graph, users, tau, 7)[0][-1])
+        work = Work(bytes=passes * 4 * HIDDEN * (entries + BATCH), other_flops=passes * 2 * entries * HIDDEN)
+        work = work + Work(bytes=4 * HIDDEN * graph.n_items * backward)  # the gradient's zeros
     compare(
         benchmark,
         lambda: run(lambda: gumbel_linear(graph, users, weight, tau, 7)),
@@ -43,7 +52,8 @@ def test_gumbel_linear(benchmark, shape, tau, backward):
         batch=BATCH,
         hidden=HIDDEN,
         tau=tau,
-        method=gumbel_method(tau, 1.0, graph.n_items),
+        method=method,
         rounds=5,
+        work=work,
         peer_name="torch.rand, log, log, softmax, F.linear",
     )

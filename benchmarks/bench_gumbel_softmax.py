@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from registry import compare, normal
+from roofline import Work
 
 from mmssl_fast import reference
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
@@ -28,6 +29,12 @@ def torch_own(graph, users, tau):
     logits = torch.zeros(len(users), graph.n_items)
     logits[reference.row_ids(seen.crow), seen.col.long()] = 1
     return F.gumbel_softmax(logits, tau)
+
+
+def rows_work(shape):
+    """The rows are written once; an entry's noise costs about 50 operations (ten rounds of Philox shared by four
+    entries, two logarithms, an exponential)."""
+    return Work(bytes=4 * BATCH * shape.items, other_flops=50 * BATCH * shape.items)
 
 
 PEERS = {"torch.rand, log, log, softmax": eager, "torch.nn.functional.gumbel_softmax": torch_own}
@@ -58,6 +65,7 @@ def test_gumbel_softmax_dense(benchmark, shape, peer):
         check(graph, users, tau),
         shape=shape,
         batch=BATCH,
+        work=rows_work(shape),
         tau=tau,
         rounds=10,
         peer_name=peer,
@@ -74,6 +82,7 @@ def test_gumbel_softmax_dense_same_noise(benchmark, tiktok):
         lambda actual, expected: torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5),
         shape=tiktok,
         batch=BATCH,
+        work=rows_work(tiktok),
         tau=0.5,
         rounds=3,
         peer_name="reference.py, Philox in int64 tensors",
@@ -91,6 +100,7 @@ def test_gumbel_softmax_augmented(benchmark, tiktok):
         check(graph, users, 0.5, **options),
         shape=tiktok,
         batch=BATCH,
+        work=rows_work(tiktok),
         tau=0.5,
         rounds=10,
         peer_name="torch.rand, log, log, softmax, cosine, row L2",
@@ -112,6 +122,7 @@ def test_gumbel_softmax_order_statistics(benchmark, shape, tau):
         sums_to_one,
         shape=shape,
         batch=BATCH,
+        work=rows_work(shape),
         tau=tau,
         rounds=10,
         peer_name="torch.rand, log, log, softmax",

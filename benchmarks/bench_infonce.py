@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from registry import Shape, compare, normal
+from registry import Shape, compare, normal, permutation
+from roofline import Work
 from torch.utils.checkpoint import checkpoint
 
 from mmssl_fast.ops.infonce import infonce
@@ -27,7 +28,7 @@ def chunked(h, e, ids, chunk):
 @pytest.mark.parametrize("shape", [Shape("100k_users", 100_000, 0, 0, ()), Shape("tiktok", 9308, 0, 0, ())], ids=str)
 def test_infonce_forward_and_backward(benchmark, shape):
     h, e = (normal(shape.users, 64, seed=seed).requires_grad_() for seed in (0, 1))
-    ids = torch.randperm(shape.users, generator=torch.Generator().manual_seed(0))[:ANCHORS]
+    ids = permutation(shape.users)[:ANCHORS]
 
     def run(op):
         loss = op()
@@ -37,6 +38,8 @@ def test_infonce_forward_and_backward(benchmark, shape):
         for pair in zip(actual, expected, strict=True):
             torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-7)
 
+    # two products forward, the same again and four more backward
+    work = Work(bytes=4 * 64 * 8 * shape.users, matrix_flops=16 * 64 * ANCHORS * shape.users)
     compare(
         benchmark,
         lambda: run(lambda: infonce(h, e, ids, TAU)),
@@ -45,6 +48,7 @@ def test_infonce_forward_and_backward(benchmark, shape):
         shape=shape,
         anchors=ANCHORS,
         d=64,
+        work=work,
         peer_name="eager, 512 keys at a time, checkpointed",
         rounds=5 if shape.users > 50_000 else 20,
     )

@@ -2,6 +2,7 @@
 
 import torch
 from registry import compare, normal
+from roofline import Work
 
 from mmssl_fast.ops.propagate import lightgcn
 
@@ -37,4 +38,7 @@ def test_lightgcn_forward_and_backward(benchmark, shape):
         for pair in zip(actual, expected, strict=True):
             torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
 
-    compare(benchmark, ours, peer, check, shape=shape, rounds=10, d=64, layers=LAYERS, peer_name="torch.sparse.mm, COO")
+    # a layer is two products, forward and backward alike
+    work = Work(bytes=4 * LAYERS * (graph.nnz * (4 * 64 + 4) + 2 * 4 * 64 * (graph.n_users + graph.n_items)))
+    options = {"rounds": 10, "d": 64, "layers": LAYERS, "work": work}
+    compare(benchmark, ours, peer, check, shape=shape, peer_name="torch.sparse.mm, COO", **options)

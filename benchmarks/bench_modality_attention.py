@@ -3,6 +3,7 @@
 import pytest
 import torch
 from registry import compare, normal
+from roofline import Work
 
 from mmssl_fast import reference
 from mmssl_fast.ops.modality_attention import modality_attention
@@ -26,6 +27,10 @@ def test_modality_attention_forward_and_backward(benchmark, tiktok, modalities):
         for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * b.abs().max().item())
 
+    nodes = tiktok.users
+    # three projections and their gradients; every tensor of M N d read or written twice forward, four times backward
+    work = Work(bytes=4 * 6 * modalities * nodes * d,
+                matrix_flops=3 * 2 * nodes * d * d * (2 * modalities + HEADS))  # fmt: skip
     compare(
         benchmark,
         lambda: run(modality_attention),
@@ -36,5 +41,6 @@ def test_modality_attention_forward_and_backward(benchmark, tiktok, modalities):
         modalities=modalities,
         heads=HEADS,
         d=d,
+        work=work,
         peer_name="plain PyTorch",
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from registry import compare, normal
+from roofline import Work
 
 from mmssl_fast.ops.propagate import propagate
 
@@ -14,6 +15,10 @@ def sparse_matrix(graph, layout):
     size = (graph.n_users, graph.n_items)
     matrix = torch.sparse_coo_tensor(torch.stack((users, graph.col.long())), value, size, is_coalesced=True)
     return matrix if layout == "coo" else matrix.to_sparse_csr()
+
+
+def product_work(graph, d):
+    return Work(bytes=graph.nnz * (4 * d + 4) + 4 * d * graph.n_users, other_flops=2 * d * graph.nnz)
 
 
 def close(actual, expected):
@@ -33,6 +38,7 @@ def test_propagate_forward(benchmark, shape, d, layout):
         close,
         shape=shape,
         d=d,
+        work=product_work(graph, d),
         peer_name=f"torch.sparse.mm, {layout.upper()}",
     )
 
@@ -48,5 +54,6 @@ def test_propagate_forward_and_backward(benchmark, tiktok):
         close,
         shape=tiktok,
         d=64,
+        work=product_work(graph, 64) + product_work(graph, 64),
         peer_name="torch.sparse.mm, COO",
     )

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from registry import compare, normal
+from registry import compare, normal, permutation
+from roofline import Work
 
 from mmssl_fast import reference
 from mmssl_fast.ops.relation_linear import relation_linear
@@ -12,11 +13,17 @@ ROWS, D, HIDDEN = 1024, 64, 1024
 
 def setting(shape):
     graph = shape.graph()
-    users = torch.randperm(graph.n_users, generator=torch.Generator().manual_seed(0))[:ROWS]
+    users = permutation(graph.n_users)[:ROWS]
     u, v = normal(ROWS, D).requires_grad_(), normal(graph.n_items, D, seed=1).requires_grad_()
     weight = (normal(graph.n_items, HIDDEN, seed=2) / HIDDEN).mT.requires_grad_()
     plain = weight.detach().contiguous().requires_grad_()  # the layout nn.Linear has
     return graph.rows(users), u, v, weight, plain
+
+
+def layer_work(seen, shape, passes):
+    """passes: over the weight, 1 forward and 2 more backward."""
+    low_rank = 2 * D * HIDDEN * (shape.items + ROWS)
+    return Work(passes * 4 * HIDDEN * (shape.items + seen.col.numel()), passes * low_rank)
 
 
 def close(actual, expected):
@@ -39,6 +46,7 @@ def test_relation_linear_forward(benchmark, tiktok, row_l2):
             rounds=3,
             rows=ROWS,
             hidden=HIDDEN,
+            work=layer_work(seen, tiktok, 1),
         )
 
 
@@ -61,4 +69,5 @@ def test_relation_linear_forward_and_backward(benchmark, tiktok, row_l2):
         rounds=3,
         rows=ROWS,
         hidden=HIDDEN,
+        work=layer_work(seen, tiktok, 3),
     )

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from registry import compare, normal
+from registry import compare, normal, permutation
+from roofline import Work
 
 from mmssl_fast.ops.relation_row_norm import relation_row_norm
 from mmssl_fast.reference import relation_row_norm as dense_norm
@@ -13,7 +14,7 @@ ROWS, D = 1024, 64
 @pytest.mark.parametrize("masked", [False, True])
 def test_relation_row_norm_forward_and_backward(benchmark, shape, masked):
     graph = shape.graph()
-    users = torch.randperm(graph.n_users, generator=torch.Generator().manual_seed(0))[:ROWS]
+    users = permutation(graph.n_users)[:ROWS]
     seen = graph.rows(users) if masked else None
     u, v = normal(ROWS, D).requires_grad_(), normal(graph.n_items, D, seed=1).requires_grad_()
 
@@ -34,4 +35,5 @@ def test_relation_row_norm_forward_and_backward(benchmark, shape, masked):
         peer_name="norm of the dense block",
         rounds=5,
         rows=ROWS,
+        work=Work(bytes=4 * 3 * D * graph.n_items, other_flops=6 * D * D * graph.n_items),
     )

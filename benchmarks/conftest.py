@@ -1,7 +1,10 @@
 """Fixtures every benchmark may use."""
 
 import pytest
-from registry import SHAPES
+import torch
+from registry import DEVICE, SHAPES
+
+torch.set_default_device(DEVICE)
 
 
 @pytest.fixture(params=SHAPES.values(), ids=str)

@@ -13,10 +13,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from roofline import Work, device_seconds, floor_seconds
 from torch.profiler import ProfilerActivity, profile
 
 import mmssl_fast
 from mmssl_fast.graph import InteractionGraph
+
+DEVICE = torch.device(os.environ.get("MMSSL_FAST_BENCHMARK_DEVICE", "cpu"))
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Shape:
             drawn = items[random.choice(self.items, len(users), p=share)]
             pairs = np.unique(np.concatenate((pairs, users * self.items + drawn)))
             users = random.integers(0, self.users, self.interactions - len(pairs))
-        return InteractionGraph.from_pairs(*np.divmod(pairs, self.items), self.users, self.items)
+        return InteractionGraph.from_pairs(*np.divmod(pairs, self.items), self.users, self.items).to(DEVICE)
 
 
 SHAPES = {
@@ -58,8 +61,14 @@ SHAPES = {
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Standard normal values from a seed."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    """Standard normal values from a seed, the same on every device."""
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return values.to(DEVICE, dtype)
+
+
+def permutation(n: int, seed: int = 0) -> torch.Tensor:
+    """0 .. n − 1 in an order made from a seed, the same on every device."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu").to(DEVICE)
 
 
 def compare(
@@ -71,6 +80,7 @@ def compare(
     shape: Shape,
     peer_name: str,
     rounds: int = 30,
+    work: Work | None = None,
     **info,
 ) -> None:
     """Times `ours` against `peer`, after `check(ours(), peer())` has passed (it raises when they differ).
@@ -81,9 +91,11 @@ def compare(
     Adds to extra_info: the ratio of the medians and of the best times (above 1: ours is faster), the peer's median in
     seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too), the shape, versions,
     instruction set and number of threads, `peer_name` and `info`. rounds: calls of each, at most those that the
-    variable MMSSL_FAST_BENCHMARK_ROUNDS allows; a warm-up comes before.
+    variable MMSSL_FAST_BENCHMARK_ROUNDS allows; a warm-up comes before. On CUDA also the device's own time of each, and
+    with `work` the share of the roofline that is reached.
     """
     check(ours(), peer())
+    ours, peer = finished(ours), finished(peer)
     peer_times: list[float] = []
 
     def run_peer():
@@ -101,6 +113,8 @@ def compare(
         **environment(),
         **info,
     }
+    if DEVICE.type == "cuda":
+        benchmark.extra_info |= on_device(ours, peer, work)
     most = int(os.environ.get("MMSSL_FAST_BENCHMARK_ROUNDS", rounds))
     rounds = min(rounds, most)
     benchmark.pedantic(ours, setup=run_peer, rounds=rounds, iterations=1, warmup_rounds=min(3, most - 1))
@@ -115,6 +129,30 @@ def compare(
     }
 
 
+def finished(call: Callable) -> Callable:
+    """The call, over when the device is done with it."""
+
+    def run():
+        result = call()
+        torch.cuda.synchronize()
+        return result
+
+    return run if DEVICE.type == "cuda" else call
+
+
+def on_device(ours: Callable, peer: Callable, work: Work | None) -> dict:
+    """Times by CUDA events, and the share of the roofline."""
+    seconds, peer_seconds = device_seconds(ours), device_seconds(peer)
+    found = {"device_s": seconds, "peer_device_s": peer_seconds, "device_ratio": peer_seconds / seconds}
+    if work is not None:
+        tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+        found |= {"work": asdict(work), "tf32": tf32}
+        floor = floor_seconds(work, torch.cuda.get_device_name(DEVICE), tf32)
+        if floor is not None:
+            found |= {"floor_s": floor, "roofline": floor / seconds}
+    return found
+
+
 def environment() -> dict:
     """Versions, instruction set, threads and processor architecture: what a figure depends on beside the code."""
     return {
@@ -122,7 +160,7 @@ def environment() -> dict:
         "mmssl_fast": mmssl_fast.__version__,
         "python": platform.python_version(),
         "isa": mmssl_fast.build_info()["isa"],
-        "device": "cpu",
+        "device": torch.cuda.get_device_name(DEVICE) if DEVICE.type == "cuda" else "cpu",
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
@@ -130,6 +168,13 @@ def environment() -> dict:
 
 def peak_bytes(call: Callable) -> int:
     """The most memory that tensors made during `call` held at once, by torch's allocator."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         result = call()
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
