@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from mmssl_fast import build_info
+
 # Without a GPU the Triton kernels run in Triton's interpreter. It reads this once, when it is first imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -12,10 +14,10 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="session")
 def emulated():
-    """torch.ops.mmssl_fast_emulated: the ops of csrc/cuda on CPU tensors (see tests/emulator)."""
+    """The ops of csrc/cuda for CPU tensors: on a GPU where there is one, else emulated (see tests/emulator)."""
     import emulator
 
-    return emulator.load()
+    return emulator.OnGpu() if torch.cuda.is_available() and build_info()["cuda"] else emulator.load()
 
 
 @pytest.fixture

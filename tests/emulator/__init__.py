@@ -29,6 +29,23 @@ def load():
     return getattr(torch.ops, NAMESPACE)
 
 
+class OnGpu:
+    """``OnGpu().spmm(...)``: torch.ops.mmssl_fast.spmm on a GPU, of CPU tensors to CPU tensors."""
+
+    def __getattr__(self, name: str):
+        op = getattr(torch.ops.mmssl_fast, name)
+
+        def run(*args):
+            there = [x.cuda() if isinstance(x, torch.Tensor) else x for x in args]
+            result = op(*there)
+            for given, moved, declared in zip(args, there, op.default._schema.arguments, strict=False):
+                if declared.alias_info is not None and declared.alias_info.is_write:
+                    given.copy_(moved)
+            return torch.utils._pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, result)
+
+        return run
+
+
 def _build() -> Path:
     sys.path.insert(0, str(ROOT / "_build"))
     try:

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Everything a machine with an NVIDIA GPU can say of this source tree, with the torch it has: builds in place, tests on
+# CUDA, compute-sanitizer over the CUDA kernels, benchmarks, a short training run. Needs nvcc, and no network.
+#
+#   benchmarks/gpu.sh [FOLDER]      the folder for logs, results.json and results.md; default: gpu-results
+#
+# PYTHON names the interpreter. DATA names a folder with a catalogue to train on; without it the embedded one is taken.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+out=$(mkdir -p "${1:-gpu-results}" && cd "${1:-gpu-results}" && pwd)
+python=${PYTHON:-python3}
+failed=()
+export MMSSL_FAST_CUDA=1 PYTHONSAFEPATH=1
+
+# step NAME COMMAND...: runs it, keeps what it prints in NAME.log, and goes on when it fails.
+step() {
+  local name=$1 begun=$SECONDS
+  shift
+  if "$@" > "$out/$name.log" 2>&1; then
+    echo "$name: passed in $((SECONDS - begun)) s"
+  else
+    failed+=("$name")
+    echo "$name: FAILED after $((SECONDS - begun)) s; the end of $out/$name.log:"
+    tail -n 15 "$out/$name.log"
+  fi
+}
+
+"$python" -c 'import torch; assert torch.cuda.is_available()' 2> /dev/null ||
+  { echo "gpu.sh: $python has no torch that sees a GPU; name another in PYTHON" >&2; exit 2; }
+
+step build "$python" -m pip install --quiet --no-build-isolation --no-deps --no-index --editable .
+"$python" -c 'import mmssl_fast as m; info = m.build_info(); print(info); assert info["cuda"], info["cuda_note"]' ||
+  { echo "gpu.sh: the CUDA kernels were not built; see $out/build.log" >&2; exit 1; }
+
+step tests_cuda "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_*.py tests/test_kernels_*.py
+step tests "$python" -m pytest -q -p no:cacheprovider tests --ignore-glob='tests/test_cuda_*' --ignore-glob='tests/test_kernels_*'
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck; do
+    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_*.py -k "not gumbel_long" -x
+  done
+else
+  echo "compute-sanitizer: left out, it is not on PATH"
+fi
+step benchmarks env MMSSL_FAST_BENCHMARK_DEVICE=cuda "$python" -m pytest -q -p no:cacheprovider --benchmark-only \
+  --benchmark-json="$out/benchmarks.json" benchmarks
+for device in cpu cuda; do
+  step "train_$device" "$python" -c "import sys; from mmssl_trainer.cli import main; sys.exit(main())" train ${DATA:+--data "$DATA"} --device "$device" --epochs 3 \
+    --seed 0 --overwrite --out "$out/run-$device"
+done
+step report "$python" benchmarks/gpu_report.py "$out"
+cat "$out/results.md" 2> /dev/null
+if ((${#failed[@]})); then
+  echo "gpu.sh: ${#failed[@]} steps failed: ${failed[*]}"
+  exit 1
+fi
