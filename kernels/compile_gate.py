@@ -27,7 +27,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import cosine_topk, infonce, modality_attention
+from . import cosine_block, cosine_topk, infonce, modality_attention
 from .launch import Launch, recording
 
 ARCHS = (80, 90, 100)
@@ -89,7 +89,16 @@ def switched(to: str) -> Iterator[None]:
         torch.set_autocast_enabled("cuda", before[2])
 
 
+def _block(d=64, dtype=torch.float32, row_l2=True):
+    u, v, grad = (meta(n, m, dtype=dtype) for n, m in ((1024, d), (100_000, d), (1024, 100_000)))
+    block, inverse = cosine_block.cosine_block(u, v, *_seen(1024), row_l2)
+    given = (block, inverse) if row_l2 else (None, None)
+    cosine_block.cosine_block_bwd(grad, u, v, *_seen(1024), *given, True, True)
+
+
 PRODUCTS: dict[str, Callable[..., None]] = {
+    "cosine_block": _block,
+    "cosine_block wide": partial(_block, d=256),
     "cosine_topk": _topk,
     "cosine_topk k 128": partial(_topk, k=128),
     "cosine_topk wide": partial(_topk, d=256),
@@ -113,6 +122,9 @@ CASES: dict[str, Callable[[], None]] = {
     "modality_mix bfloat16": lambda: _mix(torch.bfloat16),
     "infonce float32 small tau": lambda: _infonce(100_000, 1024, 64, tau=0.005),
     "infonce float64": lambda: _infonce(100_000, 1024, 64, torch.float64),
+    "cosine_block float32 unscaled": lambda: _block(row_l2=False),
+    "cosine_block float64": lambda: _block(dtype=torch.float64),
+    "cosine_block bfloat16": lambda: _block(dtype=torch.bfloat16),
     "cosine_topk float64": lambda: _topk(dtype=torch.float64),
     "cosine_topk k 128 float64": lambda: _topk(k=128, dtype=torch.float64),
     "cosine_topk bfloat16": lambda: _topk(dtype=torch.bfloat16),

@@ -21,7 +21,7 @@ from torch import Tensor
 from .launch import arch_of, launch
 from .precision import dot_precision
 from .seen import first_seen, hide_seen
-from .shapes import cdiv, check_factors, check_seen, parts_of, power_of_2, require, row_major
+from .shapes import cdiv, check_factors, check_seen, power_of_2, product_blocks, require, row_major, split, wide
 from .tiles import products, rows_of
 
 MOST = 128  # items a row's list in registers holds
@@ -122,15 +122,6 @@ def cosine_topk_merge_kernel(
         best = tl.where(level & (item == first), NONE, best)
 
 
-def _blocks(precision: str, d: int, arch: int) -> tuple[int, int, int]:
-    """Rows, items and columns of a tile: the most that compile without a spill (compile_gate)."""
-    if precision == "ieee":
-        return 32, 16, 32
-    if arch // 10 == 9:
-        return 64, 64, 64 if d <= 64 else 32
-    return (64, 32, 32) if arch >= 90 else (32, 64, 32)
-
-
 def cosine_topk(u: Tensor, v: Tensor, k: int, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
     """The CUDA kernels of ``torch.ops.mmssl_fast.cosine_topk``: u [B, d], v [I, d] → values and items [B, k].
 
@@ -149,18 +140,16 @@ def cosine_topk(u: Tensor, v: Tensor, k: int, crow: Tensor | None, col: Tensor |
     if rows == 0 or kept == 0:
         return values, found
     u, v = row_major(u), row_major(v)
-    precision, wide = dot_precision(u.dtype), torch.float64 if u.dtype == torch.float64 else torch.float32
-    arch = arch_of(u.device)
-    block_a, block_i, most = _blocks(precision, d, arch)
-    tiles = cdiv(items, block_i)
-    tiles_a_part = cdiv(tiles, parts_of(cdiv(tiles, LEAST_TILES), cdiv(rows, block_a)))
-    parts, block_k = cdiv(tiles, tiles_a_part), power_of_2(kept)
-    best, item = (u.new_empty(rows, parts, kept, dtype=dtype) for dtype in (wide, torch.int32))
+    precision, arch = dot_precision(u.dtype), arch_of(u.device)
+    block_a, block_i, most = product_blocks(precision, d, arch)
+    runs, parts = split(cdiv(items, block_i * LEAST_TILES), cdiv(rows, block_a))
+    block_k = power_of_2(kept)
+    best, item = (u.new_empty(rows, parts, kept, dtype=dtype) for dtype in (wide(u.dtype), torch.int32))
     launch(
         cosine_topk_part_kernel, (cdiv(rows, block_a), parts), u, v, crow, col, best, item,
-        rows, items, parts, tiles_a_part, kept, warps=8 if block_k > 32 or arch < 90 else 4,
+        rows, items, parts, runs * LEAST_TILES, kept, warps=8 if block_k > 32 or arch < 90 else 4,
         D=d, BLOCK_A=block_a, BLOCK_I=block_i, BLOCK_D=min(power_of_2(d, 16), most), BLOCK_K=block_k,
-        PRECISION=precision, ACC=tl.float64 if wide == torch.float64 else tl.float32,
+        PRECISION=precision, ACC=tl.float64 if u.dtype == torch.float64 else tl.float32,
     )  # fmt: skip
     most_parts = MERGED // block_k
     while best.shape[1] > most_parts:

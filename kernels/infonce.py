@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .launch import arch_of, launch
 from .precision import dot, dot_precision
-from .shapes import cdiv, parts_of, power_of_2, require, row_major, short
+from .shapes import cdiv, power_of_2, require, row_major, short, split
 from .tiles import products, rows_of
 
 LOG2_E = math.log2(math.e)
@@ -346,9 +346,7 @@ class _Call:
         # A program keeps `own` rows while `other` rows go by, `most` columns at a time.
         self.own, self.other, most = _blocks(precision, wide, self.d, arch_of(h.device))
         self.block_d, self.block_out = min(power_of_2(self.d, 16), most), min(power_of_2(self.d, 16), 64)
-        tiles = cdiv(self.users, self.other)
-        self.tiles_a_part = cdiv(tiles, parts_of(tiles, cdiv(self.anchors, self.own)))
-        self.parts = cdiv(tiles, self.tiles_a_part)
+        self.tiles_a_part, self.parts = split(cdiv(self.users, self.other), cdiv(self.anchors, self.own))
         self.constants = {"D": self.d, "ACC": tl.float64 if wide else tl.float32}
         self.blocks = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
         self.outs = cdiv(self.d, self.block_out)

@@ -24,6 +24,27 @@ def parts_of(tiles: int, others: int) -> int:
     return max(1, min(tiles, PROGRAMS // max(others, 1)))
 
 
+def split(tiles: int, others: int) -> tuple[int, int]:
+    """How many tiles a part has and how many parts there are, by `parts_of`; no parts of no tiles."""
+    tiles_a_part = max(1, cdiv(tiles, parts_of(tiles, others)))
+    return tiles_a_part, cdiv(tiles, tiles_a_part)
+
+
+def product_blocks(precision: str, d: int, arch: int) -> tuple[int, int, int]:
+    """Rows, items and columns of a tile of u vᵀ: the most that compile without a spill (compile_gate); on sm_80 with 8
+    warps."""
+    if precision == "ieee":
+        return 32, 16, 32
+    if arch // 10 == 9:
+        return 64, 64, 64 if d <= 64 else 32
+    return (64, 32, 32) if arch >= 90 else (32, 64, 32)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What products and sums of a dtype are kept in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def require(rule: bool, op: str, message: str) -> None:
     """Raises ValueError "op: message" unless the rule holds. Of shapes and dtypes: values would take a sync."""
     if not rule:

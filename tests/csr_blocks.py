@@ -2,7 +2,7 @@
 
 import torch
 
-from mmssl_fast.graph import InteractionGraph
+from mmssl_fast.graph import InteractionGraph, SeenRows
 
 
 def csr_block(rows, cols, share, index=torch.int64, seed=0):
@@ -14,6 +14,18 @@ def csr_block(rows, cols, share, index=torch.int64, seed=0):
     crow = torch.zeros(rows + 1, dtype=torch.int64)
     crow[1:] = present.sum(1).cumsum(0)
     return crow, col.to(index), row
+
+
+def padded_seen(rows, cols, share, index=torch.int64):
+    """SeenRows of a random block whose `col` is longer than crow says, as blocks made without asking the device for
+    their size are. The second of three rows or more sees nothing, the third of a few everything."""
+    crow, col, row = csr_block(rows, cols, share, index)
+    if 2 < rows < 50:
+        counts = torch.bincount(row, minlength=rows)
+        counts[2] = cols
+        crow[1:] = counts.cumsum(0)
+        col = torch.cat((col[row < 2], torch.arange(cols, dtype=index), col[row > 2]))
+    return SeenRows(crow, torch.cat((col, col.new_zeros(3))))
 
 
 def random_graph(n_users, n_items, share, weighted=False, seed=0):

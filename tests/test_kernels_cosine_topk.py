@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from csr_blocks import csr_block, normal
+from csr_blocks import normal, padded_seen
 from tolerances import assert_as_accurate
 
 from mmssl_fast import reference
@@ -12,6 +12,7 @@ from mmssl_fast.graph import SeenRows
 
 pytest.importorskip("triton", reason="triton is not installed")
 from mmssl_fast.kernels import cosine_topk as kernels
+from mmssl_fast.kernels import shapes
 from mmssl_fast.kernels.cosine_topk import cosine_topk
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -20,9 +21,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # rows, items, d, k, share of items seen: several tiles of both, k beyond the items, one row, one item, none, d beyond
 # a block, a full list
 SHAPES = [
-    (70, 201, 8, 5, 0.1),
+    (70, 131, 8, 5, 0.02),
     (3, 41, 3, 60, 0.5),
-    (1, 1271, 5, 20, 0.3),
+    (1, 1271, 5, 20, 0.05),
     (7, 1, 3, 2, 0.5),
     (2, 90, 150, 3, 0.0),
     (0, 5, 3, 2, 0.0),
@@ -38,15 +39,8 @@ def integers(n, d, seed, dtype=torch.float32):
     return torch.randint(-3, 4, (n, d), generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
-def seen_rows(rows, items, share, index=torch.int64):
-    """The second of three rows sees nothing, the third everything; `col` is longer than crow says."""
-    crow, col, row = csr_block(rows, items, share, index)
-    if rows > 2:
-        col = torch.cat((col[row < 2], torch.arange(items, dtype=index), col[row > 2]))
-        counts = torch.bincount(row, minlength=rows)
-        counts[2] = items
-        crow[1:] = counts.cumsum(0)
-    return SeenRows(crow.to(DEVICE), torch.cat((col, col.new_zeros(3))).to(DEVICE))
+def seen_rows(*shape):
+    return SeenRows(*(x.to(DEVICE) for x in padded_seen(*shape)))
 
 
 def expected(u, v, k, seen):
@@ -85,8 +79,8 @@ def test_float64():
 
 @pytest.mark.parametrize("most", [1, 3, 10])
 def test_one_part_or_many_merged_at_once_or_in_rounds(most, monkeypatch):
-    u, v, seen = integers(2, 5, 1), integers(900, 5, 2), seen_rows(2, 900, 0.5)
-    monkeypatch.setattr(kernels, "parts_of", lambda tiles, others: most)
+    u, v, seen = integers(2, 5, 1), integers(900, 5, 2), seen_rows(2, 900, 0.1)
+    monkeypatch.setattr(shapes, "parts_of", lambda tiles, others: most)
     monkeypatch.setattr(kernels, "LEAST_TILES", 1)
     monkeypatch.setattr(kernels, "MERGED", 32)
     for a, b in zip(cosine_topk(u, v, 5, *seen), expected(u, v, 5, seen), strict=True):

@@ -6,7 +6,7 @@ from csr_blocks import normal
 from tolerances import assert_as_accurate
 
 pytest.importorskip("triton", reason="triton is not installed")
-from mmssl_fast.kernels import infonce as kernels
+from mmssl_fast.kernels import shapes
 from mmssl_fast.kernels.infonce import infonce, infonce_bwd
 
 from mmssl_fast.reference import unit_rows
@@ -76,7 +76,7 @@ def test_float64():
 def test_keys_in_one_part_or_many(monkeypatch):
     (h, e), ids, grads = operands(201, 70, 8, torch.float32)
     many = by_kernels(h, e, ids, *grads, 0.2, False)
-    monkeypatch.setattr(kernels, "parts_of", lambda tiles, others: 1)
+    monkeypatch.setattr(shapes, "parts_of", lambda tiles, others: 1)
     for a, b in zip(many, by_kernels(h, e, ids, *grads, 0.2, False), strict=True):
         torch.testing.assert_close(a, b)
 

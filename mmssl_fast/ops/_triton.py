@@ -8,6 +8,8 @@ from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 
 # op: the module in mmssl_fast/kernels whose function of the same name serves it
 KERNELS = {
+    "cosine_block": "cosine_block",
+    "cosine_block_bwd": "cosine_block",
     "cosine_topk": "cosine_topk",
     "infonce": "infonce",
     "infonce_bwd": "infonce",

@@ -22,7 +22,8 @@ def cosine_block(
     Args:
         u: [B, d] float32, float64 or bfloat16 (products and sums are formed in float32).
         v: [I, d], dtype of u.
-        seen: CSR block of B rows whose entries are 0 (in `cosine_topk` they are excluded).
+        seen: CSR block of B rows whose entries are 0 (in `cosine_topk` they are excluded). On CUDA they must ascend
+            within a row, which is not checked there, nor is their range.
         kind: "cosine" divides the rows of u and v by their lengths first; "dot" takes the plain product u vᵀ.
         row_l2: divide every row of the result by its length.
 
