@@ -1,0 +1,86 @@
+// lightgcn as a sequence of row-wise sums, whatever runs them: the CPU or CUDA.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <tuple>
+#include <utility>
+
+#include "common/check.h"
+#include "common/spmm_call.h"
+
+namespace mmssl {
+
+// The nodes of one side: what they receive through, and their sum over the layers so far.
+struct LightgcnSide {
+  const at::Tensor &crow, &col;
+  const std::optional<at::Tensor>&value, &receive, &send;
+  const at::Tensor& x;
+  at::Tensor total, layer;  // layer: memory for the latest one, undefined where no later layer reads it
+  int64_t added = 0;
+
+  // The next layer's part of the sum, and the layer itself if it is kept; after the last of `layers`, the mean.
+  template <typename Run>
+  void add(Run& run, const at::Tensor& senders, const std::optional<at::Tensor>& senders_send, bool keep,
+           int64_t layers) {
+    SpmmCall call{crow, col, value, receive, senders_send, senders};
+    call.base = added == 0 ? x : total;
+    call.total = total;
+    if (keep) call.y = layer;
+    if (++added == layers) call.factor = 1.0 / static_cast<double>(layers + 1);
+    run("lightgcn", call);
+  }
+};
+
+// The layers that start from one side's embeddings alternate between the sides and never read the other such chain:
+// users, items, users, ... and items, users, items, ... So one layer's memory a side is enough, whatever their number.
+template <typename Run>
+void lightgcn_chain(Run& run, LightgcnSide* from, LightgcnSide* to, int64_t layers) {
+  const at::Tensor* current = &from->x;
+  for (int64_t layer = 1; layer <= layers; ++layer) {
+    to->add(run, *current, from->send, layer < layers, layers);
+    current = &to->layer;
+    std::swap(from, to);
+  }
+}
+
+// The op of that name. Run: void(const char* op, const SpmmCall&).
+template <typename Run>
+std::tuple<at::Tensor, at::Tensor> call_lightgcn(Run&& run, const at::Tensor& crow, const at::Tensor& col,
+                                                 const std::optional<at::Tensor>& value, const at::Tensor& t_crow,
+                                                 const at::Tensor& t_col, const std::optional<at::Tensor>& t_value,
+                                                 const std::optional<at::Tensor>& users_receive,
+                                                 const std::optional<at::Tensor>& users_send,
+                                                 const std::optional<at::Tensor>& items_receive,
+                                                 const std::optional<at::Tensor>& items_send, const at::Tensor& users,
+                                                 const at::Tensor& items, int64_t layers) {
+  const char* op = "lightgcn";
+  MMSSL_CHECK(users.dim() == 2 && items.dim() == 2 && users.size(1) == items.size(1), op,
+              "users and items must be [rows, d] of one d, got ", users.sizes(), " and ", items.sizes());
+  MMSSL_CHECK(users.scalar_type() == items.scalar_type(), op, "users are ", users.scalar_type(), ", items are ",
+              items.scalar_type());
+  MMSSL_CHECK(crow.dim() == 1 && crow.numel() == users.size(0) + 1, op, "crow must be [", users.size(0) + 1, "], got ",
+              crow.sizes());
+  MMSSL_CHECK(t_crow.dim() == 1 && t_crow.numel() == items.size(0) + 1, op, "t_crow must be [", items.size(0) + 1,
+              "], got ", t_crow.sizes());
+  MMSSL_CHECK(layers >= 0, op, "layers must not be negative, got ", layers);
+  if (layers == 0) {
+    return {users.clone(at::MemoryFormat::Contiguous), items.clone(at::MemoryFormat::Contiguous)};
+  }
+  // Layers of bfloat16 would each round what the next one sums: the whole recursion is float32 then.
+  const bool bfloat16 = users.scalar_type() == at::kBFloat16;
+  const at::Tensor u = bfloat16 ? users.to(at::kFloat) : users, i = bfloat16 ? items.to(at::kFloat) : items;
+  LightgcnSide user{crow, col, value, users_receive, users_send, u, at::empty(u.sizes(), u.options())};
+  LightgcnSide item{t_crow, t_col, t_value, items_receive, items_send, i, at::empty(i.sizes(), i.options())};
+  if (layers > 1) {
+    user.layer = at::empty(u.sizes(), u.options());
+    item.layer = at::empty(i.sizes(), i.options());
+  }
+  lightgcn_chain(run, &user, &item, layers);
+  lightgcn_chain(run, &item, &user, layers);
+  if (bfloat16) return {user.total.to(at::kBFloat16), item.total.to(at::kBFloat16)};
+  return {user.total, item.total};
+}
+
+}  // namespace mmssl
