@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from ..static_shapes import is_static, rows_to_rescue
 from .item_tiles import item_tiles
 
-MIRROR_BLOCKS = 2
+MIRROR_BLOCKS = 6
 # K's rounding errors are eps of its entries. A row is streamed where they would show at 1e-5 (float64: 1e-12): in its
 # length, where ‖gW‖² is under this share of Σ_h g_h²‖W_h‖²; in its gradient, where ‖gK‖ is under that share of ‖g‖‖K‖.
 CANCELLED_LENGTH = {torch.float32: 1e-2, torch.float64: 1e-4}

@@ -91,7 +91,8 @@ def _generated_generated(a: Generated, b: Generated) -> Tensor:
 
 
 def _dense_generated(a: Dense, b: Generated) -> Tensor:
-    total = ((a.x @ b.v) * b.u).sum(1, dtype=torch.float64)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    total = ((a.x.to(dtype) @ b.v.to(dtype)) * b.u).sum(1, dtype=torch.float64)
     if b.seen is None:
         return total
     row, item = seen_pairs(b.seen)

@@ -1,0 +1,108 @@
+"""The released code's all-ranking evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graph import SeenRows
+from ...ops.cosine_topk import cosine_topk
+
+ROWS = 4096  # users ranked at once
+SCORES = 1 << 24  # scores held at once for the AUC
+
+
+def evaluate(
+    ua_embeddings: Tensor,
+    ia_embeddings: Tensor,
+    users: Sequence[int],
+    relevant: Mapping[int, Sequence[int]],
+    train_items: Mapping[int, Sequence[int]],
+    ks: Sequence[int],
+    auc: bool = False,
+) -> dict[str, np.ndarray | float]:
+    """Equals the released ``test_torch``: means over `users` of the metrics of their best unseen items by dot product.
+
+    precision@K, recall@K (hits over the number of held-out items), hit_ratio@K, and an ndcg@K whose ideal list holds
+    the hits found down to the largest of `ks`, not min(K, |relevant|) as usual. Equal scores rank by the lower item.
+
+    Args:
+        ua_embeddings [U, d], ia_embeddings [I, d].
+        users: ids, each with its held-out items in `relevant`; a user without training items has none in train_items.
+        ks: list lengths.
+        auc: also the area under the ROC curve over all unseen items (test_flag "full"); otherwise it is 0.
+
+    Returns:
+        {"precision", "recall", "ndcg", "hit_ratio": float64 [len(ks)], "auc": float}.
+    """
+    n_items, longest = ia_embeddings.shape[0], min(max(ks), ia_embeddings.shape[0])
+    sums, area = np.zeros((4, len(ks))), 0.0
+    for begin in range(0, len(users), ROWS):
+        some = users[begin : begin + ROWS]
+        u = ua_embeddings[torch.as_tensor(some, device=ua_embeddings.device)]
+        seen = _keys([train_items.get(user, ()) for user in some], n_items)
+        wanted = _keys([relevant[user] for user in some], n_items)
+        counts = np.array([len(relevant[user]) for user in some])
+        _, best = cosine_topk(u, ia_embeddings, longest, _rows(seen, len(some), n_items, u.device), "dot")
+        best = best.cpu().numpy()
+        hits = np.isin(best + np.arange(len(some))[:, None] * n_items, wanted) & (best >= 0)
+        sums += _metrics(hits, best >= 0, counts, ks)
+        area += _areas(u, ia_embeddings, seen, wanted) if auc else 0.0
+    means = dict(zip(("precision", "recall", "ndcg", "hit_ratio"), sums / max(1, len(users)), strict=True))
+    return {**means, "auc": area / max(1, len(users))}
+
+
+def _metrics(hits: np.ndarray, ranked: np.ndarray, relevant: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    """[4, len(ks)]: sums over users of the four metrics. hits, ranked: bool [B, longest], whether the item at that rank
+    is relevant, and whether there is one; relevant: int [B]."""
+    gain = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
+    ideal = np.concatenate(([0.0], gain.cumsum()))[np.minimum.outer(hits.sum(1), ks)]
+    columns = []
+    for k, best in zip(ks, ideal.T, strict=True):
+        found = hits[:, :k].sum(1)
+        precision = found / ranked[:, :k].sum(1).clip(1)
+        recall = found / relevant.clip(1)
+        ndcg = (hits[:, :k] * gain[:k]).sum(1) / np.where(best > 0, best, 1)
+        columns.append([x.sum() for x in (precision, recall, ndcg, found > 0)])
+    return np.array(columns).T
+
+
+def _areas(u: Tensor, v: Tensor, seen: np.ndarray, wanted: np.ndarray) -> float:
+    """The sum over users of the AUC over unseen items: the rank sum of the relevant ones; 0 for a user without one of
+    each kind."""
+    n_items, total = v.shape[0], 0.0
+    pairs = torch.from_numpy(np.setdiff1d(wanted, seen)).to(u.device)
+    step = max(1, SCORES // max(1, n_items))
+    for begin in range(0, u.shape[0], step):
+        scores = u[begin : begin + step] @ v.T
+        inside = torch.from_numpy(seen[(seen >= begin * n_items) & (seen < (begin + step) * n_items)]).to(u.device)
+        scores.view(-1)[inside - begin * n_items] = torch.nan
+        unseen = scores.isnan().logical_not().sum(1)
+        own = pairs[(pairs >= begin * n_items) & (pairs < (begin + step) * n_items)] - begin * n_items
+        row, score = own // n_items, scores.view(-1)[own]
+        positives, ranks = (scores.new_zeros(len(scores), dtype=torch.float64) for _ in range(2))
+        positives.index_add_(0, row, torch.ones_like(score, dtype=torch.float64))
+        for some in torch.arange(len(own), device=u.device).split(step):
+            others, mine = scores[row[some]], score[some, None]
+            rank = (others < mine).sum(1) + ((others == mine).sum(1) + 1) / 2
+            ranks.index_add_(0, row[some], rank.double())
+        negatives = unseen - positives
+        area = (ranks - positives * (positives + 1) / 2) / (positives * negatives).clamp(min=1)
+        total += float(area[(positives > 0) & (negatives > 0)].sum())
+    return total
+
+
+def _keys(lists: Sequence[Sequence[int]], n_items: int) -> np.ndarray:
+    """row * n_items + item of every item in lists[row], ascending and distinct."""
+    counts = [len(items) for items in lists]
+    items = np.fromiter(chain.from_iterable(lists), np.int64, sum(counts))
+    return np.unique(np.repeat(np.arange(len(lists)), counts) * n_items + items)
+
+
+def _rows(keys: np.ndarray, n_rows: int, n_items: int, device: torch.device) -> SeenRows:
+    crow = np.searchsorted(keys, np.arange(n_rows + 1) * n_items)
+    return SeenRows(torch.from_numpy(crow).to(device), torch.from_numpy(keys % n_items).to(device))

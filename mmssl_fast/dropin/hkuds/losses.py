@@ -1,0 +1,41 @@
+"""The released code's contrastive and ranking losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...ops import infonce as _infonce  # noqa: F401  registers the gradient
+from ...ops.bpr_loss import bpr_loss as _bpr_loss
+from ...ops.unit_rows import unit_rows
+
+
+def batched_contrastive_loss(z1: Tensor, z2: Tensor, tau: float = 0.5) -> Tensor:
+    """Equals ``-(between.diag() / (refl.sum(1) + between.sum(1) - refl.diag()) + 1e-8).log().mean()`` with
+    ``refl = (cos(z1, z1) / tau).exp()`` and ``between = (cos(z1, z2) / tau).exp()``: the released contrastive loss.
+
+    Eq. 11 over the batch's users only, not all of them. N x N is never formed: O(N d) memory.
+
+    Args:
+        z1, z2: [N, d] of one dtype, not normalised; row k of both is the same user.
+        tau: temperature τ' > 0.
+
+    Returns:
+        Scalar; gradients reach z1 and z2 (0 at a zero row).
+    """
+    everyone = torch.arange(z1.shape[0], device=z1.device)
+    terms, _ = torch.ops.mmssl_fast.infonce(unit_rows(z2), unit_rows(z1), everyone, tau, True)
+    return -((-terms).exp() + 1e-8).log().mean()
+
+
+def bpr_loss(users: Tensor, pos_items: Tensor, neg_items: Tensor, decay: float, batch_size: int):
+    """Equals the released ``bpr_loss``: ``(-logsigmoid(pos - neg).mean(), decay / batch_size * (squares) / 2, 0.0)``.
+
+    users, pos_items, neg_items: [B, d], gathered already (Eq. 14). decay: weight of the batch's squared embeddings;
+    batch_size: what they are divided by.
+    """
+    n = users.shape[0]
+    ids = torch.arange(2 * n, device=users.device)
+    ranking = _bpr_loss(users, torch.cat((pos_items, neg_items)), ids[:n], ids[:n], ids[n:])
+    squares = sum(x.square().sum() for x in (users, pos_items, neg_items)) / 2
+    return ranking, decay * (squares / batch_size), 0.0

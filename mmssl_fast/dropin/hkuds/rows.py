@@ -1,0 +1,130 @@
+"""The released code's relation rows, discriminator and gradient penalty on RelationRows."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from contextlib import nullcontext
+
+import scipy.sparse as sp
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...graph import InteractionGraph
+from ...relation import RelationRows
+
+PENALTY = 0.3  # the λ that the released gradient_penalty multiplies by, beside args.gp_rate
+
+_told: weakref.WeakSet = weakref.WeakSet()
+
+
+def interaction_graph(matrix: sp.spmatrix | sp.sparray) -> InteractionGraph:
+    """The graph of a raw interaction matrix [U, I]; edge values are kept only where one differs from 1."""
+    graph = InteractionGraph.from_scipy(matrix, weights=True)
+    return InteractionGraph.from_scipy(matrix) if bool((graph.value == 1).all()) else graph
+
+
+def relation_rows(
+    graph: InteractionGraph, users: list[int] | Tensor, user_final: Tensor, item_final: Tensor
+) -> RelationRows:
+    """Equals ``F.normalize((user_final[users] @ item_final.T) * (1 - A[users]), dim=1)``, A the graph's matrix: the
+    released ``u_sim_calculation``.
+
+    Dot products (not the paper's cosines of Eq. 3), a seen item's entry multiplied by 1 minus its edge value, rows of
+    length 1. With edge values of 1, which is what interactions have, nothing is formed: the rows are lazy. Other values
+    have no such form: the rows are then dense, which is said once a graph.
+
+    Args:
+        graph: `interaction_graph` of the raw matrix.
+        users: B user ids, a list or int64 [B].
+        user_final: [U, d], item_final: [I, d], of one floating dtype. Gradients reach both.
+    """
+    graph = graph.to(user_final.device)
+    users = torch.as_tensor(users, device=user_final.device)
+    if graph.value is None:
+        return RelationRows.generated(user_final[users], item_final, "dot", graph.rows(users)).normalize(1e-12)
+    if graph not in _told:
+        _told.add(graph)
+        warnings.warn(
+            "relation_rows: the graph has edge values other than 1, its rows are dense (said once)", stacklevel=2
+        )
+    kept = torch.ones(len(users), graph.n_items, dtype=user_final.dtype, device=user_final.device)
+    entry, row = _entries(graph, users)
+    kept[row, graph.col[entry].long()] -= graph.value[entry].to(kept.dtype)
+    return RelationRows.from_dense(F.normalize(user_final[users] @ item_final.T * kept, dim=1))
+
+
+def discriminate(net: nn.Sequential, x: RelationRows | Tensor, gemm: torch.dtype | None = None) -> Tensor:
+    """Equals ``(100 * net(x.float())).view(-1)``: the released ``Discriminator.forward`` (Eq. 4 with its factor 100).
+
+    net: Linear, LeakyReLU, BatchNorm, Dropout, …, Sigmoid; x [B, I], rows or a matrix. LeakyReLU(True), whose slope is
+    1, is the identity and costs nothing here. With gemm=torch.bfloat16 the linear layers multiply in bfloat16; what
+    they return, and everything between them, is float32. Gradients reach the parameters and what x is made of.
+    """
+    z = x.float()
+    for layer in net:
+        if isinstance(layer, nn.LeakyReLU) and layer.negative_slope == 1:
+            continue
+        cast = isinstance(layer, nn.Linear) and gemm is not None
+        with torch.autocast(z.device.type, gemm) if cast else nullcontext():
+            z = layer(z)
+        z = z.float() if cast else z
+    return (100 * z).view(-1)
+
+
+def noisy_rows(interactions: sp.spmatrix | sp.sparray, noise_scale: float, tau: float, device=None) -> Tensor:
+    """Equals ``F.softmax(A - noise_scale * torch.log(-torch.log(torch.rand(B, I) + 1e-8) + 1e-8) / tau, dim=1)``: the
+    released real rows before ``+= rows * args.ui_pre_scale`` (Eq. 5, but the noise alone is divided by the
+    temperature).
+
+    interactions: A [B, I], the raw matrix's rows ``self.ui_graph_raw[users]``, any SciPy sparse matrix; it is never a
+    dense array. The uniform numbers are drawn as the released code draws them, from torch's CPU generator.
+
+    Returns:
+        float32 [B, I], on `device`, without gradient.
+    """
+    coo = interactions.tocoo()
+    noise = torch.empty(coo.shape, dtype=torch.float32).uniform_(0, 1).to(device)
+    noise.add_(1e-8).log_().neg_().add_(1e-8).log_().mul_(-noise_scale / tau)
+    row, item = (torch.as_tensor(ids, dtype=torch.int64, device=device) for ids in (coo.row, coo.col))
+    noise.index_put_((row, item), torch.as_tensor(coo.data, dtype=torch.float32, device=device), accumulate=True)
+    return torch.softmax(noise, dim=1)
+
+
+def gradient_penalty(D, xr: RelationRows | Tensor, xf: RelationRows | Tensor, alpha: Tensor | None = None) -> Tensor:
+    """Equals ``0.3 * ((grad(D(x).sum(), x).norm(2, dim=1) - 1) ** 2).mean()`` at x = alpha * xr + (1 - alpha) * xf,
+    constant rows: the released ``gradient_penalty`` (Eq. 7 with its factor).
+
+    Args:
+        D: the discriminator, a module that takes rows [B, I] and returns [B].
+        xr, xf: real and generated rows [B, I]; neither receives a gradient.
+        alpha: [B, 1]; drawn uniformly, ``torch.rand(B, 1)``, where it is None.
+
+    Returns:
+        Scalar, differentiable in D's parameters.
+    """
+    xr, xf = xr.detach(), xf.detach()
+    if alpha is None:
+        alpha = torch.rand(len(xr), 1).to(xr.device)
+    x = (alpha * xr + (1 - alpha) * xf).requires_grad_()
+    score = D(x)
+    (gradient,) = torch.autograd.grad(score, x, torch.ones_like(score), create_graph=True)
+    return (gradient.norm(2, dim=1) - 1).square().mean() * PENALTY
+
+
+def item_major_(weight: Tensor) -> None:
+    """Lays weight [H, I] out item by item, in place: its values and the Parameter stay, reading an item's column is one
+    read. A no-op where it is so already."""
+    if not weight.mT.is_contiguous():
+        with torch.no_grad():
+            weight.data = weight.data.mT.contiguous().mT
+
+
+def _entries(graph: InteractionGraph, users: Tensor) -> tuple[Tensor, Tensor]:
+    """(entry of the graph's CSR, row of the block) of every edge of `users`."""
+    counts = graph.user_degree[users]
+    row = torch.repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    return graph.crow[users][row] + torch.arange(row.numel(), device=row.device) - first[row], row

@@ -1,0 +1,409 @@
+"""mmssl_fast.dropin.hkuds against a client with the released code's names and signatures: the same numbers, lazily."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from dropin_clients import released
+from relation_cases import relative
+from tolerances import assert_close
+
+from mmssl_fast import RelationRows
+from mmssl_fast.dropin import hkuds
+from mmssl_fast.dropin.adjacency import Adjacency
+
+USERS = [5, 0, 33, 67, 12, 68, 40]  # 68 has never interacted
+
+
+@pytest.fixture
+def accelerated():
+    """``accelerated("test_torch", …)``: these parts (default: all) until the test ends."""
+    done = []
+
+    def accelerate(*parts, **options):
+        done.append(hkuds.accelerate(released, *([parts] if parts else []), **options))
+        return done[-1]
+
+    yield accelerate
+    for one in done[::-1]:
+        one.restore()
+
+
+def seed(value):
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def embeddings(*sizes, width=8, seed=3):
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, width, generator=random).requires_grad_() for n in sizes or (70, 150)]
+
+
+def weighted(matrix):
+    """The matrix with edge values other than 1."""
+    matrix = matrix.copy()
+    matrix.data = np.linspace(0.25, 3, matrix.nnz).astype(matrix.dtype)
+    return matrix
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+def losses(steps=4, matrix=None):
+    """Terms of every step and the parameters after the last."""
+    seed(7)
+    trainer = released.Trainer(matrix)
+    seed(8)
+    terms = [trainer.step() for _ in range(steps)]
+    return terms, trainer, random.random(), np.random.rand(), torch.rand(3)
+
+
+def worst(found, truth):
+    return {k: max(abs(f[k] / t[k] - 1) for f, t in zip(found[0], truth[0], strict=True)) for k in truth[0][0]}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("parts", [(), ("u_sim_calculation",), *((part,) for part in hkuds.PARTS[1:])], ids=str)
+def test_steps_have_the_same_losses_term_by_term(parts, dtype, accelerated, monkeypatch):
+    matrix = released.data_generator.matrix(dtype)
+    truth = losses(matrix=matrix)
+    accelerated(*parts)
+    formed, dense = [], RelationRows.dense
+    monkeypatch.setattr(RelationRows, "dense", lambda self: formed.append(1) or dense(self))
+    found = losses(matrix=matrix)
+    assert max(worst(found, truth).values()) < 1e-4, worst(found, truth)
+    same = np.mean(np.array(found[1].neighbours) == np.array(truth[1].neighbours))  # items of one audience tie
+    assert same > 0.97 and not formed
+    assert found[2:4] == truth[2:4] and torch.equal(found[4], truth[4]), "the generators end elsewhere"
+    for mine, own in zip(found[1].D.parameters(), truth[1].D.parameters(), strict=True):
+        if own.ndim == 2:  # a bias before BatchNorm has a gradient of rounding errors, which Adam makes a step of
+            assert (mine - own).norm() < 1e-3 * own.norm()
+
+
+@pytest.mark.parametrize("part", ["noise", "rows"])
+def test_the_comparison_notices_a_part_of_the_real_rows_missing(part, accelerated, monkeypatch):
+    truth = losses()
+    accelerated()
+    add = torch.Tensor.__iadd__
+
+    def without(self, other):
+        if not isinstance(other, RelationRows):
+            return add(self, other)
+        return add(self.zero_(), other) if part == "noise" else RelationRows.from_dense(self)
+
+    monkeypatch.setattr(torch.Tensor, "__iadd__", without)
+    found = worst(losses(), truth)
+    assert found["lossr"] > 1e-3 and found["gp"] > 1e-3, found
+
+
+def test_the_comparison_notices_each_wrong_piece(accelerated, monkeypatch):
+    truth = losses()
+    accelerated()
+    monkeypatch.setattr(released.args, "tau", 0.6)
+    assert worst(losses(1), (truth[0][:1],))["contrast"] > 1e-3
+    monkeypatch.undo()
+    from mmssl_fast.dropin.hkuds import rows
+
+    monkeypatch.setattr(rows, "PENALTY", 0.31)
+    assert worst(losses(1), (truth[0][:1],))["gp"] > 1e-2
+
+
+def test_bfloat16_products_are_opted_in_and_near(accelerated):
+    truth = losses(1)
+    accelerated(gemm=torch.bfloat16)
+    found = worst(losses(1), truth)
+    assert 1e-6 < found["lossr"] < 0.05 and found["gp"] < 0.2, found
+
+
+# --- accelerate -------------------------------------------------------------------------------------------------------
+def test_accelerate_says_what_it_did_and_undoes_it():
+    before = {name: getattr(released.Trainer, name) for name in hkuds.PARTS[:6]}, released.test_torch
+    before += released.Discriminator.forward, released.Data.sample
+    done = hkuds.accelerate(released.Trainer)
+    assert done.patched == list(hkuds.PARTS) and not done.missing and "missing=[]" in repr(done)
+    assert released.test_torch is not before[1] and released.Data.sample is not before[3]
+    again = hkuds.accelerate(released, ["bpr_loss"])
+    again.restore()
+    done.restore()
+    now = {name: getattr(released.Trainer, name) for name in hkuds.PARTS[:6]}, released.test_torch
+    assert (*now, released.Discriminator.forward, released.Data.sample) == before
+    with pytest.raises(ValueError, match=r"parts must be among u_sim_calculation.*got nonsense"):
+        hkuds.accelerate(released, ["nonsense"])
+
+
+def test_a_fork_without_some_parts_keeps_its_own():
+    class Fork:
+        def bpr_loss(self, users, pos_items, neg_items):
+            return 0
+
+    done = hkuds.accelerate(Fork, ["bpr_loss", "gradient_penalty"])
+    assert done.patched == ["bpr_loss"] and done.missing == ["gradient_penalty"]
+
+    class Other:
+        def train(self):
+            return 0
+
+    with pytest.raises(ValueError, match="Other has none of bpr_loss"):
+        hkuds.accelerate(Other, ["bpr_loss"])
+    with pytest.raises(ValueError, match="Empty defines no methods"):
+        hkuds.accelerate(type("Empty", (), {}), ["bpr_loss"])
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+def both_rows(accelerated, matrix=None):
+    trainer, (u, v) = released.Trainer(matrix), embeddings()
+    truth = trainer.u_sim_calculation(USERS, u, v)
+    accelerated("u_sim_calculation")
+    return trainer.u_sim_calculation(USERS, u, v), truth, (u, v)
+
+
+def test_u_sim_calculation_returns_lazy_rows_with_gradients(accelerated):
+    rows, truth, leaves = both_rows(accelerated)
+    assert isinstance(rows, RelationRows) and rows.shape == truth.shape and rows.requires_grad
+    weight = torch.randn(9, 150)
+    assert_close(rows.dense(), truth)
+    for actual, own in zip(
+        *(torch.autograd.grad(F.linear(x, weight).sin().sum(), leaves) for x in (rows, truth)), strict=True
+    ):
+        assert relative(actual, own) < 1e-5
+
+
+def test_edge_values_are_factors_and_said_once(accelerated):
+    matrix = weighted(released.data_generator.matrix())
+    with pytest.warns(UserWarning, match="edge values other than 1"):
+        rows, truth, leaves = both_rows(accelerated, matrix)
+    assert isinstance(rows, RelationRows)
+    assert_close(rows.dense(), truth)
+    for actual, own in zip(
+        *(torch.autograd.grad(x.square().sum() + x[:, 3].sum(), leaves) for x in (rows.dense(), truth)), strict=True
+    ):
+        assert relative(actual, own) < 1e-4
+
+
+def test_the_graph_is_read_once_and_again_when_it_is_another(accelerated, monkeypatch):
+    from mmssl_fast.dropin.hkuds import patch
+
+    built, real = [], patch.interaction_graph
+    monkeypatch.setattr(patch, "interaction_graph", lambda matrix: built.append(1) or real(matrix))
+    accelerated("u_sim_calculation")
+    trainer, (u, v) = released.Trainer(), embeddings()
+    for _ in range(3):
+        trainer.u_sim_calculation(USERS, u, v)
+    trainer.ui_graph_raw = trainer.ui_graph_raw[::-1].tocsr()
+    changed = trainer.u_sim_calculation(USERS, u, v)
+    assert built == [1, 1] and (changed.dense()[1] == 0).sum() != 1
+
+
+OPERATORS = {
+    "detach": lambda r, x: r.detach(),
+    "float": lambda r, x: r.float(),
+    "normalize": lambda r, x: F.normalize(r, dim=1),
+    "scaled sum": lambda r, x: x.detach().clone().__iadd__(r.detach() * 100),
+    "sum, normalised, stacked": lambda r, x: torch.cat((s := F.normalize(x + r * 100, dim=1), s)),
+    "cat": lambda r, x: torch.cat((r, r), dim=0),
+    "cat with dense": lambda r, x: torch.cat((r, x)),
+    "expand_as": lambda r, x: torch.linspace(0, 1, len(x))[:, None].expand_as(r) * r,
+    "mixed": lambda r, x: (a := torch.linspace(0, 1, len(x))[:, None].expand_as(r)) * r + ((1 - a) * (x + r)),
+    "minus": lambda r, x: x - r,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_of_the_loop_on_rows_and_dense_sums(name, dtype, accelerated):
+    rows, truth, _ = both_rows(accelerated)
+    x = torch.randn(truth.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    lazy, dense = OPERATORS[name](rows, x), OPERATORS[name](truth, x)
+    assert isinstance(lazy, RelationRows) and lazy.dtype == dense.dtype and lazy.requires_grad == dense.requires_grad
+    assert relative(lazy.dense(), dense) < 1e-5
+    weight = torch.randn(9, 150)
+    assert relative(F.linear(lazy.float(), weight), F.linear(dense.float(), weight)) < 1e-5
+
+
+@pytest.mark.parametrize("k", [0, 1, 20, 128, 129, 150])
+@pytest.mark.parametrize("sum_with_dense", [False, True])
+def test_topk_for_any_k(k, sum_with_dense, accelerated):
+    rows, truth, _ = both_rows(accelerated)
+    if sum_with_dense:
+        x = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+        rows, truth = x + rows, x + truth
+    values, items = torch.topk(rows.detach(), k, dim=-1)
+    own = torch.topk(truth.detach(), k, dim=-1)
+    assert items.shape == (len(USERS), k) and relative(values, own.values) < 1e-5
+    assert relative(truth.detach().gather(1, items), own.values) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_with_respect_to_mixed_rows(dtype, accelerated):
+    rows, truth, _ = both_rows(accelerated)
+    d = released.Trainer().D
+    x = torch.rand(truth.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+    def penalty(rows):
+        real = F.normalize(x + rows.detach() * 2, dim=1)
+        alpha = torch.linspace(0, 1, len(x))[:, None].expand_as(real)
+        mixed = alpha * real + ((1 - alpha) * rows.detach())
+        mixed.requires_grad_()
+        score = d(mixed)
+        (g,) = torch.autograd.grad(
+            outputs=score, inputs=mixed, grad_outputs=torch.ones_like(score), create_graph=True, only_inputs=True
+        )
+        loss = ((g.norm(2, dim=1) - 1) ** 2).mean()
+        return loss, *torch.autograd.grad(loss, [d.net[0].weight, d.net[4].weight, d.net[8].weight])
+
+    for actual, own in zip(penalty(rows), penalty(truth), strict=True):
+        assert (actual - own).abs().max() < 2e-4 * own.abs().max()
+
+
+# --- the other methods ------------------------------------------------------------------------------------------------
+def test_gradient_penalty_of_rows_and_of_matrices(accelerated):
+    trainer, random = released.Trainer(), torch.Generator().manual_seed(5)
+    xr, xf = (F.normalize(torch.rand(48, 150, generator=random), dim=1) for _ in range(2))
+
+    def found(*rows):
+        torch.manual_seed(2)
+        loss = trainer.gradient_penalty(trainer.D, *rows)
+        return loss, *torch.autograd.grad(loss, [p for p in trainer.D.parameters() if p.ndim == 2]), torch.rand(1)
+
+    truth = found(xr, xf)
+    accelerated("gradient_penalty", "Discriminator.forward")
+    for rows in (
+        (xr, xf),
+        (RelationRows.from_dense(xr), RelationRows.from_dense(xf)),
+        (xr, RelationRows.from_dense(xf)),
+    ):
+        for actual, own in zip(found(*rows), truth, strict=True):
+            assert (actual - own).abs().max() < 1e-4 * own.abs().max()
+    assert trainer.gradient_penalty(trainer.D, xr[:7], xf[:7]).isfinite()
+
+
+def test_discriminator_in_both_modes_and_its_layout(accelerated):
+    trainer, x = released.Trainer(), torch.randn(24, 150)
+    own = copy.deepcopy(trainer.D)
+    plain = [own(x), own.eval()(x)]
+    accelerated("Discriminator.forward")
+    parameters = list(trainer.D.parameters())
+    for rows in (x, RelationRows.from_dense(x), x.double()):
+        d = copy.deepcopy(trainer.D)
+        for actual, truth in zip((d(rows), d.eval()(rows)), plain, strict=True):
+            torch.testing.assert_close(actual, truth, rtol=1e-4, atol=1e-4)
+    trainer.D(x)
+    assert all(a is b for a, b in zip(parameters, trainer.D.parameters(), strict=True))
+    assert trainer.D.net[0].weight.mT.is_contiguous()
+
+
+@pytest.mark.parametrize("n", [1, 24, 65])
+def test_contrastive_loss_and_its_gradients(n, accelerated):
+    trainer, (z1, z2) = released.Trainer(), embeddings(n, n)
+    truth = trainer.batched_contrastive_loss(z1, z2)
+    grads = torch.autograd.grad(truth, (z1, z2))
+    accelerated("batched_contrastive_loss")
+    found = trainer.batched_contrastive_loss(z1, z2, batch_size=16)
+    assert_close(found, truth)
+    for actual, own in zip(torch.autograd.grad(found, (z1, z2)), grads, strict=True):
+        assert (actual - own).abs().max() <= 1e-5 * own.abs().max() + 1e-6
+
+
+def test_contrastive_loss_of_empty_graphs_is_the_constant_it_was(accelerated):
+    trainer, (z1, z2) = released.Trainer(), [torch.zeros(24, 8), embeddings(24)[0]]
+    truth = trainer.batched_contrastive_loss(z1, z2)
+    accelerated("batched_contrastive_loss")
+    found = trainer.batched_contrastive_loss(z1, z2)
+    assert_close(found, truth)
+    assert not torch.autograd.grad(found, z2)[0].any()
+
+
+def test_bpr_loss_and_its_gradients(accelerated):
+    trainer, leaves = released.Trainer(), embeddings(24, 24, 24)
+    truth = trainer.bpr_loss(*leaves)
+    accelerated("bpr_loss")
+    found = trainer.bpr_loss(*leaves)
+    assert found[2] == truth[2] == 0.0
+    for which in (0, 1):
+        assert_close(found[which], truth[which])
+        for a, t in zip(*(torch.autograd.grad(x[which], leaves) for x in (found, truth)), strict=True):
+            assert_close(a, t)
+
+
+@pytest.mark.parametrize("name", ["matrix_to_tensor", "sparse_mx_to_torch_sparse_tensor"])
+@pytest.mark.parametrize("product", [torch.mm, torch.sparse.mm], ids=["mm", "sparse.mm"])
+def test_graphs_of_any_values_are_taken_by_products(name, product, accelerated, monkeypatch):
+    trainer, (x,) = released.Trainer(), embeddings(150)
+    matrix = weighted(released.data_generator.matrix(np.float64)) * -1.5
+    truth = product(getattr(trainer, name)(matrix), x)
+    accelerated(name)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *_, **__: self)
+    graph = getattr(trainer, name)(matrix.tocsc()).cuda()
+    assert isinstance(graph, Adjacency) and graph.dtype == torch.float32
+    assert_close(product(graph, x), truth)
+    assert_close(trainer.model.mm(graph, x), truth)
+    grad = torch.randn_like(truth)
+    assert_close(*(torch.autograd.grad(y, x, grad, retain_graph=True)[0] for y in (product(graph, x), truth)))
+    empty = getattr(trainer, name)(sp.csr_matrix((70, 150)))
+    assert not product(empty, x).any()
+
+
+@pytest.mark.parametrize("batch", [1, 24, 68, 71, 200])
+def test_sample_draws_what_the_loop_draws(batch, accelerated):
+    data = released.Data(70, 150, batch)
+    if batch == 68:
+        data.train_items = {u: items[:1] for u, items in data.train_items.items()}  # a choice of one takes no draw
+    many = released.Data(
+        70, 1 << 8, min(batch, 60), seed=1
+    )  # a power of two: no number is drawn again but for seen items
+    many.train_items[3] = list(range(200))
+    for own in (data, many):
+        seed(11)
+        truth = [own.sample() for _ in range(3)] + [random.random(), np.random.rand()]
+        undo = accelerated("Data.sample")
+        seed(11)
+        found = [own.sample() for _ in range(3)] + [random.random(), np.random.rand()]
+        undo.restore()
+        assert found == truth and all(isinstance(x, list) for x in found[0])
+
+
+def test_sample_refuses_a_user_with_every_item(accelerated):
+    accelerated("Data.sample")
+    data = released.Data(70, 150, 24)
+    data.train_items[4] = list(range(150))
+    with pytest.raises(ValueError, match="user 4 has every one of the 150 items"):
+        data.sample()
+
+
+@pytest.mark.parametrize("is_val", [True, False])
+@pytest.mark.parametrize("flag", ["part", "full"])
+def test_evaluation_is_the_same_to_the_last_digits(is_val, flag, accelerated, monkeypatch):
+    monkeypatch.setattr(released.args, "test_flag", flag)
+    u, v = embeddings()
+    v.data[40:80] = v.data[40]  # equal scores
+    users = list(released.data_generator.val_set if is_val else released.data_generator.test_set)
+    truth = released.test_torch(u, v, users, is_val)
+    accelerated("test_torch")
+    found = released.test_torch(u, v, users, is_val, drop_flag=True, batch_test_flag=True)
+    assert set(found) == set(truth) and (truth["auc"] > 0.3) == (flag == "full")
+    for name in truth:
+        np.testing.assert_allclose(found[name], truth[name], rtol=1e-12, atol=1e-15)
+    assert found["recall"].data is not None
+
+
+def test_evaluation_of_lists_longer_than_what_is_left(accelerated, monkeypatch):
+    monkeypatch.setattr(released, "Ks", [10, 200])
+    u, v = embeddings()
+    users = list(released.data_generator.val_set)
+    truth = released.test_torch(u, v, users, True)
+    accelerated("test_torch")
+    found = released.test_torch(u, v, users, True)
+    for name in truth:
+        np.testing.assert_allclose(found[name], truth[name], rtol=1e-12)
+
+
+def test_noisy_rows_are_the_softmax_of_the_same_noise():
+    matrix = released.data_generator.matrix()[USERS]
+    torch.manual_seed(4)
+    noise = torch.empty(matrix.shape).uniform_(0, 1)
+    truth = F.softmax(torch.tensor(matrix.todense()) - 0.7 * torch.log(-torch.log(noise + 1e-8) + 1e-8) / 0.3, dim=1)
+    torch.manual_seed(4)
+    assert_close(hkuds.noisy_rows(matrix, 0.7, 0.3), truth)
