@@ -27,7 +27,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import cosine_block, cosine_topk, infonce, modality_attention
+from . import cosine_block, cosine_topk, gumbel_linear, infonce, modality_attention
 from .launch import Launch, recording
 
 ARCHS = (80, 90, 100)
@@ -73,6 +73,15 @@ def _topk(d=64, k=20, dtype=torch.float32):
     cosine_topk.cosine_topk(meta(1024, d, dtype=dtype), meta(100_000, d, dtype=dtype), k, *_seen(1024))
 
 
+def _gumbel(columns=64, dtype=torch.float32):
+    crow, col = _seen(1_000_000)
+    users, lse = meta(1024, dtype=torch.int64), meta(1024, dtype=torch.float64)
+    noise = 0.3, meta(2, dtype=torch.int64), 1.0
+    weight, grad = meta(100_000, columns, dtype=dtype).mT, meta(1024, columns, dtype=dtype)
+    gumbel_linear.gumbel_linear(weight, crow, col, users, lse, *noise)
+    gumbel_linear.gumbel_linear_bwd(grad, crow, col, users, lse, 100_000, *noise)
+
+
 @contextlib.contextmanager
 def switched(to: str) -> Iterator[None]:
     """torch's own switches as they are for a precision of `precision.dot_precision`."""
@@ -102,6 +111,8 @@ PRODUCTS: dict[str, Callable[..., None]] = {
     "cosine_topk": _topk,
     "cosine_topk k 128": partial(_topk, k=128),
     "cosine_topk wide": partial(_topk, d=256),
+    "gumbel_linear": _gumbel,
+    "gumbel_linear wide": partial(_gumbel, columns=128),
     "infonce": partial(_infonce, 100_000, 1024, 64),
     "infonce wide": partial(_infonce, 100_000, 1024, 256),
 }
@@ -125,6 +136,7 @@ CASES: dict[str, Callable[[], None]] = {
     "cosine_block float32 unscaled": lambda: _block(row_l2=False),
     "cosine_block float64": lambda: _block(dtype=torch.float64),
     "cosine_block bfloat16": lambda: _block(dtype=torch.bfloat16),
+    "gumbel_linear bfloat16": lambda: _gumbel(dtype=torch.bfloat16),
     "cosine_topk float64": lambda: _topk(dtype=torch.float64),
     "cosine_topk k 128 float64": lambda: _topk(k=128, dtype=torch.float64),
     "cosine_topk bfloat16": lambda: _topk(dtype=torch.bfloat16),

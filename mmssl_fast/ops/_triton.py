@@ -16,12 +16,14 @@ KERNELS = {
     "modality_mix": "modality_attention",
     "modality_mix_bwd": "modality_attention",
 }
+# Kernels that an op's own implementation for CUDA calls
+PARTS = {"gumbel_linear": "gumbel_linear", "gumbel_linear_bwd": "gumbel_linear"}
 
 
 def kernel(op: str):
     """The function that serves `op` on CUDA. Raises ImportError where triton is missing."""
     try:
-        module = importlib.import_module(f"mmssl_fast.kernels.{KERNELS[op]}")
+        module = importlib.import_module(f"mmssl_fast.kernels.{(KERNELS | PARTS)[op]}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "triton":
             raise

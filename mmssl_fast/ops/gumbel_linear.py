@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import _triton
 from .csr_transpose import csr_transpose
 from .gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from .gumbel_softmax import gumbel_softmax
@@ -16,6 +17,8 @@ _ops = torch.ops.mmssl_fast
 
 TILE_ENTRIES = 2**20  # of a dense tile: 4 MiB
 TILE_COLUMNS = (256, 4096)
+# Columns of a product for which CUDA makes dense rows and multiplies them in one kernel (kernels/gumbel_linear.py).
+ONE_PASS_COLUMNS = 128
 
 
 class GraphRows(NamedTuple):
@@ -175,17 +178,47 @@ def _rows(crow, col, users, n_items, tau, seed_offset, noise_scale, order_statis
     return GumbelRows(GraphRows(crow, col, n_items), users, tau, *seed_offset, noise_scale, method, capacity)
 
 
-@torch.library.impl("mmssl_fast::gumbel_linear", "cpu")
-def _gumbel_linear_cpu(weight, crow, col, users, *noise):
+def gumbel_linear_by_rows(weight, crow, col, users, *noise):
     (y,), _ = _rows(crow, col, users, weight.shape[1], *noise).forward([weight.mT])
     return y
 
 
-@torch.library.impl("mmssl_fast::gumbel_linear_bwd", "cpu")
-def _gumbel_linear_bwd_cpu(grad, crow, col, users, n_items, *noise):
+def gumbel_linear_bwd_by_rows(grad, crow, col, users, n_items, *noise):
     out = grad.new_zeros(n_items, grad.shape[1], dtype=_wide(grad))
     _rows(crow, col, users, n_items, *noise).backward([grad], [out])
     return out.to(grad.dtype)
+
+
+def _in_one_pass(matrix, order_statistics) -> bool:
+    """Whether a CUDA kernel that makes dense rows and multiplies them at once takes [rows, columns] `matrix`."""
+    return (
+        not order_statistics
+        and matrix.shape[1] <= ONE_PASS_COLUMNS
+        and matrix.dtype in (torch.float32, torch.bfloat16)
+    )  # fmt: skip
+
+
+def gumbel_linear_cuda(weight, crow, col, users, tau, seed_offset, noise_scale, order_statistics, capacity):
+    if not _in_one_pass(weight.mT, order_statistics):
+        noise = tau, seed_offset, noise_scale, order_statistics, capacity
+        return gumbel_linear_by_rows(weight, crow, col, users, *noise)
+    lse = _ops.gumbel_lse(crow, col, users, weight.shape[1], tau, seed_offset, noise_scale)
+    return _triton.kernel("gumbel_linear")(weight, crow, col, users, lse, tau, seed_offset, noise_scale)
+
+
+def gumbel_linear_bwd_cuda(grad, crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics, capacity):
+    if not _in_one_pass(grad, order_statistics):
+        noise = tau, seed_offset, noise_scale, order_statistics, capacity
+        return gumbel_linear_bwd_by_rows(grad, crow, col, users, n_items, *noise)
+    lse = _ops.gumbel_lse(crow, col, users, n_items, tau, seed_offset, noise_scale)
+    return _triton.kernel("gumbel_linear_bwd")(grad, crow, col, users, lse, n_items, tau, seed_offset, noise_scale)
+
+
+# As calls: `impl` used as a decorator returns None.
+torch.library.impl("mmssl_fast::gumbel_linear", "cpu", gumbel_linear_by_rows)
+torch.library.impl("mmssl_fast::gumbel_linear_bwd", "cpu", gumbel_linear_bwd_by_rows)
+torch.library.impl("mmssl_fast::gumbel_linear", "cuda", gumbel_linear_cuda)
+torch.library.impl("mmssl_fast::gumbel_linear_bwd", "cuda", gumbel_linear_bwd_cuda)
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear")
