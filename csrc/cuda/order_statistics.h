@@ -1,0 +1,28 @@
+// Launchers of gumbel_order_statistics: equation 5's rows as a CSR block. Raw device pointers.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/gumbel_rows.h"
+#include "cuda/launch.h"
+
+namespace mmssl::cuda {
+
+// count[r] = entries of row r: its seen items and its draws.
+template <typename Index>
+void launch_order_statistics_count(const GumbelBatch<Index>& batch,
+                                   int64_t* count,  // [B]
+                                   cudaStream_t stream);
+
+// The entries of row r at crow[r] .. crow[r + 1], ascending by item. Traps where they do not fit `capacity`.
+template <typename Index>
+void launch_order_statistics_draw(const GumbelBatch<Index>& batch,
+                                  const int64_t* crow,  // [B + 1]: running sums of `count`
+                                  int64_t capacity,
+                                  unsigned long long* slots,  // scratch [2 capacity]
+                                  double* weight,             // scratch [capacity]
+                                  Index* col,                 // [capacity]
+                                  float* value,               // [capacity]
+                                  cudaStream_t stream);
+
+}  // namespace mmssl::cuda
