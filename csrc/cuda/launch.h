@@ -37,6 +37,7 @@ inline void check(cudaError_t error, const char* name) {
   }
 }
 
+#if defined(__CUDACC__)  // bindings include this too, and their compiler knows no launches
 // kernel<<<grid, block, shared_bytes, stream>>>(args...); nothing for an empty grid. Throws std::runtime_error that
 // names the kernel when it cannot be started.
 template <typename... P, typename... A>
@@ -52,6 +53,7 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
   // clang-format on
   check(cudaGetLastError(), name);
 }
+#endif
 
 // Multiprocessors of the current device: for grids that fill it once.
 inline int multiprocessors() {
