@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ..static_shapes import is_static, rows_to_rescue
 from .item_tiles import item_tiles
+from .pending_gradient import PendingGradient, pending_of
 
 MIRROR_BLOCKS = 6
 # K's rounding errors are eps of its entries. A row is streamed where they would show at 1e-5 (float64: 1e-12): in its
@@ -123,6 +124,17 @@ def _(grad, g, weight, norm, streamed):
     return torch.empty_like(weight)
 
 
+def _put_off(pending: PendingGradient, grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor, streamed: Tensor) -> None:
+    """As `_gradient_norm_bwd_op`, in pieces."""
+    a = _per_length(grad, norm)[:, None]
+    ids = _streamed_rows(streamed, g)
+    if ids.numel() < g.shape[0]:
+        pending.add_product(_symmetric_product((torch.where(streamed[:, None], 0.0, a) * g).mT, g))
+    if ids.numel():
+        rows, weight = g[ids], weight.detach()
+        pending.add_rows(lambda begin, end: rows @ weight[:, begin:end], a[ids] * rows)
+
+
 def _streamed_rows(streamed: Tensor, g: Tensor) -> Tensor:
     """The rows where `streamed` is set, whose number is known from g's shape where shapes are static."""
     rows, h = g.shape
@@ -147,7 +159,10 @@ def _grad(ctx, grad, _q, _streamed):
     g, weight, norm, q, streamed = ctx.saved_tensors
     d_g = _per_length(grad, norm)[:, None] * q if ctx.needs_input_grad[0] else None
     d_weight = None
-    if ctx.needs_input_grad[1]:
+    pending = pending_of(weight) if ctx.needs_input_grad[1] and not torch.compiler.is_compiling() else None
+    if pending is not None:
+        _put_off(pending, grad, g, weight, norm, streamed)
+    elif ctx.needs_input_grad[1]:
         d_weight = torch.ops.mmssl_fast.gradient_norm_bwd(grad, g, weight, norm, streamed)
     return d_g, d_weight
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .item_tiles import item_tiles
+from .pending_gradient import PendingGradient, pending_of
 from .relation_carried import carried_blocks, formed_apart, without
 from .sampled_dot import sampled_dot
 from .spmm import spmm, spmm_add_
@@ -153,10 +154,14 @@ def backward(
     gemm: torch.dtype,
 ) -> tuple[Tensor | None, list[list[Tensor | None]]]:
     """(dW in the layout of weight, per part its inputs' gradients) from ∂L/∂z of every part; a None among grads is a
-    zero."""
+    zero. Where the weight's gradient is pending, its pieces go there and dW is None."""
     live = [k for k, grad in enumerate(grads) if grad is not None]
     entries = _EntriesByIdentity(weight.shape[1])
-    d_weight = _weight_gradient(weight, parts, values, grads, live, entries, gemm) if need_weight else None
+    pending, d_weight = pending_of(weight) if need_weight else None, None
+    if pending is not None:
+        _put_off(pending, parts, values, grads, live, entries)
+    elif need_weight:
+        d_weight = _weight_gradient(weight, parts, values, grads, live, entries, gemm)
     d_inputs: list[list[Tensor | None]] = [[None] * len(needs) for needs in need_inputs]
     columns = WeightColumns(weight)
     want_v = []
@@ -191,15 +196,10 @@ def _weight_gradient(
 ) -> Tensor:
     """dW: the low-rank part written by one product, everything else added in place."""
     d_weight = torch.empty_like(weight)  # keeps the layout, so that it can become weight.grad as it is
-    factors: dict[tuple, tuple[Tensor, Tensor]] = {}  # v → (v, Tᵀ = uᵀy summed over the parts that share v)
-    for k in live:
-        if isinstance(part := parts[k], GeneratedPart):
-            t = without(part.u, part.apart).mT @ grads[k]
-            key = _key(part.v)
-            factors[key] = (part.v, factors[key][1] + t if key in factors else t)
+    factors = _low_rank_factors(parts, grads, live)
     if factors:
-        v = _concatenate([v for v, _ in factors.values()], 1)
-        _mm_out(v, torch.cat([t for _, t in factors.values()]), d_weight.mT, gemm)
+        v = _concatenate([v for v, _ in factors], 1)
+        _mm_out(v, torch.cat([t for _, t in factors]), d_weight.mT, gemm)
     else:
         d_weight.zero_()
     for k in live:
@@ -218,6 +218,46 @@ def _weight_gradient(
                     rows = block.mask_(part.u[block.rows] @ part.v.mT)
                     d_weight.mT.addmm_(rows.mT, grad[block.rows])
     return d_weight
+
+
+def _put_off(
+    pending: PendingGradient,
+    parts: Sequence[Part],
+    values: Sequence[PartValue],
+    grads: Sequence[Tensor | None],
+    live: Sequence[int],
+    entries: _EntriesByIdentity,
+) -> None:
+    """As `_weight_gradient`, in pieces."""
+    for v, t in _low_rank_factors(parts, grads, live):
+        pending.add_low_rank(v, t)
+    for k in live:
+        part, grad = parts[k], grads[k]
+        if isinstance(part, DensePart):
+            pending.add_rows(lambda begin, end, x=part.x: x[:, begin:end], grad)
+        elif isinstance(part, SparsePart):
+            pending.add_sparse(entries.of(part.crow, part.col), part.value, grad)
+        elif isinstance(part, TiledPart):
+            pending.add_rows(part.tile, grad)
+        elif part.seen is not None:
+            pending.add_sparse(entries.of(*part.seen), -values[k].products, grad)
+            if part.carried is not None:
+                for block in carried_blocks(part.seen, part.carried, part.v.shape[0]):
+                    rows = block.mask_(part.u[block.rows] @ part.v.mT)
+                    pending.add_rows(lambda begin, end, rows=rows: rows[:, begin:end], grad[block.rows])
+
+
+def _low_rank_factors(
+    parts: Sequence[Part], grads: Sequence[Tensor | None], live: Sequence[int]
+) -> list[tuple[Tensor, Tensor]]:
+    """(v [I, d], Tᵀ = uᵀy [d, H] summed over the parts that share v) of every distinct v."""
+    factors: dict[tuple, tuple[Tensor, Tensor]] = {}
+    for k in live:
+        if isinstance(part := parts[k], GeneratedPart):
+            t = without(part.u, part.apart).mT @ grads[k]
+            key = _key(part.v)
+            factors[key] = (part.v, factors[key][1] + t if key in factors else t)
+    return list(factors.values())
 
 
 def _u_gradient(part: GeneratedPart, value: PartValue, grad: Tensor, sampled: Tensor | None) -> Tensor:
