@@ -114,7 +114,8 @@ def write_code(source: Path, target: Path, args, silence: bool) -> None:
         indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
         lines[at - before : at + after] = [indent + line for line in new]
 
-    call = [f"parts={args.parts.split(',')!r}"] * bool(args.parts) + [f"gemm=torch.{args.gemm}"] * bool(args.gemm)
+    call = [f"parts={args.parts.split(',')!r}" if args.parts else "skip_unread=True"]
+    call += [f"gemm=torch.{args.gemm}"] * bool(args.gemm)
     change("from Models import", "from mmssl_fast.dropin import hkuds", after=0)
     change("trainer = Trainer(", f"hkuds.accelerate({', '.join(['Trainer', *call])})", after=0)
     change("self.image_ui_graph_tmp = self.text_ui_graph_tmp = torch.tensor", after=2)

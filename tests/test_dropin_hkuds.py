@@ -111,6 +111,20 @@ def test_the_comparison_notices_each_wrong_piece(accelerated, monkeypatch):
     assert worst(losses(1), (truth[0][:1],))["gp"] > 1e-2
 
 
+def test_gradients_nobody_reads_can_be_skipped(accelerated):
+    truth = losses()
+    for skipped in (False, True):
+        accelerated(skip_unread=skipped)
+        found = losses()
+        assert max(worst(found, truth).values()) < 1e-4
+        trainer = found[1]
+        trainer.optim_D.zero_grad()
+        users, items = (x.weight for x in (trainer.model.user, trainer.model.item))
+        trainer.D(trainer.u_sim_calculation(USERS, users, items)).sum().backward()
+        assert users.grad.any() and all((p.grad is None) == skipped for p in trainer.D.parameters())
+        assert all(p.requires_grad for p in trainer.D.parameters())
+
+
 def test_bfloat16_products_are_opted_in_and_near(accelerated):
     truth = losses(1)
     accelerated(gemm=torch.bfloat16)

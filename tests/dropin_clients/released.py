@@ -210,7 +210,7 @@ class Trainer:
         sims = [self.u_sim_calculation(users, *pair) for pair in modal]
         for sim in sims:
             _, ids = torch.topk(sim.detach(), int(self.n_items * args.m_topk_rate), dim=-1)
-            self.neighbours.append(np.array(ids.cpu().view(-1)).tolist())
+            self.neighbours.append(ids.cpu().view(-1).tolist())
         contrast = sum(self.batched_contrastive_loss(pair[0][users], final[0][users]) for pair in modal)
         G_lossf = -self.D(torch.cat(tuple(sims), dim=0)).mean()
         loss_G = mf + emb + args.cl_rate * contrast + args.G_rate * G_lossf

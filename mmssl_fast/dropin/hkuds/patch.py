@@ -50,7 +50,11 @@ class Accelerated:
 
 
 def accelerate(
-    trainer: ModuleType | type, parts: Iterable[str] = PARTS, *, gemm: torch.dtype | None = None
+    trainer: ModuleType | type,
+    parts: Iterable[str] = PARTS,
+    *,
+    gemm: torch.dtype | None = None,
+    skip_unread: bool = False,
 ) -> Accelerated:
     """Replaces, with the same signatures and the same mathematics, what a released-MMSSL trainer spends its time on.
 
@@ -67,6 +71,9 @@ def accelerate(
         trainer: the class, or a module with a class ``Trainer``.
         parts: which of PARTS; "u_sim_calculation" alone is enough for most of the speed.
         gemm: torch.bfloat16 multiplies the discriminator's layers in bfloat16; None in their own dtype.
+        skip_unread: the generator's loss leaves no gradient in the discriminator's parameters, where the released loop
+            clears it before anything reads it. For code that detaches the generated rows of its discriminator step, as
+            that loop does, and gives the parameters no other use for such gradients.
 
     Returns:
         What was replaced, what is missing, and the way back.
@@ -85,7 +92,7 @@ def accelerate(
         if name in parts and hasattr(cls, name):
             done._set(name, cls, name, methods[name])
     if "Discriminator.forward" in parts and "Discriminator" in names:
-        done._set("Discriminator.forward", names["Discriminator"], "forward", _forward(gemm))
+        done._set("Discriminator.forward", names["Discriminator"], "forward", _forward(gemm, skip_unread))
     if "Data.sample" in parts and "data_generator" in names:
         done._set("Data.sample", type(names["data_generator"]), "sample", _sample())
     if "test_torch" in parts and "test_torch" in names:
@@ -133,10 +140,18 @@ def _trainer_methods(names: dict) -> dict[str, FunctionType]:
     return dict(zip(TRAINER, own, strict=True))
 
 
-def _forward(gemm: torch.dtype | None) -> FunctionType:
+def _forward(gemm: torch.dtype | None, skip_unread: bool) -> FunctionType:
     def forward(self, x):
         item_major_(self.net[0].weight)
-        return discriminate(self.net, x, gemm)
+        if not (skip_unread and x.requires_grad and not x.is_leaf):
+            return discriminate(self.net, x, gemm)
+        trained = [p for p in self.net.parameters() if p.requires_grad]
+        try:
+            self.net.requires_grad_(False)
+            return discriminate(self.net, x, gemm)
+        finally:
+            for p in trained:
+                p.requires_grad_(True)
 
     return forward
 
