@@ -38,7 +38,9 @@ class InteractionGraph:
         user_degree [U], item_degree [I]: int64 numbers of neighbours, |N_u| and |N_i| of Eq. 2.
         max_degree: most items of a user; n_eligible: users with both an item and a missing one, whom sample_bpr draws.
 
-    Build one with `from_scipy` or `from_pairs`.
+    Build one with `from_scipy` or `from_pairs`. The constructor takes finished arrays and raises ValueError where they
+    are not as above: another dtype or length, offsets that fall or do not end at nnz, an index out of range or not
+    ascending within its row, or two CSRs whose degrees are not each other's.
     """
 
     def __init__(
@@ -53,10 +55,16 @@ class InteractionGraph:
         value: Tensor | None = None,
         t_value: Tensor | None = None,
     ) -> None:
+        _check_csr("crow", crow, "col", col, n_users, n_items, value)
+        _check_csr("t_crow", t_crow, "t_col", t_col, n_items, n_users, t_value)
+        if col.numel() != t_col.numel() or col.device != t_col.device or (value is None) != (t_value is None):
+            raise ValueError("InteractionGraph: the CSR and its transpose differ in entries, device or having values")
         self.n_users, self.n_items, self.nnz = n_users, n_items, col.numel()
         self.crow, self.col, self.value = crow, col, value
         self.t_crow, self.t_col, self.t_value = t_crow, t_col, t_value
         self.user_degree, self.item_degree = crow.diff(), t_crow.diff()
+        _check_degrees(self.item_degree, col, "t_crow", "col")
+        _check_degrees(self.user_degree, t_col, "crow", "t_col")
         eligible = (self.user_degree > 0) & (self.user_degree < n_items)
         numbers = eligible.sum(), self.user_degree.max() if n_users else eligible.sum()
         self.n_eligible, self.max_degree = torch.stack(numbers).tolist()
@@ -191,6 +199,47 @@ class InteractionGraph:
         weighted = ", weighted" if self.value is not None else ""
         size = f"{self.n_users} users x {self.n_items} items, {self.nnz} interactions"
         return f"InteractionGraph({size}{weighted}, {self.device})"
+
+
+def _check_csr(
+    crow_name: str, crow: Tensor, col_name: str, col: Tensor, n_rows: int, n_cols: int, value: Tensor | None
+) -> None:
+    where = "InteractionGraph"
+    if crow.dtype != torch.int64 or crow.ndim != 1 or crow.numel() != n_rows + 1 or not crow.is_contiguous():
+        raise ValueError(
+            f"{where}: {crow_name} must be contiguous int64 [{n_rows + 1}], got {crow.dtype} {tuple(crow.shape)}"
+        )
+    if col.dtype not in (torch.int32, torch.int64) or col.ndim != 1 or not col.is_contiguous():
+        raise ValueError(
+            f"{where}: {col_name} must be contiguous int32 or int64 [nnz], got {col.dtype} {tuple(col.shape)}"
+        )
+    if crow.device != col.device or (value is not None and value.device != col.device):
+        raise ValueError(f"{where}: {crow_name} is on {crow.device}, {col_name} on {col.device}; all have one device")
+    if value is not None and (value.dtype != torch.float32 or value.shape != col.shape):
+        raise ValueError(f"{where}: values must be float32 {tuple(col.shape)}, got {value.dtype} {tuple(value.shape)}")
+    steps = crow.diff()
+    if int(crow[0]) != 0 or int(crow[-1]) != col.numel() or bool((steps < 0).any()):
+        raise ValueError(f"{where}: {crow_name} must ascend from 0 to nnz = {col.numel()}")
+    if not col.numel():
+        return
+    low, high = torch.aminmax(col)
+    if int(low) < 0 or int(high) >= n_cols:
+        raise ValueError(f"{where}: {col_name} spans [{int(low)}, {int(high)}], the other side has {n_cols} nodes")
+    first = torch.zeros(col.numel(), dtype=torch.bool, device=col.device)  # of its row
+    first[crow[:-1][steps > 0]] = True
+    bad = ~first[1:] & (col.diff() <= 0)
+    if bool(bad.any()):
+        raise ValueError(f"{where}: {col_name} does not ascend within its row at entry {int(bad.nonzero()[0]) + 1}")
+
+
+def _check_degrees(degree: Tensor, col: Tensor, crow_name: str, col_name: str) -> None:
+    counts = torch.bincount(col, minlength=degree.numel())
+    if not torch.equal(counts, degree):
+        node = int((counts != degree).nonzero()[0])
+        raise ValueError(
+            f"InteractionGraph: {col_name} names node {node} {int(counts[node])} times, {crow_name} says "
+            f"{int(degree[node])}"
+        )
 
 
 def _to_numpy(x) -> np.ndarray:

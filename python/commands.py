@@ -117,7 +117,11 @@ def _fit(dataset, config, name: str, folder, checkpoints):
             fit = training.fit(dataset, config, progress)
         else:
             with signals.kept() as checkpoints.stop:
-                fit = training.fit(dataset, config, report.Several(progress, folder), checkpoints=checkpoints)
+                try:
+                    fit = training.fit(dataset, config, report.Several(progress, folder), checkpoints=checkpoints)
+                except training.NonFiniteLoss as error:
+                    kept = f"; the state {checkpoints.last} is kept in {checkpoints.folder}" if checkpoints.last else ""
+                    raise training.NonFiniteLoss(f"{error}{kept}") from None
             checkpoints.leave_if_asked()
     seconds = time.perf_counter() - started
     how = config.evaluate

@@ -64,7 +64,7 @@ std::tuple<at::Tensor, at::Tensor> call_lightgcn(Run&& run, const at::Tensor& cr
               crow.sizes());
   MMSSL_CHECK(t_crow.dim() == 1 && t_crow.numel() == items.size(0) + 1, op, "t_crow must be [", items.size(0) + 1,
               "], got ", t_crow.sizes());
-  MMSSL_CHECK(layers >= 0, op, "layers must not be negative, got ", layers);
+  MMSSL_CHECK(layers >= 0 && layers <= 1024, op, "layers must be from 0 to 1024, got ", layers);
   if (layers == 0) {
     return {users.clone(at::MemoryFormat::Contiguous), items.clone(at::MemoryFormat::Contiguous)};
   }

@@ -12,8 +12,8 @@ void check_csr(const char* op, const at::Tensor& crow, const at::Tensor& col, in
   MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1, op, "crow must be int64 [rows + 1], got ",
               crow.scalar_type(), " ", crow.sizes());
   MMSSL_CHECK(col.dim() == 1, op, "col must be [nnz], got ", col.sizes());
-  MMSSL_CHECK(crow.numel() == n_rows + 1, op, "crow has ", crow.numel(), " offsets, ", n_rows, " rows need ",
-              n_rows + 1);
+  MMSSL_CHECK(crow.numel() > 0 && crow.numel() == n_rows + 1, op, "crow has ", crow.numel(), " offsets, ", n_rows,
+              " rows need ", n_rows + 1);
   MMSSL_CHECK(crow.is_contiguous() && col.is_contiguous(), op, "crow and col must be contiguous");
   const int64_t nnz = col.numel();
   const int64_t* offset = crow.const_data_ptr<int64_t>();

@@ -47,9 +47,17 @@ void check_graph(const char* op, const at::Tensor& crow, const at::Tensor& col, 
   const int64_t* offset = crow.const_data_ptr<int64_t>();
   MMSSL_CHECK(offset[0] == 0 && offset[crow.numel() - 1] == col.numel(), op,
               "crow must run from 0 to nnz = ", col.numel());
-  MMSSL_CHECK(col.numel() < (int64_t{1} << 31) && n_items < (int64_t{1} << 31), op,
+  MMSSL_CHECK(col.numel() < (int64_t{1} << 31) && n_items >= 0 && n_items < (int64_t{1} << 31), op,
               "interactions and items must be fewer than 2^31, got ", col.numel(), " and ", n_items);
   MMSSL_CHECK(batch >= 0, op, "batch must not be negative, got ", batch);
+}
+
+// The row of a user that a slot drew: within the entries, and with an item left to be the negative. The offsets in
+// between are looked at nowhere else.
+void check_row(const char* op, const int64_t* edges, int64_t user, int64_t nnz, int64_t n_items) {
+  const int64_t begin = edges[user], end = edges[user + 1];
+  MMSSL_CHECK(0 <= begin && begin < end && end <= nnz && end - begin < n_items, op, "crow says that user ", user,
+              " has the entries [", begin, ", ", end, ") of ", nnz, " and ", n_items, " items");
 }
 
 // The 64-bit words of the slots (or users) [first, last), in one vectorised go.
@@ -90,7 +98,7 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
   const SeedOffset noise = read_seed_offset(op, seed_offset);
   MMSSL_CHECK(full_users.scalar_type() == at::kLong && full_users.dim() == 1 && full_users.is_contiguous(), op,
               "full_users must be contiguous int64, got ", full_users.scalar_type(), " ", full_users.sizes());
-  const int64_t n_users = crow.numel() - 1, n_full = full_users.numel();
+  const int64_t n_users = crow.numel() - 1, n_full = full_users.numel(), nnz = col.numel();
   const int64_t eligible = col.numel() - n_full * n_items;
   MMSSL_CHECK(batch == 0 || eligible > 0, op, "no user has both a positive and a negative item (", n_users, " users, ",
               n_items, " items, ", col.numel(), " interactions)");
@@ -115,6 +123,9 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
         int64_t edge = positive.below(b, eligible);
         edge += n_items * taken_before(edge, n_full, [&](int64_t f) { return edges[full[f]] - f * n_items; });
         const int64_t user = std::upper_bound(edges, edges + n_users + 1, edge) - edges - 1;
+        MMSSL_CHECK(edge >= 0 && edge < nnz && user >= 0 && user < n_users, op,
+                    "crow does not ascend from 0 to nnz = ", nnz);
+        check_row(op, edges, user, nnz, n_items);
         users[b] = user;
         pos[b] = item[edge];
         const int64_t degree = edges[user + 1] - edges[user];
@@ -158,6 +169,7 @@ Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64
     const Index* item = read_ptr<Index>(col);
     for (int64_t b = 0; b < batch; ++b) {
       const int64_t user = tickets[b].user, degree = edges[user + 1] - edges[user];
+      check_row(op, edges, user, col.numel(), n_items);
       users[b] = user;
       pos[b] = item[edges[user] + positive.below(b, degree)];
       neg[b] = unseen_item(negative.below(b, n_items - degree), item + edges[user], degree);

@@ -1,0 +1,299 @@
+"""Throws at every op in torch.ops.mmssl_fast what no program should: tensors of other shapes, strides, dtypes, layouts
+and devices, indices out of range, sizes beyond memory.
+
+    python -P tests/fuzz/ops.py --examples 40 --seed 0 --journal FILE [--op NAME]
+
+Each call is noted in the journal before it is made, so that a crash names it. Exit code 0: every call returned tensors
+or raised one of REFUSALS. What went wrong is printed otherwise. Ops are read from the registry: one that OVERRIDES and
+VALUES cannot give sound arguments is a failure, so a new op cannot be forgotten.
+"""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import traceback
+import warnings
+
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+import mmssl_fast  # noqa: F401  registers the ops
+
+NAMESPACE = "mmssl_fast::"
+# AttributeError: an op that is written in Python was given something else than a tensor.
+REFUSALS = (
+    ValueError,
+    RuntimeError,
+    TypeError,
+    NotImplementedError,
+    IndexError,
+    MemoryError,
+    OverflowError,
+    AttributeError,
+)
+LONGEST_CALL = 2  # seconds
+EXTRA_MEMORY = 3 << 30
+USERS, ITEMS, DIM, HIDDEN, MODALITIES, HEADS = 7, 11, 4, 6, 2, 2
+
+
+def graph():
+    """crow, col and their transpose; users 2 and 5 have no item, user 3 all of them."""
+    dense = torch.rand(USERS, ITEMS, generator=torch.Generator().manual_seed(1)) < 0.4
+    dense[[2, 5]], dense[3] = False, True
+    user, item = dense.nonzero().T
+    t_item, t_user = dense.T.nonzero().T
+
+    def offsets(index, size):
+        return torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(index, minlength=size).cumsum(0)])
+
+    return {"crow": offsets(user, USERS), "col": item.contiguous(), "t_crow": offsets(t_item, ITEMS),
+            "t_col": t_user.contiguous()}  # fmt: skip
+
+
+GRAPH = graph()
+NNZ = GRAPH["col"].numel()
+
+
+def rows(n, *width, dtype=torch.float32):
+    return torch.randn(n, *width, generator=torch.Generator().manual_seed(n), dtype=torch.float64).to(dtype)
+
+
+def ids(size, n=USERS):
+    return torch.arange(n) * 3 % size
+
+
+# What an argument of that name is, in whatever op; OVERRIDES where an op means something else by it.
+VALUES = {
+    **{name: (lambda name=name: GRAPH[name].clone()) for name in GRAPH},
+    "value": lambda: rows(NNZ), "t_value": lambda: rows(NNZ), "row_scale": lambda: rows(USERS),
+    "col_scale": lambda: rows(ITEMS), "users_receive": lambda: rows(USERS), "users_send": lambda: rows(USERS),
+    "items_receive": lambda: rows(ITEMS), "items_send": lambda: rows(ITEMS), "full_users": lambda: torch.tensor([3]),
+    "users": lambda: ids(USERS), "items": lambda: rows(ITEMS, DIM), "pos": lambda: ids(ITEMS),
+    "neg": lambda: ids(ITEMS).flip(0), "user_emb": lambda: rows(USERS, DIM), "item_emb": lambda: rows(ITEMS, DIM),
+    "user_unit": lambda: rows(USERS, DIM), "item_unit": lambda: rows(ITEMS, DIM), "slope": lambda: rows(USERS),
+    "u": lambda: rows(USERS, DIM), "v": lambda: rows(ITEMS, DIM), "x": lambda: rows(ITEMS, DIM),
+    "h": lambda: rows(USERS, DIM), "e": lambda: rows(USERS, DIM), "ids": lambda: ids(USERS),
+    "lse": lambda: rows(USERS), "term_grad": lambda: rows(USERS), "lse_grad": lambda: rows(USERS),
+    "block": lambda: rows(USERS, ITEMS), "inverse": lambda: rows(USERS), "counter": lambda: torch.arange(12).view(3, 4),
+    "rows": lambda: torch.arange(USERS), "out": lambda: rows(USERS, DIM), "weight": lambda: rows(HIDDEN, ITEMS),
+    "seed_offset": lambda: torch.tensor([5, 3]), "seed": lambda: 5, "offset": lambda: 3, "columns": lambda: 9,
+    "stream": lambda: 1, "n_items": lambda: ITEMS, "n_cols": lambda: ITEMS, "first": lambda: 2, "last": lambda: 9,
+    "batch": lambda: 3, "capacity": lambda: 0, "k": lambda: 3, "layers": lambda: 2, "heads": lambda: HEADS, "tau": lambda: 0.2,
+    "noise_scale": lambda: 1.0, "zeta": lambda: 1.0, "g": lambda: rows(USERS, HIDDEN),
+    "norm": lambda: rows(USERS).abs(),
+    "vw": lambda: rows(DIM, HIDDEN),
+    "products": lambda: rows(NNZ),
+    "streamed": lambda: torch.zeros(USERS, dtype=torch.bool), "grad": lambda: rows(USERS),
+    "carried": lambda: torch.zeros(USERS, dtype=torch.bool),
+}  # fmt: skip
+MIXED = {name: (lambda: rows(MODALITIES, USERS, DIM)) for name in ("q", "k", "e")}
+OVERRIDES = {
+    "cosine_block_bwd": {"grad": lambda: rows(USERS, ITEMS)},
+    "gradient_norm_bwd": {"norm": lambda: rows(USERS).abs()},
+    "gumbel_linear_bwd": {"grad": lambda: rows(USERS, HIDDEN)},
+    "gumbel_tile": {"lse": lambda: rows(USERS, dtype=torch.float64)},
+    "lightgcn": {"users": lambda: rows(USERS, DIM)},
+    "modality_mix": MIXED,
+    "modality_mix_bwd": {**MIXED, "grad": lambda: rows(USERS, HEADS * DIM)},
+    "relation_row_norm_bwd": {"norm": lambda: rows(USERS, dtype=torch.float64).abs(),
+                              "grad": lambda: rows(USERS, dtype=torch.float64)},
+    "relation_linear_bwd": {"grad": lambda: rows(USERS, HIDDEN)},
+    "sampled_dot_bwd_u": {"grad": lambda: rows(NNZ)},
+    "sampled_dot_bwd_v": {"grad": lambda: rows(NNZ)},
+    "unit_rows_bwd": {"x": lambda: rows(USERS, DIM), "grad": lambda: rows(USERS, DIM)},
+}  # fmt: skip
+
+INTEGERS = [-(2**63), -(2**40), -(2**31) - 1, -1, 0, 1, 2, 13, 2**31, 2**32 + 1, 2**40, 2**62, 2**63 - 1]
+FLOATS = [float("-inf"), -1.0, -0.0, 0.0, 1e-45, 1e-30, 1e-3, 10.0, 1e30, float("inf"), float("nan")]
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.uint8, torch.int16,
+          torch.int32, torch.int64, torch.bool, torch.complex64]  # fmt: skip
+
+
+def reshaped(t, how):
+    n = t.shape[0] if t.ndim else 1
+    return {
+        "empty": lambda: t.new_empty(0), "empty 2-D": lambda: t.new_empty(0, 4), "no rows": lambda: t[:0],
+        "no columns": lambda: t[..., :0], "scalar": lambda: t.flatten()[:1].reshape(()), "more": lambda: t[None],
+        "flat": lambda: t.flatten(), "short": lambda: t[: max(n - 1, 0)], "long": lambda: torch.cat([t, t[:1]]),
+        "transposed": lambda: t.mT if t.ndim > 1 else t[:, None], "deep": lambda: t.reshape((1,) * 20 + t.shape),
+    }[how]()  # fmt: skip
+
+
+def restrided(t, how):
+    wide = torch.stack([t, t], -1)
+    return {
+        "gaps": lambda: wide[..., 0], "offset": lambda: torch.cat([t.flatten()[:1], t.flatten()])[1:].view_as(t),
+        "one value": lambda: t.flatten()[:1].expand(t.numel()).view_as(t) if t.ndim == 1 else t[:1].expand_as(t),
+        "overlapping": lambda: t.flatten().as_strided(t.shape, (1,) * t.ndim),
+        "columns first": lambda: t.mT.contiguous().mT if t.ndim > 1 else wide[:, 1],
+        "2^40 rows": lambda: t[:1].expand(2**40, *t.shape[1:]),
+        "2^62 rows": lambda: t.new_empty(()).expand(2**62),
+        "2^31 columns": lambda: t[..., :1].expand(*t.shape[:-1], 2**31),
+        "2^62 by none": lambda: t.new_empty(2**62, 0),
+    }[how]()  # fmt: skip
+
+
+def relaid(t, how):
+    return {
+        "meta": lambda: t.to("meta"), "sparse": lambda: t.to_sparse(), "csr": lambda: t.to_sparse_csr(),
+        "negated": lambda: torch._neg_view(t), "gradient": lambda: t.clone().requires_grad_(),
+        "none": lambda: None, "number": lambda: 3.5, "nested": lambda: torch.nested.nested_tensor([t, t[:1]]),
+        "mkldnn": lambda: t.to_mkldnn(), "quantised": lambda: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+        "text": lambda: "tensor", "parameter": lambda: torch.nn.Parameter(t),
+    }[how]()  # fmt: skip
+
+
+def filled(t, where, what):
+    """One entry of the tensor, or all of them, another value."""
+    flat = t.clone().flatten()
+    if not flat.numel():
+        return t
+    value = torch.tensor(INTEGERS if not t.is_floating_point() else FLOATS, dtype=torch.float64)[what % 11]
+    limits = torch.iinfo(t.dtype) if not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool) else None
+    number = INTEGERS[what % len(INTEGERS)] if limits else value.item()
+    number = min(max(number, limits.min), limits.max) if limits else number
+    flat[slice(None) if where < 0 else where % flat.numel()] = number
+    return flat.view_as(t)
+
+
+KINDS = {
+    "dtype": (range(len(DTYPES)), lambda t, at: t.to(DTYPES[at])),
+    "shape": (["empty", "empty 2-D", "no rows", "no columns", "scalar", "more", "flat", "short", "long",
+               "transposed", "deep"], reshaped),
+    "strides": (["gaps", "offset", "one value", "overlapping", "columns first", "2^40 rows", "2^62 rows",
+                 "2^31 columns", "2^62 by none"], restrided),
+    "layout": (["meta", "sparse", "csr", "negated", "gradient", "none", "number", "nested", "mkldnn", "quantised",
+                "text", "parameter"], relaid),
+    "value": ([(where, what) for where in (-1, 0, 1, 3, 10**6) for what in range(13)], lambda t, at: filled(t, *at)),
+    "reversed": ([0], lambda t, _: t.flip(0)),
+}  # fmt: skip
+EDIT = st.sampled_from([(kind, choice) for kind, (choices, _) in KINDS.items() for choice in choices])
+
+
+def ops():
+    """{name: schema} of every op that is registered."""
+    mine = [one for one in torch._C._jit_get_all_schemas() if one.name.startswith(NAMESPACE)]
+    return {one.name.removeprefix(NAMESPACE): one for one in sorted(mine, key=lambda one: one.name)}
+
+
+def sound_arguments(op, schema):
+    """What the op should take, in order."""
+    found = []
+    for argument in schema.arguments:
+        make = OVERRIDES.get(op, {}).get(argument.name) or VALUES.get(argument.name)
+        if make is None and str(argument.type) == "bool":
+            make = bool
+        if make is None:
+            raise LookupError(f"tests/fuzz/ops.py: no value for argument {argument.name!r} of {op}")
+        found.append(make())
+    return found
+
+
+def changed(value, argument, edit, number, fraction):
+    """An argument after one edit, and what the edit was."""
+    kind, choice = edit
+    if isinstance(value, torch.Tensor):
+        try:
+            return KINDS[kind][1](value, choice), f"{argument.name}: {kind} {choice}"
+        except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError):
+            return value, f"{argument.name}: as it was"  # the edit itself makes no sense for this tensor
+    if isinstance(value, bool):
+        return not value, f"{argument.name}: {not value}"
+    return (fraction if isinstance(value, float) else number), f"{argument.name}: {number, fraction}"
+
+
+def touch(result):
+    """Read every returned tensor whole: what lies outside memory shows here."""
+    for one in result if isinstance(result, (tuple, list)) else [result]:
+        if isinstance(one, torch.Tensor):
+            assert all(0 <= side < 2**62 for side in one.shape), one.shape
+            if one.device.type == "cpu" and one.numel() < 1 << 24:
+                one.detach().double().sum()
+
+
+class TooLong(Exception):
+    """The call was still at work: of 2^40 rows an op that goes tile by tile does not refuse."""
+
+
+def too_long(*_):
+    raise TooLong
+
+
+def attempt(op, arguments, journal, note):
+    """Call the op; whether it returned. Anything but REFUSALS passes through."""
+    os.pwrite(journal, f"{op}: {note}".ljust(2000)[:2000].encode(), 0)
+    try:
+        touch(getattr(torch.ops.mmssl_fast, op)(*arguments))
+        return True
+    except REFUSALS:
+        return False
+
+
+def fuzz(op, schema, examples, number, journal):
+    """Call one op `examples` times with up to three arguments changed, after once with none."""
+    if not attempt(op, sound_arguments(op, schema), journal, "sound arguments"):
+        getattr(torch.ops.mmssl_fast, op)(*sound_arguments(op, schema))
+    places = st.integers(0, len(schema.arguments) - 1)
+    edit = st.tuples(places, EDIT, st.sampled_from(INTEGERS), st.sampled_from(FLOATS))
+    edits = st.lists(edit, min_size=1, max_size=3, unique_by=lambda one: one[0])
+
+    @seed(number)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(edits)
+    def once(chosen):
+        signal.alarm(LONGEST_CALL)
+        arguments, notes = sound_arguments(op, schema), []
+        for place, *how in chosen:
+            arguments[place], note = changed(arguments[place], schema.arguments[place], *how)
+            notes.append(note)
+        try:
+            attempt(op, arguments, journal, "; ".join(notes))
+        except TooLong:
+            if "2^" not in "".join(notes):
+                raise
+        finally:
+            signal.alarm(0)
+
+    once()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--examples", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--journal", required=True)
+    parser.add_argument("--op")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, too_long)
+    with open("/proc/self/statm") as file:
+        held = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + EXTRA_MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    journal = os.open(chosen.journal, os.O_CREAT | os.O_RDWR)
+    failed = []
+    every = ops()
+    for op in [chosen.op] if chosen.op else every:
+        try:
+            fuzz(op, every[op], chosen.examples, chosen.seed, journal)
+        except Exception as error:
+            call = os.pread(journal, 2000, 0).decode().strip()
+            failed.append(op)
+            print(f"{call}\n  seed {chosen.seed}: {type(error).__name__}: {str(error)[:300]}")
+            traceback.print_exc(limit=-2)
+    print(f"{len(every) if not chosen.op else 1} ops x {chosen.examples} calls, {len(failed)} failed: {failed}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""No call from Python crashes the process: every op, hostile arguments, in a child process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmssl_fast import InteractionGraph
+
+PROGRAM = Path(__file__).parent / "fuzz" / "ops.py"
+EXAMPLES = int(os.environ.get("MMSSL_FAST_FUZZ", "25"))
+
+
+def test_no_call_crashes_the_process(tmp_path):
+    """A segmentation fault, a hang or an unexpected exception is a failure that names the op, the call and the seed."""
+    journal = tmp_path / "journal"
+    command = [
+        sys.executable,
+        "-P",
+        str(PROGRAM),
+        "--examples",
+        str(EXAMPLES),
+        "--seed",
+        "0",
+        "--journal",
+        str(journal),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = journal.read_text().strip() if journal.exists() else "before the first call"
+    assert done.returncode == 0, f"exit code {done.returncode}, last call: {last}\n{done.stdout}{done.stderr[-2000:]}"
+
+
+ARRAYS = {
+    "crow": [0, 2, 2, 3], "col": [0, 3, 1], "t_crow": [0, 1, 2, 2, 3], "t_col": [0, 2, 0],
+}  # fmt: skip
+
+
+def graph(**changes):
+    """3 users, 4 items: (0, 0), (0, 3), (2, 1)."""
+    arrays = {name: torch.tensor(values) for name, values in ARRAYS.items()} | changes
+    sizes = {"n_users": arrays.pop("n_users", 3), "n_items": arrays.pop("n_items", 4)}
+    values = {name: arrays.pop(name, None) for name in ("value", "t_value")}
+    return InteractionGraph(arrays["crow"], arrays["col"], arrays["t_crow"], arrays["t_col"], **sizes, **values)
+
+
+def test_sound_arrays_make_a_graph():
+    made = graph(value=torch.ones(3), t_value=torch.ones(3))
+    assert (made.n_users, made.n_items, made.nnz) == (3, 4, 3) and made.user_degree.tolist() == [2, 0, 1]
+    none = torch.zeros(0, dtype=torch.int32)
+    assert graph(crow=torch.zeros(4, dtype=torch.int64), t_crow=torch.zeros(5, dtype=torch.int64), col=none, t_col=none)
+
+
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        ({"col": [0, 4, 1]}, r"col spans \[0, 4\], the other side has 4 nodes"),
+        ({"col": [0, -1, 1]}, r"col spans \[-1, 1\]"),
+        ({"t_col": [0, 3, 0]}, r"t_col spans \[0, 3\], the other side has 3"),
+        ({"col": [3, 0, 1]}, "col does not ascend within its row at entry 1"),
+        ({"col": [3, 3, 1]}, "col does not ascend within its row at entry 1"),
+        ({"crow": [0, 3, 2, 3]}, "crow must ascend from 0 to nnz = 3"),
+        ({"crow": [1, 2, 2, 3]}, "crow must ascend from 0"),
+        ({"crow": [0, 2, 2, 9]}, "crow must ascend from 0"),
+        ({"crow": [0, 2, 3]}, r"crow must be contiguous int64 \[4\]"),
+        ({"crow": [0.0, 2.0, 2.0, 3.0]}, "int64"),
+        ({"crow": []}, "crow must be contiguous"),
+        ({"col": [0.0, 3.0, 1.0]}, "int32 or int64"),
+        ({"col": [[0, 3, 1]]}, r"\[nnz\]"),
+        ({"t_col": [0, 2]}, "t_crow must ascend from 0 to nnz = 2"),
+        ({"t_crow": [0, 0, 2, 2, 3]}, "names node 0 1 times, t_crow says 0"),
+        ({"t_crow": [0, 1, 2, 2, 3], "t_col": [1, 2, 0]}, "t_col names node 0 1 times, crow says 2"),
+        ({"value": [1.0, 1.0], "t_value": [1.0, 1.0, 1.0]}, "values must be float32"),
+        ({"value": [1.0, 1.0, 1.0]}, "having values"),
+        ({"n_users": -1}, "crow must be contiguous"),
+        ({"n_items": 10**18}, "t_crow must be contiguous"),
+    ],
+)
+def test_graph_that_is_not_one_is_refused_at_construction(changes, part):
+    tensors = {name: one if name.startswith("n_") else torch.tensor(one) for name, one in changes.items()}
+    with pytest.raises(ValueError, match=rf"InteractionGraph: .*{part}"):
+        graph(**tensors)
+
+
+def test_graph_on_two_devices_is_refused():
+    with pytest.raises(ValueError, match="all have one device"):
+        graph(col=torch.tensor(ARRAYS["col"], device="meta"))
