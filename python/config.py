@@ -168,6 +168,11 @@ class OptimiserSection(Section):
     discriminator_beta2: float = Field(
         0.9, ge=0, lt=1, description="Adam's second beta, discriminator. The released code: 0.9."
     )
+    first_layer_moments: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What Adam's moments of the discriminator's first layer are kept in; bfloat16 halves them and "
+        "rounds them to 8 bits at every step.",
+    )
 
 
 class TrainSection(Section):

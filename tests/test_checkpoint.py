@@ -150,7 +150,7 @@ def test_optimiser_state_keeps_its_memory_order(data, tmp_path):
     checkpoints.restore(system, fitted, Position(1, LossTable(9, torch.device("cpu"))))
     weight = system.discriminator.linear.weight
     assert weight.mT.is_contiguous()
-    assert system.optimisers["adam"].state[weight]["exp_avg"].stride() == weight.stride()
+    assert system.optimisers["first_layer"].state[weight]["exp_avg"].stride() == weight.stride()
 
 
 # --- signals and kills -----------------------------------------------------------------------------------------------

@@ -4,5 +4,6 @@ from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.discriminator import Discriminator
 from mmssl_fast.nn.encoder import MMSSL, Encoded
 from mmssl_fast.nn.objective import MMSSLObjective
+from mmssl_fast.nn.tiled_adam import TiledAdam
 
-__all__ = ["MMSSL", "Discriminator", "Encoded", "MMSSLObjective", "ModalityAttention"]
+__all__ = ["MMSSL", "Discriminator", "Encoded", "MMSSLObjective", "ModalityAttention", "TiledAdam"]

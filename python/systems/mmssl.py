@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
+from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective, TiledAdam
+from mmssl_fast.ops.pending_gradient import pending_gradient
 
 from ..errors import InputError
 from ..step_graph import StepGraph
@@ -49,10 +50,15 @@ class MMSSLSystem:
             )
         }
         if self.discriminator is not None:
-            betas = (rates.discriminator_beta1, rates.discriminator_beta2)
-            self.optimisers["adam"] = torch.optim.Adam(
-                self.discriminator.parameters(), lr=rates.discriminator_lr, betas=betas, capturable=recorded
-            )
+            options = {
+                "lr": rates.discriminator_lr, "betas": (rates.discriminator_beta1, rates.discriminator_beta2)
+            }  # fmt: skip
+            first, rest = self.discriminator.linear.weight, list(self.discriminator.parameters())
+            if not recorded:  # a recorded step reads no step count from the host, which TiledAdam does
+                rest = [parameter for parameter in rest if parameter is not first]
+                moments = getattr(torch, rates.first_layer_moments)
+                self.optimisers["first_layer"] = TiledAdam(first, **options, moments=moments)
+            self.optimisers["adam"] = torch.optim.Adam(rest, **options, capturable=recorded)
 
     def start_epoch(self, epoch: int) -> None:
         self.model.train()
@@ -75,11 +81,20 @@ class MMSSLSystem:
             for at in range(self.discriminator_steps):
                 offset = step * self.discriminator_steps + at
                 losses = self.objective.discriminator_terms(encoded, users, offset)
-                self._descend("adam", losses["total"])
+                self._descend_discriminator(losses["total"])
                 terms |= {f"D {name}": value for name, value in losses.items()}
         losses = self.objective.generator_terms(encoded, users, positives, negatives)
         self._descend("adamw", losses["total"])
         return terms | losses
+
+    def _descend_discriminator(self, loss: Tensor) -> None:
+        first_layer = self.optimisers.get("first_layer")
+        if first_layer is None:
+            self._descend("adam", loss)
+            return
+        with pending_gradient(self.discriminator.linear.weight) as pending:
+            self._descend("adam", loss)
+        first_layer.step(pending)
 
     def _descend(self, name: str, loss: Tensor) -> None:
         optimiser = self.optimisers[name]
