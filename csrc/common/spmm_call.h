@@ -22,7 +22,7 @@ struct SpmmCall {
   std::optional<at::Tensor> col_scale;  // [C]
   at::Tensor x;                         // [C, d] float32, float64 or bfloat16
   at::Tensor y;                         // [R, d] contiguous, dtype of x
-  at::Tensor rows;                      // int64 [R], distinct
+  at::Tensor rows;                      // int64 [R], distinct where there are entries
   at::Tensor base;                      // [*, d], dtype of x
   at::Tensor total;                     // [*, d], dtype of x
   double factor = 1;
@@ -49,6 +49,11 @@ inline void check_spmm_matrix(const char* op, const char* name, const at::Tensor
   MMSSL_CHECK(m.device() == x.device(), op, name, " is on ", m.device(), ", x on ", x.device());
 }
 
+inline void check_spmm_crow(const char* op, const at::Tensor& crow) {
+  MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.numel() > 0 && crow.is_contiguous(), op,
+              "crow must be contiguous int64 [rows + 1], got ", crow.scalar_type(), " ", crow.sizes());
+}
+
 // What SpmmArgs leaves out, and the dtype that sums are formed in.
 struct SpmmShape {
   int64_t n_rows, n_cols, nnz;
@@ -60,8 +65,7 @@ struct SpmmShape {
 template <typename F>
 void with_spmm_args(const char* op, const SpmmCall& call, F&& f) {
   const at::Tensor &crow = call.crow, &col = call.col;
-  MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.numel() > 0 && crow.is_contiguous(), op,
-              "crow must be contiguous int64 [rows + 1], got ", crow.scalar_type(), " ", crow.sizes());
+  check_spmm_crow(op, crow);
   MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), op, "col must be contiguous [nnz], got ", col.sizes());
   MMSSL_CHECK(call.x.dim() == 2, op, "x must be [rows, d], got ", call.x.sizes());
   MMSSL_CHECK(crow.device() == call.x.device() && col.device() == call.x.device(), op, "crow is on ", crow.device(),
@@ -124,6 +128,7 @@ inline SpmmCall spmm_add_call(const char* op, const at::Tensor& out, const at::T
       out.dim() == 2 && (out.size(1) <= 1 || out.stride(1) == 1) && (out.size(0) <= 1 || out.stride(0) >= out.size(1)),
       op, "out must be a matrix with adjacent columns and rows that do not overlap, got ", out.sizes(),
       " with strides ", out.strides());
+  check_spmm_crow(op, crow);
   const int64_t n = crow.numel() - 1;
   MMSSL_CHECK(rows.scalar_type() == at::kLong && rows.dim() == 1 && rows.size(0) == n && rows.is_contiguous(), op,
               "rows must be contiguous int64 [", n, "], got ", rows.scalar_type(), " ", rows.sizes());

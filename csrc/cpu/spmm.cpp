@@ -50,18 +50,22 @@ void check_entries(const char* op, const int64_t* crow, const Index* col, int64_
   }
 }
 
-// All rows distinct and within `size`: in ascending order, which is what csr_transpose gives, without a table.
-void check_rows(const char* op, const at::Tensor& rows, int64_t size) {
-  const int64_t* row = read_ptr<int64_t>(rows);
+// The rows that have entries, all distinct and within `size`: in ascending order, which is what csr_transpose gives,
+// without a table.
+void check_rows(const char* op, const at::Tensor& rows, const at::Tensor& crow, int64_t size) {
+  const int64_t *row = read_ptr<int64_t>(rows), *offset = read_ptr<int64_t>(crow);
   const int64_t n = rows.numel();
   bool ascending = true;
-  for (int64_t r = 0; r < n; ++r) {
+  for (int64_t r = 0, before = -1; r < n; ++r) {
+    if (offset[r] == offset[r + 1]) continue;
     MMSSL_CHECK(row[r] >= 0 && row[r] < size, op, "rows[", r, "] = ", row[r], " is outside the ", size, " rows of out");
-    ascending = ascending && (r == 0 || row[r - 1] < row[r]);
+    ascending = ascending && before < row[r];
+    before = row[r];
   }
   if (ascending) return;
   std::vector<bool> taken(size);
   for (int64_t r = 0; r < n; ++r) {
+    if (offset[r] == offset[r + 1]) continue;
     MMSSL_CHECK(!taken[row[r]], op, "rows must be distinct, rows[", r, "] = ", row[r], " occurs again");
     taken[row[r]] = true;
   }
@@ -99,7 +103,7 @@ void spmm_add_cpu(at::Tensor& out, const at::Tensor& rows, const at::Tensor& cro
                   const std::optional<at::Tensor>& value, const at::Tensor& x) {
   const char* op = "spmm_add_";
   const SpmmCall call = spmm_add_call(op, out, rows, crow, col, value, x);
-  check_rows(op, rows, out.size(0));
+  check_rows(op, rows, crow, out.size(0));
   run_spmm(op, call);
 }
 

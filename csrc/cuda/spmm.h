@@ -19,8 +19,7 @@ struct SpmmSizes {
 // Rows of d values that spmm_cuda needs to put partial sums of long rows into.
 int64_t spmm_partial_rows(int64_t nnz);
 
-// Sums as SpmmArgs says, except that a row without entries leaves `total` as it is where `rows` is given. `x` and the
-// factors are not written by it. partial: [spmm_partial_rows(nnz), d].
+// Sums as SpmmArgs says. partial: [spmm_partial_rows(nnz), d].
 template <typename T, typename A, typename Index>
 void spmm_cuda(const char* op, const SpmmArgs<T, A, Index>& args, const SpmmSizes& sizes, A* partial,
                cudaStream_t stream);

@@ -1,21 +1,26 @@
 """csr_transpose: a CSR block by column, over the columns that occur."""
 
 import torch
+from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..static_shapes import is_static
 
 
-def csr_transpose(
-    crow: torch.Tensor, col: torch.Tensor, n_cols: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def csr_transpose(crow: Tensor, col: Tensor, n_cols: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Equals ``order = torch.sort(col, stable=True).indices; cols = torch.unique(col)`` and the offsets over `cols`.
 
     With it a gradient that scatters to columns becomes a row-wise sum, deterministic and without atomics:
     ``spmm_add_(out, cols, t_crow, t_row, value[order], x)`` adds ``value[e] x[row(e)]`` to ``out[col[e]]``, for all e.
-    Takes O(nnz) time and memory however large n_cols is.
+    On the CPU it takes O(nnz) time and memory however large n_cols is.
+
+    How many columns occur is not asked of a GPU, which would stop the host: on CUDA K below is min(nnz, n_cols), and
+    from the last column that occurs on `cols` holds n_cols − 1 (it stays ascending) with no entries in `t_crow`, which
+    is what spmm_add_ leaves alone. There the block may itself be padded: its entries from crow[-1] on come last, belong
+    to no column, and have t_row 0.
 
     Args:
-        crow: int64 [R + 1], offsets from 0 to nnz.
+        crow: int64 [R + 1], offsets from 0 to nnz (CUDA: to at most nnz).
         col: int32 or int64 [nnz], each in [0, n_cols), in any order within a row; repeats are kept.
         n_cols: number of columns of the block.
 
@@ -26,12 +31,56 @@ def csr_transpose(
         order: int64 [nnz], the entry each of them was: ``t_value = value[order]``.
 
     Raises:
-        ValueError: for offsets that fall or do not span col, a column outside [0, n_cols), or wrong dtypes.
+        ValueError: for offsets that fall or do not span col, a column outside [0, n_cols) (neither is looked for on
+            CUDA), or wrong dtypes.
     """
+    if is_static(col.device):
+        return transpose_padded(crow, col, n_cols)
     return torch.ops.mmssl_fast.csr_transpose(crow, col, n_cols)
+
+
+def transpose_padded(crow: Tensor, col: Tensor, n_cols: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """csr_transpose as it is on CUDA, in PyTorch's own ops, on any device."""
+    _check(crow, col, n_cols)
+    nnz = col.shape[0]
+    place = torch.arange(nnz, device=col.device)
+    used = crow[-1]
+    real = place < used
+    # A column that sorts after all others; it may not fit the dtype of col.
+    wide = col if n_cols <= torch.iinfo(col.dtype).max else col.long()
+    by_col, order = torch.sort(torch.where(real, wide, n_cols), stable=True)
+    t_row = torch.where(real, torch.searchsorted(crow, order, right=True) - 1, 0).to(col.dtype)
+
+    begins = torch.cat((real[:1], (by_col[1:] != by_col[:-1]) & real[1:]))
+    number = begins.cumsum(0)  # columns met so far
+    length = torch.sym_min(nnz, n_cols)
+    t_crow = torch.searchsorted(number, torch.arange(1, length + 2, device=col.device)).minimum(used)
+    starts = t_crow[:-1]
+    # Beyond the last column starts are `used`, which may lie outside by_col; the first place will do there.
+    there = starts < used
+    cols = torch.where(there, by_col[torch.where(there, starts, 0)].long(), n_cols - 1)
+    return cols, t_crow, t_row, order
+
+
+def _check(crow: Tensor, col: Tensor, n_cols: int) -> None:
+    if crow.ndim != 1 or crow.shape[0] == 0 or crow.dtype != torch.int64:
+        raise ValueError(f"csr_transpose: crow must be int64 [rows + 1], got {crow.dtype} {list(crow.shape)}")
+    if col.ndim != 1 or col.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"csr_transpose: col must be int32 or int64 [nnz], got {col.dtype} {list(col.shape)}")
+    if n_cols < 0:
+        raise ValueError(f"csr_transpose: n_cols must not be negative, got {n_cols}")
+    if crow.shape[0] - 1 > torch.iinfo(col.dtype).max:
+        raise ValueError(f"csr_transpose: {crow.shape[0] - 1} rows do not fit the index dtype {col.dtype}")
+
+
+torch.library.impl("mmssl_fast::csr_transpose", "cuda", transpose_padded)
 
 
 @torch.library.register_fake("mmssl_fast::csr_transpose")
 def _(crow, col, n_cols):
-    nnz, distinct = col.shape[0], torch.library.get_ctx().new_dynamic_size()
+    nnz = col.shape[0]
+    if col.device.type == "cuda":
+        distinct = torch.sym_min(nnz, n_cols)
+    else:
+        distinct = torch.library.get_ctx().new_dynamic_size()
     return crow.new_empty(distinct), crow.new_empty(distinct + 1), col.new_empty(nnz), crow.new_empty(nnz)

@@ -3,6 +3,7 @@
 import torch
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from .csr_transpose import transpose_padded
 
 _ops = torch.ops.mmssl_fast
 
@@ -14,7 +15,7 @@ def sampled_dot(crow: torch.Tensor, col: torch.Tensor, u: torch.Tensor, v: torch
     Differentiable any number of times in u and v; the same bits for any number of threads.
 
     Args:
-        crow: int64 [B + 1], offsets of the rows, from 0 to nnz.
+        crow: int64 [B + 1], offsets of the rows, from 0 to nnz (CUDA: to at most nnz; beyond it the result is 0).
         col: int32 or int64 [nnz], the item of every entry; a repeated entry counts every time.
         u: [B, d] float32, float64 or bfloat16 (sums are formed in float32).
         v: [I, d], dtype of u.
@@ -42,6 +43,20 @@ def _(crow, col, grad, v):
 def _(crow, col, grad, u, n_items):
     return u.new_empty(n_items, u.shape[1])
 
+
+def _bwd_u_cuda(crow, col, grad, v):
+    return _ops.spmm(crow, col, grad, None, None, v)
+
+
+def _bwd_v_cuda(crow, col, grad, u, n_items):
+    items, t_crow, t_row, order = transpose_padded(crow, col, n_items)
+    dv = u.new_zeros(n_items, u.shape[1])
+    _ops.spmm_add_(dv, items, t_crow, t_row, grad[order], u)
+    return dv
+
+
+torch.library.impl("mmssl_fast::sampled_dot_bwd_u", "cuda", _bwd_u_cuda)
+torch.library.impl("mmssl_fast::sampled_dot_bwd_v", "cuda", _bwd_v_cuda)
 
 # The three ops are closed under differentiation: each one's gradients are the other two. With s = sampled_dot(u, v):
 #   bwd_u(w, v)[r] = Σ_e∈r w_e v[col e]     bwd_v(w, u)[i] = Σ_{col e = i} w_e u[row e]

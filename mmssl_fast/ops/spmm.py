@@ -52,7 +52,7 @@ def spmm_add_(
     Args:
         out: [N, d], dtype of x; columns adjacent. Changed in place, untouched when an argument is refused.
         rows: int64 [R], the row of `out` that each row of the block is added to: distinct, in any order (ascending,
-            as `csr_transpose` gives them, is checked without a table).
+            as `csr_transpose` gives them, is checked without a table). Where the block's row is empty it is not read.
         crow, col, value, x: as for `spmm`.
 
     Returns:

@@ -17,8 +17,8 @@ def unit_rows(x: Tensor) -> Tensor:
     1e-12 instead, which shortens small rows and gives a zero row a gradient of 1e12. Differentiable any number of
     times.
 
-    On the CPU one pass forward and one backward; elsewhere, in float16 and in second derivatives, composed of PyTorch's
-    own ops.
+    On the CPU and on CUDA one pass forward and one backward; elsewhere, in float16 and in second derivatives, composed
+    of PyTorch's own ops.
 
     Args:
         x: [..., d] of any floating dtype (float16 and bfloat16 are computed in float32).
@@ -28,7 +28,7 @@ def unit_rows(x: Tensor) -> Tensor:
     """
     if x.shape[-1] == 0:
         return x.clone()
-    if x.device.type != "cpu" or x.dtype not in _KERNEL_DTYPES:
+    if x.device.type not in ("cpu", "cuda") or x.dtype not in _KERNEL_DTYPES:
         return _composed(x)
     unit, _ = _ops.unit_rows(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
     return unit if x.dim() == 2 else unit.reshape(x.shape)

@@ -101,6 +101,7 @@ void spmm_rows(const SpmmArgs<T, A, Index>& args, int64_t begin, int64_t end) {
   constexpr int64_t lanes = kLanes<A>, strip = kAccumulators * lanes;
   const int64_t last_entry = args.crow[end] - 1;
   for (int64_t r = begin; r < end; ++r) {
+    if (args.rows != nullptr && args.crow[r] == args.crow[r + 1]) continue;
     if (args.d < lanes) {
       narrow_row(args, r);
       continue;
