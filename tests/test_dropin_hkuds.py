@@ -2,6 +2,8 @@
 
 import copy
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from relation_cases import relative
 from tolerances import assert_close
 
 from mmssl_fast import RelationRows
-from mmssl_fast.dropin import hkuds
+from mmssl_fast.dropin import hkuds, sparse
 from mmssl_fast.dropin.adjacency import Adjacency
 
 USERS = [5, 0, 33, 67, 12, 68, 40]  # 68 has never interacted
@@ -164,6 +166,16 @@ def test_a_fork_without_some_parts_keeps_its_own():
         hkuds.accelerate(Other, ["bpr_loss"])
     with pytest.raises(ValueError, match="Empty defines no methods"):
         hkuds.accelerate(type("Empty", (), {}), ["bpr_loss"])
+
+
+def test_the_page_names_what_is_there():
+    page = (Path(__file__).parents[1] / "docs" / "dropin.md").read_text(encoding="utf-8")
+    for module in (hkuds, sparse):
+        own = module.__name__.rsplit(".")[-1]
+        named = set(re.findall(rf"\b{own}\.(\w+)", page)) - {"mm"}
+        assert named and all(hasattr(module, name) for name in named), named
+    for name in hkuds.PARTS:
+        assert name.split(".")[-1] in page, name
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
