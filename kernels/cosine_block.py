@@ -304,17 +304,24 @@ def cosine_block_bwd(
     )
 
 
+def _bwd_blocks(precision: str, arch: int) -> tuple[int, int]:
+    """Rows and items of a tile of the gradient: the most that compile without a spill (compile_gate)."""
+    if precision == "tf32x3":  # outside sm_90 the operands' halves are in registers, not in shared memory
+        return (64, 32) if arch // 10 == 9 else (32, 32)
+    return (32, 32) if precision == "ieee" else (64, 64)
+
+
 def _factor_grad(kernel, call: _Call, data: tuple, other: Tensor, factor: Tensor) -> Tensor:
     """The gradient of one factor as a sum over parts of the other's rows."""
-    # Of three products outside sm_90 the operands' halves are in registers, not in shared memory.
-    size = 32 if call.precision == "ieee" or (call.precision == "tf32x3" and call.arch // 10 != 9) else 64
+    block_a, block_i = _bwd_blocks(call.precision, call.arch)
+    size, other_size = (block_a, block_i) if kernel is cosine_block_bwd_u_kernel else (block_i, block_a)
     block_out = min(power_of_2(call.d, 16), 32 if call.precision == "ieee" else 64)
     tiles, outs = cdiv(factor.shape[0], size), cdiv(call.d, block_out)
-    tiles_a_part, parts = split(cdiv(other.shape[0], size), tiles * outs)
+    tiles_a_part, parts = split(cdiv(other.shape[0], other_size), tiles * outs)
     share = factor.new_empty(parts, *factor.shape, dtype=call.wide)
     launch(
         kernel, (tiles, parts, outs), *data, other, share, call.rows, call.items, tiles_a_part,
         warps=8 if call.arch < 90 else 4,
-        D=call.d, BLOCK_A=size, BLOCK_I=size, BLOCK_OUT=block_out, **call.types,
+        D=call.d, BLOCK_A=block_a, BLOCK_I=block_i, BLOCK_OUT=block_out, **call.types,
     )  # fmt: skip
     return (share[0] if parts == 1 else share.sum(0)).to(factor.dtype)

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .gumbel_noise import gumbel_rows_tile
-from .launch import launch
+from .launch import arch_of, launch
 from .precision import dot, dot_precision
 from .seen import first_seen
 from .shapes import cdiv, power_of_2, require, row_major, short, split
@@ -164,7 +164,7 @@ def _product(op: str, kernel, matrix: Tensor, items: int, forward: bool, crow: T
     launch(
         kernel, (tiles, parts), matrix, crow, col, users, high, low, seed_offset, share,
         rows, items, columns, tiles_a_part, *matrix.stride(), noise_scale, 1 / tau,
-        warps=8 if columns > 64 else 4,
+        warps=8 if columns > 64 or arch_of(matrix.device) < 90 else 4,
         BLOCK_A=block_a, BLOCK_I=block_i, BLOCK_H=power_of_2(columns, 16), PRECISION=dot_precision(matrix.dtype),
     )  # fmt: skip
     return (share[0] if parts == 1 else share.sum(0)).to(matrix.dtype)
