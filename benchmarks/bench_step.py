@@ -22,13 +22,13 @@ ROWS, D, HIDDEN, MODALITIES, ZETA = 1024, 64, 1024, 2, 100.0
 class Step:
     """The inputs of a step and its two formulations; each returns {name: loss or gradient}."""
 
-    def __init__(self, shape, tau: float) -> None:
+    def __init__(self, shape, tau: float, hidden: int = HIDDEN, dense: bool = True) -> None:
         self.tau, self.graph = tau, shape.graph()
         n_items = self.graph.n_items
         torch.manual_seed(0)
         self.users = torch.randperm(self.graph.n_users)[:ROWS]
         self.seen = self.graph.rows(self.users)
-        self.mask = reference.seen_mask(*self.seen, n_items)
+        self.mask = reference.seen_mask(*self.seen, n_items) if dense else None
         self.final = normal(ROWS, D), normal(n_items, D, seed=1)
         self.modal = [
             (normal(ROWS, D, seed=2 + m).requires_grad_(), normal(n_items, D, seed=9 + m).requires_grad_())
@@ -36,9 +36,10 @@ class Step:
         ]
         self.embeddings = [x for pair in self.modal for x in pair]
         self.alpha = torch.rand(MODALITIES * ROWS)
-        self.discriminator = Discriminator(n_items, hidden=(HIDDEN, HIDDEN // 2), dropout=(0.0, 0.0))
-        self.first = nn.Linear(n_items, HIDDEN)
-        self.first.load_state_dict(self.discriminator.linear.state_dict())
+        self.discriminator = Discriminator(n_items, hidden=(hidden, hidden // 2), dropout=(0.0, 0.0))
+        if dense:
+            self.first = nn.Linear(n_items, hidden)
+            self.first.load_state_dict(self.discriminator.linear.state_dict())
         self.head = list(self.discriminator.head_layers.parameters())
 
     def lazy(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -285,8 +286,31 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
 def benchmark(
     context: typer.Context,
     checkout: Annotated[Path, typer.Option(help="A source checkout of mmssl_fast.")] = Path("."),
+    save: Annotated[Path | None, typer.Option(help="Keep what was measured in this JSON file.")] = None,
+    against: Annotated[Path | None, typer.Option(help="An earlier --save of this machine, to compare with.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
 ) -> None:
-    """Measure the kernels with pytest-benchmark, in a source checkout; further arguments go to pytest."""
+    """Measure the kernels with pytest-benchmark, in a source checkout, and show how they compare with their peers;
+    further arguments go to pytest."""
+    from . import measured
     from .doctor import run_benchmarks
+    from .files import replacing
+    from .report import OUT
 
-    raise typer.Exit(run_benchmarks(checkout, context.args))
+    earlier = None if against is None else measured.read(against)
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "benchmarks.json"
+        code = run_benchmarks(checkout, [f"--benchmark-json={found}", *context.args])
+        if not found.exists() or not found.stat().st_size:
+            raise typer.Exit(code)
+        rows = measured.read(found)
+        if save is not None:
+            with replacing(save) as temporary:
+                temporary.write_bytes(found.read_bytes())
+    if earlier is not None:
+        measured.check_same_machine(rows, earlier, against)
+    OUT.print(measured.table(rows, earlier))
+    if plot is not None:
+        with replacing(plot) as temporary:
+            measured.draw(rows, temporary)
+    raise typer.Exit(code)

@@ -1,0 +1,56 @@
+"""An adversarial step against catalogue size, dense and ours; and, marked slow, a training step of a large catalogue.
+
+`mmssl-fast benchmark --plot scale.png bench_scale.py` draws the first against the number of items; add `-m "slow or not
+slow"` for the large ones.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bench_step import Step
+from registry import Shape, environment, peak_bytes
+
+HIDDEN, TAU = 512, 0.2
+DENSE_UP_TO = 20_000  # items; beyond, the dense step takes minutes and gigabytes
+SIZES = [5_000, 20_000] + [pytest.param(n, marks=pytest.mark.slow) for n in (50_000, 200_000, 1_000_000)]
+
+
+def seconds(call, repeats):
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+@pytest.mark.parametrize("items", SIZES)
+def test_step_against_catalogue_size(benchmark, items):
+    shape = Shape(f"{items}_items", 20_000, items, 200_000, (64,))
+    dense = items <= DENSE_UP_TO
+    step = Step(shape, TAU, HIDDEN, dense)
+    if dense:
+        step.verify()
+    benchmark.pedantic(step.lazy, rounds=2, iterations=1, warmup_rounds=1)
+    found = {"items": items, "ours": {"seconds": seconds(step.lazy, 2), "bytes": peak_bytes(step.lazy)}}
+    if dense:
+        found["dense"] = {"seconds": seconds(step.dense, 1), "bytes": peak_bytes(step.dense)}
+    benchmark.extra_info |= {"scale": found, "hidden": HIDDEN, "tau": TAU, **environment()}
+
+
+@pytest.mark.slow
+def test_training_step_of_a_large_catalogue(benchmark):
+    """200 thousand users and items, 4 million interactions: a full training step and an evaluation of every user, in
+    less than 8 GiB."""
+    script = Path(__file__).with_name("large_catalogue.py")
+    found = benchmark.pedantic(
+        lambda: json.loads(subprocess.run([sys.executable, "-P", script], check=True, capture_output=True).stdout),
+        rounds=1,
+    )
+    benchmark.extra_info |= {**found, **environment()}
+    assert found["peak_rss"] < 8 * 2**30
