@@ -46,8 +46,8 @@ def table(rows: list[dict[str, Any]], earlier: list[dict[str, Any]] | None = Non
         if "ratio" not in row:
             continue
         cells = [
-            escape(row["name"]), f"{row['median_s'] * 1e3:.2f}", f"{row['ratio']:.2f}", f"{row['peak_bytes'] / 2**20:.1f}",
-            f"{row['peer_peak_bytes'] / 2**20:.1f}", escape(row["peer_name"]),
+            escape(row["name"]), f"{row['median_s'] * 1e3:.2f}", f"{row['ratio']:.2f}",
+            f"{row['peak_bytes'] / 2**20:.1f}", f"{row['peer_peak_bytes'] / 2**20:.1f}", escape(row["peer_name"]),
         ]  # fmt: skip
         if earlier is not None:
             cells.append(_change(row, before.get(row["name"])))
