@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from registry import compare, normal
+from registry import DEVICE, compare, normal, permutation
 
 from mmssl_fast.dropin import hkuds, sparse
 
@@ -24,9 +24,8 @@ class Catalogue:
     """A graph's interactions in a fixed random order, a tenth of them held out."""
 
     def __init__(self, graph) -> None:
-        users = torch.repeat_interleave(torch.arange(graph.n_users), graph.user_degree.cpu())
-        order = torch.randperm(graph.nnz, generator=torch.Generator().manual_seed(0))
-        users, items = users[order], graph.col.cpu().long()[order]
+        order = permutation(graph.nnz)
+        users, items = torch.repeat_interleave(graph.user_degree)[order], graph.col.long()[order]
         cut = graph.nnz // 10
         self.n_users, self.n_items, self.train = graph.n_users, graph.n_items, (users[cut:], items[cut:])
         self.heldout, self.seen = lists(users[:cut], items[:cut]), lists(users[cut:], items[cut:])
@@ -36,8 +35,8 @@ class Catalogue:
         adjacency = lightgcn.joint_adjacency(*self.train, self.n_users, self.n_items)
         sizes = {"n_users": self.n_users, "n_items": self.n_items, "width": WIDTH}
         if kind == "LightGCN":
-            return lightgcn.LightGCN(adjacency, **sizes)
-        return lightgcn.FrozenItemGraph(adjacency, normal(self.n_items, 128), k=10, **sizes)
+            return lightgcn.LightGCN(adjacency, **sizes).to(DEVICE)
+        return lightgcn.FrozenItemGraph(adjacency, normal(self.n_items, 128), k=10, **sizes).to(DEVICE)
 
     def epoch(self, kind: str) -> dict:
         """Metrics after one epoch from the same start."""
@@ -45,7 +44,7 @@ class Catalogue:
         optimiser = torch.optim.Adam(model.parameters(), lr=0.005)
         for users, items in zip(*(ids.split(BATCH) for ids in self.train), strict=True):
             optimiser.zero_grad()
-            model.loss(users, items, torch.randint(self.n_items, users.shape)).backward()
+            model.loss(users, items, torch.randint(self.n_items, users.shape, device=DEVICE)).backward()
             optimiser.step()
         with torch.no_grad():
             return hkuds.evaluate(*model(), list(self.heldout), self.heldout, self.seen, [10, 20])

@@ -18,7 +18,7 @@ def item_graph(features, k):
     """The k most similar items of every item, weighted by their cosine and normalised by row sums: not symmetric."""
     unit = F.normalize(features, dim=1)
     value, col = (unit @ unit.T).topk(k)
-    row = torch.arange(len(features)).repeat_interleave(k)
+    row = torch.arange(len(features), device=features.device).repeat_interleave(k)
     value = (value / value.sum(1, keepdim=True)).flatten()
     return torch.sparse_coo_tensor(torch.stack((row, col.flatten())), value, (len(features), len(features)))
 
