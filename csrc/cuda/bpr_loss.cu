@@ -79,10 +79,10 @@ __device__ void sum_segment(const int64_t* sorted, const int64_t* order, int64_t
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) bpr_user_grad_kernel(BprBatch<T> batch, const wide_t<T>* slope,
-                                                                 const int64_t* sorted,  // [batch]
-                                                                 const int64_t* order,   // [batch]
-                                                                 T* grad) {              // [n_users, d]
+__global__ void __launch_bounds__(kThreads, 4) bpr_user_grad_kernel(BprBatch<T> batch, const wide_t<T>* slope,
+                                                                    const int64_t* sorted,  // [batch]
+                                                                    const int64_t* order,   // [batch]
+                                                                    T* grad) {              // [n_users, d]
   sum_segment(sorted, order, batch.batch, batch.n_users, batch.d, grad, [&](int64_t b, int64_t j) {
     const T* p = row_of(batch.item_emb, batch.pos[b], batch.n_items, batch.item_stride);
     const T* n = row_of(batch.item_emb, batch.neg[b], batch.n_items, batch.item_stride);
@@ -91,10 +91,10 @@ __global__ void __launch_bounds__(kThreads) bpr_user_grad_kernel(BprBatch<T> bat
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) bpr_item_grad_kernel(BprBatch<T> batch, const wide_t<T>* slope,
-                                                                 const int64_t* sorted,  // [2 batch]
-                                                                 const int64_t* order,   // [2 batch]
-                                                                 T* grad) {              // [n_items, d]
+__global__ void __launch_bounds__(kThreads, 4) bpr_item_grad_kernel(BprBatch<T> batch, const wide_t<T>* slope,
+                                                                    const int64_t* sorted,  // [2 batch]
+                                                                    const int64_t* order,   // [2 batch]
+                                                                    T* grad) {              // [n_items, d]
   sum_segment(sorted, order, 2 * batch.batch, batch.n_items, batch.d, grad, [&](int64_t place, int64_t j) {
     const bool positive = place < batch.batch;
     const int64_t b = positive ? place : place - batch.batch;

@@ -134,7 +134,9 @@ __global__ void __launch_bounds__(kThreads) scatter_rows_kernel(int64_t n_rows, 
     if (lane == 0) inv_norm[row] = inverse;
   }
   for (int64_t e = crow[row] + lane; e < crow[row + 1]; e += kWarp) {
-    rows[row * n_items + static_cast<int64_t>(col[e])] += static_cast<T>(value[e]) * inverse;
+    const int64_t item = static_cast<int64_t>(col[e]);
+    MMSSL_DEVICE_CHECK(0 <= item && item < n_items);
+    rows[row * n_items + item] += static_cast<T>(value[e]) * inverse;
   }
 }
 

@@ -44,6 +44,12 @@ __device__ int64_t draw_below(const SampledGraph<Index>& graph, int64_t slot, Ph
   return uniform64(words.word[0], words.word[1], n);
 }
 
+// A drawn user's row: within the entries, and with an item left to be the negative.
+template <typename Index>
+__device__ void check_row(const SampledGraph<Index>& graph, int64_t first, int64_t degree) {
+  MMSSL_DEVICE_CHECK(0 <= first && 0 < degree && degree <= graph.nnz - first && degree < graph.n_items);
+}
+
 // Slot b's negative for a user whose items are [first, first + degree) of col.
 template <typename Index>
 __device__ int64_t draw_negative(const SampledGraph<Index>& graph, int64_t b, int64_t first, int64_t degree) {
@@ -57,12 +63,14 @@ __global__ void sample_bpr_kernel(SampledGraph<Index> graph, const int64_t* full
   const int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (b >= out.batch) return;
   int64_t edge = draw_below(graph, b, kStreamPositive, graph.nnz - n_full * graph.n_items);
-  edge += graph.n_items *
-          count_at_most(edge, n_full, [&](int64_t f) { return graph.crow[full_users[f]] - f * graph.n_items; });
+  edge += graph.n_items * count_at_most(edge, n_full, [&](int64_t f) {
+            MMSSL_DEVICE_CHECK(0 <= full_users[f] && full_users[f] < graph.n_users);
+            return graph.crow[full_users[f]] - f * graph.n_items;
+          });
   const int64_t user = count_at_most(edge, graph.n_users + 1, [&](int64_t u) { return graph.crow[u]; }) - 1;
   MMSSL_DEVICE_CHECK(0 <= user && user < graph.n_users && edge < graph.nnz);
   const int64_t first = graph.crow[user], degree = graph.crow[user + 1] - first;
-  MMSSL_DEVICE_CHECK(0 < degree && degree < graph.n_items);
+  check_row(graph, first, degree);
   out.users[b] = user;
   out.pos[b] = static_cast<int64_t>(graph.col[edge]);
   out.neg[b] = draw_negative(graph, b, first, degree);
@@ -85,7 +93,7 @@ __global__ void sample_bpr_items_kernel(SampledGraph<Index> graph, const int64_t
   const int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (b >= out.batch) return;
   const int64_t user = drawn[b], first = graph.crow[user], degree = graph.crow[user + 1] - first;
-  MMSSL_DEVICE_CHECK(0 < degree && degree < graph.n_items);
+  check_row(graph, first, degree);
   out.users[b] = user;
   out.pos[b] = static_cast<int64_t>(graph.col[first + draw_below(graph, b, kStreamPositive, degree)]);
   out.neg[b] = draw_negative(graph, b, first, degree);
