@@ -5,10 +5,18 @@ import scipy.stats
 import torch
 from csr_blocks import random_graph
 
-from mmssl_fast import reference
+from mmssl_fast import reference, static_shapes
 from mmssl_fast.graph import InteractionGraph
-from mmssl_fast.ops.gumbel_rows import choose_method, expected_draws, gumbel_method, gumbel_order_statistics
+from mmssl_fast.ops.gumbel_rows import (
+    choose_method,
+    entry_capacity,
+    expected_draws,
+    gumbel_method,
+    gumbel_order_statistics,
+)
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
+from mmssl_fast.relation import RelationRows
+from mmssl_fast.relation import gumbel as relation_gumbel
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -208,3 +216,20 @@ def test_order_statistics_refuse_a_high_temperature(tau, noise_scale):
     message = f"^gumbel_order_statistics: order statistics need tau / noise_scale < 1 .*got {tau:g} / {noise_scale:g}"
     with pytest.raises(ValueError, match=message):
         gumbel_order_statistics(graph, torch.arange(5), tau, 5, 0, noise_scale)
+
+
+def test_order_statistics_of_distinct_users_make_less_room(monkeypatch):
+    """What RelationRows.gumbel is told of repeats arrives at the op."""
+    graph, users, seen = random_graph(64, 5000, 0.002), torch.arange(64), []
+
+    def spy(*arguments):
+        seen.append(arguments[-1])
+        return gumbel_order_statistics(*arguments)
+
+    monkeypatch.setattr(relation_gumbel, "gumbel_order_statistics", spy)
+    rooms = []
+    with static_shapes.forced():
+        for repeats in (1, None):
+            RelationRows.gumbel(graph, users, 0.2, 7, max_repeats=repeats).row_norm()
+            rooms.append(entry_capacity(graph, users, 0.2, max_repeats=repeats))
+    assert seen == rooms and 0 < rooms[0] < rooms[1]

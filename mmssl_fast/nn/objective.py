@@ -54,6 +54,8 @@ class MMSSLObjective:
         row_l2: real and generated rows are divided by their length before D (the released code; the paper leaves it
             open). Without it ζ = 100 makes real rows a hundred times longer than generated ones.
         seed: key of all noise.
+        max_repeats: how often a user occurs in a batch at most, 1 for sample_bpr's over="users"; None: any number of
+            times. On CUDA, what is known not to repeat takes less memory and time.
 
     Raises:
         ValueError: adversarial without a discriminator or with another number of items, adversarial and autoencoder
@@ -85,6 +87,7 @@ class MMSSLObjective:
         mask_seen: bool = False,
         row_l2: bool = True,
         seed: int = 0,
+        max_repeats: int | None = None,
     ) -> None:
         _check_parts(model, discriminator, adversarial, contrastive, autoencoder)
         for name, tau in (
@@ -105,11 +108,13 @@ class MMSSLObjective:
         self.zeta, self.gumbel_tau, self.noise_scale = zeta, gumbel_tau, noise_scale if gumbel else 0.0
         self.contrastive_tau, self.exclude_self, self.autoencoder_tau = contrastive_tau, exclude_self, autoencoder_tau
         self.kind, self.mask_seen, self.row_l2, self.seed = kind, mask_seen, row_l2, seed
+        self.max_repeats = max_repeats
 
     def real_rows(self, encoded: Encoded, users: Tensor, step: int) -> RelationRows:
         """Ã of Eq. 5 for `users` (int64 [B]): Gumbel rows plus ζ cos(h_u, h_i), of length 1 with row_l2."""
         graph = self.model.interactions()
-        rows = RelationRows.gumbel(graph, users, self.gumbel_tau, self.seed, step, self.noise_scale)
+        noise = self.gumbel_tau, self.seed, step, self.noise_scale
+        rows = RelationRows.gumbel(graph, users, *noise, self.max_repeats)
         rows = rows.to(encoded.users.dtype)
         if self.zeta:
             seen = graph.rows(users) if self.mask_seen else None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..graph import InteractionGraph, SeenRows
-from ..ops.gumbel_rows import choose_method, gumbel_lse, gumbel_order_statistics, gumbel_tile
+from ..ops.gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from ..ops.gumbel_softmax import gumbel_softmax
 from ..ops.item_tiles import item_tiles
 from ..ops.relation_linear import PartMemory
@@ -38,10 +38,11 @@ class Gumbel:
         offset: int = 0,
         noise_scale: float = 1.0,
         dtype: torch.dtype = torch.float32,
+        max_repeats: int | None = None,
     ) -> None:
         self.method = choose_method("RelationRows.gumbel", "auto", tau, noise_scale, graph.n_items)
         self.graph, self.users, self.noise = graph, users, (tau, seed, offset, noise_scale)
-        self.dtype, self.memory = dtype, PartMemory()
+        self.dtype, self.max_repeats, self.memory = dtype, max_repeats, PartMemory()
         self._block: tuple[Tensor, Tensor, Tensor] | None = None
         self._lse: Tensor | None = None
         self._square: Tensor | None = None
@@ -61,7 +62,9 @@ class Gumbel:
     def block(self) -> tuple[Tensor, Tensor, Tensor]:
         """P as CSR (crow, col ascending, value float32); method "order_statistics" only."""
         if self._block is None:
-            self._block = gumbel_order_statistics(self.graph, self.users, *self.noise)
+            tau, _, _, noise_scale = self.noise
+            capacity = entry_capacity(self.graph, self.users, tau, noise_scale, self.max_repeats)
+            self._block = gumbel_order_statistics(self.graph, self.users, *self.noise, capacity)
         return self._block
 
     def part(self) -> SparsePart | TiledPart:
@@ -147,7 +150,7 @@ class Gumbel:
     def to(self, device: torch.device, dtype: torch.dtype) -> Gumbel:
         if device == self.device and dtype == self.dtype:
             return self
-        moved = Gumbel(self.graph.to(device), self.users.to(device), *self.noise, dtype)
+        moved = Gumbel(self.graph.to(device), self.users.to(device), *self.noise, dtype, self.max_repeats)
         if self._block is not None:
             moved._block = tuple(x.to(device) for x in self._block)
         return moved

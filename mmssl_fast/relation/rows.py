@@ -59,15 +59,18 @@ class RelationRows:
 
     @classmethod
     def gumbel(
-        cls, graph: InteractionGraph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0
-    ) -> RelationRows:
+        cls, graph: InteractionGraph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0,
+        max_repeats: int | None = None,
+    ) -> RelationRows:  # fmt: skip
         """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)`` (Eq. 5 without its ζ
         term).
 
-        users: int64 [B], global ids. tau > 0. Constant: nothing here has a gradient. Values are float32; `to` changes
+        users: int64 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA, distinct users
+        take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are float32; `to` changes
         the dtype they are used in.
         """
-        return cls([Block([(1.0, Gumbel(graph, users, tau, seed, offset, noise_scale))])])
+        rows = Gumbel(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats)
+        return cls([Block([(1.0, rows)])])
 
     @classmethod
     def from_dense(cls, x: Tensor) -> RelationRows:

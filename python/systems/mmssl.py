@@ -36,7 +36,10 @@ class MMSSLSystem:
             self.least_batch = 2  # BatchNorm has no statistics of one row
             hidden = tuple(model.hidden) or None
             self.discriminator = Discriminator(graph.n_items, hidden=hidden).to(graph.device)
-        self.objective = MMSSLObjective(self.model, self.discriminator, seed=config.train.seed, **loss.model_dump())
+        self.objective = MMSSLObjective(
+            self.model, self.discriminator, seed=config.train.seed,
+            max_repeats=1 if config.train.sample_over == "users" else None, **loss.model_dump(),
+        )  # fmt: skip
         recorded = config.train.cuda_graph
         if recorded and (graph.device.type != "cuda" or loss.mask_seen):
             raise InputError(
