@@ -25,6 +25,14 @@ def first_seen(crow_ptr, col_ptr, row, live, item):
 
 
 @triton.jit
+def _ahead(col_ptr, place, end, first, WIDTH: tl.constexpr):
+    """How far each row's entry at `place` is from item `first`; WIDTH where it is further, or none is left."""
+    left = place < end
+    away = tl.load(col_ptr + place, left, 0).to(tl.int64) - first
+    return tl.where(left, tl.minimum(away, WIDTH), WIDTH).to(tl.int32)
+
+
+@triton.jit
 def hide_seen(s, value, first, place, end, col_ptr):
     """s [rows, items from `first` on] with `value` at seen entries, and each row's place behind this tile.
 
@@ -32,12 +40,9 @@ def hide_seen(s, value, first, place, end, col_ptr):
     """
     WIDTH: tl.constexpr = s.shape[1]
     offset = tl.arange(0, WIDTH)
-    # Distance from the tile's first item, at most WIDTH so that 32 bits hold it.
-    ahead = tl.minimum(tl.load(col_ptr + place, place < end, first + WIDTH).to(tl.int64) - first, WIDTH).to(tl.int32)
+    ahead = _ahead(col_ptr, place, end, first, WIDTH)
     while tl.min(ahead, 0) < WIDTH:
         s = tl.where(offset[None, :] == ahead[:, None], value, s)
         place += (ahead < WIDTH).to(tl.int64)
-        ahead = tl.minimum(
-            tl.load(col_ptr + place, place < end, first + WIDTH).to(tl.int64) - first, WIDTH
-        ).to(tl.int32)  # fmt: skip
+        ahead = _ahead(col_ptr, place, end, first, WIDTH)
     return s, place

@@ -58,7 +58,7 @@ def test_noise_is_the_cpu_s(seed, offset):
 
 
 def test_noise_at_the_ends_of_its_range():
-    bits = torch.tensor([[0, 1, 2**31, 2**32 - 1] * 4])
+    bits = torch.tensor([[0, 1, 100, 1000, 5000, 2**20, 2**31, 2**32 - 1] * 2])
     v = (bits.double() + 0.5) * 2.0**-32
     exact = -torch.log(-torch.log1p(-v.clamp(max=1 - 2.0**-24)))
 
