@@ -114,11 +114,3 @@ def default_path(config: Config, dataset: Dataset) -> Path:
     name = f"{config.model.system}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     paths = (Path("runs") / (name if at == 1 else f"{name}-{at}") for at in itertools.count(1))
     return next(path for path in paths if not path.exists())
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's content. Raises InputError where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None

@@ -1,0 +1,190 @@
+"""Hostile run folders and tables: what evaluate, recommend and --resume read crashes nothing, costs little and reaches
+nothing outside the folder."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from data_folders import one_line
+from data_fuzz import BYTES, FUZZ, mutations, within_64_mib
+from hypothesis import given
+from hypothesis import strategies as st
+from mmssl_trainer import checkpoint, saved_model
+from mmssl_trainer.cli import main
+from mmssl_trainer.data import InputError, load, synthetic
+from mmssl_trainer.data.tables import read_table
+from mmssl_trainer.train import Fit
+from safetensors.torch import save, save_file
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The bytes of a sound model.safetensors."""
+    path = tmp_path_factory.mktemp("model") / saved_model.FILE
+    data = synthetic(seed=1, n_users=6, n_items=20, modalities={"image": 2})
+    saved_model.save(path, Fit(torch.ones(6, 2), torch.ones(20, 2), {"w": torch.ones(2)}), data, "lightgcn", "0")
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def state():
+    """The bytes of a sound state: (JSON, tensors)."""
+    tensors = save({"losses": torch.ones(2, 3)})
+    body = {"format": checkpoint.FORMAT, "step": 1,
+            "tensors": {"bytes": len(tensors), "sha256": checkpoint.hashlib.sha256(tensors).hexdigest()}}  # fmt: skip
+    return checkpoint._sealed(body).encode(), tensors
+
+
+def safetensors(header, content=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + content
+
+
+def tensor(shape, begin, end, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+HEADERS = {
+    "header beyond the file": safetensors(b"{}", length=2**40),
+    "header beyond 64 bits": safetensors(b"{}", length=2**64 - 1),
+    "shape beyond the file": safetensors({"embedding.users": tensor([2**40, 64], 0, 2**48)}),
+    "shape that wraps": safetensors({"embedding.users": tensor([2**62, 4], 0, 0)}),
+    "offsets that overlap": safetensors({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, bytes(12)),
+    "offsets that fall": safetensors({"a": tensor([2], 8, 0)}, bytes(8)),
+    "negative shape": safetensors({"a": tensor([-2], 0, 8)}, bytes(8)),
+    "nested": safetensors(b'{"a":' * 50_000),
+    "million characters": safetensors({"x" * 1_000_000: tensor([1], 0, 4)}, bytes(4)),
+    "no format": save({"embedding.users": torch.ones(1, 1)}),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_absurd_model_header_is_refused(case, tmp_path):
+    path = tmp_path / saved_model.FILE
+    path.write_bytes(HEADERS[case])
+    with within_64_mib(), pytest.raises(InputError) as caught:
+        saved_model.load(path)
+    one_line(caught, path)
+
+
+def test_names_in_a_model_are_no_paths(model, tmp_path):
+    """Tensor names and metadata that look like paths are text: nothing outside the folder is read or written."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / saved_model.FILE).write_bytes(model)
+    sound = saved_model.load(run)
+    tensors = {
+        "embedding.users": sound.users,
+        "embedding.items": sound.items,
+        "parameter.../../../outside": torch.ones(2),
+    }
+    for split in ("train", "val", "test"):
+        matrix = getattr(sound.interactions, split)
+        tensors[f"{split}.indptr"] = torch.from_numpy(matrix.indptr.astype(np.int64))
+        tensors[f"{split}.indices"] = torch.from_numpy(matrix.indices.astype(np.int32))
+    metadata = {"format": saved_model.FORMAT, "data": "../../outside", "layout": "/etc/passwd", "system": "../x"}
+    save_file(tensors, run / saved_model.FILE, metadata)
+    assert main(["recommend", str(run), "--user", "0", "--k", "1"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"] and [one.name for one in run.iterdir()] == [
+        saved_model.FILE
+    ]
+
+
+def test_state_folder_that_leads_elsewhere_is_no_state(state, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "0000000001.json").write_bytes(state[0])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state").symlink_to(elsewhere)
+    assert checkpoint.newest(tmp_path / "run" / "state") is None
+    checkpoint.remove(tmp_path / "run" / "state")
+    assert (elsewhere / "0000000001.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../1.json", "1.json", "00000000001.json", "0000000001.json.x", "latest.json"])
+def test_other_names_are_no_states(name, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / name).write_text("{}")
+    assert checkpoint.newest(tmp_path / "state") is None
+
+
+def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
+    """A sparse file of a terabyte costs nothing."""
+    path = tmp_path / "0000000001.json"
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)
+    path.with_suffix(".safetensors").write_bytes(b"x")
+    with within_64_mib(), pytest.raises(InputError, match="more than any state has"):
+        checkpoint.read(path)
+
+
+TSV = {
+    "million characters": b"userID\titemID\n1\t" + b"7" * 1_000_000 + b"\n",
+    "million columns": b"userID\titemID" + b"\tx" * 500_000 + b"\n1\t2\n",
+    "line beyond a block": b"userID\titemID\n1\t" + b"x" * (20 << 20) + b"\n",
+    "null character": b"userID\titemID\n1\ta\x00b\n",
+}
+
+
+@pytest.mark.parametrize("case", TSV)
+def test_hostile_tsv_is_refused(case, tmp_path):
+    path = tmp_path / "shop.inter"
+    path.write_bytes(TSV[case])
+    with pytest.raises(InputError) as caught:
+        read_table(path, ["userID", "itemID"], separator="\t")
+    one_line(caught, path)
+
+
+IDS = {
+    "text": ("a7", "item"),
+    "negative": ("-1", "item"),
+    "beyond 63 bits": ("9223372036854775808", "item"),
+    "a number of a hundred digits": ("9" * 100, "item"),
+    "far apart": ("999999999999", "1000000000000 items of which 2 occur"),
+    "a fraction": ("1.0", "item"),
+    "other digits": ("\u0663", "item"),
+}
+
+
+@pytest.mark.parametrize("case", IDS)
+def test_ids_that_are_no_indices_are_refused_with_the_row(case, tmp_path):
+    """Where ids count from 0 (MMRec's layout); 10^12 among two would be terabytes of empty rows."""
+    text, part = IDS[case]
+    (tmp_path / "shop.inter").write_text(f"userID\titemID\tx_label\n0\t0\t0\n1\t{text}\t0\n", encoding="utf-8")
+    with within_64_mib(), pytest.raises(InputError) as caught:
+        load(tmp_path, modalities=[])
+    one_line(caught, "shop.inter", part)
+
+
+# fuzzing
+
+
+@FUZZ
+@given(edit=st.data())
+def test_fuzzed_model_is_sound_or_an_error(edit, model, tmp_path):
+    path = tmp_path / saved_model.FILE
+    path.write_bytes(edit.draw(mutations(model) | BYTES))
+    try:
+        found = saved_model.load(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    assert found.users.shape[1] == found.items.shape[1] and found.interactions.train.shape[0] == len(found.users)
+
+
+@FUZZ
+@given(edit=st.data())
+def test_fuzzed_state_is_the_same_or_an_error(edit, state, tmp_path):
+    path = tmp_path / "0000000001.json"
+    contents = [edit.draw(mutations(one) | st.just(one)) for one in state]
+    path.write_bytes(contents[0])
+    path.with_suffix(".safetensors").write_bytes(contents[1])
+    try:
+        found = checkpoint.read(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    assert contents[1] == state[1] and found.body == json.loads(state[0])["state"]
