@@ -41,3 +41,17 @@ def test_backends_every_op_is_public():
 def test_docstring_names_its_equation(name):
     text = getattr(mmssl_fast, name).__doc__
     assert text and ("quation" in text or "Eq." in text or OPS[name][0] == "training"), f"{name} names no equation"
+
+
+def test_every_kernel_has_an_owner_on_cuda(emulated):
+    """In CUDA C++ (compiled for the emulator here), in Triton or in torch's operations: a training step falls back on
+    nothing."""
+    owned = {
+        name
+        for name in registered()
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"mmssl_fast_emulated::{name}", "CPU")
+        or torch._C._dispatch_has_kernel_for_dispatch_key(f"mmssl_fast::{name}", "CUDA")
+        or torch._C._dispatch_has_kernel_for_dispatch_key(f"mmssl_fast::{name}", "CompositeExplicitAutograd")
+    }
+    composed = {name for name in registered() if name.removesuffix("_bwd") in COMPOSED}
+    assert registered() - owned - composed == set()
