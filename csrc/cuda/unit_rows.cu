@@ -52,7 +52,7 @@ __device__ inline void at_most_largest(double x, float* y) { *y = x > FLT_MAX ? 
 __device__ inline void at_most_largest(double x, double* y) { *y = x > DBL_MAX ? DBL_MAX : x; }
 
 template <int kVec, typename T, typename A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     unit_rows_kernel(const T* x, int64_t n_rows, int d, T* unit, A* inverse, int lanes_log2) {
   const Place<kVec> place(lanes_log2);
   const int64_t r = place.r < n_rows ? place.r : n_rows - 1;  // lanes without a row keep a neighbour company
@@ -86,8 +86,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kVec, typename T, typename A>
-__global__ void __launch_bounds__(kThreads) unit_rows_bwd_kernel(const T* grad, const T* x, const A* inverse,
-                                                                 int64_t n_rows, int d, T* x_grad, int lanes_log2) {
+__global__ void __launch_bounds__(kThreads, 4) unit_rows_bwd_kernel(const T* grad, const T* x, const A* inverse,
+                                                                    int64_t n_rows, int d, T* x_grad, int lanes_log2) {
   const Place<kVec> place(lanes_log2);
   const int64_t r = place.r < n_rows ? place.r : n_rows - 1;
   const T *g_row = grad + r * d, *x_row = x + r * d;
