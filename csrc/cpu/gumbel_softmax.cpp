@@ -57,12 +57,10 @@ void sparse_rows(const GumbelNoise& noise, const at::Tensor& crow, const at::Ten
   });
 }
 
-std::tuple<at::Tensor, at::Tensor> gumbel_softmax_cpu(const at::Tensor& crow, const at::Tensor& col,
-                                                      const at::Tensor& users,
-                                                      const std::optional<at::Tensor>& user_unit,
-                                                      const std::optional<at::Tensor>& item_unit, int64_t n_items,
-                                                      double tau, const at::Tensor& seed_offset, double noise_scale,
-                                                      double zeta, bool row_l2, bool order_statistics, int64_t /*capacity*/) {
+std::tuple<at::Tensor, at::Tensor> gumbel_softmax_cpu(
+    const at::Tensor& crow, const at::Tensor& col, const at::Tensor& users, const std::optional<at::Tensor>& user_unit,
+    const std::optional<at::Tensor>& item_unit, int64_t n_items, double tau, const at::Tensor& seed_offset,
+    double noise_scale, double zeta, bool row_l2, bool order_statistics, int64_t /*capacity*/) {
   const char* op = "gumbel_softmax";
   const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
