@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 FOLDER = "state"
 FORMAT = "mmssl_fast state 1"
 KEPT = 2
-MAY_DIFFER = ("data.path", "data.layout", "train.checkpoint_every", "train.checkpoint_minutes", "train.threads")
+MAY_DIFFER = (
+    "data.path", "data.layout", "train.checkpoint_every", "train.checkpoint_minutes", "train.memory", "train.threads",
+)  # fmt: skip
 _NAME = re.compile(r"(\d{10})\.(json|safetensors)")
 _OURS = re.compile(r"\d{10}\.(json|safetensors)|\.\d{10}\.(json|safetensors)\.\d+\.tmp")
 _LARGEST_JSON = 1 << 28

@@ -35,6 +35,8 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory the run may take, as 4GiB. [default: 80% of what is free]",
+                                               show_default=False)] = None,
     compare: Annotated[bool | None, typer.Option(help="Fit popularity and LightGCN too. [default: on the embedded "
                                                       "catalogue only]", show_default=False)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE",
@@ -46,13 +48,14 @@ def train(
                                                                     "it was configured.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
-    from . import checkpoint, report, run_folder
+    from . import checkpoint, plan, report, run_folder
     from . import train as training
     from .config import SYNTHETIC, SYNTHETIC_EPOCHS
 
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
              "train.epochs": (epochs, "--epochs"), "train.batch": (batch, "--batch"), "train.seed": (seed, "--seed"),
              "train.device": (device, "--device"), "train.threads": (threads, "--threads"),
+             "train.memory": (memory, "--memory"),
              "train.compare": (None if compare is None else "yes" if compare else "no", "--compare")}  # fmt: skip
     if resume is not None:
         config = _resumed_configuration(resume, {"--config": config, "--out": out, "--overwrite": overwrite})
@@ -65,6 +68,7 @@ def train(
         chosen = _changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = _changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
+    plan.refuse_what_cannot_fit(dataset, chosen)
     place = resume or out or run_folder.default_path(chosen, dataset)
     checkpoints = checkpoint.Checkpoints(place, dataset, chosen)
     going_on = resume is not None and checkpoints.open()

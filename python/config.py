@@ -215,11 +215,24 @@ class TrainSection(Section):
         description="On CUDA: record MMSSL's step once an epoch and replay it, which spares its launches. Needs "
         "loss.mask_seen = false. Not yet tried on a GPU.",
     )
+    memory: str = Field(
+        "",
+        description='Memory a run may take, as "4GiB"; empty: 80% of what is free. A run that needs more is refused.',
+    )
     compare: Literal["auto", "yes", "no"] = Field(
         "auto",
         description='Whether popularity and LightGCN are fitted too and shown beside; "auto": on the embedded '
         "catalogue only.",
     )
+
+    @field_validator("memory")
+    @classmethod
+    def _size(cls, text: str) -> str:
+        from .plan import parse_bytes
+
+        if text:
+            parse_bytes(text)
+        return text
 
 
 class EvaluateSection(Section):

@@ -1,0 +1,76 @@
+"""The plan of a run's memory: against what runs take, and what is refused by it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmssl_trainer import plan
+from mmssl_trainer.cli import main
+from mmssl_trainer.plan import Sizes, parse_bytes, peak, readable, stages
+
+# users, items, interactions, width of two modalities, dim, first hidden width, batch
+RUNS = [(20_000, 10_000, 1500, 64, 64, 256, 1024), (60_000, 5000, 1500, 32, 32, 64, 512),
+        (5000, 30_000, 1500, 64, 64, 256, 1024)]  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", RUNS)
+def test_plan_is_within_fifteen_percent_of_a_run(sizes):
+    command = [sys.executable, "-P", str(Path(__file__).parent / "plan_memory.py"), *map(str, sizes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["planned"] == pytest.approx(found["measured"], rel=0.15), found
+
+
+@pytest.mark.parametrize("name", ["users", "items", "interactions", "dim"])
+def test_more_of_anything_needs_more(name):
+    sizes = {"users": 5000, "items": 4000, "interactions": 90_000, "dim": 32, "batch": 512}
+    before = stages(Sizes(**sizes, widths=(64, 32), hidden=(128, 64)))
+    after = stages(Sizes(**sizes | {name: 2 * sizes[name]}, widths=(64, 32), hidden=(128, 64)))
+    assert peak(after) > peak(before)
+    assert sum(stage.operations for stage in after) > sum(stage.operations for stage in before)
+
+
+@pytest.mark.parametrize(
+    "text, count",
+    [("4GiB", 4 << 30), ("4gb", 4 << 30), ("512M", 512 << 20), ("1.5k", 1536), ("2e9", 2 * 10**9), (" 7 B ", 7)],
+)
+def test_sizes_as_people_write_them(text, count):
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1G", "4Q", "nan", "1e30", "four"])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError):
+        parse_bytes(text)
+
+
+def test_bytes_are_readable():
+    assert [readable(count) for count in (12, 1536, 5 << 30)] == ["12 B", "1.50 KiB", "5.00 GiB"]
+
+
+def test_what_cannot_fit_is_refused_before_a_folder_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--memory", "1MiB"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "1.00 MiB may be used (train.memory)" in said and "largest parts: " in said
+    monkeypatch.setattr(plan, "free_memory", lambda device: 1000)
+    assert main(["train"]) == 2
+    assert "80% of what is free" in capsys.readouterr().err
+    assert main(["train", "--memory", "lots"]) == 2
+    assert "train.memory = 'lots'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_limits_of_cgroups_count(tmp_path):
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    for place, limit, used in ((inner, "max", 5), (inner.parent, 1000, 400)):
+        (place / "memory.max").write_text(f"{limit}\n")
+        (place / "memory.current").write_text(f"{used}\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/outer/inner\n")
+    assert plan._left_in_cgroups(tmp_path, own) == [600]
+    assert plan.free_memory() > 0
