@@ -243,7 +243,7 @@ def cosine_block(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None, 
     row_tiles, item_tiles = cdiv(call.rows, block_a), cdiv(call.items, block_i)
     constants = {
         "D": call.d, "BLOCK_A": block_a, "BLOCK_I": block_i, "BLOCK_D": min(power_of_2(call.d, 16), most),
-        "warps": 8 if call.arch < 90 else 4, **call.types,
+        "warps": 8 if call.arch < 90 and call.precision == "tf32x3" else 4, **call.types,
     }  # fmt: skip
     if row_l2:
         tiles_a_part, parts = split(item_tiles, row_tiles)

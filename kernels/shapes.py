@@ -31,8 +31,7 @@ def split(tiles: int, others: int) -> tuple[int, int]:
 
 
 def product_blocks(precision: str, d: int, arch: int) -> tuple[int, int, int]:
-    """Rows, items and columns of a tile of u vᵀ: the most that compile without a spill (compile_gate); on sm_80 with 8
-    warps."""
+    """Rows, items and columns of a tile of u vᵀ: the most that compile without a spill (compile_gate)."""
     if precision == "ieee":
         return 32, 16, 32
     if arch // 10 == 9:
