@@ -391,6 +391,19 @@ def test_sample_draws_what_the_loop_draws(batch, accelerated):
         assert found == truth and all(isinstance(x, list) for x in found[0])
 
 
+@pytest.mark.parametrize(
+    "n, k", [(9298, 1024), (5000, 6), (5000, 5), (4200, 1024), (4117, 1024), (8192, 700), (8191, 1)]
+)
+def test_users_are_those_of_random_sample(n, k):
+    from mmssl_fast.dropin.hkuds.sampling import _sample
+
+    population = list(range(10, n + 10))
+    random.seed(n)
+    truth = [random.sample(population, k) for _ in range(3)], random.random()
+    random.seed(n)
+    assert ([_sample(population, k) for _ in range(3)], random.random()) == truth
+
+
 def test_sample_refuses_a_user_with_every_item(accelerated):
     accelerated("Data.sample")
     data = released.Data(70, 150, 24)
