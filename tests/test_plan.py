@@ -11,7 +11,7 @@ from mmssl_trainer.cli import main
 from mmssl_trainer.plan import Sizes, parse_bytes, peak, readable, stages
 
 # users, items, interactions, width of two modalities, dim, first hidden width, batch
-RUNS = [(20_000, 10_000, 1500, 64, 64, 256, 1024), (60_000, 5000, 1500, 32, 32, 64, 512),
+RUNS = [(9308, 6710, 1500, 128, 64, 512, 1024), (60_000, 5000, 1500, 32, 32, 64, 512),
         (5000, 30_000, 1500, 64, 64, 256, 1024)]  # fmt: skip
 
 
