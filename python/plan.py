@@ -1,8 +1,8 @@
 """What one run costs, computed from its sizes alone: bytes held, bytes needed for a while, bytes moved and operations
 of every stage. The one place that knows; `--memory` and the refusal before training read it.
 
-A plan is for float32 on the CPU. Its coefficients were fitted to four runs with two modalities; tests/test_plan.py holds
-it to within 15% of three of them.
+A plan is for float32 on the CPU. Its coefficients were fitted to four runs with two modalities; tests/test_plan.py
+holds it to within 15% of three of them.
 """
 
 from __future__ import annotations
