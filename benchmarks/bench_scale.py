@@ -12,8 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from bench_step import Step
-from registry import Shape, environment, peak_bytes
+from registry import DEVICE, Shape, environment, finished, peak_bytes, permutation
+
+from mmssl_fast import InteractionGraph
+from mmssl_fast.ops.gumbel_rows import gumbel_order_statistics
+from mmssl_fast.ops.row_sums import row_sums
 
 HIDDEN, TAU = 512, 0.2
 DENSE_UP_TO = 20_000  # items; beyond, the dense step takes minutes and gigabytes
@@ -54,3 +59,18 @@ def test_training_step_of_a_large_catalogue(benchmark):
     )
     benchmark.extra_info |= {**found, **environment()}
     assert found["peak_rss"] < 8 * 2**30
+
+
+@pytest.mark.parametrize("items", [10_000, 1_000_000, 10_000_000])
+def test_order_statistics_against_catalogue_size(benchmark, items):
+    """Equation 5's rows at τ = 0.2 cost the same however large the catalogue is."""
+    users = torch.arange(1024)
+    seen = permutation(items)[: 10 * 1024].sort().values.cpu()
+    graph = InteractionGraph.from_pairs(users.repeat(10).cpu(), seen, 1024, items).to(DEVICE)
+    rows = gumbel_order_statistics(graph, users, TAU, 7)
+    sums = row_sums(rows[0], rows[2].double())
+    torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-5, rtol=0)
+    benchmark.pedantic(
+        finished(lambda: gumbel_order_statistics(graph, users, TAU, 7)), rounds=5, iterations=1, warmup_rounds=1
+    )
+    benchmark.extra_info |= {"items": items, "entries": int(rows[0][-1]), **environment()}

@@ -293,9 +293,20 @@ def benchmark(
     save: Annotated[Path | None, typer.Option(help="Keep what was measured in this JSON file.")] = None,
     against: Annotated[Path | None, typer.Option(help="An earlier --save of this machine, to compare with.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Measure nothing: reckon a catalogue's step.")] = False,
+    users: Annotated[float, typer.Option(help="With --plan: users, such as 1e6.")] = 1e6,
+    items: Annotated[float, typer.Option(help="With --plan: items.")] = 1e6,
+    interactions: Annotated[float, typer.Option(help="With --plan: interactions.")] = 2e7,
+    widths: Annotated[str, typer.Option(help="With --plan: widths of the modalities' features.")] = "128,64",
+    hidden: Annotated[int, typer.Option(help="With --plan: width of the discriminator's first layer.")] = 512,
+    device: Annotated[str, typer.Option(help="With --plan: h100, h200, a100, or cpu for this machine.")] = "h100",
+    memory: Annotated[str | None, typer.Option(help="With --plan: memory to fit it in, such as 40GiB.")] = None,
 ) -> None:
     """Measure the kernels with pytest-benchmark, in a source checkout, and show how they compare with their peers;
-    further arguments go to pytest."""
+    further arguments go to pytest. With --plan, reckon instead."""
+    if plan:
+        _show_plan(users, items, interactions, widths, hidden, device, memory)
+        return
     from . import measured
     from .doctor import run_benchmarks
     from .files import replacing
@@ -318,3 +329,25 @@ def benchmark(
         with replacing(plot) as temporary:
             measured.draw(rows, temporary)
     raise typer.Exit(code)
+
+
+def _show_plan(
+    users: float, items: float, interactions: float, widths: str, hidden: int, device: str, memory: str | None
+) -> None:
+    from . import cost
+    from .plan import Sizes, parse_bytes
+    from .report import OUT
+
+    try:
+        counts = [int(n) for n in (users, items, interactions, hidden)]
+        modalities = tuple(int(width) for width in widths.split(",")) if widths else ()
+        allowed = None if memory is None else parse_bytes(memory)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"benchmark --plan: {error}") from None
+    if min(*counts, *modalities) < 1:
+        raise InputError(f"benchmark --plan: sizes must be positive, got {counts} and widths {list(modalities)}")
+    sizes = Sizes(*counts[:3], modalities, hidden=(hidden, max(1, hidden // 2)))
+    shown, sentences = cost.table(sizes, device, allowed)
+    OUT.print(shown)
+    for sentence in sentences:
+        OUT.print(sentence)
