@@ -100,5 +100,5 @@ def table(sizes: Sizes, name: str, memory: float | None = None) -> tuple[Table, 
         f"{readable(peak(found))}",
         f"the largest catalogue of this shape in {readable(memory)}: {fits.users} users, {fits.items} items, "
         f"{fits.interactions} interactions",
-        "memory was fitted to runs on a CPU and can be a quarter off or more; times are floors, counted and not measured",
+        "memory was fitted on a CPU and can be a quarter off or more; times are floors, counted and not measured",
     ]
