@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from test_bpr_loss import SHAPES, batch_of, with_gradients
-from tolerances import assert_as_accurate
+from test_bpr_loss import SHAPES, batch_of, check_values_and_gradients, with_gradients
 
 from mmssl_fast import reference
 
@@ -21,16 +20,7 @@ def emulated_gradients(emulated, user_emb, item_emb, ids):
 @pytest.mark.parametrize("scale", [1.0, 0.01, 30.0])
 @pytest.mark.parametrize("shape", [*[s for s in SHAPES if s[3]], (41, 41, 300, 60)])
 def test_values_and_gradients(emulated, shape, scale, dtype):
-    user_emb, item_emb, ids = batch_of(*shape, dtype, scale)
-    exact = [x.detach().double().requires_grad_() for x in (user_emb, item_emb)]
-    actual = emulated_gradients(emulated, user_emb, item_emb, ids)
-    plain = with_gradients(reference.bpr_loss, user_emb, item_emb, ids)
-    truth = with_gradients(reference.bpr_loss, *exact, ids)
-    assert_as_accurate(actual[0], plain[0], truth[0])
-    units = 64 if dtype == torch.float64 else 4
-    tiny = units * torch.finfo(dtype).eps * max(x.abs().max().item() for x in exact) if shape[2] else 0
-    for parts in zip(actual[1:], plain[1:], truth[1:], strict=True):
-        assert_as_accurate(*parts, tiny)
+    check_values_and_gradients(lambda *inputs: emulated_gradients(emulated, *inputs), shape, scale, dtype)
 
 
 @pytest.mark.parametrize("margin", [-1e4, -100.0, -88.0, 0.0, 17.0, 88.0, 1e4])

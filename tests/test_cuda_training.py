@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from csr_blocks import normal
 from mmssl_trainer.step_graph import StepGraph
-from test_static_shapes import parts
+from one_step import learner, parts
 
 from mmssl_fast import build_info
 from mmssl_fast.graph import InteractionGraph
@@ -28,18 +28,7 @@ def losses(device, recorded=False):
     adam = torch.optim.Adam(discriminator.parameters(), lr=1e-3, capturable=recorded)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=recorded)
 
-    def learn(users, positives, negatives, step):
-        encoded = model()
-        of_d = objective.discriminator_terms(encoded, users, step)
-        adam.zero_grad()
-        of_d["total"].backward()
-        adam.step()
-        of_g = objective.generator_terms(encoded, users, positives, negatives)
-        adamw.zero_grad()
-        of_g["total"].backward()
-        adamw.step()
-        return {f"D {name}": value for name, value in of_d.items()} | of_g
-
+    learn = learner(model, objective, adam, adamw)
     model()
     run = StepGraph(learn) if recorded else learn
     found = []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmssl_trainer.cli import main
 from mmssl_trainer.step_graph import WARM_UP, StepGraph
-from test_static_shapes import NoWaiting, parts
+from one_step import NoWaiting, learner, parts
 
 from mmssl_fast import static_shapes
 from mmssl_fast.nn import MMSSLObjective
@@ -26,19 +26,7 @@ def trained(steps, recorded):
     graph, model, discriminator = parts()
     objective = MMSSLObjective(model, discriminator, seed=3, zeta=2.0)
     optimiser = torch.optim.SGD([*model.parameters(), *discriminator.parameters()], lr=1e-2)
-
-    def learn(users, positives, negatives, step):
-        encoded = model()
-        of_d = objective.discriminator_terms(encoded, users, step)
-        optimiser.zero_grad()
-        of_d["total"].backward()
-        optimiser.step()
-        of_g = objective.generator_terms(encoded, users, positives, negatives)
-        optimiser.zero_grad()
-        of_g["total"].backward()
-        optimiser.step()
-        return of_d | of_g
-
+    learn = learner(model, objective, optimiser, optimiser)
     run = StepGraph(learn, record) if recorded else learn
     losses = []
     for step in range(steps):

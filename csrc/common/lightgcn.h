@@ -1,4 +1,5 @@
-// lightgcn as a sequence of row-wise sums, whatever runs them: the CPU or CUDA.
+// propagate and lightgcn as sequences of row-wise sums, whatever runs them: the CPU or CUDA. The ops of those names are
+// propagate_op<run> and lightgcn_op<run> with run: void(const char* op, const SpmmCall&).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,9 +22,8 @@ struct LightgcnSide {
   int64_t added = 0;
 
   // The next layer's part of the sum, and the layer itself if it is kept; after the last of `layers`, the mean.
-  template <typename Run>
-  void add(Run& run, const at::Tensor& senders, const std::optional<at::Tensor>& senders_send, bool keep,
-           int64_t layers) {
+  template <auto run>
+  void add(const at::Tensor& senders, const std::optional<at::Tensor>& senders_send, bool keep, int64_t layers) {
     SpmmCall call{crow, col, value, receive, senders_send, senders};
     call.base = added == 0 ? x : total;
     call.total = total;
@@ -35,26 +35,31 @@ struct LightgcnSide {
 
 // The layers that start from one side's embeddings alternate between the sides and never read the other such chain:
 // users, items, users, ... and items, users, items, ... So one layer's memory a side is enough, whatever their number.
-template <typename Run>
-void lightgcn_chain(Run& run, LightgcnSide* from, LightgcnSide* to, int64_t layers) {
+template <auto run>
+void lightgcn_chain(LightgcnSide* from, LightgcnSide* to, int64_t layers) {
   const at::Tensor* current = &from->x;
   for (int64_t layer = 1; layer <= layers; ++layer) {
-    to->add(run, *current, from->send, layer < layers, layers);
+    to->template add<run>(*current, from->send, layer < layers, layers);
     current = &to->layer;
     std::swap(from, to);
   }
 }
 
-// The op of that name. Run: void(const char* op, const SpmmCall&).
-template <typename Run>
-std::tuple<at::Tensor, at::Tensor> call_lightgcn(Run&& run, const at::Tensor& crow, const at::Tensor& col,
-                                                 const std::optional<at::Tensor>& value, const at::Tensor& t_crow,
-                                                 const at::Tensor& t_col, const std::optional<at::Tensor>& t_value,
-                                                 const std::optional<at::Tensor>& users_receive,
-                                                 const std::optional<at::Tensor>& users_send,
-                                                 const std::optional<at::Tensor>& items_receive,
-                                                 const std::optional<at::Tensor>& items_send, const at::Tensor& users,
-                                                 const at::Tensor& items, int64_t layers) {
+// t_crow, t_col and t_value are what backward propagates along; forward does not read them.
+template <auto run>
+at::Tensor propagate_op(const at::Tensor& crow, const at::Tensor& col, const std::optional<at::Tensor>& value,
+                        const at::Tensor& t_crow, const at::Tensor& t_col, const std::optional<at::Tensor>& t_value,
+                        const std::optional<at::Tensor>& row_scale, const std::optional<at::Tensor>& col_scale,
+                        const at::Tensor& x) {
+  return call_spmm<run>("propagate", crow, col, value, row_scale, col_scale, x);
+}
+
+template <auto run>
+std::tuple<at::Tensor, at::Tensor> lightgcn_op(
+    const at::Tensor& crow, const at::Tensor& col, const std::optional<at::Tensor>& value, const at::Tensor& t_crow,
+    const at::Tensor& t_col, const std::optional<at::Tensor>& t_value, const std::optional<at::Tensor>& users_receive,
+    const std::optional<at::Tensor>& users_send, const std::optional<at::Tensor>& items_receive,
+    const std::optional<at::Tensor>& items_send, const at::Tensor& users, const at::Tensor& items, int64_t layers) {
   const char* op = "lightgcn";
   MMSSL_CHECK(users.dim() == 2 && items.dim() == 2 && users.size(1) == items.size(1), op,
               "users and items must be [rows, d] of one d, got ", users.sizes(), " and ", items.sizes());
@@ -77,8 +82,8 @@ std::tuple<at::Tensor, at::Tensor> call_lightgcn(Run&& run, const at::Tensor& cr
     user.layer = at::empty(u.sizes(), u.options());
     item.layer = at::empty(i.sizes(), i.options());
   }
-  lightgcn_chain(run, &user, &item, layers);
-  lightgcn_chain(run, &item, &user, layers);
+  lightgcn_chain<run>(&user, &item, layers);
+  lightgcn_chain<run>(&item, &user, layers);
   if (bfloat16) return {user.total.to(at::kBFloat16), item.total.to(at::kBFloat16)};
   return {user.total, item.total};
 }

@@ -8,8 +8,8 @@
 #include <type_traits>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "common/spmm_args.h"
-#include "cpu/dispatch.h"
 
 namespace mmssl {
 
@@ -109,17 +109,25 @@ void with_spmm_args(const char* op, const SpmmCall& call, F&& f) {
   });
 }
 
-// spmm and spmm_add_ as calls. Run: void(const char* op, const SpmmCall&).
-template <typename Run>
+// A product into new memory. run: a device's void(const char* op, const SpmmCall&).
+template <auto run>
 at::Tensor call_spmm(const char* op, const at::Tensor& crow, const at::Tensor& col,
                      const std::optional<at::Tensor>& value, const std::optional<at::Tensor>& row_scale,
-                     const std::optional<at::Tensor>& col_scale, const at::Tensor& x, Run&& run) {
+                     const std::optional<at::Tensor>& col_scale, const at::Tensor& x) {
   MMSSL_CHECK(crow.dim() == 1 && crow.numel() > 0 && x.dim() == 2, op, "crow must be [rows + 1] and x [rows, d], got ",
               crow.sizes(), " and ", x.sizes());
   SpmmCall call{crow, col, value, row_scale, col_scale, x};
   call.y = at::empty({crow.numel() - 1, x.size(1)}, x.options());
   run(op, call);
   return call.y;
+}
+
+// The op spmm.
+template <auto run>
+at::Tensor spmm_op(const at::Tensor& crow, const at::Tensor& col, const std::optional<at::Tensor>& value,
+                   const std::optional<at::Tensor>& row_scale, const std::optional<at::Tensor>& col_scale,
+                   const at::Tensor& x) {
+  return call_spmm<run>("spmm", crow, col, value, row_scale, col_scale, x);
 }
 
 inline SpmmCall spmm_add_call(const char* op, const at::Tensor& out, const at::Tensor& rows, const at::Tensor& crow,

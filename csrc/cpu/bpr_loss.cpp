@@ -12,10 +12,10 @@
 #include <type_traits>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "common/isa.h"
 #include "cpu/csr.h"
 #include "cpu/csr_transpose.h"
-#include "cpu/dispatch.h"
 #include "cpu/spmm.h"
 
 #define MMSSL_KERNELS "cpu/isa/bpr_loss.h"

@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/dispatch.h"
+#include "common/factors.h"
 #include "common/isa.h"
 #include "cpu/csr.h"
-#include "cpu/dispatch.h"
-#include "cpu/factors.h"
 #include "cpu/seen.h"
 #include "cpu/tile.h"
 

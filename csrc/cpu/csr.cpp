@@ -1,10 +1,9 @@
 #include "cpu/csr.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
+#include <algorithm>
 
 #include "common/check.h"
-#include "cpu/dispatch.h"
+#include "common/dispatch.h"
 
 namespace mmssl {
 
@@ -30,33 +29,6 @@ void check_csr(const char* op, const at::Tensor& crow, const at::Tensor& col, in
                   " columns");
     }
   });
-}
-
-TransposedCsr transpose_csr(const at::Tensor& crow, const at::Tensor& col, int64_t n_cols) {
-  const int64_t n_rows = crow.numel() - 1;
-  const int64_t nnz = col.numel();
-  TransposedCsr t{at::zeros({n_cols + 1}, at::kLong), at::empty({nnz}, at::kLong), at::empty({nnz}, at::kLong)};
-  const int64_t* offset = crow.const_data_ptr<int64_t>();
-  int64_t* t_offset = t.crow.mutable_data_ptr<int64_t>();
-  int64_t* t_col = t.col.mutable_data_ptr<int64_t>();
-  int64_t* order = t.order.mutable_data_ptr<int64_t>();
-  with_index_type("transpose_csr", col.scalar_type(), [&](auto index) {
-    using Index = decltype(index);
-    const Index* column = read_ptr<Index>(col);
-    for (int64_t e = 0; e < nnz; ++e) ++t_offset[column[e] + 1];
-    for (int64_t c = 0; c < n_cols; ++c) t_offset[c + 1] += t_offset[c];
-    // t_offset[c] walks through column c and ends where column c + 1 starts; shifted back below.
-    for (int64_t r = 0; r < n_rows; ++r) {
-      for (int64_t e = offset[r]; e < offset[r + 1]; ++e) {
-        const int64_t place = t_offset[column[e]]++;
-        t_col[place] = r;
-        order[place] = e;
-      }
-    }
-    for (int64_t c = n_cols; c > 0; --c) t_offset[c] = t_offset[c - 1];
-    t_offset[0] = 0;
-  });
-  return t;
 }
 
 int64_t row_grain(int64_t n_rows, int64_t work) {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "cpu/csr.h"
-#include "cpu/dispatch.h"
 
 namespace mmssl {
 namespace {

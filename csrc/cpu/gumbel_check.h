@@ -6,8 +6,8 @@
 #include <cmath>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "common/gumbel.h"
-#include "cpu/dispatch.h"
 #include "cpu/seed_offset.h"
 
 namespace mmssl {

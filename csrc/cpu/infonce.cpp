@@ -14,10 +14,10 @@
 #include <limits>
 
 #include "common/check.h"
+#include "common/dispatch.h"
+#include "common/factors.h"
 #include "common/isa.h"
 #include "cpu/csr.h"
-#include "cpu/dispatch.h"
-#include "cpu/factors.h"
 #include "cpu/tile.h"
 
 #define MMSSL_KERNELS "cpu/isa/infonce.h"

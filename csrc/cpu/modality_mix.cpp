@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "common/isa.h"
 #include "cpu/csr.h"
-#include "cpu/dispatch.h"
 
 #define MMSSL_KERNELS "cpu/isa/modality_mix.h"
 #include "common/each_isa.h"

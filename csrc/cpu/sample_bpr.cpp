@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "common/isa.h"
 #include "common/philox.h"
-#include "cpu/dispatch.h"
 #include "cpu/seed_offset.h"
 
 #define MMSSL_KERNELS "cpu/isa/philox.h"

@@ -1,13 +1,18 @@
-// sampled_dot on the CPU: checks, allocation, threads. The arithmetic is in isa/sampled_dot.cpp.
+// sampled_dot on the CPU: checks, allocation, threads. The arithmetic is in isa/sampled_dot.cpp; its gradients are
+// row-wise sums, over the block and over its transpose.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "common/isa.h"
 #include "cpu/csr.h"
-#include "cpu/dispatch.h"
+#include "cpu/csr_transpose.h"
+#include "cpu/spmm.h"
 
 #define MMSSL_KERNELS "cpu/isa/sampled_dot.h"
 #include "common/each_isa.h"
@@ -43,25 +48,6 @@ at::Tensor sampled_dot_cpu(const at::Tensor& crow, const at::Tensor& col, const 
   return s;
 }
 
-// y[r] = sum of w[order[e]] x[col[e]] over the entries of row r; an undefined order is the identity.
-at::Tensor weighted_row_sum(const char* op, const at::Tensor& crow, const at::Tensor& col, const at::Tensor& order,
-                            const at::Tensor& w, const at::Tensor& x) {
-  const int64_t n_rows = crow.numel() - 1, d = x.size(1);
-  const int64_t* order_ptr = order.defined() ? read_ptr<int64_t>(order) : nullptr;
-  at::Tensor y = at::empty({n_rows, d}, x.options());
-  with_value_type(op, x.scalar_type(), [&](auto value) {
-    with_index_type(op, col.scalar_type(), [&](auto index) {
-      using T = decltype(value);
-      using Index = decltype(index);
-      at::parallel_for(0, n_rows, row_grain(n_rows, col.numel() * d), [&](int64_t begin, int64_t end) {
-        MMSSL_DISPATCH(sampled_dot_bwd, read_ptr<int64_t>(crow), read_ptr<Index>(col), order_ptr, read_ptr<T>(w),
-                       read_ptr<T>(x), d, write_ptr<T>(y), begin, end);
-      });
-    });
-  });
-  return y;
-}
-
 void check_grad(const char* op, const at::Tensor& grad, const at::Tensor& col, const at::Tensor& x) {
   MMSSL_CHECK(grad.sizes() == col.sizes(), op, "grad must be [nnz] = ", col.sizes(), ", got ", grad.sizes());
   MMSSL_CHECK(grad.scalar_type() == x.scalar_type(), op, "grad is ", grad.scalar_type(), ", the rows are ",
@@ -74,7 +60,7 @@ at::Tensor sampled_dot_bwd_u_cpu(const at::Tensor& crow, const at::Tensor& col, 
   check_rows(op, "v", v);
   check_grad(op, grad, col, v);
   check_csr(op, crow, col, crow.numel() - 1, v.size(0));
-  return weighted_row_sum(op, crow, col, {}, grad.contiguous(), v.contiguous());
+  return call_spmm<run_spmm>(op, crow, col, grad, {}, {}, v);
 }
 
 at::Tensor sampled_dot_bwd_v_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& grad,
@@ -82,9 +68,12 @@ at::Tensor sampled_dot_bwd_v_cpu(const at::Tensor& crow, const at::Tensor& col, 
   const char* op = "sampled_dot_bwd_v";
   check_rows(op, "u", u);
   check_grad(op, grad, col, u);
-  check_csr(op, crow, col, u.size(0), n_items);
-  const TransposedCsr t = transpose_csr(crow, col, n_items);
-  return weighted_row_sum(op, t.crow, t.col, t.order, grad.contiguous(), u.contiguous());
+  MMSSL_CHECK(crow.numel() == u.size(0) + 1, op, "crow has ", crow.numel(), " offsets, ", u.size(0), " rows need ",
+              u.size(0) + 1);
+  const auto [items, t_crow, t_row, order] = csr_transpose(op, crow, col, n_items);
+  const at::Tensor dv = at::zeros({n_items, u.size(1)}, u.options());
+  run_spmm(op, spmm_add_call(op, dv, items, t_crow, t_row, at::index_select(grad, 0, order), u));
+  return dv;
 }
 
 }  // namespace

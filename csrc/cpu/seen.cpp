@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "cpu/csr.h"
-#include "cpu/dispatch.h"
 
 namespace mmssl {
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/dispatch.h"
 #include "common/isa.h"
-#include "cpu/dispatch.h"
 
 #define MMSSL_KERNELS "cpu/isa/spmm.h"
 #include "common/each_isa.h"
@@ -93,12 +93,6 @@ void run_spmm(const char* op, const SpmmCall& call) {
 
 namespace {
 
-at::Tensor spmm_cpu(const at::Tensor& crow, const at::Tensor& col, const std::optional<at::Tensor>& value,
-                    const std::optional<at::Tensor>& row_scale, const std::optional<at::Tensor>& col_scale,
-                    const at::Tensor& x) {
-  return call_spmm("spmm", crow, col, value, row_scale, col_scale, x, run_spmm);
-}
-
 void spmm_add_cpu(at::Tensor& out, const at::Tensor& rows, const at::Tensor& crow, const at::Tensor& col,
                   const std::optional<at::Tensor>& value, const at::Tensor& x) {
   const char* op = "spmm_add_";
@@ -111,6 +105,6 @@ void spmm_add_cpu(at::Tensor& out, const at::Tensor& rows, const at::Tensor& cro
 }  // namespace mmssl
 
 TORCH_LIBRARY_IMPL(mmssl_fast, CPU, m) {
-  m.impl("spmm", &mmssl::spmm_cpu);
+  m.impl("spmm", &mmssl::spmm_op<mmssl::run_spmm>);
   m.impl("spmm_add_", &mmssl::spmm_add_cpu);
 }

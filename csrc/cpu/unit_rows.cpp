@@ -5,10 +5,10 @@
 #include <torch/library.h>
 
 #include "common/check.h"
+#include "common/dispatch.h"
+#include "common/factors.h"
 #include "common/isa.h"
 #include "cpu/csr.h"
-#include "cpu/dispatch.h"
-#include "cpu/factors.h"
 
 #define MMSSL_KERNELS "cpu/isa/unit_rows.h"
 #include "common/each_isa.h"

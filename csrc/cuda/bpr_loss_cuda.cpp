@@ -11,7 +11,7 @@
 #include <type_traits>
 
 #include "common/check.h"
-#include "cpu/dispatch.h"
+#include "common/dispatch.h"
 #include "cuda/bpr_loss.h"
 #include "cuda/library.h"
 

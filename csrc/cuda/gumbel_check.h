@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "common/check.h"
-#include "cpu/dispatch.h"
+#include "common/dispatch.h"
 #include "cuda/gumbel_rows.h"
 #include "cuda/seed_offset.h"
 

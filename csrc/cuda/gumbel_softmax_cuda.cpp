@@ -11,7 +11,7 @@
 #include <tuple>
 
 #include "common/check.h"
-#include "cpu/dispatch.h"
+#include "common/dispatch.h"
 #include "cuda/gumbel_check.h"
 #include "cuda/gumbel_rows.h"
 #include "cuda/gumbel_softmax.h"

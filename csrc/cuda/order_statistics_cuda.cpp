@@ -10,7 +10,7 @@
 #include <tuple>
 
 #include "common/check.h"
-#include "cpu/dispatch.h"
+#include "common/dispatch.h"
 #include "cuda/gumbel_check.h"
 #include "cuda/library.h"
 #include "cuda/order_statistics.h"

@@ -4,7 +4,7 @@
 #include <torch/library.h>
 
 #include "common/check.h"
-#include "cpu/dispatch.h"
+#include "common/dispatch.h"
 #include "cuda/library.h"
 #include "cuda/philox.h"
 #include "cuda/seed_offset.h"

@@ -8,7 +8,7 @@
 #include <tuple>
 
 #include "common/check.h"
-#include "cpu/dispatch.h"
+#include "common/dispatch.h"
 #include "cuda/library.h"
 #include "cuda/sample_bpr.h"
 #include "cuda/seed_offset.h"

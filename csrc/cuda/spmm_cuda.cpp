@@ -30,12 +30,6 @@ void run_spmm(const char* op, const SpmmCall& call) {
 
 namespace {
 
-at::Tensor spmm_op(const at::Tensor& crow, const at::Tensor& col, const std::optional<at::Tensor>& value,
-                   const std::optional<at::Tensor>& row_scale, const std::optional<at::Tensor>& col_scale,
-                   const at::Tensor& x) {
-  return call_spmm("spmm", crow, col, value, row_scale, col_scale, x, run_spmm);
-}
-
 void spmm_add_op(at::Tensor& out, const at::Tensor& rows, const at::Tensor& crow, const at::Tensor& col,
                  const std::optional<at::Tensor>& value, const at::Tensor& x) {
   run_spmm("spmm_add_", spmm_add_call("spmm_add_", out, rows, crow, col, value, x));
@@ -45,6 +39,6 @@ void spmm_add_op(at::Tensor& out, const at::Tensor& rows, const at::Tensor& crow
 }  // namespace mmssl::cuda
 
 MMSSL_CUDA_LIBRARY(m) {
-  m.impl("spmm", &mmssl::cuda::spmm_op);
+  m.impl("spmm", &mmssl::spmm_op<mmssl::cuda::run_spmm>);
   m.impl("spmm_add_", &mmssl::cuda::spmm_add_op);
 }

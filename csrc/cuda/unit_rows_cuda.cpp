@@ -4,8 +4,8 @@
 #include <torch/library.h>
 
 #include "common/check.h"
-#include "cpu/dispatch.h"
-#include "cpu/factors.h"
+#include "common/dispatch.h"
+#include "common/factors.h"
 #include "cuda/library.h"
 #include "cuda/unit_rows.h"
 

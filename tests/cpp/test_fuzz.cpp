@@ -2,7 +2,6 @@
 // plain loop: under the sanitizers every array ends where it must. `test_fuzz_<level> ROUNDS SEED` runs longer.
 #include <algorithm>
 #include <limits>
-#include <numeric>
 
 #include "common/philox.h"
 #include "cpu/isa/philox.h"
@@ -96,14 +95,11 @@ void products(Random& random, double tolerance) {
   args.y = y.data();
   args.factor = A(1);
   in_pieces(random, rows, [&](int64_t begin, int64_t end) { mmssl::MMSSL_ISA::spmm_rows(args, begin, end); });
-  std::vector<int64_t> order(block.nnz());
-  std::iota(order.begin(), order.end(), 0);
-  const std::vector<T> w = random_values<T>(random, block.nnz());
+  const std::vector<A> w = random_values<A>(random, block.nnz());
   std::vector<T> weighted(rows * d, make<T>(NAN));
-  in_pieces(random, rows, [&](int64_t begin, int64_t end) {
-    mmssl::MMSSL_ISA::sampled_dot_bwd(crow.data(), col.data(), random.below(2) ? order.data() : nullptr, w.data(),
-                                      v.data(), d, weighted.data(), begin, end);
-  });
+  args.value = w.data();
+  args.y = weighted.data();
+  in_pieces(random, rows, [&](int64_t begin, int64_t end) { mmssl::MMSSL_ISA::spmm_rows(args, begin, end); });
   for (int64_t r = 0; r < rows; ++r) {
     std::vector<double> sum(d), scaled(d);
     for (int64_t e = crow[r]; e < crow[r + 1]; ++e) {
@@ -111,7 +107,7 @@ void products(Random& random, double tolerance) {
       for (int64_t j = 0; j < d; ++j) {
         dot += value(u[r * d + j]) * value(v[col[e] * d + j]);
         sum[j] += value(v[col[e] * d + j]);
-        scaled[j] += value(w[e]) * value(v[col[e] * d + j]);
+        scaled[j] += w[e] * value(v[col[e] * d + j]);
       }
       CHECK(std::fabs(value(s[e]) - dot) <= tolerance * (d + 1), "s[%lld] = %g, not %g", (long long)e, value(s[e]),
             dot);

@@ -67,7 +67,8 @@ void rows_are_softmax(int64_t n_users, int64_t n_items, uint32_t percent, mmssl:
     for (int64_t r = 0; r < n_users; ++r) {
       for (int64_t j = 0; j < width; ++j) {
         const double row = rows[r * n_items + first + j];
-        const double allowed = noise.tau < 0.1 ? 1e-5 : 1e-5 * row + 1e-30;
+        const double exponent = row > 0 ? std::fabs(std::log(row)) * 0x1p-22 : 0;  // two float32 roundings of log(row)
+        const double allowed = noise.tau < 0.1 ? 1e-5 : (1e-5 + exponent) * row + 1e-30;
         CHECK(std::fabs(tile[r * width + j] - row) <= allowed, "row %lld: %g, not %g", (long long)r,
               tile[r * width + j], row);
       }

@@ -10,26 +10,17 @@ void run(int64_t rows, int64_t items, int64_t d, double share, double tolerance)
   Random random(rows * 1000 + items);
   const Block<Index> block = random_block<Index>(random, rows, items, share);
   const std::vector<T> u = random_values<T>(random, rows * d), v = random_values<T>(random, items * d);
-  std::vector<T> s(block.nnz(), make<T>(NAN)), du(rows * d, make<T>(NAN));
-  const int64_t* no_order = nullptr;
+  std::vector<T> s(block.nnz(), make<T>(NAN));
   in_two_threads(rows, [&](int64_t begin, int64_t end) {
     mmssl::MMSSL_ISA::sampled_dot_fwd(block.crow.data(), block.col.data(), u.data(), v.data(), d, s.data(), begin, end);
-    mmssl::MMSSL_ISA::sampled_dot_bwd(block.crow.data(), block.col.data(), no_order, s.data(), v.data(), d, du.data(),
-                                      begin, end);
   });
   for (int64_t r = 0; r < rows; ++r) {
-    std::vector<double> truth(d, 0.0);
     for (int64_t e = block.crow[r]; e < block.crow[r + 1]; ++e) {
       const T* item = v.data() + block.col[e] * d;
       double dot = 0;
       for (int64_t j = 0; j < d; ++j) dot += value(u[r * d + j]) * value(item[j]);
       CHECK(std::fabs(value(s[e]) - dot) <= tolerance * (d + 1), "entry %lld: %g, not %g", (long long)e, value(s[e]),
             dot);
-      for (int64_t j = 0; j < d; ++j) truth[j] += value(s[e]) * value(item[j]);
-    }
-    for (int64_t j = 0; j < d; ++j) {
-      CHECK(std::fabs(value(du[r * d + j]) - truth[j]) <= tolerance * (d + 1) * (items + 1), "row %lld: %g, not %g",
-            (long long)r, value(du[r * d + j]), truth[j]);
     }
   }
 }

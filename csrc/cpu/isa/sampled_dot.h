@@ -16,16 +16,4 @@ void sampled_dot_fwd(const int64_t* crow,  // [B + 1]
                      T* s,  // [nnz]
                      int64_t begin, int64_t end);
 
-// y[r] = sum over the entries e of row r, in order, of w[order[e]] x[col[e]]; order == nullptr: w[e].
-// On the block itself it gives the gradient of u (w = grad, x = v), on its transpose that of v (x = u).
-template <typename T, typename Index>
-void sampled_dot_bwd(const int64_t* crow,   // [rows + 1]
-                     const Index* col,      // [nnz]
-                     const int64_t* order,  // [nnz] or nullptr
-                     const T* w,            // [nnz]
-                     const T* x,            // [columns, d]
-                     int64_t d,
-                     T* y,  // [rows, d]
-                     int64_t begin, int64_t end);
-
 }  // namespace mmssl::MMSSL_ISA
