@@ -29,7 +29,8 @@ def train(
     data: Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")] = None,
     layout: Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration in TOML.")] = None,
-    system: Annotated[str | None, typer.Option(help="mmssl, lightgcn or popularity.")] = None,
+    system: Annotated[str | None, typer.Option(help="mmssl, lightgcn, popularity, mf, sgl, vbpr, lightgcn_m, mmgcn or "
+                                                    "lattice.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
     batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,

@@ -1,4 +1,4 @@
-"""What a run is made of: six sections, every key with its default, its equation and the range the paper searched.
+"""What a run is made of: sections whose keys each have a default, an equation and the range the paper searched.
 
 Values come from the defaults, then a TOML file, then the command line (`--set section.key=value`), and are checked
 once, with the source of a wrong one named. The resolved configuration is written back as TOML with the descriptions as
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from .data import LAYOUTS
 from .errors import InputError, shown
+from .systems import SYSTEMS
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_EPOCHS = 20
@@ -46,7 +47,7 @@ class DataSection(Section):
 
 
 class ModelSection(Section):
-    system: str = Field("mmssl", description="What is trained: mmssl, lightgcn or popularity.")
+    system: str = Field("mmssl", description=f"What is trained: {', '.join(SYSTEMS)}.")
     dim: int = Field(64, ge=1, le=4096, description="Latent size d. Paper: 64, searched in 2^3..2^9.")
     layers: int = Field(2, ge=0, le=16, description="Graph layers L of Eq. 10. Paper: searched in 1..4, best 2 or 3.")
     heads: int = Field(4, ge=1, description="Attention heads H of Eq. 9; must divide dim. The released code: 4.")
@@ -90,8 +91,6 @@ class ModelSection(Section):
     @field_validator("system")
     @classmethod
     def _known_system(cls, name: str) -> str:
-        from .systems import SYSTEMS
-
         if name not in SYSTEMS:
             raise ValueError(f"the systems are {', '.join(SYSTEMS)}")
         return name
@@ -254,6 +253,20 @@ class EvaluateSection(Section):
         return sorted({*ks, 20})
 
 
+class SGLSection(Section):
+    drop: float = Field(0.1, ge=0, lt=1, description="SGL: share of edges left out of a view. Its paper: 0.1.")
+    tau: float = Field(0.2, ge=1e-3, description="SGL: temperature of the contrast. Its paper: 0.2.")
+    weight: float = Field(0.1, ge=0, description="SGL: weight of the contrast, a mean over anchors. Its paper: 0.1.")
+
+
+class LATTICESection(Section):
+    neighbours: int = Field(10, ge=1, le=128, description="LATTICE: neighbours of an item, k. Its paper: 10.")
+    keep: float = Field(
+        0.9, ge=0, le=1, description="LATTICE: share of the graph read off the raw features. Its published code: 0.9."
+    )
+    layers: int = Field(1, ge=1, le=16, description="LATTICE: rounds over the item graph. Its published code: 1.")
+
+
 class Config(Section):
     """The whole configuration. `Config()` is the defaults; `load` and `override` check what is given."""
 
@@ -263,6 +276,8 @@ class Config(Section):
     optimiser: OptimiserSection = OptimiserSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+    sgl: SGLSection = SGLSection()
+    lattice: LATTICESection = LATTICESection()
 
 
 def load(path: str | Path | None = None, overrides: dict[str, tuple[Any, str]] | None = None) -> Config:

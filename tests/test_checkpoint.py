@@ -426,7 +426,7 @@ def test_state_is_never_written_with_what_is_not_finite(data, tmp_path):
             terms = super().step(batch)
             if batch.step == 2:
                 with torch.no_grad():
-                    self.items[3, 1] = np.inf
+                    self.model.items[3, 1] = np.inf
             return terms
 
     with pytest.raises(NonFiniteLoss, match=r"system\.items became non-finite in epoch 1, by step 3 of"):

@@ -98,7 +98,7 @@ def test_lightgcn_gradient_matches_definition(data):
     system = systems.create("lightgcn")
     graph = InteractionGraph.from_scipy(data.train)
     system.build(data, graph, config)
-    users, items = (one.detach().clone().double().requires_grad_() for one in (system.users, system.items))
+    users, items = (one.detach().clone().double().requires_grad_() for one in (system.model.users, system.model.items))
     dense = torch.from_numpy(data.train.toarray()).double()
     scale = [dense.sum(axis).clamp(min=1).rsqrt() for axis in (1, 0)]
     adjacency = scale[0][:, None] * dense * scale[1]
@@ -111,8 +111,8 @@ def test_lightgcn_gradient_matches_definition(data):
     loss = -torch.nn.functional.logsigmoid(score).mean()
     loss.backward()
     assert system.step(batch)["bpr"].item() == pytest.approx(loss.item(), rel=1e-5)
-    torch.testing.assert_close(system.users.grad.double(), users.grad, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(system.items.grad.double(), items.grad, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(system.model.users.grad.double(), users.grad, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(system.model.items.grad.double(), items.grad, rtol=1e-4, atol=1e-7)
 
 
 # --- MMSSL -----------------------------------------------------------------------------------------------------------

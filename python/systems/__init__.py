@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .base import System
 
-SYSTEMS = {"mmssl": "MMSSLSystem", "lightgcn": "LightGCNSystem", "popularity": "PopularitySystem"}
-TITLES = {"mmssl": "MMSSL", "lightgcn": "LightGCN", "popularity": "popularity"}
+SYSTEMS = {
+    "mmssl": "MMSSLSystem", "lightgcn": "LightGCNSystem", "popularity": "PopularitySystem", "mf": "MFSystem",
+    "sgl": "SGLSystem", "vbpr": "VBPRSystem", "lightgcn_m": "LightGCNMSystem", "mmgcn": "MMGCNSystem",
+    "lattice": "LATTICESystem",
+}  # fmt: skip
+TITLES = {
+    "mmssl": "MMSSL", "popularity": "popularity", "mf": "MF-BPR", "lightgcn": "LightGCN", "sgl": "SGL", "vbpr": "VBPR",
+    "lightgcn_m": "LightGCN-M", "mmgcn": "MMGCN", "lattice": "LATTICE",
+}  # fmt: skip
 
 
 def create(name: str) -> System:

@@ -1,11 +1,16 @@
-"""The protocol between the training loop and what it trains."""
+"""The protocol between the training loop and what it trains, and what systems made of one module share."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mmssl_fast import bpr_loss
+from mmssl_fast.nn.encoder import standardised
+
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from mmssl_fast.graph import InteractionGraph
@@ -57,3 +62,105 @@ class System(Protocol):
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take over, in place, what `state` of an equally built system gave. Raises KeyError, ValueError or
         RuntimeError for missing, unknown or wrongly shaped tensors."""
+
+
+class Recommender(nn.Module):
+    """A baseline's parameters and equations. A subclass makes its parameters on the CPU in __init__(dataset, graph,
+    config), so that every device starts from the same numbers, and gives `forward`; ModuleSystem does the rest."""
+
+    def __init__(self, graph: InteractionGraph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Users [U, d] and items [I, d], whose dot products are the scores."""
+        raise NotImplementedError
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms of one step by name; their sum is minimised. By default BPR (Eq. 14) alone."""
+        return {"bpr": bpr_loss(*self(), batch.users, batch.positives, batch.negatives)}
+
+    def start_epoch(self, epoch: int) -> None:
+        """What is renewed once an epoch."""
+
+    def cold_items(self) -> Tensor | None:
+        """Items [I, d] by their features alone, for items that nobody has interacted with; None where features play no
+        part."""
+        return None
+
+
+class ModuleSystem:
+    """A System made of one Recommender, `model_type`, under one AdamW."""
+
+    trains = True
+    least_batch = 1
+    model_type: type[Recommender]
+
+    def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
+        self.model = self.model_type(dataset, graph, config).to(graph.device)
+        rates = config.optimiser
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "adamw": torch.optim.AdamW(self.model.parameters(), lr=rates.lr, weight_decay=rates.weight_decay)
+        }
+
+    def start_epoch(self, epoch: int) -> None:
+        self.model.train()
+        self.model.start_epoch(epoch)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        terms = self.model.terms(batch)
+        total = torch.stack(list(terms.values())).sum()
+        optimiser = self.optimisers["adamw"]
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        optimiser.step()
+        return terms if len(terms) == 1 else terms | {"total": total}
+
+    @torch.no_grad()
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        return self._without_dropout(self.model)
+
+    @torch.no_grad()
+    def cold_items(self) -> Tensor | None:
+        """See Recommender.cold_items."""
+        return self._without_dropout(self.model.cold_items)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+
+    def state(self) -> dict[str, Tensor]:
+        return self.parameters()
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(tensors)
+
+    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `parameters` of an equally built system gave."""
+        self.model.load_state_dict(tensors)
+
+    def _without_dropout(self, call):
+        training = self.model.training
+        self.model.eval()
+        try:
+            return call()
+        finally:
+            self.model.train(training)
+
+
+def table(rows: int, dim: int) -> nn.Parameter:
+    """A Xavier-uniform embedding table [rows, dim]."""
+    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim)))
+
+
+def features_of(dataset: Dataset, config: Config) -> list[Tensor]:
+    """The modalities' features, float32 [I, d_m], columns of mean 0 and variance 1 with model.standardise.
+
+    Raises InputError where the dataset has none.
+    """
+    if not dataset.features:
+        raise InputError(
+            f"{dataset.name}: {config.model.system} needs features; add a <modality>_feat.npy, or train --system "
+            "lightgcn"
+        )
+    raw = [torch.from_numpy(values).float() for values in dataset.features.values()]
+    return [standardised(one).float() for one in raw] if config.model.standardise else raw

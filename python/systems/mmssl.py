@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective, TiledAdam
 from mmssl_fast.ops.pending_gradient import pending_gradient
+from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..errors import InputError
 from ..step_graph import StepGraph
@@ -115,6 +116,20 @@ class MMSSLSystem:
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+
+    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `parameters` of an equally built system gave."""
+        self.model.load_state_dict(tensors)
+
+    @torch.no_grad()
+    def cold_items(self) -> Tensor:
+        """ω Σ_m f̄_i^m/‖f̄_i^m‖ [I, d]: Eq. 12 of an item without interactions, its own modality features in the place of
+        those that users pass on, and no id part."""
+        model, training = self.model, self.model.training
+        model.eval()
+        own = [unit_rows(layer(getattr(model, f"features_{m}"))) for m, layer in enumerate(model.projections)]
+        model.train(training)
+        return model.omega * torch.stack(own).sum(0)
 
     def state(self) -> dict[str, Tensor]:
         return self._parts().state_dict()

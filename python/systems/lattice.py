@@ -1,0 +1,101 @@
+"""LATTICE (Zhang et al., MM 2021): LightGCN beside propagation over item-item graphs mined from the features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssl_fast import InteractionGraph, cosine_topk, lightgcn, propagate
+from mmssl_fast.ops.unit_rows import unit_rows
+
+from .base import ModuleSystem, Recommender, features_of, table
+
+
+class LATTICE(Recommender):
+    """h_u = x_u and h_i = x_i + y_i/‖y_i‖ with (x_u, x_i) = lightgcn(graph, e_u, e_i, L, norm="both") and
+
+        y = Σ_m α_m (λ S^m + (1 − λ) A^m) e_i,  α = softmax of a learnt weight a modality.
+
+    S^m[i, j] = cos(f_i, f_j)₊ for the k items j most similar to i (`cosine_topk`; i is one of them), 0 elsewhere,
+    scaled by 1/sqrt(degree_i degree_j), degrees being the sums of rows; fixed. A^m is the same of W_m f. Its
+    neighbours are read again each epoch, its values at every step, so W_m learns. λ, k and the number of rounds over
+    the item graph are lattice.keep, .neighbours and .layers, by default the published ones: 0.9, 10, 1.
+
+    Each modality's graph is scaled before the mixture; the published code scales A after it.
+    """
+
+    def __init__(self, dataset, graph, config) -> None:
+        super().__init__(graph)
+        self.layers, self.settings = config.model.layers, config.lattice
+        features = features_of(dataset, config)
+        self.modalities, self.k = len(features), min(config.lattice.neighbours, graph.n_items)
+        for m, raw in enumerate(features):
+            self.register_buffer(f"features_{m}", raw, persistent=False)
+        self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)
+        self.project = nn.ModuleList(nn.Linear(raw.shape[1], config.model.dim) for raw in features)
+        self.mixture = nn.Parameter(torch.zeros(len(features)))
+        self.register_buffer("neighbours", torch.zeros(len(features), graph.n_items, self.k, dtype=torch.int64))
+        self.fixed = [_item_graph(raw, self.k).to(graph.device) for raw in features]
+        self._read_neighbours()
+
+    def start_epoch(self, epoch: int) -> None:
+        if epoch > 1:
+            self._read_neighbours()
+
+    @torch.no_grad()
+    def _read_neighbours(self) -> None:
+        for m, projected in enumerate(self._projected()):
+            self.neighbours[m] = cosine_topk(projected, projected, self.k)[1]
+
+    def _projected(self) -> list[Tensor]:
+        return [layer(getattr(self, f"features_{m}")) for m, layer in enumerate(self.project)]
+
+    def over_items(self, y: Tensor) -> Tensor:
+        """y/‖y‖ [I, d] from id embeddings [I, d]."""
+        mixture, keep = self.mixture.softmax(0), self.settings.keep
+        learnt = [_weights(unit_rows(x), near) for x, near in zip(self._projected(), self.neighbours, strict=True)]
+        for _ in range(self.settings.layers):
+            parts = [
+                keep * propagate(self.fixed[m], y, norm="none")
+                + (1 - keep) * _weighted(learnt[m], self.neighbours[m], y)
+                for m in range(self.modalities)
+            ]
+            y = (mixture[:, None, None] * torch.stack(parts)).sum(0)
+        return unit_rows(y)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        users, items = lightgcn(self.graph, self.users, self.items, self.layers, norm="both")
+        return users, items + self.over_items(self.items)
+
+    def cold_items(self) -> Tensor:
+        """y_i/‖y_i‖, what the items most like it say; those that nobody has interacted with say nothing."""
+        known = (self.graph.item_degree > 0)[:, None]
+        return self.over_items(torch.where(known, self.items, 0))
+
+
+def _weights(x: Tensor, near: Tensor) -> Tensor:
+    """The scaled values of a graph on unit rows x [I, d] with neighbours near [I, k]: [I, k]."""
+    values = (F.embedding(near, x) * x[:, None]).sum(2).clamp(min=0)
+    degree = values.sum(1)
+    scale = torch.where(degree > 0, degree.clamp(min=torch.finfo(x.dtype).tiny).rsqrt(), 0)
+    return scale[:, None] * values * scale[near]
+
+
+def _weighted(values: Tensor, near: Tensor, x: Tensor) -> Tensor:
+    """Row i is Σ_j values[i, j] x[near[i, j]], [I, d]."""
+    return (values[:, :, None] * F.embedding(near, x)).sum(1)
+
+
+def _item_graph(features: Tensor, k: int) -> InteractionGraph:
+    """S^m as a graph from items to items."""
+    near = cosine_topk(features, features, k)[1]
+    rows = torch.arange(features.shape[0]).repeat_interleave(near.shape[1])
+    values = _weights(unit_rows(features), near)
+    return InteractionGraph.from_pairs(rows, near.flatten(), *2 * (features.shape[0],), values=values.flatten())
+
+
+class LATTICESystem(ModuleSystem):
+    """LATTICE with BPR (Eq. 14) and AdamW."""
+
+    model_type = LATTICE

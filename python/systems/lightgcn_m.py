@@ -1,0 +1,40 @@
+"""LightGCN-M: LightGCN whose items also send their features along the graph.
+
+The paper compares with it and gives no formula: "incorporate multi-modal item features during the graph-based message
+passing". Here the features enter where messages start, at layer 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmssl_fast import lightgcn
+
+from .base import ModuleSystem, Recommender, features_of, table
+
+
+class LightGCNM(Recommender):
+    """(h_u, h_i) = lightgcn(graph, e_u, e_i + Σ_m W_m f_i^m, L, norm="both")."""
+
+    def __init__(self, dataset, graph, config) -> None:
+        super().__init__(graph)
+        self.layers = config.model.layers
+        features = torch.cat(features_of(dataset, config), 1)  # Σ_m W_m f^m is one product
+        self.register_buffer("features", features, persistent=False)
+        self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)
+        self.project = nn.Linear(features.shape[1], config.model.dim, bias=False)
+        nn.init.xavier_uniform_(self.project.weight)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return lightgcn(self.graph, self.users, self.items + self.project(self.features), self.layers, norm="both")
+
+    def cold_items(self) -> Tensor:
+        """What is left of h_i without neighbours and id: Σ_m W_m f_i^m / (L + 1)."""
+        return self.project(self.features) / (self.layers + 1)
+
+
+class LightGCNMSystem(ModuleSystem):
+    """LightGCN-M with BPR (Eq. 14) and AdamW."""
+
+    model_type = LightGCNM

@@ -1,0 +1,24 @@
+"""MF-BPR (Rendle et al., UAI 2009): matrix factorisation with the Bayesian personalised ranking loss."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import ModuleSystem, Recommender, table
+
+
+class MF(Recommender):
+    """ŷ_ui = e_u·e_i, trained with bpr_loss(e_u, e_i, …)."""
+
+    def __init__(self, dataset, graph, config) -> None:
+        super().__init__(graph)
+        self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.users, self.items
+
+
+class MFSystem(ModuleSystem):
+    """MF with BPR (Eq. 14) and AdamW."""
+
+    model_type = MF

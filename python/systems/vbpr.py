@@ -1,0 +1,47 @@
+"""VBPR (He and McAuley, AAAI 2016): matrix factorisation whose items also have factors read off their features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .base import ModuleSystem, Recommender, features_of, table
+
+
+class VBPR(Recommender):
+    """ŷ_ui = γ_u·γ_i + θ_u·(E f_i) + β_i + β'·f_i, f_i the modalities side by side.
+
+    As a dot product: h_u = [γ_u, θ_u, 1] and h_i = [γ_i, E f_i, β_i + β'·f_i]. γ and θ share model.dim half and half,
+    as the paper splits its K. A bias of the user alone does not rank items and is left out.
+    """
+
+    def __init__(self, dataset, graph, config) -> None:
+        super().__init__(graph)
+        own = config.model.dim // 2
+        seen = config.model.dim - own
+        features = torch.cat(features_of(dataset, config), 1)
+        self.register_buffer("features", features, persistent=False)
+        self.users, self.items = table(graph.n_users, own + seen), table(graph.n_items, own)
+        self.project = nn.Linear(features.shape[1], seen, bias=False)
+        nn.init.xavier_uniform_(self.project.weight)
+        self.item_bias = nn.Parameter(torch.zeros(graph.n_items, 1))
+        self.feature_bias = nn.Parameter(torch.zeros(features.shape[1], 1))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self._users(), self._items(self.items, self.item_bias)
+
+    def cold_items(self) -> Tensor:
+        """h_i without what only interactions teach: γ_i = 0, β_i = 0."""
+        return self._items(torch.zeros_like(self.items), torch.zeros_like(self.item_bias))
+
+    def _users(self) -> Tensor:
+        return torch.cat([self.users, self.users.new_ones(self.users.shape[0], 1)], 1)
+
+    def _items(self, own: Tensor, bias: Tensor) -> Tensor:
+        return torch.cat([own, self.project(self.features), bias + self.features @ self.feature_bias], 1)
+
+
+class VBPRSystem(ModuleSystem):
+    """VBPR with BPR (Eq. 14) and AdamW."""
+
+    model_type = VBPR

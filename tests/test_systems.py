@@ -1,0 +1,228 @@
+"""The systems that MMSSL is compared with: what they learn, and the heart of each against plain PyTorch."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmssl_trainer import systems
+from mmssl_trainer.config import load
+from mmssl_trainer.data import Dataset, synthetic
+from mmssl_trainer.errors import InputError
+from mmssl_trainer.evaluate import split_metrics
+from mmssl_trainer.systems.base import Batch
+from mmssl_trainer.train import fit
+
+from mmssl_fast.graph import InteractionGraph
+
+BASELINES = sorted({*systems.SYSTEMS} - {"mmssl", "popularity"})
+WITH_FEATURES = {"vbpr", "lightgcn_m", "mmgcn", "lattice"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic(seed=1, n_users=150, n_items=100, modalities={"image": 8, "text": 6}, mean_degree=16)
+
+
+def configured(system, **values):
+    chosen = {"model.system": system, "model.dim": 16, "train.epochs": 8, "train.batch": 256, "train.threads": 1,
+              "optimiser.lr": 0.05, "train.sample_over": "interactions", "evaluate.ks": [20]}  # fmt: skip
+    chosen |= {name.replace("__", "."): value for name, value in values.items()}
+    return load(None, {name: (value, "test") for name, value in chosen.items()})
+
+
+def built(data, name, **values):
+    torch.manual_seed(5)
+    system = systems.create(name)
+    system.build(data, InteractionGraph.from_scipy(data.train), configured(name, **values))
+    system.start_epoch(1)
+    return system
+
+
+def double(module):
+    """Its parameters and features by name, float64, as leaves."""
+    named = {name: value.detach().double().requires_grad_() for name, value in module.named_parameters()}
+    return named | {name: value.double() for name, value in module.named_buffers() if value.is_floating_point()}
+
+
+def dense(matrix):
+    return torch.from_numpy(matrix.toarray()).double()
+
+
+def both(adjacency):
+    """Scaled by 1/sqrt of both degrees."""
+    rows, columns = (adjacency.sum(axis).clamp(min=1).rsqrt() for axis in (1, 0))
+    return rows[:, None] * adjacency * columns
+
+
+def layer_mean(adjacency, users, items, layers):
+    kept = [(users, items)]
+    for _ in range(layers):
+        kept.append((adjacency @ kept[-1][1], adjacency.T @ kept[-1][0]))
+    return tuple(sum(layer[side] for layer in kept) / (layers + 1) for side in (0, 1))
+
+
+TRIPLES = torch.tensor([0, 5, 9, 0]), torch.tensor([1, 2, 3, 4]), torch.tensor([7, 8, 2, 4])
+
+
+def bpr(users, items):
+    anchors, positives, negatives = TRIPLES
+    return -F.logsigmoid((users[anchors] * (items[positives] - items[negatives])).sum(1)).mean()
+
+
+def agrees(system, users, items, parameters):
+    """The system's embeddings and the gradients of its BPR term are those of the plain expression."""
+    found = system.model()
+    for ours, plain in zip(found, (users, items), strict=True):
+        torch.testing.assert_close(ours.double(), plain, rtol=2e-4, atol=2e-6)
+    system.model.terms(Batch(*TRIPLES, 0))["bpr"].backward()
+    bpr(users, items).backward()
+    for name, parameter in system.model.named_parameters():
+        if parameters[name].grad is not None:
+            torch.testing.assert_close(parameter.grad.double(), parameters[name].grad, rtol=2e-3, atol=2e-7)
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", BASELINES)
+def test_learns_more_than_popularity(data, name):
+    fitted, popular = fit(data, configured(name)), fit(data, configured("popularity"))
+    test = [split_metrics(one.users, one.items, data, "test", [20])["recall@20"] for one in (fitted, popular)]
+    assert fitted.best > 1.5 * popular.best and test[0] > 1.5 * test[1], (fitted.best, popular.best, test)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_same_seed_same_bits_and_a_state_is_all_there_is(data, name):
+    """Two equal runs agree to the bit; so does a new system that takes over another's state and optimiser."""
+    batch = Batch(torch.arange(60), torch.arange(60), torch.arange(60) + 9, 0)
+    first, second = (built(data, name) for _ in range(2))
+    for one in (first, second):
+        one.step(batch)
+    assert all(torch.equal(a, b) for a, b in zip(first.embeddings(), second.embeddings(), strict=True))
+    torch.manual_seed(99)
+    other = systems.create(name)
+    other.build(data, first.model.graph, configured(name))
+    other.load_state({key: value.clone() for key, value in first.state().items()})
+    other.optimisers["adamw"].load_state_dict(deepcopy(first.optimisers["adamw"].state_dict()))
+    losses = [one.step(batch._replace(step=1)) for one in (first, other)]
+    assert {key: value.item() for key, value in losses[0].items()} == {k: v.item() for k, v in losses[1].items()}
+    assert all(torch.equal(a, b) for a, b in zip(first.embeddings(), other.embeddings(), strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(WITH_FEATURES))
+def test_features_are_needed(data, name):
+    with pytest.raises(InputError, match=f"{name} needs features"):
+        fit(Dataset(**{**vars(data), "features": {}}), configured(name))
+
+
+# --- the heart of each -----------------------------------------------------------------------------------------------
+def test_mf_and_its_gradient(data):
+    system = built(data, "mf")
+    own = double(system.model)
+    agrees(system, own["users"], own["items"], own)
+
+
+def test_vbpr_and_its_gradient(data):
+    system = built(data, "vbpr", model__dim=7, model__heads=1)
+    own = double(system.model)
+    seen = own["features"]
+    users, items = own["users"], own["items"]
+    score = users[:, :3] @ items.T + users[:, 3:] @ (seen @ own["project.weight"].T).T
+    score = score + (own["item_bias"] + seen @ own["feature_bias"]).T
+    ours = system.embeddings()
+    torch.testing.assert_close((ours[0] @ ours[1].T).double(), score, rtol=1e-4, atol=1e-5)
+    ours = torch.cat([users, users.new_ones(len(users), 1)], 1), torch.cat(
+        [items, seen @ own["project.weight"].T, own["item_bias"] + seen @ own["feature_bias"]], 1
+    )
+    agrees(system, *ours, own)
+
+
+def test_lightgcn_m_and_its_gradient(data):
+    system = built(data, "lightgcn_m")
+    own = double(system.model)
+    start = own["items"] + own["features"] @ own["project.weight"].T
+    agrees(system, *layer_mean(both(dense(data.train)), own["users"], start, 2), own)
+
+
+def test_lattice_and_its_gradient(data):
+    system = built(data, "lattice", lattice__neighbours=5, lattice__layers=2, lattice__keep=0.6)
+    own = double(system.model)
+    mixture = own["mixture"].softmax(0)
+
+    def graph(x, near):
+        unit = F.normalize(x, dim=1)
+        adjacency = torch.zeros(len(x), len(x), dtype=x.dtype).scatter(1, near, 1.0) * (unit @ unit.T).clamp(min=0)
+        degree = adjacency.sum(1).rsqrt()
+        return degree[:, None] * adjacency * degree
+
+    mixed = 0
+    for m in range(2):
+        raw = own[f"features_{m}"]
+        learnt = raw @ own[f"project.{m}.weight"].T + own[f"project.{m}.bias"]
+        near = [(F.normalize(x, dim=1) @ F.normalize(x, dim=1).T).topk(5).indices for x in (raw, learnt.detach())]
+        mixed = mixed + mixture[m] * (0.6 * graph(raw, near[0]) + 0.4 * graph(learnt, near[1]))
+    over = F.normalize(mixed @ mixed @ own["items"], dim=1)
+    users, items = layer_mean(both(dense(data.train)), own["users"], own["items"], 2)
+    agrees(system, users, items + over, own)
+
+
+def test_mmgcn_and_its_gradient(data):
+    system = built(data, "mmgcn")
+    own = double(system.model)
+    adjacency = dense(data.train)
+    means = [one / one.sum(1, keepdim=True).clamp(min=1) for one in (adjacency, adjacency.T)]
+    outputs = []
+    for m in range(2):
+        linear = F.linear(own[f"features_{m}"], own[f"project.{m}.weight"], own[f"project.{m}.bias"])
+        x = F.normalize(own[f"preferences.{m}"], dim=1), F.normalize(linear, dim=1)
+        for at in range(2):
+            gather, keep = ([own[f"{part}.{m}.{at}.{kind}"] for kind in ("weight", "bias")]
+                            for part in ("gather", "keep"))  # fmt: skip
+            x = tuple(
+                F.leaky_relu(F.linear(mean @ x[1 - side], *gather) + F.leaky_relu(F.linear(x[side], *keep)) + ids)
+                for side, (mean, ids) in enumerate(zip(means, (own["users"], own["items"]), strict=True))
+            )
+        outputs.append(x)
+    agrees(system, *((outputs[0][side] + outputs[1][side]) / 2 for side in (0, 1)), own)
+
+
+def test_sgl_contrast(data):
+    """Both sides' contrast on dense dropped graphs, and its gradient."""
+    system = built(data, "sgl", sgl__drop=0.3)
+    kept = system.model.kept
+    assert 0.6 < kept.float().mean() < 0.8 and not torch.equal(kept[0], kept[1])
+    own = double(system.model)
+    row, column = data.train.nonzero()
+    sides = []
+    for mask in kept.numpy():
+        adjacency = torch.zeros(data.n_users, data.n_items, dtype=torch.float64)
+        adjacency[row[mask], column[mask]] = 1.0
+        sides.append(layer_mean(both(adjacency), own["users"], own["items"], 2))
+    loss = 0
+    for side, anchors in enumerate(TRIPLES[:2]):
+        first, second = (F.normalize(view[side], dim=1) for view in sides)
+        logits = torch.cat([first[anchors] @ second.T, first[anchors] @ first.T], 1) / 0.2
+        logits[torch.arange(4), len(first) + anchors] = -torch.inf
+        loss = loss + F.cross_entropy(logits, anchors)
+    loss = 0.1 * loss
+    found = system.model.terms(Batch(*TRIPLES, 0))["contrastive"]
+    assert found.item() == pytest.approx(loss.item(), rel=1e-5)
+    found.backward()
+    loss.backward()
+    for name in ("users", "items"):
+        ours = getattr(system.model, name).grad.double()
+        torch.testing.assert_close(ours, own[name].grad, rtol=1e-3, atol=1e-7)
+
+
+def test_sgl_draws_views_anew_each_epoch(data):
+    system = built(data, "sgl")
+    before = system.model.kept.clone()
+    system.start_epoch(2)
+    assert not torch.equal(before, system.model.kept)
+
+
+def test_lattice_reads_its_neighbours_again_each_epoch(data):
+    system = built(data, "lattice")
+    before = system.model.neighbours.clone()
+    torch.nn.init.normal_(system.model.project[0].weight)
+    system.start_epoch(2)
+    assert not torch.equal(before[0], system.model.neighbours[0]) and torch.equal(before[1], system.model.neighbours[1])
