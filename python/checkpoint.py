@@ -42,6 +42,11 @@ MAY_DIFFER = (
 _NAME = re.compile(r"(\d{10})\.(json|safetensors)")
 _OURS = re.compile(r"\d{10}\.(json|safetensors)|\.\d{10}\.(json|safetensors)\.\d+\.tmp")
 _LARGEST_JSON = 1 << 28
+_HOLDS = {
+    "step": int, "stale": int, "best": (int, float, type(None)), "best_epoch": int, "val": dict, "epochs": list,
+    "optimisers": dict, "where": str, "epoch": int, "seconds": (int, float), "terms": list, "config": dict,
+    "fingerprint": str, "threads": int, "versions": dict, "tensors": dict,
+}  # fmt: skip
 
 
 @dataclass
@@ -204,10 +209,10 @@ def read(path: Path) -> State:
         if path.stat().st_size > _LARGEST_JSON:
             raise InputError(f"{path}: is {path.stat().st_size} bytes, more than any state has; {older}")
         body = _opened(path, path.read_text(encoding="utf-8"), older)
-        held, wanted = tensors_path.stat().st_size, body["tensors"]["bytes"]
-        if held != wanted:
-            raise InputError(f"{tensors_path}: is {held} bytes, was written as {wanted}; {older}")
-        if _digest(tensors_path) != body["tensors"]["sha256"]:
+        held, written = tensors_path.stat().st_size, body["tensors"]
+        if held != written.get("bytes"):
+            raise InputError(f"{tensors_path}: is {held} bytes, was written as {shown(written.get('bytes'))}; {older}")
+        if _digest(tensors_path) != written.get("sha256"):
             raise InputError(f"{tensors_path}: is not as it was written, its sha256 differs; {older}")
         with safe_open(tensors_path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -223,7 +228,7 @@ def _sealed(body: dict[str, Any]) -> str:
 def _opened(path: Path, text: str, older: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-        body = content["state"]
+        body = dict(content["state"])
         sound = content["sha256"] == _digest_of(body)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(f"{path}: is cut off or no state; {older}") from None
@@ -231,6 +236,10 @@ def _opened(path: Path, text: str, older: str) -> dict[str, Any]:
         raise InputError(f"{path}: is not as it was written, its sha256 differs; {older}")
     if body.get("format") != FORMAT:
         raise InputError(f"{path}: its format is {shown(body.get('format'))}, this version reads {FORMAT!r}")
+    wrong = next((key for key, kind in _HOLDS.items() if not isinstance(body.get(key), kind)), None)
+    if wrong or not all(isinstance(one, dict) for one in (*body["epochs"], *body["config"].values())):
+        what = f"{wrong} is {shown(body.get(wrong))}" if wrong else "an epoch or a section is no table"
+        raise InputError(f"{path}: does not hold a state: {what}; {older}")
     return body
 
 
@@ -298,8 +307,8 @@ def _restore(state: State, system: System, fit: Fit, position: Position) -> None
         if position.table.device.type == "cuda":
             torch.cuda.set_rng_state(tensors.pop("generator.cuda"), position.table.device)
         position.table.fill(body["terms"], tensors.pop("losses"))
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
+    except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else (str(error).splitlines() or ["?"])[0]
         raise InputError(f"{state.path}: does not fit this version: {reason}; start another run") from None
     fit.step, fit.stale, fit.best_epoch, fit.val = body["step"], body["stale"], body["best_epoch"], body["val"]
     fit.best = -math.inf if body["best"] is None else body["best"]

@@ -12,9 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from .curves import GRID, INK, LOSS, MUTED, NDCG, RECALL
-from .errors import InputError
+from .errors import InputError, shown
 
 SAME_MACHINE = ("device", "machine", "isa", "threads", "torch")
+HOLDS = {"ratio": (int, float), "name": str, "median_s": (int, float), "peak_bytes": (int, float),
+         "peer_peak_bytes": (int, float), "peer_name": str}  # fmt: skip
 NOTABLE = 1.1  # a change of a ratio that two runs on a quiet machine do not show by themselves
 
 
@@ -30,7 +32,12 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is not what pytest-benchmark writes with --benchmark-json") from None
-    return [row for row in rows if "ratio" in row or "scale" in row]
+    rows = [row for row in rows if "ratio" in row or "scale" in row]
+    for key, kind in HOLDS.items():
+        for row in rows:
+            if "ratio" in row and not (isinstance(row.get(key), kind) and row["ratio"]):
+                raise InputError(f"{path}: {key} of a benchmark is {shown(row.get(key))}; measure again")
+    return rows
 
 
 def table(rows: list[dict[str, Any]], earlier: list[dict[str, Any]] | None = None) -> Table:

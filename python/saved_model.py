@@ -94,14 +94,22 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> SavedMode
 
 
 def _csr(tensors: dict[str, Tensor], split: str, shape: tuple[int, int]) -> sp.csr_array:
-    indptr, indices = tensors[f"{split}.indptr"].numpy(), tensors[f"{split}.indices"].numpy()
-    if indptr.shape != (shape[0] + 1,) or indices.ndim != 1 or indptr[0] != 0 or indptr[-1] != len(indices):
+    indptr, indices = (_integers(tensors, f"{split}.{name}").numpy() for name in ("indptr", "indices"))
+    if indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
         raise ValueError(f"{split}.indptr does not describe {shape[0]} users")
     if (np.diff(indptr) < 0).any() or (len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]):
         raise ValueError(f"{split} names an item outside 0..{shape[1] - 1}")
     matrix = sp.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
     matrix.sum_duplicates()
     return matrix
+
+
+def _integers(tensors: dict[str, Tensor], name: str, dtypes=(torch.int32, torch.int64)) -> Tensor:
+    """A one-dimensional tensor of one of these dtypes."""
+    found = tensors[name]
+    if found.ndim != 1 or found.dtype not in dtypes:
+        raise ValueError(f"{name} is {tuple(found.shape)} of {found.dtype}, not one-dimensional {dtypes[-1]}")
+    return found
 
 
 def _pack_ids(side: str, ids: np.ndarray) -> dict[str, Tensor]:
@@ -118,7 +126,8 @@ def _pack_ids(side: str, ids: np.ndarray) -> dict[str, Tensor]:
 
 def _unpack_ids(tensors: dict[str, Tensor], side: str, count: int) -> np.ndarray | None:
     if f"ids.{side}.bytes" in tensors:
-        text, offsets = tensors[f"ids.{side}.bytes"].numpy().tobytes(), tensors[f"ids.{side}.offsets"].tolist()
+        text = _integers(tensors, f"ids.{side}.bytes", (torch.uint8,)).numpy().tobytes()
+        offsets = _integers(tensors, f"ids.{side}.offsets").tolist()
         if len(offsets) != count + 1 or offsets != sorted(offsets) or not 0 <= offsets[0] <= offsets[-1] <= len(text):
             raise ValueError(f"ids.{side} does not describe {count} {side}")
         return np.array([text[a:b].decode() for a, b in pairwise(offsets)], dtype=object)

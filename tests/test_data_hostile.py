@@ -1,15 +1,13 @@
 """Hostile .npy, JSON, CSV, TSV and Parquet files: nothing crashes the process or costs memory beyond its own size."""
 
 import io
-import json
 import pickle
-import struct
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from data_folders import one_line
-from data_fuzz import BYTES, FUZZ, mutations, survives, within_64_mib
+from data_fuzz import BYTES, FUZZ, JSON_FILES, mutations, npy, npy_header, survives, within_64_mib
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mmssl_trainer.data import InputError, load
@@ -28,34 +26,24 @@ def frugal():
 # .npy
 
 
-def _npy(header, content=b"", version=1):
-    header = header.encode("latin1")
-    size = struct.pack("<H" if version == 1 else "<I", len(header))
-    return b"\x93NUMPY" + bytes([version, 0]) + size + header + content
-
-
-def _header(descr="'<f4'", fortran="False", shape="(3, 2)"):
-    return f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n"
-
-
 HEADERS = {
-    "objects": (_npy(_header("'|O'"), pickle.dumps([None] * 6)), "Python objects"),
-    "structured": (_npy(_header("[('a', '<f4')]"), bytes(24)), "dtype"),
-    "structured objects": (_npy(_header("[('a', '|O')]"), bytes(24)), "Python objects"),
-    "huge": (_npy(_header(shape="(1000000000000, 128)"), bytes(24)), "1000000000000 x 128"),
-    "huge beyond int64": (_npy(_header(shape="(99999999999999999999999, 2)"), bytes(24)), "holds 24 bytes"),
-    "wraps to 24 bytes": (_npy(_header(shape="(4611686018427387904, 4)"), b""), "holds 0 bytes"),
-    "huge but zero wide": (_npy(_header(shape="(1000000000000, 0)")), "width 0"),
-    "negative": (_npy(_header(shape="(-3, -2)"), bytes(24)), "no plain .npy header"),
-    "short": (_npy(_header(), bytes(23)), "holds 23 bytes"),
-    "long": (_npy(_header(), bytes(25)), "holds 25 bytes"),
-    "expression": (_npy(_header(shape="(__import__('os').getpid(), 2)"), bytes(24)), "no plain .npy header"),
-    "nested": (_npy("(" * 60000), "no plain .npy header"),
+    "objects": (npy(npy_header("'|O'"), pickle.dumps([None] * 6)), "Python objects"),
+    "structured": (npy(npy_header("[('a', '<f4')]"), bytes(24)), "dtype"),
+    "structured objects": (npy(npy_header("[('a', '|O')]"), bytes(24)), "Python objects"),
+    "huge": (npy(npy_header(shape="(1000000000000, 128)"), bytes(24)), "1000000000000 x 128"),
+    "huge beyond int64": (npy(npy_header(shape="(99999999999999999999999, 2)"), bytes(24)), "holds 24 bytes"),
+    "wraps to 24 bytes": (npy(npy_header(shape="(4611686018427387904, 4)"), b""), "holds 0 bytes"),
+    "huge but zero wide": (npy(npy_header(shape="(1000000000000, 0)")), "width 0"),
+    "negative": (npy(npy_header(shape="(-3, -2)"), bytes(24)), "no plain .npy header"),
+    "short": (npy(npy_header(), bytes(23)), "holds 23 bytes"),
+    "long": (npy(npy_header(), bytes(25)), "holds 25 bytes"),
+    "expression": (npy(npy_header(shape="(__import__('os').getpid(), 2)"), bytes(24)), "no plain .npy header"),
+    "nested": (npy("(" * 60000), "no plain .npy header"),
     "header longer than the file": (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}", "no plain .npy header"),
     "version": (b"\x93NUMPY\x09\x00\x01\x00 ", "not a .npy file"),
     "only magic": (b"\x93NUMPY", "not a .npy file"),
     "zip": (b"PK\x03\x04" + bytes(60), "not a .npy file"),
-    "long double": (_npy(_header("'<f16'"), bytes(96)), "dtype"),
+    "long double": (npy(npy_header("'<f16'"), bytes(96)), "dtype"),
 }
 
 
@@ -173,18 +161,8 @@ def test_fuzzed_features_are_finite_or_an_error(content, tmp_path):
         assert found.ndim == 2 and found.shape[1] > 0 and np.isfinite(found).all()
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(max_size=3) | st.integers(-2, 9).map(str), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-
-
 @FUZZ
-@given(content=BYTES | VALUES.map(lambda v: json.dumps(v).encode()) | mutations(b'{"0": [1, 2], "1": [0], "17": []}'))
+@given(content=BYTES | JSON_FILES | mutations(b'{"0": [1, 2], "1": [0], "17": []}'))
 @example(content=b'{"1": [2147483646]}')
 def test_fuzzed_json_gives_pairs_or_an_error(content, tmp_path):
     found = survives(read_pairs, tmp_path / "train.json", content)

@@ -16,6 +16,7 @@ from mmssl_trainer.cli import main
 from mmssl_trainer.data import InputError, load, synthetic
 from mmssl_trainer.data.tables import read_table
 from mmssl_trainer.train import Fit
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save, save_file
 
 
@@ -32,7 +33,9 @@ def model(tmp_path_factory):
 def state():
     """The bytes of a sound state: (JSON, tensors)."""
     tensors = save({"losses": torch.ones(2, 3)})
-    body = {"format": checkpoint.FORMAT, "step": 1,
+    body = {"format": checkpoint.FORMAT, "step": 1, "stale": 0, "best": None, "best_epoch": 0, "val": {}, "epochs": [],
+            "optimisers": {}, "where": "", "epoch": 1, "seconds": 0.0, "terms": ["a", "b", "c"], "config": {},
+            "fingerprint": "", "threads": 1, "versions": {},
             "tensors": {"bytes": len(tensors), "sha256": checkpoint.hashlib.sha256(tensors).hexdigest()}}  # fmt: skip
     return checkpoint._sealed(body).encode(), tensors
 
@@ -119,6 +122,35 @@ def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
     path.with_suffix(".safetensors").write_bytes(b"x")
     with within_64_mib(), pytest.raises(InputError, match="more than any state has"):
         checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        ({"step": None}, "step is None"),
+        ({"epochs": [1]}, "an epoch or a section is no table"),
+        ({"config": {"model": 3}}, "an epoch or a section is no table"),
+        ({"tensors": {}}, "was written as None"),
+        ({"optimisers": [1]}, "optimisers is a list"),
+    ],
+)
+def test_state_with_a_right_checksum_that_is_none(change, part, state, tmp_path):
+    path = tmp_path / "0000000001.json"
+    path.write_text(checkpoint._sealed(json.loads(state[0])["state"] | change))
+    path.with_suffix(".safetensors").write_bytes(state[1])
+    with pytest.raises(InputError) as caught:
+        checkpoint.read(path)
+    one_line(caught, tmp_path, part)
+
+
+@pytest.mark.parametrize("shape, dtype", [((), torch.int64), ((21,), torch.float32), ((21, 1), torch.int64)])
+def test_model_of_other_types_is_refused(shape, dtype, model, tmp_path):
+    tensors = load_tensors(model) | {"ids.items.bytes": torch.zeros(0, dtype=torch.uint8),
+                                     "ids.items.offsets": torch.zeros(shape, dtype=dtype)}  # fmt: skip
+    save_file(tensors, tmp_path / saved_model.FILE, {"format": saved_model.FORMAT})
+    with pytest.raises(InputError) as caught:
+        saved_model.load(tmp_path)
+    one_line(caught, saved_model.FILE, "ids.items.offsets is")
 
 
 TSV = {

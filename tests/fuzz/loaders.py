@@ -1,0 +1,381 @@
+"""Gives everything that reads a file what no file should hold: valid files with bytes, words and stretches changed, and
+files made up by structure.
+
+    python -P tests/fuzz/loaders.py FOLDER --seconds 600 --seed 0 [--target NAME]
+
+Each read ends with a sound result or with InputError in one line. Anything else is a finding: another exception, more
+than 10 seconds, more than 256 MiB for a moment or 64 MiB for good, a program or connection started, a file written
+outside FOLDER. FOLDER then holds the files of it, made as small as Hypothesis can. Prints a line of JSON at the end:
+{target: [read, refused, found]}; exit code 0 without a finding.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # -P leaves the tests' own folder out
+
+from data_folders import WRITERS, small_dataset
+from data_fuzz import BYTES, JSON_FILES, JSON_VALUES, NPYS, PICKLES, mutations, parquets, tables
+from mmssl_trainer import checkpoint, config, measured, saved_model, systems, train
+from mmssl_trainer.data import InputError, load, summarise, synthetic
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save
+
+from mmssl_fast import InteractionGraph
+
+LONGEST_READ = 10  # seconds
+FOR_A_MOMENT, FOR_GOOD = 256 << 20, 64 << 20
+ROUND = 100  # examples of one target before the next has its turn, fewer where there are few seconds
+FORBIDDEN = {"os.system", "os.exec", "os.fork", "os.posix_spawn", "os.remove", "os.rename", "os.mkdir", "os.rmdir",
+             "os.chmod", "os.link", "os.symlink", "os.truncate", "shutil.rmtree", "subprocess.Popen", "socket.connect",
+             "pickle.find_class", "ctypes.dlopen"}  # fmt: skip
+
+
+@dataclass
+class Target:
+    """files: name → content of a valid folder; read(folder): what is tried; made: name → strategy of other contents,
+    by the end of the file's name where it is not there."""
+
+    files: dict
+    read: object
+    made: dict = field(default_factory=dict)
+
+    def changes(self):
+        """Strategy of {file: content}, one or two of the files changed."""
+        contents = {name: self._content(name) for name in sorted(self.files)}
+        one = st.one_of([st.tuples(st.just(name), content) for name, content in contents.items()])
+        return st.one_of(one.map(lambda pair: [pair]), st.tuples(one, one)).map(dict)
+
+    def _content(self, name):
+        made = self.made.get(name, MADE.get(Path(name).suffix, MADE.get(name, BYTES)))
+        return mutations(self.files[name]) | made
+
+
+MADE = {
+    ".csv": tables("user", "item", "split"),
+    ".inter": tables("userID", "itemID", "x_label", separator="\t"),
+    ".parquet": parquets("user", "item", "split"),
+    ".json": JSON_FILES | st.dictionaries(st.integers(0, 45).map(str), st.lists(st.integers(0, 31), max_size=4)).map(
+        lambda value: json.dumps(value).encode()
+    ),
+    ".npy": NPYS,
+    ".pkl": PICKLES,
+    "train_mat": PICKLES,
+}  # fmt: skip
+
+
+# data folders
+
+
+def check_dataset(data):
+    """The promises of Dataset."""
+    assert data.train.nnz > 0
+    for split in ("train", "val", "test"):
+        matrix = getattr(data, split)
+        assert matrix.shape == (data.n_users, data.n_items) and (np.diff(matrix.indptr) >= 0).all()
+        assert not matrix.nnz or 0 <= matrix.indices.min() <= matrix.indices.max() < data.n_items
+    for values in data.features.values():
+        assert values.shape[0] == data.n_items and values.shape[1] > 0 and np.isfinite(values).all()
+    for ids, size in ((data.user_ids, data.n_users), (data.item_ids, data.n_items)):
+        assert ids is None or len(ids) == size
+    json.dumps(summarise(data))
+
+
+def data_targets(folder):
+    """A target a layout, of one small catalogue."""
+    found = {}
+    for layout, write in WRITERS.items():
+        place = folder / "valid" / layout
+        place.mkdir(parents=True)
+        write(small_dataset(), place)
+        files = {path.name: path.read_bytes() for path in place.iterdir()}
+        found[layout] = Target(files, lambda path: check_dataset(load(path)))
+    return found
+
+
+# a run's folder
+
+
+def small_run():
+    """(dataset, configuration, trained System, Fit, Position) of a LightGCN run of two steps."""
+    data = synthetic(seed=1, n_users=6, n_items=20, modalities={"image": 2})
+    chosen = {"model.system": "lightgcn", "model.dim": 2, "model.heads": 1, "train.epochs": 2}
+    made = config.load(None, {name: (value, "fuzz") for name, value in chosen.items()})
+    system = systems.create("lightgcn")
+    system.build(data, InteractionGraph.from_scipy(data.train), made)
+    fitted = train.Fit(*(one.clone() for one in system.embeddings()), {"users": torch.ones(2)})
+    position = train.Position(1, train.LossTable(3, torch.device("cpu")))
+    ids = torch.arange(3)
+    for step in range(2):
+        position.table.add(system.step(systems.base.Batch(ids, ids, ids + 5, step)))
+        fitted.step += 1
+    return data, made, system, fitted, position
+
+
+def other_tensors(content):
+    """Strategy of safetensors files with some tensors of another shape, type or value."""
+    shapes = st.lists(st.sampled_from([0, 1, 2, 6, 20]), max_size=3)
+    types = st.sampled_from([torch.float32, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool])
+    values = st.sampled_from([0, 1, -1, 7, 2**31 - 1, -(2**62), 3e38])
+    sound = tensors_of(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
+
+    def changed(edits):
+        tensors = {name: one.clone() for name, one in sound.items()}
+        for name, kind, shape, dtype, value in edits:
+            old = tensors.get(name)
+            if kind == "gone":
+                tensors.pop(name, None)
+            elif kind == "other" or old is None or not old.numel():
+                tensors[name] = torch.full(shape, value, dtype=torch.float64).to(dtype)
+            else:
+                tensors[name].flatten()[int(abs(value)) % old.numel()] = torch.tensor(value).to(old.dtype)
+        return save(tensors, header)
+
+    kinds = st.sampled_from(["gone", "other", "entry"])
+    edit = st.tuples(st.sampled_from(sorted(sound)), kinds, shapes, types, values)
+    return st.lists(edit, min_size=1, max_size=3).map(changed)
+
+
+def other_values(body):
+    """Strategy of JSON trees like `body` with some branches replaced or taken out."""
+
+    def places(tree, path=()):
+        yield path
+        branches = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+        for key, branch in branches:
+            yield from places(branch, (*path, key))
+
+    def changed(edits):
+        tree = json.loads(json.dumps(body))
+        for path, value in edits:
+            *above, last = path
+            branch = tree
+            with contextlib.suppress(KeyError, TypeError, IndexError):
+                for key in above:
+                    branch = branch[key]
+                if value is Ellipsis:
+                    del branch[last]
+                else:
+                    branch[last] = value
+        return tree
+
+    values = st.just(...) | JSON_VALUES | st.sampled_from([2**70, -1, 1e308, "x" * 300, [], {}])
+    somewhere = st.sampled_from([path for path in places(body) if path])
+    return st.lists(st.tuples(somewhere, values), min_size=1, max_size=3).map(changed)
+
+
+def sealed(body, tensors=None):
+    """A state's .json with the right checksum, of these tensors where they are given."""
+    if tensors is not None and isinstance(body, dict):
+        body = body | {"tensors": {"bytes": len(tensors), "sha256": hashlib.sha256(tensors).hexdigest()}}
+    return checkpoint._sealed(body).encode()
+
+
+class StateTarget(Target):
+    """A state whose checksums are right whatever it holds, half of the time."""
+
+    def changes(self):
+        body = json.loads(self.files[STATE + ".json"])["state"]
+        tensors = self.files[STATE + ".safetensors"]
+        other = other_tensors(tensors) | mutations(tensors)
+        return (
+            other_values(body).map(lambda one: {STATE + ".json": sealed(one)})
+            | other.map(lambda one: {STATE + ".json": sealed(body, one), STATE + ".safetensors": one})
+            | super().changes()
+        )
+
+
+STATE = "state/0000000002"
+
+
+def run_targets(folder):
+    """The model, the state, the configuration and the figures that commands read back."""
+    data, made, system, fitted, position = small_run()
+    run = folder / "valid" / "run"
+    run.mkdir()
+    named = type(data)(**{**vars(data), "user_ids": np.array([f"ü{n}" for n in range(6)], dtype=object)})
+    saved_model.save(run / saved_model.FILE, fitted, named, "lightgcn", "0")
+    checkpoint.Checkpoints(run, data, made)._write(system, fitted, position)
+    model = (run / saved_model.FILE).read_bytes()
+    state = {str(path.relative_to(run)): path.read_bytes() for path in (run / "state").iterdir()}
+    keys = st.dictionaries(st.sampled_from(config.known_keys()), JSON_VALUES, max_size=3)
+    figures = {"benchmarks": [{"name": "b", "stats": {"median": 1.0}, "extra_info": {
+        "ratio": 2.0, "peak_bytes": 5, "peer_peak_bytes": 7, "peer_name": "peer", "device": "cpu"}}]}  # fmt: skip
+    (run / "config.toml").write_text(config.to_toml(made))
+    (run / "figures.json").write_text(json.dumps(figures))
+
+    def read_model(place):
+        found = saved_model.load(place)
+        assert found.users.shape[1] == found.items.shape[1] and len(found.users) == found.interactions.n_users
+        json.dumps(found.metadata)
+
+    def read_state(place):
+        checkpoints = checkpoint.Checkpoints(place, data, made)
+        if checkpoints.open():
+            checkpoints.notes()
+            fresh = train.Fit(torch.empty(0), torch.empty(0), {})
+            checkpoints.restore(system, fresh, train.Position(1, train.LossTable(3, torch.device("cpu"))))
+
+    def toml(values):
+        lines = [f"{name} = {config._toml_value(value)}" for name, value in values.items()
+                 if not isinstance(value, dict) and value is not None]  # fmt: skip
+        return "\n".join(lines).encode("utf-8", "replace")
+
+    return {
+        "model": Target({saved_model.FILE: model}, read_model, {saved_model.FILE: other_tensors(model)}),
+        "state": StateTarget(state, read_state),
+        "configuration": Target(
+            {"config.toml": (run / "config.toml").read_bytes()}, lambda place: config.load(place / "config.toml"),
+            {"config.toml": keys.map(toml)},
+        ),
+        "figures": Target(
+            {"figures.json": (run / "figures.json").read_bytes()}, lambda place: measured.table(measured.read(
+                place / "figures.json")),
+            {"figures.json": other_values(figures).map(lambda one: json.dumps(one).encode())},
+        ),
+    }  # fmt: skip
+
+
+# watching
+
+
+class Finding(AssertionError):
+    """What a reader must not do."""
+
+
+class Watch:
+    """An audit hook that is asked to look while a file is read."""
+
+    def __init__(self):
+        self.active = False
+        sys.addaudithook(self._heard)
+
+    def _heard(self, event, arguments):
+        if not self.active:
+            return
+        source = arguments[0].co_filename if event == "exec" else arguments[1] if event == "compile" else ""
+        if event in FORBIDDEN or str(source).startswith("<"):  # a module's own code has a file
+            raise Finding(f"{event} {arguments!r:.200}")
+        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            raise Finding(f"writes {arguments[0]!r:.200}")
+
+
+def _status(key):
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(key))
+
+
+def _too_long(*_):
+    raise Finding(f"still reading after {LONGEST_READ} s")
+
+
+def attempt(target, folder, watch):
+    """Whether the folder's files were read; False where they were refused as they should be."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the highest so far is forgotten
+    before = _status("VmRSS")
+    signal.alarm(LONGEST_READ)
+    watch.active = True
+    try:
+        target.read(folder)
+        return True
+    except InputError as error:
+        said = str(error)
+        if not said.isprintable() or not 0 < len(said) <= 600:
+            raise Finding(f"refused in other than one line: {said!r}") from None
+        return False
+    finally:
+        watch.active = False
+        signal.alarm(0)
+        if _status("VmHWM") - before > FOR_A_MOMENT:
+            raise Finding(f"took {_status('VmHWM') - before} bytes")
+
+
+def once(name, target, changes, folder, number, examples, watch, counts):
+    """Some examples of one target; whether one of them is a finding, whose files are then kept."""
+    place, kept = folder / name, folder / f"finding-{name}-{number}"
+    for file, content in target.files.items():
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_bytes(content)
+
+    @seed(number)
+    @settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
+              suppress_health_check=list(HealthCheck), print_blob=False)  # fmt: skip
+    @given(changes)
+    def tried(changes):
+        for file, content in changes.items():
+            (place / file).write_bytes(content)
+        try:
+            counts["read" if attempt(target, place, watch) else "refused"] += 1
+        except Exception:
+            shutil.copytree(place, kept, dirs_exist_ok=True)
+            raise
+        finally:
+            for file in changes:
+                (place / file).write_bytes(target.files[file])
+
+    try:
+        tried()
+    except Exception as error:
+        print(f"{name}, round {number}: {type(error).__name__}: {str(error)[:300]}; its files: {kept}")
+        traceback.print_exc(limit=-3, file=sys.stdout)
+        counts["found"] += 1
+        return True
+    return False
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seconds", type=float, default=600, help="of CPU, in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, _too_long)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    targets = data_targets(chosen.folder) | run_targets(chosen.folder)
+    left = {name: one for name, one in targets.items() if chosen.target in (None, name)}
+    changes = {name: one.changes() for name, one in left.items()}
+    counts = {name: dict.fromkeys(("read", "refused", "found"), 0) for name in left}
+    for name, target in left.items():
+        target.read(chosen.folder / "valid" / (name if name in WRITERS else "run"))  # imports what is imported late
+    examples = max(10, min(ROUND, int(chosen.seconds)))
+    watch, begun, settled, tried = Watch(), time.process_time(), None, list(left)
+    for number in count(chosen.seed * 1_000_000):
+        for name in list(left):
+            if once(name, left[name], changes[name], chosen.folder, number, examples, watch, counts[name]):
+                del left[name]
+        spent = time.process_time() - begun
+        if settled is None and spent > chosen.seconds / 3:
+            settled = _status("VmRSS")
+        if not left or spent > chosen.seconds:
+            break
+    growth = max(0, _status("VmRSS") - settled) if settled else 0
+    print(json.dumps({name: list(counts[name].values()) for name in tried} | {"seconds": round(spent, 1),
+                                                                              "growth": growth}))  # fmt: skip
+    return int(any(one["found"] for one in counts.values()) or growth > FOR_GOOD)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
