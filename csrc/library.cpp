@@ -4,6 +4,7 @@
 #include <torch/version.h>
 
 #include "common/isa.h"
+#include "cpu/numpy_triples.h"
 
 TORCH_LIBRARY(mmssl_fast, m) {
   m.def("bpr_loss(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg) -> (Tensor, Tensor)");
@@ -103,4 +104,5 @@ PYBIND11_MODULE(_C, m) {
   mmssl::isa_in_use();  // an invalid MMSSL_FAST_ISA fails the import, not the first op
   m.def("build_info", &build_info,
         "How this library was built: torch, compiler, isa_levels, isa (in use), cuda, cuda_archs, cuda_note, debug.");
+  mmssl::bind_numpy_triples(m);
 }

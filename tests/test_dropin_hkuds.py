@@ -1,6 +1,7 @@
 """mmssl_fast.dropin.hkuds against a client with the released code's names and signatures: the same numbers, lazily."""
 
 import copy
+import datetime
 import random
 import re
 from pathlib import Path
@@ -397,11 +398,31 @@ def test_sample_draws_what_the_loop_draws(batch, accelerated):
 def test_users_are_those_of_random_sample(n, k):
     from mmssl_fast.dropin.hkuds.sampling import _sample
 
-    population = list(range(10, n + 10))
     random.seed(n)
-    truth = [random.sample(population, k) for _ in range(3)], random.random()
+    truth = [random.sample(range(n), k) for _ in range(3)], random.random()
     random.seed(n)
-    assert ([_sample(population, k) for _ in range(3)], random.random()) == truth
+    assert ([_sample(n, k).tolist() for _ in range(3)], random.random()) == truth
+
+
+def test_numpy_triples_refuses_what_is_not_sound():
+    from mmssl_fast._C import numpy_triples
+
+    sound = {
+        "bit_generator": np.random.get_bit_generator().capsule, "users": np.array([0, 1]), "crow": np.array([0, 2, 3]),
+        "items": np.array([4, 1, 2]), "ascending": np.array([1, 4, 2]), "n_items": 5,
+    }  # fmt: skip
+    assert numpy_triples(**sound)[0].shape == (2,)
+    for changed in (
+        {"users": np.array([0, 2])}, {"users": np.array([-1])}, {"users": np.array([[0]])}, {"crow": np.array([0, 2, 4])},
+        {"crow": np.array([0, 0, 3])}, {"crow": np.array([-1, 2, 3])}, {"crow": np.array([], dtype=np.int64)},
+        {"ascending": np.array([1])}, {"n_items": 2}, {"n_items": 0}, {"n_items": 2**32 + 1},
+        {"bit_generator": datetime.datetime_CAPI},
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            numpy_triples(**sound | changed)
+    for changed in ({"users": [0]}, {"items": np.array([4.0, 1, 2])}, {"crow": np.array([0, 2, 3], dtype=np.int32)}):
+        with pytest.raises(TypeError):
+            numpy_triples(**sound | changed)
 
 
 def test_sample_refuses_a_user_with_every_item(accelerated):

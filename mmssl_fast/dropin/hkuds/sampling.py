@@ -1,4 +1,14 @@
-"""The released code's sampler: the same draws from Python's and NumPy's generators, without a call for each."""
+"""The released code's sampler: the same draws from Python's and NumPy's generators, without a call for each.
+
+Positives and negatives are drawn in C++ (csrc/cpu/numpy_triples.cpp) through the C interface of NumPy's bit generator:
+
+    for row in rows:
+        own = items[crow[row] : crow[row + 1]]
+        pos.append(own[np.random.randint(0, len(own))])
+        neg.append(np.random.randint(0, n_items))
+        while neg[-1] in own:
+            neg[-1] = np.random.randint(0, n_items)
+"""
 
 from __future__ import annotations
 
@@ -7,6 +17,8 @@ import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from ..._C import numpy_triples
 
 
 class TripleSampler:
@@ -34,11 +46,14 @@ class TripleSampler:
         n_items: int,
     ) -> None:
         self._users, self._batch, self._with_choice = exist_users, batch_size, batch_size > n_users
-        self._last, self._mask = n_items - 1, _mask(n_items - 1)
-        self._of = {
-            u: (items := train_items[u], frozenset(items), len(items) - 1, _mask(len(items) - 1)) for u in exist_users
-        }
-        full = [u for u, (_, seen, _, _) in self._of.items() if len(seen) >= n_items]
+        self._n_items, self._places = n_items, range(len(exist_users))
+        lists = [train_items[user] for user in exist_users]
+        lengths = np.array([len(items) for items in lists], dtype=np.int64)
+        self._crow = np.concatenate([np.zeros(1, dtype=np.int64), lengths.cumsum()])
+        self._items = np.array([item for items in lists for item in items], dtype=np.int64)
+        row = np.repeat(np.arange(len(lists)), lengths)
+        self._ascending = self._items[np.lexsort((self._items, row))]
+        full = [u for u, items in zip(exist_users, lists, strict=True) if len(set(items)) >= n_items]
         if full:
             raise ValueError(
                 f"TripleSampler: user {full[0]} has every one of the {n_items} items and no negative to sample "
@@ -48,50 +63,25 @@ class TripleSampler:
     def sample(self) -> tuple[list[int], list[int], list[int]]:
         """(users, positives, negatives), lists of length batch_size."""
         if self._with_choice:
-            users = [random.choice(self._users) for _ in range(self._batch)]
+            places = np.array([random.choice(self._places) for _ in range(self._batch)])
         else:
-            users = _sample(self._users, self._batch)
-        state, drawn = np.random.get_state(legacy=False), 3 * len(users)
-        while True:
-            words = np.random.randint(0, 2**32, size=drawn, dtype=np.uint32).tolist()
-            np.random.set_state(state)
-            try:
-                pos, neg, used = self._read(users, words)
-            except StopIteration:
-                drawn *= 2
-                continue
-            np.random.randint(0, 2**32, size=used, dtype=np.uint32)
-            return users, pos, neg
-
-    def _read(self, users: list[int], words: list[int]) -> tuple[list[int], list[int], int]:
-        """What the generator's 32-bit words give: randint keeps the low bits of a word and takes the next while they
-        exceed the range; a range of one value takes none."""
-        pos, neg, take = [], [], iter(words)
-        following, of, last, every = take.__next__, self._of, self._last, self._mask
-        for user in users:
-            items, seen, top, mask = of[user]
-            at = top
-            if top:
-                at = following() & mask
-                while at > top:
-                    at = following() & mask
-            pos.append(items[at])
-            item = following() & every
-            while item > last or item in seen:
-                item = following() & every
-            neg.append(item)
-        return pos, neg, len(words) - take.__length_hint__()
+            places = _sample(len(self._places), self._batch)
+        generator = np.random.get_bit_generator()
+        with generator.lock:
+            pos, neg = numpy_triples(
+                generator.capsule, places, self._crow, self._items, self._ascending, self._n_items
+            )
+        return list(map(self._users.__getitem__, places.tolist())), pos.tolist(), neg.tolist()
 
 
-def _sample(population: Sequence[int], k: int) -> list[int]:
-    """Equals ``random.sample(population, k)``, and leaves the generator as it does.
+def _sample(n: int, k: int) -> np.ndarray:
+    """Equals ``np.array(random.sample(range(n), k))``, and leaves the generator as it does.
 
-    Where the population is large against k, that function draws places by rejection, n.bit_length() bits of a 32-bit
-    word each, until it has k different ones; here the words come at once.
+    Where n is large against k, that function draws by rejection, n.bit_length() bits of a 32-bit word each, until it
+    has k different numbers; here the words come at once.
     """
-    n = len(population)
     if n <= 21 + 4 ** math.ceil(math.log(3 * k, 4)) or k <= 5:
-        return random.sample(population, k)
+        return np.array(random.sample(range(n), k), dtype=np.int64)
     state, drawn = random.getstate(), 3 * k
     while True:
         words = np.frombuffer(random.getrandbits(32 * drawn).to_bytes(4 * drawn, "little"), "<u4")
@@ -101,10 +91,5 @@ def _sample(population: Sequence[int], k: int) -> list[int]:
         first = np.sort(np.unique(places[tries], return_index=True)[1])[:k]
         if len(first) == k:
             random.getrandbits(32 * int(tries[first[-1]] + 1))
-            return [population[place] for place in places[tries[first]].tolist()]
+            return places[tries[first]].astype(np.int64)
         drawn *= 2
-
-
-def _mask(largest: int) -> int:
-    """The smallest 2ᵏ − 1 that is not below `largest`."""
-    return (1 << largest.bit_length()) - 1
