@@ -413,7 +413,8 @@ def test_numpy_triples_refuses_what_is_not_sound():
     }  # fmt: skip
     assert numpy_triples(**sound)[0].shape == (2,)
     for changed in (
-        {"users": np.array([0, 2])}, {"users": np.array([-1])}, {"users": np.array([[0]])}, {"crow": np.array([0, 2, 4])},
+        {"users": np.array([0, 2])}, {"users": np.array([-1])}, {"users": np.array([[0]])},
+        {"crow": np.array([0, 2, 4])},
         {"crow": np.array([0, 0, 3])}, {"crow": np.array([-1, 2, 3])}, {"crow": np.array([], dtype=np.int64)},
         {"ascending": np.array([1])}, {"n_items": 2}, {"n_items": 0}, {"n_items": 2**32 + 1},
         {"bit_generator": datetime.datetime_CAPI},
