@@ -7,6 +7,16 @@
 #include "cpu/numpy_triples.h"
 
 TORCH_LIBRARY(mmssl_fast, m) {
+  m.def(
+      "act_norm_dropout(Tensor z, Tensor weight, Tensor bias, Tensor seed_offset, float slope, float eps, float rate) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "act_norm_dropout_bwd(Tensor grad, Tensor z, Tensor mean, Tensor variance, Tensor weight, Tensor seed_offset, "
+      "float slope, float eps, float rate) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "act_norm_dropout_bwd_bwd(Tensor gg_z, Tensor gg_weight, Tensor gg_bias, Tensor grad, Tensor z, Tensor mean, "
+      "Tensor variance, Tensor weight, Tensor seed_offset, float slope, float eps, float rate) -> (Tensor, Tensor, "
+      "Tensor)");
   m.def("bpr_loss(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg) -> (Tensor, Tensor)");
   m.def(
       "bpr_loss_bwd(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg, Tensor slope) -> (Tensor, "

@@ -4,6 +4,7 @@ from ._version import __version__
 from .backends import backends
 from .graph import InteractionGraph, SeenRows
 from .library import build_info
+from .ops.act_norm_dropout import act_norm_dropout
 from .ops.bpr_loss import bpr_loss
 from .ops.cosine_block import cosine_block
 from .ops.cosine_topk import cosine_topk
@@ -22,6 +23,7 @@ __all__ = [
     "RelationRows",
     "SeenRows",
     "__version__",
+    "act_norm_dropout",
     "backends",
     "bpr_loss",
     "build_info",

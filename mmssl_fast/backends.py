@@ -4,8 +4,10 @@ import torch
 
 from .library import build_info
 
-# Public op → (equations, the registered ops it runs on). On CUDA, `TRITON` names those that kernels/ owns.
+# Public op → (equations, the registered ops it runs on). On CUDA, `TRITON` names those that kernels/ owns, `TORCH`
+# those composed of torch's operations.
 OPS = {
+    "act_norm_dropout": ("4", ("act_norm_dropout",)),
     "cosine_block": ("3", ("cosine_block",)),
     "cosine_topk": ("3, 8, evaluation", ("cosine_topk",)),
     "relation_linear": ("3, 4", ("sampled_dot", "spmm", "spmm_add_", "csr_transpose")),
@@ -20,6 +22,7 @@ OPS = {
     "sample_bpr": ("training", ("sample_bpr", "sample_bpr_users")),
 }
 TRITON = frozenset({"cosine_block", "cosine_topk", "infonce", "modality_mix", "gumbel_linear"})
+TORCH = frozenset({"act_norm_dropout"})
 
 
 def backends() -> dict[str, dict[str, str]]:
@@ -43,5 +46,7 @@ def _owner(kernels: tuple[str, ...], key: str) -> str:
         return "no kernel"
     if key == "CPU":
         return f"C++ ({build_info()['isa']})"
-    languages = {"Triton" if kernel in TRITON else "CUDA C++" for kernel in kernels}
+    languages = {
+        "Triton" if kernel in TRITON else "torch" if kernel in TORCH else "CUDA C++" for kernel in kernels
+    }  # fmt: skip
     return " and ".join(sorted(languages))

@@ -15,6 +15,7 @@ from torch import Tensor
 MASK32 = 0xFFFFFFFF
 # Streams keep uses of one (seed, offset) apart: the last word of the Philox counter.
 STREAM_DENSE, STREAM_GAP, STREAM_ITEM, STREAM_POSITIVE, STREAM_NEGATIVE, STREAM_USER, STREAM_ALPHA = range(7)
+STREAM_DROPOUT = 7
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------
@@ -51,6 +52,11 @@ def exponential_from_bits(bits: Tensor) -> Tensor:
 def gumbel_noise(seed: int, offset: int, rows: Tensor, n_items: int) -> Tensor:
     """g = −log E, Gumbel(0, 1), float32 [B, n_items]: the noise of the dense evaluation of Eq. 5."""
     return -torch.log(exponential_from_bits(philox_bits(seed, offset, rows, n_items, STREAM_DENSE)))
+
+
+def dropped_below(rate: float) -> int:
+    """What a 32-bit word is compared with: an entry is dropped where its word is below rate · 2³², to nearest."""
+    return min(int(rate * 2.0**32 + 0.5), MASK32)
 
 
 def uniform64(words: Tensor, n: Tensor | int) -> Tensor:
@@ -205,6 +211,16 @@ def gumbel_linear(
     """F.linear of Gumbel rows (dense evaluation); weight [H, I] → [B, H]."""
     rows = gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale, dtype=weight.dtype)
     return F.linear(rows, weight)
+
+
+def act_norm_dropout(
+    z: Tensor, weight: Tensor, bias: Tensor, rate: float, seed: int, offset: int, slope: float = 0.2, eps: float = 1e-5
+) -> Tensor:
+    """Eq. 4's Γ behind its Linear, in training: dropout(batch_norm(leaky_relu(z))), z [B, H]; kept entries by 1 −
+    rate."""
+    normed = F.batch_norm(F.leaky_relu(z, slope), None, None, weight, bias, training=True, eps=eps)
+    words = philox_bits(seed, offset, torch.arange(z.shape[0]), z.shape[1], STREAM_DROPOUT)
+    return normed * (words >= dropped_below(rate)) / (1 - rate)
 
 
 def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:

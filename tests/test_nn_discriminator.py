@@ -98,6 +98,31 @@ def test_dropout_is_where_the_equation_has_it():
     assert not torch.equal(discriminator(rows), discriminator(rows))
 
 
+def test_running_statistics_are_batch_norms():
+    """Of the head in training and of the same layers one after another."""
+    fused = build()
+    plain = copy.deepcopy(fused)
+    for seed in range(3):
+        z = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 1
+        torch.testing.assert_close(fused.head(z), plain.head_layers(z)[:, 0], atol=1e-12, rtol=1e-10)
+    for (name, ours), theirs in zip(fused.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_dropout_follows_torchs_seed():
+    """What a checkpoint keeps, torch's generator, is all that a mask depends on."""
+    discriminator, z = build(dropout=(0.5, 0.5)), torch.randn(7, 12, dtype=torch.float64)
+    torch.manual_seed(3)
+    first, second = discriminator.head(z), discriminator.head(z)
+    torch.manual_seed(3)
+    assert torch.equal(first, discriminator.head(z)) and not torch.equal(first, second)
+
+
+def test_one_row_has_no_statistics():
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        build().head(torch.randn(1, 12, dtype=torch.float64))
+
+
 @pytest.mark.parametrize(("n_items", "widths"), [(6710, (512, 256)), (1271, (317, 158)), (41, (10, 5)), (1, (1, 1))])
 def test_default_widths(n_items, widths):
     assert hidden_widths(n_items) == widths

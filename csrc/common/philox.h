@@ -32,6 +32,7 @@ enum PhiloxStream : uint32_t {
   kStreamNegative = 4,
   kStreamUser = 5,
   kStreamAlpha = 6,
+  kStreamDropout = 7,
 };
 
 struct Philox4 {

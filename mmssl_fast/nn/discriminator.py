@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmssl_fast.ops.act_norm_dropout import act_norm_dropout
 
 MAX_HIDDEN = 512
 
@@ -44,7 +47,7 @@ class Discriminator(nn.Module):
 
     Split where the first Linear ends: `discriminator.linear(rows)` gives z [B, H] without forming rows,
     `discriminator.head(z)` is everything above it. `forward` is the two together. Weights are Kaiming-normal, biases
-    zero.
+    zero. Dropout's masks are counter-based, their seeds drawn from torch's generator of the device.
 
     Args:
         n_items: I.
@@ -101,7 +104,12 @@ class Discriminator(nn.Module):
 
     def head(self, z: Tensor) -> Tensor:
         """Everything above the first Linear: z [B, H] → D [B]. In training BatchNorm couples the rows of one call."""
-        return self.scale * self.head_layers(z).squeeze(1)
+        act, norm, drop, linear, second_act, second_norm, second_drop, *last = self.head_layers
+        z = linear(_hidden(z, act, norm, drop))
+        z = _hidden(z, second_act, second_norm, second_drop)
+        for layer in last:
+            z = layer(z)
+        return self.scale * z.squeeze(1)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -116,6 +124,22 @@ class Discriminator(nn.Module):
 
     def extra_repr(self) -> str:
         return f"n_items={self.n_items}, hidden={self.hidden}, scale={self.scale}"
+
+
+def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout) -> Tensor:
+    """``drop(norm(act(z)))``, in training by act_norm_dropout."""
+    if not (norm.training and drop.training):
+        return drop(norm(act(z)))
+    seed_offset = torch.randint(2**32, (2,), device=z.device)
+    y, mean, variance = act_norm_dropout(
+        z, norm.weight, norm.bias, drop.p, seed_offset, act.negative_slope, norm.eps
+    )  # fmt: skip
+    rows = z.shape[0]
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+        norm.running_var.lerp_((variance * (rows / (rows - 1))).to(norm.running_var.dtype), norm.momentum)
+    return y
 
 
 def hidden_widths(n_items: int) -> tuple[int, int]:

@@ -90,7 +90,13 @@ VALUES = {
     "carried": lambda: torch.zeros(USERS, dtype=torch.bool),
 }  # fmt: skip
 MIXED = {name: (lambda: rows(MODALITIES, USERS, DIM)) for name in ("q", "k", "e")}
+HIDDEN_ROWS = {
+    **{name: (lambda: rows(USERS, HIDDEN)) for name in ("z", "grad", "gg_z")},
+    **{name: (lambda: rows(HIDDEN)) for name in ("weight", "bias", "mean", "gg_weight", "gg_bias")},
+    "variance": lambda: rows(HIDDEN).abs(), "slope": lambda: 0.2, "eps": lambda: 1e-5, "rate": lambda: 0.3,
+}  # fmt: skip
 OVERRIDES = {
+    **{f"act_norm_dropout{part}": HIDDEN_ROWS for part in ("", "_bwd", "_bwd_bwd")},
     "cosine_block_bwd": {"grad": lambda: rows(USERS, ITEMS)},
     "gradient_norm_bwd": {"norm": lambda: rows(USERS).abs()},
     "gumbel_linear_bwd": {"grad": lambda: rows(USERS, HIDDEN)},

@@ -1,0 +1,128 @@
+// act_norm_dropout on the CPU: checks, allocation, threads. The arithmetic is in isa/act_norm_dropout.cpp.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "common/check.h"
+#include "common/dispatch.h"
+#include "common/dropout.h"
+#include "common/isa.h"
+#include "cpu/seed_offset.h"
+
+#define MMSSL_KERNELS "cpu/isa/act_norm_dropout.h"
+#include "common/each_isa.h"
+
+namespace mmssl {
+namespace {
+
+constexpr int64_t kBlock = 64;  // columns of one task
+
+template <typename F>
+void with_float_or_double(const char* op, at::ScalarType type, F&& f) {
+  if (type == at::kFloat) return f(float{});
+  if (type == at::kDouble) return f(double{});
+  MMSSL_CHECK(false, op, "z must be float32 or float64, got ", type);
+}
+
+Dropout checked_dropout(const char* op, const at::Tensor& z, const at::Tensor& seed_offset, double slope, double eps,
+                        double rate) {
+  MMSSL_CHECK(z.dim() == 2 && z.size(0) >= 2, op, "z must be [rows, H] of at least 2 rows, got ", z.sizes());
+  MMSSL_CHECK(slope >= 0 && eps > 0, op, "slope must not be negative and eps be positive, got ", slope, " and ", eps);
+  MMSSL_CHECK(rate >= 0 && rate < 1, op, "rate must be in [0, 1), got ", rate);
+  const SeedOffset noise = read_seed_offset(op, seed_offset);
+  return dropout_of(noise.seed, noise.offset, rate);
+}
+
+at::Tensor like(const char* op, const char* name, const at::Tensor& x, const at::Tensor& z) {
+  MMSSL_CHECK(x.sizes() == z.sizes() && x.scalar_type() == z.scalar_type(), op, name, " must be ", z.sizes(), " of ",
+              z.scalar_type(), ", got ", x.sizes(), " of ", x.scalar_type());
+  return x.contiguous();
+}
+
+at::Tensor column(const char* op, const char* name, const at::Tensor& x, const at::Tensor& z) {
+  MMSSL_CHECK(x.dim() == 1 && x.size(0) == z.size(1) && x.scalar_type() == z.scalar_type(), op, name, " must be [",
+              z.size(1), "] of ", z.scalar_type(), ", got ", x.sizes(), " of ", x.scalar_type());
+  return x.contiguous();
+}
+
+template <typename F>
+void over_blocks(const at::Tensor& z, F&& f) {
+  at::parallel_for(0, (z.size(1) + kBlock - 1) / kBlock, 1, std::forward<F>(f));
+}
+
+using Three = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+Three act_norm_dropout_cpu(const at::Tensor& z_in, const at::Tensor& weight_in, const at::Tensor& bias_in,
+                           const at::Tensor& seed_offset, double slope, double eps, double rate) {
+  const char* op = "act_norm_dropout";
+  const Dropout dropout = checked_dropout(op, z_in, seed_offset, slope, eps, rate);
+  const at::Tensor weight = column(op, "weight", weight_in, z_in), bias = column(op, "bias", bias_in, z_in);
+  const at::Tensor z = z_in.contiguous();
+  const at::Tensor out = at::empty(z.sizes(), z.options());
+  const at::Tensor mean = at::empty({z.size(1)}, z.options()), variance = at::empty({z.size(1)}, z.options());
+  with_float_or_double(op, z.scalar_type(), [&](auto value) {
+    using T = decltype(value);
+    over_blocks(z, [&](int64_t begin, int64_t end) {
+      MMSSL_DISPATCH(act_norm_dropout_fwd, read_ptr<T>(z), z.size(0), z.size(1), read_ptr<T>(weight), read_ptr<T>(bias),
+                     slope, eps, dropout, write_ptr<T>(out), write_ptr<T>(mean), write_ptr<T>(variance), begin, end);
+    });
+  });
+  return {out, mean, variance};
+}
+
+Three act_norm_dropout_bwd_cpu(const at::Tensor& grad_in, const at::Tensor& z_in, const at::Tensor& mean_in,
+                               const at::Tensor& variance_in, const at::Tensor& weight_in,
+                               const at::Tensor& seed_offset, double slope, double eps, double rate) {
+  const char* op = "act_norm_dropout_bwd";
+  const Dropout dropout = checked_dropout(op, z_in, seed_offset, slope, eps, rate);
+  const at::Tensor grad = like(op, "grad", grad_in, z_in), z = z_in.contiguous();
+  const at::Tensor mean = column(op, "mean", mean_in, z), variance = column(op, "variance", variance_in, z);
+  const at::Tensor weight = column(op, "weight", weight_in, z);
+  const at::Tensor d_z = at::empty(z.sizes(), z.options());
+  const at::Tensor d_weight = at::empty({z.size(1)}, z.options()), d_bias = at::empty({z.size(1)}, z.options());
+  with_float_or_double(op, z.scalar_type(), [&](auto value) {
+    using T = decltype(value);
+    over_blocks(z, [&](int64_t begin, int64_t end) {
+      MMSSL_DISPATCH(act_norm_dropout_bwd, read_ptr<T>(grad), read_ptr<T>(z), read_ptr<T>(mean), read_ptr<T>(variance),
+                     read_ptr<T>(weight), z.size(0), z.size(1), slope, eps, dropout, write_ptr<T>(d_z),
+                     write_ptr<T>(d_weight), write_ptr<T>(d_bias), begin, end);
+    });
+  });
+  return {d_z, d_weight, d_bias};
+}
+
+Three act_norm_dropout_bwd_bwd_cpu(const at::Tensor& gg_z_in, const at::Tensor& gg_weight_in,
+                                   const at::Tensor& gg_bias_in, const at::Tensor& grad_in, const at::Tensor& z_in,
+                                   const at::Tensor& mean_in, const at::Tensor& variance_in,
+                                   const at::Tensor& weight_in, const at::Tensor& seed_offset, double slope, double eps,
+                                   double rate) {
+  const char* op = "act_norm_dropout_bwd_bwd";
+  const Dropout dropout = checked_dropout(op, z_in, seed_offset, slope, eps, rate);
+  const at::Tensor gg_z = like(op, "gg_z", gg_z_in, z_in), grad = like(op, "grad", grad_in, z_in);
+  const at::Tensor z = z_in.contiguous(), mean = column(op, "mean", mean_in, z);
+  const at::Tensor variance = column(op, "variance", variance_in, z), weight = column(op, "weight", weight_in, z);
+  const at::Tensor gg_weight = column(op, "gg_weight", gg_weight_in, z);
+  const at::Tensor gg_bias = column(op, "gg_bias", gg_bias_in, z);
+  const at::Tensor d_grad = at::empty(z.sizes(), z.options()), d_z = at::empty(z.sizes(), z.options());
+  const at::Tensor d_weight = at::empty({z.size(1)}, z.options());
+  with_float_or_double(op, z.scalar_type(), [&](auto value) {
+    using T = decltype(value);
+    over_blocks(z, [&](int64_t begin, int64_t end) {
+      MMSSL_DISPATCH(act_norm_dropout_bwd_bwd, read_ptr<T>(gg_z), read_ptr<T>(gg_weight), read_ptr<T>(gg_bias),
+                     read_ptr<T>(grad), read_ptr<T>(z), read_ptr<T>(mean), read_ptr<T>(variance), read_ptr<T>(weight),
+                     z.size(0), z.size(1), slope, eps, dropout, write_ptr<T>(d_grad), write_ptr<T>(d_z),
+                     write_ptr<T>(d_weight), begin, end);
+    });
+  });
+  return {d_grad, d_z, d_weight};
+}
+
+}  // namespace
+}  // namespace mmssl
+
+TORCH_LIBRARY_IMPL(mmssl_fast, CPU, m) {
+  m.impl("act_norm_dropout", &mmssl::act_norm_dropout_cpu);
+  m.impl("act_norm_dropout_bwd", &mmssl::act_norm_dropout_bwd_cpu);
+  m.impl("act_norm_dropout_bwd_bwd", &mmssl::act_norm_dropout_bwd_bwd_cpu);
+}
