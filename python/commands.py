@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,8 @@ import numpy as np
 import typer
 
 from .errors import InputError
+from .running import changed, fit_and_test, load_data
+from .study_commands import register
 
 app = typer.Typer(
     help="Train, evaluate and use multi-modal self-supervised recommendation (MMSSL).", no_args_is_help=True,
@@ -29,6 +30,8 @@ def train(
     data: Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")] = None,
     layout: Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration in TOML.")] = None,
+    preset: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Settings found to work: a bundled name, or a "
+                                               "TOML file; --config goes above it.")] = None,
     system: Annotated[str | None, typer.Option(help="mmssl, lightgcn, popularity, mf, sgl, vbpr, lightgcn_m, mmgcn or "
                                                     "lattice.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
@@ -49,7 +52,7 @@ def train(
                                                                     "it was configured.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
-    from . import checkpoint, plan, report, run_folder
+    from . import checkpoint, plan, presets, report, run_folder
     from . import train as training
     from .config import SYNTHETIC, SYNTHETIC_EPOCHS
 
@@ -59,16 +62,18 @@ def train(
              "train.memory": (memory, "--memory"),
              "train.compare": (None if compare is None else "yes" if compare else "no", "--compare")}  # fmt: skip
     if resume is not None:
-        config = _resumed_configuration(resume, {"--config": config, "--out": out, "--overwrite": overwrite})
-    chosen = _configuration(config, flags, settings or [])
+        config = _resumed_configuration(resume, {"--config": config, "--preset": preset, "--out": out,
+                                                 "--overwrite": overwrite})  # fmt: skip
+    below = None if preset is None else presets.find(preset)
+    chosen = configuration(config, flags, settings or [], below)
     if resume is not None:
-        checkpoint.refuse_other(resume, _configuration(config, {}, []).model_dump(), chosen.model_dump())
+        checkpoint.refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
     training.pick_device(chosen.train.device)
-    dataset = _load_data(chosen.data)
+    dataset = load_data(chosen.data)
     if chosen.data.path != SYNTHETIC:
-        chosen = _changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
+        chosen = changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
-        chosen = _changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
+        chosen = changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
     plan.refuse_what_cannot_fit(dataset, chosen)
     place = resume or out or run_folder.default_path(chosen, dataset)
     checkpoints = checkpoint.Checkpoints(place, dataset, chosen)
@@ -87,7 +92,7 @@ def train(
     rows, baselines = [], {}
     for name in reversed(names):
         own = name == chosen.model.system
-        fit, test, seconds = _fit(dataset, chosen, name, folder if own else None, checkpoints if own else None)
+        fit, test, seconds = fit_and_test(dataset, chosen, name, folder if own else None, checkpoints if own else None)
         rows.insert(0, (name, test, seconds))
         if not own:
             baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
@@ -109,38 +114,10 @@ def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
     return run / CONFIG
 
 
-def _fit(dataset, config, name: str, folder, checkpoints):
-    """Fit one system, fill the folder where there is one: (Fit, test metrics, seconds in all)."""
-    from . import report, signals
-    from . import train as training
-    from .evaluate import split_metrics
-    from .systems import TITLES
-
-    config = _changed(config, "model", system=name)
-    started = time.perf_counter()
-    with report.ProgressObserver(TITLES[name]) as progress:
-        if folder is None:
-            fit = training.fit(dataset, config, progress)
-        else:
-            with signals.kept() as checkpoints.stop:
-                try:
-                    fit = training.fit(dataset, config, report.Several(progress, folder), checkpoints=checkpoints)
-                except training.NonFiniteLoss as error:
-                    kept = f"; the state {checkpoints.last} is kept in {checkpoints.folder}" if checkpoints.last else ""
-                    raise training.NonFiniteLoss(f"{error}{kept}") from None
-            checkpoints.leave_if_asked()
-    seconds = time.perf_counter() - started
-    how = config.evaluate
-    test = split_metrics(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
-    return fit, test, seconds
-
-
-def _changed(config, section: str, **values):
-    """The configuration with other values in one section."""
-    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
-
-
-def _configuration(path: Path | None, flags: dict[str, tuple[Any, str]], settings: list[str]):
+def configuration(
+    path: Path | None, flags: dict[str, tuple[Any, str]], settings: list[str], preset: Path | None = None
+):
+    """What a preset, a file, the options and --set make, the later over the earlier."""
     from .config import load, parse_set
 
     overrides = {name: (value, flag) for name, (value, flag) in flags.items() if value is not None}
@@ -149,17 +126,7 @@ def _configuration(path: Path | None, flags: dict[str, tuple[Any, str]], setting
         if name in overrides and overrides[name][0] != value:
             raise InputError(f"--set {name} and {overrides[name][1]} say different things; give one of them")
         overrides[name] = (value, "--set")
-    return load(path, overrides)
-
-
-def _load_data(section):
-    from .config import SYNTHETIC
-    from .data import load, synthetic
-
-    if section.path == SYNTHETIC:
-        dataset = synthetic(section.split_seed)
-        return dataset.with_modalities(section.modalities) if section.modalities else dataset
-    return load(section.path, section.layout, section.split_seed, section.modalities or None)
+    return load(path, overrides, preset)
 
 
 @app.command()
@@ -259,7 +226,7 @@ def data_check(
 
     given = {"data.path": (path, "DATA"), "data.layout": (layout, "--layout"),
              "data.modalities": (modality, "--modality"), "data.split_seed": (split_seed, "--split-seed")}  # fmt: skip
-    summary = summarise(_load_data(_configuration(None, given, []).data))
+    summary = summarise(load_data(configuration(None, given, []).data))
     if as_json:
         print(json.dumps(summary, indent=2))
         return
@@ -352,3 +319,6 @@ def _show_plan(
     OUT.print(shown)
     for sentence in sentences:
         OUT.print(sentence)
+
+
+register(app)

@@ -280,21 +280,21 @@ class Config(Section):
     lattice: LATTICESection = LATTICESection()
 
 
-def load(path: str | Path | None = None, overrides: dict[str, tuple[Any, str]] | None = None) -> Config:
-    """The defaults, changed by a TOML file, changed by overrides {"section.key": (value, where it was given)}.
+def load(
+    path: str | Path | None = None,
+    overrides: dict[str, tuple[Any, str]] | None = None,
+    preset: str | Path | None = None,
+) -> Config:
+    """The defaults, changed by a preset (TOML too), by a TOML file, by overrides {"section.key": (value, where it was
+    given)}.
 
     Raises InputError naming the file or option, the key, and for an unknown key the nearest known one.
     """
     values: dict[str, dict[str, Any]] = {}
     sources: dict[str, str] = {}
-    if path is not None:
-        for name, value in _read_toml(Path(path)).items():
-            if name not in Config.model_fields:
-                raise InputError(f"{path}: {_unknown(name)}")
-            if not isinstance(value, dict):
-                raise InputError(f"{path}: {name} must be a table, [{name}]")
-            for key, one in value.items():
-                _put(values, f"{name}.{key}", one, str(path), sources)
+    for file in (preset, path):
+        if file is not None:
+            _put_file(values, Path(file), sources)
     for name, (value, where) in (overrides or {}).items():
         _put(values, name, value, where, sources)
     try:
@@ -367,6 +367,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a configuration in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: is not TOML: {error}") from None
+
+
+def _put_file(values: dict, path: Path, sources: dict[str, str]) -> None:
+    for name, value in _read_toml(path).items():
+        if name not in Config.model_fields:
+            raise InputError(f"{path}: {_unknown(name)}")
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: {name} must be a table, [{name}]")
+        for key, one in value.items():
+            _put(values, f"{name}.{key}", one, str(path), sources)
 
 
 def _put(values: dict, name: str, value: Any, where: str, sources: dict[str, str]) -> None:

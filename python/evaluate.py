@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -41,6 +41,39 @@ def ranking_metrics(
     ks = sorted(set(ks))
     if not ks or ks[0] < 1 or ks[-1] > MAX_K:
         raise ValueError(f"ranking_metrics: every K must be between 1 and {MAX_K}, got {list(ks)}")
+    sums = torch.zeros(len(METRICS), len(ks), dtype=torch.float64, device=users.device)
+    who = 0
+    for chunk, hits, relevant in _ranked(users, items, heldout, ks[-1], seen, batch):
+        who += chunk.numel()
+        sums += _chunk_metrics(hits, relevant, ks).sum(0).mT
+    means = (sums / max(1, who)).tolist()
+    result = {f"{name}@{k}": means[at][j] for j, k in enumerate(ks) for at, name in enumerate(METRICS)}
+    return {**result, "users": who}
+
+
+def user_metrics(
+    users: Tensor,
+    items: Tensor,
+    heldout: sp.csr_array,
+    k: int,
+    seen: InteractionGraph | None = None,
+    batch: int = 4096,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What ranking_metrics averages: (the users with a held-out item, int64 ascending [n]; each metric at k for each of
+    them, float64 [n])."""
+    who, values = [np.empty(0, np.int64)], [np.empty((0, len(METRICS)))]
+    for chunk, hits, relevant in _ranked(users, items, heldout, k, seen, batch):
+        who.append(chunk.cpu().numpy())
+        values.append(_chunk_metrics(hits, relevant, [k])[:, 0].cpu().numpy())
+    columns = np.concatenate(values).T
+    return np.concatenate(who), dict(zip(METRICS, columns, strict=True))
+
+
+def _ranked(
+    users: Tensor, items: Tensor, heldout: sp.csr_array, k: int, seen: InteractionGraph | None, batch: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """`batch` users with a held-out item at a time: (their ids, whether each of their k best is held out, bool [B, k],
+    how many are held out)."""
     if heldout.shape != (users.shape[0], items.shape[0]):
         raise ValueError(
             f"ranking_metrics: held-out pairs of {heldout.shape[0]} users x {heldout.shape[1]} items, "
@@ -52,14 +85,10 @@ def ranking_metrics(
     relevant = torch.from_numpy(counts.astype(np.int64)).to(device)
     rows = torch.from_numpy(np.repeat(np.arange(len(counts), dtype=np.int64), counts)).to(device)
     wanted = torch.sort(rows * n_items + torch.from_numpy(heldout.indices.astype(np.int64)).to(device)).values
-    sums = torch.zeros(len(METRICS), len(ks), dtype=torch.float64, device=device)
-    for chunk in who.split(batch):
+    for chunk in who.split(batch) if who.numel() else ():
         blocked = None if seen is None else seen.rows(chunk)
-        _, best = cosine_topk(users[chunk], items, ks[-1], seen=blocked, kind="dot")
-        sums += _chunk_sums(_is_member(chunk[:, None] * n_items + best, wanted) & (best >= 0), relevant[chunk], ks)
-    means = (sums / max(1, who.numel())).tolist()
-    result = {f"{name}@{k}": means[at][j] for j, k in enumerate(ks) for at, name in enumerate(METRICS)}
-    return {**result, "users": who.numel()}
+        _, best = cosine_topk(users[chunk], items, k, seen=blocked, kind="dot")
+        yield chunk, _is_member(chunk[:, None] * n_items + best, wanted) & (best >= 0), relevant[chunk]
 
 
 def split_metrics(
@@ -86,8 +115,8 @@ def _is_member(keys: Tensor, sorted_keys: Tensor) -> Tensor:
     return sorted_keys[at] == keys
 
 
-def _chunk_sums(hits: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
-    """Sums over users of every metric and K; hits bool [B, max K], relevant int64 [B] → float64 [5, len(ks)]."""
+def _chunk_metrics(hits: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
+    """Every user's metrics at every K; hits bool [B, max K], relevant int64 [B] → float64 [B, len(ks), 5]."""
     longest = hits.shape[1]
     h = hits.to(torch.float64)
     rank = torch.arange(1, longest + 1, dtype=torch.float64, device=hits.device)
@@ -99,7 +128,7 @@ def _chunk_sums(hits: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
         at = k - 1
         best = ideal[torch.clamp(relevant, max=k) - 1]
         columns.append(torch.stack((
-            (found[:, at] / relevant).sum(), (found[:, at] / k).sum(), (gain[:, at] / best).sum(),
-            (found[:, at] > 0).sum().to(torch.float64), reciprocal[:, at].sum(),
-        )))  # fmt: skip
+            found[:, at] / relevant, found[:, at] / k, gain[:, at] / best, (found[:, at] > 0).to(torch.float64),
+            reciprocal[:, at],
+        ), 1))  # fmt: skip
     return torch.stack(columns, 1)

@@ -109,6 +109,27 @@ def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -
     }  # fmt: skip
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """What the result.json of a finished run holds. Raises InputError where there is none, or it is not one."""
+    try:
+        found = json.loads((path / RESULT).read_text(encoding="utf-8"))
+        found["test"], found["data"]["fingerprint"]
+    except OSError:
+        raise InputError(f"{path}: holds no {RESULT}; give the folder of a finished run") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path / RESULT}: is not what a run writes; train again") from None
+    return found
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl. Raises InputError for a line that is not one."""
+    try:
+        lines = (path / METRICS).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / METRICS}: cannot be read ({error}); train again") from None
+
+
 def default_path(config: Config, dataset: Dataset) -> Path:
     """runs/<system>-<data>-<local time>, in the current folder; numbered where that is taken."""
     name = f"{config.model.system}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -130,10 +130,9 @@ def test_vbpr_and_its_gradient(data):
     score = score + (own["item_bias"] + seen @ own["feature_bias"]).T
     ours = system.embeddings()
     torch.testing.assert_close((ours[0] @ ours[1].T).double(), score, rtol=1e-4, atol=1e-5)
-    ours = torch.cat([users, users.new_ones(len(users), 1)], 1), torch.cat(
-        [items, seen @ own["project.weight"].T, own["item_bias"] + seen @ own["feature_bias"]], 1
-    )
-    agrees(system, *ours, own)
+    h_u = torch.cat([users, users.new_ones(len(users), 1)], 1)
+    h_i = torch.cat([items, seen @ own["project.weight"].T, own["item_bias"] + seen @ own["feature_bias"]], 1)
+    agrees(system, h_u, h_i, own)
 
 
 def test_lightgcn_m_and_its_gradient(data):

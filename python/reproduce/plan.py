@@ -1,0 +1,113 @@
+"""Which runs a target needs: a configuration and a seed each, in a folder named after both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import MAY_DIFFER
+from ..config import Config
+from ..running import changed
+from ..systems import SYSTEMS, TITLES
+from .paper import SWEEPS
+
+TARGETS = ("table2", "table3", "table4", "figure3", "figure4", "figure5")
+DEFAULT_SYSTEMS = {
+    "table2": [name for name in SYSTEMS if name != "mmssl"] + ["mmssl"],
+    "table4": ["vbpr", "mmgcn", "lattice", "lightgcn", "mmssl"],
+    "figure3": ["lightgcn", "mmgcn", "lattice", "mmssl"],
+}
+QUICK_SYSTEMS = ["popularity", "mf", "lightgcn", "mmssl"]
+QUICK_EPOCHS, QUICK_POINTS = 2, 2
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "MMSSL": {},
+    "w/o-ASL": {"loss.adversarial": False},
+    "w/o-CL": {"loss.contrastive": False},
+    "w/o-GT": {"loss.gumbel": False},
+    "r/p-GAE": {"loss.adversarial": False, "loss.autoencoder": True},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """label: what it is called in the tables; config: all of it, the seed too; folder: where it lies."""
+
+    label: str
+    config: Config
+    folder: Path
+
+    @property
+    def seed(self) -> int:
+        return self.config.train.seed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for. base: the configuration of each system before seeds and variants; out: where runs and results
+    go."""
+
+    target: str
+    out: Path
+    fingerprint: str
+    base: dict[str, Config]
+    seeds: int
+    quick: bool
+
+
+def systems_of(target: str, asked: list[str], quick: bool) -> list[str]:
+    """The systems a target compares, in the order of its table."""
+    if target not in DEFAULT_SYSTEMS:
+        return ["mmssl"]
+    return asked or (QUICK_SYSTEMS if quick else DEFAULT_SYSTEMS[target])
+
+
+def runs_of(settings: Settings) -> list[Run]:
+    """Every run of the target, label by label and seed by seed."""
+    return [
+        _run(settings, label, config, seed)
+        for label, config in _configurations(settings)
+        for seed in range(1 if settings.target == "figure5" else settings.seeds)
+    ]
+
+
+def _configurations(settings: Settings) -> list[tuple[str, Config]]:
+    if settings.target == "table3":
+        return [(label, with_values(settings.base["mmssl"], changes)) for label, changes in ABLATIONS.items()]
+    if settings.target == "figure4":
+        return [
+            (sweep_label(key, value), with_values(settings.base["mmssl"], {key: value}))
+            for key, values in SWEEPS.items()
+            for value in (values[:: len(values) - 1][:QUICK_POINTS] if settings.quick else values)
+        ]
+    return [(TITLES[name], config) for name, config in settings.base.items()]
+
+
+def sweep_label(key: str, value: float) -> str:
+    return f"{key}={value:g}"
+
+
+def with_values(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with other values, {"section.key": value}."""
+    for name, value in values.items():
+        section, key = name.split(".")
+        config = changed(config, section, **{key: value})
+    return config
+
+
+def _run(settings: Settings, label: str, config: Config, seed: int) -> Run:
+    config = changed(config, "train", seed=seed)
+    name = f"{config.model.system}-{identity(config, settings.fingerprint)[:8]}-s{seed}"
+    return Run(label, config, settings.out / "runs" / name)
+
+
+def identity(config: Config, fingerprint: str) -> str:
+    """A name (hex) for a configuration on a split, whatever its seed and what cannot change its result."""
+    held = config.model_dump()
+    for name in (*MAY_DIFFER, "train.seed"):
+        section, key = name.split(".")
+        held[section].pop(key)
+    return hashlib.sha256(json.dumps([held, fingerprint], sort_keys=True).encode()).hexdigest()

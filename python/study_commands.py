@@ -1,0 +1,113 @@
+"""mmssl-fast reproduce, report and tune: commands over many runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import InputError, shown
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of the configuration; may be repeated."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
+    app.command()(reproduce)
+
+
+def reproduce(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="table2 (systems), table3 (ablations), table4 (by "
+                                          "training interactions), figure3 (training curves), figure4 (sweeps) or "
+                                          "figure5 (gradient of negatives).")],
+    data: Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")] = None,
+    layout: Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = None,
+    out: Annotated[Path, typer.Option(help="Where runs and results go; runs that are there already are used.")] = Path(
+        "reproduced"),
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every row, from 0. [default: 3; with "
+                                                          "--quick 1]", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many epochs a run.")] = None,
+    systems: Annotated[str | None, typer.Option(help="table2, table4, figure3: which systems, separated by "
+                                                     "commas.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A look at the machinery: one seed, 2 epochs, few systems, the "
+                                                        "sweeps' ends. No results.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Configuration in TOML, for every system.")] = None,
+    preset: Annotated[list[str] | None, typer.Option(metavar="SYSTEM=NAME|FILE", help="Settings of one system; may be "
+                                                     "repeated. [default: the bundled SYSTEM-DATA where there is "
+                                                     "one]", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    settings: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs with the time they may take, and stop.")] =
+    False,
+) -> None:  # fmt: skip
+    """One of the paper's tables or figures on your data: runs with several seeds, kept and resumed, then Markdown and
+    pictures beside the paper's own figures."""
+    from . import report
+    from .reproduce import plan, targets
+
+    if target not in plan.TARGETS:
+        raise InputError(f"TARGET {shown(target)}: choose {', '.join(plan.TARGETS)}")
+    names = plan.systems_of(target, _systems(systems), quick)
+    flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "train.device": (device, "--device"),
+             "train.threads": (threads, "--threads"),
+             "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs")}  # fmt: skip
+    dataset, base = _base(names, flags, config, preset or [], settings or [])
+    asked = plan.Settings(target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick)
+    if dry_run:
+        rows = targets.foresee(asked, dataset)
+        shown_rows = [[label, str(seed), state, name, f"{s / 60:.1f}"] for label, seed, state, name, s in rows]
+        report.OUT.print(report.table("", ["run", "seed", "standing", "folder", "minutes at most"], shown_rows))
+        distinct = {name: s for *_, name, s in rows}
+        report.OUT.print(f"{len(distinct)} runs, {sum(distinct.values()) / 3600:.2f} hours at most on this machine")
+        return
+    path = targets.produce(asked, dataset, lambda line: report.ERR.print(line, markup=False))
+    report.OUT.print(path.read_text(encoding="utf-8"), markup=False)
+    report.OUT.print(f"written: {path}", markup=False)
+
+
+def _systems(text: str | None) -> list[str]:
+    from .systems import SYSTEMS
+
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        if name not in SYSTEMS:
+            raise InputError(f"--systems {shown(name)}: the systems are {', '.join(SYSTEMS)}")
+    return list(dict.fromkeys(names))
+
+
+def _base(names, flags, config, given, settings):
+    """(Dataset, {system: its configuration}): preset below --config below options."""
+    from . import presets
+    from .commands import configuration
+    from .running import load_data
+    from .train import pick_device
+
+    chosen = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or name not in names:
+            raise InputError(f"--preset {shown(one)}: write SYSTEM=NAME, SYSTEM one of {', '.join(names)}")
+        chosen[name] = value
+    dataset = load_data(configuration(config, flags, settings).data)
+    base = {}
+    for name in names:
+        own = chosen.get(name) or next((one for one in presets.names() if one == f"{name}-{dataset.name}"), None)
+        below = None if own is None else presets.find(own)
+        base[name] = _resolved(configuration(config, flags | {"model.system": (name, "--systems")}, settings, below))
+    pick_device(next(iter(base.values())).train.device)
+    return dataset, base
+
+
+def _resolved(config):
+    """With the data's own place, and fitted for itself alone."""
+    from .config import SYNTHETIC
+    from .running import changed
+
+    if config.data.path != SYNTHETIC:
+        config = changed(config, "data", path=str(Path(config.data.path).resolve()))
+    return changed(config, "train", compare="no")

@@ -1,0 +1,245 @@
+"""`mmssl-fast reproduce`: runs that are kept and resumed, tables of one split, tests, sweeps, gradients."""
+
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+from mmssl_trainer import presets, running
+from mmssl_trainer.cli import main
+from mmssl_trainer.config import load
+from mmssl_trainer.data import synthetic
+from mmssl_trainer.errors import InputError
+from mmssl_trainer.evaluate import split_metrics, user_metrics
+from mmssl_trainer.reproduce import gradients, paper, plan, statistics, tables
+from scipy import stats
+
+from mmssl_fast import InteractionGraph
+
+TINY = ["--threads", "1", "--set", "model.dim=8", "--set", "train.batch=64"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 5, "text": 4})
+
+
+@pytest.fixture(autouse=True)
+def embedded(data, monkeypatch):
+    """The embedded catalogue, smaller; runs without their pictures."""
+    monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: data)
+    monkeypatch.setattr("mmssl_trainer.run_folder.draw", lambda epochs, path, title: path.touch())
+
+
+def reproduce(target, out, *more):
+    return main(["reproduce", target, "--out", str(out), *TINY, *more])
+
+
+def rows(text):
+    """The cells of every table row, by its first one; of several the last."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+def test_table2_is_written_and_not_run_again(tmp_path, data, capsys):
+    asked = ["--systems", "popularity,mf,lightgcn", "--seeds", "2", "--epochs", "2"]
+    assert reproduce("table2", tmp_path, *asked) == 0
+    text = (tmp_path / "table2.md").read_text()
+    folders = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
+    assert len(folders) == 6 and data.fingerprint[:16] in text
+    results = [json.loads(path.read_text())["test"]["recall@20"] for path in folders if "/mf-" in str(path)]
+    mean, deviation = np.mean(results), np.std(results, ddof=1)
+    assert rows(text)["MF-BPR"][0] == f"{mean:.4f} ± {deviation:.4f}"
+    capsys.readouterr()
+    assert reproduce("table2", tmp_path, *asked) == 0
+    assert capsys.readouterr().err.count("was there") == 6
+    assert (tmp_path / "table2.md").read_text() == text
+    assert folders == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
+
+
+def test_another_configuration_gets_other_folders(tmp_path):
+    for more in ([], ["--set", "optimiser.lr=0.01"], ["--set", "train.checkpoint_every=1"]):
+        assert reproduce("table2", tmp_path, "--systems", "mf", "--seeds", "1", "--epochs", "1", *more) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_interrupted_reproduction_goes_on(tmp_path, monkeypatch, capsys):
+    """A signal in the second run: one line, 130; then the same command ends as one that was never interrupted."""
+    from mmssl_trainer.run_folder import RunFolder
+
+    asked = ["--systems", "mf,lightgcn", "--seeds", "1", "--epochs", "4"]
+    written = RunFolder.epoch_ended
+
+    def interrupting(self, record):
+        written(self, record)
+        if self.config.model.system == "lightgcn" and record["epoch"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "epoch_ended", interrupting)
+    assert reproduce("table2", tmp_path / "a", *asked) == 130
+    assert "run 2 of 2" in capsys.readouterr().err and not (tmp_path / "a" / "table2.md").exists()
+    monkeypatch.setattr(RunFolder, "epoch_ended", written)
+    assert reproduce("table2", tmp_path / "a", "--dry-run", *asked) == 0
+    assert "after epoch 2" in capsys.readouterr().out
+    for name in "ab":
+        assert reproduce("table2", tmp_path / name, *asked) == 0
+    tests = [[json.loads(path.read_text())["test"] for path in sorted((tmp_path / name).glob("runs/*/result.json"))]
+             for name in "ab"]  # fmt: skip
+    assert tests[0] == tests[1] and len(tests[0]) == 2
+
+
+@pytest.fixture
+def sweeps(monkeypatch):
+    """Two short sweeps in Figure 4's place."""
+    short = {"model.layers": (1, 2), "loss.zeta": (0.0, 100.0)}
+    for module in ("paper", "plan", "pictures"):
+        monkeypatch.setattr(f"mmssl_trainer.reproduce.{module}.SWEEPS", short)
+
+
+def test_dry_run_runs_nothing(tmp_path, capsys, sweeps):
+    assert reproduce("figure4", tmp_path / "x", "--dry-run", "--seeds", "1", "--epochs", "3") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("to do") == 4 and "hours at most" in printed
+    assert not (tmp_path / "x").exists()
+
+
+# --- one split to a table --------------------------------------------------------------------------------------------
+def test_runs_of_other_data_are_refused(tmp_path, data, capsys):
+    asked = ["--systems", "popularity,mf", "--seeds", "1", "--epochs", "1"]
+    assert reproduce("table2", tmp_path, *asked) == 0
+    (path,) = tmp_path.glob("runs/mf-*/result.json")
+    found = json.loads(path.read_text())
+    found["data"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(found))
+    capsys.readouterr()
+    assert reproduce("table2", tmp_path, *asked) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("mmssl-fast")]
+    assert data.fingerprint[:16] in line and "0" * 16 in line
+
+
+def test_results_of_two_splits_are_refused():
+    results = {name: {"data": {"fingerprint": mark * 64}} for name, mark in (("one", "a"), ("two", "b"))}
+    with pytest.raises(InputError, match=r"two: its data has the fingerprint bbbb.* of one is aaaa"):
+        running.refuse_other_data(results)
+    running.refuse_other_data({name: results["one"] for name in ("one", "again")})
+
+
+def test_the_papers_figures_have_tables_of_their_own(data):
+    text = "\n".join(tables._papers("Table 2", "tiktok", ["R", "P", "N"], paper.TABLE2))
+    assert "own split" in text and "9319 users" in text and rows(text)["MMSSL"] == ["0.0921", "0.0046", "0.0392"]
+    assert tables._papers("Table 4", "tiktok", [], paper.TABLE4) == ["The paper has no Table 4 of this catalogue."]
+    assert paper.catalogue("my-TikTok-split") == "tiktok" and paper.catalogue("synthetic") is None
+
+
+# --- the other targets -----------------------------------------------------------------------------------------------
+def test_table3_ablations(tmp_path, data):
+    assert reproduce("table3", tmp_path, "--quick", "--epochs", "1") == 0
+    found = rows((tmp_path / "table3.md").read_text())
+    assert set(plan.ABLATIONS) <= set(found)
+    configs = [load(path) for path in tmp_path.glob("runs/*/config.toml")]
+    switches = {(c.loss.adversarial, c.loss.contrastive, c.loss.gumbel, c.loss.autoencoder) for c in configs}
+    yes, no = True, False
+    assert switches == {
+        (yes, yes, yes, no), (no, yes, yes, no), (yes, no, yes, no), (yes, yes, no, no), (no, yes, yes, yes),
+    }  # fmt: skip
+
+
+def test_table4_groups(tmp_path, data):
+    assert reproduce("table4", tmp_path, "--systems", "popularity", "--seeds", "1") == 0
+    found = rows((tmp_path / "table4.md").read_text())
+    degree = np.diff(data.train.indptr)[np.diff(data.test.indptr) > 0]
+    counts = [((degree >= low) & (degree < high)).sum() for low, high in ((0, 4), (4, 6), (6, 9), (9, 13), (13, 100))]
+    assert found["test users"] == [str(count) for count in counts] and sum(counts) == len(degree)
+    model = torch.ones(60, 1), torch.from_numpy(data.train.sum(axis=0))[:, None]
+    _, each = user_metrics(*model, data.test, 20, InteractionGraph.from_scipy(data.train))
+    group = (degree >= 4) & (degree < 6)
+    assert found["popularity"][1] == f"{each['ndcg'][group].mean():.4f}"
+
+
+def test_figures_are_drawn(tmp_path, sweeps):
+    for target, more in (("figure3", ["--systems", "popularity,mf"]), ("figure4", []), ("figure5", [])):
+        assert reproduce(target, tmp_path, "--quick", "--epochs", "1", *more) == 0
+        assert (tmp_path / f"{target}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"]({target}.png)" in (tmp_path / f"{target}.md").read_text()
+    sweep = rows((tmp_path / "figure4.md").read_text())
+    assert {"1", "2", "0", "100"} <= set(sweep)
+
+
+def test_near_best():
+    epochs = [{"epoch": at + 1, "seconds": 2.0, "val": {"recall@20": value}} for at, value in enumerate((0.5, 0.97, 1))]
+    assert tables.near_best(epochs) == (2, 4.0) and tables.near_best([]) == (0, 0.0)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+def test_user_metrics_average_to_the_splits(data):
+    generator = torch.Generator().manual_seed(1)
+    users, items = torch.randn(60, 4, generator=generator), torch.randn(40, 4, generator=generator)
+    who, each = user_metrics(users, items, data.test, 20, InteractionGraph.from_scipy(data.train), batch=7)
+    whole = split_metrics(users, items, data, "test", [20])
+    assert who.tolist() == np.flatnonzero(np.diff(data.test.indptr)).tolist()
+    assert {name: values.mean() for name, values in each.items()} == pytest.approx(
+        {name: whole[f"{name}@20"] for name in each}
+    )
+
+
+def test_differences_are_tested():
+    rng = np.random.default_rng(0)
+    base = rng.random(300)
+    one = {"recall": base, "ndcg": base}
+    better = {"recall": base + 0.05 + 0.1 * rng.standard_normal(300), "ndcg": base + 0.05}
+    found = statistics.compare(better, one)
+    assert found.recall_p == stats.ttest_rel(better["recall"], one["recall"]).pvalue < 1e-6
+    assert found.ndcg == pytest.approx(0.05) and found.ndcg_p < 0.01 and found.ndcg_low > 0
+    noise = {"recall": base, "ndcg": base + 0.1 * rng.standard_normal(300)}
+    same = statistics.compare(noise, one)
+    assert same.ndcg_low < same.ndcg < same.ndcg_high and same.ndcg_p > 0.01 and same.recall_p == 1.0
+    assert statistics.compare(one, noise).ndcg == pytest.approx(-same.ndcg)
+
+
+def test_gradient_weights_are_measured_by_the_ops_backward():
+    """Eq. 17 follows from the loss: one anchor's weights equal phi of their cosines, wherever the rows lie."""
+    generator = torch.Generator().manual_seed(3)
+    h, e = (torch.randn(30, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    h[7] = 0
+    found = gradients.measure(h, e, torch.tensor([2, 11]), 0.3)
+    assert len(found.x) == 2 * (60 - 1 - 2)
+    torch.testing.assert_close(found.weight, gradients.phi(found.x, 0.3), rtol=1e-8, atol=1e-10)
+    assert 0 < found.carried[0] < found.carried[1] < 1
+    sharper = gradients.measure(h, e, torch.tensor([2, 11]), 0.1)
+    assert sharper.carried[1] > found.carried[1]
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+def test_presets_are_sound(tmp_path, capsys):
+    assert presets.names()
+    for name in presets.names():
+        assert load(presets.find(name)).model.system == name.partition("-")[0]
+    own = tmp_path / "mine.toml"
+    own.write_text("[optimiser]\nlr = 0.02\n")
+    assert reproduce("table2", tmp_path / "out", "--systems", "mf", "--seeds", "1", "--epochs", "1",
+                     "--preset", f"mf={own}") == 0  # fmt: skip
+    (path,) = (tmp_path / "out").glob("runs/*/config.toml")
+    assert load(path).optimiser.lr == 0.02
+
+
+@pytest.mark.parametrize(
+    "arguments, fragments",
+    [
+        (["table9"], ["'table9'", "table2", "figure5"]),
+        (["table2", "--systems", "mf,nobody"], ["'nobody'", "lightgcn"]),
+        (["table2", "--systems", "mf", "--preset", "sgl=x"], ["sgl=x", "SYSTEM=NAME"]),
+        (["table2", "--systems", "mf", "--preset", "mf=nothing"], ["'nothing'", "lightgcn-tiktok"]),
+        (["table2", "--data", "/no/such"], ["/no/such"]),
+        (["table2", "--seeds", "0"], ["--seeds"]),
+        (["table2", "--device", "gpu7"], ["gpu7"]),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, fragments):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+    assert all(re.search(re.escape(fragment), captured.err) for fragment in fragments), captured.err
