@@ -1,6 +1,13 @@
 """Fixtures every test file may use."""
 
+import fcntl
 import os
+from pathlib import Path
+
+# pytest -n: each worker, and what it starts, takes its share of the processors.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 import pytest
 import torch
@@ -17,7 +24,13 @@ def emulated():
     """The ops of csrc/cuda for CPU tensors: on a GPU where there is one, else emulated (see tests/emulator)."""
     import emulator
 
-    return emulator.OnGpu() if torch.cuda.is_available() and build_info()["cuda"] else emulator.load()
+    if torch.cuda.is_available() and build_info()["cuda"]:
+        return emulator.OnGpu()
+    build = Path(emulator.ROOT) / "build"
+    build.mkdir(exist_ok=True)
+    with open(build / "emulated.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of pytest -n's workers compiles, the others find it done
+        return emulator.load()
 
 
 @pytest.fixture
