@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .errors import InputError, Interrupted
 
-NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow")
+NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,10 +14,10 @@ RECALL, NDCG, LOSS = "#2563ae", "#c2571a", "#4b5b6b"
 COLUMNS = 5
 
 
-def draw(epochs: list[dict[str, Any]], path: Path, title: str = "") -> None:
+def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -> None:
     """A PNG of a run: Recall@20 and NDCG@20 on top, below them a small panel with its own scale for each loss term.
 
-    epochs: the lines of metrics.jsonl, at least one.
+    epochs: the lines of metrics.jsonl, at least one. path: a file or a binary stream.
     """
     terms = list(epochs[0]["losses"])
     rows = -(-len(terms) // COLUMNS)

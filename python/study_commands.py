@@ -18,6 +18,7 @@ SetOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.command()(reproduce)
+    app.command()(report)
 
 
 def reproduce(
@@ -68,6 +69,20 @@ def reproduce(
     path = targets.produce(asked, dataset, lambda line: report.ERR.print(line, markup=False))
     report.OUT.print(path.read_text(encoding="utf-8"), markup=False)
     report.OUT.print(f"written: {path}", markup=False)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="The page; the same as Markdown is written beside it.")] = Path(
+        "report.html"),
+) -> None:  # fmt: skip
+    """One self-contained HTML page, and Markdown, of finished runs: configuration, curves, metrics by group, some
+    recommendations, time and memory, and what was left open."""
+    from . import report_page
+    from .report import OUT
+
+    for path in report_page.write(runs, out):
+        OUT.print(f"written: {path}", markup=False)
 
 
 def _systems(text: str | None) -> list[str]:

@@ -38,7 +38,7 @@ def shipped_modules():
     """Path inside the wheel of every module and marker in the three trees."""
     for tree, package in TREES.items():
         for path in (ROOT / tree).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "presets":
+            if path.suffix == ".py" or path.name == "py.typed" or path.parent.name in ("presets", "templates"):
                 yield f"{package}/{path.relative_to(ROOT / tree).as_posix()}"
 
 
@@ -78,7 +78,7 @@ def test_sdist_holds_the_sources(tmp_path):
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     folders = ["_build", "benchmarks", "cmake", "csrc", "kernels", "mmssl_fast", "python", "tests"]
-    suffixes = {".py", ".toml", ".cpp", ".h", ".cu", ".cuh", ".cmake", ".typed"}
+    suffixes = {".py", ".toml", ".j2", ".cpp", ".h", ".cu", ".cuh", ".cmake", ".typed"}
     files = {
         path.relative_to(ROOT).as_posix()
         for folder in folders
