@@ -136,6 +136,9 @@ def evaluate(
     k: Annotated[list[int] | None, typer.Option("--k", help="A list length, 1 to 128; may be repeated. [default: 10, "
                                                             "20, 50]", show_default=False)] = None,
     mask_validation: Annotated[bool, typer.Option(help="Leave validation items out when testing.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Rank only items without training interactions, by their "
+                                                      "features alone, for the users who have one in the split.")] =
+    False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
     """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
@@ -147,14 +150,20 @@ def evaluate(
     ks = k or [10, 20, 50]
     if not all(1 <= one <= MAX_K for one in ks):
         raise InputError(f"--k {ks}: each must be between 1 and {MAX_K}")
-    model = saved_model.load(run)
-    metrics = split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
+    if cold:
+        from .cold import cold_metrics
+
+        model, metrics = cold_metrics(run, split, ks, mask_validation)
+    else:
+        model = saved_model.load(run)
+        metrics = split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
     if not metrics["users"]:
         raise InputError(f"{run}: its data has no {split} interactions")
     if as_json:
         print(json.dumps(metrics, indent=2))
     else:
         title = f"{model.metadata.get('system', '')} on {model.interactions.name}, {split}: {metrics['users']} users"
+        title += f", {metrics['candidates']} cold items alone ranked" if cold else ""
         report.OUT.print(report.metrics_table(title, metrics))
 
 
