@@ -57,3 +57,10 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A pytest that the test starts takes itself for no worker of pytest -n, where it would measure nothing."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)

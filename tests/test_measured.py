@@ -67,7 +67,7 @@ def test_picture(tmp_path, kind):
         measured.draw([], tmp_path / "x.png")
 
 
-def test_benchmark_saves_and_compares(tmp_path, capfd):
+def test_benchmark_saves_and_compares(tmp_path, capfd, alone):
     checkout = tmp_path / "checkout"
     (checkout / "benchmarks").mkdir(parents=True)
     (checkout / "pyproject.toml").write_text("[tool.pytest.ini_options]\npython_files = ['bench_*.py']\n")
