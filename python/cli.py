@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .errors import InputError, Interrupted
 
-NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2")
+NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in NEEDED:
             raise
-        return _fail(f"the package {error.name} is not installed; pip install mmssl_fast[train]", 2)
+        extra = "tune" if error.name == "optuna" else "train"
+        return _fail(f"the package {error.name} is not installed; pip install mmssl_fast[{extra}]", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of stdout has gone, as in `mmssl-fast … | head`

@@ -314,8 +314,8 @@ def _check_together(config: Config, sources: dict[str, str]) -> None:
     def refuse(key: str, other: str, rule: str) -> None:
         where = sources.get(key, sources.get(other, "configuration"))
         raise InputError(
-            f"{where}: {key} = {_toml_value(_get(config, key))} with {other} = "
-            f"{_toml_value(_get(config, other))}: {rule}"
+            f"{where}: {key} = {toml_value(_get(config, key))} with {other} = "
+            f"{toml_value(_get(config, other))}: {rule}"
         )
 
     if config.model.dim % config.model.heads:
@@ -351,7 +351,7 @@ def to_toml(config: Config) -> str:
         section = getattr(config, name)
         lines += ["", f"[{name}]"]
         for key, field in type(section).model_fields.items():
-            lines += [f"# {field.description}", f"{key} = {_toml_value(getattr(section, key))}"]
+            lines += [f"# {field.description}", f"{key} = {toml_value(getattr(section, key))}"]
     return "\n".join(lines) + "\n"
 
 
@@ -415,12 +415,13 @@ def _sentence(error: dict) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value of the configuration as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
     if isinstance(value, list):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return repr(value)

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
     app.command()(reproduce)
     app.command()(report)
+    app.command()(tune)
 
 
 def reproduce(
@@ -83,6 +84,44 @@ def report(
 
     for path in report_page.write(runs, out):
         OUT.print(f"written: {path}", markup=False)
+
+
+def tune(
+    data: Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")] = None,
+    layout: Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = None,
+    out: Annotated[Path, typer.Option(help="The search's folder; a search that is there goes on.")] = Path("tuned"),
+    trials: Annotated[int, typer.Option(min=1, help="Until so many trials have ended, earlier ones counted.")] = 30,
+    system: Annotated[str | None, typer.Option(help="mmssl, lightgcn, or another with --space.")] = None,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help="What is searched, in TOML: a list of values or "
+                                               "{ low, high, log } a key. [default: the system's own]",
+                                               show_default=False)] = None,
+    preset: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Where the search starts: its first trial, "
+                                               "and every key that is not searched.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration in TOML, above the preset.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many epochs a run.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of a trial, whose validation Recall@20 is averaged.")] = 1,
+    prune: Annotated[bool, typer.Option(help="End a run early that is worse than the median of earlier ones.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    settings: SetOption = None,
+) -> None:  # fmt: skip
+    """Search for settings by validation Recall@20 (Optuna), in a folder from which the search goes on when repeated:
+    the trials' record, and the best of them as a preset."""
+    from . import presets, report
+    from . import tune as search
+    from .commands import configuration
+    from .running import load_data
+
+    flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
+             "train.epochs": (epochs, "--epochs"), "train.device": (device, "--device"),
+             "train.threads": (threads, "--threads")}  # fmt: skip
+    base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
+    searched = search.read_space(space or search.bundled_space(base.model.system), base)
+    found = search.Search(out, load_data(base.data), _resolved(base), searched, seeds, prune)
+    found.run(trials, lambda line: report.ERR.print(line, markup=False))
+    for name in (search.RECORD, search.BEST):
+        if (out / name).exists():
+            report.OUT.print(f"written: {out / name}", markup=False)
 
 
 def _systems(text: str | None) -> list[str]:

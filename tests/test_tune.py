@@ -1,0 +1,179 @@
+"""`mmssl-fast tune`: a search that is kept, goes on after an interruption, and whose best is a preset."""
+
+import fcntl
+import tomllib
+
+import optuna
+import pytest
+import torch
+from mmssl_trainer import train, tune
+from mmssl_trainer.cli import main
+from mmssl_trainer.config import Config, load
+from mmssl_trainer.data import synthetic
+from mmssl_trainer.errors import InputError
+from mmssl_trainer.systems import SYSTEMS
+
+SPACE = (
+    "[optimiser]\nlr = { low = 1e-3, high = 1e-1, log = true }\n[model]\ndim = [4, 8]\nlayers = { low = 1, high = 3 }\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch):
+    """The embedded catalogue, smaller."""
+    small = synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 5, "text": 4})
+    monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: small)
+    return small
+
+
+@pytest.fixture
+def space(tmp_path):
+    path = tmp_path / "space.toml"
+    path.write_text(SPACE)
+    return path
+
+
+def tuned(space, out, *more, trials=3):
+    asked = ["--system", "lightgcn", "--space", str(space), "--out", str(out), "--epochs", "2", "--threads", "1"]
+    return main(["tune", *asked, "--trials", str(trials), "--set", "model.dim=8", "--set", "train.batch=64", *more])
+
+
+def table(out):
+    """The record's rows by trial."""
+    lines = [line.strip("| ").split(" | ") for line in (out / tune.RECORD).read_text().splitlines()]
+    return {int(cells[0]): cells[1:] for cells in lines if cells[0].isdecimal()}
+
+
+def test_the_best_trial_is_a_preset_that_gives_its_recall(tmp_path, space, data, capsys):
+    out = tmp_path / "out"
+    assert tuned(space, out, trials=4) == 0
+    rows = table(out)
+    assert sorted(rows) == [0, 1, 2, 3] and data.fingerprint[:16] in (out / tune.RECORD).read_text()
+    assert rows[0][2:5] == ["0.003", "8", "2"], "the first trial is the base configuration"
+    assert rows[next(iter(rows))][0] == max(cells[0] for cells in rows.values() if cells[1] == "complete")
+    preset = tomllib.loads((out / tune.BEST).read_text())
+    assert "data" not in preset and not {"seed", "threads"} & preset.get("train", {}).keys()
+    fit = train.fit(data, load(None, {"train.threads": (1, "")}, out / tune.BEST))
+    assert f"{fit.best:.4f}" in (out / tune.BEST).read_text().splitlines()[0]
+    assert f"{fit.best:.4g}" == rows[next(iter(rows))][0]
+
+
+def test_a_search_goes_on_and_takes_an_interrupted_trial_again(tmp_path, space, monkeypatch, capsys):
+    fit, calls = train.fit, []
+
+    def interrupted(*given, **more):
+        calls.append(given[1].optimiser.lr)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(*given, **more)
+
+    monkeypatch.setattr(train, "fit", interrupted)
+    out = tmp_path / "out"
+    assert tuned(space, out, trials=4) == 130
+    assert sorted(table(out)) == [0, 1]
+    capsys.readouterr()
+    assert tuned(space, out, trials=4) == 0
+    assert calls[3] == calls[2] and len(calls) == 5 and len(set(calls)) == 4
+    assert capsys.readouterr().err.count("trial ") == 2 and len(table(out)) == 4
+    assert tuned(space, out, trials=4) == 0 and len(calls) == 5
+
+
+def test_worse_runs_end_early_and_only_so(tmp_path, space, monkeypatch):
+    def recalls(dataset, config, watch):
+        for epoch in range(1, 7):
+            watch.epoch_ended({"epoch": epoch, "val": {"recall@20": config.optimiser.lr}})
+        found = train.Fit(torch.zeros(1), torch.zeros(1), {}, best=config.optimiser.lr, best_epoch=6)
+        found.epochs = [{}] * 6
+        return found
+
+    monkeypatch.setattr(train, "fit", recalls)
+    for out, more in ((tmp_path / "a", []), (tmp_path / "b", ["--no-prune"])):
+        assert tuned(space, out, *more, trials=12) == 0
+        early = [cells for cells in table(out).values() if "pruned" in cells[1]]
+        assert bool(early) == (not more)
+        assert all(cells[1] == f"pruned at epoch {tune.LEAST_EPOCHS}" for cells in early)
+        ended = [float(cells[2]) for cells in table(out).values() if cells[1] == "complete"]
+        assert not early or max(float(cells[2]) for cells in early) < max(ended)
+
+
+def test_seeds_are_averaged(tmp_path, space, monkeypatch):
+    def recalls(dataset, config, watch):
+        return train.Fit(torch.zeros(1), torch.zeros(1), {}, best=0.1 + 0.2 * config.train.seed, best_epoch=1)
+
+    monkeypatch.setattr(train, "fit", recalls)
+    assert tuned(space, tmp_path / "out", "--seeds", "3", trials=1) == 0
+    assert table(tmp_path / "out")[0][0] == "0.3"
+
+
+def test_a_trial_whose_keys_do_not_go_together_is_noted_and_passed_over(tmp_path, space):
+    space.write_text("[model]\nheads = [1, 4]\ndim = [8, 6]\n")
+    assert tuned(space, tmp_path / "out", "--set", "model.heads=1", trials=8) == 0
+    states = {tuple(cells[2:4]): cells[1] for cells in table(tmp_path / "out").values()}
+    assert states.pop(("4", "6")) == "refused" and set(states.values()) == {"complete"}
+
+
+@pytest.mark.parametrize("change, says", [
+    (["--set", "model.omega=0.3"], "model.omega was 0.1"),
+    (["--seeds", "2"], "1 seeds a trial"),
+    (["space"], "another space"),
+    (["data"], "other data"),
+])  # fmt: skip
+def test_another_search_is_refused(tmp_path, space, change, says, monkeypatch, capsys):
+    assert tuned(space, tmp_path / "out", trials=1) == 0
+    before = (tmp_path / "out" / tune.RECORD).read_text()
+    if change == ["space"]:
+        space.write_text(SPACE.replace("[4, 8]", "[4, 8, 16]"))
+    if change == ["data"]:
+        monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: synthetic(seed=3, n_users=60, n_items=40))
+    capsys.readouterr()
+    assert tuned(space, tmp_path / "out", *(change if change[0].startswith("-") else []), trials=2) == 2
+    assert says in capsys.readouterr().err
+    assert (tmp_path / "out" / tune.RECORD).read_text() == before
+
+
+def test_a_second_process_is_refused(tmp_path, space, capsys):
+    out = tmp_path / "out"
+    assert tuned(space, out, trials=1) == 0
+    with open(out / tune.JOURNAL, "rb") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        assert tuned(space, out, trials=2) == 2
+    assert "another process" in capsys.readouterr().err and len(table(out)) == 1
+
+
+@pytest.mark.parametrize("text, says", [
+    ("[optimiser]\nlr = { low = 1e-2, high = 1e-3 }", "a < b"),
+    ("[optimiser]\nlr = { low = 0, high = 1e-3, log = true }", "a > 0"),
+    ("[optimiser]\nlr = []", "list of values"),
+    ("[optimiser]\nlr = 0.1", "list of values"),
+    ("[optimiser]\nrate = [0.1, 0.2]", "optimiser.rate"),
+    ("[model]\nlayers = [1, 1000]", "model.layers = 1000"),
+    ("[train]\nseed = [1, 2]", "train.seed is not searched"),
+    ("[data]\nlayout = ['auto', 'plain']", "data.layout is not searched"),
+    ("model = 1", "[model]"),
+    ("", "names no key"),
+    ("[", "is not TOML"),
+])  # fmt: skip
+def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, capsys):
+    space.write_text(text)
+    assert tuned(space, tmp_path / "out") == 2
+    line = capsys.readouterr().err
+    assert says in line and "space.toml" in line and line.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bundled_spaces_are_read_and_others_asked_for(capsys):
+    for system in ("mmssl", "lightgcn"):
+        assert tune.read_space(tune.bundled_space(system), Config()).keys
+    with pytest.raises(InputError, match="give --space"):
+        tune.bundled_space("popularity")
+    assert "mmssl" in SYSTEMS and optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+def test_tune_without_optuna(monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "mmssl_trainer.tune")
+    monkeypatch.delattr("mmssl_trainer.tune", raising=False)
+    assert main(["tune", "--trials", "1"]) == 2
+    assert "pip install mmssl_fast[tune]" in capsys.readouterr().err
