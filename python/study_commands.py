@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,8 @@ def reproduce(
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many epochs a run.")] = None,
     systems: Annotated[str | None, typer.Option(help="table2, table4, figure3: which systems, separated by "
                                                      "commas.")] = None,
+    variants: Annotated[str | None, typer.Option(help="table3: which ablations, separated by commas. [default: all]",
+                                                 show_default=False)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A look at the machinery: one seed, 2 epochs, few systems, the "
                                                         "sweeps' ends. No results.")] = False,
     config: Annotated[Path | None, typer.Option(help="Configuration in TOML, for every system.")] = None,
@@ -51,15 +54,17 @@ def reproduce(
     pictures beside the paper's own figures."""
     from . import report
     from .reproduce import plan, targets
+    from .systems import SYSTEMS
 
     if target not in plan.TARGETS:
         raise InputError(f"TARGET {shown(target)}: choose {', '.join(plan.TARGETS)}")
-    names = plan.systems_of(target, _systems(systems), quick)
+    names = plan.systems_of(target, _names(systems, "--systems", SYSTEMS), quick)
+    chosen = _names(variants, "--variants", plan.ABLATIONS) or list(plan.ABLATIONS)
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "train.device": (device, "--device"),
              "train.threads": (threads, "--threads"),
              "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs")}  # fmt: skip
     dataset, base = _base(names, flags, config, preset or [], settings or [])
-    asked = plan.Settings(target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick)
+    asked = plan.Settings(target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick, tuple(chosen))
     if dry_run:
         rows = targets.foresee(asked, dataset)
         shown_rows = [[label, str(seed), state, name, f"{s / 60:.1f}"] for label, seed, state, name, s in rows]
@@ -124,13 +129,12 @@ def tune(
             report.OUT.print(f"written: {out / name}", markup=False)
 
 
-def _systems(text: str | None) -> list[str]:
-    from .systems import SYSTEMS
-
+def _names(text: str | None, flag: str, known: Iterable[str]) -> list[str]:
+    """The names that an option lists, each once."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     for name in names:
-        if name not in SYSTEMS:
-            raise InputError(f"--systems {shown(name)}: the systems are {', '.join(SYSTEMS)}")
+        if name not in known:
+            raise InputError(f"{flag} {shown(name)}: choose among {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 

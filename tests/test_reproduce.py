@@ -144,7 +144,16 @@ def test_table3_ablations(tmp_path, data):
     yes, no = True, False
     assert switches == {
         (yes, yes, yes, no), (no, yes, yes, no), (yes, no, yes, no), (yes, yes, no, no), (no, yes, yes, yes),
+        (no, no, yes, no),
     }  # fmt: skip
+
+
+def test_table3_of_some_variants(tmp_path, capsys):
+    asked = ["--quick", "--epochs", "1", "--variants", "w/o-SSL,MMSSL"]
+    assert reproduce("table3", tmp_path, *asked, "--dry-run") == 0
+    assert "2 runs" in capsys.readouterr().out
+    assert reproduce("table3", tmp_path, "--variants", "w/o") == 2
+    assert "--variants 'w/o': choose among MMSSL, w/o-ASL" in capsys.readouterr().err
 
 
 def test_table4_groups(tmp_path, data):
