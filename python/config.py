@@ -214,6 +214,12 @@ class TrainSection(Section):
         description="On CUDA: record MMSSL's step once an epoch and replay it, which spares its launches. Needs "
         "loss.mask_seen = false. Not yet tried on a GPU.",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What the operands of the discriminator's large products are rounded to, forward and backward; "
+        "bfloat16 gains where the processor multiplies it and is refused on a CPU where torch would crawl "
+        "(docs/precision.md).",
+    )
     memory: str = Field(
         "",
         description='Memory a run may take, as "4GiB"; empty: 80% of what is free. A run that needs more is refused.',

@@ -8,10 +8,11 @@ from tolerances import assert_as_accurate
 from mmssl_fast import reference
 from mmssl_fast.ops import gradient_norm as module
 from mmssl_fast.ops.gradient_norm import gradient_norm
+from mmssl_fast.ops.pending_gradient import pending_gradient
 
 pytestmark = pytest.mark.usefixtures("poison")
 
-# rows, hidden, items; the first three go through K, the others stream
+# rows, hidden, items; the first three go through K, the others through g W
 SHAPES = [(41, 17, 401), (64, 33, 5), (300, 520, 41), (5, 41, 401), (1, 9, 7), (0, 4, 9), (3, 1, 1)]
 
 
@@ -47,6 +48,20 @@ def test_gradient_norm_equals_dense(shape, item_major, dtype):
     assert actual[2].stride() == weight.stride()
     if rows > 2:
         assert actual[0][2] == 0 and not actual[1][2].any()
+
+
+@pytest.mark.parametrize("elements", [5 * 401, 5 * 401 - 1])
+def test_gradient_norm_keeps_a_small_product_and_streams_a_large_one(elements, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_ELEMENTS", elements)
+    g, weight = gradient(5, 41), weights(41, 401)
+    kept = torch.ops.mmssl_fast.gradient_norm(g, weight, "float64")[3]
+    assert kept.shape == (5, 401 if elements == 5 * 401 else 0)
+    dn = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    actual, truth = results(gradient_norm, g, weight, dn), results(reference.gradient_norm, *wide(g, weight), dn)
+    assert all(relative(a, t) < 1e-10 for a, t in zip(actual, truth, strict=True))
+    with pending_gradient(weight) as pending:
+        gradient_norm(g, weight).backward(dn)
+    assert relative(pending.dense(), truth[2]) < 1e-10
 
 
 def nearly_dependent(ratio, rows=300, h=128, n_items=401):
@@ -103,7 +118,7 @@ def test_gradient_norm_leaves_out_what_needs_no_gradient():
 
 @pytest.mark.parametrize("rows", [7, 2])
 def test_gradient_norm_opcheck(rows):
-    torch.library.opcheck(torch.ops.mmssl_fast.gradient_norm, (gradient(rows, 5), weights(5, 9)))
+    torch.library.opcheck(torch.ops.mmssl_fast.gradient_norm, (gradient(rows, 5), weights(5, 9), "float64"))
 
 
 def test_gradient_norm_compiles_fullgraph():

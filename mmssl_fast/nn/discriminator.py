@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ def _restore_order(module: ItemMajorLinear, _) -> None:
 class Discriminator(nn.Module):
     """Eq. 4: D(a) = sigmoid(Linear(Γ(Γ(a)))), Γ(a) = Dropout(BatchNorm(LeakyReLU(Linear(a)))), a a row over I items.
 
-    Split where the first Linear ends: `discriminator.linear(rows)` gives z [B, H] without forming rows,
+    Split where the first Linear ends: `discriminator.first(rows)` gives z [B, H] without forming rows,
     `discriminator.head(z)` is everything above it. `forward` is the two together. Weights are Kaiming-normal, biases
     zero. Dropout's masks are counter-based, their seeds drawn from torch's generator of the device.
 
@@ -56,6 +56,9 @@ class Discriminator(nn.Module):
         dropout: rates after the two hidden layers.
         negative_slope: of LeakyReLU (1 makes it the identity, which is what the released code amounts to).
         scale: multiplies the sigmoid; 1 is Eq. 4, the released code has 100.
+        gemm: torch.bfloat16 rounds the operands of the two hidden Linears and of the penalty, forward and backward, to
+            bfloat16 (docs/precision.md states what that costs). Weights and everything between stay as they are. None:
+            as torch.autocast says.
 
     Raises:
         ValueError: n_items or a width below 1, or a dropout rate outside [0, 1).
@@ -69,6 +72,7 @@ class Discriminator(nn.Module):
         dropout: tuple[float, float] = (0.31, 0.5),
         negative_slope: float = 0.2,
         scale: float = 1.0,
+        gemm: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         first, second = hidden_widths(n_items) if hidden is None else hidden
@@ -76,7 +80,7 @@ class Discriminator(nn.Module):
             raise ValueError(f"Discriminator: n_items and hidden must be positive, got {n_items} and {(first, second)}")
         if not all(0 <= rate < 1 for rate in dropout):
             raise ValueError(f"Discriminator: dropout must lie in [0, 1), got {dropout}")
-        self.n_items, self.hidden, self.scale = n_items, (first, second), scale
+        self.n_items, self.hidden, self.scale, self.gemm = n_items, (first, second), scale, gemm
         self.linear = ItemMajorLinear(n_items, first)
         self.head_layers = nn.Sequential(
             nn.LeakyReLU(negative_slope),
@@ -100,15 +104,27 @@ class Discriminator(nn.Module):
 
     def forward(self, rows) -> Tensor:
         """rows: dense [B, I] or RelationRows → D [B], each in (0, scale)."""
-        return self.head(self.linear(rows))
+        return self.head(self.first(rows))
+
+    def products(self) -> AbstractContextManager:
+        """Within it torch.autocast is as `gemm` has it: around a product with W that is made outside."""
+        return nullcontext() if self.gemm is None else torch.autocast(self.linear.weight.device.type, self.gemm)
+
+    def first(self, rows) -> Tensor:
+        """The first Linear: rows, dense [B, I] or RelationRows → z [B, H] in the weight's dtype."""
+        with self.products():
+            return self.linear(rows).to(self.linear.weight.dtype)
 
     def head(self, z: Tensor) -> Tensor:
         """Everything above the first Linear: z [B, H] → D [B]. In training BatchNorm couples the rows of one call."""
         act, norm, drop, linear, second_act, second_norm, second_drop, *last = self.head_layers
-        z = linear(_hidden(z, act, norm, drop))
+        z = _hidden(z, act, norm, drop)
+        with self.products():
+            z = linear(z)
         z = _hidden(z, second_act, second_norm, second_drop)
-        for layer in last:
-            z = layer(z)
+        with torch.autocast(z.device.type, enabled=False):  # a product with one column
+            for layer in last:
+                z = layer(z)
         return self.scale * z.squeeze(1)
 
     @contextmanager
@@ -127,7 +143,8 @@ class Discriminator(nn.Module):
 
 
 def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout) -> Tensor:
-    """``drop(norm(act(z)))``, in training by act_norm_dropout."""
+    """``drop(norm(act(z)))`` in norm's dtype, in training by act_norm_dropout."""
+    z = z.to(norm.weight.dtype)
     if not (norm.training and drop.training):
         return drop(norm(act(z)))
     seed_offset = torch.randint(2**32, (2,), device=z.device)

@@ -52,12 +52,13 @@ def discriminator_loss(
         raise ValueError(
             f"discriminator_loss: alpha has shape {tuple(alpha.shape)}, expected [{count} modalities x {batch} rows]"
         )
-    z = discriminator.linear(torch.cat([real, *fakes]))
+    z = discriminator.first(torch.cat([real, *fakes]))
     z_real, z_fake = z.split([batch, count * batch])
     alpha = alpha.to(z.dtype)[:, None]
     z_mixed = alpha * z_real.repeat(count, 1) + (1 - alpha) * z_fake
     (g,) = torch.autograd.grad(discriminator.head(z_mixed).sum(), z_mixed, create_graph=True)
-    norm = gradient_norm(g, discriminator.linear.weight)
+    with discriminator.products():
+        norm = gradient_norm(g, discriminator.linear.weight)
     return {
         "real": -discriminator.head(z_real).mean(),
         "fake": discriminator.head(z_fake).mean(),

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .rounded_products import mm
 from .spmm import spmm
 from .weight_columns import ItemEntries
 
@@ -51,9 +52,9 @@ class PendingGradient:
         out.mT.copy_(self.tile(0, self.weight.shape[1]))
         return out
 
-    def add_low_rank(self, v: Tensor, t: Tensor) -> None:
-        """dWᵀ += v t, with v [I, k] and t [k, H]."""
-        self._pieces.append(lambda begin, end: v[begin:end] @ t)
+    def add_low_rank(self, v: Tensor, t: Tensor, gemm: torch.dtype) -> None:
+        """dWᵀ += v t, with v [I, k] and t [k, H], rounded to gemm."""
+        self._pieces.append(lambda begin, end: mm(v[begin:end], t, gemm))
 
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
         """dWᵀ[col[e]] += value[e] y[row(e)] for every entry; y [B, H]."""
@@ -62,13 +63,13 @@ class PendingGradient:
         crow, t_value = t_crow[torch.searchsorted(items, every)], value[order]
         self._pieces.append(lambda begin, end: spmm(crow[begin : end + 1].contiguous(), t_row, t_value, y))
 
-    def add_product(self, s: Tensor) -> None:
-        """dWᵀ += Wᵀ s, with s [H, H]."""
-        self._pieces.append(lambda begin, end: self.weight.mT[begin:end] @ s)
+    def add_product(self, s: Tensor, gemm: torch.dtype) -> None:
+        """dWᵀ += Wᵀ s, with s [H, H], both rounded to gemm."""
+        self._pieces.append(lambda begin, end: mm(self.weight.mT[begin:end], s, gemm))
 
-    def add_rows(self, rows: Callable[[int, int], Tensor], y: Tensor) -> None:
-        """dWᵀ += rowsᵀ y, with rows(begin, end) → [b, end − begin] and y [b, H]."""
-        self._pieces.append(lambda begin, end: rows(begin, end).to(y.dtype).mT @ y)
+    def add_rows(self, rows: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
+        """dWᵀ += rowsᵀ y, with rows(begin, end) → [b, end − begin] and y [b, H]; rounded to gemm where it is given."""
+        self._pieces.append(lambda begin, end: mm(rows(begin, end).to(y.dtype).mT, y, gemm or y.dtype))
 
 
 @contextmanager

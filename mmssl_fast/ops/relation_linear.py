@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from . import relation_parts as core
 from .relation_parts import DensePart, GeneratedPart, Part, PartValue, check_generated, version
 from .relation_row_norm import row_norm_and_carried
+from .rounded_products import gemm_dtype
 from .unit_rows import unit_rows
 
 
@@ -107,8 +108,7 @@ def linear_of_parts(
     """
     memories = [None] * len(parts) if memories is None else memories
     work = work_dtype(weight.dtype)
-    device = weight.device.type
-    gemm = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and work == torch.float32 else work
+    gemm = gemm_dtype(weight.device, work)
     keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *_part_key(part)) for part in parts]
     shared = work == weight.dtype and not any(x.requires_grad for part in parts for x in _inputs(part))
     outputs = [shared and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)]

@@ -20,6 +20,9 @@ from torch import Tensor
 from .item_tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of
 from .relation_carried import carried_blocks, formed_apart, without
+from .rounded_products import addmm_
+from .rounded_products import mm as _mm
+from .rounded_products import mm_out as _mm_out
 from .sampled_dot import sampled_dot
 from .spmm import spmm, spmm_add_
 from .weight_columns import ItemEntries, WeightColumns
@@ -159,7 +162,7 @@ def backward(
     entries = _EntriesByIdentity(weight.shape[1])
     pending, d_weight = pending_of(weight) if need_weight else None, None
     if pending is not None:
-        _put_off(pending, parts, values, grads, live, entries)
+        _put_off(pending, parts, values, grads, live, entries, gemm)
     elif need_weight:
         d_weight = _weight_gradient(weight, parts, values, grads, live, entries, gemm)
     d_inputs: list[list[Tensor | None]] = [[None] * len(needs) for needs in need_inputs]
@@ -205,7 +208,7 @@ def _weight_gradient(
     for k in live:
         part, grad = parts[k], grads[k]
         if isinstance(part, DensePart):
-            d_weight.mT.add_(_mm(part.x.mT, grad, gemm)) if gemm != grad.dtype else d_weight.mT.addmm_(part.x.mT, grad)
+            addmm_(d_weight.mT, part.x.mT, grad, gemm)
         elif isinstance(part, SparsePart):
             WeightColumns.add_(d_weight, entries.of(part.crow, part.col), part.value, grad)
         elif isinstance(part, TiledPart):
@@ -227,14 +230,15 @@ def _put_off(
     grads: Sequence[Tensor | None],
     live: Sequence[int],
     entries: _EntriesByIdentity,
+    gemm: torch.dtype,
 ) -> None:
     """As `_weight_gradient`, in pieces."""
     for v, t in _low_rank_factors(parts, grads, live):
-        pending.add_low_rank(v, t)
+        pending.add_low_rank(v, t, gemm)
     for k in live:
         part, grad = parts[k], grads[k]
         if isinstance(part, DensePart):
-            pending.add_rows(lambda begin, end, x=part.x: x[:, begin:end], grad)
+            pending.add_rows(lambda begin, end, x=part.x: x[:, begin:end], grad, gemm)
         elif isinstance(part, SparsePart):
             pending.add_sparse(entries.of(part.crow, part.col), part.value, grad)
         elif isinstance(part, TiledPart):
@@ -337,15 +341,3 @@ def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tu
         return {}
     together = _mm(_concatenate(list(distinct.values()), 1).mT, weight.mT, gemm)
     return dict(zip(distinct, together.split([v.shape[1] for v in distinct.values()]), strict=True))
-
-
-def _mm(a: Tensor, b: Tensor, gemm: torch.dtype) -> Tensor:
-    """a @ b with the operands rounded to `gemm`, in the dtype of a."""
-    return a @ b if a.dtype == gemm else (a.to(gemm) @ b.to(gemm)).to(a.dtype)
-
-
-def _mm_out(a: Tensor, b: Tensor, out: Tensor, gemm: torch.dtype) -> None:
-    if a.dtype == gemm:
-        torch.mm(a, b, out=out)
-    else:
-        out.copy_(a.to(gemm) @ b.to(gemm))

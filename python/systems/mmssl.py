@@ -36,7 +36,8 @@ class MMSSLSystem:
         if loss.adversarial:
             self.least_batch = 2  # BatchNorm has no statistics of one row
             hidden = tuple(model.hidden) or None
-            self.discriminator = Discriminator(graph.n_items, hidden=hidden).to(graph.device)
+            gemm = _gemm(config.train.precision, graph.device)
+            self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm).to(graph.device)
         self.objective = MMSSLObjective(
             self.model, self.discriminator, seed=config.train.seed,
             max_repeats=1 if config.train.sample_over == "users" else None, **loss.model_dump(),
@@ -140,3 +141,15 @@ class MMSSLSystem:
     def _parts(self) -> torch.nn.ModuleDict:
         parts = {"model": self.model, "discriminator": self.discriminator}
         return torch.nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+
+def _gemm(precision: str, device: torch.device) -> torch.dtype | None:
+    """Discriminator's gemm. torch's CPU products in bfloat16 without oneDNN are loops, a hundred times slower."""
+    if precision == "float32":
+        return None
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise InputError(
+            f'train.precision = "{precision}": torch has no fast {precision} product on this processor (x86: AVX-512), '
+            'it would take a hundred times as long; leave it "float32"'
+        )
+    return getattr(torch, precision)

@@ -88,6 +88,8 @@ VALUES = {
     "products": lambda: rows(NNZ),
     "streamed": lambda: torch.zeros(USERS, dtype=torch.bool), "grad": lambda: rows(USERS),
     "carried": lambda: torch.zeros(USERS, dtype=torch.bool),
+    "kept": lambda: rows(USERS, 0),
+    "gemm": lambda: "float32",
 }  # fmt: skip
 MIXED = {name: (lambda: rows(MODALITIES, USERS, DIM)) for name in ("q", "k", "e")}
 HIDDEN_ROWS = {

@@ -70,7 +70,7 @@ def accelerate(
     Args:
         trainer: the class, or a module with a class ``Trainer``.
         parts: which of PARTS; "u_sim_calculation" alone is enough for most of the speed.
-        gemm: torch.bfloat16 multiplies the discriminator's layers in bfloat16; None in their own dtype.
+        gemm: torch.bfloat16 multiplies the discriminator's layers and its penalty in bfloat16; None in their own dtype.
         skip_unread: the generator's loss leaves no gradient in the discriminator's parameters, where the released loop
             clears it before anything reads it. For code that detaches the generated rows of its discriminator step, as
             that loop does, and gives the parameters no other use for such gradients.
@@ -87,7 +87,7 @@ def accelerate(
     cls = trainer.Trainer if isinstance(trainer, ModuleType) else trainer
     names = _globals(cls)
     done, parts = Accelerated(), set(parts)
-    methods = _trainer_methods(names)
+    methods = _trainer_methods(names, gemm)
     for name in TRAINER:
         if name in parts and hasattr(cls, name):
             done._set(name, cls, name, methods[name])
@@ -111,7 +111,7 @@ def _globals(cls: type) -> dict:
     raise ValueError(f"accelerate: {cls.__name__} defines no methods")
 
 
-def _trainer_methods(names: dict) -> dict[str, FunctionType]:
+def _trainer_methods(names: dict, gemm: torch.dtype | None) -> dict[str, FunctionType]:
     graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def u_sim_calculation(self, users, user_final, item_final):
@@ -121,7 +121,7 @@ def _trainer_methods(names: dict) -> dict[str, FunctionType]:
         return relation_rows(kept[1], users, user_final, item_final)
 
     def penalty(self, D, xr, xf):
-        return gradient_penalty(D, xr, xf)
+        return gradient_penalty(D, xr, xf, gemm=gemm)
 
     def contrastive(self, z1, z2, batch_size=1024):
         return batched_contrastive_loss(z1, z2, names["args"].tau)

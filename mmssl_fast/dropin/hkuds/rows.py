@@ -93,7 +93,13 @@ def noisy_rows(interactions: sp.spmatrix | sp.sparray, noise_scale: float, tau: 
     return torch.softmax(noise, dim=1)
 
 
-def gradient_penalty(D, xr: RelationRows | Tensor, xf: RelationRows | Tensor, alpha: Tensor | None = None) -> Tensor:
+def gradient_penalty(
+    D,
+    xr: RelationRows | Tensor,
+    xf: RelationRows | Tensor,
+    alpha: Tensor | None = None,
+    gemm: torch.dtype | None = None,
+) -> Tensor:
     """Equals ``0.3 * ((grad(D(x).sum(), x).norm(2, dim=1) - 1) ** 2).mean()`` at x = alpha * xr + (1 - alpha) * xf,
     constant rows: the released ``gradient_penalty`` (Eq. 7 with its factor).
 
@@ -101,6 +107,7 @@ def gradient_penalty(D, xr: RelationRows | Tensor, xf: RelationRows | Tensor, al
         D: the discriminator, a module that takes rows [B, I] and returns [B].
         xr, xf: real and generated rows [B, I]; neither receives a gradient.
         alpha: [B, 1]; drawn uniformly, ``torch.rand(B, 1)``, where it is None.
+        gemm: torch.bfloat16 multiplies in bfloat16 where the lengths are formed; D has its own way.
 
     Returns:
         Scalar, differentiable in D's parameters.
@@ -111,7 +118,9 @@ def gradient_penalty(D, xr: RelationRows | Tensor, xf: RelationRows | Tensor, al
     x = (alpha * xr + (1 - alpha) * xf).requires_grad_()
     score = D(x)
     (gradient,) = torch.autograd.grad(score, x, torch.ones_like(score), create_graph=True)
-    return (gradient.norm(2, dim=1) - 1).square().mean() * PENALTY
+    with torch.autocast(score.device.type, gemm) if gemm is not None else nullcontext():
+        norm = gradient.norm(2, dim=1)
+    return (norm - 1).square().mean() * PENALTY
 
 
 def item_major_(weight: Tensor) -> None:
