@@ -265,6 +265,12 @@ class SGLSection(Section):
     weight: float = Field(0.1, ge=0, description="SGL: weight of the contrast, a mean over anchors. Its paper: 0.1.")
 
 
+class HCCFSection(Section):
+    edges: int = Field(128, ge=1, le=4096, description="HCCF: hyperedges of either side. Its paper: 128.")
+    tau: float = Field(0.2, ge=1e-3, description="HCCF: temperature of the contrast. Its paper: 0.1 to 10.")
+    weight: float = Field(0.01, ge=0, description="HCCF: weight of the contrast, a mean over anchors.")
+
+
 class LATTICESection(Section):
     neighbours: int = Field(10, ge=1, le=128, description="LATTICE: neighbours of an item, k. Its paper: 10.")
     keep: float = Field(
@@ -284,6 +290,7 @@ class Config(Section):
     evaluate: EvaluateSection = EvaluateSection()
     sgl: SGLSection = SGLSection()
     lattice: LATTICESection = LATTICESection()
+    hccf: HCCFSection = HCCFSection()
 
 
 def load(

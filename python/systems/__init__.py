@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 SYSTEMS = {
     "mmssl": "MMSSLSystem", "lightgcn": "LightGCNSystem", "popularity": "PopularitySystem", "mf": "MFSystem",
     "sgl": "SGLSystem", "vbpr": "VBPRSystem", "lightgcn_m": "LightGCNMSystem", "mmgcn": "MMGCNSystem",
-    "lattice": "LATTICESystem",
+    "lattice": "LATTICESystem", "ngcf": "NGCFSystem", "hccf": "HCCFSystem",
 }  # fmt: skip
 TITLES = {
     "mmssl": "MMSSL", "popularity": "popularity", "mf": "MF-BPR", "lightgcn": "LightGCN", "sgl": "SGL", "vbpr": "VBPR",
-    "lightgcn_m": "LightGCN-M", "mmgcn": "MMGCN", "lattice": "LATTICE",
+    "lightgcn_m": "LightGCN-M", "mmgcn": "MMGCN", "lattice": "LATTICE", "ngcf": "NGCF",
+    "hccf": "HCCF",
 }  # fmt: skip
 
 
