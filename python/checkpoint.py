@@ -236,7 +236,7 @@ def _opened(path: Path, text: str, older: str) -> dict[str, Any]:
         raise InputError(f"{path}: is not as it was written, its sha256 differs; {older}")
     if body.get("format") != FORMAT:
         raise InputError(f"{path}: its format is {shown(body.get('format'))}, this version reads {FORMAT!r}")
-    wrong = next((key for key, kind in _HOLDS.items() if not isinstance(body.get(key), kind)), None)
+    wrong = next((key for key, kind in _HOLDS.items() if not isinstance(body.get(key, ...), kind)), None)
     if wrong or not all(isinstance(one, dict) for one in (*body["epochs"], *body["config"].values())):
         what = f"{wrong} is {shown(body.get(wrong))}" if wrong else "an epoch or a section is no table"
         raise InputError(f"{path}: does not hold a state: {what}; {older}")

@@ -128,6 +128,7 @@ def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
     "change, part",
     [
         ({"step": None}, "step is None"),
+        ({"best": "high"}, "best is 'high'"),
         ({"epochs": [1]}, "an epoch or a section is no table"),
         ({"config": {"model": 3}}, "an epoch or a section is no table"),
         ({"tensors": {}}, "was written as None"),
