@@ -44,7 +44,7 @@ _OURS = re.compile(r"\d{10}\.(json|safetensors)|\.\d{10}\.(json|safetensors)\.\d
 _LARGEST_JSON = 1 << 28
 _HOLDS = {
     "step": int, "stale": int, "best": (int, float, type(None)), "best_epoch": int, "val": dict, "epochs": list,
-    "optimisers": dict, "where": str, "epoch": int, "seconds": (int, float), "terms": list, "config": dict,
+    "optimisers": dict, "where": str, "epoch": int, "tile": int, "seconds": (int, float), "terms": list, "config": dict,
     "fingerprint": str, "threads": int, "versions": dict, "tensors": dict,
 }  # fmt: skip
 
@@ -284,7 +284,7 @@ def _collect(system: System, fit: Fit, position: Position) -> tuple[dict[str, Te
     tensors |= {f"best.parameter.{name}": tensor for name, tensor in fit.parameters.items()}
     tensors["losses"] = position.table.rows()
     body = {
-        "step": fit.step, "stale": fit.stale, "best": fit.best if math.isfinite(fit.best) else None,
+        "step": fit.step, "tile": fit.tile, "stale": fit.stale, "best": fit.best if math.isfinite(fit.best) else None,
         "best_epoch": fit.best_epoch, "val": fit.val, "epochs": fit.epochs, "optimisers": optimisers,
         "where": _where(position), "epoch": position.epoch, "seconds": position.seconds, "terms": position.table.names,
     }  # fmt: skip
@@ -312,7 +312,7 @@ def _restore(state: State, system: System, fit: Fit, position: Position) -> None
         raise InputError(f"{state.path}: does not fit this version: {reason}; start another run") from None
     fit.step, fit.stale, fit.best_epoch, fit.val = body["step"], body["stale"], body["best_epoch"], body["val"]
     fit.best = -math.inf if body["best"] is None else body["best"]
-    fit.epochs = body["epochs"]
+    fit.epochs, fit.tile = body["epochs"], max(1, body["tile"])
     position.epoch, position.seconds = body["epoch"], body["seconds"]
 
 

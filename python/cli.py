@@ -6,15 +6,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .errors import InputError, Interrupted
+from .errors import InputError, Interrupted, OutOfMemory, is_out_of_memory
 
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code: 0; 1 for a run that failed, as
-    by a loss that is not finite; 2 for a mistake in what was given or a file that cannot be written; 130 when
-    interrupted, 143 when terminated."""
+    by a loss that is not finite or for want of memory; 2 for a mistake in what was given or a file that cannot be
+    written; 130 when interrupted, 143 when terminated."""
     try:
         from .commands import app
 
@@ -37,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if type(error).__name__ == "NonFiniteLoss":
+        if type(error).__name__ == "NonFiniteLoss" or isinstance(error, OutOfMemory):
             return _fail(error, 1)
+        if is_out_of_memory(error):
+            return _fail(f"out of memory ({(str(error).splitlines() or ['no more is known'])[0]}); free some", 1)
         if type(error).__name__ == "Abort":
             return _fail("interrupted", 130)
         if hasattr(error, "format_message"):  # a usage error of typer: unknown option, missing argument

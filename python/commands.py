@@ -52,7 +52,8 @@ def train(
                                                                     "it was configured.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
-    from . import checkpoint, plan, presets, report, run_folder
+    from . import checkpoint, presets, report, run_folder
+    from . import memory as memory_plan
     from . import train as training
     from .config import SYNTHETIC, SYNTHETIC_EPOCHS
 
@@ -74,7 +75,7 @@ def train(
         chosen = changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
-    plan.refuse_what_cannot_fit(dataset, chosen)
+    chosen = memory_plan.settle(dataset, chosen, resumed=resume is not None)
     place = resume or out or run_folder.default_path(chosen, dataset)
     checkpoints = checkpoint.Checkpoints(place, dataset, chosen)
     going_on = resume is not None and checkpoints.open()
@@ -85,6 +86,7 @@ def train(
     full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
     for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
         report.ERR.print(f"note: {note}", markup=False)
+    report.ERR.print(memory_plan.described(dataset, chosen), markup=False)
     warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
     compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
     names = [chosen.model.system]

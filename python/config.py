@@ -224,6 +224,17 @@ class TrainSection(Section):
         "",
         description='Memory a run may take, as "4GiB"; empty: 80% of what is free. A run that needs more is refused.',
     )
+    tile: int = Field(
+        0,
+        ge=0,
+        description="Entries of a tile where items are met in tiles; 0: by train.memory. Results are the same to "
+        "float32's rounding.",
+    )
+    feature_dtype: Literal["auto", "float32", "float16"] = Field(
+        "auto",
+        description='What MMSSL keeps its features in; "auto": float32 where train.memory allows it, else float16, '
+        "which rounds them to 11 bits.",
+    )
     compare: Literal["auto", "yes", "no"] = Field(
         "auto",
         description='Whether popularity and LightGCN are fitted too and shown beside; "auto": on the embedded '
@@ -244,7 +255,7 @@ class EvaluateSection(Section):
     ks: list[int] = Field(
         [10, 20, 50], min_length=1, description="The list lengths K; 20 is always among them. At most 128."
     )
-    batch: int = Field(4096, ge=1, description="Users ranked at once.")
+    batch: int = Field(4096, ge=1, description="Users ranked at once, fewer by train.memory.")
     mask_validation: bool = Field(
         False,
         description="Whether validation items are left out of the ranking when testing. "

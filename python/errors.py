@@ -31,6 +31,23 @@ def shown(value, longest=60):
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+class OutOfMemory(RuntimeError):
+    """A run could not go on for want of memory, not even with smaller tiles. The message names the place and the plan's
+    figures."""
+
+
+_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
+          "alloc_failed")  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: torch's CPU and CUDA allocators, C++ and NumPy say so in their own ways."""
+    said = str(error).lower()
+    return isinstance(error, (MemoryError, OutOfMemory)) or (
+        isinstance(error, (RuntimeError, OSError)) and any(word in said for word in _WORDS)
+    )
+
+
 class Interrupted(Exception):
     """A signal ended the run after a whole step; `signal` is its number. The message says how to go on."""
 

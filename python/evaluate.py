@@ -12,6 +12,7 @@ from torch import Tensor
 from mmssl_fast import InteractionGraph, cosine_topk
 
 from .data import Dataset
+from .errors import is_out_of_memory
 
 METRICS = ("recall", "precision", "ndcg", "hit", "mrr")
 MAX_K = 128
@@ -101,12 +102,18 @@ def split_metrics(
     batch: int = 4096,
 ) -> dict[str, float]:
     """ranking_metrics of embeddings on a dataset's split "val" or "test". Training items are left out of the ranking;
-    validation items too when testing with mask_validation."""
+    validation items too when testing with mask_validation. Where memory does not suffice, once more with half the
+    batch."""
     masked = dataset.train
     if split == "test" and mask_validation:
         masked = masked.maximum(dataset.val)
     seen = InteractionGraph.from_scipy(masked).to(users.device)
-    return ranking_metrics(users, items, getattr(dataset, split), ks, seen, batch)
+    try:
+        return ranking_metrics(users, items, getattr(dataset, split), ks, seen, batch)
+    except Exception as error:
+        if batch == 1 or not is_out_of_memory(error):
+            raise
+    return ranking_metrics(users, items, getattr(dataset, split), ks, seen, batch // 2)
 
 
 def _is_member(keys: Tensor, sorted_keys: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, OutOfMemory
 
 
 def load_data(section):
@@ -42,9 +42,9 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
             with signals.kept() as checkpoints.stop:
                 try:
                     fit = training.fit(dataset, config, report.Several(progress, folder), checkpoints=checkpoints)
-                except training.NonFiniteLoss as error:
+                except (training.NonFiniteLoss, OutOfMemory) as error:
                     kept = f"; the state {checkpoints.last} is kept in {checkpoints.folder}" if checkpoints.last else ""
-                    raise training.NonFiniteLoss(f"{error}{kept}") from None
+                    raise type(error)(f"{error}{kept}") from None
             checkpoints.leave_if_asked()
     seconds = time.perf_counter() - started
     how = config.evaluate

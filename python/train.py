@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, backends, sample_bpr
+from mmssl_fast.ops.item_tiles import TILE_ELEMENTS
 
 from .config import Config
 from .data import Dataset
-from .errors import InputError
+from .errors import InputError, OutOfMemory, is_out_of_memory
 from .evaluate import split_metrics
+from .plan import largest, peak, readable, sizes_of, stages
+from .retry import GoBack, Tiles
 from .systems import create
 from .systems.base import Batch, System
 
@@ -67,7 +70,7 @@ class Fit:
     """What training has come to: the best model so far, and how it went.
 
     users [U, d], items [I, d], parameters: the best epoch's, on the CPU. val: its validation metrics. epochs: the
-    records of all epochs. step: steps taken. stale: validations since the best.
+    records of all epochs. step: steps taken. stale: validations since the best. tile: entries of an item tile by now.
     """
 
     users: Tensor
@@ -78,6 +81,7 @@ class Fit:
     best: float = -math.inf
     step: int = 0
     stale: int = 0
+    tile: int = TILE_ELEMENTS
     epochs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -157,18 +161,33 @@ def fit(
     train.patience validations without a better Recall@20, or after train.epochs. Without validation interactions the
     last epoch's model is kept. With checkpoints the run goes on from the newest state, and writes states as it goes.
 
-    Raises NonFiniteLoss, Interrupted (with checkpoints, after a signal), and InputError where no user has an item left
-    to draw as a negative or the device is missing.
+    A step that runs out of memory is undone and taken once more with item tiles of half the size, from the newest state
+    (without one: from the beginning) where it had written to a large tensor already.
+
+    Raises NonFiniteLoss, Interrupted (with checkpoints, after a signal), OutOfMemory with the plan's figures, and
+    InputError where no user has an item left to draw as a negative or the device is missing.
     """
-    observer = observer or Silent()
+    try:
+        return _fit(dataset, config, observer or Silent(), system, checkpoints)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    found = stages(sizes_of(dataset, config))
+    raise OutOfMemory(
+        f"out of memory {reason}; the plan was {readable(peak(found))}, the largest parts: {largest(found)}; choose a "
+        "smaller model.dim or model.hidden, or free memory"
+    )
+
+
+def _fit(dataset, config, observer, system, checkpoints) -> Fit:
     device = pick_device(config.train.device)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    torch.manual_seed(config.train.seed)
     graph = InteractionGraph.from_scipy(dataset.train).to(device)
     system = system or create(config.model.system)
-    system.build(dataset, graph, config)
-    fitted = Fit(*_to_cpu(system.embeddings()), parameters={})
+    fitted = Fit(*(torch.empty(0),) * 2, parameters={})
+    _begin(system, dataset, graph, config, fitted)
     if not system.trains or config.train.epochs == 0:
         fitted.val = split_metrics(
             *system.embeddings(), dataset, "val", config.evaluate.ks, batch=config.evaluate.batch
@@ -187,8 +206,17 @@ def fit(
     if checkpoints and checkpoints.restore(system, fitted, position):
         observer.resumed(fitted)
     observer.started(config.train.epochs, steps)
+    tiles = Tiles(fitted.tile)
     while position.epoch <= config.train.epochs and not _out_of_patience(fitted, config):
-        _train_epoch(system, graph, config, fitted, position, batch, observer, checkpoints)
+        try:
+            _train_epoch(system, graph, config, fitted, position, batch, observer, checkpoints, tiles)
+        except GoBack:
+            position.table, position.epoch, position.seconds = LossTable(steps, device), 1, 0.0
+            if not (checkpoints and checkpoints.open() and checkpoints.restore(system, fitted, position)):
+                _begin(system, dataset, graph, config, fitted)
+            tiles.elements = fitted.tile
+            observer.resumed(fitted)
+            continue
         epoch = position.epoch
         record = {"epoch": epoch, "seconds": position.seconds, "losses": position.table.means()}
         if epoch == config.train.epochs or epoch % config.train.validate_every == 0:
@@ -202,6 +230,14 @@ def fit(
         if checkpoints:
             checkpoints.visit(system, fitted, position, epoch_ended=True)
     return fitted
+
+
+def _begin(system: System, dataset: Dataset, graph: InteractionGraph, config: Config, fitted: Fit) -> None:
+    """Make the system and what it has come to as they are before the first step."""
+    torch.manual_seed(config.train.seed)
+    system.build(dataset, graph, config)
+    fresh = Fit(*_to_cpu(system.embeddings()), parameters={}, tile=config.train.tile or TILE_ELEMENTS)
+    vars(fitted).update(vars(fresh))
 
 
 def _out_of_patience(fitted: Fit, config: Config) -> bool:
@@ -235,16 +271,24 @@ def _batch(dataset: Dataset, graph: InteractionGraph, config: Config) -> int:
     return min(config.train.batch, eligible) if config.train.sample_over == "users" else config.train.batch
 
 
-def _train_epoch(system, graph, config, fitted, position, batch, observer, checkpoints) -> None:
-    """Take the steps that are left of position's epoch, filling its table."""
+def _train_epoch(system, graph, config, fitted, position, batch, observer, checkpoints, tiles) -> None:
+    """Take the steps that are left of position's epoch, filling its table. Raises GoBack where only an earlier state
+    can undo a step that ran out of memory, and OutOfMemory where one did twice."""
     began = reported = time.perf_counter()
     epoch, table, before = position.epoch, position.table, position.seconds
     if not table.filled:
         system.start_epoch(epoch)
     for step in range(table.filled + 1, table.steps + 1):
-        triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
-        table.add(system.step(Batch(*triples, fitted.step)))
-        fitted.step += 1
+
+        def act() -> dict[str, Tensor]:
+            triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
+            return system.step(Batch(*triples, fitted.step))
+
+        try:
+            table.add(tiles.take(system, table.device, fitted.step, act, not config.train.cuda_graph))
+        except OutOfMemory as error:
+            raise OutOfMemory(f"in epoch {epoch}, step {step} of {table.steps}, {error}") from None
+        fitted.step, fitted.tile = fitted.step + 1, tiles.elements
         losses = None
         if step == table.steps or time.perf_counter() - reported > REPORT_SECONDS:
             losses, reported = table.check(epoch), time.perf_counter()

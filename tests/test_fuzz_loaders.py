@@ -50,6 +50,7 @@ HARMS = {
     "two lines": (refused_in_two_lines, loaders.Finding),
     "memory": (lambda: bytearray(os.urandom(1 << 20)) * 300, loaders.Finding),
     "a hang": (lambda: time.sleep(9), loaders.Finding),
+    "a loop": (lambda: sum(range(10**9)), loaders.Finding),
 }
 
 
@@ -57,8 +58,9 @@ HARMS = {
 def test_harm_is_a_finding(harm, watch, monkeypatch, tmp_path):
     """Nothing else than a sound result or a line passes the watch."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loaders, "LONGEST_READ", 1)
-    monkeypatch.setattr(signal, "alarm", lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds / 10))
+    monkeypatch.setattr(loaders, "LONGEST_READ", 0.2)
+    monkeypatch.setattr(loaders, "LONGEST_WAIT", 900 if harm == "a hang" else 9000)
+    monkeypatch.setattr(signal, "alarm", lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds / 3000))
     read, kind = HARMS[harm]
     with pytest.raises(kind):
         loaders.attempt(loaders.Target({}, lambda _: read()), tmp_path, watch)
@@ -75,6 +77,7 @@ def test_sound_reads_and_refusals_pass(watch, tmp_path):
 
 @pytest.fixture(scope="module")
 def watch():
-    before = signal.signal(signal.SIGALRM, loaders._too_long)
+    before = {number: signal.signal(number, loaders._too_long) for number in (signal.SIGALRM, signal.SIGPROF)}
     yield loaders.Watch()
-    signal.signal(signal.SIGALRM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

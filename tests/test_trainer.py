@@ -72,6 +72,9 @@ class Scripted:
     def parameters(self):
         return {"epoch": torch.tensor(float(self.epoch))}
 
+    def state(self):
+        return {}
+
 
 # --- systems ---------------------------------------------------------------------------------------------------------
 def test_popularity_ranks_by_count(data):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmssl_fast.graph import NORMS, InteractionGraph, SeenRows
 from mmssl_fast.nn.attention import ModalityAttention
+from mmssl_fast.nn.half_linear import half_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
 from mmssl_fast.ops.propagate import lightgcn, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
@@ -47,7 +48,7 @@ class MMSSL(nn.Module):
 
     Args:
         graph: training interactions, U users x I items.
-        features: modality name → raw item features [I, d_m], finite; converted to the default dtype.
+        features: modality name → raw item features [I, d_m], finite; kept in `feature_dtype`.
         dim: latent width d (paper: 2³ to 2⁹, 64).
         layers: graph layers L of Eq. 10 (paper: 1 to 4, best 2 or 3).
         heads: attention heads H of Eq. 9.
@@ -64,6 +65,8 @@ class MMSSL(nn.Module):
         standardise: bring every feature column to mean 0 and variance 1 over the items before Eq. 2. Not in the paper.
             Raw features share a large common part (on TikTok nine tenths of the visual features' length) that makes all
             items alike; False takes them as they are.
+        feature_dtype: what the features are kept in, None for the default dtype. torch.float16 halves them, rounds
+            them to 11 bits and widens them a block at a time.
 
     Raises:
         ValueError: an argument outside its range, no modality, or features whose shape or values do not fit; it names
@@ -86,6 +89,7 @@ class MMSSL(nn.Module):
         exclude_seen_neighbours: bool = True,
         final_softmax: bool = True,
         standardise: bool = True,
+        feature_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         _check_settings(layers, neighbours, norm, dropout)
@@ -94,10 +98,12 @@ class MMSSL(nn.Module):
         self.dim, self.layers, self.eta, self.omega, self.norm = dim, layers, eta, omega, norm
         self.neighbours, self.exclude_seen_neighbours = neighbours, exclude_seen_neighbours
         self.final_softmax = final_softmax
-        dtype = torch.get_default_dtype()
-        for m, raw in enumerate(features.values()):
+        for m, (name, raw) in enumerate(features.items()):
             prepared = standardised(raw.detach()) if standardise else raw.detach()
-            self.register_buffer(f"features_{m}", prepared.to(dtype), persistent=False)
+            kept = prepared.to(feature_dtype or torch.get_default_dtype())
+            if not kept.isfinite().all():
+                raise ValueError(f"MMSSL: features of {name!r} are too large for {kept.dtype}")
+            self.register_buffer(f"features_{m}", kept, persistent=False)
         self.projections = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features.values())
         self.dropout = nn.Dropout(dropout)
         self.user_embedding = nn.Parameter(torch.empty(graph.n_users, dim))
@@ -136,7 +142,8 @@ class MMSSL(nn.Module):
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
         """Eq. 2: f_u^m [U, d] and f_i^m [I, d] of every modality; one propagation serves them all, side by side."""
         raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
-        projected = torch.cat([self.dropout(fc(x)) for fc, x in zip(self.projections, raw, strict=True)], 1)
+        pairs = zip(self.projections, raw, strict=True)
+        projected = torch.cat([self.dropout(_projected(x, fc)) for fc, x in pairs], 1)
         users = propagate(self.interactions(), projected, "users", self.norm)
         items = propagate(self.interactions(), users, "items", self.norm)
         return list(users.split(self.dim, 1)), list(items.split(self.dim, 1))
@@ -201,6 +208,10 @@ class MMSSL(nn.Module):
             f"dim={self.dim}, layers={self.layers}, eta={self.eta}, omega={self.omega}, norm={self.norm!r}, "
             f"neighbours={self.neighbours}, final_softmax={self.final_softmax}"
         )
+
+
+def _projected(x: Tensor, fc: nn.Linear) -> Tensor:
+    return fc(x) if x.dtype == fc.weight.dtype else half_linear(x, fc.weight, fc.bias)
 
 
 def _after_load(module: MMSSL, _) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from mmssl_fast.ops.item_tiles import item_tiles
+from mmssl_fast.ops.item_tiles import item_tiles, tile_elements
 from mmssl_fast.ops.pending_gradient import PendingGradient
 
 
@@ -26,7 +26,7 @@ class TiledAdam(torch.optim.Optimizer):
         weight: [H, I] float32 or float64 parameter, best item-major (``weight.mT`` contiguous).
         lr, betas, eps: as torch.optim.Adam's.
         moments: dtype of the moments; None for the weight's.
-        tile: entries of the gradient formed at once.
+        tile: entries of the gradient formed at once; None: item_tiles.tile_elements() at each step.
 
     Raises:
         ValueError: a rate or beta out of range, or a moments dtype that is not floating.
@@ -39,7 +39,7 @@ class TiledAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         moments: torch.dtype | None = None,
-        tile: int = 1 << 20,
+        tile: int | None = None,
     ) -> None:
         if not lr > 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"TiledAdam: lr must be positive and betas in [0, 1), got {lr} and {betas}")
@@ -63,7 +63,7 @@ class TiledAdam(torch.optim.Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float32)
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.zeros_like(weight, dtype=self._moments, memory_format=torch.preserve_format)
-        width = max(1, self._tile // max(1, weight.shape[0]))
+        width = max(1, (self._tile or tile_elements()) // max(1, weight.shape[0]))
         for begin, end in item_tiles(1, weight.shape[1], width):
             self._update(weight, state, pending.tile(begin, end), slice(begin, end), group)
         state["step"] += 1

@@ -10,12 +10,12 @@ from . import _triton
 from .csr_transpose import csr_transpose
 from .gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from .gumbel_softmax import gumbel_softmax
+from .item_tiles import tile_elements
 from .philox import seed_offset
 from .spmm import spmm, spmm_add_
 
 _ops = torch.ops.mmssl_fast
 
-TILE_ENTRIES = 2**20  # of a dense tile: 4 MiB
 TILE_COLUMNS = (256, 4096)
 # Columns of a product for which CUDA makes dense rows and multiplies them in one kernel (kernels/gumbel_linear.py).
 ONE_PASS_COLUMNS = 128
@@ -125,7 +125,7 @@ class GumbelRows:
         if self._lse is None:
             self._lse = gumbel_lse(self.graph, self.users, *self._noise)
         low, high = TILE_COLUMNS
-        width = min(max(TILE_ENTRIES // max(self.shape[0], 1), low), high) // 64 * 64
+        width = min(max(tile_elements() // max(self.shape[0], 1), low), high) // 64 * 64
         for first in range(0, self.n_items, width):
             last = min(first + width, self.n_items)
             yield first, last, gumbel_tile(self.graph, self.users, self._lse, first, last, *self._noise)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops.cosine_topk import cosine_topk
-from ..ops.item_tiles import item_tiles
+from ..ops.item_tiles import item_tiles, tile_elements
 from .components import Generated
 
 FUSED_K = 128
@@ -53,7 +53,7 @@ def top_of_tiles(tile: Callable[[int, int], Tensor], n_rows: int, n_items: int, 
     if k == 0 or n_rows == 0:
         return items.new_zeros(n_rows, k)
     best = None
-    for begin, end in item_tiles(n_rows, n_items, TILE_ELEMENTS):
+    for begin, end in item_tiles(n_rows, n_items, min(TILE_ELEMENTS, tile_elements())):
         values = tile(begin, end)
         values = values if best is None else torch.cat((best, values), 1)
         held = items.shape[1]  # the first columns are the best so far: ascending in item, and below those of the tile

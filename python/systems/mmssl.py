@@ -25,12 +25,20 @@ class MMSSLSystem:
             raise InputError(
                 f"{dataset.name}: MMSSL needs features; add a <modality>_feat.npy, or train --system lightgcn"
             )
-        features = {name: torch.from_numpy(values).float() for name, values in dataset.features.items()}
+        features = {name: torch.from_numpy(values) for name, values in dataset.features.items()}
         self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps
+        half = config.train.feature_dtype == "float16"
+        too_large = half and not model.standardise and _beyond_half(features)
+        if too_large:
+            raise InputError(
+                f"{dataset.name}: features of {too_large!r} are too large for torch.float16; set train.feature_dtype = "
+                '"float32" or model.standardise = true'
+            )
         self.model = MMSSL(
             graph, features, dim=model.dim, layers=model.layers, heads=model.heads, eta=model.eta, omega=model.omega,
             dropout=model.dropout, norm=model.norm, neighbours=model.neighbours, standardise=model.standardise,
             exclude_seen_neighbours=model.exclude_seen_neighbours, final_softmax=model.final_softmax,
+            feature_dtype=torch.float16 if half else None,
         ).to(graph.device)  # fmt: skip
         self.discriminator, self.least_batch = None, 1
         if loss.adversarial:
@@ -153,3 +161,9 @@ def _gemm(precision: str, device: torch.device) -> torch.dtype | None:
             'it would take a hundred times as long; leave it "float32"'
         )
     return getattr(torch, precision)
+
+
+def _beyond_half(features: dict[str, Tensor]) -> str | None:
+    """The first modality with a value that float16 cannot hold."""
+    limit = torch.finfo(torch.float16).max
+    return next((name for name, values in features.items() if values.abs().amax() > limit), None)
