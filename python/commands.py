@@ -86,7 +86,8 @@ def train(
     full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
     for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
         report.ERR.print(f"note: {note}", markup=False)
-    report.ERR.print(memory_plan.described(dataset, chosen), markup=False)
+    if line := memory_plan.described(dataset, chosen):
+        report.ERR.print(line, markup=False)
     warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
     compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
     names = [chosen.model.system]

@@ -47,8 +47,12 @@ def settle(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
     )
 
 
-def described(dataset: Dataset, config: Config) -> str:
-    """One line: the plan against what may be used, and what was chosen by it."""
+def described(dataset: Dataset, config: Config) -> str | None:
+    """One line: the plan against what may be used, and what was chosen by it. None where train.memory is not given and
+    nothing was made smaller by it."""
+    smaller = 0 < config.train.tile < TILE_ELEMENTS or config.train.feature_dtype == "float16"
+    if not config.train.memory and not smaller:
+        return None
     needed = _needed(dataset, config)
     features = ""
     if dataset.features and config.model.system == "mmssl":

@@ -175,7 +175,7 @@ def test_command_ends_in_one_line(tmp_path, monkeypatch, capsys):
     folder = write_plain(synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}), tmp_path / "data")
     monkeypatch.setattr("mmssl_trainer.train.create", lambda name: short_of_memory(MMSSLSystem, 12, 40, 2))
     arguments = ["--batch", "64", "--threads", "1", "--epochs", "9", "--set", "model.dim=8", "--set",
-                 "train.checkpoint_every=1", "--set", "train.sample_over=interactions"]  # fmt: skip
+                 "train.checkpoint_every=1", "--set", "train.sample_over=interactions", "--memory", "1GiB"]  # fmt: skip
     assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *arguments]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("mmssl-fast: out of memory in epoch ") and "is kept in" in said[-1]
@@ -279,6 +279,7 @@ def test_choice_by_what_is_left(data):
     assert given(data, asked, needed).model_dump(exclude={"train": {"memory"}}) == asked.model_dump(
         exclude={"train": {"memory"}}
     )
+    assert memory.described(data, config) is None
     line = memory.described(data, tight)
     assert "\n" not in line
     assert f"item tiles of {tight.train.tile} entries, 64 users ranked at once, features in float32" in line

@@ -34,8 +34,8 @@ def state():
     """The bytes of a sound state: (JSON, tensors)."""
     tensors = save({"losses": torch.ones(2, 3)})
     body = {"format": checkpoint.FORMAT, "step": 1, "stale": 0, "best": None, "best_epoch": 0, "val": {}, "epochs": [],
-            "optimisers": {}, "where": "", "epoch": 1, "seconds": 0.0, "terms": ["a", "b", "c"], "config": {},
-            "fingerprint": "", "threads": 1, "versions": {},
+            "optimisers": {}, "where": "", "epoch": 1, "tile": 64, "seconds": 0.0, "terms": ["a", "b", "c"],
+            "config": {}, "fingerprint": "", "threads": 1, "versions": {},
             "tensors": {"bytes": len(tensors), "sha256": checkpoint.hashlib.sha256(tensors).hexdigest()}}  # fmt: skip
     return checkpoint._sealed(body).encode(), tensors
 
