@@ -236,7 +236,7 @@ def run_targets(folder):
             checkpoints.restore(system, fresh, train.Position(1, train.LossTable(3, torch.device("cpu"))))
 
     def toml(values):
-        lines = [f"{name} = {config._toml_value(value)}" for name, value in values.items()
+        lines = [f"{name} = {config.toml_value(value)}" for name, value in values.items()
                  if not isinstance(value, dict) and value is not None]  # fmt: skip
         return "\n".join(lines).encode("utf-8", "replace")
 
