@@ -18,7 +18,7 @@ from mmssl_trainer.cli import main
 from mmssl_trainer.config import load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError, Interrupted
-from mmssl_trainer.files import write_tensors
+from mmssl_trainer.files import write_tensors, write_text
 from mmssl_trainer.signals import kept
 from mmssl_trainer.systems.lightgcn import LightGCNSystem
 from mmssl_trainer.train import Fit, LossTable, NonFiniteLoss, Position, Silent, fit
@@ -86,6 +86,26 @@ def assert_same(fitted, whole):
         assert getattr(fitted, name) == getattr(whole, name), name
 
 
+# --- one file --------------------------------------------------------------------------------------------------------
+def test_file_is_flushed_then_renamed_then_its_folder_is_flushed(tmp_path, monkeypatch):
+    """In this order a loss of power leaves the old file or the new one."""
+    target, done = tmp_path / "one.json", []
+
+    def noted(name, call):
+        def noting(*arguments):
+            place = os.readlink(f"/proc/self/fd/{arguments[0]}") if name == "flush" else str(arguments[0])
+            done.append((name, place.rsplit("/", 1)[-1].split(".json")[0]))
+            return call(*arguments)
+
+        return noting
+
+    monkeypatch.setattr(os, "fsync", noted("flush", os.fsync))
+    monkeypatch.setattr(os, "replace", noted("rename", os.replace))
+    write_text(target, "whole")
+    assert done == [("flush", ".one"), ("rename", ".one"), ("flush", tmp_path.name)]
+    assert target.read_text() == "whole" and os.listdir(tmp_path) == ["one.json"]
+
+
 # --- the same bits ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "system, values",
@@ -94,6 +114,8 @@ def assert_same(fitted, whole):
         ("mmssl", {"train__refresh_every": 2, "train__validate_every": 3, "train__discriminator_steps": 2}),
         ("lightgcn", {}),
         ("lightgcn", {"train__sample_over": "users", "train__patience": 3}),
+        ("mmssl", {"train__feature_dtype": "float16", "optimiser__first_layer_moments": "bfloat16"}),
+        *((name, {}) for name in systems.SYSTEMS if name not in ("mmssl", "lightgcn", "popularity")),
     ],
 )
 def test_interrupted_and_uninterrupted_runs_agree_to_the_bit(data, tmp_path, system, values):

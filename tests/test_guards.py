@@ -12,6 +12,7 @@ from mmssl_trainer.cli import main
 from mmssl_trainer.config import load
 from mmssl_trainer.data import Dataset, synthetic, write_plain
 from mmssl_trainer.errors import InputError
+from mmssl_trainer.systems import SYSTEMS
 from mmssl_trainer.systems.mmssl import MMSSLSystem
 from mmssl_trainer.train import NonFiniteLoss, fit
 
@@ -162,6 +163,23 @@ def test_run_is_finite_or_refused(catalogue, over):
     fitted = fit(data, config)
     assert all(np.isfinite(value) for record in fitted.epochs for value in record["losses"].values())
     assert fitted.users.isfinite().all() and fitted.items.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:sample_bpr")
+@pytest.mark.parametrize("system", sorted({*SYSTEMS} - {"mmssl", "popularity"}))
+def test_other_systems_are_finite_or_refused(system):
+    """Every catalogue; features of 1e20 may overflow where they are taken as they are, and then the run says so."""
+    config = configured(**{"model.system": system, "model.standardise": False})
+    for name, catalogue in CATALOGUES.items():
+        refused = REFUSED.get(name)
+        try:
+            fitted = fit(dataset(*catalogue), config)
+        except (InputError, NonFiniteLoss) as error:
+            assert refused in str(error) if refused else "1e" in name and "in epoch" in str(error), (name, error)
+            continue
+        assert not refused, name
+        assert all(np.isfinite(value) for record in fitted.epochs for value in record["losses"].values()), name
+        assert fitted.users.isfinite().all() and fitted.items.isfinite().all(), name
 
 
 def test_what_overflows_is_refused_by_name():

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mmssl_trainer import memory, plan, retry
+from mmssl_trainer import memory, plan, retry, systems
 from mmssl_trainer.checkpoint import Checkpoints
 from mmssl_trainer.cli import main
 from mmssl_trainer.config import load
@@ -120,6 +120,18 @@ def test_step_that_fails_once_leaves_no_trace(place, small, data, whole, length,
     fitted = fit(data, configured(), system=system)
     assert_same(fitted, whole)
     assert fitted.tile == item_tiles.TILE_ELEMENTS // 2
+
+
+@pytest.mark.parametrize("small", [0, retry.SMALL])
+@pytest.mark.parametrize("name", sorted({*systems.SYSTEMS} - {"mmssl", "popularity"}))
+def test_step_of_any_system_may_fail(name, small, data, monkeypatch):
+    """In the last update, with an epoch's own draws (views, neighbours) made already."""
+    monkeypatch.setattr(retry, "SMALL", small)
+    config, kind = configured(model__system=name), type(systems.create(name))
+    place = int(0.95 * ops_of_a_step(kind, data, configured(model__system=name, train__epochs=1)))
+    system = short_of_memory(kind, data.train.nnz // 64 + 3, place)
+    assert_same(fit(data, config, system=system), fit(data, config))
+    assert type(system).left == 1
 
 
 @pytest.mark.parametrize("step, place", [(0, 0.1), (0, 0.97), (1, 0.5)])
