@@ -1,14 +1,16 @@
 """What one run costs, computed from its sizes alone: bytes held, bytes needed for a while, bytes moved and operations
 of every stage. The one place that knows; `--memory` and the refusal before training read it.
 
-A plan is for float32 on the CPU. Its coefficients were fitted to four runs with two modalities; tests/test_plan.py
-holds it to within 15% of three of them.
+A plan is for float32 on the CPU and counts tensors; Python, torch and the other libraries are not in it. How far the
+allocator uses its small blocks again is the one thing that is estimated, see `peak`.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from .data import Dataset
 
 FLOAT, INDEX, OFFSET = 4, 4, 8
+KEPT_BELOW = 32 << 20  # glibc gives larger blocks back as soon as they are freed (its greatest M_MMAP_THRESHOLD)
+TILE = 1 << 20  # entries of TiledAdam's gradient at once
 UNITS = {"": 1, "B": 1, **{f"{p}{end}": 1024 ** (at + 1) for at, p in enumerate("KMGT") for end in ("", "B", "iB")}}
 
 
@@ -52,18 +56,36 @@ class Sizes:
         return len(self.widths)
 
 
+Blocks = dict[int, int]  # size of a tensor in bytes → how many of that size
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One part of a run. held: bytes it keeps from then on; passing: bytes it needs beyond all that is held, while it
-    runs; moved: bytes read and written a step; operations: of matrix products and the like a step; loaded: whether it
-    is there once the data has been read."""
+    """One part of a run. held: bytes it keeps from then on; kept: tensors that stay until the step's end; working:
+    tensors it needs while it runs; moved: bytes read and written a step; operations: of matrix products and the like a
+    step; loaded: whether it is there once the data has been read; phase: of the run, one after the other."""
 
     name: str
+    phase: str = "build"
     held: int = 0
-    passing: int = 0
+    kept: Blocks = field(default_factory=dict)
+    working: Blocks = field(default_factory=dict)
     moved: int = 0
     operations: int = 0
     loaded: bool = False
+
+    @property
+    def passing(self) -> int:
+        """Bytes beyond what is held."""
+        return sum(size * count for blocks in (self.kept, self.working) for size, count in blocks.items())
+
+
+def blocks(*tensors: tuple[int, int]) -> Blocks:
+    """Of (size in bytes, how many) pairs, equal sizes added up."""
+    found: Counter[int] = Counter()
+    for size, count in tensors:
+        found[size] += count
+    return +found
 
 
 def sizes_of(dataset: Dataset, config: Config) -> Sizes:
@@ -83,85 +105,115 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
 def stages(s: Sizes) -> list[Stage]:
     """Every stage of a run with Adam-type optimisers and float32 parameters, in the order in which memory is taken."""
     n, d, m = s.nodes, s.dim, s.modalities
-    table = FLOAT * n * d  # one embedding of every node
     widest, wide = max(s.widths, default=0), sum(s.widths)
-    encoder = FLOAT * (n * d + wide * d + (2 + s.heads) * d * d)
+    user, item = FLOAT * s.users * d, FLOAT * s.items * d  # an embedding of every user, of every item
+    encoder = user + item + FLOAT * (wide * d + (2 + s.heads) * d * d)
+    edges = s.users * s.neighbours  # of a modality
     found = [
         Stage("interactions", held=(INDEX + FLOAT) * s.interactions + 3 * OFFSET * s.users, loaded=True),
-        Stage("graph and its transpose", held=2 * INDEX * s.interactions + 2 * (OFFSET + OFFSET) * n),
         Stage("features as given", held=FLOAT * s.items * wide, loaded=True),
-    ]
+        Stage("graph and its transpose", held=2 * INDEX * s.interactions + (2 * OFFSET + FLOAT) * n,
+              working=blocks((OFFSET * s.interactions, 2), (INDEX * s.interactions, 5))),
+    ]  # fmt: skip
     if m:
-        found.append(Stage("features, standardised", held=FLOAT * s.items * wide, passing=4 * 8 * s.items * widest))
-    found.append(Stage("encoder with AdamW", held=4 * encoder, passing=2 * table, moved=7 * encoder))
+        found.append(
+            Stage("features, standardised", held=FLOAT * s.items * wide, working=blocks((OFFSET * s.items * widest, 4)))
+        )
+    found.append(Stage("encoder with AdamW", held=4 * encoder, working=blocks((user, 2)), moved=7 * encoder))
     if s.hidden:
         weights = FLOAT * (s.items * s.hidden[0] + s.hidden[0] * s.hidden[1])
         found.append(Stage("discriminator with its moments", held=3 * weights, moved=7 * weights))
-    edges = m * s.users * s.neighbours
-    if edges:
+    if m and edges:
         found.append(
-            Stage("semantic neighbours (8)", held=OFFSET * edges + 2 * INDEX * edges + 4 * OFFSET * m * n,
-                  passing=3 * OFFSET * s.users * s.neighbours)
+            Stage("semantic neighbours (8)", held=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
+                  working=blocks((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)))
         )  # fmt: skip
-    found.append(Stage("best model", held=encoder + table + OFFSET * edges))
-    found += _encoder_stages(s, table, edges)
-    if s.hidden:
-        found += _adversarial_stages(s)
-    if s.contrastive and edges:
-        keys = FLOAT * s.users * d
-        found.append(
-            Stage("InfoNCE (11)", passing=m * 2 * keys, moved=m * 6 * keys,
-                  operations=m * 4 * 2 * s.batch * 2 * s.users * d)
-        )  # fmt: skip
-    return found
+    found.append(Stage("best model", held=encoder + user + item + m * OFFSET * edges))
+    found += _encoder_stages(s, user, item, edges)
+    return found + _loss_stages(s, user, item, edges)
 
 
-def _encoder_stages(s: Sizes, table: int, edges: int) -> list[Stage]:
-    n, d, m = s.nodes, s.dim, s.modalities
-    item_table = FLOAT * s.items * d
+def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
+    """The way forward: dropout's masks, and what each layer keeps for its gradient."""
+    d, m = s.dim, s.modalities
+    table = user + item
     edge = INDEX + FLOAT * d  # read for an entry of a sparse product
     found = []
     if m:
         found.append(
-            Stage("modality features (2)", passing=m * (item_table + table),
+            Stage("modality features (2)", "forward", kept=blocks((item, m), (m * user, 1), (m * item, 1)),
+                  working=blocks((item, 2 * m), (m * item, 1)),
                   moved=3 * FLOAT * s.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
                   operations=4 * s.items * sum(s.widths) * d + 8 * m * s.interactions * d)
         )  # fmt: skip
-    if edges:
+    if m and edges:
+        sides = [pair for side in (user, item) for pair in ((side, m + 1), (m * side, 3), (s.heads * side, 1))]
         found.append(
-            Stage("views and attention (8, 9)", passing=(4 * m + s.heads + 2) * table,
-                  moved=4 * edges * edge + 3 * (4 * m + s.heads + 2) * table,
-                  operations=8 * edges * d + 6 * n * d * d * (2 * m + s.heads))
+            Stage("views and attention (8, 9)", "forward", kept=blocks(*sides), working=blocks((user, 2), (item, 2)),
+                  moved=4 * m * edges * edge + 3 * (4 * m + s.heads + 2) * table,
+                  operations=8 * m * edges * d + 6 * s.nodes * d * d * (2 * m + s.heads))
         )  # fmt: skip
-    found.append(
-        Stage("graph layers and sums (10, 12)", passing=(s.layers + 2 + 2 * m) * table,
-              moved=4 * s.layers * s.interactions * edge + 6 * (s.layers + 2 + 2 * m) * table,
-              operations=8 * s.layers * s.interactions * d)
-    )  # fmt: skip
-    generated = 2 * (1 + m) * item_table if s.hidden else 0  # D's side of the items: copies and gradients
-    found.append(
-        Stage("gradients on the way back", passing=(4 + 7 * m) * table + generated, moved=2 * (4 + 7 * m) * table)
-    )
-    return found
-
-
-def _adversarial_stages(s: Sizes) -> list[Stage]:
-    (h, h2), d, m, b = s.hidden, s.dim, s.modalities, s.batch
-    rows = (1 + m) * b
-    weight = FLOAT * s.items * h
-    steps = s.discriminator_steps
-    values = FLOAT * s.items * d
     return [
-        Stage("first layer of D (4)", passing=24 * FLOAT * rows * h + (1 + m) * 8 * s.items * d,
-              moved=steps * (4 * weight + 4 * (1 + m) * values) + 2 * weight + 4 * m * values
-              + steps * FLOAT * b * s.draws * h,
-              operations=steps * 4 * (s.items * (1 + m) * d * h + rows * d * h + b * s.draws * h)
-              + 4 * (s.items * m * d * h + m * b * d * h)),
-        Stage("above the first layer", passing=6 * FLOAT * rows * (h + h2), moved=12 * FLOAT * rows * (h + h2),
-              operations=(steps * 6 * (rows + m * b) + 4 * m * b) * h * h2),
-        Stage("gradient penalty (7)", passing=3 * FLOAT * h * h, moved=steps * 4 * weight,
+        *found,
+        Stage("graph layers and sums (10, 12)", "forward", kept=blocks((user, 2), (item, 2)),
+              working=blocks((user, 3), (item, 3)),
+              moved=4 * s.layers * s.interactions * edge + 6 * (s.layers + 2 + 2 * m) * table,
+              operations=8 * s.layers * s.interactions * d),
+    ]  # fmt: skip
+
+
+def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
+    """D's step, then the generator's losses, and the way back, where gradients meet what the way forward kept."""
+    d, m = s.dim, s.modalities
+    table = user + item
+    found = []
+    if s.hidden:
+        found += _discriminator_stages(s, item)
+    if s.contrastive and m and edges:
+        chunk = 256 * -(-s.users // (32 * 256))  # users of a task, csrc/cpu/tile.h
+        shares = 2 * -(-s.users // chunk) * FLOAT * min(s.batch, 1024) * d
+        found.append(
+            Stage("InfoNCE (11)", "generator", kept=blocks((user, 2 * m)), working=blocks((user, 2), (shares, 1)),
+                  moved=m * 6 * user, operations=m * 4 * 2 * s.batch * 2 * s.users * d)
+        )  # fmt: skip
+    if s.hidden:
+        wide = FLOAT * s.batch * s.hidden[0]
+        found.append(
+            Stage("generator's rows (6)", "generator", kept=blocks((item, m)),
+                  working=blocks((item, 1), (m * item, 1), (wide, 3 * m + 4), (m * wide, 3),
+                                 (FLOAT * s.batch * d, 4 * m + 5)),
+                  moved=2 * FLOAT * s.items * s.hidden[0] + 4 * m * item,
+                  operations=4 * m * d * s.hidden[0] * (s.items + s.batch) + 4 * m * s.batch * prod(s.hidden))
+        )  # fmt: skip
+    sums = [(user, m + 2), (item, m + 4)]
+    if m and edges:
+        sums += [pair for side in (user, item) for pair in ((m * side, 3), (s.heads * side, 1))]
+    return [*found, Stage("encoder, back", "generator", working=blocks(*sums), moved=2 * (4 + 7 * m) * table)]
+
+
+def _discriminator_stages(s: Sizes, item: int) -> list[Stage]:
+    """D's own step, discriminator_steps of them. Its rows of items stay until the generator's step is over."""
+    (h, h2), d, m, b = s.hidden, s.dim, s.modalities, s.batch
+    rows, steps = (1 + m) * b, s.discriminator_steps
+    weight, wide, narrow = FLOAT * s.items * h, FLOAT * b * h, FLOAT * b * h2
+    tile = max(1, TILE // h)  # items of it
+    return [
+        Stage("first layer of D (4)", "discriminator", kept=blocks((item, 1 + m)),
+              working=blocks((item, 1), ((1 + m) * item, 1), ((1 + m) * wide, 1), (wide, 2 * m + 3),
+                             (OFFSET * b * s.draws, 5), (FLOAT * b * s.draws, 4)),
+              moved=steps * (4 * weight + 4 * (1 + m) * item + FLOAT * b * s.draws * h),
+              operations=steps * 4 * (s.items * (1 + m) * d * h + rows * d * h + b * s.draws * h)),
+        Stage("above the first layer", "discriminator",
+              working=blocks(((1 + m) * wide, 1), (m * wide, 8), (wide, 3 * m + 1), (m * narrow, 7), (narrow, 3)),
+              moved=12 * FLOAT * rows * (h + h2), operations=steps * 6 * (rows + m * b) * h * h2),
+        Stage("gradient penalty (7)", "discriminator",
+              working=blocks((FLOAT * h * h, 1), (2 * m * wide, 1)), moved=steps * 4 * weight,
               operations=steps * (s.items * h * h + 2 * s.items * h * h + 2 * m * b * h * h)),
-        Stage("row lengths", moved=steps * 3 * (1 + m) * values, operations=steps * 2 * s.items * d * d * (1 + m)),
+        Stage("row lengths", "discriminator", working=blocks((2 * item, 2)), moved=steps * 3 * (1 + m) * item,
+              operations=steps * 2 * s.items * d * d * (1 + m)),
+        Stage("first layer's Adam, in tiles", "discriminator",
+              working=blocks((FLOAT * h * min(tile, s.items), 3), (FLOAT * h * (s.items % tile), 3),
+                             (FLOAT * h * h2, 4))),
     ]  # fmt: skip
 
 
@@ -171,10 +223,32 @@ def held(found: list[Stage]) -> int:
 
 
 def peak(found: list[Stage]) -> int:
-    """Bytes at the highest: what is held, what the encoder keeps for its gradients, and the largest of the rest."""
-    kept = {"modality features (2)", "views and attention (8, 9)", "graph layers and sums (10, 12)"}
-    activations = sum(stage.passing for stage in found if stage.name in kept)
-    return held(found) + activations + max((stage.passing for stage in found if stage.name not in kept), default=0)
+    """Bytes at the highest: what is held, the large tensors of the worst moment, and the small ones that the allocator
+    has kept by then.
+
+    As torch asks for aligned blocks, a small one that was freed seldom serves a request of another size: within a phase
+    each size keeps its own greatest number of blocks. Those of an earlier phase have merged with their neighbours by
+    then, and serve again in part: of the two bounds, all and none of them, the middle is taken.
+    """
+    return (_with_blocks(found, merging=True) + _with_blocks(found, merging=False)) // 2
+
+
+def _with_blocks(found: list[Stage], merging: bool) -> int:
+    small: Blocks = {}
+    kept: Counter[int] = Counter()
+    held = highest = 0
+    phase = ""
+    for stage in found:
+        if merging and stage.phase != phase:
+            small = {}
+        phase = stage.phase
+        held += stage.held
+        kept.update(stage.kept)
+        alive = kept + Counter(stage.working)
+        large = sum(size * count for size, count in alive.items() if size >= KEPT_BELOW)
+        small |= {size: max(count, small.get(size, 0)) for size, count in alive.items() if size < KEPT_BELOW}
+        highest = max(highest, held + large + sum(size * count for size, count in small.items()))
+    return highest
 
 
 def largest(found: list[Stage], count: int = 3) -> str:

@@ -1,8 +1,10 @@
 """The growth of this process's memory over a short MMSSL run, beside what mmssl_trainer.plan says of it.
 
-    python -P tests/plan_memory.py USERS ITEMS INTERACTIONS WIDTH DIM HIDDEN BATCH
+    python -P tests/plan_memory.py USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH
 
-Prints one line of JSON, {"measured", "planned"} in bytes. A tiny run comes first, so that libraries are loaded.
+Prints one line of JSON, {"measured", "planned"} in bytes. A tiny run comes first, so that libraries are loaded. One
+epoch of so many steps: the allocator's blocks, and the rows that wait for Python's collector, are all there after
+about six.
 """
 
 import json
@@ -16,14 +18,14 @@ from mmssl_trainer.config import load
 from mmssl_trainer.data import Dataset
 
 
-def dataset(users, items, interactions, width):
-    """Random interactions without validation, two modalities of a width; nothing is held that need not be."""
+def dataset(users, items, interactions, widths):
+    """Random interactions without validation, a modality of every width; nothing is held that need not be."""
     rng = np.random.default_rng(0)
     keys = np.unique(rng.integers(0, users * items, interactions))
     indptr = np.searchsorted(keys, np.arange(users + 1, dtype=np.int64) * items)
     matrix = sp.csr_array((np.ones(len(keys), np.float32), (keys % items).astype(np.int32), indptr), (users, items))
     empty = sp.csr_array((users, items), dtype=np.float32)
-    features = {name: rng.standard_normal((items, width), np.float32) for name in ("image", "text")}
+    features = {f"m{m}": rng.standard_normal((items, width), np.float32) for m, width in enumerate(widths)}
     return Dataset("measured", "made", users, items, matrix, empty, empty, features)
 
 
@@ -37,12 +39,12 @@ def highest():
         return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 
-def run(users, items, interactions, width, dim, hidden, batch):
+def run(users, items, steps, widths, dim, hidden, batch):
     chosen = {"model.dim": dim, "model.hidden": [hidden, hidden // 2], "train.batch": batch, "train.epochs": 1,
               "train.threads": 1, "train.sample_over": "interactions"}  # fmt: skip
     config = load(None, {name: (value, "test") for name, value in chosen.items()})
     before = resident()
-    data = dataset(users, items, interactions, width)
+    data = dataset(users, items, steps * batch, widths)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the highest so far is forgotten
     train.fit(data, config)
@@ -50,5 +52,6 @@ def run(users, items, interactions, width, dim, hidden, batch):
 
 
 if __name__ == "__main__":
-    run(300, 200, 2000, 8, 16, 32, 1024)
-    print(json.dumps(run(*map(int, sys.argv[1:]))))
+    users, items, steps, widths, *rest = sys.argv[1:]
+    run(300, 200, 2, [8, 8], 16, 32, 1024)
+    print(json.dumps(run(int(users), int(items), int(steps), [*map(int, widths.split(","))], *map(int, rest))))

@@ -1,5 +1,8 @@
 """TiledAdam and the pending gradient it takes, against torch.optim.Adam on weight.grad."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,6 +77,20 @@ def test_pending_gradient_of_the_penalty(rows, hidden):
     weight, g = make_weight(hidden, True), normal(rows, hidden, seed=3)
     pending, expected = both(weight, lambda: (gradient_norm(g, weight) - 1).square().mean().backward())
     torch.testing.assert_close(pending.dense(), expected, atol=1e-12, rtol=1e-10)
+
+
+def test_pending_gradient_goes_without_the_collector():
+    weight = make_weight(4, True)
+    gc.disable()
+    try:
+        with pending_gradient(weight) as pending:
+            (gradient_norm(normal(ROWS, 4), weight) - 1).square().mean().backward()
+        gone = weakref.ref(pending)
+        assert len(pending)
+        del pending
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_pending_gradient_ends_with_its_block():

@@ -65,7 +65,8 @@ class PendingGradient:
 
     def add_product(self, s: Tensor, gemm: torch.dtype) -> None:
         """dWᵀ += Wᵀ s, with s [H, H], both rounded to gemm."""
-        self._pieces.append(lambda begin, end: mm(self.weight.mT[begin:end], s, gemm))
+        weight = self.weight  # not self, whose reference cycle would keep every piece until Python's collector runs
+        self._pieces.append(lambda begin, end: mm(weight.mT[begin:end], s, gemm))
 
     def add_rows(self, rows: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
         """dWᵀ += rowsᵀ y, with rows(begin, end) → [b, end − begin] and y [b, H]; rounded to gemm where it is given."""
