@@ -1,7 +1,9 @@
 """Hostile .npy, JSON, CSV, TSV and Parquet files: nothing crashes the process or costs memory beyond its own size."""
 
+import gzip
 import io
 import pickle
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -62,6 +64,32 @@ def test_every_npy_version_is_read(version, tmp_path):
     with (tmp_path / "image_feat.npy").open("wb") as file:
         np.lib.format.write_array(file, values, version)
     np.testing.assert_array_equal(read_features(tmp_path / "image_feat.npy"), values)
+
+
+# archives
+
+
+@pytest.fixture(scope="module")
+def bombs():
+    """A table of 80 MiB in archives of a few hundred kilobytes."""
+    table, folded = b"user,item\n" + b"1,1\n" * (20 << 20), io.BytesIO()
+    with zipfile.ZipFile(folded, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("interactions.csv", table)
+    return {"zip": folded.getvalue(), "gzip": gzip.compress(table, 1)}
+
+
+@pytest.mark.parametrize("kind", ["zip", "gzip"])
+@pytest.mark.parametrize("name", ["interactions.csv", "interactions.parquet", "train.json", "trnMat.pkl", "a.inter",
+                                  "interactions.csv.gz", "interactions.zip"])  # fmt: skip
+def test_archive_under_any_name_is_not_unfolded(name, kind, bombs, tmp_path):
+    others = {"train.json": ("val.json", "test.json"), "trnMat.pkl": ("valMat.pkl", "tstMat.pkl")}.get(name, ())
+    for one in (name, *others):
+        (tmp_path / one).write_bytes(bombs[kind])
+    with within_64_mib(), pytest.raises(InputError) as caught:
+        load(tmp_path)
+    one_line(caught, tmp_path)
+    with pytest.raises(InputError, match="is a file; give the folder"):
+        load(tmp_path / name)
 
 
 # JSON, CSV, TSV, Parquet
