@@ -38,7 +38,11 @@ def shipped_modules():
     """Path inside the wheel of every module and marker in the three trees."""
     for tree, package in TREES.items():
         for path in (ROOT / tree).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed" or path.parent.name in ("presets", "templates"):
+            if (
+                path.suffix == ".py"
+                or path.name == "py.typed"
+                or path.parent.name in ("presets", "searches", "templates")
+            ):
                 yield f"{package}/{path.relative_to(ROOT / tree).as_posix()}"
 
 
