@@ -50,6 +50,7 @@ TORCH_LIBRARY(mmssl_fast, m) {
   m.def(
       "infonce_bwd(Tensor term_grad, Tensor lse_grad, Tensor h, Tensor e, Tensor ids, Tensor lse, float tau, bool "
       "exclude_self) -> (Tensor, Tensor)");
+  m.def("infonce_with_grad(Tensor h, Tensor e, Tensor ids, float tau, bool exclude_self) -> (Tensor, Tensor, Tensor)");
   m.def(
       "lightgcn(Tensor crow, Tensor col, Tensor? value, Tensor t_crow, Tensor t_col, Tensor? t_value, Tensor? "
       "users_receive, Tensor? users_send, Tensor? items_receive, Tensor? items_send, Tensor users, Tensor items, int "

@@ -109,6 +109,7 @@ EXACT = {
     "cosine_topk": lambda: cosine_topk(values(*U), values(*I), 20, SEEN),
     "cosine_block": lambda: differentiated(lambda u, v: cosine_block(u, v, SEEN, row_l2=True), U, I),
     "infonce": lambda: differentiated(lambda h, e: infonce(h, e, PICKED, 0.2), U, U),
+    "infonce, backward apart": lambda: differentiated(lambda h, e: infonce(h, e, PICKED, 0.02), U, U),
     "bpr_loss": lambda: differentiated(lambda u, i: bpr_loss(u, i, PICKED, *PAIRS), U, I),
 }
 # The same to rounding: what goes through torch's own matrix product, which may split its sums between threads.

@@ -1,13 +1,17 @@
 """infonce against the log-softmax over all users, formed whole."""
 
 import math
+import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tolerances import assert_as_accurate
 
 from mmssl_fast import reference
 from mmssl_fast.ops.infonce import infonce
+
+module = sys.modules[infonce.__module__]
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -133,6 +137,7 @@ def test_infonce_opcheck():
         term, lse = (x.detach() for x in torch.ops.mmssl_fast.infonce(*arguments))
         detached = (term, lse, h.detach(), e.detach(), ids, lse, 0.4, exclude_self)
         torch.library.opcheck(torch.ops.mmssl_fast.infonce_bwd, detached)
+        torch.library.opcheck(torch.ops.mmssl_fast.infonce_with_grad, arguments)
 
 
 def test_infonce_both_outputs_of_the_op_have_gradients():
@@ -146,6 +151,8 @@ def test_infonce_both_outputs_of_the_op_have_gradients():
 def test_infonce_refuses_a_second_derivative():
     h, e, ids = inputs(6, 5, 3)
     grads = torch.autograd.grad(infonce(h, e, ids, 0.4), (h, e), create_graph=True)
+    for a, b in zip(grads, torch.autograd.grad(infonce(h, e, ids, 0.4), (h, e)), strict=True):
+        torch.testing.assert_close(a, b)
     with pytest.raises(NotImplementedError, match="infonce: the gradient has no derivative"):
         torch.autograd.grad(grads[0].square().sum(), h)
 
@@ -161,14 +168,37 @@ def test_infonce_compiles_fullgraph():
 @pytest.mark.parametrize("users, anchors", [(5000, 300), (200, 60)])
 def test_infonce_same_bits_for_any_thread_count(users, anchors, threads):
     h, e, ids = inputs(users, anchors, 64, torch.float32)
+    h, e = F.normalize(h.detach()), F.normalize(e.detach())
     results = []
     for count in (1, 2, 3):
         threads(count)
-        results.append(torch.ops.mmssl_fast.infonce(h.detach(), e.detach(), ids, 0.2, True))
+        results.append(torch.ops.mmssl_fast.infonce(h, e, ids, 0.2, True))
         term, lse = results[-1]
-        results[-1] += torch.ops.mmssl_fast.infonce_bwd(term, lse, h.detach(), e.detach(), ids, lse, 0.2, True)
+        results[-1] += torch.ops.mmssl_fast.infonce_bwd(term, lse, h, e, ids, lse, 0.2, True)
+        results[-1] += torch.ops.mmssl_fast.infonce_with_grad(h, e, ids, 0.2, True)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("users, anchors, tau", [(9308, 300, 0.5), (700, 600, 0.025), (16000, 140, 0.085)])
+def test_infonce_in_one_pass_equals_two(users, anchors, tau, exclude_self, monkeypatch):
+    h, e, ids = inputs(users, anchors, 16, torch.float32)
+    one = value_and_grads(infonce, h, e, ids, tau, exclude_self)
+    monkeypatch.setattr(module, "MOST_USERS", 0)
+    two = value_and_grads(infonce, h, e, ids, tau, exclude_self)
+    truth = value_and_grads(reference.infonce, *wide(h, e), ids, tau, exclude_self)
+    assert not torch.equal(one[1], two[1]), "both ran the same way"
+    for parts in zip(one, two, truth, strict=True):
+        assert_as_accurate(*parts)
+
+
+def test_infonce_in_one_pass_refuses_what_it_cannot_sum():
+    h, e, ids = (x.detach() for x in inputs(6, 5, 3))
+    with pytest.raises(ValueError, match=r"infonce_with_grad: tau must be at least 0\.025, got 0\.02"):
+        torch.ops.mmssl_fast.infonce_with_grad(h, e, ids, 0.02, False)
+    with pytest.raises(ValueError, match="infonce_with_grad: no anchors"):
+        torch.ops.mmssl_fast.infonce_with_grad(h, e, ids[:0], 0.2, False)
 
 
 def test_infonce_never_holds_anchors_by_users():

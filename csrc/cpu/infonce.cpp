@@ -4,6 +4,9 @@
 // and writes its share of the anchors' sums aside; the shares are added in a fixed order. Chunks depend on the sizes
 // alone, so results do not depend on the number of threads. Four products of 2 B 2U d operations a step, one of them
 // made twice (backward recomputes); memory O(U d) beside the shares, at most 64 x 1024 x d values.
+//
+// infonce_with_grad makes three: it keeps exp(product) of a few anchors with all keys, and takes the gradient of their
+// mean from there. Its sums have no running maximum, so tau must not be small.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -11,6 +14,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <cmath>
 #include <limits>
 
 #include "common/check.h"
@@ -30,6 +34,8 @@ namespace {
 
 constexpr int64_t kBlock = 1024;  // anchors whose shares are held at once
 constexpr int64_t kAnchors = 256, kKeys = 256;
+constexpr int64_t kKept = int64_t{1} << 22;  // exp(product) held by infonce_with_grad where that is 32 anchors or more
+constexpr double kSpan = 80;                 // of logits whose exp are all normal float32
 
 struct Inputs {
   const char* op;
@@ -215,10 +221,96 @@ std::tuple<at::Tensor, at::Tensor> infonce_bwd_cpu(const at::Tensor& term_grad, 
   return {h_grad, e_grad};
 }
 
+// Adds the gradients of the mean of the anchors' terms to h_grad and e_grad, zero on entry, and returns the mean.
+template <typename T>
+double with_grad(const Inputs& in, at::Tensor& h_grad, at::Tensor& e_grad) {
+  const Tasks tasks(in.users());
+  const int64_t users = in.users(), d = in.d();
+  const int64_t most = std::min(in.anchors(), std::clamp<int64_t>(kKept / (2 * users), 32, kAnchors));
+  const double scale = 1 / in.tau, mean = 1.0 / static_cast<double>(in.anchors());
+  const at::Tensor kept = at::empty({most * 2 * users}, in.h.options());
+  const at::Tensor shares = at::empty({tasks.count() * most, d}, in.h.options());
+  at::Tensor sum = at::empty({tasks.count(), most}, in.h.options().dtype(at::kDouble));
+  at::Tensor factors = at::empty({most, 1}, in.h.options()), anchor_grads = at::empty({most, d}, in.h.options());
+  const int64_t* ids = read_ptr<int64_t>(in.ids);
+  double loss = 0;
+  for (int64_t begin = 0; begin < in.anchors(); begin += most) {
+    const Block block(in, begin, std::min(begin + most, in.anchors()));
+    const int64_t rows = block.rows();
+    const auto keys_of = [&](int64_t task) {
+      return rows_of(tasks.within(task) ? in.e : in.h, tasks.begin(task), tasks.end(task));
+    };
+    const auto tile_of = [&](int64_t task) {
+      const int64_t first = tasks.begin(task), width = tasks.end(task) - first;
+      return kept.narrow(0, rows * (first + (tasks.within(task) ? users : 0)), rows * width).view({rows, width});
+    };
+    sum.zero_();
+    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
+      for (; task < task_end; ++task) {
+        at::Tensor tile = tile_of(task);
+        product_transposed(tile, block.anchors, keys_of(task));
+        MMSSL_DISPATCH(infonce_exp, write_ptr<T>(tile), rows, tile.size(1), tasks.begin(task),
+                       tasks.within(task) ? block.left_out : nullptr, static_cast<T>(scale),
+                       write_ptr<double>(sum) + task * rows);
+      }
+    });
+    const T* anchors = read_ptr<T>(block.anchors);
+    const T* positives = read_ptr<T>(block.positives);
+    T* factor = write_ptr<T>(factors);
+    for (int64_t r = 0; r < rows; ++r) {
+      double total = 0, product = 0;
+      for (int64_t task = 0; task < tasks.count(); ++task) total += read_ptr<double>(sum)[task * rows + r];
+      for (int64_t j = 0; j < d; ++j) product += static_cast<double>(anchors[r * d + j]) * positives[r * d + j];
+      factor[r] = static_cast<T>(scale * mean / total);
+      loss += (std::log(total) + scale * (1 - product)) * mean;
+    }
+    const at::Tensor weighted = block.anchors.mul(rows_of(factors, 0, rows));
+    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
+      for (; task < task_end; ++task) {
+        const at::Tensor tile = tile_of(task);
+        at::Tensor share = rows_of(shares, task * rows, (task + 1) * rows);
+        at::Tensor key_grad = rows_of(tasks.within(task) ? e_grad : h_grad, tasks.begin(task), tasks.end(task));
+        at::cpu::mm_out(share, tile, keys_of(task));
+        add_product(key_grad, tile.t(), weighted);
+      }
+    });
+    anchor_grads.zero_();
+    at::parallel_for(0, rows, row_grain(rows, rows * d * tasks.count()), [&](int64_t row, int64_t end) {
+      MMSSL_DISPATCH(add_shares, read_ptr<T>(shares), tasks.count(), rows, d, write_ptr<T>(anchor_grads), row, end);
+    });
+    const T* anchor_grad = read_ptr<T>(anchor_grads);
+    const T pull = static_cast<T>(-scale * mean);
+    // An id may occur twice: added one after the other, in the order of the anchors.
+    for (int64_t r = 0; r < rows; ++r) {
+      T* to_h = write_ptr<T>(h_grad) + ids[begin + r] * d;
+      T* to_e = write_ptr<T>(e_grad) + ids[begin + r] * d;
+      for (int64_t j = 0; j < d; ++j) {
+        to_h[j] += pull * anchors[r * d + j];
+        to_e[j] += factor[r] * anchor_grad[r * d + j] + pull * positives[r * d + j];
+      }
+    }
+  }
+  return loss;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> infonce_with_grad_cpu(const at::Tensor& h, const at::Tensor& e,
+                                                                     const at::Tensor& ids, double tau,
+                                                                     bool exclude_self) {
+  const char* op = "infonce_with_grad";
+  const Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
+  MMSSL_CHECK(2 / tau <= kSpan, op, "tau must be at least ", 2 / kSpan, ", got ", tau);
+  MMSSL_CHECK(in.anchors() > 0, op, "no anchors");
+  at::Tensor h_grad = at::zeros(h.sizes(), h.options()), e_grad = at::zeros(e.sizes(), e.options());
+  double loss = 0;
+  with_wide_type(h.scalar_type(), [&](auto value) { loss = with_grad<decltype(value)>(in, h_grad, e_grad); });
+  return {at::full({}, loss, h.options()), h_grad, e_grad};
+}
+
 }  // namespace
 }  // namespace mmssl
 
 TORCH_LIBRARY_IMPL(mmssl_fast, CPU, m) {
   m.impl("infonce", &mmssl::infonce_cpu);
   m.impl("infonce_bwd", &mmssl::infonce_bwd_cpu);
+  m.impl("infonce_with_grad", &mmssl::infonce_with_grad_cpu);
 }

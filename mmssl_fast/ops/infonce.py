@@ -8,6 +8,10 @@ from .unit_rows import unit_rows
 
 _ops = torch.ops.mmssl_fast
 
+# Where the CPU makes the gradient in one pass with the loss: exponentials without a running maximum must stay normal
+# float32, and the few anchors held at once must not become fewer than a product wants.
+LEAST_TAU, MOST_USERS = 0.025, 1 << 15
+
 
 def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False) -> Tensor:
     """Equals ``(torch.cat((a @ h.T, a @ e.T), 1).div(tau).logsumexp(1) - (a * h[ids]).sum(1) / tau).mean()`` with unit
@@ -15,8 +19,9 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
 
     Equation 11, the mean over the anchors: −log( exp s(h_u, e_u) / Σ_{u'∈U} [exp s(h_u', e_u) + exp s(e_u', e_u)] ),
     s = cosine / τ, the negatives being ALL users. Both sums are formed in one pass over tiles of keys, which backward
-    makes again: memory is O(U d). The sums carry a running maximum, so any τ is safe. The same bits for any number of
-    threads. Differentiable once.
+    makes again: memory is O(U d). The sums carry a running maximum, so any τ is safe. Up to MOST_USERS users and from
+    LEAST_TAU up, a differentiated call on the CPU forms the gradient with the loss, block by block of anchors, and
+    backward scales it. The same bits for any number of threads. Differentiable once.
 
     Args:
         h: [U, d] final embeddings, float32, float64 or bfloat16 (computed in float32); not normalised.
@@ -37,8 +42,18 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
         raise ValueError(f"infonce: h is {dtype}, e is {e.dtype}")
     if dtype == torch.bfloat16:
         h, e = h.float(), e.float()
-    terms, _ = _ops.infonce(unit_rows(h), unit_rows(e), ids, tau, exclude_self)
+    h, e = unit_rows(h), unit_rows(e)
+    if _is_one_pass(h, e, ids, tau):
+        return _ops.infonce_with_grad(h, e, ids, tau, exclude_self)[0].to(dtype)
+    terms, _ = _ops.infonce(h, e, ids, tau, exclude_self)
     return terms.mean().to(dtype)
+
+
+def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> bool:
+    differentiated = torch.is_grad_enabled() and (h.requires_grad or e.requires_grad)
+    return (
+        differentiated and h.device.type == "cpu" and tau >= LEAST_TAU and h.shape[0] <= MOST_USERS and ids.numel() > 0
+    )
 
 
 @torch.library.register_fake("mmssl_fast::infonce")
@@ -49,6 +64,11 @@ def _(h, e, ids, tau, exclude_self):
 @torch.library.register_fake("mmssl_fast::infonce_bwd")
 def _(term_grad, lse_grad, h, e, ids, lse, tau, exclude_self):
     return h.new_empty(h.shape), e.new_empty(e.shape)
+
+
+@torch.library.register_fake("mmssl_fast::infonce_with_grad")
+def _(h, e, ids, tau, exclude_self):
+    return h.new_empty(()), h.new_empty(h.shape), e.new_empty(e.shape)
 
 
 def _save(ctx, inputs, output):
@@ -62,9 +82,30 @@ def _infonce_grad(ctx, term_grad, lse_grad):
     return h_grad, e_grad, None, None, None
 
 
+def _save_grads(ctx, inputs, output):
+    h, e, ids, ctx.tau, ctx.exclude_self = inputs
+    ctx.save_for_backward(h, e, ids, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _scaled_grads(ctx, grad, _h_grad, _e_grad):
+    if grad is None:
+        return None, None, None, None, None
+    h, e, ids, h_grad, e_grad = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph: through the op that knows it has no second derivative
+        with torch.no_grad():
+            _, lse = _ops.infonce(h, e, ids, ctx.tau, ctx.exclude_self)
+        term_grad = (grad / ids.numel()).expand(ids.shape)
+        h_grad, e_grad = _ops.infonce_bwd(term_grad, torch.zeros_like(lse), h, e, ids, lse, ctx.tau, ctx.exclude_self)
+        return h_grad, e_grad, None, None, None
+    return grad * h_grad, grad * e_grad, None, None, None
+
+
 def _no_second_derivative(ctx, *grads):
     raise NotImplementedError("infonce: the gradient has no derivative; use mmssl_fast.reference.infonce for one")
 
 
 torch.library.register_autograd("mmssl_fast::infonce", _infonce_grad, setup_context=_save)
 torch.library.register_autograd("mmssl_fast::infonce_bwd", _no_second_derivative)
+torch.library.register_autograd("mmssl_fast::infonce_with_grad", _scaled_grads, setup_context=_save_grads)

@@ -56,6 +56,23 @@ void infonce_weigh(T* s, int64_t rows, int64_t width, int64_t first_key, const i
 }
 
 template <typename T>
+void infonce_exp(T* s, int64_t rows, int64_t width, int64_t first_key, const int64_t* left_out, T scale, double* sum) {
+  for (int64_t r = 0; r < rows; ++r) {
+    T* row = s + r * width;
+    const int64_t place = place_of(left_out, r, first_key, width);
+    if (place >= 0) row[place] = kNothing<T>;
+    T part = 0;
+#pragma omp simd reduction(+ : part)
+    for (int64_t j = 0; j < width; ++j) {
+      row[j] = exponential((row[j] - 1) * scale);
+      part += row[j];
+    }
+    sum[r] += part;
+    if (place >= 0) row[place] = 0;
+  }
+}
+
+template <typename T>
 void infonce_finish(const T* highest, const double* sum, int64_t parts, int64_t rows, T scale, const T* anchors,
                     const T* positives, int64_t d, T* lse, T* term, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
@@ -78,6 +95,7 @@ void infonce_finish(const T* highest, const double* sum, int64_t parts, int64_t 
 #define MMSSL_INSTANTIATE(T)                                                                                         \
   template void infonce_sum<T>(T*, int64_t, int64_t, int64_t, const int64_t*, T, T*, double*);                       \
   template void infonce_weigh<T>(T*, int64_t, int64_t, int64_t, const int64_t*, T, const T*, const T*);              \
+  template void infonce_exp<T>(T*, int64_t, int64_t, int64_t, const int64_t*, T, double*);                           \
   template void infonce_finish<T>(const T*, const double*, int64_t, int64_t, T, const T*, const T*, int64_t, T*, T*, \
                                   int64_t, int64_t);
 MMSSL_INSTANTIATE(float)

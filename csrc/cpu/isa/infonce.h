@@ -22,6 +22,15 @@ void infonce_weigh(T* s,  // [rows, width]
                    const T* weight,  // [rows]
                    const T* lse);    // [rows]
 
+// s = exp((s - 1) scale), 0 for the entries left out, and its rows' sums are added to sum: unit rows, whose products
+// with each other do not pass 1.
+template <typename T>
+void infonce_exp(T* s,  // [rows, width]
+                 int64_t rows, int64_t width, int64_t first_key,
+                 const int64_t* left_out,  // [rows] or nullptr
+                 T scale,
+                 double* sum);  // [rows]
+
 // Merges the parts' sums of the rows [begin, end): lse = log Σ exp(s scale), term = lse - scale <anchor, positive>.
 template <typename T>
 void infonce_finish(const T* highest,   // [parts, rows]
