@@ -218,7 +218,7 @@ def _check_csr(
     if value is not None and (value.dtype != torch.float32 or value.shape != col.shape):
         raise ValueError(f"{where}: values must be float32 {tuple(col.shape)}, got {value.dtype} {tuple(value.shape)}")
     steps = crow.diff()
-    if int(crow[0]) != 0 or int(crow[-1]) != col.numel() or bool((steps < 0).any()):
+    if int(crow[0]) != 0 or int(crow[-1]) != col.numel() or bool((crow[1:] < crow[:-1]).any()):
         raise ValueError(f"{where}: {crow_name} must ascend from 0 to nnz = {col.numel()}")
     if not col.numel():
         return

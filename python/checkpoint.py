@@ -359,7 +359,12 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str
         before, after = old.get(section, {}), new.get(section, {})
         for key in sorted({*before, *after}):
             if f"{section}.{key}" not in MAY_DIFFER and before.get(key) != after.get(key):
-                yield f"{section}.{key}", _short(before.get(key)), _short(after.get(key))
+                yield _key(f"{section}.{key}"), _short(before.get(key)), _short(after.get(key))
+
+
+def _key(name: str) -> str:
+    """A key as it is, unless a file made up what no configuration calls one."""
+    return name if name.isascii() and name.isprintable() and len(name) < 60 else shown(name)
 
 
 def _short(value: Any) -> str:

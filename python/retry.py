@@ -61,16 +61,15 @@ class Before:
 
 
 class Tiles:
-    """The entries of an item tile through a run, and which step ran out of memory with them.
+    """The entries of an item tile through a run, and which steps ran out of memory with them.
 
-    elements: now; failed: the step, counted from the run's start, that did; smaller: what it is taken with instead,
-    also when it is met again after going back to an earlier state.
+    elements: now; failed: of each step that ran out of memory, counted from the run's start, the entries it did with
+    and those it is taken with instead, also when it is met again after going back to an earlier state.
     """
 
     def __init__(self, elements: int) -> None:
         self.elements = elements
-        self.failed: int | None = None
-        self.smaller = elements
+        self.failed: dict[int, tuple[int, int]] = {}
 
     def take(
         self, system: System, device: torch.device, step: int, act: Callable[[], dict[str, Tensor]], undoable: bool
@@ -80,8 +79,8 @@ class Tiles:
         Raises GoBack where that is not possible without an earlier state (never the second time, nor where `undoable`
         is false: a recorded step writes unseen), and OutOfMemory the second time.
         """
-        if self.failed == step:
-            self.elements = self.smaller
+        first, second = self.failed.get(step, (0, self.elements))
+        self.elements = min(self.elements, second)
         before = Before(system, device) if undoable else None
         try:
             with tiles_of(self.elements):
@@ -90,9 +89,9 @@ class Tiles:
             if not is_out_of_memory(error):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if self.failed == step:
-            raise OutOfMemory(f"with item tiles of {2 * self.smaller} entries and of {self.smaller}: {reason[:120]}")
-        self.failed, self.smaller = step, max(LEAST_TILE, self.elements // 2)
+        if first:
+            raise OutOfMemory(f"with item tiles of {first} entries and of {self.elements}: {reason[:120]}")
+        self.failed[step] = self.elements, min(self.elements, max(LEAST_TILE, self.elements // 2))
         gc.collect()  # what the failed step held, in cycles through its traceback
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -97,7 +97,8 @@ def _csr(tensors: dict[str, Tensor], split: str, shape: tuple[int, int]) -> sp.c
     indptr, indices = (_integers(tensors, f"{split}.{name}").numpy() for name in ("indptr", "indices"))
     if indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
         raise ValueError(f"{split}.indptr does not describe {shape[0]} users")
-    if (np.diff(indptr) < 0).any() or (len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]):
+    falls = (indptr[1:] < indptr[:-1]).any()  # their differences may wrap
+    if falls or (len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]):
         raise ValueError(f"{split} names an item outside 0..{shape[1] - 1}")
     matrix = sp.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
     matrix.sum_duplicates()

@@ -227,6 +227,7 @@ LIES = [
     (_csr_state(indptr=np.array([0, 2, 1, 3])), "indptr does not rise"),
     (_csr_state(indptr=np.array([0, 1, 2, 2**40])), "indptr does not rise"),
     (_csr_state(indptr=np.array([1, 1, 2, 3])), "indptr does not rise"),
+    (_csr_state(indptr=np.array([0, 2**63 - 1, -2, 3])), "indptr does not rise"),
     (_csr_state(indptr=np.array([0, 3])), "indptr does not rise"),
     (_csr_state(indptr=np.array([], int)), "indptr does not rise"),
     (_csr_state(indices=np.array([0, 4, 1])), "entry 1 has column 4"),

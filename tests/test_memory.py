@@ -176,6 +176,25 @@ def test_step_that_fails_twice_ends_the_run_with_the_plan(kind, small, data, tmp
     assert_same(fit(data, config, checkpoints=again), fit(data, config))
 
 
+def test_steps_that_fail_in_turn_do_not_go_back_for_ever(data, monkeypatch):
+    """A late step, after it a former one, then the late one again: it had its second time."""
+    monkeypatch.setattr(retry, "SMALL", 0)
+    order = [7, 3] * 9
+
+    class InTurn(MMSSLSystem):
+        def step(self, batch):
+            found = super().step(batch)
+            if order and batch.step == order[0]:
+                order.pop(0)
+                raise MemoryError
+            return found
+
+    half = item_tiles.TILE_ELEMENTS // 2
+    with pytest.raises(OutOfMemory, match=f"of {2 * half} entries and of {half}: MemoryError"):
+        fit(data, configured(), system=InTurn())
+    assert len(order) == 15
+
+
 def test_other_errors_are_not_retried(data):
     broken = short_of_memory(MMSSLSystem, 3, 5, failure=lambda: RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):

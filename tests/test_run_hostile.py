@@ -3,6 +3,7 @@ nothing outside the folder."""
 
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +153,24 @@ def test_model_of_other_types_is_refused(shape, dtype, model, tmp_path):
     with pytest.raises(InputError) as caught:
         saved_model.load(tmp_path)
     one_line(caught, saved_model.FILE, "ids.items.offsets is")
+
+
+def test_model_whose_offsets_wrap_is_refused(model, tmp_path):
+    """The differences of these offsets are positive in 64 bits; walking them would leave the arrays."""
+    tensors = load_tensors(model)
+    offsets = tensors["train.indptr"].to(torch.int64)
+    offsets[1:3] = torch.tensor([2**63 - 1, -2])
+    save_file(tensors | {"train.indptr": offsets}, tmp_path / saved_model.FILE, {"format": saved_model.FORMAT})
+    with pytest.raises(InputError) as caught:
+        saved_model.load(tmp_path)
+    one_line(caught, saved_model.FILE, "train names an item outside")
+
+
+@pytest.mark.parametrize("key", ["0\xad", "a\nb", "k" * 1000])
+def test_key_that_no_configuration_has_is_quoted(key):
+    with pytest.raises(InputError) as caught:
+        checkpoint.refuse_other(Path("run"), {"loss": {key: 1}}, {"loss": {}})
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 200
 
 
 TSV = {

@@ -64,6 +64,7 @@ def test_sound_arrays_make_a_graph():
         ({"crow": [0, 3, 2, 3]}, "crow must ascend from 0 to nnz = 3"),
         ({"crow": [1, 2, 2, 3]}, "crow must ascend from 0"),
         ({"crow": [0, 2, 2, 9]}, "crow must ascend from 0"),
+        ({"crow": [0, 2**63 - 1, -2, 3]}, "crow must ascend from 0"),  # whose differences wrap to positive ones
         ({"crow": [0, 2, 3]}, r"crow must be contiguous int64 \[4\]"),
         ({"crow": [0.0, 2.0, 2.0, 3.0]}, "int64"),
         ({"crow": []}, "crow must be contiguous"),
