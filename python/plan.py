@@ -2,7 +2,7 @@
 of every stage. The one place that knows; `--memory` and the refusal before training read it.
 
 A plan is for float32 on the CPU and counts tensors; Python, torch and the other libraries are not in it. How far the
-allocator uses its small blocks again is the one thing that is estimated, see `peak`.
+allocator uses blocks again is the one thing that is estimated, see KEPT_BELOW and `peak`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmssl_fast.nn.discriminator import hidden_widths
+from mmssl_fast.ops.infonce import MOST_USERS
 
 from .errors import InputError
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from .data import Dataset
 
 FLOAT, INDEX, OFFSET = 4, 4, 8
-KEPT_BELOW = 32 << 20  # glibc gives larger blocks back as soon as they are freed (its greatest M_MMAP_THRESHOLD)
+# Larger blocks that were freed serve smaller requests too; from 32 MiB up glibc gives them back at once.
+KEPT_BELOW = 12 << 20
 TILE = 1 << 20  # entries of TiledAdam's gradient at once
 UNITS = {"": 1, "B": 1, **{f"{p}{end}": 1024 ** (at + 1) for at, p in enumerate("KMGT") for end in ("", "B", "iB")}}
 
@@ -171,10 +173,13 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         found += _discriminator_stages(s, item)
     if s.contrastive and m and edges:
         chunk = 256 * -(-s.users // (32 * 256))  # users of a task, csrc/cpu/tile.h
-        shares = 2 * -(-s.users // chunk) * FLOAT * min(s.batch, 1024) * d
+        one_pass = s.users <= MOST_USERS  # csrc/cpu/infonce.cpp: the gradients and a block's exponentials are held
+        anchors = min(s.batch, max(32, min(256, (1 << 22) // (2 * s.users))) if one_pass else 1024)
         found.append(
-            Stage("InfoNCE (11)", "generator", kept=blocks((user, 2 * m)), working=blocks((user, 2), (shares, 1)),
-                  moved=m * 6 * user, operations=m * 4 * 2 * s.batch * 2 * s.users * d)
+            Stage("InfoNCE (11)", "contrastive", kept=blocks((user, (4 if one_pass else 2) * m)),
+                  working=blocks((user, 2), (2 * -(-s.users // chunk) * FLOAT * anchors * d, 1),
+                                 (FLOAT * anchors * 2 * s.users * one_pass, 1)),
+                  moved=m * 6 * user, operations=m * (3 if one_pass else 4) * 2 * s.batch * 2 * s.users * d)
         )  # fmt: skip
     if s.hidden:
         wide = FLOAT * s.batch * s.hidden[0]
