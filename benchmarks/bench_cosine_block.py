@@ -2,15 +2,24 @@
 
 import pytest
 import torch
-from registry import compare, normal
+from registry import compare, compiled, normal
 from roofline import Work
 
 from mmssl_fast import reference
 from mmssl_fast.ops.cosine_block import cosine_block
 
+PEERS = {
+    "plain PyTorch": lambda: reference.cosine_block,
+    "torch.compile of plain PyTorch": lambda: compiled(reference.cosine_block),
+}
 
+
+@pytest.mark.parametrize(
+    "peer_name", [pytest.param(name, marks=pytest.mark.slow if "compile" in name else []) for name in PEERS]
+)
 @pytest.mark.parametrize("row_l2", [False, True], ids=["masked", "masked_row_l2"])
-def test_cosine_block_forward_and_backward(benchmark, tiktok, row_l2):
+def test_cosine_block_forward_and_backward(benchmark, tiktok, row_l2, peer_name):
+    peer = PEERS[peer_name]()
     users, d = 1024, 64
     u, v = (normal(n, d, seed=n).requires_grad_() for n in (users, tiktok.items))
     seen = tiktok.graph().rows(torch.arange(users))
@@ -30,11 +39,11 @@ def test_cosine_block_forward_and_backward(benchmark, tiktok, row_l2):
     compare(
         benchmark,
         lambda: run(cosine_block),
-        lambda: run(reference.cosine_block),
+        lambda: run(peer),
         check,
         shape=tiktok,
         batch=users,
         d=d,
         work=work,
-        peer_name="plain PyTorch",
+        peer_name=peer_name,
     )

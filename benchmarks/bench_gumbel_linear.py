@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bench_gumbel_softmax import eager
-from registry import compare, normal
+from registry import compare, normal, shapes
 from roofline import Work
 
 from mmssl_fast.ops.gumbel_linear import gumbel_linear
@@ -16,6 +16,7 @@ BATCH, HIDDEN = 1024, 1024
 
 @pytest.mark.parametrize("tau", [0.085, 0.2, 0.5])
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_and_backward"])
+@pytest.mark.parametrize("shape", shapes("50k", quick="tiktok"), ids=str)
 def test_gumbel_linear(benchmark, shape, tau, backward):
     graph = shape.graph()
     users, y_grad = torch.arange(BATCH), normal(BATCH, HIDDEN, seed=2)

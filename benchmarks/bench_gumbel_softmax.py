@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from registry import compare, normal
+from registry import compare, compiled, normal, shapes
 from roofline import Work
 
 from mmssl_fast import reference
@@ -38,6 +38,7 @@ def rows_work(shape):
 
 
 PEERS = {"torch.rand, log, log, softmax": eager, "torch.nn.functional.gumbel_softmax": torch_own}
+COMPILED = "torch.compile of torch.rand, log, log, softmax"
 
 
 def check(graph, users, tau, **options):
@@ -54,14 +55,16 @@ def check(graph, users, tau, **options):
     return same
 
 
-@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("peer", [*PEERS, pytest.param(COMPILED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", shapes("200k", quick="tiktok"), ids=str)
 def test_gumbel_softmax_dense(benchmark, shape, peer):
     graph = shape.graph()
     users, tau = torch.arange(BATCH), 0.5
+    rows = PEERS[peer] if peer in PEERS else compiled(eager)
     compare(
         benchmark,
         lambda: gumbel_softmax(graph, users, tau, 7, method="dense"),
-        lambda: PEERS[peer](graph, users, tau),
+        lambda: rows(graph, users, tau),
         check(graph, users, tau),
         shape=shape,
         batch=BATCH,
@@ -108,6 +111,7 @@ def test_gumbel_softmax_augmented(benchmark, tiktok):
 
 
 @pytest.mark.parametrize("tau", [0.085, 0.2])
+@pytest.mark.parametrize("shape", shapes("200k", quick="tiktok"), ids=str)
 def test_gumbel_softmax_order_statistics(benchmark, shape, tau):
     graph = shape.graph()
     users = torch.arange(BATCH)

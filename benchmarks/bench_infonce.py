@@ -1,9 +1,14 @@
-"""infonce, forward and backward, against eager PyTorch in chunks of keys, recomputed in backward: O(U d) memory too."""
+"""infonce, forward and backward, against eager PyTorch in chunks of keys, recomputed in backward: O(U d) memory too.
+
+On CUDA, where inf-cl is installed, also against its Triton kernels (Inf-CLIP, Cheng et al., 2024).
+"""
+
+import importlib.util
 
 import pytest
 import torch
 import torch.nn.functional as F
-from registry import Shape, compare, normal, permutation
+from registry import DEVICE, Shape, compare, normal, permutation
 from roofline import Work
 from torch.utils.checkpoint import checkpoint
 
@@ -25,8 +30,32 @@ def chunked(h, e, ids, chunk):
     return (torch.stack(parts, 1).logsumexp(1) - (anchors * h[ids]).sum(1) / TAU).mean()
 
 
+def inf_cl(h, e, ids):
+    """Eq. 11 as one contrastive loss over 2 U keys."""
+    from inf_cl import cal_flash_loss
+
+    h, e = F.normalize(h), F.normalize(e)
+    return cal_flash_loss(e[ids], torch.cat((h, e)), ids, 1 / TAU, h.shape[1]).mean()
+
+
+PEERS = {
+    "eager, 512 keys at a time, checkpointed": lambda h, e, ids: chunked(h, e, ids, 512),
+    "inf-cl": inf_cl,
+}
+WITHOUT_INF_CL = DEVICE.type != "cuda" or importlib.util.find_spec("inf_cl") is None
+
+
+@pytest.mark.parametrize(
+    "peer_name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.skipif(name == "inf-cl" and WITHOUT_INF_CL, reason="needs CUDA and inf-cl")
+        )
+        for name in PEERS
+    ],
+)
 @pytest.mark.parametrize("shape", [Shape("100k_users", 100_000, 0, 0, ()), Shape("tiktok", 9308, 0, 0, ())], ids=str)
-def test_infonce_forward_and_backward(benchmark, shape):
+def test_infonce_forward_and_backward(benchmark, shape, peer_name):
     h, e = (normal(shape.users, 64, seed=seed).requires_grad_() for seed in (0, 1))
     ids = permutation(shape.users)[:ANCHORS]
 
@@ -34,21 +63,24 @@ def test_infonce_forward_and_backward(benchmark, shape):
         loss = op()
         return loss.detach(), *torch.autograd.grad(loss, (h, e))
 
-    def check(actual, expected):
-        for pair in zip(actual, expected, strict=True):
-            torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-7)
+    def check(actual, peer):
+        expected = run(lambda: chunked(h, e, ids, 512))
+        for a, x, p in zip(actual, expected, peer, strict=True):
+            torch.testing.assert_close(a, x, rtol=1e-4, atol=1e-7)
+            if peer_name == "inf-cl":  # TF32 products
+                assert (p - x).norm() <= 1e-2 * x.norm()
 
     # two products forward, the same again and four more backward
     work = Work(bytes=4 * 64 * 8 * shape.users, matrix_flops=16 * 64 * ANCHORS * shape.users)
     compare(
         benchmark,
         lambda: run(lambda: infonce(h, e, ids, TAU)),
-        lambda: run(lambda: chunked(h, e, ids, 512)),
+        lambda: run(lambda: PEERS[peer_name](h, e, ids)),
         check,
         shape=shape,
         anchors=ANCHORS,
         d=64,
         work=work,
-        peer_name="eager, 512 keys at a time, checkpointed",
+        peer_name=peer_name,
         rounds=5 if shape.users > 50_000 else 20,
     )

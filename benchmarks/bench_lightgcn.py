@@ -1,7 +1,8 @@
 """lightgcn, forward and backward, against the usual loop of torch.sparse.mm over the joint adjacency matrix."""
 
+import pytest
 import torch
-from registry import compare, normal
+from registry import compare, normal, shapes
 from roofline import Work
 
 from mmssl_fast.ops.propagate import lightgcn
@@ -19,6 +20,7 @@ def joint_adjacency(graph):
     return torch.sparse_coo_tensor(index, torch.cat((value, value)), (nodes, nodes)).coalesce()
 
 
+@pytest.mark.parametrize("shape", shapes("200k"), ids=str)
 def test_lightgcn_forward_and_backward(benchmark, shape):
     graph = shape.graph()
     adjacency = joint_adjacency(graph)

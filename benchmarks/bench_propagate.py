@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from registry import compare, normal
+from registry import compare, normal, shapes
 from roofline import Work
 
 from mmssl_fast.ops.propagate import propagate
@@ -28,6 +28,7 @@ def close(actual, expected):
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("layout", ["coo", "csr"])
 @pytest.mark.parametrize("d", [64, 192])
+@pytest.mark.parametrize("shape", shapes("1m"), ids=str)
 def test_propagate_forward(benchmark, shape, d, layout):
     graph = shape.graph()
     matrix, x = sparse_matrix(graph, layout), normal(graph.n_items, d)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from registry import compare, normal, permutation
+from registry import compare, normal, permutation, shapes
 from roofline import Work
 
 from mmssl_fast import reference
@@ -33,26 +33,28 @@ def close(actual, expected):
 
 
 @pytest.mark.parametrize("row_l2", [False, True])
-def test_relation_linear_forward(benchmark, tiktok, row_l2):
-    seen, u, v, weight, plain = setting(tiktok)
+@pytest.mark.parametrize("shape", shapes("50k", quick="tiktok"), ids=str)
+def test_relation_linear_forward(benchmark, shape, row_l2):
+    seen, u, v, weight, plain = setting(shape)
     with torch.no_grad():
         compare(
             benchmark,
             lambda: (relation_linear(u, v, weight, seen, "cosine", row_l2),),
             lambda: (reference.relation_linear(u, v, plain, seen, "cosine", row_l2),),
             close,
-            shape=tiktok,
+            shape=shape,
             peer_name="cosine_block, F.linear",
             rounds=3,
             rows=ROWS,
             hidden=HIDDEN,
-            work=layer_work(seen, tiktok, 1),
+            work=layer_work(seen, shape, 1),
         )
 
 
 @pytest.mark.parametrize("row_l2", [False, True])
-def test_relation_linear_forward_and_backward(benchmark, tiktok, row_l2):
-    seen, u, v, weight, plain = setting(tiktok)
+@pytest.mark.parametrize("shape", shapes("50k", quick="tiktok"), ids=str)
+def test_relation_linear_forward_and_backward(benchmark, shape, row_l2):
+    seen, u, v, weight, plain = setting(shape)
     dz = normal(ROWS, HIDDEN, seed=3)
 
     def run(op, weight):
@@ -64,10 +66,10 @@ def test_relation_linear_forward_and_backward(benchmark, tiktok, row_l2):
         lambda: run(relation_linear, weight),
         lambda: run(reference.relation_linear, plain),
         close,
-        shape=tiktok,
+        shape=shape,
         peer_name="cosine_block, F.linear",
         rounds=3,
         rows=ROWS,
         hidden=HIDDEN,
-        work=layer_work(seen, tiktok, 3),
+        work=layer_work(seen, shape, 3),
     )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from registry import compare, normal, permutation
+from registry import compare, normal, permutation, shapes
 from roofline import Work
 
 from mmssl_fast.ops.relation_row_norm import relation_row_norm
@@ -12,6 +12,7 @@ ROWS, D = 1024, 64
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shape", shapes("200k"), ids=str)
 def test_relation_row_norm_forward_and_backward(benchmark, shape, masked):
     graph = shape.graph()
     users = permutation(graph.n_users)[:ROWS]

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from registry import compare
+from registry import compare, shapes
 
 from mmssl_fast import reference
 from mmssl_fast.ops.sample_bpr import sample_bpr
@@ -13,6 +13,7 @@ from mmssl_fast.ops.sample_bpr import sample_bpr
 
 @pytest.mark.parametrize("over", ["interactions", "users"])
 @pytest.mark.parametrize("batch", [1024, 8192])
+@pytest.mark.parametrize("shape", shapes("200k"), ids=str)
 def test_sample_bpr(benchmark, shape, batch, over):
     graph = shape.graph()
     crow, col = graph.crow.tolist(), graph.col.tolist()

@@ -1,7 +1,7 @@
 """An adversarial step against catalogue size, dense and ours; and, marked slow, a training step of a large catalogue.
 
-`mmssl-fast benchmark --plot scale.png bench_scale.py` draws the first against the number of items; add `-m "slow or not
-slow"` for the large ones.
+`mmssl-fast benchmark --plot docs/scale.png -k "step and catalogue_size and not 000000" -m "slow or not slow"` draws the
+first against the number of items, up to 200 thousand.
 """
 
 import json

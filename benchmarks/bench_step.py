@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from registry import compare, normal
+from registry import compare, normal, shapes
 
 from mmssl_fast import reference
 from mmssl_fast.nn import losses
@@ -109,14 +109,15 @@ class Step:
 
 
 @pytest.mark.parametrize("tau", [0.2, 0.5], ids=["order_statistics", "dense_noise"])
-def test_adversarial_step(benchmark, tiktok, tau):
-    step = Step(tiktok, tau)
+@pytest.mark.parametrize("shape", shapes("50k", quick="tiktok"), ids=str)
+def test_adversarial_step(benchmark, shape, tau):
+    step = Step(shape, tau)
     compare(
         benchmark,
         step.lazy,
         step.dense,
         lambda *_: step.verify(),
-        shape=tiktok,
+        shape=shape,
         peer_name="dense rows, PyTorch eager",
         rounds=3,
         rows=ROWS,

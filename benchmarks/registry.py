@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import pytest
 import torch
 from roofline import Work, device_seconds, floor_seconds
 from torch.profiler import ProfilerActivity, profile
@@ -56,8 +57,24 @@ SHAPES = {
         Shape("tiktok", 9308, 6710, 59541, (128, 768)),
         Shape("baby", 19445, 7050, 139110, (4096, 1024)),
         Shape("sports", 35598, 18357, 256308, (4096, 1024)),
+        Shape("50k", 50_000, 50_000, 1_000_000, (128, 64)),
+        Shape("200k", 200_000, 200_000, 4_000_000, (128, 64)),
+        Shape("1m", 1_000_000, 1_000_000, 20_000_000, (128, 64)),
     )
 }
+
+
+def shapes(most: str, quick: str = "sports") -> list:
+    """The registry's shapes up to `most` as parameters of a benchmark, those beyond `quick` marked slow."""
+    names = list(SHAPES)
+    quick_ones, all_of_them = names.index(quick) + 1, names.index(most) + 1
+    slow = [pytest.param(SHAPES[name], marks=pytest.mark.slow) for name in names[quick_ones:all_of_them]]
+    return [SHAPES[name] for name in names[:quick_ones]] + slow
+
+
+def compiled(function: Callable) -> Callable:
+    """torch.compile of a dense formulation, one graph for one shape."""
+    return torch.compile(function, dynamic=False)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -162,8 +179,18 @@ def environment() -> dict:
         "isa": mmssl_fast.build_info()["isa"],
         "device": torch.cuda.get_device_name(DEVICE) if DEVICE.type == "cuda" else "cpu",
         "machine": platform.machine(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def processor() -> str:
+    """The processor's own name, where Linux tells it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
 
 
 def peak_bytes(call: Callable) -> int:

@@ -14,7 +14,7 @@ from rich.table import Table
 from .curves import GRID, INK, LOSS, MUTED, NDCG, RECALL
 from .errors import InputError, shown
 
-SAME_MACHINE = ("device", "machine", "isa", "threads", "torch")
+SAME_MACHINE = ("device", "machine", "processor", "isa", "threads", "torch")
 HOLDS = {"ratio": (int, float), "name": str, "median_s": (int, float), "peak_bytes": (int, float),
          "peer_peak_bytes": (int, float), "peer_name": str}  # fmt: skip
 NOTABLE = 1.1  # a change of a ratio that two runs on a quiet machine do not show by themselves

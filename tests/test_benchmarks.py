@@ -1,0 +1,49 @@
+"""The benchmarks' own rules: a wrong result is not reported, and what is slow runs only where it is asked for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+MADE_UP = """
+import torch
+from registry import SHAPES, compare
+
+
+def measure(benchmark, ours):
+    peer = torch.ones(3)
+    compare(benchmark, lambda: ours, lambda: peer, torch.testing.assert_close, shape=SHAPES["tiktok"], peer_name="peer")
+
+
+def test_right(benchmark):
+    measure(benchmark, torch.ones(3))
+
+
+def test_wrong(benchmark):
+    measure(benchmark, torch.tensor([1.0, 1.0, 1.001]))
+"""
+
+
+def pytest_in(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS), "MMSSL_FAST_BENCHMARK_ROUNDS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        env=environment, cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_benchmark_with_a_wrong_result_fails_and_is_not_reported(tmp_path):
+    (tmp_path / "bench_made_up.py").write_text(MADE_UP)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = pytest_in(tmp_path, "--benchmark-only", "--benchmark-json=found.json", "bench_made_up.py")
+    assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    (reported,) = json.loads((tmp_path / "found.json").read_text())["benchmarks"]
+    assert reported["name"] == "test_right" and reported["extra_info"]["ratio"] > 0
+
+
+def test_large_shapes_are_slow():
+    done = pytest_in(BENCHMARKS.parent, "--collect-only", "--benchmark-only", str(BENCHMARKS))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[tiktok" in done.stdout and not any(f"[{name}" in done.stdout for name in ("50k-", "200k", "1m", "200000"))
