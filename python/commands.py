@@ -304,7 +304,8 @@ def benchmark(
                 temporary.write_bytes(found.read_bytes())
     if earlier is not None:
         measured.check_same_machine(rows, earlier, against)
-    OUT.print(measured.table(rows, earlier))
+    if any("ratio" in row for row in rows):
+        OUT.print(measured.table(rows, earlier))
     if plot is not None:
         with replacing(plot) as temporary:
             measured.draw(rows, temporary)

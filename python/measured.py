@@ -108,9 +108,13 @@ def _against_size(scales: list[dict[str, Any]]) -> Figure:
             points = sorted((one["items"], one[side][key] * factor) for one in scales if one.get(side))
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=side)
-                last = f"{points[-1][1]:.3g}"
-                axes.annotate(last, points[-1], textcoords="offset points", xytext=(6, 4), color=colour)
+                last = f"{points[-1][1]:,.0f}" if points[-1][1] >= 100 else f"{points[-1][1]:.3g}"
+                axes.annotate(last, points[-1], textcoords="offset points", xytext=(0, 6), color=colour, ha="center")
         axes.set(xscale="log", yscale="log", xlabel="items in the catalogue", title=label)
+        sizes = sorted({one["items"] for one in scales})
+        axes.set_xticks(sizes, [f"{count:,}" for count in sizes])
+        axes.set_xticks([], minor=True)
+        axes.margins(x=0.12, y=0.15)
         axes.grid(True, which="both", color=GRID)
         axes.legend(frameon=False)
     return figure
