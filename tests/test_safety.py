@@ -33,6 +33,13 @@ def test_no_call_crashes_the_process(tmp_path):
     assert done.returncode == 0, f"exit code {done.returncode}, last call: {last}\n{done.stdout}{done.stderr[-2000:]}"
 
 
+def test_rows_beyond_memory_are_refused_before_they_are_walked():
+    g, weight, one, kept = torch.ones(3, 2), torch.ones(2, 5), torch.ones(3), torch.ones(3, 0)
+    many = torch.zeros((), dtype=torch.bool).expand(2**40)
+    with pytest.raises(ValueError, match=r"gradient_norm_bwd: streamed must be \[3\], got \[1099511627776\]"):
+        torch.ops.mmssl_fast.gradient_norm_bwd(one, g, weight, one, many, kept, "float32")
+
+
 ARRAYS = {
     "crow": [0, 2, 2, 3], "col": [0, 3, 1], "t_crow": [0, 1, 2, 2, 3], "t_col": [0, 2, 0],
 }  # fmt: skip

@@ -166,6 +166,8 @@ def _put_off(pending: PendingGradient, grad, g, weight, norm, streamed, kept, ge
 def _streamed_rows(streamed: Tensor, g: Tensor) -> Tensor:
     """The rows where `streamed` is set, whose number is known from g's shape where shapes are static."""
     rows, h = g.shape
+    if streamed.shape != (rows,):
+        raise ValueError(f"gradient_norm_bwd: streamed must be [{rows}], got {list(streamed.shape)}")
     if not is_static(g.device):
         return streamed.nonzero().flatten()
     return torch.arange(rows, device=g.device) if h > 2 * rows else rows_to_rescue(streamed.to(torch.float32))
