@@ -1,5 +1,6 @@
 """`mmssl-fast reproduce`: runs that are kept and resumed, tables of one split, tests, sweeps, gradients."""
 
+import itertools
 import json
 import re
 import signal
@@ -160,12 +161,18 @@ def test_table4_groups(tmp_path, data):
     assert reproduce("table4", tmp_path, "--systems", "popularity", "--seeds", "1") == 0
     found = rows((tmp_path / "table4.md").read_text())
     degree = np.diff(data.train.indptr)[np.diff(data.test.indptr) > 0]
-    counts = [((degree >= low) & (degree < high)).sum() for low, high in ((0, 4), (4, 6), (6, 9), (9, 13), (13, 100))]
+    bins = list(itertools.pairwise([*paper.BINS[tables.most_even(degree)], 10**9]))
+    counts = [((degree >= low) & (degree < high)).sum() for low, high in bins]
     assert found["test users"] == [str(count) for count in counts] and sum(counts) == len(degree)
     model = torch.ones(60, 1), torch.from_numpy(data.train.sum(axis=0))[:, None]
     _, each = user_metrics(*model, data.test, 20, InteractionGraph.from_scipy(data.train))
-    group = (degree >= 4) & (degree < 6)
-    assert found["popularity"][1] == f"{each['ndcg'][group].mean():.4f}"
+    group = (degree >= bins[1][0]) & (degree < bins[1][1])
+    assert group.any() and found["popularity"][1] == f"{each['ndcg'][group].mean():.4f}"
+
+
+def test_groups_are_those_that_part_the_users():
+    assert tables.most_even(np.array([1, 2, 2, 3, 3, 1])) == "allrecipes"
+    assert tables.most_even(np.array([3, 5, 8, 11, 40])) == "baby"
 
 
 def test_figures_are_drawn(tmp_path, sweeps):
