@@ -1,6 +1,6 @@
 """One training step and one evaluation of a large random catalogue; prints what they took as JSON.
 
-    python benchmarks/large_catalogue.py [--users N] [--items N] [--interactions N] [--hidden H] [--device cuda]
+python benchmarks/large_catalogue.py [--users N] [--items N] [--interactions N] [--hidden H] [--device cuda]
 """
 
 import argparse

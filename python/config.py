@@ -338,8 +338,7 @@ def _check_together(config: Config, sources: dict[str, str]) -> None:
     def refuse(key: str, other: str, rule: str) -> None:
         where = sources.get(key, sources.get(other, "configuration"))
         raise InputError(
-            f"{where}: {key} = {toml_value(_get(config, key))} with {other} = "
-            f"{toml_value(_get(config, other))}: {rule}"
+            f"{where}: {key} = {toml_value(_get(config, key))} with {other} = {toml_value(_get(config, other))}: {rule}"
         )
 
     if config.model.dim % config.model.heads:

@@ -1,14 +1,15 @@
 """What one run costs, computed from its sizes alone: bytes held, bytes needed for a while, bytes moved and operations
 of every stage. The one place that knows; `--memory` and the refusal before training read it.
 
-A plan is for float32 on the CPU and counts tensors; Python, torch and the other libraries are not in it. How far the
-allocator uses blocks again is the one thing that is estimated, see KEPT_BELOW and `peak`.
+A plan is for float32 on the CPU and counts tensors; Python, torch and the other libraries are not in it. What the
+allocator keeps of freed blocks is the one thing that is estimated, see SLACK.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from .data import Dataset
 
 FLOAT, INDEX, OFFSET = 4, 4, 8
-# Larger blocks that were freed serve smaller requests too; from 32 MiB up glibc gives them back at once.
-KEPT_BELOW = 12 << 20
+# Blocks from glibc's greatest mmap threshold up are given back when freed; smaller ones stay, and as torch asks for
+# aligned blocks, one of them seldom serves a request of another size. SLACK is measured: 1.6 to 1.9 on small runs.
+GIVEN_BACK, SLACK = 32 << 20, 1.75
 TILE = 1 << 20  # entries of TiledAdam's gradient at once
 UNITS = {"": 1, "B": 1, **{f"{p}{end}": 1024 ** (at + 1) for at, p in enumerate("KMGT") for end in ("", "B", "iB")}}
 
@@ -63,15 +65,17 @@ Blocks = dict[int, int]  # size of a tensor in bytes → how many of that size
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a run. held: bytes it keeps from then on; kept: tensors that stay until the step's end; working:
-    tensors it needs while it runs; moved: bytes read and written a step; operations: of matrix products and the like a
-    step; loaded: whether it is there once the data has been read; phase: of the run, one after the other."""
+    """One part of a run. held: bytes it keeps from then on; kept: tensors that stay until the step's end, or until a
+    stage that names their phase in freed; working: tensors it needs while it runs; moved: bytes read and written a
+    step; operations: of matrix products and the like a step; loaded: whether it is there once the data has been read;
+    phase: of the run, one after the other."""
 
     name: str
     phase: str = "build"
     held: int = 0
     kept: Blocks = field(default_factory=dict)
     working: Blocks = field(default_factory=dict)
+    freed: tuple[str, ...] = ()
     moved: int = 0
     operations: int = 0
     loaded: bool = False
@@ -79,7 +83,7 @@ class Stage:
     @property
     def passing(self) -> int:
         """Bytes beyond what is held."""
-        return sum(size * count for blocks in (self.kept, self.working) for size, count in blocks.items())
+        return _bytes(self.kept) + _bytes(self.working)
 
 
 def blocks(*tensors: tuple[int, int]) -> Blocks:
@@ -191,9 +195,13 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                   operations=4 * m * d * s.hidden[0] * (s.items + s.batch) + 4 * m * s.batch * prod(s.hidden))
         )  # fmt: skip
     sums = [(user, m + 2), (item, m + 4)]
-    if m and edges:
-        sums += [pair for side in (user, item) for pair in ((m * side, 3), (s.heads * side, 1))]
-    return [*found, Stage("encoder, back", "generator", working=blocks(*sums), moved=2 * (4 + 7 * m) * table)]
+    if m and edges:  # one side's attention after the other
+        sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
+    losses = tuple({stage.phase for stage in found})
+    return [
+        *found,
+        Stage("encoder, back", "generator", working=blocks(*sums), freed=losses, moved=2 * (4 + 7 * m) * table),
+    ]
 
 
 def _discriminator_stages(s: Sizes, item: int) -> list[Stage]:
@@ -227,33 +235,36 @@ def held(found: list[Stage]) -> int:
     return sum(stage.held for stage in found)
 
 
+def live(found: list[Stage]) -> int:
+    """Bytes of the tensors that are there at the worst moment: the peak under an allocator that gives every freed block
+    back, as glibc does below MALLOC_MMAP_THRESHOLD_."""
+    return max((held + _bytes(alive) for _, held, alive in _moments(found)), default=0)
+
+
 def peak(found: list[Stage]) -> int:
-    """Bytes at the highest: what is held, the large tensors of the worst moment, and the small ones that the allocator
-    has kept by then.
-
-    As torch asks for aligned blocks, a small one that was freed seldom serves a request of another size: within a phase
-    each size keeps its own greatest number of blocks. Those of an earlier phase have merged with their neighbours by
-    then, and serve again in part: of the two bounds, all and none of them, the middle is taken.
-    """
-    return (_with_blocks(found, merging=True) + _with_blocks(found, merging=False)) // 2
+    """Bytes resident at the highest: `live` with what glibc's allocator keeps of freed blocks, see SLACK."""
+    return max((held + _resident(alive) for _, held, alive in _moments(found)), default=0)
 
 
-def _with_blocks(found: list[Stage], merging: bool) -> int:
-    small: Blocks = {}
-    kept: Counter[int] = Counter()
-    held = highest = 0
-    phase = ""
+def _resident(tensors: Blocks) -> int:
+    small = _bytes({size: count for size, count in tensors.items() if size < GIVEN_BACK})
+    return round(SLACK * small) + _bytes(tensors) - small
+
+
+def _bytes(tensors: Blocks) -> int:
+    return sum(size * count for size, count in tensors.items())
+
+
+def _moments(found: list[Stage]) -> Iterator[tuple[Stage, int, Blocks]]:
+    """Of each stage: it, the bytes held by then, and the other tensors that are there while it runs."""
+    kept: dict[str, Counter[int]] = {}
+    held = 0
     for stage in found:
-        if merging and stage.phase != phase:
-            small = {}
-        phase = stage.phase
+        for phase in stage.freed:
+            kept.pop(phase, None)
         held += stage.held
-        kept.update(stage.kept)
-        alive = kept + Counter(stage.working)
-        large = sum(size * count for size, count in alive.items() if size >= KEPT_BELOW)
-        small |= {size: max(count, small.get(size, 0)) for size, count in alive.items() if size < KEPT_BELOW}
-        highest = max(highest, held + large + sum(size * count for size, count in small.items()))
-    return highest
+        kept.setdefault(stage.phase, Counter()).update(stage.kept)
+        yield stage, held, sum(kept.values(), Counter(stage.working))
 
 
 def largest(found: list[Stage], count: int = 3) -> str:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MADE_UP = """
 import torch
@@ -29,11 +31,12 @@ def test_wrong(benchmark):
 def pytest_in(folder, *arguments):
     environment = os.environ | {"PYTHONPATH": str(BENCHMARKS), "MMSSL_FAST_BENCHMARK_ROUNDS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         env=environment, cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("alone")
 def test_benchmark_with_a_wrong_result_fails_and_is_not_reported(tmp_path):
     (tmp_path / "bench_made_up.py").write_text(MADE_UP)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
@@ -43,6 +46,7 @@ def test_benchmark_with_a_wrong_result_fails_and_is_not_reported(tmp_path):
     assert reported["name"] == "test_right" and reported["extra_info"]["ratio"] > 0
 
 
+@pytest.mark.usefixtures("alone")
 def test_large_shapes_are_slow():
     done = pytest_in(BENCHMARKS.parent, "--collect-only", "--benchmark-only", str(BENCHMARKS))
     assert done.returncode == 0, done.stdout + done.stderr

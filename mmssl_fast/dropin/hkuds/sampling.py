@@ -68,9 +68,7 @@ class TripleSampler:
             places = _sample(len(self._places), self._batch)
         generator = np.random.get_bit_generator()
         with generator.lock:
-            pos, neg = numpy_triples(
-                generator.capsule, places, self._crow, self._items, self._ascending, self._n_items
-            )
+            pos, neg = numpy_triples(generator.capsule, places, self._crow, self._items, self._ascending, self._n_items)
         return list(map(self._users.__getitem__, places.tolist())), pos.tolist(), neg.tolist()
 
 
