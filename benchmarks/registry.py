@@ -4,6 +4,8 @@ A benchmark is a test that takes pytest-benchmark's fixture and ends in `compare
 timed, the peer runs in the same process, a call of it before every call of ours, and extra_info keeps what was found.
 """
 
+import ctypes
+import gc
 import os
 import platform
 import statistics
@@ -106,8 +108,9 @@ def compare(
     memory that the other leaves behind.
 
     Adds to extra_info: the ratio of the medians and of the best times (above 1: ours is faster), the peer's median in
-    seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too), the shape, versions,
-    instruction set and number of threads, `peer_name` and `info`. rounds: calls of each, at most those that the
+    seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too; and by how much the
+    process grew at the highest, on Linux's CPU), the shape, versions, instruction set and number of threads,
+    `peer_name` and `info`. rounds: calls of each, at most those that the
     variable MMSSL_FAST_BENCHMARK_ROUNDS allows; a warm-up comes before. On CUDA also the device's own time of each, and
     with `work` the share of the roofline that is reached.
     """
@@ -126,6 +129,8 @@ def compare(
         "shape": asdict(shape),
         "peak_bytes": peak_bytes(ours),
         "peer_peak_bytes": peak_bytes(peer),
+        "grown_bytes": grown_bytes(ours),
+        "peer_grown_bytes": grown_bytes(peer),
         "peer_name": peer_name,
         **environment(),
         **info,
@@ -208,3 +213,23 @@ def peak_bytes(call: Callable) -> int:
     held = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())], dtype=np.int64)
     del result
     return int(held.max(initial=0))
+
+
+def grown_bytes(call: Callable) -> int | None:
+    """By how much the memory of the process grew at the highest during `call`: the high-water mark of its resident
+    pages, in bytes, over what it held before, once the allocator has given back what it can. None on a GPU, or where
+    the system has no such mark."""
+    if DEVICE.type != "cpu" or not os.access("/proc/self/clear_refs", os.W_OK):
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the mark falls to what is resident now
+    before = _status("VmRSS")
+    call()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(f"{name}:"))

@@ -41,35 +41,41 @@ def page(day: str, found: dict[str, dict]):
         f"{at['torch']}, Python {at['python']}; medians of {min(rounds)} to {max(rounds)} rounds."
     )
     yield ""
-    yield "| target | wanted | times faster: median, best | ours, ms | peak MiB, ours and the peer's | met |"
-    yield "|---|---|---|---|---|---|"
+    yield (
+        "| target | wanted | times faster: median, best | ours, ms | peak MiB of tensors, ours and the peer's "
+        "| resident growth | met |"
+    )
+    yield "|---|---|---|---|---|---|---|"
     for what, pattern, wanted, memory in TARGETS:
         matches = [(match, found[name]) for name in found if (match := re.fullmatch(pattern, name))]
         asked = f"≥ {wanted}" + ("" if memory is None else f", memory ≤ {memory:g}")
         if not matches:
-            yield f"| {what.format('-')} | {asked} | not measured | | | |"
+            yield f"| {what.format('-')} | {asked} | not measured | | | | |"
         for match, each in matches:
             info = each["extra_info"]
             met = info["ratio"] >= wanted and (memory is None or info["peak_bytes"] <= memory * info["peer_peak_bytes"])
             yield (
                 f"| {what.format(*match.groups())} | {asked} | {info['ratio']:.2f}, {info['ratio_of_best']:.2f} "
-                f"| {each['stats']['median'] * 1e3:.1f} | {peaks(info)} | {'yes' if met else 'no'} |"
+                f"| {each['stats']['median'] * 1e3:.1f} | {peaks(info)} | {peaks(info, 'grown')} "
+                f"| {'yes' if met else 'no'} |"
             )
     yield ""
     yield "Every benchmark of the run:"
     yield ""
-    yield "| benchmark | median | best | ours, ms | peak MiB, ours and the peer's | peer |"
-    yield "|---|---|---|---|---|---|"
+    yield "| benchmark | median | best | ours, ms | peak MiB of tensors, ours and the peer's | resident growth | peer |"
+    yield "|---|---|---|---|---|---|---|"
     for name, each in found.items():
         info = each["extra_info"]
         yield (
             f"| {name} | {info['ratio']:.2f} | {info['ratio_of_best']:.2f} | {each['stats']['median'] * 1e3:.2f} "
-            f"| {peaks(info)} | {info['peer_name']} |"
+            f"| {peaks(info)} "
+            f"| {peaks(info, 'grown')} | {info['peer_name']} |"
         )
 
 
-def peaks(info: dict) -> str:
-    return f"{info['peak_bytes'] / 2**20:.1f}, {info['peer_peak_bytes'] / 2**20:.1f}"
+def peaks(info: dict, what: str = "peak") -> str:
+    found = info.get(f"{what}_bytes"), info.get(f"peer_{what}_bytes")
+    return "" if None in found else ", ".join(f"{each / 2**20:.1f}" for each in found)
 
 
 if __name__ == "__main__":
