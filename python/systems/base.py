@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmssl_fast import bpr_loss
+from mmssl_fast import InteractionGraph, bpr_loss
 from mmssl_fast.nn.encoder import standardised
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from mmssl_fast.graph import InteractionGraph
-
     from ..config import Config
     from ..data import Dataset
 
@@ -150,6 +148,12 @@ class ModuleSystem:
 def table(rows: int, dim: int) -> nn.Parameter:
     """A Xavier-uniform embedding table [rows, dim]."""
     return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim)))
+
+
+def thinned(graph: InteractionGraph, kept: Tensor) -> InteractionGraph:
+    """The graph with only those of its edges where kept, bool [nnz], says so."""
+    users = torch.repeat_interleave(torch.arange(graph.n_users, device=graph.device), graph.user_degree)
+    return InteractionGraph.from_pairs(users[kept], graph.col[kept], graph.n_users, graph.n_items).to(graph.device)
 
 
 def features_of(dataset: Dataset, config: Config) -> list[Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
-from .base import Batch, ModuleSystem
+from .base import Batch, ModuleSystem, thinned
 from .lightgcn import LightGCN
 
 
@@ -34,12 +34,7 @@ class SGL(LightGCN):
     def views(self) -> list[InteractionGraph]:
         """The two graphs of this epoch."""
         if not self._views:
-            graph = self.graph
-            users = torch.repeat_interleave(torch.arange(graph.n_users, device=graph.device), graph.user_degree)
-            self._views += [
-                InteractionGraph.from_pairs(users[kept], graph.col[kept], graph.n_users, graph.n_items).to(graph.device)
-                for kept in self.kept
-            ]
+            self._views += [thinned(self.graph, kept) for kept in self.kept]
         return self._views
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
