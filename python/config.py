@@ -282,6 +282,51 @@ class HCCFSection(Section):
     weight: float = Field(0.01, ge=0, description="HCCF: weight of the contrast, a mean over anchors.")
 
 
+class NCLSection(Section):
+    clusters: int = Field(
+        1000, ge=1, le=1 << 20, description="NCL: clusters of either side, at most its nodes. Its published code: 1000."
+    )
+    tau: float = Field(0.1, ge=1e-3, description="NCL: temperature of both contrasts. Its published code: 0.05 to 0.1.")
+    weight: float = Field(
+        4e-3,
+        ge=0,
+        description="NCL: weight of the contrast with the second layer, a mean over anchors. Its published code: 1e-6 "
+        "times a sum over 4096.",
+    )
+    prototype_weight: float = Field(
+        4e-4,
+        ge=0,
+        description="NCL: weight of the contrast with clusters, a mean over anchors. Its published code: 1e-7 times a "
+        "sum over 4096.",
+    )
+    warm_up: int = Field(20, ge=0, description="NCL: epochs before there are clusters. Its published code: 20.")
+
+
+class CLCRecSection(Section):
+    hidden: int = Field(256, ge=1, le=4096, description="CLCRec: hidden width of the encoder. Its published code: 256.")
+    tau: float = Field(1.0, ge=1e-3, description="CLCRec: temperature of both contrasts. Its published code: 1.")
+    weight: float = Field(
+        0.5, ge=0, le=1, description="CLCRec: share of the contrast between items and their features in the loss."
+    )
+    share: float = Field(
+        0.5, ge=0, le=1, description="CLCRec: how often features stand in for an item. Its published code: 0.5."
+    )
+
+
+class MMGCLSection(Section):
+    drop: float = Field(0.1, ge=0, lt=1, description="MMGCL: share of edges left out of each modality's graph.")
+    tau: float = Field(0.2, ge=1e-3, description="MMGCL: temperature of the contrast.")
+    weight: float = Field(0.1, ge=0, description="MMGCL: weight of the contrast, a mean over anchors.")
+
+
+class SLMRecSection(Section):
+    drop: float = Field(0.3, ge=0, lt=1, description="SLMRec: dropout in a view. Its published code: 0.3.")
+    tau: float = Field(0.2, ge=1e-3, description="SLMRec: temperature of the contrasts. Its published code: 0.2.")
+    weight: float = Field(
+        0.1, ge=0, description="SLMRec: weight of the contrasts, each a mean over anchors. Its published code: 0.1."
+    )
+
+
 class LATTICESection(Section):
     neighbours: int = Field(10, ge=1, le=128, description="LATTICE: neighbours of an item, k. Its paper: 10.")
     keep: float = Field(
@@ -302,6 +347,10 @@ class Config(Section):
     sgl: SGLSection = SGLSection()
     lattice: LATTICESection = LATTICESection()
     hccf: HCCFSection = HCCFSection()
+    ncl: NCLSection = NCLSection()
+    clcrec: CLCRecSection = CLCRecSection()
+    mmgcl: MMGCLSection = MMGCLSection()
+    slmrec: SLMRecSection = SLMRecSection()
 
 
 def load(

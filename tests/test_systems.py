@@ -11,12 +11,13 @@ from mmssl_trainer.data import Dataset, synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.evaluate import split_metrics
 from mmssl_trainer.systems.base import Batch
+from mmssl_trainer.systems.ncl import cluster_rows
 from mmssl_trainer.train import fit
 
 from mmssl_fast.graph import InteractionGraph
 
 BASELINES = sorted({*systems.SYSTEMS} - {"mmssl", "popularity"})
-WITH_FEATURES = {"vbpr", "lightgcn_m", "mmgcn", "lattice"}
+WITH_FEATURES = {"vbpr", "lightgcn_m", "mmgcn", "grcn", "lattice", "clcrec", "mmgcl", "slmrec"}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,27 @@ def agrees(system, users, items, parameters):
     for name, parameter in system.model.named_parameters():
         if parameters[name].grad is not None:
             torch.testing.assert_close(parameter.grad.double(), parameters[name].grad, rtol=2e-3, atol=2e-7)
+
+
+def contrast(h, e, anchors, tau=0.2):
+    """infonce(h, e, anchors, tau, exclude_self=True)."""
+    h, e = F.normalize(h, dim=1), F.normalize(e, dim=1)
+    logits = torch.cat([e[anchors] @ h.T, e[anchors] @ e.T], 1) / tau
+    own = F.one_hot(len(h) + anchors, 2 * len(h)).bool()
+    return F.cross_entropy(logits.masked_fill(own, -torch.inf), anchors)
+
+
+def terms_agree(system, own, seed, **expected):
+    """The terms of a step drawn with this seed, and their sum's gradients, are those of the plain expressions."""
+    torch.manual_seed(seed)
+    found = system.model.terms(Batch(*TRIPLES, 0))
+    assert list(found) == list(expected)
+    for name, plain in expected.items():
+        assert found[name].item() == pytest.approx(plain.item(), rel=1e-5), name
+    sum(found.values()).backward()
+    sum(expected.values()).backward()
+    for name, parameter in system.model.named_parameters():
+        torch.testing.assert_close(parameter.grad.double(), own[name].grad, rtol=2e-3, atol=1e-7)
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
@@ -265,8 +287,153 @@ def test_hccf_and_its_gradients(data):
     agrees(system, *total, own)
 
 
-def test_sgl_draws_views_anew_each_epoch(data):
-    system = built(data, "sgl")
+def test_ncl_terms_and_their_gradients(data):
+    system = built(data, "ncl", ncl__clusters=6, ncl__warm_up=0)
+    own, adjacency, tau = double(system.model), both(dense(data.train)), 0.1
+    users, items = own["users"], own["items"]
+    structure = contrast(users, adjacency @ (adjacency.T @ users), TRIPLES[0], tau)
+    structure = structure + contrast(items, adjacency.T @ (adjacency @ items), TRIPLES[1], tau)
+    prototypes = 0
+    for x, side, anchors in ((users, "user", TRIPLES[0]), (items, "item", TRIPLES[1])):
+        centres, cluster = own[f"{side}_centres"], getattr(system.model, f"{side}_cluster")
+        score = F.normalize(x, dim=1) @ centres.T
+        assert torch.equal(score.argmax(1), cluster) and cluster.unique().numel() > 1
+        prototypes = prototypes + F.cross_entropy(score[anchors] / tau, cluster[anchors])
+    ranking = bpr(*layer_mean(adjacency, users, items, 2))
+    terms_agree(system, own, 1, bpr=ranking, contrastive=4e-3 * structure, prototypes=4e-4 * prototypes)
+
+
+def test_grcn_and_its_gradient(data):
+    """With confidences of either sign, so that edges are pruned."""
+    system = built(data, "grcn")
+    for name in ("user_confidence", "item_confidence"):
+        torch.nn.init.normal_(getattr(system.model, name))
+    own, adjacency = double(system.model), dense(data.train)
+
+    def shares(p, f, side):
+        weights = adjacency * (p @ f.T).exp()
+        return weights / weights.sum(side, keepdim=True).clamp(min=1e-9)
+
+    parts, to_users, to_items = [], [], []
+    for m in range(2):
+        linear = F.linear(own[f"features_{m}"], own[f"project.{m}.weight"], own[f"project.{m}.bias"])
+        f, p = F.normalize(F.leaky_relu(linear), dim=1), F.normalize(own[f"prototypes.{m}"], dim=1)
+        for _ in range(3):
+            p = F.normalize(p + shares(p, f, 1) @ f, dim=1)
+        by_user, by_item = shares(p, f, 1), shares(p, f, 0)
+        parts.append((p + F.leaky_relu(by_user @ f), f + F.leaky_relu(by_item.T @ p)))
+        to_users.append(by_user * own["item_confidence"][:, m])
+        to_items.append(by_item * own["user_confidence"][:, m, None])
+    to_users, to_items = (torch.stack(one).amax(0).relu() for one in (to_users, to_items))
+    assert 0.1 < (to_users[adjacency > 0] == 0).double().mean() < 0.4
+    x = F.normalize(own["users"], dim=1), F.normalize(own["items"], dim=1)
+    total = x
+    for _ in range(2):
+        x = F.leaky_relu(to_users @ x[1]), F.leaky_relu(to_items.T @ x[0])
+        total = tuple(t + e for t, e in zip(total, x, strict=True))
+    agrees(system, *(torch.cat(side, 1) for side in zip(total, *parts, strict=True)), own)
+
+
+def test_clcrec_terms_and_their_gradients(data):
+    system = built(data, "clcrec", clcrec__weight=0.3, clcrec__tau=0.7, clcrec__share=0.4)
+    own = double(system.model)
+    seen = F.linear(own["features"], own["encoder.0.weight"], own["encoder.0.bias"])
+    seen = F.linear(F.leaky_relu(seen), own["encoder.2.weight"], own["encoder.2.bias"])
+    torch.manual_seed(3)
+    stand_in, ranking = (torch.rand(8) < 0.4).tolist(), 0
+    assert {*stand_in} == {True, False}
+    for at, (user, positive) in enumerate(zip(*TRIPLES[:2], strict=True)):
+        places = [at, *(4 + other for other in range(4) if TRIPLES[2][other] != positive)]
+        chosen = [(seen if stand_in[place] else own["items"])[torch.cat(TRIPLES[1:])[place]] for place in places]
+        ranking = ranking - F.log_softmax(torch.stack(chosen) @ own["users"][user] / 0.7, 0)[0] / 4
+    contrastive = contrast(seen, own["items"], TRIPLES[1], 0.7)
+    terms_agree(system, own, 3, ranking=0.7 * ranking, contrastive=0.3 * contrastive)
+
+
+def test_clcrec_knows_unknown_items_by_their_features(data):
+    train = data.train.tolil()
+    train[:, 3] = 0
+    system = built(Dataset(**{**vars(data), "train": train.tocsr()}), "clcrec")
+    items, seen, rest = system.embeddings()[1], system.cold_items(), torch.arange(data.n_items) != 3
+    assert torch.equal(items[3], seen[3]) and torch.equal(items[rest], system.model.items.detach()[rest])
+
+
+def test_mmgcl_terms_and_their_gradients(data):
+    system = built(data, "mmgcl", mmgcl__drop=0.3)
+    own, kept = double(system.model), system.model.kept
+    linear = [F.linear(own[f"features_{m}"], own[f"project.{m}.weight"], own[f"project.{m}.bias"]) for m in range(2)]
+    users = own["users"], *(own[f"preferences.{m}"] for m in range(2))
+    starts = list(zip(users, (own["items"], *linear), strict=True))
+    whole = [layer_mean(both(dense(data.train)), *start, 2) for start in starts]
+    torch.manual_seed(3)
+    masked, views = 1 + int(torch.randint(2, ())), []
+    row, column = data.train.nonzero()
+    for mask, start in zip(kept.numpy(), starts, strict=True):
+        adjacency = torch.zeros(data.n_users, data.n_items, dtype=torch.float64)
+        adjacency[row[mask], column[mask]] = 1.0
+        views.append(layer_mean(both(adjacency), *start, 2))
+    loss = 0
+    for side in (0, 1):
+        shown = sum(part[side] for at, part in enumerate(whole) if at != masked)
+        loss = loss + contrast(shown, sum(part[side] for part in views), TRIPLES[side])
+    ranking = bpr(*(sum(side) for side in zip(*whole, strict=True)))
+    terms_agree(system, own, 3, bpr=ranking, contrastive=0.1 * loss)
+
+
+def test_slmrec_terms_and_their_gradients(data):
+    """With dropout off, since masks have no plain counterpart."""
+    system = built(data, "slmrec", slmrec__drop=0.0)
+    own, adjacency = double(system.model), both(dense(data.train))
+    linear = [F.linear(own[f"features_{m}"], own[f"project.{m}.weight"], own[f"project.{m}.bias"]) for m in range(2)]
+
+    def embedded(hidden=None):
+        starts = [x * (at != hidden) for at, x in enumerate((own["items"], *linear))]
+        outputs = [layer_mean(adjacency, own["users"], start, 2) for start in starts]
+        users, items = (torch.cat(side, 1) for side in zip(*outputs, strict=True))
+        fused = (F.linear(x, own[f"{side}_fusion.weight"], own[f"{side}_fusion.bias"])
+                 for x, side in ((users, "user"), (items, "item")))  # fmt: skip
+        return tuple(fused), [items for _, items in outputs]
+
+    (users, items), (space, *modalities) = embedded()
+    torch.manual_seed(3)
+    first, second = (embedded(hidden)[0] for hidden in torch.randperm(3)[:2].tolist())
+    masking = sum(contrast(second[side], first[side], TRIPLES[side]) for side in (0, 1))
+    alignment = 0
+    for m, x in enumerate(modalities):
+        space, x = (F.linear(value, own[f"{part}.{m}.weight"], own[f"{part}.{m}.bias"])
+                    for value, part in ((space, "coarse"), (x, "fine")))  # fmt: skip
+        alignment = alignment + contrast(x, space, TRIPLES[1])
+    terms_agree(system, own, 3, bpr=bpr(users, items), masking=0.1 * masking, alignment=0.1 * alignment)
+
+
+def test_ncl_has_no_clusters_before_its_warm_up_is_over(data):
+    system = built(data, "ncl", ncl__clusters=6, ncl__warm_up=1)
+    assert system.model.terms(Batch(*TRIPLES, 0))["prototypes"] == 0
+    centres = []
+    for epoch in (2, 3):
+        system.start_epoch(epoch)
+        assert system.model.terms(Batch(*TRIPLES, 0))["prototypes"] > 0
+        centres.append(system.model.user_centres.clone())
+    assert not torch.equal(*centres)
+
+
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_ncl_clusters_are_those_of_points_that_lie_apart(k):
+    """Also for as many clusters as rows, and rows of zeros, which belong to some cluster."""
+    torch.manual_seed(0)
+    x = torch.eye(3, 8).repeat(14, 1)[:40] + 0.01 * torch.randn(40, 8)
+    x[39] = 0
+    centres = torch.zeros(k, 8)
+    cluster = cluster_rows(x, centres)
+    assert cluster.shape == (40,) and 0 <= cluster.min() and cluster.max() < k
+    assert torch.equal((F.normalize(x[:39], dim=1) @ centres.T).argmax(1), cluster[:39])
+    lengths = centres.norm(dim=1)
+    assert torch.all((lengths - 1).abs().lt(1e-5) | (lengths == 0))
+
+
+@pytest.mark.parametrize("name", ["sgl", "mmgcl"])
+def test_views_are_drawn_anew_each_epoch(data, name):
+    system = built(data, name)
     before = system.model.kept.clone()
     system.start_epoch(2)
     assert not torch.equal(before, system.model.kept)

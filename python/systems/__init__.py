@@ -9,14 +9,15 @@ if TYPE_CHECKING:
     from .base import System
 
 SYSTEMS = {
-    "mmssl": "MMSSLSystem", "lightgcn": "LightGCNSystem", "popularity": "PopularitySystem", "mf": "MFSystem",
-    "sgl": "SGLSystem", "vbpr": "VBPRSystem", "lightgcn_m": "LightGCNMSystem", "mmgcn": "MMGCNSystem",
-    "lattice": "LATTICESystem", "ngcf": "NGCFSystem", "hccf": "HCCFSystem",
+    "mmssl": "MMSSLSystem", "popularity": "PopularitySystem", "mf": "MFSystem", "ngcf": "NGCFSystem",
+    "lightgcn": "LightGCNSystem", "sgl": "SGLSystem", "ncl": "NCLSystem", "hccf": "HCCFSystem", "vbpr": "VBPRSystem",
+    "lightgcn_m": "LightGCNMSystem", "mmgcn": "MMGCNSystem", "grcn": "GRCNSystem", "lattice": "LATTICESystem",
+    "clcrec": "CLCRecSystem", "mmgcl": "MMGCLSystem", "slmrec": "SLMRecSystem",
 }  # fmt: skip
 TITLES = {
-    "mmssl": "MMSSL", "popularity": "popularity", "mf": "MF-BPR", "lightgcn": "LightGCN", "sgl": "SGL", "vbpr": "VBPR",
-    "lightgcn_m": "LightGCN-M", "mmgcn": "MMGCN", "lattice": "LATTICE", "ngcf": "NGCF",
-    "hccf": "HCCF",
+    "mmssl": "MMSSL", "popularity": "popularity", "mf": "MF-BPR", "ngcf": "NGCF", "lightgcn": "LightGCN", "sgl": "SGL",
+    "ncl": "NCL", "hccf": "HCCF", "vbpr": "VBPR", "lightgcn_m": "LightGCN-M", "mmgcn": "MMGCN", "grcn": "GRCN",
+    "lattice": "LATTICE", "clcrec": "CLCRec", "mmgcl": "MMGCL", "slmrec": "SLMRec",
 }  # fmt: skip
 
 
