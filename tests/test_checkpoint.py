@@ -116,6 +116,7 @@ def test_file_is_flushed_then_renamed_then_its_folder_is_flushed(tmp_path, monke
         ("lightgcn", {"train__sample_over": "users", "train__patience": 3}),
         ("mmssl", {"train__feature_dtype": "float16", "optimiser__first_layer_moments": "bfloat16"}),
         *((name, {}) for name in systems.SYSTEMS if name not in ("mmssl", "lightgcn", "popularity")),
+        ("ncl", {"ncl__warm_up": 1, "ncl__clusters": 5}),
     ],
 )
 def test_interrupted_and_uninterrupted_runs_agree_to_the_bit(data, tmp_path, system, values):

@@ -12,6 +12,8 @@ from mmssl_trainer.cli import main
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.data.dataset import build
 
+WITH_FEATURES = ["mmssl", "vbpr", "lightgcn_m", "grcn", "lattice", "clcrec", "mmgcl", "slmrec"]
+
 
 @pytest.fixture(scope="module")
 def data():
@@ -30,7 +32,7 @@ def data():
 def runs(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cold")
     path = write_plain(data, folder / "data")
-    for system in ("mmssl", "vbpr", "lightgcn_m", "lattice", "lightgcn", "popularity"):
+    for system in (*WITH_FEATURES, "lightgcn", "popularity"):
         arguments = ["--system", system, "--epochs", "4", "--threads", "1", "--batch", "256", "--set", "model.dim=16",
                      "--set", "optimiser.lr=0.02"]  # fmt: skip
         assert main(["train", "--data", str(path), "--out", str(folder / system), *arguments]) == 0
@@ -43,7 +45,7 @@ def evaluated(run, capsys, *more):
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("system", ["mmssl", "vbpr", "lightgcn_m", "lattice"])
+@pytest.mark.parametrize("system", WITH_FEATURES)
 def test_features_find_cold_items(runs, data, system, capsys):
     """Well above a random order of the 15 candidates, of which 5 are listed."""
     found = evaluated(runs / system, capsys)

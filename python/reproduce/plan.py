@@ -17,7 +17,7 @@ from .paper import SWEEPS
 TARGETS = ("table2", "table3", "table4", "figure3", "figure4", "figure5")
 DEFAULT_SYSTEMS = {
     "table2": [name for name in SYSTEMS if name != "mmssl"] + ["mmssl"],
-    "table4": ["vbpr", "mmgcn", "lattice", "lightgcn", "mmssl"],
+    "table4": ["vbpr", "mmgcn", "lattice", "slmrec", "lightgcn", "mmssl"],
     "figure3": ["lightgcn", "mmgcn", "lattice", "mmssl"],
 }
 QUICK_SYSTEMS = ["popularity", "mf", "lightgcn", "mmssl"]

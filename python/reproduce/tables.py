@@ -81,7 +81,8 @@ def changed_settings(found: Found) -> str:
     default, own = Config().model_dump(), found.run.config.model_dump()
     changes = [
         f"{section}.{key}={value:g}" if isinstance(value, float) else f"{section}.{key}={value}"
-        for section in ("model", "loss", "optimiser", "train", "sgl", "lattice")
+        for section in default
+        if section not in ("data", "evaluate")
         for key, value in own[section].items()
         if key not in skipped and value != default[section][key]
     ]
