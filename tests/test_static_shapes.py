@@ -36,7 +36,8 @@ def test_step_never_waits_for_the_device(gumbel_tau):
         actual = step(*prepared, gumbel_tau)
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(actual[name], value, atol=2e-6, rtol=2e-4, msg=lambda text, name=name: name + text)
+        # of the whole tensor: its small entries are what is left of large ones, rounded otherwise on every processor
+        assert (actual[name] - value).norm() <= 1e-5 * value.norm(), name
 
 
 def test_step_on_a_cpu_does_wait():
