@@ -97,9 +97,9 @@ def tune(
     out: Annotated[Path, typer.Option(help="The search's folder; a search that is there goes on.")] = Path("tuned"),
     trials: Annotated[int, typer.Option(min=1, help="Until so many trials have ended, earlier ones counted.")] = 30,
     system: Annotated[str | None, typer.Option(help="mmssl, lightgcn, or another with --space.")] = None,
-    space: Annotated[Path | None, typer.Option(metavar="FILE", help="What is searched, in TOML: a list of values or "
-                                               "{ low, high, log } a key. [default: the system's own]",
-                                               show_default=False)] = None,
+    space: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="What is searched: a bundled name, or TOML "
+                                              "with a list of values or { low, high, log } a key. [default: the "
+                                              "system's own]", show_default=False)] = None,
     preset: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Where the search starts: its first trial, "
                                                "and every key that is not searched.")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration in TOML, above the preset.")] = None,
@@ -121,7 +121,7 @@ def tune(
              "train.epochs": (epochs, "--epochs"), "train.device": (device, "--device"),
              "train.threads": (threads, "--threads")}  # fmt: skip
     base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
-    searched = search.read_space(space or search.bundled_space(base.model.system), base)
+    searched = search.read_space(search.find_space(space, base.model.system), base)
     found = search.Search(out, load_data(base.data), _resolved(base), searched, seeds, prune)
     found.run(trials, lambda line: report.ERR.print(line, markup=False))
     for name in (search.RECORD, search.BEST):

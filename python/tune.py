@@ -46,13 +46,21 @@ class Space:
     keys: dict[str, Distribution]
 
 
-def bundled_space(system: str) -> Path:
-    """The space of a system, as TOML. Raises InputError where there is none."""
-    folder = files(__package__) / "searches"
-    names = sorted(Path(one.name).stem for one in folder.iterdir() if one.name.endswith(".toml"))
-    if system not in names:
-        raise InputError(f"tune: no search space is bundled for {system}, only for {', '.join(names)}; give --space")
-    return Path(str(folder / f"{system}.toml"))
+def find_space(name: str | None, system: str) -> Path:
+    """The TOML file of a bundled space, or the file of that name; without a name the space that has the system's.
+
+    Raises InputError where there is none.
+    """
+    bundled = {Path(one.name).stem: Path(str(one)) for one in (files(__package__) / "searches").iterdir()
+               if one.name.endswith(".toml")}  # fmt: skip
+    if (name or system) in bundled:
+        return bundled[name or system]
+    known = ", ".join(sorted(bundled))
+    if name is None:
+        raise InputError(f"tune: no search space is bundled for {system}, only {known}; give --space")
+    if Path(name).is_file():
+        return Path(name)
+    raise InputError(f"space {shown(name)}: is no file, and the bundled ones are {known}")
 
 
 def read_space(path: Path, base: Config) -> Space:

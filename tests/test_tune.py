@@ -162,10 +162,13 @@ def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, ca
 
 
 def test_bundled_spaces_are_read_and_others_asked_for(capsys):
-    for system in ("mmssl", "lightgcn"):
-        assert tune.read_space(tune.bundled_space(system), Config()).keys
+    for name in ("mmssl", "lightgcn", "mmssl-encoder", "mmssl-selfsupervised"):
+        assert tune.read_space(tune.find_space(name, "mf"), Config()).keys
+    assert tune.find_space(None, "mmssl") == tune.find_space("mmssl", "lightgcn")
     with pytest.raises(InputError, match="give --space"):
-        tune.bundled_space("popularity")
+        tune.find_space(None, "popularity")
+    with pytest.raises(InputError, match="space 'nosuch': is no file, and the bundled ones are lightgcn, mmssl"):
+        tune.find_space("nosuch", "mmssl")
     assert "mmssl" in SYSTEMS and optuna.logging.get_verbosity() == optuna.logging.WARNING
 
 
