@@ -13,6 +13,12 @@ from pathlib import Path
 TARGETS = [
     ("adversarial step, TikTok, order statistics", r"adversarial_step\[tiktok-order_statistics\]", 4, None),
     ("adversarial step, TikTok, dense noise", r"adversarial_step\[tiktok-dense_noise\]", 4, None),
+    (
+        "adversarial step, TikTok, bfloat16 products",
+        r"adversarial_step\[tiktok-order_statistics_bfloat16\]",
+        7,
+        None,
+    ),
     ("adversarial step, 50 thousand items", r"adversarial_step\[50k-order_statistics\]", 7.5, 0.1),
     ("propagate, d = 64, against COO: {}", r"propagate_forward\[(\w+)-64-coo\]", 10, None),
     ("propagate, d = 64, against CSR: {}", r"propagate_forward\[(\w+)-64-csr\]", 2, None),
