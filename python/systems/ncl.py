@@ -26,7 +26,7 @@ class NCL(LightGCN):
 
     The paper's structural denominator sums over x⁰ alone; `infonce` adds the anchor's own layer without the anchor
     itself, as SimCLR does. Clusters are those of k-means by cosine; the published code's are Euclidean, their centres
-    then made unit vectors. Users and items weigh the same: the published α is 1 to 1.5.
+    then made unit vectors. Users and items weigh the same: the published α is 0.5 to 1.5.
     """
 
     def __init__(self, dataset, graph, config) -> None:
