@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from ..static_shapes import is_static, rows_to_rescue
 from .item_tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of
-from .rounded_products import addmm_, gemm_dtype, mm, mm_out
+from .rounded_products import addmm_, gemm_dtype, mm, mm_out, rounded
 
 MIRROR_BLOCKS = 6
 KEPT_ELEMENTS = 1 << 22  # of g W, less than half of W: 16 MiB of float32
@@ -56,11 +56,12 @@ def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
         return torch.ops.mmssl_fast.gradient_norm(g.to(work), weight.to(work), gemm)[0].to(g.dtype)
 
 
-def _symmetric_product(a: Tensor, b: Tensor, gemm: torch.dtype) -> Tensor:
-    """a @ b [H, H], known to be symmetric: the blocks below the diagonal by product, those above by mirroring."""
+def _symmetric_product(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dtype) -> Tensor:
+    """a @ b [H, H] in dtype, known to be symmetric: the blocks below the diagonal by product, those above by
+    mirroring."""
     h = a.shape[0]
     step = -(-h // MIRROR_BLOCKS) if h >= 256 else max(h, 1)
-    out = a.new_empty(h, h)
+    out = a.new_empty(h, h, dtype=dtype)
     a, b = a.to(gemm), b.to(gemm)
     for begin in range(0, h, step):
         end = min(begin + step, h)
@@ -92,12 +93,14 @@ def _gradient_norm_op(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Ten
     (rows, h), narrow = g.shape, getattr(torch, gemm)
     every, none = torch.ones(rows, dtype=torch.bool, device=g.device), g.new_empty(rows, 0)
     if _keeps(g, weight):
-        r = mm(g, weight, narrow)
-        return torch.linalg.vector_norm(r, dim=1), mm(r, weight.mT, narrow), every, r
+        w = rounded(weight, narrow)
+        r = mm(g, w, narrow)
+        return torch.linalg.vector_norm(r, dim=1), mm(r, w.mT, narrow), every, r
     if h > 2 * rows:
         square, q = _streamed(g, weight, narrow)
         return square.sqrt_().to(g.dtype), q, every, none
-    k = _symmetric_product(weight, weight.mT, narrow)
+    w = rounded(weight, narrow)
+    k = _symmetric_product(w, w.mT, narrow, g.dtype)
     q = mm(g, k, narrow)
     square = (q * g).sum(1, dtype=torch.float64)
     badness = torch.maximum(
@@ -134,7 +137,7 @@ def _gradient_norm_bwd_op(
         d_weight.zero_()
     else:
         ag = torch.where(streamed[:, None], 0.0, a) * g
-        mm_out(weight.mT, _symmetric_product(ag.mT, g, narrow), d_weight.mT, narrow)
+        mm_out(rounded(weight, narrow).mT, _symmetric_product(ag.mT, g, narrow, g.dtype), d_weight.mT, narrow)
     if ids.numel():
         rows = g[ids]
         ag = a[ids] * rows
@@ -156,7 +159,7 @@ def _put_off(pending: PendingGradient, grad, g, weight, norm, streamed, kept, ge
         return
     ids = _streamed_rows(streamed, g)
     if ids.numel() < g.shape[0]:
-        s = _symmetric_product((torch.where(streamed[:, None], 0.0, a) * g).mT, g, narrow)
+        s = _symmetric_product((torch.where(streamed[:, None], 0.0, a) * g).mT, g, narrow, g.dtype)
         pending.add_product(s, narrow)
     if ids.numel():
         rows, weight = g[ids], weight.detach()

@@ -20,7 +20,7 @@ from torch import Tensor
 from .item_tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of
 from .relation_carried import carried_blocks, formed_apart, without
-from .rounded_products import addmm_
+from .rounded_products import addmm_, rounded
 from .rounded_products import mm as _mm
 from .rounded_products import mm_out as _mm_out
 from .sampled_dot import sampled_dot
@@ -124,7 +124,7 @@ def _part_forward(
     part: Part, weight: Tensor, columns: WeightColumns, entries: _EntriesByIdentity, vw: dict, gemm: torch.dtype
 ) -> PartValue:
     if isinstance(part, DensePart):
-        return PartValue(_mm(part.x, weight.mT, gemm))
+        return PartValue(_mm(part.x, rounded(weight, gemm).mT, gemm))
     if isinstance(part, SparsePart):
         x, col = columns.at(entries.of(part.crow, part.col))
         return PartValue(spmm(part.crow, col, part.value, x))
@@ -171,7 +171,7 @@ def backward(
     for k in live:
         part, grad, needs = parts[k], grads[k], need_inputs[k]
         if isinstance(part, DensePart) and needs[0]:
-            d_inputs[k][0] = _mm(grad, weight, gemm)
+            d_inputs[k][0] = _mm(grad, rounded(weight, gemm), gemm)
         elif isinstance(part, GeneratedPart) and any(needs):
             sampled = None
             if part.seen is not None:
@@ -283,7 +283,7 @@ def _v_gradients(
 ) -> None:
     """dV of every part that wants one, with one product over W: Wᵀ [T¹ | T² | …]."""
     t = [grads[k].mT @ without(parts[k].u, parts[k].apart) for k, _ in want]
-    together = _mm(weight.mT, torch.cat(t, 1), gemm)
+    together = _mm(rounded(weight, gemm).mT, torch.cat(t, 1), gemm, weight.dtype)
     for (k, sampled), dv in zip(want, together.split([x.shape[1] for x in t], 1), strict=True):
         dv = dv.contiguous()
         if sampled is not None:
@@ -339,5 +339,5 @@ def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tu
     distinct = {_key(v): v for v in vs}
     if not distinct:
         return {}
-    together = _mm(_concatenate(list(distinct.values()), 1).mT, weight.mT, gemm)
+    together = _mm(_concatenate(list(distinct.values()), 1).mT, rounded(weight, gemm).mT, gemm)
     return dict(zip(distinct, together.split([v.shape[1] for v in distinct.values()]), strict=True))

@@ -2,6 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+KEPT_BYTES = 1 << 28  # of a rounded weight that is kept between products
+_kept: tuple[tuple, StorageWeakRef, Tensor] | None = None
 
 
 def gemm_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
@@ -10,10 +14,31 @@ def gemm_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.get_autocast_dtype(device.type) if narrow else dtype
 
 
-def mm(a: Tensor, b: Tensor, gemm: torch.dtype) -> Tensor:
-    """a @ b with the operands rounded to `gemm`, in the dtype of a. Sums are float32 or wider; where `gemm` is narrower
-    than a, torch rounds the product to it as well."""
-    return a @ b if a.dtype == gemm else (a.to(gemm) @ b.to(gemm)).to(a.dtype)
+def rounded(weight: Tensor, gemm: torch.dtype) -> Tensor:
+    """weight.to(gemm), of the last weight kept until it is written to: a step multiplies by the same one eight times.
+
+    Keyed on the storage, its version and the view, whose transpose finds it too. A write through ``weight.data`` leaves
+    no version and is not noticed. Nothing is kept while a CUDA graph is recorded, which must hold the rounding itself.
+    """
+    global _kept
+    if weight.dtype == gemm:
+        return weight
+    if not weight.is_contiguous() and weight.mT.is_contiguous():
+        return rounded(weight.mT, gemm).mT
+    recording = weight.is_cuda and torch.cuda.is_current_stream_capturing()
+    if recording or weight.is_inference() or weight.numel() * gemm.itemsize > KEPT_BYTES:
+        return weight.to(gemm)
+    storage = StorageWeakRef(weight.untyped_storage())
+    key = storage.cdata, weight._version, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, gemm
+    if _kept is None or _kept[0] != key or _kept[1].expired():
+        _kept = key, storage, weight.detach().to(gemm)
+    return _kept[2]
+
+
+def mm(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dtype | None = None) -> Tensor:
+    """a @ b with the operands rounded to `gemm`, in `dtype`, by default that of a. Sums are float32 or wider; where
+    `gemm` is narrower than a, torch rounds the product to it as well."""
+    return (a.to(gemm) @ b.to(gemm)).to(dtype or a.dtype)
 
 
 def mm_out(a: Tensor, b: Tensor, out: Tensor, gemm: torch.dtype) -> None:
