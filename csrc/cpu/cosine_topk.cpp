@@ -1,5 +1,4 @@
-// cosine_topk on the CPU: tiles of similarities that stay in L2, each taken into its rows' heaps before the next is
-// made.
+// cosine_topk on the CPU: shares out blocks of rows and parts of the catalogue, and merges the parts.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/constant_pad_nd.h>
@@ -17,7 +16,6 @@
 #include "common/isa.h"
 #include "cpu/csr.h"
 #include "cpu/seen.h"
-#include "cpu/tile.h"
 
 #define MMSSL_KERNELS "cpu/isa/cosine_topk.h"
 #include "common/each_isa.h"
@@ -25,12 +23,7 @@
 namespace mmssl {
 namespace {
 
-// One tile: 64 x 1024 float32 similarities take 256 KiB. Every tile of a call has the same shape: the last ones overlap
-// their neighbours and skip what is done, because a GEMM may round differently at a ragged edge.
-constexpr int64_t kRows = 64;
-constexpr int64_t kItems = 1024;
-// Fewer rows than this go through other GEMM kernels, which do not treat all columns alike.
-constexpr int64_t kLeastRows = 16;
+constexpr int64_t kRows = 128;  // of one task
 
 at::Tensor at_least_rows(const at::Tensor& x, int64_t rows) {
   if (x.size(0) >= rows) return x;
@@ -39,20 +32,21 @@ at::Tensor at_least_rows(const at::Tensor& x, int64_t rows) {
   return padded;
 }
 
-// Into how many parts the catalogue is cut so that few rows still make enough tasks. Never depends on the thread count.
+// Into how many parts the catalogue is cut so that few rows still make enough tasks. It may depend on the number of
+// threads: a similarity has the same bits in any part, and the k best of all are the same whatever they are merged
+// from.
 int64_t item_parts(int64_t n_rows, int64_t n_items, int64_t k) {
-  constexpr int64_t kTasks = 64;
+  const int64_t threads = at::get_num_threads(), tasks = threads > 1 ? 4 * threads : 1;
   const int64_t row_tiles = (n_rows + kRows - 1) / kRows;
-  const int64_t least_width = std::max<int64_t>(4 * kItems, 4 * k);
-  return std::max<int64_t>(std::min(kTasks / row_tiles, n_items / least_width), 1);
+  const int64_t least_width = std::max<int64_t>(4 * baseline::kTopkFirst, 4 * k);
+  return std::max<int64_t>(std::min((tasks + row_tiles - 1) / row_tiles, n_items / least_width), 1);
 }
 
+// v may have rows beyond the items.
 template <typename T, typename Index>
-void search(const at::Tensor& u, const at::Tensor& v, int64_t n_rows, int64_t k, const Seen& seen, at::Tensor& values,
+void search(const at::Tensor& u, const at::Tensor& v, int64_t n_items, int64_t k, const Seen& seen, at::Tensor& values,
             at::Tensor& items) {
-  const int64_t n_items = v.size(0);
-  const int64_t tile_rows = std::min(kRows, u.size(0)), tile_items = std::min(kItems, n_items);
-  const int64_t row_tiles = (n_rows + kRows - 1) / kRows, item_tiles = (n_items + kItems - 1) / kItems;
+  const int64_t n_rows = u.size(0), d = u.size(1), row_tiles = (n_rows + kRows - 1) / kRows;
   const int64_t parts = item_parts(n_rows, n_items, k), capacity = baseline::topk_capacity(k);
   const bool whole = parts == 1;
   const at::Tensor part_values = whole ? values : at::empty({n_rows, parts, k}, values.options());
@@ -62,30 +56,20 @@ void search(const at::Tensor& u, const at::Tensor& v, int64_t n_rows, int64_t k,
   const int64_t* crow = seen.offsets();
   const Index* col = seen.columns<Index>();
 
-  for_tasks(row_tiles * parts, [&](int64_t begin, int64_t end) {
-    at::Tensor scores = at::empty({tile_rows, tile_items}, u.options());
-    T* tile = write_ptr<T>(scores);
-    std::vector<int64_t> cursor(kRows), count(kRows);
-    std::vector<T> bar(kRows);
-    std::vector<baseline::topk_key_t<T>> keys(kRows * capacity);
-    std::vector<int32_t> list_items(kRows * capacity);
+  at::parallel_for(0, row_tiles * parts, 1, [&](int64_t begin, int64_t end) {
+    const int64_t padded = baseline::topk_panel_rows<T>(std::min(kRows, n_rows));
+    std::vector<T> packed(padded * d), scores(baseline::topk_panel_rows<T>(1) * baseline::kTopkFirst), bar(padded);
+    std::vector<int64_t> cursor(padded), count(padded);
+    std::vector<baseline::topk_key_t<T>> keys(padded * capacity);
+    std::vector<int32_t> list_items(padded * capacity);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task % parts;
-      const int64_t row = task / parts * kRows, row_end = std::min(row + kRows, n_rows);
-      const int64_t row_start = std::min(row, u.size(0) - tile_rows);
-      const at::Tensor anchors = rows_of(u, row_start, row_start + tile_rows);
-      if (crow != nullptr) std::copy(crow + row, crow + row_end, cursor.begin());
-      std::fill(count.begin(), count.end(), -1);
-      for (int64_t t = item_tiles * part / parts; t < item_tiles * (part + 1) / parts; ++t) {
-        const int64_t item = t * kItems, item_end = std::min(item + kItems, n_items);
-        const int64_t item_start = std::min(item, n_items - tile_items);
-        product_transposed(scores, anchors, rows_of(v, item_start, item_start + tile_items));
-        MMSSL_DISPATCH(cosine_topk_scan, tile + (row - row_start) * tile_items + (item - item_start), row_end - row,
-                       tile_items, item, item_end - item, crow == nullptr ? nullptr : crow + row, col, cursor.data(), k,
-                       keys.data(), list_items.data(), count.data(), bar.data());
-      }
+      const int64_t row = task / parts * kRows, rows = std::min(kRows, n_rows - row);
+      MMSSL_DISPATCH(cosine_topk_search, read_ptr<T>(u) + row * d, read_ptr<T>(v), rows, d, n_items * part / parts,
+                     n_items * (part + 1) / parts, crow == nullptr ? nullptr : crow + row, col, k, packed.data(),
+                     scores.data(), cursor.data(), keys.data(), list_items.data(), count.data(), bar.data());
       const int64_t place = (row * parts + part) * k;
-      MMSSL_DISPATCH(cosine_topk_take, row_end - row, k, keys.data(), list_items.data(), count.data(), best + place,
+      MMSSL_DISPATCH(cosine_topk_take, rows, k, keys.data(), list_items.data(), count.data(), best + place,
                      best_items + place, parts * k);
     }
   });
@@ -111,12 +95,13 @@ std::tuple<at::Tensor, at::Tensor> cosine_topk_cpu(const at::Tensor& u_in, const
     return {at::full({n_rows, k}, -std::numeric_limits<double>::infinity(), u_in.options()),
             at::full({n_rows, k}, -1, u_in.options().dtype(at::kLong))};
   }
-  const at::Tensor u = at_least_rows(u_in.to(wide).contiguous(), kLeastRows), v = v_in.to(wide).contiguous();
+  const at::Tensor u = u_in.to(wide).contiguous();
+  const at::Tensor v = at_least_rows(v_in.to(wide).contiguous(), baseline::kTopkItems);
   at::Tensor values = at::empty({n_rows, kept}, u.options());
   at::Tensor items = at::empty({n_rows, kept}, u.options().dtype(at::kLong));
   with_wide_type(wide, [&](auto value) {
     with_index_type(op, seen.index_type(), [&](auto index) {
-      search<decltype(value), decltype(index)>(u, v, n_rows, kept, seen, values, items);
+      search<decltype(value), decltype(index)>(u, v, n_items, kept, seen, values, items);
     });
   });
   if (kept < k) {

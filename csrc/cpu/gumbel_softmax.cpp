@@ -15,6 +15,7 @@
 #include "common/isa.h"
 #include "cpu/csr.h"
 #include "cpu/gumbel_check.h"
+#include "cpu/large_pages.h"
 #include "cpu/order_statistics.h"
 
 #define MMSSL_KERNELS "cpu/isa/gumbel_rows.h"
@@ -84,6 +85,7 @@ std::tuple<at::Tensor, at::Tensor> gumbel_softmax_cpu(
   const auto options = users.options().dtype(dtype);
   at::Tensor rows =
       order_statistics && !augmented ? at::zeros({n_rows, n_items}, options) : at::empty({n_rows, n_items}, options);
+  if (!order_statistics || augmented) wish_large_pages(rows);  // sparse rows are zeroed already
   at::Tensor inv_norm = at::ones({n_rows}, options);
   const int64_t step = augmented ? std::max<int64_t>(kTileEntries / std::max<int64_t>(n_items, 1), 16) : n_rows;
   for (int64_t first = 0; first < n_rows; first += step) {

@@ -1,4 +1,4 @@
-// The candidate lists of cosine_topk against a stable sort: many ties, seen items, tiles of any width, merged parts.
+// The search of cosine_topk against a stable sort: many ties, seen items, tiles and panels not full, merged parts.
 #include "cpu/isa/cosine_topk.h"
 
 #include <algorithm>
@@ -7,29 +7,34 @@
 
 namespace {
 
+// Whole numbers, so that every sum is exact and many tie; levels: how many different ones.
 template <typename T, typename Index>
-void run(int64_t rows, int64_t items, int64_t k, int64_t tile, int64_t parts, double seen_share, int64_t levels) {
+void run(int64_t rows, int64_t items, int64_t k, int64_t d, int64_t parts, double seen_share, int64_t levels) {
   Random random(items * 31 + k);
   const Block<Index> seen = random_block<Index>(random, rows, items, seen_share);
+  const int64_t v_rows = std::max(items, mmssl::MMSSL_ISA::kTopkItems);
+  std::vector<T> u(rows * d), v(v_rows * d, static_cast<T>(NAN));
+  for (T& x : u) x = static_cast<T>(random.below(levels) - levels / 2);
+  for (int64_t j = 0; j < items * d; ++j) v[j] = static_cast<T>(random.below(levels) - levels / 2);
   std::vector<T> scores(rows * items);
-  for (T& s : scores) s = static_cast<T>(random.below(levels)) / levels - static_cast<T>(0.5);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < items; ++i) {
+      for (int64_t j = 0; j < d; ++j) scores[r * items + i] += u[r * d + j] * v[i * d + j];
+    }
+  }
 
-  const int64_t capacity = mmssl::MMSSL_ISA::topk_capacity(k);
+  const int64_t capacity = mmssl::MMSSL_ISA::topk_capacity(k), padded = mmssl::MMSSL_ISA::topk_panel_rows<T>(rows);
   std::vector<T> part_best(rows * parts * k, static_cast<T>(NAN)), best(rows * k, static_cast<T>(NAN));
   std::vector<int64_t> part_items(rows * parts * k, -7), best_items(rows * k, -7);
   for (int64_t part = 0; part < parts; ++part) {
-    std::vector<mmssl::MMSSL_ISA::topk_key_t<T>> keys(rows * capacity);
-    std::vector<int32_t> list(rows * capacity);
-    std::vector<int64_t> cursor(seen.crow.begin(), seen.crow.end() - 1), count(rows, -1);
-    std::vector<T> bar(rows);
-    for (int64_t first = items * part / parts; first < items * (part + 1) / parts; first += tile) {
-      const int64_t width = std::min(tile, items * (part + 1) / parts - first);
-      std::vector<T> scratch(rows * width);
-      for (int64_t r = 0; r < rows; ++r) std::copy_n(&scores[r * items + first], width, &scratch[r * width]);
-      mmssl::MMSSL_ISA::cosine_topk_scan(scratch.data(), rows, width, first, width, seen.crow.data(), seen.col.data(),
-                                         cursor.data(), k, keys.data(), list.data(), count.data(), bar.data());
-    }
-    for (int64_t& n : count) n = std::max<int64_t>(n, 0);
+    std::vector<mmssl::MMSSL_ISA::topk_key_t<T>> keys(padded * capacity);
+    std::vector<int32_t> list(padded * capacity);
+    std::vector<int64_t> cursor(padded), count(padded);
+    std::vector<T> packed(padded * d), first(mmssl::MMSSL_ISA::topk_panel_rows<T>(1) * mmssl::MMSSL_ISA::kTopkFirst),
+        bar(padded);
+    mmssl::MMSSL_ISA::cosine_topk_search(u.data(), v.data(), rows, d, items * part / parts, items * (part + 1) / parts,
+                                         seen.crow.data(), seen.col.data(), k, packed.data(), first.data(),
+                                         cursor.data(), keys.data(), list.data(), count.data(), bar.data());
     mmssl::MMSSL_ISA::cosine_topk_take(rows, k, keys.data(), list.data(), count.data(), &part_best[part * k],
                                        &part_items[part * k], parts * k);
   }
@@ -60,14 +65,17 @@ void run(int64_t rows, int64_t items, int64_t k, int64_t tile, int64_t parts, do
 template <typename T, typename Index>
 void run_shapes() {
   for (int64_t k : {1, 7, 20, 64, 128}) {
-    for (int64_t levels : {2, 1000000}) {
-      run<T, Index>(5, 1, k, 1024, 1, 0.0, levels);
-      run<T, Index>(3, 41, k, 1024, 1, 0.9, levels);
-      run<T, Index>(7, 401, k, 100, 1, 0.1, levels);
-      run<T, Index>(4, 2500, k, 1024, 2, 0.05, levels);
+    for (int64_t levels : {3, 301}) {
+      run<T, Index>(5, 1, k, 3, 1, 0.0, levels);
+      run<T, Index>(3, 41, k, 7, 1, 0.9, levels);
+      run<T, Index>(33, 1025, k, 1, 1, 0.1, levels);
+      run<T, Index>(47, 2500, k, 5, 1, 0.05, levels);
+      run<T, Index>(4, 5003, k, 2, 3, 0.5, levels);
     }
   }
-  run<T, Index>(2, 130, 5, 64, 1, 1.0, 3);
+  run<T, Index>(2, 130, 5, 0, 1, 0.5, 3);
+  run<T, Index>(2, 130, 5, 4, 1, 1.0, 3);
+  run<T, Index>(130, 1400, 9, 600, 1, 0.2, 5);
 }
 
 }  // namespace

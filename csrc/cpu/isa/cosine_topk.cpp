@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #endif
 
+#include "cpu/isa/lanes.h"
+
 namespace mmssl::MMSSL_ISA {
 namespace {
 
@@ -97,69 +99,6 @@ inline T keep_best(topk_key_t<T>* keys, int32_t* items, int64_t n, int64_t k) {
   return value_of(kth);
 }
 
-constexpr int64_t kBlock = 64;
-
-// Bit j of the result: s[j] > bar. The one thing here no plain loop compiles to.
-#if defined(__AVX512F__)
-inline uint64_t above(const float* s, float bar) {
-  const __m512 b = _mm512_set1_ps(bar);
-  uint64_t bits = 0;
-  for (int64_t j = 0; j < kBlock; j += 16) {
-    bits |= static_cast<uint64_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(s + j), b, _CMP_GT_OQ)) << j;
-  }
-  return bits;
-}
-#elif defined(__AVX2__)
-inline uint64_t above(const float* s, float bar) {
-  const __m256 b = _mm256_set1_ps(bar);
-  uint64_t bits = 0;
-  for (int64_t j = 0; j < kBlock; j += 8) {
-    const int mask = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(s + j), b, _CMP_GT_OQ));
-    bits |= static_cast<uint64_t>(mask) << j;
-  }
-  return bits;
-}
-#else
-inline uint64_t above(const float* s, float bar) {
-  int32_t any = 0;
-#pragma omp simd reduction(| : any)
-  for (int64_t j = 0; j < kBlock; ++j) any |= s[j] > bar ? 1 : 0;
-  uint64_t bits = 0;
-  for (int64_t j = 0; any != 0 && j < kBlock; ++j) bits |= static_cast<uint64_t>(s[j] > bar) << j;
-  return bits;
-}
-#endif
-inline uint64_t above(const double* s, double bar) {
-  uint64_t bits = 0;
-  for (int64_t j = 0; j < kBlock; ++j) bits |= static_cast<uint64_t>(s[j] > bar) << j;
-  return bits;
-}
-
-constexpr int64_t kMostLanes = 512;
-
-// A bar below which none of the k best of s[0, width) lies: the k-th largest of the maxima of disjoint groups. It lets
-// little more than k values through, where starting from nothing lets k log(width / k) through.
-template <typename T>
-inline T first_bar(const T* s, int64_t width, int64_t k) {
-  int64_t lanes = kBlock;
-  while (lanes < 2 * k) lanes *= 2;
-  if (lanes > kMostLanes || width < 4 * lanes) return kNothing<T>;
-  topk_key_t<T> largest[kMostLanes];
-  for (int64_t start = 0; start < lanes; start += kBlock) {
-    T best[kBlock];
-    for (int64_t j = 0; j < kBlock; ++j) best[j] = kNothing<T>;
-    for (int64_t i = start; i + kBlock <= width; i += lanes) {
-#pragma omp simd
-      for (int64_t j = 0; j < kBlock; ++j) best[j] = s[i + j] > best[j] ? s[i + j] : best[j];
-    }
-    for (int64_t j = 0; j < kBlock; ++j) largest[start + j] = key_of(best[j]);
-  }
-  const T kth = value_of(kth_key(largest, lanes, k));
-  // Strictly below: a value that equals the k-th must pass. By more than a denormal, which may be flushed to zero.
-  const T below = kth - (kth < 0 ? -kth : kth) * static_cast<T>(1e-6) - static_cast<T>(1e-37);
-  return below == below ? below : kNothing<T>;  // infinite maxima give NaN
-}
-
 // Orders keys[0, n), which ascend by item, best first: runs of 64 by counting how many come before each, then merges.
 // Leaves the result in keys or in other, each with room for whole vectors; returns whether in other.
 constexpr int64_t kRun = 64;
@@ -205,46 +144,284 @@ inline bool sort_best_first(Key* keys, int32_t* items, Key* other, int32_t* othe
   return in_other;
 }
 
+// A row's list, as a tile's few values above the bar come to it.
+template <typename T, typename Index>
+struct Lists {
+  const int64_t* crow;
+  const Index* col;
+  int64_t* cursor;
+  int64_t k, capacity;
+  topk_key_t<T>* keys;
+  int32_t* items;
+  int64_t* count;
+  T* bar;
+
+  // Items must come in ascending order.
+  void offer(int64_t row, int64_t item, T score) {
+    if (crow != nullptr) {
+      int64_t e = cursor[row];
+      while (e < crow[row + 1] && static_cast<int64_t>(col[e]) < item) ++e;
+      cursor[row] = e;
+      if (e < crow[row + 1] && static_cast<int64_t>(col[e]) == item) return;
+    }
+    topk_key_t<T>* list = keys + row * capacity;
+    int32_t* list_items = items + row * capacity;
+    int64_t n = count[row];
+    if (n == capacity) {
+      bar[row] = keep_best<T>(list, list_items, n, k);
+      count[row] = n = k;
+      if (!(score > bar[row])) return;
+    }
+    list[n] = key_of(score);
+    list_items[n] = static_cast<int32_t>(item);
+    count[row] = n + 1;
+  }
+};
+
+// How many items a tile in registers has, with two vectors of rows: 24 sums of AVX-512's 32 registers, else 12 of 16.
+#if defined(__AVX512F__)
+constexpr int kTileItems = 12;
+#else
+constexpr int kTileItems = 6;
+#endif
+static_assert(kTileItems <= kTopkItems, "the last tile is moved back to end where the items do");
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <typename T>
+constexpr int kPanel = kTopkPanelBytes / static_cast<int>(sizeof(T));  // rows
+
+// sums[n][w] = the similarities of a vector of rows with item n of the tile.
+template <typename T, int kVectors>
+inline void tile_sums(const T* x,  // the tile's first row in its panel, [d, kPanel]
+                      const T* v,  // [kTileItems, d]
+                      int64_t d, Lanes<T> (&sums)[kTileItems][kVectors]) {
+#pragma GCC unroll 12
+  for (int n = 0; n < kTileItems; ++n) {
+#pragma GCC unroll 2
+    for (int w = 0; w < kVectors; ++w) sums[n][w] = Lanes<T>{};
+  }
+  // Three items a pointer, the second and third by its index registers: a register an item would not be left.
+  const T* items[kTileItems / 3];
+  for (int n = 0; n < kTileItems; n += 3) items[n / 3] = v + n * d;
+  for (const T* end = v + d; items[0] != end; x += kPanel<T>) {
+    Lanes<T> rows[kVectors];
+#pragma GCC unroll 2
+    for (int w = 0; w < kVectors; ++w) rows[w] = load_lanes(x + w * kLanes<T>);
+#pragma GCC unroll 12
+    for (int n = 0; n < kTileItems; ++n) {
+      const T item = items[n / 3][n % 3 * d];
+#pragma GCC unroll 2
+      for (int w = 0; w < kVectors; ++w) sums[n][w] += rows[w] * item;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kTileItems / 3; ++i) {
+      ++items[i];
+      asm("" : "+r"(items[i]));  // or the compiler makes of it one offset an item, in memory
+    }
+  }
+}
+
+// Bit j: a[j] > b[j].
+inline uint64_t above(Lanes<float> a, Lanes<float> b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return static_cast<uint64_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+#else
+  uint64_t bits = 0;
+  for (int j = 0; j < kLanes<float>; ++j) bits |= static_cast<uint64_t>(a[j] > b[j]) << j;
+  return bits;
+#endif
+}
+inline uint64_t above(Lanes<double> a, Lanes<double> b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return static_cast<uint64_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ)));
+#else
+  uint64_t bits = 0;
+  for (int j = 0; j < kLanes<double>; ++j) bits |= static_cast<uint64_t>(a[j] > b[j]) << j;
+  return bits;
+#endif
+}
+
+// A tile of similarities, in registers as long as it is not stored: of the rows [row, row + kRows).
+template <typename T, int kVectors>
+struct Tile {
+  static constexpr int kRows = kVectors * kLanes<T>;
+  using Sums = Lanes<T>[kTileItems][kVectors];
+
+  // Offers what is above the rows' bars of the items [item + begin, item + end).
+  template <typename Index>
+  static void offer(const Sums& sums, int64_t row, int64_t item, int64_t begin, int64_t end, Lists<T, Index>& lists) {
+    Lanes<T> bar[kVectors];
+    uint64_t any = 0;
+#pragma GCC unroll 2
+    for (int w = 0; w < kVectors; ++w) {
+      bar[w] = load_lanes(lists.bar + row + w * kLanes<T>);
+      Lanes<T> most = bar[w];  // a NaN never replaces it
+#pragma GCC unroll 12
+      for (int n = 0; n < kTileItems; ++n) most = sums[n][w] > most ? sums[n][w] : most;
+      any |= above(most, bar[w]);
+    }
+    if (any == 0) return;
+    constexpr int kWords = (kTileItems * kRows + 63) / 64;
+    uint64_t hits[kWords] = {};  // bit n kRows + r
+    T scores[kTileItems][kRows];
+#pragma GCC unroll 12
+    for (int n = 0; n < kTileItems; ++n) {
+#pragma GCC unroll 2
+      for (int w = 0; w < kVectors; ++w) {
+        const int bit = n * kRows + w * kLanes<T>;
+        if (n >= begin && n < end) hits[bit / 64] |= above(sums[n][w], bar[w]) << (bit % 64);
+        store_lanes(sums[n][w], &scores[n][w * kLanes<T>]);
+      }
+    }
+    for (int word = 0; word < kWords; ++word) {
+      for (uint64_t bits = hits[word]; bits != 0; bits &= bits - 1) {
+        const int hit = 64 * word + __builtin_ctzll(bits), r = hit % kRows, n = hit / kRows;
+        lists.offer(row + r, item + n, scores[n][r]);
+      }
+    }
+  }
+};
+
+constexpr int64_t kMostGroups = 512;
+
+// For a vector of rows, a bar below which none of the k best of the `width` scores lies: the k-th largest of the maxima
+// of disjoint groups. It lets little more than k values through, where starting from nothing lets k log(width / k)
+// through. scores: [width, kPanel], from the first row on.
+template <typename T>
+inline void first_bars(const T* scores, int64_t width, int64_t k, T* bar) {
+  using Key = topk_key_t<T>;
+  typedef Key Keys __attribute__((vector_size(kVectorBytes)));
+  int64_t groups = 64;
+  while (groups < 2 * k) groups *= 2;
+  if (groups > kMostGroups || width < 4 * groups) {
+    for (int j = 0; j < kLanes<T>; ++j) bar[j] = kNothing<T>;
+    return;
+  }
+  Keys largest[kMostGroups];
+  for (int64_t group = 0; group < groups; ++group) {
+    Lanes<T> best = Lanes<T>{} + kNothing<T>;
+    for (int64_t i = group; i < width; i += groups) {
+      const Lanes<T> score = load_lanes(scores + i * kPanel<T>);
+      best = score > best ? score : best;
+    }
+    for (int j = 0; j < kLanes<T>; ++j) largest[group][j] = key_of(best[j]);
+  }
+  // The k-th largest bit by bit: the largest number that at least k of them reach.
+  Keys low = Keys{} + least_key(Key{});
+  for (int bit = 8 * sizeof(Key) - 1; bit >= 0; --bit) {
+    const Keys next = low ^ (Keys{} + static_cast<Key>(Key{1} << bit));
+    Keys reach{};
+    for (int64_t group = 0; group < groups; ++group) reach -= largest[group] >= next;
+    low = reach >= static_cast<Key>(k) ? next : low;
+  }
+  for (int j = 0; j < kLanes<T>; ++j) {
+    // Strictly below: a value that equals the k-th must pass. By more than a denormal, which may be flushed to zero.
+    const T kth = value_of(low[j]);
+    const T below = kth - (kth < 0 ? -kth : kth) * static_cast<T>(1e-6) - static_cast<T>(1e-37);
+    bar[j] = below == below ? below : kNothing<T>;  // infinite maxima give NaN
+  }
+}
+
+// The first entry of a row, [begin, end), whose item is not before `item`.
+template <typename Index>
+inline int64_t first_seen(int64_t begin, int64_t end, const Index* col, int64_t item) {
+  while (begin < end) {
+    const int64_t middle = begin + (end - begin) / 2;
+    if (static_cast<int64_t>(col[middle]) < item) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
+// f(tile type, row) for the tiles that hold the rows [0, rows) of a panel.
+template <typename T, typename F>
+inline void for_tiles(int64_t rows, F&& f) {
+  int64_t row = 0;
+  for (; row + kLanes<T> < rows; row += 2 * kLanes<T>) f(Tile<T, 2>{}, row);
+  if (row < rows) f(Tile<T, 1>{}, row);
+}
+
+// f(item, skip) for the tiles that hold the items [first, last): kTileItems from `item` on, of which the first `skip`
+// belong to another tile.
+template <typename F>
+inline void for_items(int64_t first, int64_t last, F&& f) {
+  for (int64_t item = first; item < last; item += kTileItems) {
+    const int64_t fits = last - kTileItems < 0 ? 0 : last - kTileItems;
+    f(item < fits ? item : fits, item < fits ? 0 : static_cast<int>(item - fits));
+  }
+}
+
 }  // namespace
 
 template <typename T, typename Index>
-void cosine_topk_scan(T* scores, int64_t rows, int64_t stride, int64_t first_item, int64_t width, const int64_t* crow,
-                      const Index* col, int64_t* cursor, int64_t k, topk_key_t<T>* keys, int32_t* items, int64_t* count,
-                      T* bar) {
-  const int64_t capacity = topk_capacity(k);
-  for (int64_t r = 0; r < rows; ++r) {
-    T* s = scores + r * stride;
-    if (crow != nullptr) {
-      int64_t e = cursor[r];
-      for (; e < crow[r + 1] && col[e] < first_item + width; ++e) {
-        if (col[e] >= first_item) s[col[e] - first_item] = kNothing<T>;
+void cosine_topk_search(const T* u, const T* v, int64_t rows, int64_t d, int64_t first_item, int64_t last_item,
+                        const int64_t* crow, const Index* col, int64_t k, T* packed, T* scores, int64_t* cursor,
+                        topk_key_t<T>* keys, int32_t* items, int64_t* count, T* bar) {
+  const int64_t all_rows = topk_panel_rows<T>(rows);
+  const int64_t first_end = last_item - first_item < kTopkFirst ? last_item : first_item + kTopkFirst;
+  Lists<T, Index> lists{crow, col, cursor, k, topk_capacity(k), keys, items, count, bar};
+  for (int64_t r = 0; r < all_rows; ++r) {
+    T* column = packed + r / kPanel<T> * kPanel<T> * d + r % kPanel<T>;
+    for (int64_t j = 0; j < d; ++j) column[j * kPanel<T>] = r < rows ? u[r * d + j] : T{0};
+    cursor[r] = crow == nullptr || r >= rows ? 0 : first_seen(crow[r], crow[r + 1], col, first_item);
+    count[r] = 0;
+    bar[r] = -kNothing<T>;  // of the rows that are not there: nothing is above
+  }
+  // The first items' similarities go to memory: they set the bars before any of them is offered.
+  for (int64_t row = 0; row < rows; row += kPanel<T>) {
+    const int64_t here = smaller(rows - row, kPanel<T>);
+    for_tiles<T>(here, [&](auto tile, int64_t r) {
+      typename decltype(tile)::Sums sums;
+      for_items(first_item, first_end, [&](int64_t item, int) {
+        tile_sums<T>(packed + row * d + r, v + item * d, d, sums);
+        for (int n = 0; n < kTileItems; ++n) {
+          if (item + n < first_item) continue;
+          std::memcpy(scores + (item + n - first_item) * kPanel<T> + r, sums[n], sizeof(sums[n]));
+        }
+      });
+    });
+    for (int64_t r = 0; r < here && crow != nullptr; ++r) {
+      for (int64_t e = cursor[row + r]; e < crow[row + r + 1] && static_cast<int64_t>(col[e]) < first_end; ++e) {
+        scores[(static_cast<int64_t>(col[e]) - first_item) * kPanel<T> + r] = kNothing<T>;
       }
-      cursor[r] = e;
     }
-    topk_key_t<T>* list = keys + r * capacity;
-    int32_t* list_items = items + r * capacity;
-    T least = bar[r];
-    int64_t n = count[r];
-    if (n < 0) {
-      least = first_bar(s, width, k);
-      n = 0;
-    }
-    const auto offer = [&](int64_t i) {
-      if (n == capacity) {
-        least = keep_best<T>(list, list_items, n, k);
-        n = k;
+    for_tiles<T>(here, [&](auto tile, int64_t r) {
+      for (int w = 0; w < tile.kRows; w += kLanes<T>) {
+        first_bars(scores + r + w, first_end - first_item, k, bar + row + r + w);
       }
-      list[n] = key_of(s[i]);
-      list_items[n] = static_cast<int32_t>(first_item + i);
-      n += s[i] > least ? 1 : 0;
-    };
-    int64_t j = 0;
-    for (; j + kBlock <= width; j += kBlock) {
-      for (uint64_t bits = above(s + j, least); bits != 0; bits &= bits - 1) offer(j + __builtin_ctzll(bits));
+      for (int64_t i = here; i < r + tile.kRows; ++i) bar[row + i] = -kNothing<T>;
+      typename decltype(tile)::Sums sums;
+      for (int64_t item = first_item; item < first_end; item += kTileItems) {
+        for (int n = 0; n < kTileItems; ++n) {
+          const int64_t at = smaller(item + n, first_end - 1) - first_item;
+          std::memcpy(sums[n], scores + at * kPanel<T> + r, sizeof(sums[n]));
+        }
+        tile.offer(sums, row + r, item, 0, smaller(kTileItems, first_end - item), lists);
+      }
+    });
+  }
+  // The others in blocks that stay in L1 beside a panel while all panels take them.
+  constexpr int64_t kBlockBytes = 20 * 1024;
+  const int64_t tiles = kBlockBytes / (kTileItems * (d > 0 ? d : 1) * static_cast<int64_t>(sizeof(T)));
+  const int64_t step = kTileItems * (tiles > 1 ? tiles : 1);
+  for (int64_t first = first_end; first < last_item; first += step) {
+    for (int64_t row = 0; row < rows; row += kPanel<T>) {
+      for_items(first, smaller(first + step, last_item), [&](int64_t item, int skip) {
+        for_tiles<T>(smaller(rows - row, kPanel<T>), [&](auto tile, int64_t r) {
+          typename decltype(tile)::Sums sums;
+          tile_sums<T>(packed + row * d + r, v + item * d, d, sums);
+          tile.offer(sums, row + r, item, skip, kTileItems, lists);
+        });
+      });
     }
-    for (; j < width; ++j) offer(j);
-    count[r] = n;
-    bar[r] = least;
   }
 }
 
@@ -300,9 +477,10 @@ void cosine_topk_merge(int64_t parts, int64_t k, const T* part_best, const int64
   }
 }
 
-#define MMSSL_INSTANTIATE_INDEX(T, Index)                                                                        \
-  template void cosine_topk_scan<T, Index>(T*, int64_t, int64_t, int64_t, int64_t, const int64_t*, const Index*, \
-                                           int64_t*, int64_t, topk_key_t<T>*, int32_t*, int64_t*, T*);
+#define MMSSL_INSTANTIATE_INDEX(T, Index)                                                                            \
+  template void cosine_topk_search<T, Index>(const T*, const T*, int64_t, int64_t, int64_t, int64_t, const int64_t*, \
+                                             const Index*, int64_t, T*, T*, int64_t*, topk_key_t<T>*, int32_t*,      \
+                                             int64_t*, T*);
 #define MMSSL_INSTANTIATE(T)                                                                                  \
   MMSSL_INSTANTIATE_INDEX(T, int32_t)                                                                         \
   MMSSL_INSTANTIATE_INDEX(T, int64_t)                                                                         \

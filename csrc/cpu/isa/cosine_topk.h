@@ -1,6 +1,10 @@
 // Kernels of cosine_topk. Included through common/each_isa.h: no include guard. T: float, double. Index: int32_t,
 // int64_t.
 //
+// Bound by arithmetic: 2 d flops a similarity. A tile of them is formed in registers, every sum in ascending order of
+// the column, so that no tiling and no number of threads changes a bit, and is compared with its rows' bars there: it
+// goes to memory only when one of them is above, which is rare once a first tile has set the bars.
+//
 // A row's candidates are a short list in ascending order of item, each value as an integer that sorts as the value
 // does. A value above the row's bar is appended; when the list is full the k best stay, in order, and the k-th becomes
 // the bar. No heap: finding the k-th best and sorting are counts of comparisons, which vectorise.
@@ -25,19 +29,32 @@ using topk_key_t = typename TopkKey<T>::type;
 constexpr int64_t topk_rounded(int64_t n) { return (n + 15) / 16 * 16; }
 constexpr int64_t topk_capacity(int64_t k) { return topk_rounded(k) + (k > 64 ? topk_rounded(k) : 64); }
 
-// Takes the items [first_item, first_item + width) of a tile of rows. Tiles must come in ascending order of item: of
-// equal values the earlier stays. A value that is NaN or -inf is never taken.
+constexpr int64_t kTopkFirst = 1024;      // items of the tile that sets the bars
+constexpr int64_t kTopkItems = 12;        // v must have so many rows at least, of which the last may be no items
+constexpr int64_t kTopkPanelBytes = 128;  // rows are taken this many bytes' worth at a time
+
+// Rows rounded up to whole panels.
+template <typename T>
+constexpr int64_t topk_panel_rows(int64_t rows) {
+  constexpr int64_t kPanel = kTopkPanelBytes / static_cast<int64_t>(sizeof(T));
+  return (rows + kPanel - 1) / kPanel * kPanel;
+}
+
+// Takes the items [first_item, last_item) of the similarities u vᵀ; n rows, n = topk_panel_rows(rows).
 template <typename T, typename Index>
-void cosine_topk_scan(T* scores,  // [rows, stride]; seen entries are set to -inf
-                      int64_t rows, int64_t stride, int64_t first_item, int64_t width,
-                      const int64_t* crow,  // [rows + 1], or nullptr: nothing is seen
-                      const Index* col,     // [nnz], ascending within a row
-                      int64_t* cursor,      // [rows]: where the row's walk through col has come to
-                      int64_t k,
-                      topk_key_t<T>* keys,  // [rows, capacity(k)]
-                      int32_t* items,       // [rows, capacity(k)]
-                      int64_t* count,       // [rows]: candidates a row has; negative before its first tile
-                      T* bar);              // [rows]
+void cosine_topk_search(const T* u,  // [rows, d]
+                        const T* v,  // [at least max(last_item, kTopkItems), d]
+                        int64_t rows, int64_t d, int64_t first_item, int64_t last_item,
+                        const int64_t* crow,  // [rows + 1], or nullptr: nothing is seen
+                        const Index* col,     // [nnz], ascending within a row
+                        int64_t k,
+                        T* packed,            // [n, d], overwritten
+                        T* scores,            // [kTopkFirst, topk_panel_rows(1)], overwritten
+                        int64_t* cursor,      // [n], overwritten
+                        topk_key_t<T>* keys,  // [n, capacity(k)]: the candidates
+                        int32_t* items,       // [n, capacity(k)]
+                        int64_t* count,       // [n]: how many a row has
+                        T* bar);              // [n]
 
 // Writes each row's k best, best first, ties to the lower item; item -1 and value -inf where fewer than k were found.
 template <typename T>

@@ -1,6 +1,7 @@
 #include "cpu/isa/gumbel_rows.h"
 
 #include "cpu/isa/gumbel_noise.h"
+#include "cpu/isa/gumbel_weights.h"
 
 namespace mmssl::MMSSL_ISA {
 namespace {
@@ -51,6 +52,41 @@ T exponentials(const T* score, int64_t width, T top, T inv_tau, T* weight) {
 }
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// weight[i] = exp((A + s g - the row's largest) / tau); returns their sum. Any parameters, in two passes.
+template <typename T, typename Index>
+double any_weights(const GumbelNoise& noise, PhiloxKey key, uint32_t user, int64_t n_items, const Index* col,
+                   int64_t entry, int64_t last_entry, T* weight) {
+  T top = -static_cast<T>(__builtin_inf());
+  for (int64_t column = 0; column < n_items; column += kNoiseColumns) {
+    const int64_t width = smaller(kNoiseColumns, n_items - column);
+    const T block_top = row_scores(noise, key, user, column, width, col, &entry, last_entry, weight + column);
+    top = block_top > top ? block_top : top;
+  }
+  const T inv_tau = static_cast<T>(1 / noise.tau);
+  double sum = 0;
+  for (int64_t column = 0; column < n_items; column += kNoiseColumns) {
+    const int64_t width = smaller(kNoiseColumns, n_items - column);
+    sum += exponentials(weight + column, width, top, inv_tau, weight + column);
+  }
+  return sum;
+}
+
+// The same up to a factor, in one pass, where gumbel_weights can be used: a seen item's weight is e^(1 / tau) times an
+// unseen one's.
+template <typename Index>
+double moderate_weights(const GumbelNoise& noise, PhiloxKey key, uint32_t user, int64_t n_items, const Index* col,
+                        int64_t entry, int64_t last_entry, float* weight) {
+  double sum = gumbel_weights(key, user, noise.offset, noise.noise_scale / noise.tau, n_items, weight);
+  const float more = static_cast<float>(__builtin_exp(1 / noise.tau));
+  for (; entry < last_entry; ++entry) {
+    float& seen = weight[static_cast<int64_t>(col[entry])];
+    sum -= seen;
+    seen *= more;
+    sum += seen;
+  }
+  return sum;
+}
 
 // Divides the row by its length; returns 1 / length, 0 for a zero row.
 template <typename T>
@@ -130,22 +166,17 @@ template <typename T, typename Index>
 void gumbel_softmax(GumbelNoise noise, const int64_t* crow, const Index* col, const int64_t* users, int64_t n_items,
                     bool accumulate, bool l2, T* rows, T* inv_norm, T* scratch, int64_t begin, int64_t end) {
   const PhiloxKey key = philox_key(noise.seed);
-  const T inv_tau = static_cast<T>(1 / noise.tau);
+  const bool moderate = noise.noise_scale > 0 && 25 * noise.noise_scale + 1 <= 80 * noise.tau;
   for (int64_t r = begin; r < end; ++r) {
     T* row = rows + r * n_items;
     T* weight = accumulate ? scratch : row;
-    int64_t entry = crow[users[r]];
-    T top = -static_cast<T>(__builtin_inf());
-    for (int64_t column = 0; column < n_items; column += kNoiseColumns) {
-      const int64_t width = smaller(kNoiseColumns, n_items - column);
-      const T block_top = row_scores(noise, key, static_cast<uint32_t>(users[r]), column, width, col, &entry,
-                                     crow[users[r] + 1], weight + column);
-      top = block_top > top ? block_top : top;
-    }
+    const int64_t first = crow[users[r]], last = crow[users[r] + 1];
     double sum = 0;
-    for (int64_t column = 0; column < n_items; column += kNoiseColumns) {
-      const int64_t width = smaller(kNoiseColumns, n_items - column);
-      sum += exponentials(weight + column, width, top, inv_tau, weight + column);
+    if constexpr (sizeof(T) == sizeof(float)) {
+      sum = moderate ? moderate_weights(noise, key, static_cast<uint32_t>(users[r]), n_items, col, first, last, weight)
+                     : any_weights(noise, key, static_cast<uint32_t>(users[r]), n_items, col, first, last, weight);
+    } else {
+      sum = any_weights(noise, key, static_cast<uint32_t>(users[r]), n_items, col, first, last, weight);
     }
     const T scale = static_cast<T>(1 / sum);
     if (accumulate) {

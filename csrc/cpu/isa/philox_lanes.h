@@ -39,49 +39,83 @@ inline PhiloxLanes multiply_low_words(PhiloxLanes a, PhiloxLanes b) {
 #endif
 }
 
+typedef uint32_t PhiloxWords __attribute__((vector_size(8 * kPhiloxLanes)));
+
+// The chains of neighbouring counters, two vectors of them side by side to hide the multiplier's latency.
+constexpr int kPhiloxGroups = 2;
+constexpr int kPhiloxVectors = 2 * kPhiloxGroups;                   // of words
+constexpr int64_t kPhiloxBlock = 4 * kPhiloxGroups * kPhiloxLanes;  // columns
+static_assert(kPhiloxColumns % kPhiloxBlock == 0, "philox_columns makes whole blocks");
+
+struct PhiloxBlock {
+  PhiloxLanes c0[kPhiloxGroups], c1[kPhiloxGroups], c2[kPhiloxGroups], c3[kPhiloxGroups];
+
+  // `column` is a multiple of 4.
+  inline __attribute__((always_inline)) void start(int64_t column, uint32_t row, uint32_t offset, uint32_t stream) {
+    // Counter j is in lane 2 j, and from half of them on in 2 j + 1: words() then interleaves within 128 bits only.
+    PhiloxLanes lane = {};
+    for (int j = 0; j < kPhiloxLanes; ++j) lane[j] = static_cast<uint64_t>(j / 2 + j % 2 * (kPhiloxLanes / 2));
+#pragma GCC unroll 2
+    for (int g = 0; g < kPhiloxGroups; ++g) {
+      c0[g] = lane + static_cast<uint64_t>(column / 4 + g * kPhiloxLanes);
+      c1[g] = PhiloxLanes{} + uint64_t{row};
+      c2[g] = PhiloxLanes{} + uint64_t{offset};
+      c3[g] = PhiloxLanes{} + uint64_t{stream};
+    }
+  }
+
+  inline __attribute__((always_inline)) void round(uint32_t k0, uint32_t k1) {
+    const PhiloxLanes m0 = PhiloxLanes{} + uint64_t{kPhiloxMultiplier0};
+    const PhiloxLanes m1 = PhiloxLanes{} + uint64_t{kPhiloxMultiplier1};
+#pragma GCC unroll 2
+    for (int g = 0; g < kPhiloxGroups; ++g) {
+      const PhiloxLanes p0 = multiply_low_words(c0[g], m0), p1 = multiply_low_words(c2[g], m1);
+      c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t { k0 };
+      c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t { k1 };
+      c1[g] = p1;
+      c3[g] = p0;
+    }
+  }
+
+  // The words in the order of their columns, after ten rounds.
+  inline __attribute__((always_inline)) void words(PhiloxWords (&bits)[kPhiloxVectors]) const {
+#pragma GCC unroll 2
+    for (int g = 0; g < kPhiloxGroups; ++g) {
+      const PhiloxLanes words01 = (c0[g] & 0xffffffffu) | (c1[g] << 32);
+      const PhiloxLanes words23 = (c2[g] & 0xffffffffu) | (c3[g] << 32);
+#if defined(__AVX512F__)
+      bits[2 * g] = (PhiloxWords)_mm512_maskz_unpacklo_epi64(0xff, (__m512i)words01, (__m512i)words23);
+      bits[2 * g + 1] = (PhiloxWords)_mm512_maskz_unpackhi_epi64(0xff, (__m512i)words01, (__m512i)words23);
+#elif defined(__AVX2__)
+      bits[2 * g] = (PhiloxWords)_mm256_unpacklo_epi64((__m256i)words01, (__m256i)words23);
+      bits[2 * g + 1] = (PhiloxWords)_mm256_unpackhi_epi64((__m256i)words01, (__m256i)words23);
+#elif defined(__SSE2__)
+      bits[2 * g] = (PhiloxWords)_mm_unpacklo_epi64((__m128i)words01, (__m128i)words23);
+      bits[2 * g + 1] = (PhiloxWords)_mm_unpackhi_epi64((__m128i)words01, (__m128i)words23);
+#else
+      bits[2 * g] = (PhiloxWords)PhiloxLanes{words01[0], words23[0]};
+      bits[2 * g + 1] = (PhiloxWords)PhiloxLanes{words01[1], words23[1]};
+#endif
+    }
+  }
+};
+
 // bits[j] = the word of column `column + j`, j < 64; `column` is a multiple of 4. Equals reference.philox_bits.
 inline void philox_columns(PhiloxKey key, int64_t column, uint32_t row, uint32_t offset, uint32_t stream,
                            uint32_t* bits) {
-  constexpr int kGroups = 2;  // two chains side by side hide the multiplier's latency
-  constexpr int kCounters = kPhiloxColumns / 4;
-  const PhiloxLanes zero = {};
-  PhiloxLanes lane = zero;
-  for (int j = 0; j < kPhiloxLanes; ++j) lane[j] = static_cast<uint64_t>(j);
-  const PhiloxLanes m0 = zero + uint64_t{kPhiloxMultiplier0};
-  const PhiloxLanes m1 = zero + uint64_t{kPhiloxMultiplier1};
-  for (int first = 0; first < kCounters; first += kGroups * kPhiloxLanes) {
-    PhiloxLanes c0[kGroups], c1[kGroups], c2[kGroups], c3[kGroups];
-    for (int g = 0; g < kGroups; ++g) {
-      c0[g] = lane + static_cast<uint64_t>(column / 4 + first + g * kPhiloxLanes);
-      c1[g] = zero + uint64_t{row};
-      c2[g] = zero + uint64_t{offset};
-      c3[g] = zero + uint64_t{stream};
-    }
+  for (int64_t first = 0; first < kPhiloxColumns; first += kPhiloxBlock) {
+    PhiloxBlock block;
+    block.start(column + first, row, offset, stream);
     uint32_t k0 = key.low, k1 = key.high;
 #pragma GCC unroll 10
     for (int round = 0; round < kPhiloxRounds; ++round) {
-#pragma GCC unroll 2
-      for (int g = 0; g < kGroups; ++g) {
-        const PhiloxLanes p0 = multiply_low_words(c0[g], m0), p1 = multiply_low_words(c2[g], m1);
-        c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t { k0 };
-        c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t { k1 };
-        c1[g] = p1;
-        c3[g] = p0;
-      }
+      block.round(k0, k1);
       k0 += kPhiloxWeyl0;
       k1 += kPhiloxWeyl1;
     }
-#pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g) {
-      const PhiloxLanes words01 = (c0[g] & 0xffffffffu) | (c1[g] << 32);
-      const PhiloxLanes words23 = (c2[g] & 0xffffffffu) | (c3[g] << 32);
-      uint64_t pairs[2 * kPhiloxLanes];
-      for (int j = 0; j < kPhiloxLanes; ++j) {
-        pairs[2 * j] = words01[j];
-        pairs[2 * j + 1] = words23[j];
-      }
-      std::memcpy(bits + 4 * (first + g * kPhiloxLanes), pairs, sizeof(pairs));  // little-endian: word 0 comes first
-    }
+    PhiloxWords words[kPhiloxVectors];
+    block.words(words);
+    std::memcpy(bits + first, words, sizeof(words));  // little-endian: word 0 comes first
   }
 }
 
