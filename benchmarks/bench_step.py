@@ -16,6 +16,7 @@ from registry import DEVICE, compare, normal, shapes
 from mmssl_fast import reference
 from mmssl_fast.nn import losses
 from mmssl_fast.nn.discriminator import Discriminator
+from mmssl_fast.ops.pending_gradient import pending_gradient
 from mmssl_fast.relation import RelationRows
 
 ROWS, D, HIDDEN, MODALITIES, ZETA = 1024, 64, 1024, 2, 100.0
@@ -53,9 +54,12 @@ class Step:
         gumbel = RelationRows.gumbel(self.graph, self.users, self.tau, 1)
         real = (gumbel + ZETA * RelationRows.generated(*self.final)).normalize()
         terms = losses.discriminator_loss(self.discriminator, real, fakes(True), self.alpha)
-        found = torch.autograd.grad(sum(terms.values()), [self.discriminator.linear.weight, *self.head])
+        weight = self.discriminator.linear.weight
+        with pending_gradient(weight) as pending:  # as the trainer's step: dW's pieces meet in one block
+            torch.autograd.grad(sum(terms.values()), [weight, *self.head], allow_unused=True)
+        d_weight = pending.dense()
         generator = losses.generator_loss(self.discriminator, fakes(False))
-        return {**terms, "dW": found[0], "generator": generator, **self._embeddings(generator)}
+        return {**terms, "dW": d_weight, "generator": generator, **self._embeddings(generator)}
 
     def dense(self, noisy_rows=None):
         """noisy_rows: the softmax rows of Eq. 5, where they are to be the ones of `lazy`."""

@@ -64,8 +64,11 @@ class TiledAdam(torch.optim.Optimizer):
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.zeros_like(weight, dtype=self._moments, memory_format=torch.preserve_format)
         width = max(1, (self._tile or tile_elements()) // max(1, weight.shape[0]))
-        for begin, end in item_tiles(1, weight.shape[1], width):
-            self._update(weight, state, pending.tile(begin, end), slice(begin, end), group)
+        tiles = item_tiles(1, weight.shape[1], width)
+        scratch = weight.new_empty(max((end - begin for begin, end in tiles), default=0), weight.shape[0])
+        for begin, end in tiles:
+            gradient = pending.tile(begin, end, scratch[: end - begin])
+            self._update(weight, state, gradient, slice(begin, end), group)
         state["step"] += 1
 
     def load_state_dict(self, state_dict: dict) -> None:

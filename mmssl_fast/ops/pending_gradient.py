@@ -13,11 +13,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .rounded_products import mm
-from .spmm import spmm
+from .item_tiles import item_tiles
+from .rounded_products import addmm_
+from .spmm import spmm_add_
 from .weight_columns import ItemEntries
 
-Piece = Callable[[int, int], Tensor]  # (begin, end) → [end − begin, H], the items' share of dWᵀ
+Piece = Callable[[int, int, Tensor], None]  # (begin, end, out): out [end − begin, H] += the items' share of dWᵀ
 
 _pending: dict[int, PendingGradient] = {}
 
@@ -38,39 +39,49 @@ class PendingGradient:
         return len(self._pieces)
 
     @torch.no_grad()
-    def tile(self, begin: int, end: int) -> Tensor:
-        """(dL/dW)ᵀ of the items [begin, end): [end − begin, H], contiguous."""
-        total = None
+    def tile(self, begin: int, end: int, out: Tensor | None = None) -> Tensor:
+        """(dL/dW)ᵀ of the items [begin, end): [end − begin, H], contiguous; in `out` where it is given."""
+        out = self.weight.new_empty(end - begin, self.weight.shape[0]) if out is None else out
+        out.zero_()
         for piece in self._pieces:
-            share = piece(begin, end)
-            total = share if total is None else total.add_(share)
-        return self.weight.new_zeros(end - begin, self.weight.shape[0]) if total is None else total
+            piece(begin, end, out)
+        return out
 
     def dense(self) -> Tensor:
-        """dL/dW [H, I], in the weight's layout."""
-        out = torch.empty_like(self.weight)
-        out.mT.copy_(self.tile(0, self.weight.shape[1]))
-        return out
+        """dL/dW [H, I], in the weight's layout; beside it only tiles are held."""
+        dense = torch.empty_like(self.weight)
+        item_major = dense.mT.is_contiguous()
+        for begin, end in item_tiles(*self.weight.shape):
+            tile = dense.mT[begin:end]
+            if item_major:
+                self.tile(begin, end, tile)
+            else:
+                tile.copy_(self.tile(begin, end))
+        return dense
 
     def add_low_rank(self, v: Tensor, t: Tensor, gemm: torch.dtype) -> None:
         """dWᵀ += v t, with v [I, k] and t [k, H], rounded to gemm."""
-        self._pieces.append(lambda begin, end: mm(v[begin:end], t, gemm))
+        self._pieces.append(lambda begin, end, out: addmm_(out, v[begin:end], t, gemm))
 
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
         """dWᵀ[col[e]] += value[e] y[row(e)] for every entry; y [B, H]."""
         items, t_crow, t_row, order = entries.by_item
         every = torch.arange(entries.n_items + 1, device=items.device)
         crow, t_value = t_crow[torch.searchsorted(items, every)], value[order]
-        self._pieces.append(lambda begin, end: spmm(crow[begin : end + 1].contiguous(), t_row, t_value, y))
+        self._pieces.append(
+            lambda begin, end, out: spmm_add_(out, every[: end - begin], crow[begin : end + 1], t_row, t_value, y)
+        )
 
     def add_product(self, s: Tensor, gemm: torch.dtype) -> None:
         """dWᵀ += Wᵀ s, with s [H, H], both rounded to gemm."""
         weight = self.weight  # not self, whose reference cycle would keep every piece until Python's collector runs
-        self._pieces.append(lambda begin, end: mm(weight.mT[begin:end], s, gemm))
+        self._pieces.append(lambda begin, end, out: addmm_(out, weight.mT[begin:end], s, gemm))
 
     def add_rows(self, rows: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
         """dWᵀ += rowsᵀ y, with rows(begin, end) → [b, end − begin] and y [b, H]; rounded to gemm where it is given."""
-        self._pieces.append(lambda begin, end: mm(rows(begin, end).to(y.dtype).mT, y, gemm or y.dtype))
+        self._pieces.append(
+            lambda begin, end, out: addmm_(out, rows(begin, end).to(y.dtype).mT, y, gemm or y.dtype)
+        )
 
 
 @contextmanager
