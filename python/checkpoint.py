@@ -1,8 +1,8 @@
 """state/ in a run's folder: everything that a run is at one moment, so that it can go on as if nothing had happened.
 
 A state is two files named after the steps taken: <step>.safetensors holds the tensors and <step>.json, written after
-it, the rest and a checksum of both. A pair without its .json was never finished and is not looked at. Nothing in either
-file names a path.
+it, the rest and a checksum of both. A pair without its .json was never finished and is not looked at; a finished one is
+never written to again: a second state of the same step takes the next number. Nothing in either file names a path.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ _HOLDS = {
     "optimisers": dict, "where": str, "epoch": int, "tile": int, "seconds": (int, float), "terms": list, "config": dict,
     "fingerprint": str, "threads": int, "versions": dict, "tensors": dict,
 }  # fmt: skip
+_WITHIN = {"step": (0, 2**32 - 1), "stale": (0, math.inf), "best_epoch": (0, math.inf), "epoch": (1, math.inf),
+           "tile": (1, math.inf)}  # fmt: skip
 
 
 @dataclass
@@ -76,8 +79,11 @@ class Checkpoints:
     def open(self) -> bool:
         """Read the newest state and check that this run may go on from it; False where there is none yet.
 
-        Raises InputError naming the difference where the data or the configuration is another, or a file is damaged.
+        Raises InputError naming the difference where the data or the configuration is another, a file is damaged, or
+        `state` is no folder of the run's own.
         """
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise InputError(f"{self.folder}: is a link or no folder; put the folder with the states in its place")
         path = newest(self.folder)
         if path is None:
             return False
@@ -123,9 +129,9 @@ class Checkpoints:
     def leave_if_asked(self) -> None:
         """Raise Interrupted after a signal."""
         if self.stop.received:
-            raise Interrupted(
-                f"interrupted {self.last}; {resume_command(self.run)} goes on from there", self.stop.received
-            )
+            where = f"interrupted {self.last}" if self.last else "interrupted before there was a state"
+            on = "goes on from there" if self.last else "starts again"
+            raise Interrupted(f"{where}; {resume_command(self.run)} {on}", self.stop.received)
 
     def _due(self, position: Position, epoch_ended: bool) -> bool:
         every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
@@ -143,11 +149,11 @@ class Checkpoints:
         }  # fmt: skip
         kept = f"the state {self.last} is kept" if self.last else "there is no earlier state"
         advice = f"{kept}; make room, then {resume_command(self.run)}"
-        path = self.folder / f"{fit.step:010d}.safetensors"
         try:
             if self.folder.is_symlink():
                 raise OSError("is a link")
             self.folder.mkdir(exist_ok=True)
+            path = self.folder / f"{_number(self.folder, fit.step):010d}.safetensors"
             write_tensors(path, tensors, advice=advice)
             body["tensors"] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
             write_text(path.with_suffix(".json"), _sealed(body), advice=advice)
@@ -179,13 +185,19 @@ def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 def resume_command(run: Path) -> str:
     """What to type to go on."""
-    return f"mmssl-fast train --resume {run}"
+    return f"mmssl-fast train --resume {shlex.quote(str(run))}"
 
 
 def newest(folder: Path) -> Path | None:
     """The .json of the newest finished state, None without one."""
     found = [path for path in _entries(folder) if path.suffix == ".json" and _NAME.fullmatch(path.name)]
     return max(found, default=None)
+
+
+def _number(folder: Path, step: int) -> int:
+    """What the state of that step is called: above every finished one, none of which is touched."""
+    last = newest(folder)
+    return step if last is None else max(step, int(last.stem) + 1)
 
 
 def remove(folder: Path) -> None:
@@ -237,10 +249,26 @@ def _opened(path: Path, text: str, older: str) -> dict[str, Any]:
     if body.get("format") != FORMAT:
         raise InputError(f"{path}: its format is {shown(body.get('format'))}, this version reads {FORMAT!r}")
     wrong = next((key for key, kind in _HOLDS.items() if not isinstance(body.get(key, ...), kind)), None)
+    wrong = wrong or next((key for key, (low, high) in _WITHIN.items() if not low <= body[key] <= high), None)
     if wrong or not all(isinstance(one, dict) for one in (*body["epochs"], *body["config"].values())):
         what = f"{wrong} is {shown(body.get(wrong))}" if wrong else "an epoch or a section is no table"
         raise InputError(f"{path}: does not hold a state: {what}; {older}")
+    if not all(_is_record(one, body["terms"], body["epochs"][0]) for one in body["epochs"]):
+        raise InputError(f"{path}: does not hold a state: what it says of an epoch; {older}")
     return body
+
+
+def _is_record(one: dict[str, Any], terms: list, first: dict[str, Any]) -> bool:
+    """Whether one line of metrics.jsonl has what is read of it again: the losses of `terms` and of the first among
+    it."""
+    losses, val = one.get("losses"), one.get("val", {})
+    if not isinstance(losses, dict) or not isinstance(val, dict):
+        return False
+    needed = [one.get("epoch"), one.get("seconds"), *losses.values(), *val.values()]
+    needed += [val.get(name) for name in ("users", "recall@20", "ndcg@20") if val]
+    names = [*terms, *first["losses"]]
+    numbers = all(isinstance(value, (int, float)) for value in needed)
+    return numbers and bool(names) and all(name in list(losses) for name in names)
 
 
 def _digest_of(body: dict[str, Any]) -> str:
@@ -277,7 +305,7 @@ def _collect(system: System, fit: Fit, position: Position) -> tuple[dict[str, Te
                     tensors[f"optimiser.{name}.{index}.{key}"] = value
                 else:
                     scalars.setdefault(str(index), {})[key] = value
-        optimisers[name] = {"param_groups": held["param_groups"], "scalars": scalars}
+        optimisers[name] = {"scalars": scalars}
     tensors |= {"generator.cpu": torch.get_rng_state(), "best.users": fit.users, "best.items": fit.items}
     if position.table.device.type == "cuda":
         tensors["generator.cuda"] = torch.cuda.get_rng_state(position.table.device)
@@ -302,7 +330,11 @@ def _restore(state: State, system: System, fit: Fit, position: Position) -> None
         for name, optimiser in system.optimisers.items():
             _restore_optimiser(optimiser, body["optimisers"][name], taken(f"optimiser.{name}."))
         fit.parameters = taken("best.parameter.")
-        fit.users, fit.items = tensors.pop("best.users"), tensors.pop("best.items")
+        best = {f"best.{side}": getattr(fit, side) for side in ("users", "items")}
+        for name, like in best.items():
+            if tensors[name].shape != like.shape or tensors[name].dtype != like.dtype:
+                raise ValueError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}")
+        fit.users, fit.items = (tensors.pop(name) for name in best)
         torch.set_rng_state(tensors.pop("generator.cpu"))
         if position.table.device.type == "cuda":
             torch.cuda.set_rng_state(tensors.pop("generator.cuda"), position.table.device)
@@ -312,13 +344,13 @@ def _restore(state: State, system: System, fit: Fit, position: Position) -> None
         raise InputError(f"{state.path}: does not fit this version: {reason}; start another run") from None
     fit.step, fit.stale, fit.best_epoch, fit.val = body["step"], body["stale"], body["best_epoch"], body["val"]
     fit.best = -math.inf if body["best"] is None else body["best"]
-    fit.epochs, fit.tile = body["epochs"], max(1, body["tile"])
+    fit.epochs, fit.tile = body["epochs"], body["tile"]
     position.epoch, position.seconds = body["epoch"], body["seconds"]
 
 
 def _restore_optimiser(optimiser, held: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Load an optimiser's state with each tensor in its parameter's memory order: another order could round another
-    way."""
+    way. Rates and betas are the optimiser's own, from a configuration that is the same and that nothing changes."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in held["scalars"].items()}
     for name, tensor in tensors.items():
@@ -326,10 +358,10 @@ def _restore_optimiser(optimiser, held: dict[str, Any], tensors: dict[str, Tenso
         parameter = parameters[int(index)]
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+        elif key != "step" or tensor.numel() != 1:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, its parameter {tuple(parameter.shape)}")
         state.setdefault(int(index), {})[key] = tensor
-    groups = [{key: tuple(value) if key == "betas" else value for key, value in group.items()}
-              for group in held["param_groups"]]  # fmt: skip
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def _check_finite(tensors: dict[str, Tensor], position: Position) -> None:

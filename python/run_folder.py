@@ -3,8 +3,10 @@ finished, and nothing half-written."""
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
+import os
 import platform
 import time
 from pathlib import Path
@@ -33,7 +35,8 @@ CONFIG, METRICS, RESULT, MODEL, CURVES, BASELINES = FILES = (
 class RunFolder:
     """One training run's folder, and the observer (mmssl_trainer.train.Observer) that fills it as the run goes.
 
-    result.json appears last: a folder that has it holds a finished run.
+    result.json appears last: a folder that has it holds a finished run. Until then, or until this process ends, no
+    other process gets the folder.
     """
 
     def __init__(
@@ -50,13 +53,15 @@ class RunFolder:
             if occupied and not (overwrite or resume):
                 raise InputError(f"{self.path}: is not empty; give another folder with --out, or --overwrite")
             self.path.mkdir(parents=True, exist_ok=True)
+            _hold(self.path)
             with replacing(self.path / CONFIG) as temporary:
                 temporary.write_text(to_toml(config), encoding="utf-8")
                 if not resume:
                     for name in FILES[1:]:
                         (self.path / name).unlink(missing_ok=True)
                     checkpoint.remove(self.path / checkpoint.FOLDER)
-            (self.path / METRICS).touch()
+            if not resume:  # where a run goes on, `resumed` puts the file in the place of whatever has its name
+                (self.path / METRICS).touch()
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be written ({error.strerror}); give another folder with --out"
@@ -91,6 +96,42 @@ class RunFolder:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
         write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")
         checkpoint.remove(self.path / checkpoint.FOLDER)
+        _let_go(self.path)
+
+
+_held: dict[tuple[int, int], int] = {}  # device and inode of a folder → descriptor, whose lock ends with the process
+
+
+def _hold(path: Path) -> None:
+    """Keep other processes from this folder, where the file system has locks. Raises InputError where one has it."""
+    handle = os.open(path, os.O_RDONLY)
+    key = _key(handle)
+    try:
+        if key not in _held:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _held[key], handle = handle, -1
+    except BlockingIOError:
+        raise InputError(
+            f"{path}: another process is at work on this run; let it end, or give another folder"
+        ) from None
+    except OSError:
+        pass
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def _let_go(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    key = _key(handle)
+    os.close(handle)
+    if key in _held:
+        os.close(_held.pop(key))
+
+
+def _key(handle: int) -> tuple[int, int]:
+    found = os.fstat(handle)
+    return found.st_dev, found.st_ino
 
 
 def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def test_last_two_are_kept_and_leftovers_of_a_killed_process_go(data, tmp_path):
     for name in (".0000000001.json.77.tmp", "0000000003.safetensors", "notes.txt", "0000000001.json.bak"):
         (tmp_path / "state" / name).write_text("x")
     fit(data, config, checkpoints=EachStep(tmp_path, data, config))
-    last = (data.train.nnz // 128 + 1) * 2
+    last = (data.train.nnz // 128 + 2) * 2  # an epoch ends with a state more
     there = {path.name for path in (tmp_path / "state").iterdir()}
     states = {f"{step:010d}.{end}" for step in (last - 1, last) for end in ("json", "safetensors")}
     assert there == {*states, "notes.txt", "0000000001.json.bak"}
@@ -167,7 +167,7 @@ def test_optimiser_state_keeps_its_memory_order(data, tmp_path):
     interrupted(tmp_path, data, config, 1, 2)
     system = systems.create("mmssl")
     system.build(data, InteractionGraph.from_scipy(data.train), config)
-    fitted = Fit(torch.empty(0), torch.empty(0), {})
+    fitted = Fit(*system.embeddings(), {})
     checkpoints = Checkpoints(tmp_path, data, config)
     checkpoints.open()
     checkpoints.restore(system, fitted, Position(1, LossTable(9, torch.device("cpu"))))
@@ -275,6 +275,27 @@ def test_full_disk_is_a_line_and_the_state_before_stays(data, tmp_path, monkeypa
     monkeypatch.undo()
     assert len(list((tmp_path / "state").iterdir())) == 4
     assert_same(resumed(tmp_path, data, config), whole)
+
+
+def test_second_state_of_a_step_leaves_the_first_alone(data, tmp_path, monkeypatch):
+    """The last step's state and the epoch's: where the disk is full between the two files of the second, the first can
+    be read, with its own checksum."""
+    config = configured()
+    first = data.train.nnz // 128 + 1
+    wrote = []
+
+    def full(path, text, **advice):
+        wrote.append(path)
+        if len(wrote) == first + 1:
+            raise InputError(f"{path}: cannot be written (No space left on device)")
+        write_text(path, text, **advice)
+
+    monkeypatch.setattr(checkpoint, "write_text", full)
+    with pytest.raises(InputError, match="No space left"):
+        fit(data, config, checkpoints=EachStep(tmp_path, data, config))
+    monkeypatch.undo()
+    assert checkpoint.read(checkpoint.newest(tmp_path / "state")).body["step"] == first
+    assert_same(resumed(tmp_path, data, config), fit(data, config))
 
 
 def _no_space(tensors, path, metadata=None):
@@ -397,6 +418,47 @@ def test_state_of_another_model_is_refused(data, copied):
 
 
 @pytest.mark.parametrize(
+    "name, change",
+    [
+        ("best.users", lambda tensor: tensor[:3]),
+        ("best.items", lambda tensor: tensor.double()),
+        ("optimiser.adamw.0.exp_avg", lambda tensor: tensor[:3]),
+        ("optimiser.first_layer.0.exp_avg_sq", lambda tensor: tensor[:0]),
+        ("optimiser.adam.0.step", lambda tensor: tensor.new_empty(0)),
+    ],
+)
+def test_tensor_of_another_shape_is_refused(data, copied, name, change):
+    path = checkpoint.newest(copied / "state")
+    state = checkpoint.read(path)
+    state.tensors[name] = change(state.tensors[name]).contiguous()
+    write_tensors(path.with_suffix(".safetensors"), state.tensors)
+    state.body["tensors"] = {"bytes": path.with_suffix(".safetensors").stat().st_size,
+                             "sha256": checkpoint._digest(path.with_suffix(".safetensors"))}  # fmt: skip
+    path.write_text(checkpoint._sealed(state.body))
+    with pytest.raises(InputError, match=r"does not fit this version: .*is "):
+        resumed(copied, data, configured())
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_states_in_another_place_are_not_taken_for_none(folder, whole, tmp_path, capsys, kind):
+    """A run whose states were moved to a larger disk is not begun again, its best model not removed."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    for name in ("config.toml", "model.safetensors", "metrics.jsonl"):
+        shutil.copy(whole / name, run)
+    if kind == "file":
+        (run / "state").write_text("")
+    else:
+        (run / "state").symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.mkdir()
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "state: is a link or no folder" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
     "arguments, parts",
     [
         (["--resume", "RUN", "--seed", "3"], ["train.seed was 0", "is 3 now"]),
@@ -428,6 +490,48 @@ def test_resume_before_the_first_state_starts_again(folder, whole, tmp_path, cap
     assert main(["train", "--resume", str(run)]) == 0
     assert "no state was written yet: starting from the beginning" in capsys.readouterr().err
     assert same_model(whole, run)
+
+
+def test_run_that_another_process_is_at_is_refused(folder, whole, tmp_path, capsys):
+    """Two processes would remove each other's files; what the first has is left as it is, and goes on afterwards."""
+    run = tmp_path / "a run"
+    run.mkdir()
+    shutil.copy(whole / "config.toml", run)
+    program = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(); input()"
+    command = [sys.executable, "-c", program, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        for arguments in (["train", "--resume", str(run)], [*begin(folder, run), "--overwrite"]):
+            assert main(arguments) == 2
+            assert "another process is at work on this run" in capsys.readouterr().err
+        assert [path.name for path in run.iterdir()] == ["config.toml"]
+        other.communicate("\n")
+    open_files = len(os.listdir("/proc/self/fd"))
+    assert main(["train", "--resume", str(run)]) == 0 and len(os.listdir("/proc/self/fd")) == open_files
+    assert same_model(whole, run)
+
+
+def test_command_that_goes_on_can_be_pasted():
+    assert checkpoint.resume_command(Path("a run")) == "mmssl-fast train --resume 'a run'"
+
+
+def test_resuming_makes_no_file_elsewhere(folder, whole, tmp_path, monkeypatch, capsys):
+    """metrics.jsonl is a link that leads out of the run's folder to nothing yet."""
+    run = tmp_path / "run"
+    stopped = Checkpoints.visit
+
+    def visit(self, system, fitted, position, epoch_ended=False):
+        if fitted.step == 2:
+            self.stop.received = signal.SIGINT
+        stopped(self, system, fitted, position, epoch_ended)
+
+    monkeypatch.setattr(Checkpoints, "visit", visit)
+    assert main(begin(folder, run, "--epochs", "6")) == 130
+    monkeypatch.undo()
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert not (tmp_path / "elsewhere").exists() and not (run / "metrics.jsonl").is_symlink()
 
 
 def test_overwrite_removes_the_states_of_an_earlier_run(folder, whole, tmp_path, capsys):

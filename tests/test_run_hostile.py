@@ -41,6 +41,9 @@ def state():
     return checkpoint._sealed(body).encode(), tensors
 
 
+RECORD = {"epoch": 1, "seconds": 1.0, "losses": {"a": 1.0, "b": 0.5, "c": 2}}
+
+
 def safetensors(header, content=b"", length=None):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + content
@@ -134,6 +137,15 @@ def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
         ({"config": {"model": 3}}, "an epoch or a section is no table"),
         ({"tensors": {}}, "was written as None"),
         ({"optimisers": [1]}, "optimisers is a list"),
+        ({"step": -1}, "step is -1"),
+        ({"step": 2**64}, "step is 18446744073709551616"),
+        ({"epoch": 0}, "epoch is 0"),
+        ({"tile": -3}, "tile is -3"),
+        ({"epochs": [{}]}, "what it says of an epoch"),
+        ({"epochs": [{"epoch": 1, "seconds": 1.0, "losses": 3}]}, "what it says of an epoch"),
+        ({"epochs": [{"epoch": 1, "seconds": 1.0, "losses": {"a": 1.0}}]}, "what it says of an epoch"),
+        ({"epochs": [RECORD | {"val": {"users": 3}}]}, "what it says of an epoch"),
+        ({"epochs": [RECORD], "terms": [["a"]]}, "what it says of an epoch"),
     ],
 )
 def test_state_with_a_right_checksum_that_is_none(change, part, state, tmp_path):
