@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(error, 1)
         if is_out_of_memory(error):
             return _fail(f"out of memory ({(str(error).splitlines() or ['no more is known'])[0]}); free some", 1)
+        if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder that nobody may enter
+            return _fail(InputError(f"{error.filename}: {error.strerror}; check the name and its permissions"), 2)
         if type(error).__name__ == "Abort":
             return _fail("interrupted", 130)
         if hasattr(error, "format_message"):  # a usage error of typer: unknown option, missing argument

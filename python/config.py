@@ -181,7 +181,7 @@ class TrainSection(Section):
         description="At most so many, each of n_train // batch + 1 steps; where it is not given, 20 on the embedded "
         "catalogue.",
     )
-    batch: int = Field(1024, ge=1, description="Triples of a step. The released code: 1024.")
+    batch: int = Field(1024, ge=1, lt=2**31, description="Triples of a step. The released code: 1024.")
     sample_over: Literal["interactions", "users"] = Field(
         "users",
         description="What a batch is drawn over: interactions with replacement, or users without "
@@ -189,7 +189,7 @@ class TrainSection(Section):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of parameters, sampling, dropout and noise.")
     device: str = Field("cpu", description='Where to train: "cpu", "cuda", "cuda:1".')
-    threads: int = Field(0, ge=0, description="CPU threads; 0: as torch chooses.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: as torch chooses.")
     discriminator_steps: int = Field(
         1, ge=1, description="Discriminator steps before each generator step. Left open by the paper."
     )

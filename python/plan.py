@@ -335,7 +335,11 @@ def parse_bytes(text: str) -> int:
     number = text.strip().rstrip("BKMGTibkmgt")
     unit = text.strip()[len(number) :]
     known = {name.lower(): factor for name, factor in UNITS.items()}
-    if unit.lower() not in known or not 0 < (value := float(number)) < 1e18:
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if unit.lower() not in known or not 0 < value < 1e18:
         raise ValueError(f"{text!r} is no size; write 4GiB, 512M or 2e9")
     return int(value * known[unit.lower()])
 

@@ -220,6 +220,16 @@ def test_other_commands_refuse(run, capsys, tmp_path, monkeypatch, arguments, fr
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["evaluate"], ["recommend"], ["train", "--resume"], ["train", "--preset"], ["tune", "--space"],
+     ["reproduce", "table2", "--dry-run", "--out"], ["benchmark", "--checkout"]],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_name_that_the_system_refuses_is_a_line(arguments, capsys):
+    fails(capsys, [*arguments, "x" * 300], "xxxx", "File name too long")
+
+
 def test_interruption_keeps_the_best_model(folder, tmp_path, monkeypatch, capsys):
     """Ctrl-C: one line, exit code 130, and what was reached so far can be used."""
     written = RunFolder.epoch_ended

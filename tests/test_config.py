@@ -72,6 +72,9 @@ def test_unknown_key_names_the_nearest(tmp_path, text, named, nearest):
     [
         ("[train]\nbatch = 'many'\n", ["train.batch", "'many'", "integer"]),
         ("[train]\nbatch = 0\n", ["train.batch", "greater than or equal to 1"]),
+        ("[train]\nbatch = 9223372036854775808\n", ["train.batch", "less than 2147483648"]),
+        ("[train]\nthreads = 100000\n", ["train.threads", "less than or equal to 1024"]),
+        ("[train]\nmemory = 'garbage'\n", ["train.memory", "'garbage' is no size; write 4GiB"]),
         ("[train]\nepochs = true\n", ["train.epochs"]),
         ("[loss]\nzeta = nan\n", ["loss.zeta", "finite"]),
         ("[loss]\nkind = 'vae'\n", ["loss.kind", "'cosine' or 'dot'"]),
