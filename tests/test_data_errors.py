@@ -127,6 +127,13 @@ ERRORS = {
             "interactions.csv | 2 items | 30 rows | items.csv",
         ),
         (gone("items.csv", then=text("interactions.csv", "user,item\n1,-1\n")), "interactions.csv | row 1 | '-1'"),
+        *[
+            (
+                gone("items.csv", then=text("interactions.csv", "user,item\n" + "".join(map(row, range(30))))),
+                f"interactions.csv | row 1 | {row(0)[2:-1]!r}, a number | items.csv",
+            )
+            for row in ("1,{}.0\n".format, "1,{:e}\n".format, "1, {}\n".format)
+        ],
         (text("interactions.parquet", ""), "both interactions.parquet and interactions.csv"),
         (gone("text_feat.npy", "image_feat.npy"), "_feat.npy"),
         (poisoned(np.nan), "text_feat.npy | row 7, column 2 | nan"),

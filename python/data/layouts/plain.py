@@ -8,10 +8,12 @@ texts). Without split every user's items are split 8:1:1 by the seed.
   items.csv or items.parquet (column item) is there: row r belongs to the r-th item listed, and every item is listed;
   no list, integer ids: row r belongs to item r;
   no list, text ids: row r belongs to the r-th distinct id of the interactions in ascending code-point order, and
-  there are exactly as many rows as ids.
+  there are exactly as many rows as ids; refused where the ids are numbers (1.0, 10.0, 2.0) that this order shuffles.
 Whatever fits none of these is refused. users.csv or users.parquet (column user) may list users too, then they are
 numbered in that order and may lack interactions; without it users are numbered by ascending id.
 """
+
+import numpy as np
 
 from ...errors import InputError, shown
 from ..dataset import SPLITS, build
@@ -72,12 +74,25 @@ def _items(folder, path, column):
                     "integer ids name rows, or list the ids in row order in items.csv"
                 )
         return None, rows, ids[index]
+    if _misordered(ids):
+        raise InputError(
+            f"{path}: row 1 has item {shown(column.texts[0])}, a number in a spelling whose order is not that of its "
+            "value; write such ids as integers (0, 1, 2), or list them in row order in items.csv"
+        )
     if len(ids) != rows:
         raise InputError(
             f"{path}: names {len(ids)} items by text, the features have {rows} rows; list the ids in row order in "
             "items.csv"
         )
     return ids, rows, index
+
+
+def _misordered(ids):
+    """Whether sorted texts are all numbers (1.0, 1e1, " 2") that do not ascend: features would go to other items."""
+    try:
+        return bool((np.diff([float(text) for text in ids.tolist()]) < 0).any())
+    except ValueError:
+        return False
 
 
 def _given(path, column, users, items):
