@@ -169,12 +169,15 @@ class InteractionGraph:
         )
 
     def rows(self, users: Tensor) -> SeenRows:
-        """The CSR block of `users` (int64 [B], repeats allowed): SeenRows(crow [B + 1], col). Raises IndexError when an
-        id is outside [0, U)."""
+        """The CSR block of `users` (integer [B], repeats allowed): SeenRows(crow [B + 1], col). Raises IndexError when
+        an id is outside [0, U)."""
+        if users.ndim != 1 or users.dtype == torch.bool or users.is_floating_point() or users.is_complex():
+            raise ValueError(
+                f"InteractionGraph.rows: users must be integers [B], got {users.dtype} {tuple(users.shape)}"
+            )
         users = users.to(self.device, torch.int64)
-        if users.ndim != 1:
-            raise ValueError(f"InteractionGraph.rows: users must be 1-D, got shape {tuple(users.shape)}")
-        if users.numel() and not 0 <= (low := int(users.min())) <= (high := int(users.max())) < self.n_users:
+        low, high = (int(users.min()), int(users.max())) if users.numel() else (0, -1)
+        if low < 0 or high >= self.n_users:
             raise IndexError(f"InteractionGraph.rows: users span [{low}, {high}], the graph has {self.n_users} users")
         counts = self.user_degree[users]
         crow = torch.zeros(users.numel() + 1, dtype=torch.int64, device=self.device)

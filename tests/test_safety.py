@@ -92,6 +92,22 @@ def test_graph_that_is_not_one_is_refused_at_construction(changes, part):
         graph(**tensors)
 
 
+@pytest.mark.parametrize(
+    "users, error, part",
+    [
+        ([-1], IndexError, r"span \[-1, -1\], the graph has 3 users"),
+        ([0, 3], IndexError, r"span \[0, 3\]"),
+        ([[0]], ValueError, r"integers \[B\], got torch.int64 \(1, 1\)"),
+        ([0.5], ValueError, r"got torch.float32"),
+        ([True, False, True], ValueError, r"got torch.bool"),
+    ],
+)
+def test_rows_of_users_that_are_none_are_refused(users, error, part):
+    assert graph().rows(torch.tensor([0], dtype=torch.int32)).col.tolist() == [0, 3]
+    with pytest.raises(error, match=rf"InteractionGraph\.rows: users .*{part}"):
+        graph().rows(torch.tensor(users))
+
+
 def test_graph_on_two_devices_is_refused():
     with pytest.raises(ValueError, match="all have one device"):
         graph(col=torch.tensor(ARRAYS["col"], device="meta"))
