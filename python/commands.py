@@ -53,7 +53,7 @@ def train(
                                                                     "it was configured.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
-    from . import checkpoint, presets, report, run_folder
+    from . import checkpoint, presets, report, run_folder, signals
     from . import memory as memory_plan
     from . import train as training
     from .config import SYNTHETIC, SYNTHETIC_EPOCHS
@@ -94,13 +94,14 @@ def train(
     names = [chosen.model.system]
     names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
     rows, baselines = [], {}
-    for name in reversed(names):
-        own = name == chosen.model.system
-        fit, test, seconds = fit_and_test(dataset, chosen, name, folder if own else None, checkpoints if own else None)
-        rows.insert(0, (name, test, seconds))
-        if not own:
-            baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
-    folder.finish(fit, test, baselines)
+    with signals.told(f"interrupted; {checkpoint.resume_command(place)} goes on"):  # within `fit`, after a whole step
+        for name in reversed(names):
+            own = name == chosen.model.system
+            fit, test, seconds = fit_and_test(dataset, chosen, name, *((folder, checkpoints) if own else ()))
+            rows.insert(0, (name, test, seconds))
+            if not own:
+                baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
+        folder.finish(fit, test, baselines)
     report.show_run(dataset.name, fit, test, rows, folder.path)
 
 

@@ -98,11 +98,13 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
     """The sizes of a run of config.model.system on a dataset."""
     model, loss = config.model, config.loss
     adversarial = loss.adversarial and model.system == "mmssl"
+    by_user = config.train.sample_over == "users"  # without replacement
     return Sizes(
         dataset.n_users, dataset.n_items, dataset.train.nnz,
         tuple(one.shape[1] for one in dataset.features.values()) if model.system == "mmssl" else (),
         dim=model.dim, hidden=(tuple(model.hidden) or hidden_widths(dataset.n_items)) if adversarial else None,
-        batch=config.train.batch, layers=model.layers, heads=model.heads,
+        batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
+        layers=model.layers, heads=model.heads,
         neighbours=model.neighbours if model.system == "mmssl" else 0, contrastive=loss.contrastive,
         discriminator_steps=config.train.discriminator_steps,
     )  # fmt: skip

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .errors import Interrupted
+
 
 class Stop:
     """Whether somebody asked the run to end. received: the signal's number, None while nobody has."""
@@ -35,3 +37,20 @@ def kept() -> Iterator[Stop]:
         yield stop
     finally:
         restore()
+
+
+@contextmanager
+def told(message: str) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM raise Interrupted with this message, at once. To be used in the main thread."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(number, _) -> None:
+        raise Interrupted(message, number)
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

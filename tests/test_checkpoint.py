@@ -230,6 +230,35 @@ def test_second_signal_acts_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("when", ["baseline", "test"])
+def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatch, capsys, number, code, when):
+    """While a baseline is fitted beside, and in the last evaluation."""
+    from mmssl_trainer import commands, evaluate
+
+    run, before = tmp_path / "run", signal.getsignal(number)
+    fit_and_test, split_metrics = commands.fit_and_test, evaluate.split_metrics
+
+    def fitted(dataset, config, name, *own):
+        if when == "baseline" and not own:
+            signal.raise_signal(number)
+        return fit_and_test(dataset, config, name, *own)
+
+    def evaluated(users, items, dataset, split, *how):
+        if when == split:
+            signal.raise_signal(number)
+        return split_metrics(users, items, dataset, split, *how)
+
+    monkeypatch.setattr(commands, "fit_and_test", fitted)
+    monkeypatch.setattr(evaluate, "split_metrics", evaluated)
+    assert main(begin(folder, run, "--epochs", "1", *(["--compare"] if when == "baseline" else []))) == code
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"mmssl-fast: interrupted; mmssl-fast train --resume {run} goes on"
+    assert not (run / "result.json").exists() and signal.getsignal(number) is before
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run)]) == 0 and (run / "result.json").exists()
+
+
 def test_command_resumes_to_the_same_run(folder, whole, tmp_path, monkeypatch, capsys):
     """The model, the lines of metrics and the result; the states are gone afterwards."""
     run = tmp_path / "run"

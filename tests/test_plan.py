@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from mmssl_trainer import plan
 from mmssl_trainer.cli import main
+from mmssl_trainer.config import load
+from mmssl_trainer.data import synthetic
 from mmssl_trainer.plan import Sizes, parse_bytes, peak, readable, stages
 
 # users, items, steps, widths of the modalities, dim, first hidden width, batch
@@ -86,3 +88,10 @@ def test_limits_of_cgroups_count(tmp_path):
     own.write_text("0::/outer/inner\n")
     assert plan._left_in_cgroups(tmp_path, own) == [600]
     assert plan.free_memory() > 0
+
+
+@pytest.mark.parametrize("over, batch", [("users", 40), ("interactions", 10**6)])
+def test_users_are_drawn_once_a_step(over, batch):
+    data = synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}, mean_degree=8)
+    config = load(None, {"train.batch": (10**6, "test"), "train.sample_over": (over, "test")})
+    assert plan.sizes_of(data, config).batch == batch
