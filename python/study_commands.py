@@ -38,6 +38,8 @@ def reproduce(
                                                      "commas.")] = None,
     variants: Annotated[str | None, typer.Option(help="table3: which ablations, separated by commas. [default: all]",
                                                  show_default=False)] = None,
+    sweeps: Annotated[str | None, typer.Option(help="figure4: which keys are swept, such as model.layers,loss.zeta. "
+                                                    "[default: all]", show_default=False)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A look at the machinery: one seed, 2 epochs, few systems, the "
                                                         "sweeps' ends. No results.")] = False,
     config: Annotated[Path | None, typer.Option(help="Configuration in TOML, for every system.")] = None,
@@ -53,18 +55,20 @@ def reproduce(
     """One of the paper's tables or figures on your data: runs with several seeds, kept and resumed, then Markdown and
     pictures beside the paper's own figures."""
     from . import report
-    from .reproduce import plan, targets
+    from .reproduce import paper, plan, targets
     from .systems import SYSTEMS
 
     if target not in plan.TARGETS:
         raise InputError(f"TARGET {shown(target)}: choose {', '.join(plan.TARGETS)}")
     names = plan.systems_of(target, _names(systems, "--systems", SYSTEMS), quick)
     chosen = _names(variants, "--variants", plan.ABLATIONS) or list(plan.ABLATIONS)
+    swept = _names(sweeps, "--sweeps", paper.SWEEPS)
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "train.device": (device, "--device"),
              "train.threads": (threads, "--threads"),
              "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs")}  # fmt: skip
     dataset, base = _base(names, flags, config, preset or [], settings or [])
-    asked = plan.Settings(target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick, tuple(chosen))
+    asked = plan.Settings(target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick, tuple(chosen),
+                          tuple(swept))
     if dry_run:
         rows = targets.foresee(asked, dataset)
         shown_rows = [[label, str(seed), state, name, f"{s / 60:.1f}"] for label, seed, state, name, s in rows]

@@ -182,6 +182,17 @@ def test_figures_are_drawn(tmp_path, sweeps):
         assert f"]({target}.png)" in (tmp_path / f"{target}.md").read_text()
     sweep = rows((tmp_path / "figure4.md").read_text())
     assert {"1", "2", "0", "100"} <= set(sweep)
+    assert reproduce("figure4", tmp_path, "--quick", "--epochs", "1", "--sweeps", "model.layers") == 0
+    assert "loss.zeta" not in (tmp_path / "figure4.md").read_text()
+
+
+def test_sweeps_are_chosen_by_key(tmp_path, capsys, sweeps):
+    asked = ["--dry-run", "--seeds", "1", "--epochs", "3", "--sweeps"]
+    assert reproduce("figure4", tmp_path / "x", *asked, "loss.zeta") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("to do") == 2 and "layers" not in printed
+    assert reproduce("figure4", tmp_path / "x", *asked, "loss.zeta,nosuch") == 2
+    assert "--sweeps 'nosuch': choose among model.layers, loss.zeta" in capsys.readouterr().err
 
 
 def test_near_best():

@@ -71,9 +71,10 @@ def figure3(found: list[Found], path: Path) -> None:
 
 def figure4(found: list[Found], path: Path) -> None:
     """Test Recall@20 along each sweep, a bar of one standard deviation over seeds."""
-    figure, grid = _canvas(1, len(SWEEPS), 13, 2.9)
     grouped = by_label(found)
-    for axes, key in zip(grid[0], SWEEPS, strict=True):
+    swept = [key for key in SWEEPS if any(label.startswith(f"{key}=") for label in grouped)]
+    figure, grid = _canvas(1, len(swept), 2.6 * len(swept), 2.9)
+    for axes, key in zip(grid[0], swept, strict=True):
         points = [
             (float(label.partition("=")[2]), runs) for label, runs in grouped.items() if label.startswith(f"{key}=")
         ]

@@ -58,6 +58,7 @@ class Settings:
     seeds: int
     quick: bool
     variants: tuple[str, ...] = tuple(ABLATIONS)
+    sweeps: tuple[str, ...] = ()
 
 
 def systems_of(target: str, asked: list[str], quick: bool) -> list[str]:
@@ -83,6 +84,7 @@ def _configurations(settings: Settings) -> list[tuple[str, Config]]:
         return [
             (sweep_label(key, value), with_values(settings.base["mmssl"], {key: value}))
             for key, values in SWEEPS.items()
+            if not settings.sweeps or key in settings.sweeps
             for value in (values[:: len(values) - 1][:QUICK_POINTS] if settings.quick else values)
         ]
     return [(TITLES[name], config) for name, config in settings.base.items()]

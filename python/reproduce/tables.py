@@ -207,7 +207,7 @@ def figure4(settings: Settings, dataset: Dataset, found: list[Found]) -> str:
             for label, runs in grouped.items()
             if label.startswith(f"{key}=")
         ]
-        parts += [markdown([key, "Recall@20", "NDCG@20"], rows), ""]
+        parts += [markdown([key, "Recall@20", "NDCG@20"], rows), ""] if rows else []
     parts.append(
         "One key changes at a time, the others stay as configured. The paper prints its Figure 4 without numbers: best "
         "at 2 or 3 layers, ζ = 100, λ1 = 1, and on TikTok τ = 0.085."
