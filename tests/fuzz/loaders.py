@@ -232,7 +232,7 @@ def run_targets(folder):
         checkpoints = checkpoint.Checkpoints(place, data, made)
         if checkpoints.open():
             checkpoints.notes()
-            fresh = train.Fit(torch.empty(0), torch.empty(0), {})
+            fresh = train.Fit(torch.empty_like(fitted.users), torch.empty_like(fitted.items), {})
             checkpoints.restore(system, fresh, train.Position(1, train.LossTable(3, torch.device("cpu"))))
 
     def toml(values):
