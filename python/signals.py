@@ -16,41 +16,43 @@ class Stop:
         self.received: int | None = None
 
 
+def _now() -> dict:
+    """The handlers of both, by number: to be read before others come, which a signal may call at once."""
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _install(handlers: dict) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @contextmanager
 def kept() -> Iterator[Stop]:
     """Inside, the first SIGINT or SIGTERM is only noted in the Stop that is yielded; the next one of either kind acts
     as it did before. To be used in the main thread."""
-    stop = Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop, before = Stop(), _now()
 
     def note(number, _) -> None:
         stop.received = number
-        restore()
+        _install(before)
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, note)
+    _install(dict.fromkeys(before, note))
     try:
         yield stop
     finally:
-        restore()
+        _install(before)
 
 
 @contextmanager
 def told(message: str) -> Iterator[None]:
     """Inside, SIGINT and SIGTERM raise Interrupted with this message, at once. To be used in the main thread."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = _now()
 
     def end(number, _) -> None:
         raise Interrupted(message, number)
 
-    for number in before:
-        signal.signal(number, end)
+    _install(dict.fromkeys(before, end))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _install(before)

@@ -222,6 +222,18 @@ def test_disk_that_really_ends(processes, limit):
     assert not left
 
 
+def interrupted_at(monkeypatch, step):
+    """As by SIGINT, after that step."""
+    stopped = Checkpoints.visit
+
+    def visit(self, system, fitted, position, epoch_ended=False):
+        if fitted.step == step:
+            self.stop.received = signal.SIGINT
+        stopped(self, system, fitted, position, epoch_ended)
+
+    monkeypatch.setattr(Checkpoints, "visit", visit)
+
+
 def test_second_signal_acts_at_once():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
@@ -266,14 +278,7 @@ def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatc
 def test_command_resumes_to_the_same_run(folder, whole, tmp_path, monkeypatch, capsys):
     """The model, the lines of metrics and the result; the states are gone afterwards."""
     run = tmp_path / "run"
-    stopped = Checkpoints.visit
-
-    def visit(self, system, fitted, position, epoch_ended=False):
-        if fitted.step == 13:
-            self.stop.received = signal.SIGINT
-        stopped(self, system, fitted, position, epoch_ended)
-
-    monkeypatch.setattr(Checkpoints, "visit", visit)
+    interrupted_at(monkeypatch, 13)
     assert main(begin(folder, run, "--epochs", "6")) == 130
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 2, "sec')
@@ -551,14 +556,7 @@ def test_command_that_goes_on_can_be_pasted():
 def test_resuming_makes_no_file_elsewhere(folder, whole, tmp_path, monkeypatch, capsys):
     """metrics.jsonl is a link that leads out of the run's folder to nothing yet."""
     run = tmp_path / "run"
-    stopped = Checkpoints.visit
-
-    def visit(self, system, fitted, position, epoch_ended=False):
-        if fitted.step == 2:
-            self.stop.received = signal.SIGINT
-        stopped(self, system, fitted, position, epoch_ended)
-
-    monkeypatch.setattr(Checkpoints, "visit", visit)
+    interrupted_at(monkeypatch, 2)
     assert main(begin(folder, run, "--epochs", "6")) == 130
     monkeypatch.undo()
     (run / "metrics.jsonl").unlink()

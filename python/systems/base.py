@@ -156,6 +156,32 @@ def thinned(graph: InteractionGraph, kept: Tensor) -> InteractionGraph:
     return InteractionGraph.from_pairs(users[kept], graph.col[kept], graph.n_users, graph.n_items).to(graph.device)
 
 
+class ThinnedViews:
+    """For a Recommender whose loss contrasts graphs that keep every edge with probability 1 − drop, drawn anew each
+    epoch: the edges kept are in its state, the graphs are made of them when they are asked for."""
+
+    graph: InteractionGraph
+    kept: Tensor
+
+    def draw_views(self, count: int, drop: float) -> None:
+        """To be called once the graph is there: so many views; until the first epoch they keep every edge."""
+        self.drop = drop
+        self.register_buffer("kept", torch.ones(count, self.graph.nnz, dtype=torch.bool))
+        self._views: list[InteractionGraph] = []
+        self.register_load_state_dict_post_hook(lambda module, _: module._views.clear())
+
+    def start_epoch(self, epoch: int) -> None:
+        drawn = torch.rand(self.kept.shape) >= self.drop  # on the CPU: alike on every device
+        self.kept.copy_(drawn)
+        self._views.clear()
+
+    def views(self) -> list[InteractionGraph]:
+        """This epoch's graphs."""
+        if not self._views:
+            self._views += [thinned(self.graph, kept) for kept in self.kept]
+        return self._views
+
+
 def features_of(dataset: Dataset, config: Config) -> list[Tensor]:
     """The modalities' features, float32 [I, d_m], columns of mean 0 and variance 1 with model.standardise.
 

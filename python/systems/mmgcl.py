@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
-from .base import Batch, ModuleSystem, Recommender, features_of, table, thinned
+from .base import Batch, ModuleSystem, Recommender, ThinnedViews, features_of, table
 
 
-class MMGCL(Recommender):
+class MMGCL(ThinnedViews, Recommender):
     """h = Σ_{m=0..M} x^m, x^m = lightgcn(graph, p^m, W_m f^m, L, norm="both") with users' own preferences p^m for each
     modality, and x^0 the same of id embeddings. L = L_BPR + λ (infonce(h''_u, h'_u) + infonce(h''_i, h'_i)):
 
@@ -33,20 +33,7 @@ class MMGCL(Recommender):
         self.users, self.items = table(graph.n_users, dim), table(graph.n_items, dim)
         self.preferences = nn.ParameterList(table(graph.n_users, dim) for _ in features)
         self.project = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features)
-        self.register_buffer("kept", torch.ones(1 + len(features), graph.nnz, dtype=torch.bool))
-        self._views: list[InteractionGraph] = []
-        self.register_load_state_dict_post_hook(lambda module, _: module._views.clear())
-
-    def start_epoch(self, epoch: int) -> None:
-        drawn = torch.rand(self.kept.shape) >= self.settings.drop  # on the CPU: alike on every device
-        self.kept.copy_(drawn)
-        self._views.clear()
-
-    def views(self) -> list[InteractionGraph]:
-        """This epoch's graph of ids and of every modality."""
-        if not self._views:
-            self._views += [thinned(self.graph, kept) for kept in self.kept]
-        return self._views
+        self.draw_views(1 + len(features), self.settings.drop)
 
     def _seen(self) -> list[Tensor]:
         return [layer(getattr(self, f"features_{m}")) for m, layer in enumerate(self.project)]

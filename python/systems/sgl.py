@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
+from mmssl_fast import bpr_loss, infonce, lightgcn
 
-from .base import Batch, ModuleSystem, thinned
+from .base import Batch, ModuleSystem, ThinnedViews
 from .lightgcn import LightGCN
 
 
-class SGL(LightGCN):
+class SGL(ThinnedViews, LightGCN):
     """L = L_BPR + λ (infonce(z''_u, z'_u) + infonce(z''_i, z'_i)), z' and z'' LightGCN on two graphs that keep every
     edge with probability 1 − sgl.drop, drawn anew each epoch (the paper's edge dropout, SGL-ED).
 
@@ -22,20 +22,7 @@ class SGL(LightGCN):
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(dataset, graph, config)
         self.settings = config.sgl
-        self.register_buffer("kept", torch.ones(2, graph.nnz, dtype=torch.bool))
-        self._views: list[InteractionGraph] = []
-        self.register_load_state_dict_post_hook(lambda module, _: module._views.clear())
-
-    def start_epoch(self, epoch: int) -> None:
-        drawn = torch.rand(self.kept.shape) >= self.settings.drop  # on the CPU: alike on every device
-        self.kept.copy_(drawn)
-        self._views.clear()
-
-    def views(self) -> list[InteractionGraph]:
-        """The two graphs of this epoch."""
-        if not self._views:
-            self._views += [thinned(self.graph, kept) for kept in self.kept]
-        return self._views
+        self.draw_views(2, self.settings.drop)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         bpr = bpr_loss(*self(), batch.users, batch.positives, batch.negatives)
