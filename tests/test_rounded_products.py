@@ -25,9 +25,10 @@ def test_a_write_is_noticed():
 
 def test_other_views_and_dtypes_are_others():
     weight = torch.randn(40, 40)
-    for view in (weight, weight[:20], weight[20:], weight.mT, weight.view(20, 80)):
-        for dtype in (torch.bfloat16, torch.float16):
+    for dtype in (torch.bfloat16, torch.float16):  # one after the other, for only the last is kept
+        for view in (weight, weight[:20], weight[20:], weight[:20], weight[::2], weight.mT, weight.view(20, 80)):
             assert torch.equal(rounded(view, dtype), view.to(dtype))
+    assert rounded(weight, torch.bfloat16).dtype == torch.bfloat16 and rounded(weight, torch.half).dtype == torch.half
 
 
 def test_a_weight_where_another_was_is_another():

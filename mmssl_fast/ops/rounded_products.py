@@ -28,9 +28,9 @@ def rounded(weight: Tensor, gemm: torch.dtype) -> Tensor:
     recording = weight.is_cuda and torch.cuda.is_current_stream_capturing()
     if recording or weight.is_inference() or weight.numel() * gemm.itemsize > KEPT_BYTES:
         return weight.to(gemm)
-    storage = StorageWeakRef(weight.untyped_storage())
+    storage = StorageWeakRef(weight.untyped_storage())  # while it is kept, no other storage has this cdata
     key = storage.cdata, weight._version, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, gemm
-    if _kept is None or _kept[0] != key or _kept[1].expired():
+    if _kept is None or _kept[0] != key:
         _kept = key, storage, weight.detach().to(gemm)
     return _kept[2]
 
