@@ -32,8 +32,8 @@ def train(
     config: Annotated[Path | None, typer.Option(help="Configuration in TOML.")] = None,
     preset: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Settings found to work: a bundled name, or a "
                                                "TOML file; --config goes above it.")] = None,
-    system: Annotated[str | None, typer.Option(help="mmssl, popularity, mf, ngcf, lightgcn, sgl, ncl, hccf, "
-                                                    "vbpr, lightgcn_m, mmgcn, grcn, lattice, clcrec, mmgcl or "
+    system: Annotated[str | None, typer.Option(help="mmssl, popularity, svd, mf, ngcf, lightgcn, sgl, ncl, "
+                                                    "hccf, vbpr, lightgcn_m, mmgcn, grcn, lattice, clcrec, mmgcl or "
                                                     "slmrec.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
     batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,

@@ -110,6 +110,11 @@ class LossSection(Section):
     autoencoder: bool = Field(
         False, description="Table 3's graph auto-encoder in the adversarial part's place (with adversarial = false)."
     )
+    structural: bool = Field(
+        False,
+        description="NCL's structural contrast: a node's own embedding against its neighbourhood two hops away, users "
+        "and items. Not in the paper.",
+    )
     lambda_penalty: float = Field(
         1.0, ge=0, description="lambda_1 of Eq. 7. Paper: searched in {0, 1, 10, 20, 50, 100, 150}, best 1."
     )
@@ -126,6 +131,9 @@ class LossSection(Section):
         0.0, ge=0, description="Weight of the modality features' squares. Not in the paper; the released code: 1e-5."
     )
     lambda_autoencoder: float = Field(0.1, ge=0, description="Weight of the auto-encoder's term.")
+    lambda_structural: float = Field(
+        4e-4, ge=0, description="Weight of the structural contrast, a mean over anchors. Not in the paper."
+    )
     zeta: float = Field(
         100.0, ge=0, description="zeta of Eq. 5. Paper: searched in {0, 10, 20, 50, 100, 150}, best 100."
     )
@@ -138,6 +146,9 @@ class LossSection(Section):
     )
     exclude_self: bool = Field(False, description="Whether the anchor is left out of Eq. 11's second sum.")
     autoencoder_tau: float = Field(0.2, ge=1e-3, description="Temperature of the auto-encoder's logits.")
+    structural_tau: float = Field(
+        0.1, ge=1e-3, description="Temperature of the structural contrast. NCL on MovieLens-1M: 0.1."
+    )
     kind: Literal["cosine", "dot"] = Field(
         "cosine", description="Similarity of generated rows: Eq. 3's cosine, or the released code's dot product."
     )
@@ -270,6 +281,27 @@ class EvaluateSection(Section):
         return sorted({*ks, 20})
 
 
+class SVDSection(Section):
+    user_exponent: float = Field(
+        0.5,
+        ge=0,
+        le=2,
+        description="SVD: power of the user's degree that divides an interaction; both 1/2: LightGCN's.",
+    )
+    item_exponent: float = Field(
+        0.25,
+        ge=0,
+        le=2,
+        description="SVD: power of the item's degree that divides an interaction; below 1/2 popular items gain.",
+    )
+    power: int = Field(
+        3,
+        ge=0,
+        le=16,
+        description="SVD: extra steps of two hops, singular values to the power 2 power + 1; 0: PureSVD.",
+    )
+
+
 class SGLSection(Section):
     drop: float = Field(0.1, ge=0, lt=1, description="SGL: share of edges left out of a view. Its paper: 0.1.")
     tau: float = Field(0.2, ge=1e-3, description="SGL: temperature of the contrast. Its paper: 0.2.")
@@ -353,6 +385,7 @@ class Config(Section):
     optimiser: OptimiserSection = OptimiserSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+    svd: SVDSection = SVDSection()
     sgl: SGLSection = SGLSection()
     lattice: LATTICESection = LATTICESection()
     hccf: HCCFSection = HCCFSection()

@@ -48,6 +48,7 @@ class Sizes:
     heads: int = 4
     neighbours: int = 10
     contrastive: bool = True
+    structural: bool = False
     discriminator_steps: int = 1
     draws: int = 50
 
@@ -106,7 +107,7 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
         layers=model.layers, heads=model.heads,
         neighbours=model.neighbours if model.system == "mmssl" else 0, contrastive=loss.contrastive,
-        discriminator_steps=config.train.discriminator_steps,
+        structural=loss.structural and model.system == "mmssl", discriminator_steps=config.train.discriminator_steps,
     )  # fmt: skip
 
 
@@ -170,6 +171,20 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     ]  # fmt: skip
 
 
+def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1) -> Stage:
+    """So many losses, each over every one of `nodes` keys twice."""
+    table = FLOAT * nodes * s.dim
+    chunk = 256 * -(-nodes // (32 * 256))  # keys of a task, csrc/cpu/tile.h
+    one_pass = nodes <= MOST_USERS  # csrc/cpu/infonce.cpp: the gradients and a block's exponentials are held
+    anchors = min(s.batch, max(32, min(256, (1 << 22) // (2 * nodes))) if one_pass else 1024)
+    return Stage(
+        name, phase, kept=blocks((table, (4 if one_pass else 2) * losses)),
+        working=blocks((table, 2), (2 * -(-nodes // chunk) * FLOAT * anchors * s.dim, 1),
+                       (FLOAT * anchors * 2 * nodes * one_pass, 1)),
+        moved=losses * 6 * table, operations=losses * (3 if one_pass else 4) * 2 * s.batch * 2 * nodes * s.dim,
+    )  # fmt: skip
+
+
 def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     """D's step, then the generator's losses, and the way back, where gradients meet what the way forward kept."""
     d, m = s.dim, s.modalities
@@ -178,15 +193,12 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     if s.hidden:
         found += _discriminator_stages(s, item)
     if s.contrastive and m and edges:
-        chunk = 256 * -(-s.users // (32 * 256))  # users of a task, csrc/cpu/tile.h
-        one_pass = s.users <= MOST_USERS  # csrc/cpu/infonce.cpp: the gradients and a block's exponentials are held
-        anchors = min(s.batch, max(32, min(256, (1 << 22) // (2 * s.users))) if one_pass else 1024)
-        found.append(
-            Stage("InfoNCE (11)", "contrastive", kept=blocks((user, (4 if one_pass else 2) * m)),
-                  working=blocks((user, 2), (2 * -(-s.users // chunk) * FLOAT * anchors * d, 1),
-                                 (FLOAT * anchors * 2 * s.users * one_pass, 1)),
-                  moved=m * 6 * user, operations=m * (3 if one_pass else 4) * 2 * s.batch * 2 * s.users * d)
-        )  # fmt: skip
+        found.append(_infonce_stage("InfoNCE (11)", "contrastive", s, s.users, m))
+    if s.structural:
+        hops = Stage("two hops", "structural", kept=blocks((user, 2), (item, 2)),
+                     moved=8 * s.interactions * (INDEX + FLOAT * d), operations=16 * s.interactions * d)  # fmt: skip
+        found += [hops, _infonce_stage("InfoNCE, users and two hops", "structural", s, s.users),
+                  _infonce_stage("InfoNCE, items and two hops", "structural", s, s.items)]  # fmt: skip
     if s.hidden:
         wide = FLOAT * s.batch * s.hidden[0]
         found.append(

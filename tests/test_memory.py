@@ -123,7 +123,7 @@ def test_step_that_fails_once_leaves_no_trace(place, small, data, whole, length,
 
 
 @pytest.mark.parametrize("small", [0, retry.SMALL])
-@pytest.mark.parametrize("name", sorted({*systems.SYSTEMS} - {"mmssl", "popularity"}))
+@pytest.mark.parametrize("name", sorted({*systems.SYSTEMS} - {"mmssl", "popularity", "svd"}))
 def test_step_of_any_system_may_fail(name, small, data, monkeypatch):
     """In the last update, with an epoch's own draws (views, neighbours) made already."""
     monkeypatch.setattr(retry, "SMALL", small)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mmssl_fast import InteractionGraph, reference
 from mmssl_fast.nn import Discriminator, losses
 
 N_ITEMS, BATCH = 23, 6
@@ -97,6 +98,23 @@ def test_contrastive_loss_equals_the_equation(modalities, exclude_self):
     torch.testing.assert_close(got, truth, atol=1e-12, rtol=1e-10)
     for a, b in zip(torch.autograd.grad(got, [h, *views]), torch.autograd.grad(truth, [h, *views]), strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-10)
+
+
+def test_structural_loss_contrasts_both_sides_with_two_hops_of_the_graph():
+    a = (torch.rand(7, 9, generator=torch.Generator().manual_seed(2)) < 0.4).double()
+    a[3] = 0  # a user without interactions
+    scale = [a.sum(dim).clamp(min=1).rsqrt() for dim in (1, 0)]
+    adjacency = scale[0][:, None] * a * scale[1]
+    users, items = (torch.randn(n, 5, dtype=torch.float64, requires_grad=True) for n in a.shape)
+    u, i = torch.tensor([0, 6, 3, 0]), torch.tensor([8, 1, 1, 2])
+    graph = InteractionGraph.from_pairs(*a.nonzero(as_tuple=True), *a.shape)
+    got = losses.structural_loss(graph, users, items, u, i, 0.3)
+    truth = reference.infonce(users, adjacency @ (adjacency.T @ users), u, 0.3, exclude_self=True)
+    truth = truth + reference.infonce(items, adjacency.T @ (adjacency @ items), i, 0.3, exclude_self=True)
+    torch.testing.assert_close(got, truth, atol=1e-12, rtol=1e-10)
+    expected = torch.autograd.grad(truth, [users, items])
+    for x, y in zip(torch.autograd.grad(got, [users, items]), expected, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-12, rtol=1e-10)
 
 
 def test_autoencoder_loss_equals_binary_cross_entropy_of_the_cosines():

@@ -102,16 +102,26 @@ def test_taking_the_noise_out_is_noticed():
 @pytest.mark.parametrize("modalities", [1, 2, 3])
 @pytest.mark.parametrize("mask_seen", [True, False])
 def test_generator_terms_equal_the_dense_formulation(modalities, mask_seen):
-    objective = build(modalities, mask_seen=mask_seen, lambda_features=0.2, lambda_l2=0.3, lambda_contrastive=0.4)
+    settings = {"lambda_features": 0.2, "lambda_l2": 0.3, "lambda_contrastive": 0.4, "lambda_structural": 0.5}
+    objective = build(modalities, mask_seen=mask_seen, structural=True, structural_tau=0.3, **settings)
     encoded = objective.model()
     got = objective.generator_terms(encoded, USERS, POS, NEG)
     h_u, h_p, h_n = encoded.users[USERS], encoded.items[POS], encoded.items[NEG]
     every = torch.cat([f.flatten() for f in encoded.modal_users + encoded.modal_items])
+    far_users, far_items = users, items = objective.model.user_embedding, objective.model.item_embedding
+    for _ in range(2):
+        far_users, far_items = (
+            reference.propagate(objective.model.graph, far_items, "users", "both"),
+            reference.propagate(objective.model.graph, far_users, "items", "both"),
+        )
+    structure = reference.infonce(users, far_users, USERS, 0.3, exclude_self=True)
+    structure = structure + reference.infonce(items, far_items, POS, 0.3, exclude_self=True)
     truth = {
         "bpr": -F.logsigmoid((h_u * h_p).sum(1) - (h_u * h_n).sum(1)).mean(),
         "l2": 0.3 * 0.5 * (h_u.square().sum() + h_p.square().sum() + h_n.square().sum()) / len(USERS),
         "features": 0.2 * 0.5 * every.square().sum() / N_ITEMS,
         "contrastive": 0.4 * sum(reference.infonce(encoded.users, view, USERS, 0.5) for view in encoded.view_users),
+        "structural": 0.5 * structure,
         "generator": -0.7 * objective.discriminator(torch.cat(dense_fake_rows(objective, encoded))).mean(),
     }
     assert set(got) == {*truth, "total"}
@@ -168,6 +178,7 @@ SWITCHES = [
     ({"contrastive": False}, {"bpr", "l2", "generator"}),
     ({"adversarial": False, "contrastive": False, "lambda_l2": 0.0}, {"bpr"}),
     ({"adversarial": False, "autoencoder": True}, {"bpr", "l2", "contrastive", "autoencoder"}),
+    ({"adversarial": False, "structural": True}, {"bpr", "l2", "contrastive", "structural"}),
 ]
 
 

@@ -16,7 +16,7 @@ from mmssl_trainer.train import fit
 
 from mmssl_fast.graph import InteractionGraph
 
-BASELINES = sorted({*systems.SYSTEMS} - {"mmssl", "popularity"})
+BASELINES = sorted({*systems.SYSTEMS} - {"mmssl", "popularity", "svd"})
 WITH_FEATURES = {"vbpr", "lightgcn_m", "mmgcn", "grcn", "lattice", "clcrec", "mmgcl", "slmrec"}
 
 
@@ -445,3 +445,27 @@ def test_lattice_reads_its_neighbours_again_each_epoch(data):
     torch.nn.init.normal_(system.model.project[0].weight)
     system.start_epoch(2)
     assert not torch.equal(before[0], system.model.neighbours[0]) and torch.equal(before[1], system.model.neighbours[1])
+
+
+# --- SVD -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("power", [0, 2])
+def test_svd_scores_are_the_walks_in_its_strongest_directions(data, power):
+    fitted = fit(data, configured("svd", svd__power=power, svd__user_exponent=0.4, svd__item_exponent=0.1))
+    a = dense(data.train)
+    scaled = a.sum(1, keepdim=True).clamp(min=1) ** -0.4 * a * a.sum(0).clamp(min=1) ** -0.1
+    _, values, right = torch.linalg.svd(scaled, full_matrices=False)
+    directions = right[:16].mT @ right[:16]
+    walks = torch.linalg.matrix_power(scaled @ scaled.mT, power) @ scaled @ directions
+    found = (fitted.users @ fitted.items.mT).double() * values[0] ** (2 * power + 1)
+    torch.testing.assert_close(found, walks, rtol=1e-4, atol=1e-5 * walks.abs().max().item())
+    assert not fitted.epochs and fitted.best == fitted.val["recall@20"]
+
+
+def test_svd_ranks_better_than_popularity(data):
+    assert fit(data, configured("svd", model__dim=8)).best > 1.1 * fit(data, configured("popularity")).best
+
+
+@pytest.mark.parametrize("dim", [100, 128])
+def test_svd_refuses_a_rank_that_there_is_not(data, dim):
+    with pytest.raises(InputError, match=f"model.dim = {dim} must be less than the 150 users and 100 items"):
+        fit(data, configured("svd", model__dim=dim))

@@ -130,6 +130,7 @@ D = {"D real", "D fake", "D penalty", "D total"}
         ({"loss__adversarial": False}, GENERATOR - {"generator"}),
         ({"loss__contrastive": False}, (GENERATOR | D) - {"contrastive"}),
         ({"loss__gumbel": False}, GENERATOR | D),
+        ({"loss__structural": True}, GENERATOR | D | {"structural"}),
         ({"loss__adversarial": False, "loss__autoencoder": True}, (GENERATOR | {"autoencoder"}) - {"generator"}),
         ({"loss__lambda_features": 1e-5, "loss__lambda_l2": 0.0}, (GENERATOR | D | {"features"}) - {"l2"}),
         ({"loss__contrastive": False, "model__neighbours": 0}, (GENERATOR | D) - {"contrastive"}),

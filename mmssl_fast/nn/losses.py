@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn.discriminator import Discriminator
 from mmssl_fast.ops.gradient_norm import gradient_norm
 from mmssl_fast.ops.infonce import infonce
+from mmssl_fast.ops.propagate import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
 
@@ -91,6 +93,38 @@ def contrastive_loss(
         exclude_self: leave u' = u out of the sum over e_u'^m (the paper keeps it, the released code does not).
     """
     return torch.stack([infonce(users, view, ids, tau, exclude_self) for view in views]).sum()
+
+
+def structural_loss(
+    graph: InteractionGraph,
+    users: Tensor,
+    items: Tensor,
+    user_ids: Tensor,
+    item_ids: Tensor,
+    tau: float,
+) -> Tensor:
+    """NCL's structural contrast (Lin et al., WWW 2022, Eq. 6 and 7): a node against its two-hop neighbourhood.
+
+    Equals, with Â = D_u^−½ A D_i^−½,
+
+        infonce(users, Â Âᵀ users, user_ids, tau, exclude_self=True)
+        + infonce(items, Âᵀ Â items, item_ids, tau, exclude_self=True)
+
+    Not part of MMSSL, whose Eq. 11 contrasts users alone and takes their neighbours from features; on TikTok it brings
+    more than Eq. 11 does (docs/results.md). NCL's denominator sums over the nodes' own layer alone; `infonce`
+    adds the anchor's, without the anchor itself.
+
+    Args:
+        graph: training interactions, U users x I items.
+        users, items: embeddings before propagation, [U, d] and [I, d].
+        user_ids, item_ids: anchors, int64 [B]: the batch's users and positive items.
+        tau: temperature (NCL on MovieLens-1M: 0.1).
+    """
+    one_hop = propagate(graph, items, "users", "both"), propagate(graph, users, "items", "both")
+    far_users, far_items = propagate(graph, one_hop[1], "users", "both"), propagate(graph, one_hop[0], "items", "both")
+    return infonce(users, far_users, user_ids, tau, exclude_self=True) + infonce(
+        items, far_items, item_ids, tau, exclude_self=True
+    )
 
 
 def autoencoder_loss(

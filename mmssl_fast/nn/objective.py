@@ -32,7 +32,7 @@ class MMSSLObjective:
     Args:
         model: the encoder; its graph gives the real rows.
         discriminator: D of Eq. 4; may be None when adversarial is False.
-        adversarial, contrastive, gumbel, autoencoder: the parts.
+        adversarial, contrastive, gumbel, autoencoder, structural: the parts. The last is not the paper's.
         lambda_penalty: λ1 of Eq. 7 (paper: 0 to 150, best 1).
         lambda_contrastive: λ2 of Eq. 13, times a mean over anchors (the paper's is a sum). On TikTok 0.01 leaves
             validation recall where it is without the part, 0.1 costs a tenth of it (one seed each).
@@ -43,12 +43,14 @@ class MMSSLObjective:
         lambda_features: weight of ½ Σ‖f^m‖² / I over users and items (the released code's 1e-5; the paper has no such
             term).
         lambda_autoencoder: weight of the auto-encoder term.
+        lambda_structural: weight of losses.structural_loss on the id embeddings.
         zeta: ζ of Eq. 5 (paper: 0 to 150, best 100).
         gumbel_tau: τ of Eq. 5.
         noise_scale: σ that multiplies Eq. 5's noise (1 in the paper).
         contrastive_tau: τ' of Eq. 11 (paper: 0 to 0.9, best 0.085).
         exclude_self: see losses.contrastive_loss.
         autoencoder_tau: see losses.autoencoder_loss.
+        structural_tau: see losses.structural_loss.
         kind: "cosine" (Eq. 3) or "dot" (the released code) for generated rows.
         mask_seen: generated rows have value 0 at the user's training items (the released code); Eq. 3 and 5 keep them.
         row_l2: real and generated rows are divided by their length before D (the released code; the paper leaves it
@@ -71,18 +73,21 @@ class MMSSLObjective:
         contrastive: bool = True,
         gumbel: bool = True,
         autoencoder: bool = False,
+        structural: bool = False,
         lambda_penalty: float = 1.0,
         lambda_contrastive: float = 0.01,
         lambda_generator: float = 1e-3,
         lambda_l2: float = 1e-4,
         lambda_features: float = 0.0,
         lambda_autoencoder: float = 0.1,
+        lambda_structural: float = 4e-4,
         zeta: float = 100.0,
         gumbel_tau: float = 0.2,
         noise_scale: float = 1.0,
         contrastive_tau: float = 0.5,
         exclude_self: bool = False,
         autoencoder_tau: float = 0.2,
+        structural_tau: float = 0.1,
         kind: str = "cosine",
         mask_seen: bool = False,
         row_l2: bool = True,
@@ -94,11 +99,13 @@ class MMSSLObjective:
             ("gumbel_tau", gumbel_tau),
             ("contrastive_tau", contrastive_tau),
             ("autoencoder_tau", autoencoder_tau),
+            ("structural_tau", structural_tau),
         ):
             if not tau > 0:
                 raise ValueError(f"MMSSLObjective: {name} must be positive, got {tau}")
         self.model, self.discriminator = model, discriminator
         self.adversarial, self.contrastive, self.autoencoder = adversarial, contrastive, autoencoder
+        self.structural, self.lambda_structural, self.structural_tau = structural, lambda_structural, structural_tau
         self.lambda_penalty, self.lambda_contrastive, self.lambda_generator = (
             lambda_penalty,
             lambda_contrastive,
@@ -151,8 +158,8 @@ class MMSSLObjective:
         )
 
     def generator_terms(self, encoded: Encoded, users: Tensor, pos: Tensor, neg: Tensor) -> dict[str, Tensor]:
-        """Eq. 13 by parts, each with its λ: "bpr", "l2", "features", "contrastive", "generator", "autoencoder" as
-        far as switched on, and their "total"; gradients reach the model alone.
+        """Eq. 13 by parts, each with its λ: "bpr", "l2", "features", "contrastive", "structural", "generator",
+        "autoencoder" as far as switched on, and their "total"; gradients reach the model alone.
 
         users, pos, neg: int64 [B], from sample_bpr.
         """
@@ -166,6 +173,11 @@ class MMSSLObjective:
         if self.contrastive:
             terms["contrastive"] = self.lambda_contrastive * losses.contrastive_loss(
                 encoded.users, encoded.view_users, users, self.contrastive_tau, exclude_self=self.exclude_self
+            )
+        if self.structural:
+            model = self.model
+            terms["structural"] = self.lambda_structural * losses.structural_loss(
+                model.interactions(), model.user_embedding, model.item_embedding, users, pos, self.structural_tau
             )
         if self.adversarial:
             terms["generator"] = self.lambda_generator * losses.generator_loss(

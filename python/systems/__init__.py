@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from .base import System
 
 SYSTEMS = {
-    "mmssl": "MMSSLSystem", "popularity": "PopularitySystem", "mf": "MFSystem", "ngcf": "NGCFSystem",
-    "lightgcn": "LightGCNSystem", "sgl": "SGLSystem", "ncl": "NCLSystem", "hccf": "HCCFSystem", "vbpr": "VBPRSystem",
-    "lightgcn_m": "LightGCNMSystem", "mmgcn": "MMGCNSystem", "grcn": "GRCNSystem", "lattice": "LATTICESystem",
-    "clcrec": "CLCRecSystem", "mmgcl": "MMGCLSystem", "slmrec": "SLMRecSystem",
+    "mmssl": "MMSSLSystem", "popularity": "PopularitySystem", "svd": "SVDSystem", "mf": "MFSystem",
+    "ngcf": "NGCFSystem", "lightgcn": "LightGCNSystem", "sgl": "SGLSystem", "ncl": "NCLSystem", "hccf": "HCCFSystem",
+    "vbpr": "VBPRSystem", "lightgcn_m": "LightGCNMSystem", "mmgcn": "MMGCNSystem", "grcn": "GRCNSystem",
+    "lattice": "LATTICESystem", "clcrec": "CLCRecSystem", "mmgcl": "MMGCLSystem", "slmrec": "SLMRecSystem",
 }  # fmt: skip
 TITLES = {
-    "mmssl": "MMSSL", "popularity": "popularity", "mf": "MF-BPR", "ngcf": "NGCF", "lightgcn": "LightGCN", "sgl": "SGL",
-    "ncl": "NCL", "hccf": "HCCF", "vbpr": "VBPR", "lightgcn_m": "LightGCN-M", "mmgcn": "MMGCN", "grcn": "GRCN",
-    "lattice": "LATTICE", "clcrec": "CLCRec", "mmgcl": "MMGCL", "slmrec": "SLMRec",
+    "mmssl": "MMSSL", "popularity": "popularity", "svd": "SVD", "mf": "MF-BPR", "ngcf": "NGCF",
+    "lightgcn": "LightGCN", "sgl": "SGL", "ncl": "NCL", "hccf": "HCCF", "vbpr": "VBPR", "lightgcn_m": "LightGCN-M",
+    "mmgcn": "MMGCN", "grcn": "GRCN", "lattice": "LATTICE", "clcrec": "CLCRec", "mmgcl": "MMGCL", "slmrec": "SLMRec",
 }  # fmt: skip
 
 

@@ -145,6 +145,36 @@ class ModuleSystem:
             self.model.train(training)
 
 
+class UntrainedSystem:
+    """A System whose `build` makes the two embeddings, `users` [U, d] and `items` [I, d], without a step."""
+
+    trains = False
+    least_batch = 1
+    users: Tensor
+    items: Tensor
+
+    def __init__(self) -> None:
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    def start_epoch(self, epoch: int) -> None:
+        pass
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        raise RuntimeError(f"{type(self).__name__} has nothing to train")
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        return self.users, self.items
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        pass
+
+
 def table(rows: int, dim: int) -> nn.Parameter:
     """A Xavier-uniform embedding table [rows, dim]."""
     return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim)))

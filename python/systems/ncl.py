@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, bpr_loss, cosine_topk, infonce, propagate
+from mmssl_fast import InteractionGraph, bpr_loss, cosine_topk, propagate
+from mmssl_fast.nn.losses import structural_loss
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from .base import Batch, ModuleSystem
@@ -46,11 +47,7 @@ class NCL(LightGCN):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         bpr, tau = bpr_loss(*self(), batch.users, batch.positives, batch.negatives), self.settings.tau
-        one_hop = self._hop(self.users, self.items)
-        two_hops = self._hop(*one_hop)
-        structure = infonce(self.users, two_hops[0], batch.users, tau, exclude_self=True) + infonce(
-            self.items, two_hops[1], batch.positives, tau, exclude_self=True
-        )
+        structure = structural_loss(self.graph, self.users, self.items, batch.users, batch.positives, tau)
         prototypes = _to_centres(self.users, batch.users, self.user_centres, self.user_cluster, tau) + _to_centres(
             self.items, batch.positives, self.item_centres, self.item_cluster, tau
         )
@@ -59,9 +56,6 @@ class NCL(LightGCN):
             "contrastive": self.settings.weight * structure,
             "prototypes": self.settings.prototype_weight * self.clustered * prototypes,
         }
-
-    def _hop(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        return propagate(self.graph, items, "users", "both"), propagate(self.graph, users, "items", "both")
 
 
 def cluster_rows(x: Tensor, centres: Tensor) -> Tensor:
