@@ -61,12 +61,13 @@ def reproduce(
     if target not in plan.TARGETS:
         raise InputError(f"TARGET {shown(target)}: choose {', '.join(plan.TARGETS)}")
     names = plan.systems_of(target, _names(systems, "--systems", SYSTEMS), quick)
-    chosen = _names(variants, "--variants", plan.ABLATIONS) or list(plan.ABLATIONS)
     swept = _names(sweeps, "--sweeps", paper.SWEEPS)
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "train.device": (device, "--device"),
              "train.threads": (threads, "--threads"),
              "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs")}  # fmt: skip
     dataset, base = _base(names, flags, config, preset or [], settings or [])
+    known = plan.ablations(base["mmssl"]) if "mmssl" in base else plan.ABLATIONS
+    chosen = _names(variants, "--variants", known)
     asked = plan.Settings(target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick, tuple(chosen),
                           tuple(swept))
     if dry_run:

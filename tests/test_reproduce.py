@@ -157,6 +157,16 @@ def test_table3_of_some_variants(tmp_path, capsys):
     assert "--variants 'w/o': choose among MMSSL, w/o-ASL" in capsys.readouterr().err
 
 
+def test_table3_leaves_out_the_structural_contrast_where_there_is_one(tmp_path, capsys):
+    asked = ["--quick", "--epochs", "1", "--variants", "w/o-SC,w/o-SSL-SC"]
+    assert reproduce("table3", tmp_path, *asked) == 2
+    assert "--variants 'w/o-SC': choose among MMSSL, w/o-ASL" in capsys.readouterr().err
+    assert reproduce("table3", tmp_path, *asked, "--set", "loss.structural=true") == 0
+    assert {"w/o-SC", "w/o-SSL-SC"} <= set(rows((tmp_path / "table3.md").read_text()))
+    configs = [load(path).loss for path in tmp_path.glob("runs/*/config.toml")]
+    assert {(c.adversarial, c.contrastive, c.structural) for c in configs} == {(True, True, False), (False,) * 3}
+
+
 def test_table4_groups(tmp_path, data):
     assert reproduce("table4", tmp_path, "--systems", "popularity", "--seeds", "1") == 0
     found = rows((tmp_path / "table4.md").read_text())

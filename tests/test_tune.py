@@ -162,7 +162,7 @@ def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, ca
 
 
 def test_bundled_spaces_are_read_and_others_asked_for(capsys):
-    for name in ("mmssl", "lightgcn", "mmssl-encoder", "mmssl-selfsupervised"):
+    for name in ("mmssl", "lightgcn", "mmssl-encoder", "mmssl-selfsupervised", "mmssl-structural"):
         assert tune.read_space(tune.find_space(name, "mf"), Config()).keys
     assert tune.find_space(None, "mmssl") == tune.find_space("mmssl", "lightgcn")
     with pytest.raises(InputError, match="give --space"):

@@ -7,6 +7,9 @@
 //
 // infonce_with_grad makes three: it keeps exp(product) of a few anchors with all keys, and takes the gradient of their
 // mean from there. Its sums have no running maximum, so tau must not be small.
+//
+// An id that occurs many times among the anchors is worked on once: of a batch drawn over TikTok's interactions, where
+// a hundred users make two thirds of them, 0.4 of the users are different.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -14,8 +17,10 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "common/check.h"
 #include "common/dispatch.h"
@@ -66,6 +71,49 @@ Inputs read_inputs(const char* op, const at::Tensor& h, const at::Tensor& e, con
   }
   return in;
 }
+
+// The different ones of some ids, ascending, and of every one of the ids its place among them.
+struct Distinct {
+  at::Tensor ids, place;  // [D], [B]
+
+  explicit Distinct(const at::Tensor& given) : place(at::empty(given.sizes(), given.options())) {
+    const int64_t* id = read_ptr<int64_t>(given);
+    std::vector<int64_t> sorted(id, id + given.numel());
+    std::sort(sorted.begin(), sorted.end());
+    sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+    ids = at::empty({static_cast<int64_t>(sorted.size())}, given.options());
+    std::copy(sorted.begin(), sorted.end(), write_ptr<int64_t>(ids));
+    for (int64_t b = 0; b < given.numel(); ++b) {
+      write_ptr<int64_t>(place)[b] = std::lower_bound(sorted.begin(), sorted.end(), id[b]) - sorted.begin();
+    }
+  }
+
+  // Sums of values [B] over equal ids, in their order: [D].
+  at::Tensor sums(const at::Tensor& values) const {
+    at::Tensor found = at::zeros(ids.sizes(), values.options());
+    with_wide_type(values.scalar_type(), [&](auto value) {
+      using T = decltype(value);
+      const at::Tensor given = values.contiguous();
+      for (int64_t b = 0; b < place.numel(); ++b) {
+        write_ptr<T>(found)[read_ptr<int64_t>(place)[b]] += read_ptr<T>(given)[b];
+      }
+    });
+    return found;
+  }
+
+  // Of values [B] that equal ids have alike: [D].
+  at::Tensor one_each(const at::Tensor& values) const {
+    at::Tensor found = at::empty(ids.sizes(), values.options());
+    with_wide_type(values.scalar_type(), [&](auto value) {
+      using T = decltype(value);
+      const at::Tensor given = values.contiguous();
+      for (int64_t b = 0; b < place.numel(); ++b) {
+        write_ptr<T>(found)[read_ptr<int64_t>(place)[b]] = read_ptr<T>(given)[b];
+      }
+    });
+    return found;
+  }
+};
 
 // Tasks: a chunk of the keys of h each, then of those of e.
 struct Tasks {
@@ -145,10 +193,12 @@ void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
 
 std::tuple<at::Tensor, at::Tensor> infonce_cpu(const at::Tensor& h, const at::Tensor& e, const at::Tensor& ids,
                                                double tau, bool exclude_self) {
-  const Inputs in = read_inputs("infonce", h, e, ids, tau, exclude_self);
+  Inputs in = read_inputs("infonce", h, e, ids, tau, exclude_self);
+  const Distinct distinct(in.ids);
+  in.ids = distinct.ids;
   at::Tensor term = at::empty({in.anchors()}, in.h.options()), lse = at::empty({in.anchors()}, in.h.options());
   with_wide_type(in.h.scalar_type(), [&](auto value) { forward<decltype(value)>(in, term, lse); });
-  return {term, lse};
+  return {term.index_select(0, distinct.place), lse.index_select(0, distinct.place)};
 }
 
 // h_grad and e_grad, zero on entry. push = the weights of the log-sum-exp's gradient, pull = of the positives'.
@@ -187,7 +237,6 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
     at::parallel_for(0, rows, row_grain(rows, rows * d * tasks.count()), [&](int64_t row, int64_t end) {
       MMSSL_DISPATCH(add_shares, read_ptr<T>(shares), tasks.count(), rows, d, write_ptr<T>(anchor_grads), row, end);
     });
-    // An id may occur twice: added one after the other, in the order of the anchors.
     for (int64_t r = 0; r < rows; ++r) {
       const T weight = read_ptr<T>(pull)[begin + r];
       const T* anchor = read_ptr<T>(block.anchors) + r * d;
@@ -207,27 +256,30 @@ std::tuple<at::Tensor, at::Tensor> infonce_bwd_cpu(const at::Tensor& term_grad, 
                                                    const at::Tensor& h, const at::Tensor& e, const at::Tensor& ids,
                                                    const at::Tensor& lse, double tau, bool exclude_self) {
   const char* op = "infonce_bwd";
-  const Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
+  Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
   for (const at::Tensor* x : {&term_grad, &lse_grad, &lse}) {
     MMSSL_CHECK(x->sizes() == in.ids.sizes() && x->scalar_type() == h.scalar_type(), op,
                 "gradients and lse must be [B] = ", in.ids.sizes(), " of ", h.scalar_type(), ", got ", x->sizes(),
                 " of ", x->scalar_type());
   }
-  const at::Tensor push = term_grad.add(lse_grad).mul_(1 / tau), pull = term_grad.mul(-1 / tau);
+  const Distinct distinct(in.ids);
+  const at::Tensor push = distinct.sums(term_grad.add(lse_grad).mul_(1 / tau));
+  const at::Tensor pull = distinct.sums(term_grad.mul(-1 / tau));
+  const at::Tensor lses = distinct.one_each(lse);
+  in.ids = distinct.ids;
   at::Tensor h_grad = at::zeros(h.sizes(), h.options()), e_grad = at::zeros(e.sizes(), e.options());
-  with_wide_type(h.scalar_type(), [&](auto value) {
-    backward<decltype(value)>(in, push.contiguous(), pull.contiguous(), lse.contiguous(), h_grad, e_grad);
-  });
+  with_wide_type(h.scalar_type(), [&](auto value) { backward<decltype(value)>(in, push, pull, lses, h_grad, e_grad); });
   return {h_grad, e_grad};
 }
 
-// Adds the gradients of the mean of the anchors' terms to h_grad and e_grad, zero on entry, and returns the mean.
+// Adds the gradients of the anchors' terms, each times its weight, to h_grad and e_grad, zero on entry, and returns the
+// sum of the terms times their weights. No id occurs twice.
 template <typename T>
-double with_grad(const Inputs& in, at::Tensor& h_grad, at::Tensor& e_grad) {
+double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at::Tensor& e_grad) {
   const Tasks tasks(in.users());
   const int64_t users = in.users(), d = in.d();
   const int64_t most = std::min(in.anchors(), std::clamp<int64_t>(kKept / (2 * users), 32, kAnchors));
-  const double scale = 1 / in.tau, mean = 1.0 / static_cast<double>(in.anchors());
+  const double scale = 1 / in.tau;
   const at::Tensor kept = at::empty({most * 2 * users}, in.h.options());
   const at::Tensor shares = at::empty({tasks.count() * most, d}, in.h.options());
   at::Tensor sum = at::empty({tasks.count(), most}, in.h.options().dtype(at::kDouble));
@@ -261,8 +313,9 @@ double with_grad(const Inputs& in, at::Tensor& h_grad, at::Tensor& e_grad) {
       double total = 0, product = 0;
       for (int64_t task = 0; task < tasks.count(); ++task) total += read_ptr<double>(sum)[task * rows + r];
       for (int64_t j = 0; j < d; ++j) product += static_cast<double>(anchors[r * d + j]) * positives[r * d + j];
-      factor[r] = static_cast<T>(scale * mean / total);
-      loss += (std::log(total) + scale * (1 - product)) * mean;
+      const double weight = weights[begin + r];
+      factor[r] = static_cast<T>(scale * weight / total);
+      loss += (std::log(total) + scale * (1 - product)) * weight;
     }
     const at::Tensor weighted = block.anchors.mul(rows_of(factors, 0, rows));
     for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
@@ -279,9 +332,8 @@ double with_grad(const Inputs& in, at::Tensor& h_grad, at::Tensor& e_grad) {
       MMSSL_DISPATCH(add_shares, read_ptr<T>(shares), tasks.count(), rows, d, write_ptr<T>(anchor_grads), row, end);
     });
     const T* anchor_grad = read_ptr<T>(anchor_grads);
-    const T pull = static_cast<T>(-scale * mean);
-    // An id may occur twice: added one after the other, in the order of the anchors.
     for (int64_t r = 0; r < rows; ++r) {
+      const T pull = static_cast<T>(-scale * weights[begin + r]);
       T* to_h = write_ptr<T>(h_grad) + ids[begin + r] * d;
       T* to_e = write_ptr<T>(e_grad) + ids[begin + r] * d;
       for (int64_t j = 0; j < d; ++j) {
@@ -297,12 +349,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> infonce_with_grad_cpu(const at::T
                                                                      const at::Tensor& ids, double tau,
                                                                      bool exclude_self) {
   const char* op = "infonce_with_grad";
-  const Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
+  Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
   MMSSL_CHECK(2 / tau <= kSpan, op, "tau must be at least ", 2 / kSpan, ", got ", tau);
   MMSSL_CHECK(in.anchors() > 0, op, "no anchors");
   at::Tensor h_grad = at::zeros(h.sizes(), h.options()), e_grad = at::zeros(e.sizes(), e.options());
+  const Distinct distinct(in.ids);
+  const double mean = 1.0 / static_cast<double>(in.anchors());
+  const at::Tensor weights = distinct.sums(at::full(in.ids.sizes(), mean, h.options().dtype(at::kDouble)));
+  in.ids = distinct.ids;
   double loss = 0;
-  with_wide_type(h.scalar_type(), [&](auto value) { loss = with_grad<decltype(value)>(in, h_grad, e_grad); });
+  with_wide_type(h.scalar_type(),
+                 [&](auto value) { loss = with_grad<decltype(value)>(in, read_ptr<double>(weights), h_grad, e_grad); });
   return {at::full({}, loss, h.options()), h_grad, e_grad};
 }
 

@@ -52,7 +52,7 @@ class MMSSL(nn.Module):
         dim: latent width d (paper: 2³ to 2⁹, 64).
         layers: graph layers L of Eq. 10 (paper: 1 to 4, best 2 or 3).
         heads: attention heads H of Eq. 9.
-        eta: weight η of the modality-aware part of the zero-order embeddings in Eq. 10.
+        eta: weight η of the modality-aware part of the zero-order embeddings in Eq. 10; 0 leaves Eq. 9 out.
         omega: weight ω of the modality features in the final embeddings, Eq. 12.
         dropout: rate after the feature layers of Eq. 2.
         norm: degree scaling of Eq. 2 and 10: "receiver" (1/sqrt|N| of the receiving node, the paper's), "both"
@@ -180,7 +180,7 @@ class MMSSL(nn.Module):
         modal_users, modal_items = self.modality_features()
         view_users, view_items = self.views()
         users, items = self.user_embedding, self.item_embedding
-        if self.neighbours:
+        if self.neighbours and self.eta:
             users = users + self.eta * unit_rows(self.attention(torch.stack(view_users)))
             items = items + self.eta * unit_rows(self.attention(torch.stack(view_items)))
         users, items = self.high_order(users, items)

@@ -21,7 +21,8 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
     s = cosine / τ, the negatives being ALL users. Both sums are formed in one pass over tiles of keys, which backward
     makes again: memory is O(U d). The sums carry a running maximum, so any τ is safe. Up to MOST_USERS users and from
     LEAST_TAU up, a differentiated call on the CPU forms the gradient with the loss, block by block of anchors, and
-    backward scales it. The same bits for any number of threads. Differentiable once.
+    backward scales it. On the CPU an id that occurs many times takes the time of one. The same bits for any number of
+    threads. Differentiable once.
 
     Args:
         h: [U, d] final embeddings, float32, float64 or bfloat16 (computed in float32); not normalised.

@@ -31,6 +31,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "r/p-GAE": {"loss.adversarial": False, "loss.autoencoder": True},
     "w/o-SSL": {"loss.adversarial": False, "loss.contrastive": False},  # not in the paper
 }
+STRUCTURAL_ABLATIONS: dict[str, dict[str, Any]] = {  # of a configuration with loss.structural, which the paper has not
+    "w/o-SC": {"loss.structural": False},
+    "w/o-SSL-SC": ABLATIONS["w/o-SSL"] | {"loss.structural": False},
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Run:
 @dataclass(frozen=True)
 class Settings:
     """What is asked for. base: the configuration of each system before seeds and variants; out: where runs and results
-    go; variants: those of ABLATIONS that Table 3 has."""
+    go; variants: those of `ablations` that Table 3 has; none: all of them."""
 
     target: str
     out: Path
@@ -57,7 +61,7 @@ class Settings:
     base: dict[str, Config]
     seeds: int
     quick: bool
-    variants: tuple[str, ...] = tuple(ABLATIONS)
+    variants: tuple[str, ...] = ()
     sweeps: tuple[str, ...] = ()
 
 
@@ -91,7 +95,13 @@ def _configurations(settings: Settings) -> list[tuple[str, Config]]:
 
 
 def _chosen(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
-    return [(label, changes) for label, changes in ABLATIONS.items() if label in settings.variants]
+    every = ablations(settings.base["mmssl"])
+    return [(label, changes) for label, changes in every.items() if not settings.variants or label in settings.variants]
+
+
+def ablations(base: Config) -> dict[str, dict[str, Any]]:
+    """What can be left out of a configuration: label → the keys that change."""
+    return ABLATIONS | STRUCTURAL_ABLATIONS if base.loss.structural else ABLATIONS
 
 
 def sweep_label(key: str, value: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data import Dataset
 from . import paper
-from .plan import ABLATIONS, Settings
+from .plan import Settings, ablations
 from .runs import Found, by_label, per_user
 from .statistics import TESTS, compare, spread
 
@@ -122,9 +122,9 @@ def _papers(name: str, known: str | None, columns: list[str], tables: dict[str, 
 
 def table3(settings: Settings, dataset: Dataset, found: list[Found]) -> str:
     """The ablations, each with what its configuration changes."""
-    grouped = by_label(found)
+    grouped, changes = by_label(found), ablations(settings.base["mmssl"])
     rows = [
-        [label, cell(of_metric(runs, "recall@20")), cell(of_metric(runs, "ndcg@20")), _changes(ABLATIONS[label])]
+        [label, cell(of_metric(runs, "recall@20")), cell(of_metric(runs, "ndcg@20")), _changes(changes[label])]
         for label, runs in grouped.items()
     ]
     parts = [markdown(["variant", "Recall@20", "NDCG@20", "set"], rows), "", *_differences(dataset, found)]
