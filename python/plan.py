@@ -47,6 +47,7 @@ class Sizes:
     layers: int = 2
     heads: int = 4
     neighbours: int = 10
+    attention: bool = True
     contrastive: bool = True
     structural: bool = False
     discriminator_steps: int = 1
@@ -106,7 +107,8 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         dim=model.dim, hidden=(tuple(model.hidden) or hidden_widths(dataset.n_items)) if adversarial else None,
         batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
         layers=model.layers, heads=model.heads,
-        neighbours=model.neighbours if model.system == "mmssl" else 0, contrastive=loss.contrastive,
+        neighbours=model.neighbours if model.system == "mmssl" else 0, attention=model.eta != 0,
+        contrastive=loss.contrastive,
         structural=loss.structural and model.system == "mmssl", discriminator_steps=config.train.discriminator_steps,
     )  # fmt: skip
 
@@ -156,11 +158,16 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                   operations=4 * s.items * sum(s.widths) * d + 8 * m * s.interactions * d)
         )  # fmt: skip
     if m and edges:
-        sides = [pair for side in (user, item) for pair in ((side, m + 1), (m * side, 3), (s.heads * side, 1))]
         found.append(
-            Stage("views and attention (8, 9)", "forward", kept=blocks(*sides), working=blocks((user, 2), (item, 2)),
-                  moved=4 * m * edges * edge + 3 * (4 * m + s.heads + 2) * table,
-                  operations=8 * m * edges * d + 6 * s.nodes * d * d * (2 * m + s.heads))
+            Stage("views (8)", "forward", kept=blocks((user, m), (item, m)),
+                  moved=4 * m * edges * edge, operations=8 * m * edges * d)
+        )  # fmt: skip
+    if m and edges and s.attention:
+        sides = [pair for side in (user, item) for pair in ((side, 1), (m * side, 3), (s.heads * side, 1))]
+        found.append(
+            Stage("attention (9)", "forward", kept=blocks(*sides), working=blocks((user, 2), (item, 2)),
+                  moved=3 * (4 * m + s.heads + 2) * table,
+                  operations=6 * s.nodes * d * d * (2 * m + s.heads))
         )  # fmt: skip
     return [
         *found,
@@ -209,7 +216,7 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                   operations=4 * m * d * s.hidden[0] * (s.items + s.batch) + 4 * m * s.batch * prod(s.hidden))
         )  # fmt: skip
     sums = [(user, m + 2), (item, m + 4)]
-    if m and edges:  # one side's attention after the other
+    if m and edges and s.attention:  # one side's attention after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
     losses = tuple({stage.phase for stage in found})
     return [

@@ -199,6 +199,8 @@ def _not_run(result: dict[str, Any], epochs: list[dict[str, Any]], config: Confi
     switched_off = [name for name in ("adversarial", "contrastive", "gumbel") if not getattr(config.loss, name)]
     if config.model.system == "mmssl" and switched_off:
         notes.append(f"Parts of MMSSL that are off: {', '.join(switched_off)}.")
+    if config.model.system == "mmssl" and config.loss.structural:
+        notes.append("The structural contrast is on, which is NCL's and not part of MMSSL.")
     if config.train.device == "cpu":
         notes.append("Nothing was run on a GPU.")
     return notes

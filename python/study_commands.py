@@ -66,8 +66,13 @@ def reproduce(
              "train.threads": (threads, "--threads"),
              "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs")}  # fmt: skip
     dataset, base = _base(names, flags, config, preset or [], settings or [])
-    known = plan.ablations(base["mmssl"]) if "mmssl" in base else plan.ABLATIONS
-    chosen = _names(variants, "--variants", known)
+    chosen = _names(variants, "--variants", plan.ABLATIONS | plan.STRUCTURAL_ABLATIONS)
+    missing = [name for name in chosen if "mmssl" in base and name not in plan.ablations(base["mmssl"])]
+    if missing:
+        raise InputError(
+            f"--variants {shown(missing[0])}: leaves out the structural contrast, which is off already; add --set "
+            "loss.structural=true"
+        )
     asked = plan.Settings(target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick, tuple(chosen),
                           tuple(swept))
     if dry_run:

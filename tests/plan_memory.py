@@ -1,11 +1,11 @@
 """The growth of this process's memory over a short MMSSL run, beside what mmssl_trainer.plan says of it.
 
-    python -P tests/plan_memory.py USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH [KEY…]
+    python -P tests/plan_memory.py USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH [KEY=VALUE…]
 
 Prints one line of JSON in bytes: "measured"; "live", the plan where every freed block is given back at once, as glibc
 does with MALLOC_MMAP_THRESHOLD_=131072 in the environment; "peak", the plan under glibc's own settings. A tiny run
 comes first, so that libraries are loaded. Two epochs of so many steps: in the second, the first's best model is held.
-The configuration's KEYs are true.
+KEYs are the configuration's.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 import numpy as np
 import scipy.sparse as sp
 from mmssl_trainer import plan, train
-from mmssl_trainer.config import load
+from mmssl_trainer.config import load, parse_set
 from mmssl_trainer.data import Dataset
 
 
@@ -40,10 +40,10 @@ def highest():
         return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 
-def run(users, items, steps, widths, dim, hidden, batch, *switched_on):
+def run(users, items, steps, widths, dim, hidden, batch, *settings):
     chosen = {"model.dim": dim, "model.hidden": [hidden, hidden // 2], "train.batch": batch, "train.epochs": 2,
               "train.threads": 1, "train.sample_over": "interactions"}  # fmt: skip
-    chosen |= dict.fromkeys(switched_on, True)
+    chosen |= dict(map(parse_set, settings))
     config = load(None, {name: (value, "test") for name, value in chosen.items()})
     before = resident()
     data = dataset(users, items, steps * batch, widths)
@@ -55,7 +55,7 @@ def run(users, items, steps, widths, dim, hidden, batch, *switched_on):
 
 
 if __name__ == "__main__":
-    users, items, steps, widths, dim, hidden, batch, *switched_on = sys.argv[1:]
+    users, items, steps, widths, dim, hidden, batch, *settings = sys.argv[1:]
     run(300, 200, 2, [8, 8], 16, 32, 1024)
     numbers = int(users), int(items), int(steps), [*map(int, widths.split(","))], int(dim), int(hidden), int(batch)
-    print(json.dumps(run(*numbers, *switched_on)))
+    print(json.dumps(run(*numbers, *settings)))

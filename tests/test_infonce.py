@@ -99,6 +99,14 @@ def test_infonce_repeated_ids_count_every_time():
         torch.testing.assert_close(whole, (3 * a + b) / 4)
 
 
+def test_infonce_sums_many_repeats_in_double():
+    """Below LEAST_TAU the terms' gradients come one by one; float32 sums of a million are off by a hundredth."""
+    h, e, _ = inputs(8, 1, 4, torch.float32)
+    many, once = (value_and_grads(infonce, h, e, torch.zeros(n, dtype=torch.int64), 0.01) for n in (300_000, 1))
+    for a, b in zip(many, once, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_infonce_without_anchors():
     h, e, _ = inputs(5, 1, 3)
     loss = infonce(h, e, torch.empty(0, dtype=torch.int64), 0.2)

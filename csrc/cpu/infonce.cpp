@@ -9,7 +9,7 @@
 // mean from there. Its sums have no running maximum, so tau must not be small.
 //
 // An id that occurs many times among the anchors is worked on once: of a batch drawn over TikTok's interactions, where
-// a hundred users make two thirds of them, 0.4 of the users are different.
+// a hundred users make 71% of them, 0.4 of the users are different.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -90,13 +90,13 @@ struct Distinct {
 
   // Sums of values [B] over equal ids, in their order: [D].
   at::Tensor sums(const at::Tensor& values) const {
-    at::Tensor found = at::zeros(ids.sizes(), values.options());
+    at::Tensor found = at::empty(ids.sizes(), values.options());
     with_wide_type(values.scalar_type(), [&](auto value) {
       using T = decltype(value);
       const at::Tensor given = values.contiguous();
-      for (int64_t b = 0; b < place.numel(); ++b) {
-        write_ptr<T>(found)[read_ptr<int64_t>(place)[b]] += read_ptr<T>(given)[b];
-      }
+      std::vector<double> sum(ids.numel(), 0.0);
+      for (int64_t b = 0; b < place.numel(); ++b) sum[read_ptr<int64_t>(place)[b]] += read_ptr<T>(given)[b];
+      std::transform(sum.begin(), sum.end(), write_ptr<T>(found), [](double s) { return static_cast<T>(s); });
     });
     return found;
   }

@@ -10,9 +10,12 @@ from scipy.sparse.linalg import svds
 from ..errors import InputError
 from .base import UntrainedSystem
 
+NOISE = 1e-12  # of a singular vector's entries, whose squares add up to 1
+
 
 class SVDSystem(UntrainedSystem):
-    """score = P Σ^(2p+1) Qᵀ with P Σ Qᵀ the best rank-d approximation of Â = D_u^−a A D_i^−b.
+    """score = P Σ^(2p+1) Qᵀ, up to a factor for each user, with P Σ Qᵀ the best rank-d approximation of
+    Â = D_u^−a A D_i^−b.
 
     In full rank this is (Â Âᵀ)^p Â, the weight of all walks of 2p + 1 steps from the user to the item; d (model.dim)
     keeps its d strongest directions. a = svd.user_exponent, b = svd.item_exponent, p = svd.power; p = 0 is PureSVD of
@@ -21,10 +24,12 @@ class SVDSystem(UntrainedSystem):
 
     def build(self, dataset, graph, config) -> None:
         rank, settings = config.model.dim, config.svd
-        if rank >= min(graph.n_users, graph.n_items):
+        most = min(graph.n_users, graph.n_items) - 1
+        if rank > most:
+            what = f"set model.dim to {most} or less" if most else "there must be at least two of each"
             raise InputError(
-                f"{dataset.name}: model.dim = {rank} must be less than the {graph.n_users} users and {graph.n_items} "
-                "items for --system svd; choose a smaller one"
+                f"{dataset.name}: --system svd with model.dim = {rank} and {graph.n_users} users, {graph.n_items} "
+                f"items: {what}"
             )
         matrix = dataset.train.astype(np.float64)
         scale = [
@@ -32,6 +37,9 @@ class SVDSystem(UntrainedSystem):
             for axis, exponent in ((1, settings.user_exponent), (0, settings.item_exponent))
         ]
         left, values, right = svds(scale[0] @ matrix @ scale[1], rank, random_state=config.train.seed % 2**32)
-        weight = (values / values.max()) ** (2 * settings.power + 1)
-        self.users = torch.from_numpy(left.astype(np.float32)).to(graph.device)
-        self.items = torch.from_numpy((right.T * weight).astype(np.float32)).to(graph.device)
+        left, right = (np.where(np.abs(side) < NOISE, 0.0, side) for side in (left, right.T))
+        users = left * (values / values.max()) ** (2 * settings.power + 1)
+        largest = np.abs(users).max(1, keepdims=True)  # of a user in weak directions alone below what float32 holds
+        users /= np.where(largest > 0, largest, 1.0)
+        self.users = torch.from_numpy(users.astype(np.float32)).to(graph.device)
+        self.items = torch.from_numpy(right.astype(np.float32)).to(graph.device)
