@@ -432,7 +432,7 @@ def _check_together(config: Config, sources: dict[str, str]) -> None:
             f"{where}: {key} = {toml_value(_get(config, key))} with {other} = {toml_value(_get(config, other))}: {rule}"
         )
 
-    if config.model.system == "mmssl" and config.model.dim % config.model.heads:
+    if config.model.dim % config.model.heads:
         refuse("model.heads", "model.dim", "the first must divide the second")
     if config.loss.autoencoder and config.loss.adversarial:
         refuse("loss.autoencoder", "loss.adversarial", "the one replaces the other, set one of them to false")

@@ -98,10 +98,6 @@ def test_wrong_value_names_file_and_key(tmp_path, text, fragments):
         assert fragment in message
 
 
-def test_attention_heads_bind_mmssl_alone():
-    assert load(None, {"model.dim": (6, "test"), "model.system": ("svd", "test")}).model.dim == 6
-
-
 def test_wrong_override_names_its_option():
     with pytest.raises(InputError, match=r"^--epochs: train\.epochs = -1"):
         load(None, {"train.epochs": (-1, "--epochs")})

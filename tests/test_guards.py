@@ -182,6 +182,21 @@ def test_other_systems_are_finite_or_refused(system):
         assert fitted.users.isfinite().all() and fitted.items.isfinite().all(), name
 
 
+def test_svd_is_finite_or_refuses_the_rank():
+    """Every catalogue, also those that nothing can be sampled of: it draws no negatives."""
+    refused = set()
+    for name, catalogue in CATALOGUES.items():
+        data = dataset(*catalogue)
+        try:
+            fitted = fit(data, configured(**{"model.system": "svd"}))
+        except InputError as error:
+            assert min(data.train.shape) <= 8 and "model.dim = 8" in str(error), (name, error)
+            refused.add(name)
+            continue
+        assert fitted.users.isfinite().all() and fitted.items.isfinite().all(), name
+    assert refused and len(refused) < len(CATALOGUES)
+
+
 def test_what_overflows_is_refused_by_name():
     """Dot products of raw features of 1e20 are beyond float32: the loss says so, whatever comes after it."""
     data = dataset(some(), features(scale=1e20))

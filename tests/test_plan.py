@@ -15,7 +15,8 @@ from mmssl_trainer.plan import Sizes, parse_bytes, peak, readable, stages
 
 # users, items, steps, widths of the modalities, dim, first hidden width, batch
 RUNS = ["9308 6710 3 128,128 64 512 1024", "30000 3000 3 32,32 32 64 512", "3000 15000 3 64,64 64 256 1024"]
-RUNS.append(f"{RUNS[1]} loss.structural=true model.eta=0.0")
+# without the parts that would hide a missing one
+RUNS.append(f"{RUNS[1]} loss.structural=true model.eta=0.0 loss.adversarial=false loss.contrastive=false")
 
 
 def measured(sizes, **environment):

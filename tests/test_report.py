@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from mmssl_trainer.cli import main
+from mmssl_trainer.config import load
 from mmssl_trainer.data import synthetic, write_plain
+from mmssl_trainer.report_page import _not_run
 
 VOID = {"meta", "img", "br"}
 
@@ -110,3 +112,12 @@ def test_mistakes_are_one_line(runs, tmp_path, monkeypatch, capsys, arguments, f
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
     assert all(fragment in captured.err for fragment in fragments)
+
+
+@pytest.mark.parametrize("structural", [True, False])
+def test_a_part_that_is_not_mmssls_is_named(structural):
+    chosen = {"loss.structural": structural, "loss.gumbel": False}
+    config = load(None, {name: (value, "test") for name, value in chosen.items()})
+    notes = _not_run({"test": {"users": 1}, "val": {"users": 1}, "best_epoch": 0}, [], config)
+    assert "Parts of MMSSL that are off: gumbel." in notes
+    assert any("not part of MMSSL" in note for note in notes) == structural

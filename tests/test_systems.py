@@ -485,4 +485,4 @@ def test_svd_refuses_a_rank_that_there_is_not(data):
     one = sp.csr_array(np.ones((1, 8), np.float32))
     alone = Dataset("alone", "made", 1, 8, one, 0 * one, 0 * one, {})
     with pytest.raises(InputError, match="1 users, 8 items: there must be at least two of each"):
-        fit(alone, configured("svd", model__dim=1))
+        fit(alone, configured("svd", model__dim=1, model__heads=1))

@@ -106,10 +106,10 @@ def test_seeds_are_averaged(tmp_path, space, monkeypatch):
 
 
 def test_a_trial_whose_keys_do_not_go_together_is_noted_and_passed_over(tmp_path, space):
-    space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [true, false]\n")
-    assert tuned(space, tmp_path / "out", "--set", "loss.adversarial=false", trials=8) == 0
-    states = {tuple(cell.lower() for cell in cells[2:4]): cells[1] for cells in table(tmp_path / "out").values()}
-    assert states.pop(("true", "true")) == "refused" and set(states.values()) == {"complete"}
+    space.write_text("[model]\nheads = [1, 4]\ndim = [8, 6]\n")
+    assert tuned(space, tmp_path / "out", "--set", "model.heads=1", trials=8) == 0
+    states = {tuple(cells[2:4]): cells[1] for cells in table(tmp_path / "out").values()}
+    assert states.pop(("4", "6")) == "refused" and set(states.values()) == {"complete"}
 
 
 @pytest.mark.parametrize("change, says", [
