@@ -38,7 +38,8 @@ FOLDER = "state"
 FORMAT = "mmssl_fast state 1"
 KEPT = 2
 MAY_DIFFER = (
-    "data.path", "data.layout", "train.checkpoint_every", "train.checkpoint_minutes", "train.memory", "train.threads",
+    "data.path", "data.layout", "train.balance", "train.checkpoint_every", "train.checkpoint_minutes", "train.memory",
+    "train.threads",
 )  # fmt: skip
 _NAME = re.compile(r"(\d{10})\.(json|safetensors)")
 _OURS = re.compile(r"\d{10}\.(json|safetensors)|\.\d{10}\.(json|safetensors)\.\d+\.tmp")

@@ -220,6 +220,11 @@ class TrainSection(Section):
         description="Minutes between states to resume from, stretched where writing one takes over a twentieth of "
         "that; 0: by train.checkpoint_every alone.",
     )
+    balance: bool = Field(
+        False,
+        description="Whether an epoch's line of metrics.jsonl holds the gradient of every loss term on every part of "
+        "the model, its length and its cosine with the ranking term's; a backward pass a term and epoch.",
+    )
     cuda_graph: bool = Field(
         False,
         description="On CUDA: record MMSSL's step once an epoch and replay it, which spares its launches. Needs "

@@ -42,6 +42,7 @@ class Page:
     groups: list[list[str]]
     top: list[list[str]]
     timing: list[list[str]]
+    balance: list[list[str]]
     settings: list[list[str]]
     curves: str
     not_run: list[str]
@@ -64,6 +65,7 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
         "splits": [_split(found) for found in splits.values()], "versions": pages[0].result["versions"],
         "metric_columns": ["K", *METRICS], "group_columns": ["training interactions", "test users", f"Recall@{K}",
                                                              f"NDCG@{K}"],
+        "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
         "run_columns": ["run", "seed", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s an epoch"],
     }  # fmt: skip
     written = out, out.with_suffix(".md")
@@ -94,7 +96,8 @@ def read(path: Path) -> Page:
         data=_data_sentence(data), config=config, result=result,
         metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
         groups=_groups(model, config), top=_top(model), timing=_timing(result, epochs, config),
-        settings=_settings(config), curves=_curves(epochs, f"{TITLES[config.model.system]} on {data['name']}"),
+        balance=_balance(epochs, result["best_epoch"]), settings=_settings(config),
+        curves=_curves(epochs, f"{TITLES[config.model.system]} on {data['name']}"),
         not_run=_not_run(result, epochs, config),
     )  # fmt: skip
 
@@ -164,6 +167,27 @@ def _timing(result: dict[str, Any], epochs: list[dict[str, Any]], config: Config
             ["peak memory of the process", readable(peak)],
         ]  # fmt: skip
     return rows
+
+
+def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
+    """What train.balance wrote: each term's gradient on each part of the model, as a share of the ranking term's."""
+    found = {record["epoch"]: record["balance"] for record in epochs if record.get("balance")}
+    if not found:
+        return []
+    first = found[min(found)]
+    best = found.get(best_epoch, found[max(found)])
+    rows = []
+    for part, terms in best.items():
+        ranking = next(iter(terms))
+        for term, now in terms.items():
+            if term != ranking:
+                shares = [_share(at[part][term]["norm"], at[part][ranking]["norm"]) for at in (first, best)]
+                rows.append([part, term, *shares, f"{now['cosine']:+.2f}"])
+    return rows
+
+
+def _share(norm: float, ranking: float) -> str:
+    return f"{norm / ranking:.2g}" if ranking > 0 else "–"
 
 
 def _settings(config: Config) -> list[list[str]]:

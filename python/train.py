@@ -219,6 +219,9 @@ def _fit(dataset, config, observer, system, checkpoints) -> Fit:
             continue
         epoch = position.epoch
         record = {"epoch": epoch, "seconds": position.seconds, "losses": position.table.means()}
+        if config.train.balance:
+            triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
+            record["balance"] = system.balance(Batch(*triples, fitted.step))
         if epoch == config.train.epochs or epoch % config.train.validate_every == 0:
             _validate(system, dataset, config, fitted, record)
         record["peak_memory_bytes"] = peak_memory(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, bpr_loss
 from mmssl_fast.nn.encoder import standardised
 
+from ..balance import Balance, balance
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ class System(Protocol):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Update the parameters; returns every loss term (0-dim, detached or not, on the device) by name."""
+
+    def balance(self, batch: Batch) -> Balance:
+        """The gradient of every loss term of a step on every part of the model (balance.balance); the system and
+        torch's generators are left as they were."""
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout)."""
@@ -114,6 +120,10 @@ class ModuleSystem:
         optimiser.step()
         return terms if len(terms) == 1 else terms | {"total": total}
 
+    def balance(self, batch: Batch) -> Balance:
+        with generators_kept(self.model.graph.device):
+            return balance(self.model.terms(batch), self.model.named_parameters())
+
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
         return self._without_dropout(self.model)
@@ -162,6 +172,9 @@ class UntrainedSystem:
     def step(self, batch: Batch) -> dict[str, Tensor]:
         raise RuntimeError(f"{type(self).__name__} has nothing to train")
 
+    def balance(self, batch: Batch) -> Balance:
+        return {}
+
     def embeddings(self) -> tuple[Tensor, Tensor]:
         return self.users, self.items
 
@@ -173,6 +186,11 @@ class UntrainedSystem:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         pass
+
+
+def generators_kept(device: torch.device) -> AbstractContextManager:
+    """Within it whatever is drawn leaves torch's generators, the CPU's and the device's, as they were before."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def table(rows: int, dim: int) -> nn.Parameter:

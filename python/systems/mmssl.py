@@ -9,9 +9,10 @@ from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective, TiledAdam
 from mmssl_fast.ops.pending_gradient import pending_gradient
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..balance import Balance, balance
 from ..errors import InputError
 from ..step_graph import StepGraph
-from .base import Batch
+from .base import Batch, generators_kept
 
 
 class MMSSLSystem:
@@ -86,6 +87,16 @@ class MMSSLSystem:
         if self.step_graph is None:
             return self._learn(*triples, batch.step)
         return self.step_graph(*triples, torch.full((), batch.step, device=batch.users.device))
+
+    def balance(self, batch: Batch) -> Balance:
+        held = {} if self.discriminator is None else dict(self.discriminator.named_buffers())
+        before = {name: buffer.clone() for name, buffer in held.items()}  # BatchNorm counts every batch it meets
+        with generators_kept(batch.users.device):
+            terms = self.objective.generator_terms(self.model(), batch.users, batch.positives, batch.negatives)
+            found = balance(terms, self.model.named_parameters())
+        for name, buffer in held.items():
+            buffer.copy_(before[name])
+        return found
 
     def _learn(self, users: Tensor, positives: Tensor, negatives: Tensor, step: int | Tensor) -> dict[str, Tensor]:
         terms = {}

@@ -1,0 +1,109 @@
+"""train.balance: each loss term's gradient on each part of a model, which changes nothing in the run."""
+
+import json
+
+import pytest
+import torch
+from mmssl_trainer import systems
+from mmssl_trainer.balance import balance
+from mmssl_trainer.cli import main
+from mmssl_trainer.config import load
+from mmssl_trainer.data import synthetic
+from mmssl_trainer.systems.base import Batch
+from mmssl_trainer.train import fit
+from torch import nn
+
+from mmssl_fast.graph import InteractionGraph
+
+TRAINED = sorted({*systems.SYSTEMS} - {"popularity", "svd"})
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic(seed=3, n_users=80, n_items=60, modalities={"image": 8, "text": 6}, mean_degree=12)
+
+
+def configured(system, **values):
+    chosen = {
+        "model.system": system, "model.dim": 8, "train.epochs": 2, "train.batch": 64, "train.threads": 1,
+        "train.sample_over": "interactions", "evaluate.ks": [20], "ncl.warm_up": 1, "ncl.clusters": 5,
+    }  # fmt: skip
+    chosen |= {name.replace("__", "."): value for name, value in values.items()}
+    return load(None, {name: (value, "test") for name, value in chosen.items()})
+
+
+def test_lengths_and_cosines_of_known_gradients():
+    model = nn.ModuleDict({"a": nn.ParameterDict({"x": torch.tensor([1.0, 2.0]), "y": torch.tensor(3.0)}),
+                           "b": nn.ParameterDict({"z": torch.tensor([4.0])})})  # fmt: skip
+    x, y, z = model["a"]["x"], model["a"]["y"], model["b"]["z"]
+    terms = {
+        "rank": (3 * x[0] + 4 * y),
+        "other": (x[0] * 3 + 4 * x[1] + 12 * y + 5 * z).sum(),
+        "constant": torch.ones(()),
+    }
+    found = balance(terms | {"total": sum(terms.values())}, model.named_parameters())
+    assert found["a"]["rank"] == {"norm": pytest.approx(5), "cosine": pytest.approx(1)}
+    assert found["a"]["other"] == {"norm": pytest.approx(13), "cosine": pytest.approx((9 + 48) / 65)}
+    assert found["b"]["rank"] == {"norm": 0, "cosine": 0} and found["b"]["other"] == {"norm": 5, "cosine": 0}
+    assert found["a"]["constant"] == found["b"]["constant"] == {"norm": 0, "cosine": 0}
+    assert {*found["a"]} == {"rank", "other", "constant"}
+    assert all(parameter.grad is None for parameter in model.parameters())
+    sum(terms.values()).backward()  # the graph is still there
+
+
+@pytest.mark.parametrize("system", TRAINED)
+def test_a_run_is_the_same_to_the_bit_and_its_epochs_tell(data, system):
+    plain, told = (fit(data, configured(system, train__balance=asked)) for asked in (False, True))
+    assert torch.equal(plain.users, told.users) and torch.equal(plain.items, told.items)
+    assert [one["losses"] for one in plain.epochs] == [one["losses"] for one in told.epochs]
+    assert not any("balance" in one for one in plain.epochs)
+    json.loads(json.dumps(told.epochs, allow_nan=False))
+    for one in told.epochs:
+        lengths = [sum(terms[next(iter(terms))]["norm"] for terms in one["balance"].values())]
+        lengths += [term["norm"] for terms in one["balance"].values() for term in terms.values()]
+        assert lengths[0] > 0 and all(0 <= length < 1e4 for length in lengths)
+        terms = {name for terms in one["balance"].values() for name in terms}
+        assert terms == {name for name in one["losses"] if name != "total" and not name.startswith("D ")}
+
+
+def test_of_mmssl_each_term_reaches_what_its_equation_reads(data):
+    config = configured("mmssl", loss__structural=True, model__eta=0.0, model__omega=0.1)
+    torch.manual_seed(0)
+    system, graph = systems.create("mmssl"), InteractionGraph.from_scipy(data.train)
+    system.build(data, graph, config)
+    system.start_epoch(1)
+    batch = Batch(torch.arange(40), torch.arange(40) % 60, (torch.arange(40) + 7) % 60, 0)
+    before = {name: tensor.clone() for name, tensor in system.state().items()}
+    drawn = torch.get_rng_state()
+    found = system.balance(batch)
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in system.state().items())
+    reached = {
+        term: {part for part, terms in found.items() if terms[term]["norm"] > 0} for term in found["projections"]
+    }
+    embeddings = {"user_embedding", "item_embedding"}
+    assert reached == {
+        "bpr": embeddings | {"projections"}, "l2": embeddings | {"projections"},
+        "contrastive": embeddings | {"projections"}, "structural": embeddings, "generator": {"projections"},
+    }  # fmt: skip
+
+
+def test_report_shows_the_shares(tmp_path):
+    for name, asked in (("told", "true"), ("plain", "false")):
+        arguments = ["--set", f"train.balance={asked}", "--epochs", "2", "--threads", "1", "--set", "model.dim=8"]
+        assert main(["train", "--out", str(tmp_path / name), *arguments]) == 0
+        assert main(["report", str(tmp_path / name), "--out", str(tmp_path / f"{name}.html")]) == 0
+    epochs = [json.loads(line) for line in (tmp_path / "told" / "metrics.jsonl").read_text().splitlines()]
+    best = json.loads((tmp_path / "told" / "result.json").read_text())["best_epoch"]
+    shares = [
+        f"{one['balance']['projections']['generator']['norm'] / one['balance']['projections']['bpr']['norm']:.2g}"
+        for one in (epochs[0], epochs[best - 1])
+    ]
+    cosine = f"{epochs[best - 1]['balance']['projections']['generator']['cosine']:+.2f}"
+    page, text = ((tmp_path / f"told.{end}").read_text() for end in ("html", "md"))
+    assert "Balance of the loss" in page
+    assert f"| projections | generator | {shares[0]} | {shares[1]} | {cosine} |" in text
+    row = "".join(f"<td>{cell}</td>" for cell in ("projections", "generator", *shares, cosine))
+    assert row in page
+    for end in ("html", "md"):
+        assert "Balance" not in (tmp_path / f"plain.{end}").read_text()
