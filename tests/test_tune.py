@@ -2,6 +2,7 @@
 
 import fcntl
 import tomllib
+from pathlib import Path
 
 import optuna
 import pytest
@@ -12,6 +13,7 @@ from mmssl_trainer.config import Config, load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.systems import SYSTEMS
+from optuna.distributions import CategoricalDistribution
 
 SPACE = (
     "[optimiser]\nlr = { low = 1e-3, high = 1e-1, log = true }\n[model]\ndim = [4, 8]\nlayers = { low = 1, high = 3 }\n"
@@ -167,9 +169,27 @@ def test_bundled_spaces_are_read_and_others_asked_for(capsys):
     assert tune.find_space(None, "mmssl") == tune.find_space("mmssl", "lightgcn")
     with pytest.raises(InputError, match="give --space"):
         tune.find_space(None, "popularity")
-    with pytest.raises(InputError, match="space 'nosuch': is no file, and the bundled ones are lightgcn, mmssl"):
+    with pytest.raises(InputError, match="space 'nosuch': is no file, and the bundled ones are clcrec, grcn, hccf"):
         tune.find_space("nosuch", "mmssl")
     assert "mmssl" in SYSTEMS and optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+@pytest.mark.parametrize("system", sorted({*SYSTEMS} - {"popularity"}))
+def test_every_system_has_a_space_of_its_own_and_reads_every_key_of_it(system):
+    space = tune.read_space(tune.find_space(None, system), Config())
+    assert Path(space.source).stem == system
+    data = synthetic(seed=3, n_users=60, n_items=40, modalities={"image": 5}, mean_degree=8)
+    small = {"model.system": system, "model.dim": 8, "train.epochs": 2, "train.batch": 64, "train.threads": 1,
+             "train.validate_every": 2, "ncl.warm_up": 1, "ncl.clusters": 5, "loss.lambda_generator": 0.1}  # fmt: skip
+
+    def users(**changed):
+        values = {name: (value, "test") for name, value in (small | changed).items()}
+        return train.fit(data, load(None, values)).users
+
+    for key, values in space.keys.items():
+        ends = [*values.choices] if isinstance(values, CategoricalDistribution) else [values.low, values.high]
+        if len(ends) > 1 and key != "model.dim":
+            assert not torch.equal(users(**{key: ends[0]}), users(**{key: ends[-1]})), key
 
 
 def test_tune_without_optuna(monkeypatch, capsys):
