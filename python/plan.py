@@ -157,7 +157,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                   moved=3 * FLOAT * s.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
                   operations=4 * s.items * sum(s.widths) * d + 8 * m * s.interactions * d)
         )  # fmt: skip
-    if m and edges:
+    if m and edges and (s.attention or s.contrastive):
         found.append(
             Stage("views (8)", "forward", kept=blocks((user, m), (item, m)),
                   moved=4 * m * edges * edge, operations=8 * m * edges * d)

@@ -141,6 +141,15 @@ def test_neighbours_zero_leaves_out_the_views():
     assert model.semantic_neighbours.shape == (2, N_USERS, 0)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.4])
+def test_views_that_nobody_reads_are_not_made(eta):
+    model = build(eta=eta).eval()
+    whole, short = model(), model(views=False)
+    assert torch.equal(whole.users, short.users) and torch.equal(whole.items, short.items)
+    assert len(whole.view_users) == len(whole.view_items) == 2
+    assert len(short.view_users) == len(short.view_items) == (2 if eta else 0)
+
+
 def test_more_neighbours_than_items_takes_what_there_is():
     model = build(neighbours=N_ITEMS + 3, exclude_seen_neighbours=True).eval()
     left = N_ITEMS - model.graph.user_degree

@@ -195,6 +195,15 @@ def test_a_part_switched_off_is_gone(settings, names):
     terms["total"].backward()
 
 
+def test_contrastive_part_asks_for_the_views_it_reads():
+    for eta, views in ((0.0, True), (0.4, False)):
+        objective = build(model_settings={"eta": eta}, contrastive=True)
+        assert "contrastive" in objective.generator_terms(objective.model(views=views), USERS, POS, NEG)
+    objective = build(model_settings={"eta": 0.0}, contrastive=True)
+    with pytest.raises(ValueError, match=r"contrastive part reads Eq\. 8's views; encode with views=True"):
+        objective.generator_terms(objective.model(views=False), USERS, POS, NEG)
+
+
 def test_contrastive_part_is_what_moves_the_views_gradient():
     model_settings = {"eta": 0.0}  # then Eq. 8's views reach the loss through Eq. 11 alone
     for contrastive in (True, False):

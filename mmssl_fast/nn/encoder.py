@@ -22,7 +22,7 @@ class Encoded:
     Attributes:
         users, items: h_u [U, d], h_i [I, d] of Eq. 12; the score of (u, i) is `users[u] @ items[i]`.
         modal_users, modal_items: f_u^m [U, d], f_i^m [I, d] of Eq. 2, from which Eq. 3 makes its relation rows.
-        view_users, view_items: e_u^m [U, d], e_i^m [I, d] of Eq. 8.
+        view_users, view_items: e_u^m [U, d], e_i^m [I, d] of Eq. 8; empty where they were neither asked for nor needed.
     """
 
     users: Tensor
@@ -175,12 +175,13 @@ class MMSSL(nn.Module):
             sum_users, sum_items = sum_users + users, sum_items + items
         return sum_users / (self.layers + 1), sum_items / (self.layers + 1)
 
-    def forward(self) -> Encoded:
-        """Eq. 2, 8, 9, 10 and 12 over the whole graph."""
+    def forward(self, views: bool = True) -> Encoded:
+        """Eq. 2, 8, 9, 10 and 12 over the whole graph; without `views` those of Eq. 8 only where Eq. 9 reads them."""
         modal_users, modal_items = self.modality_features()
-        view_users, view_items = self.views()
+        attends = bool(self.neighbours and self.eta)
+        view_users, view_items = self.views() if views or attends else ([], [])
         users, items = self.user_embedding, self.item_embedding
-        if self.neighbours and self.eta:
+        if attends:
             users = users + self.eta * unit_rows(self.attention(torch.stack(view_users)))
             items = items + self.eta * unit_rows(self.attention(torch.stack(view_items)))
         users, items = self.high_order(users, items)

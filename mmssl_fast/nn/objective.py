@@ -162,7 +162,13 @@ class MMSSLObjective:
         "autoencoder" as far as switched on, and their "total"; gradients reach the model alone.
 
         users, pos, neg: int64 [B], from sample_bpr.
+
+        Raises ValueError where the contrastive part is on and `encoded` has no views.
         """
+        if self.contrastive and not encoded.view_users:
+            raise ValueError(
+                "MMSSLObjective.generator_terms: the contrastive part reads Eq. 8's views; encode with views=True"
+            )
         terms = {"bpr": bpr_loss(encoded.users, encoded.items, users, pos, neg)}
         if self.lambda_l2:
             batch = encoded.users[users], encoded.items[pos], encoded.items[neg]

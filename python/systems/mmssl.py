@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective, TiledAdam
+from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAdam
 from mmssl_fast.ops.pending_gradient import pending_gradient
 from mmssl_fast.ops.unit_rows import unit_rows
 
@@ -79,7 +79,7 @@ class MMSSLSystem:
         if epoch > 1 and (epoch - 1) % self.refresh_every == 0:
             self.model.refresh_neighbours()
             if self.step_graph is not None:
-                self.model()  # makes the new neighbours' graphs, which a recording must find
+                self._encoded()  # makes the new neighbours' graphs, which a recording must find
                 self.step_graph.forget()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class MMSSLSystem:
         held = {} if self.discriminator is None else dict(self.discriminator.named_buffers())
         before = {name: buffer.clone() for name, buffer in held.items()}  # BatchNorm counts every batch it meets
         with generators_kept(batch.users.device):
-            terms = self.objective.generator_terms(self.model(), batch.users, batch.positives, batch.negatives)
+            terms = self.objective.generator_terms(self._encoded(), batch.users, batch.positives, batch.negatives)
             found = balance(terms, self.model.named_parameters())
         for name, buffer in held.items():
             buffer.copy_(before[name])
@@ -100,7 +100,7 @@ class MMSSLSystem:
 
     def _learn(self, users: Tensor, positives: Tensor, negatives: Tensor, step: int | Tensor) -> dict[str, Tensor]:
         terms = {}
-        encoded = self.model()
+        encoded = self._encoded()
         if self.discriminator is not None:
             for at in range(self.discriminator_steps):
                 offset = step * self.discriminator_steps + at
@@ -110,6 +110,9 @@ class MMSSLSystem:
         losses = self.objective.generator_terms(encoded, users, positives, negatives)
         self._descend("adamw", losses["total"])
         return terms | losses
+
+    def _encoded(self) -> Encoded:
+        return self.model(views=self.objective.contrastive)
 
     def _descend_discriminator(self, loss: Tensor) -> None:
         first_layer = self.optimisers.get("first_layer")
@@ -130,7 +133,7 @@ class MMSSLSystem:
     def embeddings(self) -> tuple[Tensor, Tensor]:
         training = self.model.training
         self.model.eval()
-        encoded = self.model()
+        encoded = self.model(views=False)
         self.model.train(training)
         return encoded.users, encoded.items
 
