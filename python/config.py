@@ -305,6 +305,12 @@ class SVDSection(Section):
         le=16,
         description="SVD: extra steps of two hops, singular values to the power 2 power + 1; 0: PureSVD.",
     )
+    content: float = Field(
+        0.0,
+        ge=0,
+        le=1e3,
+        description="SVD: weight of each modality's likeness to a user's items beside the interactions; 0: none.",
+    )
 
 
 class SGLSection(Section):

@@ -12,7 +12,7 @@ from mmssl_trainer.cli import main
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.data.dataset import build
 
-WITH_FEATURES = ["mmssl", "vbpr", "lightgcn_m", "grcn", "lattice", "clcrec", "mmgcl", "slmrec"]
+WITH_FEATURES = ["mmssl", "vbpr", "lightgcn_m", "grcn", "lattice", "clcrec", "mmgcl", "slmrec", "svd"]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,10 @@ def runs(data, tmp_path_factory):
     path = write_plain(data, folder / "data")
     for system in (*WITH_FEATURES, "lightgcn", "popularity"):
         arguments = ["--system", system, "--epochs", "4", "--threads", "1", "--batch", "256", "--set", "model.dim=16",
-                     "--set", "optimiser.lr=0.02"]  # fmt: skip
+                     "--set", "optimiser.lr=0.02", "--set", "svd.content=0.5"]  # fmt: skip
         assert main(["train", "--data", str(path), "--out", str(folder / system), *arguments]) == 0
+    arguments = ["--system", "svd", "--threads", "1", "--set", "model.dim=16"]
+    assert main(["train", "--data", str(path), "--out", str(folder / "svd-alone"), *arguments]) == 0
     return folder
 
 
@@ -76,7 +78,7 @@ def test_validation_and_table(runs, data, capsys):
     assert "15 cold items" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("system", ["lightgcn", "popularity"])
+@pytest.mark.parametrize("system", ["lightgcn", "popularity", "svd-alone"])
 def test_systems_without_a_modality_side_are_refused(runs, system, capsys):
     capsys.readouterr()
     assert main(["evaluate", str(runs / system), "--cold"]) == 2

@@ -475,6 +475,40 @@ def test_svd_knows_weak_directions_and_users_without_items():
     assert torch.equal(fitted.users[120] @ fitted.items.mT, torch.zeros(51)) and fitted.users.isfinite().all()
 
 
+def test_svd_with_content_adds_the_likeness_to_a_users_items(data):
+    alone, beside = (fit(data, configured("svd", svd__content=weight)) for weight in (0.0, 0.7))
+
+    def by_spread(scores):
+        return scores.double() / scores.double().std(1, correction=0, keepdim=True)
+
+    expected = by_spread(alone.users @ alone.items.mT)
+    a = dense(data.train)
+    for raw in data.features.values():
+        raw = torch.from_numpy(raw).double()
+        unit = F.normalize((raw - raw.mean(0)) / raw.std(0, correction=0))
+        expected += 0.7 * by_spread(a / a.sum(1, keepdim=True) @ unit @ unit.mT)
+    torch.testing.assert_close((beside.users @ beside.items.mT).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_svd_with_content_of_items_all_alike_or_of_users_without_items():
+    matrix = (np.random.default_rng(0).random((30, 20)) < 0.3).astype(np.float32)
+    matrix[4] = 0
+    train, empty = sp.csr_array(matrix), sp.csr_array((30, 20), dtype=np.float32)
+    same = np.tile(np.float32([0.1, 0.2, 0.7]), (20, 1))
+    alike = same * np.linspace(0.3, 1.7, 20, dtype=np.float32)[:, None]  # of one direction, but for rounding
+    without = Dataset("same", "made", 30, 20, train, empty, empty, {})
+    values = {"svd__content": 0.5, "model__dim": 8}
+    alone = fit(without, configured("svd", **values | {"svd__content": 0.0}))
+    for features, standardise in ((same, True), (same, False), (alike, False)):
+        data = Dataset("same", "made", 30, 20, train, empty, empty, {"same": features})
+        found = fit(data, configured("svd", model__standardise=standardise, **values))
+        scores = found.users @ found.items.mT
+        assert scores.isfinite().all() and not scores[4].any()
+        torch.testing.assert_close(F.normalize(scores), F.normalize(alone.users @ alone.items.mT), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="svd needs features"):
+        fit(without, configured("svd", **values))
+
+
 def test_svd_ranks_better_than_popularity(data):
     assert fit(data, configured("svd", model__dim=8)).best > 1.1 * fit(data, configured("popularity")).best
 

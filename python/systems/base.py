@@ -187,6 +187,9 @@ class UntrainedSystem:
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         pass
 
+    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
+        pass
+
 
 def generators_kept(device: torch.device) -> AbstractContextManager:
     """Within it whatever is drawn leaves torch's generators, the CPU's and the device's, as they were before."""

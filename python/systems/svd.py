@@ -1,4 +1,5 @@
-"""PureSVD (Cremonesi et al., RecSys 2010) of degree-scaled interactions, its spectrum raised: nothing is trained."""
+"""PureSVD (Cremonesi et al., RecSys 2010) of degree-scaled interactions, its spectrum raised, features beside it:
+nothing is trained."""
 
 from __future__ import annotations
 
@@ -6,11 +7,16 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import svds
+from torch import Tensor
+
+from mmssl_fast import propagate
+from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..errors import InputError
-from .base import UntrainedSystem
+from .base import UntrainedSystem, features_of
 
 NOISE = 1e-12  # of a singular vector's entries, whose squares add up to 1
+FLAT = 1e-6  # of the lengths that a dot product is made of: a spread below it is rounding
 
 
 class SVDSystem(UntrainedSystem):
@@ -20,6 +26,10 @@ class SVDSystem(UntrainedSystem):
     In full rank this is (Â Âᵀ)^p Â, the weight of all walks of 2p + 1 steps from the user to the item; d (model.dim)
     keeps its d strongest directions. a = svd.user_exponent, b = svd.item_exponent, p = svd.power; p = 0 is PureSVD of
     the scaled matrix. b < ½ leaves popular items an advantage, which p multiplies. Not in the paper's tables.
+
+    With svd.content = w > 0 a user's scores, divided by their standard deviation over the items, are joined by w times
+    those of each modality, divided likewise: the mean cosine of an item's features with those of the user's items. A
+    user that scores all items alike in one of them has 0 there.
     """
 
     def build(self, dataset, graph, config) -> None:
@@ -43,3 +53,26 @@ class SVDSystem(UntrainedSystem):
         users /= np.where(largest > 0, largest, 1.0)
         self.users = torch.from_numpy(users.astype(np.float32)).to(graph.device)
         self.items = torch.from_numpy(right.astype(np.float32)).to(graph.device)
+        self.known = self.items.shape[1]  # columns that interactions alone fill
+        if settings.content:
+            features = [unit_rows(raw.to(graph.device)) for raw in features_of(dataset, config)]
+            degrees = graph.user_degree.clamp(min=1)[:, None]
+            tastes = [propagate(graph, seen, "users", norm="none") / degrees for seen in features]
+            scaled = [settings.content * _by_spread(own, seen) for own, seen in zip(tastes, features, strict=True)]
+            self.users = torch.cat([_by_spread(self.users, self.items), *scaled], 1)
+            self.items = torch.cat([self.items, *features], 1)
+
+    def cold_items(self) -> Tensor | None:
+        """The items' features alone; None without svd.content."""
+        if self.known == self.items.shape[1]:
+            return None
+        return torch.cat([torch.zeros_like(self.items[:, : self.known]), self.items[:, self.known :]], 1)
+
+
+def _by_spread(users: Tensor, items: Tensor) -> Tensor:
+    """users [U, d], each divided by the standard deviation over the items of its dot products with `items` [I, d]."""
+    own, centred = users.double(), items.double() - items.double().mean(0)
+    covariance = centred.mT @ centred / len(items)
+    spread = ((own @ covariance) * own).sum(1, keepdim=True).clamp(min=0).sqrt()
+    least = FLAT * own.norm(dim=1, keepdim=True) * items.norm(dim=1).amax()
+    return torch.where(spread > least, own / spread, 0.0).to(users.dtype)
