@@ -268,6 +268,14 @@ def test_autoencoder_pulls_observed_pairs_together():
         ({"gumbel_tau": 0.0}, "gumbel_tau must be positive, got 0.0"),
         ({"contrastive_tau": -1.0}, "contrastive_tau"),
         ({"autoencoder_tau": 0.0}, "autoencoder_tau"),
+        *(
+            ({name: -0.5}, f"{name} must not be negative, got -0.5")
+            for name in (
+                "lambda_penalty", "lambda_contrastive", "lambda_generator", "lambda_l2", "lambda_features",
+                "lambda_autoencoder", "lambda_structural", "zeta", "noise_scale",
+            )
+        ),
+        ({"lambda_l2": float("nan")}, "lambda_l2 must not be negative, got nan"),
         ({"model_settings": {"neighbours": 0}}, "needs the views"),
     ],
 )

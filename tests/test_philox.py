@@ -1,5 +1,6 @@
 """Philox4x32-10: published vectors, and the same bits as reference.py for any tiling."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,17 @@ def test_philox_opcheck():
 def test_philox_refuses_a_seed_of_more_than_64_bits(seed):
     with pytest.raises(ValueError, match=f"^op: seed must fit in 64 bits, got {seed}"):
         seed_offset("op", seed, 0, CPU)
+
+
+@pytest.mark.parametrize("value", [1.5, 2.0, "1", None, torch.tensor(1.5), torch.tensor(True)])
+def test_philox_refuses_what_is_no_integer(value):
+    for name, pair in (("seed", (value, 0)), ("offset", (0, value))):
+        with pytest.raises(TypeError, match=f"^op: {name} must be an integer, got "):
+            seed_offset("op", *pair, CPU)
+    with pytest.raises(TypeError, match=r"^philox4x32: seed must be an integer, got "):
+        philox4x32(value, torch.zeros(4, dtype=torch.int64))
+    exact = seed_offset("op", 3, 4, CPU)
+    assert torch.equal(exact, seed_offset("op", np.int64(3), np.uint8(4), CPU))
 
 
 @pytest.mark.parametrize("offset", [-1, 2**32])

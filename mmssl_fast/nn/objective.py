@@ -61,7 +61,8 @@ class MMSSLObjective:
 
     Raises:
         ValueError: adversarial without a discriminator or with another number of items, adversarial and autoencoder
-            together, contrastive with a model that has no semantic neighbours, or a temperature that is not positive.
+            together, contrastive with a model that has no semantic neighbours, a temperature that is not positive, or a
+            weight that is negative.
     """
 
     def __init__(
@@ -103,6 +104,19 @@ class MMSSLObjective:
         ):
             if not tau > 0:
                 raise ValueError(f"MMSSLObjective: {name} must be positive, got {tau}")
+        for name, weight in (
+            ("lambda_penalty", lambda_penalty),
+            ("lambda_contrastive", lambda_contrastive),
+            ("lambda_generator", lambda_generator),
+            ("lambda_l2", lambda_l2),
+            ("lambda_features", lambda_features),
+            ("lambda_autoencoder", lambda_autoencoder),
+            ("lambda_structural", lambda_structural),
+            ("zeta", zeta),
+            ("noise_scale", noise_scale),
+        ):
+            if not weight >= 0:
+                raise ValueError(f"MMSSLObjective: {name} must not be negative, got {weight}")
         self.model, self.discriminator = model, discriminator
         self.adversarial, self.contrastive, self.autoencoder = adversarial, contrastive, autoencoder
         self.structural, self.lambda_structural, self.structural_tau = structural, lambda_structural, structural_tau

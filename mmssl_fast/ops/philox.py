@@ -1,5 +1,7 @@
 """Philox4x32-10: the counter-based generator behind Gumbel noise and sampling."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -39,8 +41,10 @@ def philox_bits(seed: int | Tensor, offset: int | Tensor, rows: Tensor, columns:
 
 
 def seed_word(op: str, seed: int | Tensor) -> int:
-    """A 64-bit seed as the signed integer the ops take. Raises ValueError when it needs more than 64 bits."""
-    seed = int(seed) if isinstance(seed, Tensor) else seed
+    """A 64-bit seed as the signed integer the ops take. Raises ValueError when it needs more than 64 bits, TypeError
+    when it is no integer."""
+    _check_integer(op, "seed", seed)
+    seed = int(seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"{op}: seed must fit in 64 bits, got {seed}")
     return seed - 2**64 if seed >= 2**63 else seed
@@ -52,7 +56,10 @@ def seed_offset(op: str, seed: int | Tensor, offset: int | Tensor, device: torch
     Nothing is copied from the host and nothing waits for the device: with tensors on it, the call can be part of a
     captured CUDA graph, whose replays read them anew. Raises ValueError for a seed of more than 64 bits or an offset
     outside [0, 2³²), which could not be told apart from an earlier step's; of tensors a CPU op checks the latter.
+    Raises TypeError for what is no integer, or a tensor of no integer type.
     """
+    _check_integer(op, "seed", seed)
+    _check_integer(op, "offset", offset)
     if not isinstance(seed, Tensor):
         seed = torch.full((), seed_word(op, seed), dtype=torch.int64, device=device)
     if not isinstance(offset, Tensor):
@@ -60,6 +67,14 @@ def seed_offset(op: str, seed: int | Tensor, offset: int | Tensor, device: torch
             raise ValueError(f"{op}: offset must be in [0, 2**32), got {offset}")
         offset = torch.full((), offset, dtype=torch.int64, device=device)
     return torch.stack([x.to(device, torch.int64).reshape(()) for x in (seed, offset)])
+
+
+def _check_integer(op: str, name: str, value: int | Tensor) -> None:
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"{op}: {name} must be an integer, got a tensor of {value.dtype}")
+    elif not isinstance(value, (int, Integral)):
+        raise TypeError(f"{op}: {name} must be an integer, got {value!r}")
 
 
 @torch.library.register_fake("mmssl_fast::philox4x32")
