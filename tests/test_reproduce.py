@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmssl_trainer import presets, running
 from mmssl_trainer.cli import main
-from mmssl_trainer.config import load
+from mmssl_trainer.config import Config, ModelSection, SVDSection, load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.evaluate import split_metrics, user_metrics
@@ -65,6 +65,27 @@ def test_another_configuration_gets_other_folders(tmp_path):
     for more in ([], ["--set", "optimiser.lr=0.01"], ["--set", "train.checkpoint_every=1"]):
         assert reproduce("table2", tmp_path, "--systems", "mf", "--seeds", "1", "--epochs", "1", *more) == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_runs_name_is_of_what_changes_its_result():
+    base = {"model.dim": (16, "test"), "train.threads": (2, "test"), "train.seed": (3, "test")}
+    name = plan.identity(load(None, base), "split")
+    same = {"train.threads": (1, "test"), "train.seed": (0, "test"), "train.balance": (True, "test"),
+            "model.layers": (2, "test")}  # fmt: skip
+    assert plan.identity(load(None, base | same), "split") == name
+    for key, value in {"model.dim": 8, "model.eta": 0.0, "loss.gumbel": False, "svd.power": 1}.items():
+        assert plan.identity(load(None, base | {key: (value, "test")}), "split") != name, key
+    assert plan.identity(load(None, base), "another split") != name
+
+    class LaterModel(ModelSection):
+        added: int = 5
+
+    class Later(Config):
+        model: LaterModel = LaterModel()
+        section: SVDSection = SVDSection()
+
+    assert plan.identity(Later(model=LaterModel(dim=16)), "split") == name
+    assert plan.identity(Later(model=LaterModel(dim=16, added=6)), "split") != name
 
 
 def test_interrupted_reproduction_goes_on(tmp_path, monkeypatch, capsys):

@@ -123,9 +123,11 @@ def _run(settings: Settings, label: str, config: Config, seed: int) -> Run:
 
 
 def identity(config: Config, fingerprint: str) -> str:
-    """A name (hex) for a configuration on a split, whatever its seed and what cannot change its result."""
-    held = config.model_dump()
+    """A name (hex) for a configuration on a split, whatever its seed and what cannot change its result. Made of the
+    keys that differ from the defaults: a key that a later version adds leaves the names of earlier runs as they are."""
+    held = config.model_dump(exclude_defaults=True)
     for name in (*MAY_DIFFER, "train.seed"):
         section, key = name.split(".")
-        held[section].pop(key)
-    return hashlib.sha256(json.dumps([held, fingerprint], sort_keys=True).encode()).hexdigest()
+        held.get(section, {}).pop(key, None)
+    changed_keys = {section: values for section, values in held.items() if values}
+    return hashlib.sha256(json.dumps([changed_keys, fingerprint], sort_keys=True).encode()).hexdigest()
