@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -18,30 +19,30 @@ def balance(terms: dict[str, Tensor], parameters: Iterable[tuple[str, nn.Paramet
     graph that they hang on is still there afterwards, and no .grad is written.
     """
     named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
-    parts: dict[str, list[int]] = {}
-    for at, (name, _) in enumerate(named):
-        parts.setdefault(name.split(".")[0], []).append(at)
     inputs = [parameter for _, parameter in named]
+    parts = [name.split(".")[0] for name, _ in named]
     found: Balance = {part: {} for part in parts}
-    ranking: dict[str, Tensor] = {}
+    ranking: list[Tensor | None] = []
+    lengths: dict[str, float] = {}
     for term, loss in terms.items():
         if term == "total":
             continue
         gradients = _gradients(loss, inputs)
-        for part, members in parts.items():
-            whole = torch.cat([gradients[at].flatten() for at in members]).double()
-            norm = whole.norm()
-            first = ranking.setdefault(part, whole)
-            lengths = norm * first.norm()
-            cosine = (whole @ first / lengths).item() if lengths > 0 else 0.0
-            found[part][term] = {"norm": norm.item(), "cosine": cosine}
+        squares, dots = dict.fromkeys(found, 0.0), dict.fromkeys(found, 0.0)
+        for part, own, first in zip(parts, gradients, ranking or gradients, strict=True):
+            if own is not None:
+                squares[part] += torch.linalg.vector_norm(own, dtype=torch.float64).item() ** 2
+                dots[part] += 0.0 if first is None else (own * first).sum(dtype=torch.float64).item()
+        norms = {part: math.sqrt(square) for part, square in squares.items()}
+        if not ranking:
+            ranking, lengths = gradients, norms
+        for part, norm in norms.items():
+            both = norm * lengths[part]
+            found[part][term] = {"norm": norm, "cosine": dots[part] / both if both > 0 else 0.0}
     return found
 
 
-def _gradients(loss: Tensor, inputs: list[nn.Parameter]) -> list[Tensor]:
+def _gradients(loss: Tensor, inputs: list[nn.Parameter]) -> list[Tensor | None]:
     if not loss.requires_grad:
-        return [torch.zeros_like(one) for one in inputs]
-    found = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-    return [
-        torch.zeros_like(one) if gradient is None else gradient for one, gradient in zip(inputs, found, strict=True)
-    ]
+        return [None] * len(inputs)
+    return list(torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True))

@@ -35,7 +35,8 @@ UNITS = {"": 1, "B": 1, **{f"{p}{end}": 1024 ** (at + 1) for at, p in enumerate(
 @dataclass(frozen=True)
 class Sizes:
     """What a plan is computed from. widths: of every modality's features; hidden: the discriminator's two widths, None
-    without one; draws: order statistics a Gumbel row takes."""
+    without one; content: columns of features that the SVD sets beside its own; draws: order statistics a Gumbel row
+    takes."""
 
     users: int
     items: int
@@ -50,6 +51,8 @@ class Sizes:
     attention: bool = True
     contrastive: bool = True
     structural: bool = False
+    balance: bool = False
+    content: int = 0
     discriminator_steps: int = 1
     draws: int = 50
 
@@ -101,6 +104,7 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
     model, loss = config.model, config.loss
     adversarial = loss.adversarial and model.system == "mmssl"
     by_user = config.train.sample_over == "users"  # without replacement
+    content = sum(one.shape[1] for one in dataset.features.values())
     return Sizes(
         dataset.n_users, dataset.n_items, dataset.train.nnz,
         tuple(one.shape[1] for one in dataset.features.values()) if model.system == "mmssl" else (),
@@ -109,7 +113,9 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         layers=model.layers, heads=model.heads,
         neighbours=model.neighbours if model.system == "mmssl" else 0, attention=model.eta != 0,
         contrastive=loss.contrastive,
-        structural=loss.structural and model.system == "mmssl", discriminator_steps=config.train.discriminator_steps,
+        structural=loss.structural and model.system == "mmssl", balance=config.train.balance,
+        content=content if model.system == "svd" and config.svd.content else 0,
+        discriminator_steps=config.train.discriminator_steps,
     )  # fmt: skip
 
 
@@ -138,6 +144,11 @@ def stages(s: Sizes) -> list[Stage]:
         found.append(
             Stage("semantic neighbours (8)", held=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
                   working=blocks((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)))
+        )  # fmt: skip
+    if s.content:
+        found.append(
+            Stage("features beside the SVD", held=FLOAT * n * (d + s.content),
+                  working=blocks((FLOAT * s.users * s.content, 2), (FLOAT * s.items * s.content, 2)))
         )  # fmt: skip
     found.append(Stage("best model", held=encoder + user + item + m * OFFSET * edges))
     found += _encoder_stages(s, user, item, edges)
@@ -219,6 +230,10 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     if m and edges and s.attention:  # one side's attention after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
     losses = tuple({stage.phase for stage in found})
+    if s.balance:  # each term's way back with all that any term kept, beside the ranking's gradients
+        found.append(
+            Stage("every term's gradient (train.balance)", "generator", working=blocks(*sums, (user, 3), (item, 3)))
+        )
     return [
         *found,
         Stage("encoder, back", "generator", working=blocks(*sums), freed=losses, moved=2 * (4 + 7 * m) * table),

@@ -170,19 +170,19 @@ def _timing(result: dict[str, Any], epochs: list[dict[str, Any]], config: Config
 
 
 def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
-    """What train.balance wrote: each term's gradient on each part of the model, as a share of the ranking term's."""
+    """What train.balance wrote: each term's gradient on each part of the model, as a share of the ranking term's. An
+    epoch that has nothing written, as before a run was resumed with it, shows none."""
     found = {record["epoch"]: record["balance"] for record in epochs if record.get("balance")}
     if not found:
         return []
-    first = found[min(found)]
-    best = found.get(best_epoch, found[max(found)])
+    first, best = found.get(epochs[0]["epoch"]), found.get(best_epoch)
     rows = []
-    for part, terms in best.items():
-        ranking = next(iter(terms))
-        for term, now in terms.items():
-            if term != ranking:
-                shares = [_share(at[part][term]["norm"], at[part][ranking]["norm"]) for at in (first, best)]
-                rows.append([part, term, *shares, f"{now['cosine']:+.2f}"])
+    for part, terms in next(iter(found.values())).items():
+        ranking, *others = terms
+        for term in others:
+            shares = ["–" if at is None else _share(at[part][term]["norm"], at[part][ranking]["norm"])
+                      for at in (first, best)]  # fmt: skip
+            rows.append([part, term, *shares, "–" if best is None else f"{best[part][term]['cosine']:+.2f}"])
     return rows
 
 

@@ -106,7 +106,7 @@ def tune(
     layout: Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = None,
     out: Annotated[Path, typer.Option(help="The search's folder; a search that is there goes on.")] = Path("tuned"),
     trials: Annotated[int, typer.Option(min=1, help="Until so many trials have ended, earlier ones counted.")] = 30,
-    system: Annotated[str | None, typer.Option(help="mmssl, lightgcn, or another with --space.")] = None,
+    system: Annotated[str | None, typer.Option(help="What is tuned: every system but popularity.")] = None,
     space: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="What is searched: a bundled name, or TOML "
                                               "with a list of values or { low, high, log } a key. [default: the "
                                               "system's own]", show_default=False)] = None,

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmssl_fast import InteractionGraph, backends, sample_bpr
 from mmssl_fast.ops.item_tiles import TILE_ELEMENTS
 
+from .balance import Balance
 from .config import Config
 from .data import Dataset
 from .errors import InputError, OutOfMemory, is_out_of_memory
@@ -220,8 +221,7 @@ def _fit(dataset, config, observer, system, checkpoints) -> Fit:
         epoch = position.epoch
         record = {"epoch": epoch, "seconds": position.seconds, "losses": position.table.means()}
         if config.train.balance:
-            triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
-            record["balance"] = system.balance(Batch(*triples, fitted.step))
+            record["balance"] = _balance(system, graph, config, fitted, batch, epoch)
         if epoch == config.train.epochs or epoch % config.train.validate_every == 0:
             _validate(system, dataset, config, fitted, record)
         record["peak_memory_bytes"] = peak_memory(device)
@@ -241,6 +241,31 @@ def _begin(system: System, dataset: Dataset, graph: InteractionGraph, config: Co
     system.build(dataset, graph, config)
     fresh = Fit(*_to_cpu(system.embeddings()), parameters={}, tile=config.train.tile or TILE_ELEMENTS)
     vars(fitted).update(vars(fresh))
+
+
+def _balance(system, graph, config, fitted, batch, epoch) -> Balance:
+    """How the loss terms of the step to come pull on the model. Raises NonFiniteLoss where one is not finite, and
+    OutOfMemory saying what to leave out."""
+    if not config.train.cuda_graph:  # whose recording owns them
+        for optimiser in system.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+    triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
+    try:
+        found = system.balance(Batch(*triples, fitted.step))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"after epoch {epoch}, in what train.balance = true asks for: out of memory; set it to false"
+        ) from None
+    for part, terms in found.items():
+        for term, pull in terms.items():
+            if not math.isfinite(pull["norm"]):
+                raise NonFiniteLoss(
+                    f"the gradient of {term!r} on {part!r} became {pull['norm']} after epoch {epoch}; try a lower "
+                    "optimiser.lr"
+                )
+    return found
 
 
 def _out_of_patience(fitted: Fit, config: Config) -> bool:

@@ -9,11 +9,15 @@ from mmssl_trainer.balance import balance
 from mmssl_trainer.cli import main
 from mmssl_trainer.config import load
 from mmssl_trainer.data import synthetic
+from mmssl_trainer.errors import OutOfMemory
+from mmssl_trainer.report_page import _balance
 from mmssl_trainer.systems.base import Batch
-from mmssl_trainer.train import fit
+from mmssl_trainer.train import NonFiniteLoss, fit
 from torch import nn
 
+from mmssl_fast import sample_bpr
 from mmssl_fast.graph import InteractionGraph
+from mmssl_fast.nn import MMSSL
 
 TRAINED = sorted({*systems.SYSTEMS} - {"popularity", "svd"})
 
@@ -64,6 +68,67 @@ def test_a_run_is_the_same_to_the_bit_and_its_epochs_tell(data, system):
         assert lengths[0] > 0 and all(0 <= length < 1e4 for length in lengths)
         terms = {name for terms in one["balance"].values() for name in terms}
         assert terms == {name for name in one["losses"] if name != "total" and not name.startswith("D ")}
+
+
+def test_the_batch_is_the_next_step_s(data):
+    config = configured("lightgcn", train__balance=True)
+    system = systems.create("lightgcn")
+    fitted = fit(data, config, system=system)
+    graph = InteractionGraph.from_scipy(data.train)
+    found = [
+        system.balance(Batch(*sample_bpr(graph, 64, config.train.seed, step, "interactions"), step))
+        for step in (fitted.step, 0)
+    ]
+    assert fitted.epochs[-1]["balance"] == found[0] != found[1]
+
+
+def test_what_is_not_finite_is_no_balance(data):
+    class Breaking:
+        def __init__(self):
+            self.whole = systems.create("lightgcn")
+
+        def __getattr__(self, name):
+            return getattr(self.whole, name)
+
+        def balance(self, batch):
+            with torch.no_grad():
+                next(iter(self.whole.model.parameters())).fill_(torch.nan)
+            return self.whole.balance(batch)
+
+    with pytest.raises(NonFiniteLoss, match=r"gradient of 'bpr' on '\w+' became nan after epoch 1; try a lower"):
+        fit(data, configured("lightgcn", train__balance=True), system=Breaking())
+
+
+def test_no_memory_for_it_says_what_to_leave_out(data, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("mmssl_trainer.systems.base.balance", full)
+    with pytest.raises(OutOfMemory, match=r"after epoch 1, in what train\.balance = true asks for: .* set it to false"):
+        fit(data, configured("lightgcn", train__balance=True))
+
+
+def test_a_run_told_from_its_second_epoch_on_shows_no_share_before():
+    def record(epoch, **told):
+        pull = {"bpr": {"norm": 2.0, "cosine": 1.0}, "l2": {"norm": 0.5 * epoch, "cosine": 0.25}}
+        return {"epoch": epoch} | ({"balance": {"users": pull}} if told else {})
+
+    epochs = [record(1), record(2, told=True), record(3, told=True)]
+    assert _balance(epochs, 2) == [["users", "l2", "–", "0.5", "+0.25"]]
+    assert _balance(epochs, 1) == [["users", "l2", "–", "–", "–"]]
+    assert _balance([record(epoch, told=True) for epoch in (1, 2, 3)], 2) == [["users", "l2", "0.25", "0.5", "+0.25"]]
+    assert _balance([record(1)], 1) == []
+
+
+def test_views_are_made_where_they_are_read(data, monkeypatch):
+    made = []
+    views = MMSSL.views
+    monkeypatch.setattr(MMSSL, "views", lambda model: made.append(1) or views(model))
+    for eta, contrastive in ((0.0, False), (0.0, True), (0.3, False)):
+        made.clear()
+        values = {"model__eta": eta, "loss__contrastive": contrastive, "loss__adversarial": False}
+        steps = fit(data, configured("mmssl", train__balance=True, **values)).step
+        assert len(made) >= steps if eta or contrastive else not made
 
 
 def test_of_mmssl_each_term_reaches_what_its_equation_reads(data):

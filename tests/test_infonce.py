@@ -223,11 +223,14 @@ def test_infonce_never_holds_anchors_by_users():
     assert largest(infonce) < matrix / 4
 
 
-def test_the_least_temperature_is_finite():
-    h, e = torch.randn(6, 5).requires_grad_(), torch.randn(6, 5)
-    loss = infonce(h, e, torch.tensor([0, 3]), 1e-37)
+@pytest.mark.parametrize(("dtype", "tau"), [(torch.float32, 1e-37), (torch.float64, 1e-300)])
+def test_the_least_temperature_is_finite(dtype, tau):
+    h, e = torch.randn(6, 5, dtype=dtype).requires_grad_(), torch.randn(6, 5, dtype=dtype)
+    loss = infonce(h, e, torch.tensor([0, 3]), tau)
     loss.backward()
-    assert loss.isfinite() and loss > 1e35 and h.grad.isfinite().all() and h.grad.any()
+    assert loss.isfinite() and loss > 0.01 / tau and h.grad.isfinite().all() and h.grad.any()
+    with pytest.raises(ValueError, match=f"tau must be at least {tau} for {dtype}"):
+        infonce(h, e, torch.tensor([0, 3]), tau / 2)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ def test_the_least_temperature_is_finite():
     [
         ({"tau": 0.0}, "tau must be positive, got 0"),
         ({"tau": math.nan}, "tau must be positive, got nan"),
-        ({"tau": 9e-38}, "tau must be at least 1e-37, got 9e-38"),
+        ({"tau": 9e-38}, "tau must be at least 1e-37 for torch.float32, got 9e-38"),
         ({"ids": torch.tensor([1, 4])}, r"ids\[1\] = 4 is outside the 4 users"),
         ({"ids": torch.tensor([-1])}, r"ids\[0\] = -1 is outside"),
         ({"ids": torch.tensor([1.0])}, r"ids must be int64 \[B\], got Float"),

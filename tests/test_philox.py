@@ -83,6 +83,17 @@ def test_philox_refuses_what_is_no_integer(value):
     assert torch.equal(exact, seed_offset("op", np.int64(3), np.uint8(4), CPU))
 
 
+def test_philox_exports_with_a_step_that_varies():
+    class Bits(torch.nn.Module):
+        def forward(self, rows, step):
+            return philox_bits(7, step, rows, 6, 0)
+
+    rows = torch.arange(5)
+    program = torch.export.export(Bits(), (rows, 3), dynamic_shapes=(None, torch.export.Dim.DYNAMIC)).module()
+    for step in (3, 11):
+        assert torch.equal(program(rows, step), philox_bits(7, step, rows, 6, 0))
+
+
 @pytest.mark.parametrize("offset", [-1, 2**32])
 def test_philox_refuses_an_offset_of_more_than_32_bits(offset):
     with pytest.raises(ValueError, match=f"^op: offset must be in .* got {offset}"):

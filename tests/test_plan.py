@@ -18,6 +18,9 @@ RUNS = ["9308 6710 3 128,128 64 512 1024", "30000 3000 3 32,32 32 64 512", "3000
 # without the parts that would hide a missing one
 RUNS.append(f"{RUNS[1]} loss.structural=true model.eta=0.0 loss.adversarial=false loss.contrastive=false")
 
+RUNS.append(f"{RUNS[1]} train.balance=true loss.adversarial=false")
+RUNS.append("40000 6000 3 512,384 64 64 1024 model.system=svd svd.content=0.3")
+
 
 def measured(sizes, **environment):
     command = [sys.executable, "-P", str(Path(__file__).parent / "plan_memory.py"), *sizes.split()]

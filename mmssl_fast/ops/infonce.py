@@ -11,7 +11,7 @@ _ops = torch.ops.mmssl_fast
 # Where the CPU makes the gradient in one pass with the loss: exponentials without a running maximum must stay normal
 # float32, and the few anchors held at once must not become fewer than a product wants.
 LEAST_TAU, MOST_USERS = 0.025, 1 << 15
-LEAST_FLOAT_TAU = 1e-37  # below it a cosine over τ is more than float32 holds
+LEAST = {torch.float32: 1e-37, torch.float64: 1e-300}  # a cosine over a τ far below is more than the type holds
 
 
 def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False) -> Tensor:
@@ -20,10 +20,10 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
 
     Equation 11, the mean over the anchors: −log( exp s(h_u, e_u) / Σ_{u'∈U} [exp s(h_u', e_u) + exp s(e_u', e_u)] ),
     s = cosine / τ, the negatives being ALL users. Both sums are formed in one pass over tiles of keys, which backward
-    makes again: memory is O(U d). The sums carry a running maximum, so any τ from 1e-37 up is safe. Up to MOST_USERS
-    users and from LEAST_TAU up, a differentiated call on the CPU forms the gradient with the loss, block by block of
-    anchors, and backward scales it. On the CPU an id that occurs many times takes the time of one. The same bits for
-    any number of threads. Differentiable once.
+    makes again: memory is O(U d). The sums carry a running maximum, so the loss is finite at any τ from 1e-37 up, of
+    float64 1e-300. Up to MOST_USERS users and from LEAST_TAU up, a differentiated call on the CPU forms the gradient
+    with the loss, block by block of anchors, and backward scales it. On the CPU an id that occurs many times takes the
+    time of one. The same bits for any number of threads. Differentiable once.
 
     Args:
         h: [U, d] final embeddings, float32, float64 or bfloat16 (computed in float32); not normalised.
@@ -36,16 +36,17 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
         Scalar, dtype of h; NaN for no anchors. A zero row has cosine 0 with everything and gradient 0.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match, an id outside [0, U), or tau below 1e-37.
+        ValueError: for shapes or dtypes that do not match, an id outside [0, U), or tau below 1e-37,
+            of float64 1e-300.
         NotImplementedError: from backward, when a second derivative is asked for.
     """
     dtype = h.dtype
     if dtype != e.dtype:
         raise ValueError(f"infonce: h is {dtype}, e is {e.dtype}")
-    if 0 < tau < LEAST_FLOAT_TAU:
-        raise ValueError(f"infonce: tau must be at least {LEAST_FLOAT_TAU}, got {tau}")
     if dtype == torch.bfloat16:
         h, e = h.float(), e.float()
+    if 0 < tau < LEAST.get(h.dtype, 0):
+        raise ValueError(f"infonce: tau must be at least {LEAST[h.dtype]} for {h.dtype}, got {tau}")
     h, e = unit_rows(h), unit_rows(e)
     if _is_one_pass(h, e, ids, tau):
         return _ops.infonce_with_grad(h, e, ids, tau, exclude_self)[0].to(dtype)

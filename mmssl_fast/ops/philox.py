@@ -44,7 +44,7 @@ def seed_word(op: str, seed: int | Tensor) -> int:
     """A 64-bit seed as the signed integer the ops take. Raises ValueError when it needs more than 64 bits, TypeError
     when it is no integer."""
     _check_integer(op, "seed", seed)
-    seed = int(seed)
+    seed = seed if isinstance(seed, torch.SymInt) else int(seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"{op}: seed must fit in 64 bits, got {seed}")
     return seed - 2**64 if seed >= 2**63 else seed
@@ -73,7 +73,7 @@ def _check_integer(op: str, name: str, value: int | Tensor) -> None:
     if isinstance(value, Tensor):
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"{op}: {name} must be an integer, got a tensor of {value.dtype}")
-    elif not isinstance(value, (int, Integral)):
+    elif not isinstance(value, (int, Integral, torch.SymInt)):
         raise TypeError(f"{op}: {name} must be an integer, got {value!r}")
 
 

@@ -16,6 +16,7 @@ from ..errors import InputError
 from .base import UntrainedSystem, features_of
 
 NOISE = 1e-12  # of a singular vector's entries, whose squares add up to 1
+BLOCK = 4096  # users at once
 FLAT = 1e-6  # of the lengths that a dot product is made of: a spread below it is rounding
 
 
@@ -71,8 +72,13 @@ class SVDSystem(UntrainedSystem):
 
 def _by_spread(users: Tensor, items: Tensor) -> Tensor:
     """users [U, d], each divided by the standard deviation over the items of its dot products with `items` [I, d]."""
-    own, centred = users.double(), items.double() - items.double().mean(0)
-    covariance = centred.mT @ centred / len(items)
-    spread = ((own @ covariance) * own).sum(1, keepdim=True).clamp(min=0).sqrt()
-    least = FLAT * own.norm(dim=1, keepdim=True) * items.norm(dim=1).amax()
-    return torch.where(spread > least, own / spread, 0.0).to(users.dtype)
+    centred = items.double() - items.double().mean(0)
+    covariance, largest = centred.mT @ centred / len(items), items.norm(dim=1).amax()
+    del centred
+    blocks = []
+    for own in users.split(BLOCK):
+        own = own.double()
+        spread = ((own @ covariance) * own).sum(1, keepdim=True).clamp(min=0).sqrt()
+        least = FLAT * own.norm(dim=1, keepdim=True) * largest
+        blocks.append(torch.where(spread > least, own / spread, 0.0).to(users.dtype))
+    return torch.cat(blocks)
