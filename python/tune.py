@@ -75,7 +75,8 @@ def read_space(path: Path, base: Config) -> Space:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a search space in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: is not TOML: {error}") from None
-    keys = {}
+    keys: dict[str, Distribution] = {}
+    ends: dict[str, list[Any]] = {}
     for section, entries in sections.items():
         if not isinstance(entries, dict):
             raise InputError(f"{path}: {section} must be a table, [{section}]")
@@ -83,9 +84,11 @@ def read_space(path: Path, base: Config) -> Space:
             name = f"{section}.{key}"
             if name in NOT_TUNED or section in NOT_TUNED:
                 raise InputError(f"{path}: {name} is not searched over; give it as an option")
-            keys[name], ends = _distribution(path, name, entry)
-            for end in ends:
-                _with(base, {name: end}, str(path))
+            keys[name], ends[name] = _distribution(path, name, entry)
+    fixed = {name: values[0] for name, values in ends.items() if len(values) == 1}  # every trial has them
+    for name, values in ends.items():
+        for value in values:
+            _with(base, fixed | {name: value}, str(path))
     if not keys:
         raise InputError(f"{path}: names no key; write for example lr = {{ low = 1e-3, high = 1e-2, log = true }}")
     return Space(str(path), keys)

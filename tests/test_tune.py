@@ -163,6 +163,14 @@ def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, ca
     assert not (tmp_path / "out").exists()
 
 
+def test_values_are_checked_with_those_that_every_trial_has(space):
+    space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [false]\n")
+    assert {*tune.read_space(space, Config()).keys} == {"loss.autoencoder", "loss.adversarial"}
+    space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [false, true]\n")
+    with pytest.raises(InputError, match="the one replaces the other"):
+        tune.read_space(space, Config())
+
+
 def test_bundled_spaces_are_read_and_others_asked_for(capsys):
     for name in ("mmssl", "lightgcn", "mmssl-encoder", "mmssl-selfsupervised", "mmssl-structural"):
         assert tune.read_space(tune.find_space(name, "mf"), Config()).keys
