@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .errors import InputError, Interrupted, OutOfMemory, is_out_of_memory
+from .errors import Failed, InputError, Interrupted, OutOfMemory, is_out_of_memory
 
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if type(error).__name__ == "NonFiniteLoss" or isinstance(error, OutOfMemory):
+        if type(error).__name__ == "NonFiniteLoss" or isinstance(error, (OutOfMemory, Failed)):
             return _fail(error, 1)
         if is_out_of_memory(error):
             return _fail(f"out of memory ({(str(error).splitlines() or ['no more is known'])[0]}); free some", 1)

@@ -36,6 +36,10 @@ class OutOfMemory(RuntimeError):
     figures."""
 
 
+class Failed(RuntimeError):
+    """A process that does a part of the command ended in a way that nothing foresaw; what it printed says how."""
+
+
 _WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
           "alloc_failed")  # fmt: skip
 

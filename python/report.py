@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -125,6 +125,48 @@ class ProgressObserver:
 
     def improved(self, fit) -> None:
         self.best = f"best recall@20 {fit.best:.4f}  " if fit.val.get("users") else ""
+
+
+def draw_no_bars() -> None:
+    """For a process whose stderr is another's terminal."""
+    global ERR
+    ERR = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=False)
+
+
+class PartsProgress:
+    """A bar on stderr for each of several parts of a command at once. Used as a context manager; draws nothing where
+    stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), _Losses(), console=ERR,
+            transient=True, disable=not ERR.is_terminal,
+        )  # fmt: skip
+        self.tasks = {}
+
+    def __enter__(self) -> PartsProgress:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.progress.stop()
+
+    def show(self, title: str, progress: Callable[[], tuple[int, int, float]] | None) -> None:
+        """progress: (epochs behind it, at most, best validation Recall@20 so far), where that is known."""
+        if self.progress.disable:
+            return
+        if title not in self.tasks:
+            self.tasks[title] = self.progress.add_task(title, total=None)
+        if progress is not None:
+            epoch, epochs, best = progress()
+            self.progress.update(
+                self.tasks[title], total=epochs, completed=epoch, description=f"{title} epoch {epoch}/{epochs}",
+                losses=f"best recall@20 {best:.4f}" if best else "",
+            )  # fmt: skip
+
+    def remove(self, title: str) -> None:
+        if title in self.tasks:
+            self.progress.remove_task(self.tasks.pop(title))
 
 
 class Several:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,8 @@ def reproduce(
                                                      "one]", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="Runs at once, each a process with its share of the "
+                                                            "processors, or with --threads.")] = 1,
     settings: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs with the time they may take, and stop.")] =
     False,
@@ -55,6 +58,7 @@ def reproduce(
     """One of the paper's tables or figures on your data: runs with several seeds, kept and resumed, then Markdown and
     pictures beside the paper's own figures."""
     from . import report
+    from .processes import sharing
     from .reproduce import paper, plan, targets
     from .systems import SYSTEMS
 
@@ -73,16 +77,22 @@ def reproduce(
             f"--variants {shown(missing[0])}: leaves out the structural contrast, which is off already; add --set "
             "loss.structural=true"
         )
-    asked = plan.Settings(target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick, tuple(chosen),
-                          tuple(swept))
+    asked = plan.Settings(
+        target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick, tuple(chosen), tuple(swept)
+    )
+    jobs = min(jobs, len({run.folder for run in plan.runs_of(asked)}))
+    if jobs > 1:
+        asked = replace(asked, base={name: sharing(one, jobs) for name, one in base.items()})
     if dry_run:
         rows = targets.foresee(asked, dataset)
         shown_rows = [[label, str(seed), state, name, f"{s / 60:.1f}"] for label, seed, state, name, s in rows]
         report.OUT.print(report.table("", ["run", "seed", "standing", "folder", "minutes at most"], shown_rows))
         distinct = {name: s for *_, name, s in rows}
-        report.OUT.print(f"{len(distinct)} runs, {sum(distinct.values()) / 3600:.2f} hours at most on this machine")
+        hours = targets.makespan(distinct.values(), jobs) / 3600
+        at_once = f", {jobs} at a time" if jobs > 1 else ""
+        report.OUT.print(f"{len(distinct)} runs{at_once}, {hours:.2f} hours at most on this machine")
         return
-    path = targets.produce(asked, dataset, lambda line: report.ERR.print(line, markup=False))
+    path = targets.produce(asked, dataset, lambda line: report.ERR.print(line, markup=False), jobs)
     report.OUT.print(path.read_text(encoding="utf-8"), markup=False)
     report.OUT.print(f"written: {path}", markup=False)
 
@@ -118,6 +128,9 @@ def tune(
     prune: Annotated[bool, typer.Option(help="End a run early that is worse than the median of earlier ones.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="Trials at once, each a process with its share of the "
+                                                            "processors, or with --threads. What is drawn depends on "
+                                                            "which end first.")] = 1,
     settings: SetOption = None,
 ) -> None:  # fmt: skip
     """Search for settings by validation Recall@20 (Optuna), in a folder from which the search goes on when repeated:
@@ -125,6 +138,7 @@ def tune(
     from . import presets, report
     from . import tune as search
     from .commands import configuration
+    from .processes import sharing
     from .running import load_data
 
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
@@ -132,8 +146,10 @@ def tune(
              "train.threads": (threads, "--threads")}  # fmt: skip
     base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
     searched = search.read_space(search.find_space(space, base.model.system), base)
-    found = search.Search(out, load_data(base.data), _resolved(base), searched, seeds, prune)
-    found.run(trials, lambda line: report.ERR.print(line, markup=False))
+    jobs = min(jobs, trials)
+    resolved = sharing(_resolved(base), jobs) if jobs > 1 else _resolved(base)
+    found = search.Search(out, load_data(base.data), resolved, searched, seeds, prune)
+    found.run(trials, lambda line: report.ERR.print(line, markup=False), jobs)
     for name in (search.RECORD, search.BEST):
         if (out / name).exists():
             report.OUT.print(f"written: {out / name}", markup=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,11 +22,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from . import train
+from . import processes, signals, train
 from .checkpoint import refuse_other
 from .config import Config, known_keys, load, toml_value
 from .data import Dataset
-from .errors import InputError, shown
+from .errors import InputError, Interrupted, shown
 from .files import write_text
 from .reproduce.tables import markdown
 
@@ -117,11 +117,16 @@ class Search:
     another process is at it.
     """
 
-    def __init__(self, folder: Path, dataset: Dataset, base: Config, space: Space, seeds: int, prune: bool) -> None:
-        self.folder, self.dataset, self.base, self.space, self.seeds = folder, dataset, base, space, seeds
+    def __init__(
+        self, folder: Path, dataset: Dataset, base: Config, space: Space, seeds: int, prune: bool,
+        draws: int | None = None,
+    ) -> None:  # fmt: skip
+        """draws: the sampler's seed, for a process that takes one trial beside others; none: by the trials so far."""
+        self.folder, self.dataset, self.base, self.space = folder, dataset, base, space
+        self.seeds, self.prune, self.stop = seeds, prune, signals.Stop()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+            storage = JournalStorage(JournalFileBackend(str((folder / JOURNAL).resolve())))
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
         self.study = optuna.create_study(
@@ -129,8 +134,14 @@ class Search:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=LEAST_EPOCHS)
             if prune else optuna.pruners.NopPruner(),
         )  # fmt: skip
-        begun = len(self.study.get_trials(deepcopy=False))  # a search that goes on draws other values than at first
-        self.study.sampler = optuna.samplers.TPESampler(seed=base.train.seed + begun, n_startup_trials=STARTUP_TRIALS)
+        self.draws = draws
+        if draws is None:  # a search that goes on draws other values than at first
+            self.draws = base.train.seed + len(self.study.get_trials(deepcopy=False))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=self.draws, n_startup_trials=STARTUP_TRIALS, constant_liar=draws is not None
+            )
         self._agree()
 
     def _agree(self) -> None:
@@ -158,19 +169,49 @@ class Search:
         values = {name: held[name.partition(".")[0]][name.partition(".")[2]] for name in self.space.keys}
         return {name: value for name, value in values.items() if _holds(self.space.keys[name], value)}
 
-    def run(self, trials: int, say) -> None:
-        """Until so many trials, those of earlier calls too, have ended. say: told a line for each.
+    def run(self, trials: int, say: Callable[[str], None], jobs: int = 1) -> None:
+        """Until so many trials, those of earlier calls too, have ended, `jobs` at a time. say: told a line for each.
 
-        A trial that was interrupted is taken once more, from its beginning.
+        A trial that was interrupted is taken once more, from its beginning. Raises Interrupted after a signal, never
+        amid what Optuna writes.
         """
         with self._alone():
             for trial in self.study.get_trials(states=[TrialState.RUNNING]):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.study.enqueue_trial(trial.params)
-            while (ended := len(self.study.get_trials(deepcopy=False, states=ENDED))) < trials:
-                number = self._one()
-                say(f"{ended + 1}/{trials}  {self._line(self.study.trials[number])}")
-                self.write()
+            if jobs > 1:
+                self._at_once(trials, say, jobs)
+                return
+            with signals.kept() as self.stop:
+                while (ended := self._n_ended()) < trials:
+                    number = self.one()
+                    say(f"{ended + 1}/{trials}  {self._line(self.study.trials[number])}")
+                    self.write()
+
+    def _n_ended(self) -> int:
+        return len(self.study.get_trials(deepcopy=False, states=ENDED))
+
+    def _at_once(self, trials: int, say: Callable[[str], None], jobs: int) -> None:
+        """Each trial in a process of its own, with draws of its own: what is drawn also depends on which trials have
+        ended by then."""
+        first, told = self._n_ended(), {one.number for one in self.ended()}
+
+        def ended(_) -> None:
+            for one in sorted(self.ended(), key=lambda one: one.number):
+                if one.number not in told:
+                    told.add(one.number)
+                    say(f"{len(told)}/{trials}  {self._line(one)}")
+            self.write()
+
+        arguments = {
+            "folder": str(self.folder), "source": self.space.source, "seeds": self.seeds, "prune": self.prune,
+            "keys": {name: optuna.distributions.distribution_to_json(one) for name, one in self.space.keys.items()},
+        }  # fmt: skip
+        processes.at_once(
+            [processes.Part(f"trial {at + 1} of {trials}", f"{__name__}:take_one", self.base,
+                            arguments | {"draws": self.draws + at}) for at in range(first, trials)],
+            self.dataset, jobs, "trials", ended,
+        )  # fmt: skip
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -181,8 +222,9 @@ class Search:
                 raise InputError(f"{self.folder}: another process searches there; wait for it, or stop it") from None
             yield
 
-    def _one(self) -> int:
+    def one(self) -> int:
         """One trial: its number."""
+        _leave_if_asked(self.stop)
         trial = self.study.ask(self.space.keys)
         try:
             config = _with(self.base, trial.params, self.space.source)
@@ -198,7 +240,7 @@ class Search:
         """Validation Recall@20, mean over seeds; only the first seed's run may be pruned."""
         values = []
         for seed in range(config.train.seed, config.train.seed + self.seeds):
-            watch = _Watch(trial, prune=not values)
+            watch = _Watch(trial, prune=not values, stop=self.stop)
             seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="sample_bpr: ")  # that it leaves out users with every item
@@ -242,11 +284,30 @@ class Search:
         return f"trial {one.number}: {_text(_value_of(one))} {_state(one)}  {values}"
 
 
-class _Watch(train.Silent):
-    """Tells the trial of every validation, and ends a run that is worse than most."""
+def take_one(
+    dataset: Dataset, base: Config, folder: str, source: str, keys: dict[str, str], seeds: int, prune: bool, draws: int
+) -> None:
+    """What a process of its own does for a trial."""
+    space = Space(source, {name: optuna.distributions.json_to_distribution(one) for name, one in keys.items()})
+    with signals.kept() as stop:
+        search = Search(Path(folder), dataset, base, space, seeds, prune, draws)
+        search.stop = stop
+        search.one()
 
-    def __init__(self, trial: Trial, prune: bool) -> None:
-        self.trial, self.prune = trial, prune
+
+def _leave_if_asked(stop: signals.Stop) -> None:
+    if stop.received:
+        raise Interrupted("interrupted; repeat the command to go on, the trial from its beginning", stop.received)
+
+
+class _Watch(train.Silent):
+    """Tells the trial of every validation, and ends a run that is worse than most, or after a signal."""
+
+    def __init__(self, trial: Trial, prune: bool, stop: signals.Stop) -> None:
+        self.trial, self.prune, self.stop = trial, prune, stop
+
+    def stepped(self, epoch, step, losses):
+        _leave_if_asked(self.stop)
 
     def epoch_ended(self, record):
         recall = record.get("val", {}).get(train.WATCHED)

@@ -1,6 +1,8 @@
 """`mmssl-fast tune`: a search that is kept, goes on after an interruption, and whose best is a preset."""
 
 import fcntl
+import json
+import signal
 import tomllib
 from pathlib import Path
 
@@ -78,6 +80,26 @@ def test_a_search_goes_on_and_takes_an_interrupted_trial_again(tmp_path, space, 
     assert calls[3] == calls[2] and len(calls) == 5 and len(set(calls)) == 4
     assert capsys.readouterr().err.count("trial ") == 2 and len(table(out)) == 4
     assert tuned(space, out, trials=4) == 0 and len(calls) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_search_after_a_step_and_not_amid_the_journal(tmp_path, space, monkeypatch, capsys, number):
+    told, sent = tune._Watch.epoch_ended, []
+
+    def interrupting(self, record):
+        if self.trial.number == 1 and not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+        told(self, record)  # writes, and is not cut off
+
+    monkeypatch.setattr(tune._Watch, "epoch_ended", interrupting)
+    out = tmp_path / "out"
+    assert tuned(space, out, trials=3) == 128 + number
+    assert "interrupted; repeat the command to go on" in capsys.readouterr().err and sorted(table(out)) == [0]
+    assert tuned(space, out, trials=3) == 0
+    lines = [json.loads(line) for line in (out / tune.JOURNAL).read_text().splitlines()]
+    written = [one["trial_id"] for one in lines if "intermediate_value" in one]
+    assert written == [0, 0, 1, 2, 2, 3, 3] and len(table(out)) == 3
 
 
 def test_worse_runs_end_early_and_only_so(tmp_path, space, monkeypatch):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,15 @@ import torch
 
 from mmssl_fast import InteractionGraph, sample_bpr
 
-from .. import checkpoint, run_folder, saved_model
+from .. import checkpoint, processes, run_folder, saved_model
+from ..config import Config
 from ..data import Dataset
-from ..errors import Interrupted
+from ..errors import InputError, Interrupted
 from ..evaluate import user_metrics
 from ..running import complete, refuse_other_data, refuse_other_run
 from ..systems import create
 from ..systems.base import Batch
+from ..train import WATCHED
 from .plan import Run, identity
 
 K = 20
@@ -32,11 +37,22 @@ class Found:
     epochs: list[dict[str, Any]]
 
 
-def finish(runs: list[Run], dataset: Dataset, say) -> list[Found]:
-    """Every run brought to its end, in order; a folder that serves two labels is run once. say: told a line for each.
+def finish(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: int = 1) -> list[Found]:
+    """Every run brought to its end, in order, or `jobs` at a time; a folder that serves two labels is run once. say:
+    told a line for each.
 
     Raises Interrupted after a signal: the same call then goes on from there.
     """
+    if jobs > 1:
+        _at_once(runs, dataset, say, jobs)
+    else:
+        _in_turn(runs, dataset, say)
+    found = [read(run) for run in runs]
+    refuse_other_data({str(one.run.folder): one.result for one in found})
+    return found
+
+
+def _in_turn(runs: list[Run], dataset: Dataset, say: Callable[[str], None]) -> None:
     for at, run in enumerate(runs, 1):
         try:
             done = complete(dataset, run.config, run.folder)
@@ -44,10 +60,45 @@ def finish(runs: list[Run], dataset: Dataset, say) -> list[Found]:
             raise Interrupted(
                 f"interrupted in run {at} of {len(runs)}, {run.folder.name}; repeat the command to go on", error.signal
             ) from None
-        say(f"{at}/{len(runs)}  {run.label}, seed {run.seed}: {'done' if done else 'was there'}, {run.folder}")
-    found = [read(run) for run in runs]
-    refuse_other_data({str(one.run.folder): one.result for one in found})
-    return found
+        say(_line(at, len(runs), run, "done" if done else "was there"))
+
+
+def _at_once(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: int) -> None:
+    todo: dict[Path, Run] = {}
+    for run in runs:
+        if run.folder not in todo and standing(run, dataset) != "done":
+            todo[run.folder] = run
+    there = [run for run in runs if todo.get(run.folder) is not run]
+    for at, run in enumerate(there, 1):
+        say(_line(at, len(runs), run, "is the same as another" if run.folder in todo else "was there"))
+    begun = list(todo.values())
+    number = itertools.count(len(there) + 1)
+    processes.at_once(
+        [_part(run) for run in begun], dataset, jobs, "runs",
+        lambda at: say(_line(next(number), len(runs), begun[at], "done")),
+    )  # fmt: skip
+
+
+def _part(run: Run) -> processes.Part:
+    return processes.Part(
+        f"{run.label}, seed {run.seed}", f"{__name__}:complete_in", run.config, {"folder": str(run.folder)},
+        lambda: _progress(run),
+    )  # fmt: skip
+
+
+def complete_in(dataset: Dataset, config: Config, folder: str) -> None:
+    """What a process of its own does for a run."""
+    complete(dataset, config, Path(folder))
+
+
+def _progress(run: Run) -> tuple[int, int, float]:
+    epochs = _epochs(run)
+    best = max((one.get("val", {}).get(WATCHED) or 0.0 for one in epochs), default=0.0)
+    return len(epochs), run.config.train.epochs, best
+
+
+def _line(at: int, among: int, run: Run, state: str) -> str:
+    return f"{at}/{among}  {run.label}, seed {run.seed}: {state}, {run.folder}"
 
 
 def read(run: Run) -> Found:
@@ -84,9 +135,17 @@ def standing(run: Run, dataset: Dataset) -> str:
     refuse_other_run(run.folder, dataset, run.config)
     if (run.folder / run_folder.RESULT).exists():
         return "done"
-    epochs = len(run_folder.read_epochs(run.folder))
+    epochs = len(_epochs(run))
     has_state = checkpoint.newest(run.folder / checkpoint.FOLDER) is not None
     return f"after epoch {epochs}" if has_state else "to do"
+
+
+def _epochs(run: Run) -> list[dict[str, Any]]:
+    """The epochs behind a run; none where it has not begun, or the file was not written to its end."""
+    try:
+        return run_folder.read_epochs(run.folder)
+    except InputError:
+        return []
 
 
 class Estimates:
@@ -101,8 +160,7 @@ class Estimates:
             return 0.0
         key = identity(run.config, self.dataset.fingerprint)
         if key not in self.known:
-            epochs = run_folder.read_epochs(run.folder) if (run.folder / run_folder.METRICS).exists() else []
-            measured = [record["seconds"] for record in epochs]
+            measured = [record["seconds"] for record in _epochs(run)]
             self.known[key] = float(np.mean(measured)) if measured else _seconds_per_epoch(self.dataset, run)
         return self.known[key] * run.config.train.epochs
 
@@ -112,6 +170,8 @@ def _seconds_per_epoch(dataset: Dataset, run: Run, steps: int = 2) -> float:
     graph = InteractionGraph.from_scipy(dataset.train).to(config.train.device)
     system = create(config.model.system)
     torch.manual_seed(config.train.seed)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
     system.build(dataset, graph, config)
     if not system.trains:
         return 0.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..data import Dataset
@@ -28,10 +29,19 @@ def foresee(settings: Settings, dataset: Dataset) -> list[tuple[str, int, str, s
     ]
 
 
-def produce(settings: Settings, dataset: Dataset, say: Callable[[str], None]) -> Path:
-    """Run what is left to run and write the target's files; returns the Markdown's path."""
+def makespan(seconds: Iterable[float], jobs: int) -> float:
+    """Seconds until all have ended, where the next begins as soon as one of `jobs` at once ends."""
+    ends: list[float] = []
+    for one in seconds:
+        begun = heapq.heappop(ends) if len(ends) == jobs else 0.0
+        heapq.heappush(ends, begun + one)
+    return max(ends, default=0.0)
+
+
+def produce(settings: Settings, dataset: Dataset, say: Callable[[str], None], jobs: int = 1) -> Path:
+    """Run what is left to run, `jobs` runs at a time, and write the target's files; returns the Markdown's path."""
     settings.out.mkdir(parents=True, exist_ok=True)
-    found = finish(runs_of(settings), dataset, say)
+    found = finish(runs_of(settings), dataset, say, jobs)
     body = _body(settings, dataset, found)
     folders = "\n".join(f"- {one.run.label}, seed {one.run.seed}: `runs/{one.run.folder.name}`" for one in found)
     text = "\n\n".join([
