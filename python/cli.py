@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .errors import Failed, InputError, Interrupted, OutOfMemory, is_out_of_memory
+from .errors import Failed, InputError, Interrupted, foreseen
 
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
@@ -37,12 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if type(error).__name__ == "NonFiniteLoss" or isinstance(error, (OutOfMemory, Failed)):
+        if type(error).__name__ == "NonFiniteLoss" or isinstance(error, Failed):
             return _fail(error, 1)
-        if is_out_of_memory(error):
-            return _fail(f"out of memory ({(str(error).splitlines() or ['no more is known'])[0]}); free some", 1)
-        if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder that nobody may enter
-            return _fail(InputError(f"{error.filename}: {error.strerror}; check the name and its permissions"), 2)
+        if (known := foreseen(error)) is not None:
+            return _fail(known, 2 if isinstance(known, InputError) else 1)
         if type(error).__name__ == "Abort":
             return _fail("interrupted", 130)
         if hasattr(error, "format_message"):  # a usage error of typer: unknown option, missing argument

@@ -52,6 +52,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def foreseen(error: Exception) -> Exception | None:
+    """The error that says in one line what an allocator or the system raised; None for what nothing foresaw."""
+    if isinstance(error, OutOfMemory):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemory(f"out of memory ({(str(error).splitlines() or ['no more is known'])[0]}); free some")
+    if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder that nobody may enter
+        return InputError(f"{error.filename}: {error.strerror}; check the name and its permissions")
+    return None
+
+
 class Interrupted(Exception):
     """A signal ended the run after a whole step; `signal` is its number. The message says how to go on."""
 

@@ -17,7 +17,7 @@ from typing import Any
 from . import plan, report, signals
 from .config import Config
 from .data import Dataset
-from .errors import Failed, InputError, Interrupted, OutOfMemory, is_out_of_memory
+from .errors import Failed, InputError, Interrupted, OutOfMemory, foreseen
 from .running import changed, load_data
 from .train import NonFiniteLoss
 
@@ -180,15 +180,12 @@ def work(asked: dict[str, Any]) -> None:
             if dataset.fingerprint != asked["fingerprint"]:
                 raise InputError(f"{config.data.path}: has changed since the command began; repeat it")
             getattr(importlib.import_module(module), function)(dataset, config, **asked["arguments"])
-    except (InputError, Interrupted, NonFiniteLoss, OutOfMemory) as error:
+    except (InputError, Interrupted, NonFiniteLoss) as error:
         answer = {"kind": type(error).__name__, "message": str(error)}
     except Exception as error:
-        if is_out_of_memory(error):
-            answer = {"kind": OutOfMemory.__name__, "message": (str(error).splitlines() or ["out of memory"])[0]}
-        elif isinstance(error, OSError) and error.filename is not None:
-            answer = {"kind": InputError.__name__, "message": f"{error.filename}: {error.strerror}"}
-        else:
+        if (known := foreseen(error)) is None:
             raise
+        answer = {"kind": type(known).__name__, "message": str(known)}
     answers.write(json.dumps(answer))
     answers.close()
 

@@ -246,7 +246,8 @@ def test_what_ends_a_part_is_one_line(folder, tmp_path, capfd):
     begun = [processes._Process(at, one, data.fingerprint if at < 3 else "0" * 64) for at, one in enumerate(parts)]
     until(lambda: not any(one.running() for one in begun))
     missing, mistake, none, changed = [one.error() for one in begun]
-    assert str(missing) == f"missing_file: {tmp_path / 'nothing'}: No such file or directory"
+    path = tmp_path / "nothing"
+    assert str(missing) == f"missing_file: {path}: No such file or directory; check the name and its permissions"
     assert str(mistake) == "mistake: ended with exit code 1; see the lines above"
     assert [type(one) for one in (missing, mistake, none, changed)] == [InputError, Failed, type(None), InputError]
     printed = capfd.readouterr().err
@@ -338,9 +339,7 @@ def test_trials_at_once(folder, tmp_path, monkeypatch, capsys):
     again = held(folder, out)
     assert [one.params for one in again[:2]] == [one.params for one in trials] and len(again) == 5
     assert len({trial.params["optimiser.lr"] for trial in again}) == 5
-    assert (out / "trials.md").read_text().count("| complete |") + (out / "trials.md").read_text().count(
-        "pruned at"
-    ) == 5
+    assert (out / "trials.md").read_text().count("| complete |") == 5  # none is pruned before five have ended
 
 
 def test_trials_at_once_that_are_interrupted_are_taken_again(folder, tmp_path, monkeypatch, capsys):
