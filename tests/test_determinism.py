@@ -28,7 +28,7 @@ from mmssl_fast import (
     sample_bpr,
 )
 from mmssl_fast.ops.csr_transpose import csr_transpose
-from mmssl_fast.ops.gumbel_linear import GumbelRows
+from mmssl_fast.ops.gumbel_rows import GumbelRows
 from mmssl_fast.ops.philox import philox4x32, philox_bits
 from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.spmm import spmm

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..graph import InteractionGraph, SeenRows
+from ..ops.gumbel_rows import GumbelRows, check_temperature
 from ..ops.unit_rows import unit_rows
 from .algebra.relation_linear import inverse_or_zero, linear_of_parts
 from .blocks import Block, Scale, aligned, combined
@@ -70,7 +71,8 @@ class RelationRows:
         take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are float32; `to` changes
         the dtype they are used in.
         """
-        rows = Gumbel(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats)
+        check_temperature("RelationRows.gumbel", tau, noise_scale)
+        rows = Gumbel(GumbelRows(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats))
         return cls([Block([(1.0, rows)])])
 
     @classmethod
