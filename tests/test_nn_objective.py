@@ -38,9 +38,9 @@ def printed_real_rows(objective: MMSSLObjective, encoded) -> torch.Tensor:
 
 def dense_fake_rows(objective: MMSSLObjective, encoded) -> list[torch.Tensor]:
     """Eq. 3 as printed."""
-    seen = objective.model.graph.rows(USERS) if objective.mask_seen else None
+    seen = objective.model.graph.rows(USERS) if objective.options.mask_seen else None
     return [
-        reference.cosine_block(f_u[USERS], f_i, seen, objective.kind, objective.row_l2)
+        reference.cosine_block(f_u[USERS], f_i, seen, objective.options.kind, objective.options.row_l2)
         for f_u, f_i in zip(encoded.modal_users, encoded.modal_items, strict=True)
     ]
 
@@ -53,7 +53,7 @@ def dense_discriminator_terms(objective: MMSSLObjective, encoded) -> dict[str, t
     alpha = interpolation_weights(objective.seed, STEP, USERS, count).double()[:, None]
     mixed = (alpha * real.repeat(count, 1) + (1 - alpha) * fakes).requires_grad_()
     (gradient,) = torch.autograd.grad(d(mixed).sum(), mixed, create_graph=True)
-    penalty = objective.lambda_penalty * ((gradient.norm(dim=1) - 1) ** 2).mean()
+    penalty = objective.options.lambda_penalty * ((gradient.norm(dim=1) - 1) ** 2).mean()
     return {"real": -d(real).mean(), "fake": d(fakes).mean(), "penalty": penalty}
 
 
