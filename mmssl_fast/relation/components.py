@@ -13,7 +13,7 @@ from ..graph import SeenRows
 from ..ops.sampled_dot import sampled_dot
 from .algebra.parts import DensePart, GeneratedPart, check_generated, version
 from .algebra.relation_linear import PartMemory
-from .algebra.relation_row_norm import row_norm_and_carried
+from .algebra.relation_row_norm import row_norm_and_cancelled
 
 
 class Generated:
@@ -30,12 +30,12 @@ class Generated:
         v: Tensor,
         seen: SeenRows | None = None,
         memory: PartMemory | None = None,
-        carried: Tensor | None = None,
+        cancelled: Tensor | None = None,
     ) -> None:
         check_generated("RelationRows.generated", u, v, seen)
         self.u, self.v, self.seen = u, v, seen and SeenRows(*seen)
         self.memory = memory or PartMemory()
-        self.carried = carried
+        self.cancelled = cancelled
 
     @property
     def n_rows(self) -> int:
@@ -58,13 +58,13 @@ class Generated:
         return self.u.requires_grad or self.v.requires_grad
 
     def part(self) -> GeneratedPart:
-        return GeneratedPart(self.u, self.v, self.seen, self.carried)
+        return GeneratedPart(self.u, self.v, self.seen, self.cancelled)
 
     def norm(self) -> Tensor:
-        """Row lengths, float64 [B]. From then on the rows that their seen items carry are formed in `linear` too."""
-        norm, carried = row_norm_and_carried(self.u, self.v, self.seen)
-        if self.seen is not None and self.carried is None:
-            self.carried = carried
+        """Row lengths, float64 [B]. From then on `linear` forms the rows that cancel densely, too."""
+        norm, cancelled = row_norm_and_cancelled(self.u, self.v, self.seen)
+        if self.seen is not None and self.cancelled is None:
+            self.cancelled = cancelled
         return norm
 
     def tile(self, begin: int, end: int) -> Tensor:
@@ -95,13 +95,13 @@ class Generated:
             self.v,
             self.seen and select_entries(self.seen, rows),
             None,
-            None if self.carried is None else self.carried[rows],
+            None if self.cancelled is None else self.cancelled[rows],
         )
 
     def detach(self) -> Generated:
         """Cut from the graph; values already computed are shared."""
         return (
-            Generated(self.u.detach(), self.v.detach(), self.seen, self.memory, self.carried)
+            Generated(self.u.detach(), self.v.detach(), self.seen, self.memory, self.cancelled)
             if self.requires_grad
             else self
         )

@@ -1,7 +1,7 @@
 """Lengths of rows that are sums of scaled components: ‖Σ r_c c‖² = Σ r_c r_c' ⟨c, c'⟩, all in float64.
 
 For Eq. 5's real rows that is ‖P + ζ rows_h‖² = ‖P‖² + 2ζ P·rows_h + ζ²‖rows_h‖². A row whose parts cancel to less than
-CARRIED_SHARE of the squared sum of their lengths is formed densely instead.
+CANCELLED_SHARE of the squared sum of their lengths is formed densely instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..graph import SeenRows
 from ..ops.sampled_dot import sampled_dot
 from ..static_shapes import rows_to_rescue
 from ..tiles import item_tiles
-from .algebra.cancelled import BLOCK_ELEMENTS, CARRIED_SHARE
+from .algebra.cancelled import BLOCK_ELEMENTS, CANCELLED_SHARE
 from .algebra.relation_row_norm import gram
 from .components import Dense, Generated, seen_pairs
 from .gumbel import Gumbel
@@ -39,10 +39,10 @@ def block_norm(terms: list, dense_rows) -> Tensor:
         square = square + 2 * scales[i] * scales[j] * product
     with torch.no_grad():
         lengths = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
-        badness = CARRIED_SHARE * lengths.square() / square.clamp_min(0)
+        badness = CANCELLED_SHARE * lengths.square() / square.clamp_min(0)
         badness = badness.nan_to_num(0, posinf=torch.inf)  # 0 / 0: a zero row
-        for carried in (c.carried for c in components if isinstance(c, Generated) and c.carried is not None):
-            badness = badness.masked_fill(carried, torch.inf)
+        for mask in (c.cancelled for c in components if isinstance(c, Generated) and c.cancelled is not None):
+            badness = badness.masked_fill(mask, torch.inf)
         rows = rows_to_rescue(badness)
         cancelled = torch.zeros_like(badness, dtype=torch.bool).index_fill_(0, rows, True)
     positive = ~(square <= 0) & ~cancelled  # true for NaN, which stays NaN

@@ -155,7 +155,7 @@ def _put_off(pending: PendingGradient, grad, g, weight, norm, streamed, kept, ge
     """As `_gradient_norm_bwd_op`, in pieces."""
     a, narrow = _per_length(grad, norm)[:, None], getattr(torch, gemm)
     if kept.shape[1]:
-        pending.add_rows(lambda begin, end: kept[:, begin:end], a * g, narrow)
+        pending.add_rows(kept, a * g, narrow)
         return
     ids = _streamed_rows(streamed, g)
     if ids.numel() < g.shape[0]:
@@ -163,7 +163,7 @@ def _put_off(pending: PendingGradient, grad, g, weight, norm, streamed, kept, ge
         pending.add_product(s, narrow)
     if ids.numel():
         rows, weight = g[ids], weight.detach()
-        pending.add_rows(lambda begin, end: mm(rows, weight[:, begin:end], narrow), a[ids] * rows, narrow)
+        pending.add_tiles(lambda begin, end: mm(rows, weight[:, begin:end], narrow), a[ids] * rows, narrow)
 
 
 def _streamed_rows(streamed: Tensor, g: Tensor) -> Tensor:

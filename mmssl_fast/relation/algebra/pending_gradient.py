@@ -1,13 +1,13 @@
 """The gradient of a first layer's weight as the pieces it is made of, formed a few items at a time.
 
 dW of a Linear on relation rows is low rank plus sparse columns, and of the gradient penalty a small matrix times W
-(relation_parts, gradient_norm). At a million items and H = 512 it would be 2 GB beside W's 2 GB and Adam's 4; an
+(parts, gradient_norm). At a million items and H = 512 it would be 2 GB beside W's 2 GB and Adam's 4; an
 optimiser that takes it in tiles never holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -59,9 +59,10 @@ class PendingGradient:
                 tile.copy_(self.tile(begin, end))
         return dense
 
-    def add_low_rank(self, v: Tensor, t: Tensor, gemm: torch.dtype) -> None:
-        """dWᵀ += v t, with v [I, k] and t [k, H], rounded to gemm."""
-        self._pieces.append(lambda begin, end, out: addmm_(out, v[begin:end], t, gemm))
+    def start(self, factors: Sequence[tuple[Tensor, Tensor]], gemm: torch.dtype) -> None:
+        """dWᵀ += Σ v t, with v [I, k] and t [k, H], rounded to gemm."""
+        for v, t in factors:
+            self._pieces.append(lambda begin, end, out, v=v, t=t: addmm_(out, v[begin:end], t, gemm))
 
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
         """dWᵀ[col[e]] += value[e] y[row(e)] for every entry; y [B, H]."""
@@ -77,10 +78,14 @@ class PendingGradient:
         weight = self.weight  # not self, whose reference cycle would keep every piece until Python's collector runs
         self._pieces.append(lambda begin, end, out: addmm_(out, weight.mT[begin:end], s, gemm))
 
-    def add_rows(self, rows: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
-        """dWᵀ += rowsᵀ y, with rows(begin, end) → [b, end − begin] and y [b, H]; rounded to gemm where it is given."""
+    def add_rows(self, x: Tensor, y: Tensor, gemm: torch.dtype | None = None) -> None:
+        """dWᵀ += xᵀ y, with x [b, I] and y [b, H]; rounded to gemm where it is given."""
+        self.add_tiles(lambda begin, end: x[:, begin:end], y, gemm)
+
+    def add_tiles(self, tile: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
+        """As add_rows, x given in tiles: tile(begin, end) → [b, end − begin]."""
         self._pieces.append(
-            lambda begin, end, out: addmm_(out, rows(begin, end).to(y.dtype).mT, y, gemm or y.dtype)
+            lambda begin, end, out: addmm_(out, tile(begin, end).to(y.dtype).mT, y, gemm or y.dtype)
         )
 
 
