@@ -28,9 +28,10 @@ def build(modalities: int = 2, model_settings: dict | None = None, **settings) -
 
 def printed_real_rows(objective: MMSSLObjective, encoded) -> torch.Tensor:
     """Eq. 5 as printed; its softmax is float32, as the noise is."""
-    graph, o = objective.model.graph, objective
+    graph, o = objective.model.graph, objective.options
     seen = graph.rows(USERS)
-    logits = reference.gumbel_logits(seen.crow, seen.col, USERS, N_ITEMS, o.gumbel_tau, o.seed, STEP, o.noise_scale)
+    noise = o.gumbel_tau, objective.seed, STEP, objective.noise_scale
+    logits = reference.gumbel_logits(seen.crow, seen.col, USERS, N_ITEMS, *noise)
     rows = logits.softmax(1).double()
     rows = rows + o.zeta * reference.cosine_block(encoded.users[USERS], encoded.items, seen if o.mask_seen else None)
     return reference.unit_rows(rows) if o.row_l2 else rows

@@ -40,8 +40,8 @@ class MMSSLObjective:
 
     Raises:
         TypeError: a keyword that ObjectiveOptions does not have.
-        ValueError: as ObjectiveOptions; adversarial without a discriminator or with another number of items; contrastive
-            with a model that has no semantic neighbours.
+        ValueError: as ObjectiveOptions; adversarial without a discriminator or with another number of items;
+            contrastive with a model that has no semantic neighbours.
 
     Example:
         >>> objective = MMSSLObjective(model, None, adversarial=False, seed=1)
@@ -67,14 +67,14 @@ class MMSSLObjective:
 
     def real_rows(self, encoded: Encoded, users: Tensor, step: int) -> RelationRows:
         """Ã of Eq. 5 for `users` (int64 [B]): Gumbel rows plus ζ cos(h_u, h_i), of length 1 with row_l2."""
-        graph = self.model.interactions()
-        noise = self.options.gumbel_tau, self.seed, step, self.noise_scale
+        graph, options = self.model.interactions(), self.options
+        noise = options.gumbel_tau, self.seed, step, self.noise_scale
         rows = RelationRows.gumbel(graph, users, *noise, self.max_repeats)
         rows = rows.to(encoded.users.dtype)
-        if self.options.zeta:
-            seen = graph.rows(users) if self.options.mask_seen else None
-            rows = rows + self.options.zeta * RelationRows.generated(encoded.users[users], encoded.items, "cosine", seen)
-        return rows.normalize() if self.options.row_l2 else rows
+        if options.zeta:
+            seen = graph.rows(users) if options.mask_seen else None
+            rows = rows + options.zeta * RelationRows.generated(encoded.users[users], encoded.items, "cosine", seen)
+        return rows.normalize() if options.row_l2 else rows
 
     def fake_rows(self, encoded: Encoded, users: Tensor) -> list[RelationRows]:
         """Â^m of Eq. 3 for `users`, one entry a modality."""
@@ -113,33 +113,34 @@ class MMSSLObjective:
 
         Raises ValueError where the contrastive part is on and `encoded` has no views.
         """
+        options = self.options
         if self.contrastive and not encoded.view_users:
             raise ValueError(
                 "MMSSLObjective.generator_terms: the contrastive part reads Eq. 8's views; encode with views=True"
             )
         terms = {"bpr": bpr_loss(encoded.users, encoded.items, users, pos, neg)}
-        if self.options.lambda_l2:
+        if options.lambda_l2:
             batch = encoded.users[users], encoded.items[pos], encoded.items[neg]
-            terms["l2"] = self.options.lambda_l2 * losses.embedding_l2(*batch)
-        if self.options.lambda_features:
+            terms["l2"] = options.lambda_l2 * losses.embedding_l2(*batch)
+        if options.lambda_features:
             every = torch.stack([f.square().sum() for f in encoded.modal_users + encoded.modal_items]).sum()
-            terms["features"] = self.options.lambda_features * 0.5 * every / encoded.items.shape[0]
+            terms["features"] = options.lambda_features * 0.5 * every / encoded.items.shape[0]
         if self.contrastive:
-            terms["contrastive"] = self.options.lambda_contrastive * losses.contrastive_loss(
-                encoded.users, encoded.view_users, users, self.options.contrastive_tau, exclude_self=self.options.exclude_self
+            terms["contrastive"] = options.lambda_contrastive * losses.contrastive_loss(
+                encoded.users, encoded.view_users, users, options.contrastive_tau, exclude_self=options.exclude_self
             )
-        if self.options.structural:
+        if options.structural:
             model = self.model
-            terms["structural"] = self.options.lambda_structural * losses.structural_loss(
-                model.interactions(), model.user_embedding, model.item_embedding, users, pos, self.options.structural_tau
+            terms["structural"] = options.lambda_structural * losses.structural_loss(
+                model.interactions(), model.user_embedding, model.item_embedding, users, pos, options.structural_tau
             )
         if self.adversarial:
-            terms["generator"] = self.options.lambda_generator * losses.generator_loss(
+            terms["generator"] = options.lambda_generator * losses.generator_loss(
                 self.discriminator, self.fake_rows(encoded, users)
             )
-        if self.options.autoencoder:
-            terms["autoencoder"] = self.options.lambda_autoencoder * losses.autoencoder_loss(
-                encoded.modal_users, encoded.modal_items, users, pos, neg, self.options.autoencoder_tau
+        if options.autoencoder:
+            terms["autoencoder"] = options.lambda_autoencoder * losses.autoencoder_loss(
+                encoded.modal_users, encoded.modal_items, users, pos, neg, options.autoencoder_tau
             )
         return _with_total(terms)
 
