@@ -65,7 +65,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gumbel_order_statistics_cpu(const
   const char* op = "gumbel_order_statistics";
   const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
-  check_order_statistics(op, noise);
+  check_order_statistics(op, tau, noise_scale);
   const int64_t n_rows = users.numel();
   const int64_t* seen_crow = read_ptr<int64_t>(crow);
   const int64_t* user = read_ptr<int64_t>(users);

@@ -65,7 +65,7 @@ std::tuple<at::Tensor, at::Tensor> gumbel_softmax_cpu(
   const char* op = "gumbel_softmax";
   const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
-  if (order_statistics) check_order_statistics(op, noise);
+  if (order_statistics) check_order_statistics(op, tau, noise_scale);
   const int64_t n_rows = users.numel();
   const bool augmented = user_unit.has_value();
   MMSSL_CHECK(augmented == item_unit.has_value(), op, "augment needs both h_u and h_i");

@@ -27,6 +27,7 @@
 #include "common/factors.h"
 #include "common/isa.h"
 #include "cpu/csr.h"
+#include "cpu/infonce.h"
 #include "cpu/tile.h"
 
 #define MMSSL_KERNELS "cpu/isa/infonce.h"
@@ -37,10 +38,7 @@
 namespace mmssl {
 namespace {
 
-constexpr int64_t kBlock = 1024;  // anchors whose shares are held at once
-constexpr int64_t kAnchors = 256, kKeys = 256;
-constexpr int64_t kKept = int64_t{1} << 22;  // exp(product) held by infonce_with_grad where that is 32 anchors or more
-constexpr double kSpan = 80;                 // of logits whose exp are all normal float32
+constexpr double kSpan = 80;  // of logits whose exp are all normal float32
 
 struct Inputs {
   const char* op;
@@ -119,7 +117,7 @@ struct Distinct {
 struct Tasks {
   Chunks chunks;
 
-  explicit Tasks(int64_t users) : chunks(users, kKeys) {}
+  explicit Tasks(int64_t users) : chunks(users, kInfonceKeys) {}
   int64_t count() const { return 2 * chunks.count; }
   bool within(int64_t task) const { return task >= chunks.count; }  // of e
   int64_t begin(int64_t task) const { return chunks.begin(task % chunks.count); }
@@ -146,10 +144,10 @@ template <typename F>
 void for_tiles(const Inputs& in, const Block& block, const Tasks& tasks, int64_t task, const at::Tensor& scratch,
                F&& f) {
   const at::Tensor& keys = tasks.within(task) ? in.e : in.h;
-  for (int64_t key = tasks.begin(task); key < tasks.end(task); key += kKeys) {
-    const int64_t key_end = std::min(key + kKeys, tasks.end(task));
-    for (int64_t row = 0; row < block.rows(); row += kAnchors) {
-      const int64_t row_end = std::min(row + kAnchors, block.rows());
+  for (int64_t key = tasks.begin(task); key < tasks.end(task); key += kInfonceKeys) {
+    const int64_t key_end = std::min(key + kInfonceKeys, tasks.end(task));
+    for (int64_t row = 0; row < block.rows(); row += kInfonceAnchors) {
+      const int64_t row_end = std::min(row + kInfonceAnchors, block.rows());
       at::Tensor products = matrix_in(scratch, row_end - row, key_end - key);
       product_transposed(products, rows_of(block.anchors, row, row_end), rows_of(keys, key, key_end));
       f(products, row, row_end, key, key_end);
@@ -161,16 +159,16 @@ template <typename T>
 void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
   const Tasks tasks(in.users());
   const T scale = static_cast<T>(1 / in.tau);
-  const int64_t most = std::min(kBlock, in.anchors());
+  const int64_t most = std::min(kInfonceBlock, in.anchors());
   at::Tensor highest = at::empty({tasks.count(), most}, in.h.options());
   at::Tensor sum = at::empty({tasks.count(), most}, in.h.options().dtype(at::kDouble));
-  for (int64_t begin = 0; begin < in.anchors(); begin += kBlock) {
-    const Block block(in, begin, std::min(begin + kBlock, in.anchors()));
+  for (int64_t begin = 0; begin < in.anchors(); begin += kInfonceBlock) {
+    const Block block(in, begin, std::min(begin + kInfonceBlock, in.anchors()));
     const int64_t rows = block.rows();
     highest.fill_(-std::numeric_limits<double>::infinity());
     sum.zero_();
     for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
-      const at::Tensor scratch = at::empty({kAnchors * kKeys}, in.h.options());
+      const at::Tensor scratch = at::empty({kInfonceAnchors * kInfonceKeys}, in.h.options());
       for (; task < task_end; ++task) {
         const int64_t* left_out = tasks.within(task) ? block.left_out : nullptr;
         T* task_highest = write_ptr<T>(highest) + task * rows;
@@ -207,15 +205,15 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
               at::Tensor& h_grad, at::Tensor& e_grad) {
   const Tasks tasks(in.users());
   const T scale = static_cast<T>(1 / in.tau);
-  const int64_t d = in.d(), most = std::min(kBlock, in.anchors());
+  const int64_t d = in.d(), most = std::min(kInfonceBlock, in.anchors());
   const at::Tensor shares = at::empty({tasks.count() * most, d}, in.h.options());
   at::Tensor anchor_grads = at::empty({most, d}, in.h.options());
   const int64_t* ids = read_ptr<int64_t>(in.ids);
-  for (int64_t begin = 0; begin < in.anchors(); begin += kBlock) {
-    const Block block(in, begin, std::min(begin + kBlock, in.anchors()));
+  for (int64_t begin = 0; begin < in.anchors(); begin += kInfonceBlock) {
+    const Block block(in, begin, std::min(begin + kInfonceBlock, in.anchors()));
     const int64_t rows = block.rows();
     for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
-      const at::Tensor scratch = at::empty({kAnchors * kKeys}, in.h.options());
+      const at::Tensor scratch = at::empty({kInfonceAnchors * kInfonceKeys}, in.h.options());
       for (; task < task_end; ++task) {
         const int64_t* left_out = tasks.within(task) ? block.left_out : nullptr;
         const at::Tensor& keys = tasks.within(task) ? in.e : in.h;
@@ -278,7 +276,8 @@ template <typename T>
 double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at::Tensor& e_grad) {
   const Tasks tasks(in.users());
   const int64_t users = in.users(), d = in.d();
-  const int64_t most = std::min(in.anchors(), std::clamp<int64_t>(kKept / (2 * users), 32, kAnchors));
+  const int64_t most =
+      std::min(in.anchors(), std::clamp(kInfonceExps / (2 * users), kInfonceMinAnchors, kInfonceAnchors));
   const double scale = 1 / in.tau;
   const at::Tensor kept = at::empty({most * 2 * users}, in.h.options());
   const at::Tensor shares = at::empty({tasks.count() * most, d}, in.h.options());

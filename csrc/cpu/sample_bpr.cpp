@@ -14,6 +14,7 @@
 #include "common/dispatch.h"
 #include "common/isa.h"
 #include "common/philox.h"
+#include "common/sample_bpr_check.h"
 #include "cpu/seed_offset.h"
 
 #define MMSSL_KERNELS "cpu/isa/philox.h"
@@ -41,15 +42,10 @@ int64_t taken_before(int64_t rank, int64_t n, LeftBefore left_before) {
 }
 
 void check_graph(const char* op, const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch) {
-  MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.numel() > 0 && crow.is_contiguous(), op,
-              "crow must be contiguous int64 [U + 1], got ", crow.scalar_type(), " ", crow.sizes());
-  MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), op, "col must be contiguous [nnz], got ", col.sizes());
+  check_sampled_graph(op, crow, col, n_items, batch);
   const int64_t* offset = crow.const_data_ptr<int64_t>();
   MMSSL_CHECK(offset[0] == 0 && offset[crow.numel() - 1] == col.numel(), op,
               "crow must run from 0 to nnz = ", col.numel());
-  MMSSL_CHECK(col.numel() < (int64_t{1} << 31) && n_items >= 0 && n_items < (int64_t{1} << 31), op,
-              "interactions and items must be fewer than 2^31, got ", col.numel(), " and ", n_items);
-  MMSSL_CHECK(batch >= 0, op, "batch must not be negative, got ", batch);
 }
 
 // The row of a user that a slot drew: within the entries, and with an item left to be the negative. The offsets in

@@ -31,10 +31,11 @@ inline at::Tensor matrix_in(const at::Tensor& scratch, int64_t rows, int64_t col
 
 // n keys cut into chunks of whole tiles, one task each: as many as many cores want, never more, whatever their number.
 struct Chunks {
+  static constexpr int64_t kMost = 32;
+
   int64_t n, length, count;
 
   Chunks(int64_t n, int64_t tile) : n(n) {
-    constexpr int64_t kMost = 32;
     const int64_t tiles = (n + tile - 1) / tile;
     length = std::max<int64_t>((tiles + kMost - 1) / kMost, 1) * tile;
     count = (n + length - 1) / length;
