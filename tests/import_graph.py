@@ -23,7 +23,8 @@ TREES = {"mmssl_fast": "mmssl_fast", "kernels": "mmssl_fast.kernels", "python": 
 # decides; what is not named here lies at UNRANKED, beside the ops.
 LAYERS = (
     ("mmssl_fast._C", "mmssl_fast._version"),
-    ("mmssl_fast.kernels", "mmssl_fast.library", "mmssl_fast.static_shapes", "mmssl_fast.tiles", "mmssl_fast.precision"),
+    ("mmssl_fast.kernels", "mmssl_fast.library"),
+    ("mmssl_fast.precision", "mmssl_fast.static_shapes", "mmssl_fast.tiles"),
     ("mmssl_fast.ops",),
     ("mmssl_fast.relation.algebra",),
     ("mmssl_fast.relation",),
@@ -42,7 +43,7 @@ LAYERS = (
     ("mmssl_trainer.cli",),
     ("mmssl_trainer.__main__",),
 )
-UNRANKED = 2
+UNRANKED = 3
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 

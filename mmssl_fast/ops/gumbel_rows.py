@@ -129,8 +129,8 @@ def gumbel_lse(
     Returns:
         float64 [B]: at τ = 0.001 a float32 would be off by 0.002.
     """
-    at = seed_offset("gumbel_lse", seed, offset, graph.crow.device)
-    return _ops.gumbel_lse(graph.crow, graph.col, users, graph.n_items, tau, at, noise_scale)
+    words = seed_offset("gumbel_lse", seed, offset, graph.crow.device)
+    return _ops.gumbel_lse(graph.crow, graph.col, users, graph.n_items, tau, words, noise_scale)
 
 
 def gumbel_tile(
@@ -146,8 +146,8 @@ def gumbel_tile(
     Returns:
         float32 [B, last − first].
     """
-    at = seed_offset("gumbel_tile", seed, offset, graph.crow.device)
-    return _ops.gumbel_tile(graph.crow, graph.col, users, lse, graph.n_items, first, last, tau, at, noise_scale)
+    words = seed_offset("gumbel_tile", seed, offset, graph.crow.device)
+    return _ops.gumbel_tile(graph.crow, graph.col, users, lse, graph.n_items, first, last, tau, words, noise_scale)
 
 
 def gumbel_order_statistics(
@@ -170,10 +170,10 @@ def gumbel_order_statistics(
     Raises:
         ValueError: when tau / noise_scale is not below 1.
     """
-    at = seed_offset("gumbel_order_statistics", seed, offset, graph.crow.device)
+    words = seed_offset("gumbel_order_statistics", seed, offset, graph.crow.device)
     if capacity is None:
         capacity = entry_capacity(graph, users, tau, noise_scale)
-    return _ops.gumbel_order_statistics(graph.crow, graph.col, users, graph.n_items, tau, at, noise_scale, capacity)
+    return _ops.gumbel_order_statistics(graph.crow, graph.col, users, graph.n_items, tau, words, noise_scale, capacity)
 
 
 class GraphRows(NamedTuple):

@@ -36,8 +36,8 @@ class Block:
             total = tile if total is None else total + tile
         return total
 
-    def at(self, items: Tensor) -> Tensor:
-        return sum(_column(scale) * component.at(items) for scale, component in self.terms)
+    def gather(self, items: Tensor) -> Tensor:
+        return sum(_column(scale) * component.gather(items) for scale, component in self.terms)
 
     def select(self, rows: Tensor) -> Block:
         return Block(

@@ -1,7 +1,7 @@
-"""What relation rows are made of: generated, Gumbel and dense blocks of B rows over I items.
+"""The components of relation rows: generated and dense blocks of B rows over I items (Gumbel rows are in gumbel.py).
 
-A component knows its part for relation_linear, its entries in a tile of items, and its rows by number. None forms [B,
-I] unless it already is one.
+A component gives its part for relation_linear, its entries in a tile of items, and a selection of its rows. None forms
+[B, I] unless it is a matrix already.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Generated:
         inside = (item >= begin) & (item < end)
         return tile.index_put((row[inside], item[inside] - begin), tile.new_zeros(()))
 
-    def at(self, items: Tensor) -> Tensor:
+    def gather(self, items: Tensor) -> Tensor:
         """Entries at items int64 [B, k], any k of each row: [B, k]."""
         crow = torch.arange(self.n_rows + 1, device=items.device) * items.shape[1]
         values = sampled_dot(crow, items.flatten(), self.u, self.v).view(items.shape)
@@ -151,7 +151,7 @@ class Dense:
     def tile(self, begin: int, end: int) -> Tensor:
         return self.x[:, begin:end]
 
-    def at(self, items: Tensor) -> Tensor:
+    def gather(self, items: Tensor) -> Tensor:
         return self.x.gather(1, items)
 
     def select(self, rows: Tensor) -> Dense:
@@ -165,7 +165,8 @@ class Dense:
 
 
 def converted(component, device: torch.device, dtype: torch.dtype):
-    """component.to(device, dtype); of a constant one the same object again, so that what it remembers is found."""
+    """component.to(device, dtype); where the component is constant, the same object at every
+    call, so that its cached values are reused."""
     if component.requires_grad:
         return component.to(device, dtype)
     own = (getattr(component, name, None) for name in ("u", "v", "x"))

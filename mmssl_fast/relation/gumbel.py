@@ -78,7 +78,7 @@ class Gumbel:
         tile = torch.zeros(self.n_rows, end - begin, dtype=self.dtype, device=self.device)
         return tile.index_put_((row[inside], item[inside] - begin), value[inside].to(self.dtype))
 
-    def at(self, items: Tensor) -> Tensor:
+    def gather(self, items: Tensor) -> Tensor:
         """Entries at items int64 [B, k]."""
         if self.method == "dense":
             values = torch.zeros(items.shape, dtype=self.dtype, device=self.device)
@@ -156,7 +156,7 @@ def _without(
     crow, col, value = block
     row, item = seen_pairs(SeenRows(crow, col))
     seen_row, seen_item = seen_pairs(seen)
-    kept = (~torch.isin(row * n_items + item, seen_row * n_items + seen_item)).nonzero().flatten()
+    unseen = (~torch.isin(row * n_items + item, seen_row * n_items + seen_item)).nonzero().flatten()
     offsets = torch.zeros_like(crow)
-    torch.cumsum(torch.bincount(row[kept], minlength=crow.numel() - 1), 0, out=offsets[1:])
-    return offsets, col[kept], value[kept]
+    torch.cumsum(torch.bincount(row[unseen], minlength=crow.numel() - 1), 0, out=offsets[1:])
+    return offsets, col[unseen], value[unseen]

@@ -45,10 +45,12 @@ def block_norm(terms: list, dense_rows) -> Tensor:
             badness = badness.masked_fill(mask, torch.inf)
         rows = rows_to_rescue(badness)
         cancelled = torch.zeros_like(badness, dtype=torch.bool).index_fill_(0, rows, True)
+    # sqrt has no gradient at 0: rows of length 0 get it from a constant, so that their gradient is 0, not NaN.
     positive = ~(square <= 0) & ~cancelled  # true for NaN, which stays NaN
     norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
-    for some in rows.split(max(1, BLOCK_ELEMENTS // max(1, terms[0][1].n_items))) if rows.numel() else ():
-        norm = norm.index_put((some,), checkpoint(_dense_norm, dense_rows, some, use_reentrant=False))
+    for block in rows.split(max(1, BLOCK_ELEMENTS // max(1, terms[0][1].n_items))) if rows.numel() else ():
+        # The dense rows are recomputed in backward: kept, they would be the [b, I] block that nothing else forms.
+        norm = norm.index_put((block,), checkpoint(_dense_norm, dense_rows, block, use_reentrant=False))
     return norm
 
 

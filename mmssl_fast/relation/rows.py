@@ -1,4 +1,4 @@
-"""RelationRows: a B x I block of relation rows that knows what it is made of instead of being a matrix."""
+"""RelationRows: a B x I block of relation rows, represented by its components instead of a matrix."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .topk import top_of_block
 
 
 class RelationRows:
-    """Stands for a dense [B, I] block of relation rows; equals `.dense()` in everything it does, without forming it.
+    """A [B, I] block of relation rows. Every operation equals the one on `.dense()`, without forming the matrix.
 
-    Made of row blocks, each a sum of scaled components: generated rows (Eq. 3), Gumbel rows (Eq. 5), dense blocks.
+    Its row blocks are sums of scaled components: generated rows (Eq. 3), Gumbel rows (Eq. 5), dense blocks.
     Make one with `generated` or `gumbel`, combine with `+`, `-`, `*` (numbers or [B, 1]), `cat`, and use it where a
     discriminator, `F.linear`, `F.normalize`, `torch.cat`, `torch.topk` or `torch.autograd.grad` would take the block.
     Whatever else needs the matrix itself raises a TypeError that names `.dense()`.
@@ -103,7 +103,7 @@ class RelationRows:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the components together; a Gumbel part, float32 by nature, takes the dtype of what it is added to."""
+        """The components' dtype. Gumbel rows are float32 by nature and take the dtype of what they are added to."""
         dtypes = {c.dtype for c in self._components() if not isinstance(c, Gumbel)} or {
             c.dtype for c in self._components()
         }
@@ -133,14 +133,14 @@ class RelationRows:
         return not self._has_graph()
 
     def requires_grad_(self, requires_grad: bool = True) -> RelationRows:
-        """From here on `linear` notes its result, so that torch.autograd.grad(…, these rows) has an answer."""
+        """Makes `linear` record its results from here on, so that torch.autograd.grad takes these rows as inputs."""
         if not requires_grad and self._has_graph():
             raise RuntimeError("RelationRows.requires_grad_: rows of tensors that require grad do too; use detach()")
         self._leaf = requires_grad
         return self
 
     def detach(self) -> RelationRows:
-        """The same rows cut from the graph."""
+        """The same rows, detached from the graph."""
         return RelationRows([block.map(Tensor.detach, lambda c: c.detach()) for block in self._blocks])
 
     def clone(self) -> RelationRows:
@@ -264,7 +264,7 @@ class RelationRows:
 
     @staticmethod
     def cat(many: Sequence[RelationRows | Tensor]) -> RelationRows:
-        """Stacked row blocks; dense [B, I] blocks may be among them. One of one is itself."""
+        """The row blocks stacked; dense [B, I] blocks may be among them."""
         items = {rows.shape[1] for rows in many}
         if len(items) != 1:
             raise ValueError(f"RelationRows.cat: rows over {sorted(items)} items cannot be stacked")
@@ -325,7 +325,7 @@ class RelationRows:
             raise ValueError(f"RelationRows.topk: k must lie in [0, {self.shape[1]}], got {k}")
         with torch.no_grad():
             items = [top_of_block(block, k) for block in self._blocks]
-        values = [block.at(i) for block, i in zip(self._blocks, items, strict=True)]
+        values = [block.gather(i) for block, i in zip(self._blocks, items, strict=True)]
         return torch.return_types.topk((torch.cat(values), torch.cat(items)))
 
     def dense(self) -> Tensor:

@@ -16,7 +16,7 @@ TILE_ELEMENTS = 1 << 19  # smaller than elsewhere: the selection makes several t
 
 
 def top_of_block(block, k: int) -> Tensor:
-    """Items int64 [n_rows, k] of the k largest entries of every row of a block, best first, equal ones by item."""
+    """Items int64 [n_rows, k] of the k largest entries of every row of a block, best first, ties by item."""
     scale, component = block.terms[0]
     positive = bool((scale > 0).all()) if isinstance(scale, Tensor) else scale > 0
     if len(block.terms) == 1 and isinstance(component, Generated) and positive and k <= FUSED_K:
@@ -25,7 +25,7 @@ def top_of_block(block, k: int) -> Tensor:
 
 
 def _top_of_generated(rows: Generated, k: int) -> Tensor:
-    """The same by cosine_topk, which leaves seen items out: they are all at 0, so the first k of a row are added."""
+    """The same by cosine_topk. It leaves seen items out, whose entries are all 0, so the first k of a row are added."""
     values, items = cosine_topk(rows.u, rows.v, k, rows.seen, "dot")
     if rows.seen is not None and k:
         crow, col = rows.seen
@@ -45,7 +45,7 @@ def _top_of_generated(rows: Generated, k: int) -> Tensor:
 
 
 def top_of_tiles(tile: Callable[[int, int], Tensor], n_rows: int, n_items: int, k: int, device: torch.device) -> Tensor:
-    """Items int64 [n_rows, k] of the k largest entries of every row, best first, equal ones by ascending item.
+    """Items int64 [n_rows, k] of the k largest entries of every row, best first, ties to the lower item.
 
     tile(begin, end) gives entries [n_rows, end − begin]. Holds one tile and the best so far.
     """
@@ -56,17 +56,18 @@ def top_of_tiles(tile: Callable[[int, int], Tensor], n_rows: int, n_items: int, 
     for begin, end in item_tiles(n_rows, n_items, min(TILE_ELEMENTS, tile_elements())):
         values = tile(begin, end)
         values = values if best is None else torch.cat((best, values), 1)
-        held = items.shape[1]  # the first columns are the best so far: ascending in item, and below those of the tile
+        # The first columns are the best of earlier tiles: ascending in item, and all below the items of this tile.
+        n_best = items.shape[1]
         keep = _largest(values, min(k, values.shape[1]))
-        fresh = keep + (begin - held)
-        items = torch.where(keep < held, items.gather(1, keep.clamp(max=held - 1)), fresh) if held else fresh
+        fresh = keep + (begin - n_best)
+        items = torch.where(keep < n_best, items.gather(1, keep.clamp(max=n_best - 1)), fresh) if n_best else fresh
         best = values.gather(1, keep)
     order = torch.sort(best, dim=1, descending=True, stable=True).indices
     return items.gather(1, order)
 
 
 def _largest(x: Tensor, k: int) -> Tensor:
-    """Columns [rows, k], ascending, of the k largest entries; of equal ones the first columns."""
+    """Columns [rows, k], ascending, of the k largest entries; ties go to the lower column."""
     if k == x.shape[1]:
         return torch.arange(k, device=x.device).expand(x.shape[0], -1)
     least = torch.topk(x, k, dim=1, sorted=False).values.amin(1, keepdim=True)
@@ -80,7 +81,7 @@ def _largest(x: Tensor, k: int) -> Tensor:
 
 
 def _first_of_equals(x: Tensor, least: Tensor, chosen: Tensor, k: int) -> Tensor:
-    """`chosen` where rows with more than k entries, several equal to the least, keep the first of those."""
+    """`chosen` with exactly k entries a row: of the entries equal to the least one, only the first ones stay."""
     tied = (torch.count_nonzero(chosen, dim=1) > k).nonzero().flatten()
     above, level = x[tied] > least[tied], x[tied] == least[tied]
     room = k - torch.count_nonzero(above, dim=1)[:, None]

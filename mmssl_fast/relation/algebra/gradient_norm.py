@@ -151,8 +151,8 @@ def _(grad, g, weight, norm, streamed, kept, gemm):
     return torch.empty_like(weight)
 
 
-def _put_off(pending: PendingGradient, grad, g, weight, norm, streamed, kept, gemm: str) -> None:
-    """As `_gradient_norm_bwd_op`, in pieces."""
+def _add_to_pending(pending: PendingGradient, grad, g, weight, norm, streamed, kept, gemm: str) -> None:
+    """Adds to `pending` the pieces of what `_gradient_norm_bwd_op` returns as a matrix."""
     a, narrow = _per_length(grad, norm)[:, None], getattr(torch, gemm)
     if kept.shape[1]:
         pending.add_rows(kept, a * g, narrow)
@@ -195,7 +195,7 @@ def _grad(ctx, grad, _q, _streamed, _kept):
     d_weight = None
     pending = pending_of(weight) if ctx.needs_input_grad[1] and not torch.compiler.is_compiling() else None
     if pending is not None:
-        _put_off(pending, grad, g, weight, norm, streamed, kept, ctx.gemm)
+        _add_to_pending(pending, grad, g, weight, norm, streamed, kept, ctx.gemm)
     elif ctx.needs_input_grad[1]:
         d_weight = torch.ops.mmssl_fast.gradient_norm_bwd(grad, g, weight, norm, streamed, kept, ctx.gemm)
     return d_g, d_weight, None

@@ -135,8 +135,9 @@ class GeneratedPart(Part):
         if self.seen is not None:
             seen = shared.entries(*self.seen)
             products = sampled_dot(seen.crow, seen.col, u, self.v)
-            x, col = shared.columns.at(seen)
+            x, col = shared.columns.gather(seen)
             spmm_add_(z, seen.rows(), seen.crow, col, -products, x)
+        # Written, not added: what low rank minus sparse left in these rows has no digits.
         for block in self._cancelled_blocks():
             z[block.rows] = self._dense(block) @ shared.weight.mT
         return PartValue(z, vw, products)
@@ -154,14 +155,14 @@ class GeneratedPart(Part):
         kept_grad = zero_rows(grad, self.excluded)
         if self.seen is not None:
             seen = shared.entries(*self.seen)
-            x, col = shared.columns.at(seen)
+            x, col = shared.columns.gather(seen)
             sampled = sampled_dot(seen.crow, col, kept_grad, x)
         if needs[0]:
             du = kept_grad @ value.vw.mT
             if sampled is not None:
                 spmm_add_(du, torch.arange(du.shape[0], device=du.device), *self.seen, -sampled, self.v)
         if needs[1]:
-            dv = tw.contiguous()
+            dv = tw.contiguous()  # a slice of the columns of one product: rows must be adjacent to be added to
             if sampled is not None:
                 seen.add_transposed_(dv, -sampled, self.low_rank()[0])
         for block in self._cancelled_blocks():
@@ -191,7 +192,7 @@ class SparsePart(Part):
     n_items: int
 
     def forward(self, shared: WeightPass) -> PartValue:
-        x, col = shared.columns.at(shared.entries(self.crow, self.col))
+        x, col = shared.columns.gather(shared.entries(self.crow, self.col))
         return PartValue(spmm(self.crow, col, self.value, x))
 
     def add_weight_gradient(self, sink, value, grad, shared) -> None:

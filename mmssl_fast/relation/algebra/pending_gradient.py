@@ -24,10 +24,10 @@ _pending: dict[int, PendingGradient] = {}
 
 
 class PendingGradient:
-    """dL/dW [H, I] of a weight, waiting: `tile` forms the gradient of some items, `dense` all of it.
+    """dL/dW [H, I] of a weight as a list of pieces: `tile` forms the gradient of some items, `dense` all of it.
 
-    Made by `pending_gradient`. The pieces of a penalty read W: they are those of the weight as it was, tile by tile,
-    so a tile may be written once it has been formed.
+    Made by `pending_gradient`. The pieces of a penalty read W itself. A tile of a piece reads only the same tile of W,
+    so an optimiser may write a tile of W as soon as it has formed that tile of the gradient.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -35,7 +35,7 @@ class PendingGradient:
         self._pieces: list[Piece] = []
 
     def __len__(self) -> int:
-        """How many pieces have come in."""
+        """The number of pieces."""
         return len(self._pieces)
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ class PendingGradient:
         return out
 
     def dense(self) -> Tensor:
-        """dL/dW [H, I], in the weight's layout; beside it only tiles are held."""
+        """dL/dW [H, I], in the weight's layout; the only other memory is a tile."""
         dense = torch.empty_like(self.weight)
         item_major = dense.mT.is_contiguous()
         for begin, end in item_tiles(*self.weight.shape):
@@ -102,9 +102,9 @@ def pending_gradient(weight: Tensor) -> Iterator[PendingGradient]:
     key = weight.data_ptr()
     if key in _pending:
         raise RuntimeError("pending_gradient: this weight's gradient is pending already")
-    found = _pending[key] = PendingGradient(weight.detach())
+    pending = _pending[key] = PendingGradient(weight.detach())
     try:
-        yield found
+        yield pending
     finally:
         del _pending[key]
 

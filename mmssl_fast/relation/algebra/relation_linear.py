@@ -116,10 +116,10 @@ def linear_of_parts(
     if not missing:
         return outputs
     fresh = [parts[k].cast(work) for k in missing]
-    known = [memories[k] and memories[k].get(weight, keys[k]) for k in missing]
-    call = _Call([part.detach() for part in fresh], known, gemm)
-    found = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in part.inputs()))
-    for k, value, z in zip(missing, call.values, found, strict=True):
+    values = [memories[k] and memories[k].get(weight, keys[k]) for k in missing]
+    call = _Call([part.detach() for part in fresh], values, gemm)
+    zs = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in part.inputs()))
+    for k, value, z in zip(missing, call.values, zs, strict=True):
         outputs[k] = z
         if memories[k] is not None:
             memories[k].put(weight, keys[k], value, z if shared else None)
@@ -127,16 +127,17 @@ def linear_of_parts(
 
 
 class _Call:
-    def __init__(self, parts: list[Part], known: list[PartValue | None], gemm: torch.dtype) -> None:
-        self.parts, self.known, self.gemm = parts, known, gemm
-        self.values: list[PartValue] = []
+    """What forward hands to backward besides tensors; values: None where forward has yet to compute them."""
+
+    def __init__(self, parts: list[Part], values: list[PartValue | None], gemm: torch.dtype) -> None:
+        self.parts, self.values, self.gemm = parts, values, gemm
 
 
 class _LinearOfParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, call: _Call, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(weight.device.type, enabled=False):
-            call.values = core.forward(weight.detach(), call.parts, call.known, call.gemm)
+            call.values = core.forward(weight.detach(), call.parts, call.values, call.gemm)
         ctx.call, ctx.versions = call, None
         if any(ctx.needs_input_grad[2:]):
             ctx.save_for_backward(weight, *inputs)  # the inputs so that a change in place before backward is an error

@@ -33,7 +33,7 @@ class ItemEntries:
 
     @property
     def compact_col(self) -> Tensor:
-        """[nnz]: the place of every entry's item among the distinct items of the block."""
+        """[nnz]: for every entry, the index of its item among the distinct items of the block."""
         if self._compact is None:
             self._compact = torch.searchsorted(self.by_item[0], self.col.long())
         return self._compact
@@ -55,9 +55,9 @@ class WeightColumns:
         self.weight = weight
         self.item_major = weight.mT.is_contiguous()
 
-    def at(self, entries: ItemEntries) -> tuple[Tensor, Tensor]:
-        """(x [n, H], col [nnz]) with x[col[e]] = W[:, entries.col[e]]: the weight itself, or its columns in
-        question."""
+    def gather(self, entries: ItemEntries) -> tuple[Tensor, Tensor]:
+        """(x [n, H], col [nnz]) with x[col[e]] = W[:, entries.col[e]]: the weight itself, or a copy of the
+        columns that occur."""
         if self.item_major:
             return self.weight.mT, entries.col
         return self.weight.index_select(1, entries.by_item[0]).mT.contiguous(), entries.compact_col
