@@ -248,7 +248,7 @@ def test_interruption_keeps_the_best_model(folder, tmp_path, monkeypatch, capsys
 
 
 def test_missing_extra_is_one_sentence(capsys, monkeypatch):
-    loaded = ("typer.", "mmssl_trainer.cli.commands", "mmssl_trainer.cli.study_commands")
+    loaded = ("typer.", "mmssl_trainer.cli.app")
     for name in [name for name in sys.modules if name == "typer" or name.startswith(loaded)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "typer", None)

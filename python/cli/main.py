@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     by a loss that is not finite or for want of memory; 2 for a mistake in what was given or a file that cannot be
     written; 130 when interrupted, 143 when terminated."""
     try:
-        from .commands import app
+        from .app import app
 
         code = app(args=None if argv is None else list(argv), prog_name="mmssl-fast", standalone_mode=False)
         if code == 130:  # how typer passes an interruption on
