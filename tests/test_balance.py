@@ -6,13 +6,13 @@ import pytest
 import torch
 from mmssl_trainer import systems
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
-from mmssl_trainer.errors import OutOfMemory
-from mmssl_trainer.study.balance import balance
+from mmssl_trainer.errors import NonFiniteLoss, OutOfMemory
 from mmssl_trainer.study.report.page import _balance
 from mmssl_trainer.systems.base import Batch
-from mmssl_trainer.training.loop import NonFiniteLoss, fit
+from mmssl_trainer.training.balance import balance
+from mmssl_trainer.training.loop import fit
 from torch import nn
 
 from mmssl_fast import sample_bpr
@@ -103,7 +103,7 @@ def test_no_memory_for_it_says_what_to_leave_out(data, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("mmssl_trainer.systems.base.balance", full)
+    monkeypatch.setattr("mmssl_trainer.training.balance.balance", full)
     with pytest.raises(OutOfMemory, match=r"after epoch 1, in what train\.balance = true asks for: .* set it to false"):
         fit(data, configured("lightgcn", train__balance=True))
 

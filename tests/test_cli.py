@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import SYNTHETIC_EPOCHS, load
+from mmssl_trainer.config.load import load
+from mmssl_trainer.config.sections import SYNTHETIC_EPOCHS
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.runs.folder import RunFolder
 

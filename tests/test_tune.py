@@ -10,12 +10,14 @@ import optuna
 import pytest
 import torch
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import Config, load
+from mmssl_trainer.config.load import load
+from mmssl_trainer.config.sections import Config
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.study.tune import search as tune
 from mmssl_trainer.systems import SYSTEMS
 from mmssl_trainer.training import loop as train
+from mmssl_trainer.training.progress import Fit
 from optuna.distributions import CategoricalDistribution
 
 SPACE = (
@@ -107,7 +109,7 @@ def test_worse_runs_end_early_and_only_so(tmp_path, space, monkeypatch):
     def recalls(dataset, config, watch):
         for epoch in range(1, 7):
             watch.epoch_ended({"epoch": epoch, "val": {"recall@20": config.optimiser.lr}})
-        found = train.Fit(torch.zeros(1), torch.zeros(1), {}, best=config.optimiser.lr, best_epoch=6)
+        found = Fit(torch.zeros(1), torch.zeros(1), {}, best=config.optimiser.lr, best_epoch=6)
         found.epochs = [{}] * 6
         return found
 

@@ -61,9 +61,10 @@ def benchmark(
 def _show_plan(
     users: float, items: float, interactions: float, widths: str, hidden: int, device: str, memory: str | None
 ) -> None:
+    from ..config.byte_size import parse_bytes
     from ..console.output import OUT
     from ..memory import cost
-    from ..memory.plan import Sizes, parse_bytes
+    from ..memory.plan import Sizes
 
     try:
         counts = [int(n) for n in (users, items, interactions, hidden)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..runs.complete import load_data
 from .options import configuration
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def data_check(
@@ -29,7 +32,27 @@ def data_check(
     if as_json:
         print(json.dumps(summary, indent=2))
         return
-    for one in output.data_tables(summary):
+    for one in _tables(summary):
         output.OUT.print(one)
     for note in summary["notes"]:
         output.OUT.print(f"note: {note}", markup=False)
+
+
+def _tables(summary: dict[str, Any]) -> list[Table]:
+    from ..console.tables import table
+
+    counts = [["users", summary["users"]], ["items", summary["items"]]]
+    counts += [[f"{split} interactions", count] for split, count in summary["interactions"].items()]
+    counts += [["density", f"{summary['density']:.3g}"], ["layout", summary["layout"]],
+               ["fingerprint", summary["fingerprint"][:16]]]  # fmt: skip
+    degrees = [(side, summary[f"{side}_degree"]) for side in ("user", "item")]
+    names = list(degrees[0][1])
+    modalities = summary["modalities"]
+    tables = [table(summary["name"], ["", ""], counts),
+              table("training interactions", ["of a", *names], [[side, *(one[name] for name in names)]
+                                                                for side, one in degrees])]  # fmt: skip
+    if modalities:
+        columns = list(modalities[0])
+        tables.append(table("features", ["modality", *(name.replace("_", " ") for name in columns[1:])],
+                            [[one[name] for name in columns] for one in modalities]))  # fmt: skip
+    return tables

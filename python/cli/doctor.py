@@ -6,11 +6,14 @@ import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .options import JsonOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PACKAGES = ("torch", "numpy", "scipy", "triton", "typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow")
 
@@ -23,7 +26,7 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps({**findings, "problems": problems}, indent=2))
     else:
-        for one in output.doctor_tables(findings):
+        for one in _tables(findings):
             output.OUT.print(one)
     for problem in problems:
         output.ERR.print(f"problem: {problem}", markup=False)
@@ -68,3 +71,17 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _tables(findings: dict[str, Any]) -> list[Table]:
+    from ..console.tables import table
+
+    findings = dict(findings)
+    ops = findings.pop("ops", {})
+    tables = [table("mmssl_fast", ["", ""], [[name, str(value)] for name, value in findings.items()])]
+    if ops:
+        columns = ["equation", "cpu", "cuda"]
+        tables.append(
+            table("ops", ["op", *columns], [[name, *(op[one] for one in columns)] for name, op in ops.items()])
+        )
+    return tables

@@ -23,7 +23,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
-    from ..console import output
+    from ..console import output, tables
     from ..ranking import MAX_K, split_metrics
     from ..runs import saved_model
 
@@ -46,4 +46,4 @@ def evaluate(
     else:
         title = f"{model.metadata.get('system', '')} on {model.interactions.name}, {split}: {metrics['users']} users"
         title += f", {metrics['candidates']} cold items alone ranked" if cold else ""
-        output.OUT.print(output.metrics_table(title, metrics))
+        output.OUT.print(tables.metrics_table(title, metrics))

@@ -27,7 +27,7 @@ def configuration(
     path: Path | None, flags: dict[str, tuple[Any, str]], settings: list[str], preset: Path | None = None
 ):
     """What a preset, a file, the options and --set make, the later over the earlier."""
-    from ..config.sections import load, parse_set
+    from ..config.load import load, parse_set
 
     overrides = {name: (value, flag) for name, (value, flag) in flags.items() if value is not None}
     for assignment in settings:
@@ -41,8 +41,7 @@ def configuration(
 def resolved(config):
     """With the data's own place, and fitted for itself alone."""
     from ..config.sections import SYNTHETIC
-    from ..runs.complete import changed
 
     if config.data.path != SYNTHETIC:
-        config = changed(config, "data", path=str(Path(config.data.path).resolve()))
-    return changed(config, "train", compare="no")
+        config = config.changed("data", path=str(Path(config.data.path).resolve()))
+    return config.changed("train", compare="no")

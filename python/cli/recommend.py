@@ -22,7 +22,7 @@ def recommend(
                                               "test too.")] = "train",
 ) -> None:  # fmt: skip
     """The best items for users, by their own ids, seen items left out."""
-    from ..console import output
+    from ..console import output, tables
     from ..runs import recommend as recommending
     from ..runs import saved_model
 
@@ -34,7 +34,7 @@ def recommend(
     if out is None:
         rows = [row for chunk in chunks for row in zip(*(column.tolist() for column in chunk), strict=True)]
         shown = [[str(user), rank, str(item), score] for user, rank, item, score in rows]
-        output.OUT.print(output.table("", recommending.COLUMNS, shown))
+        output.OUT.print(tables.table("", recommending.COLUMNS, shown))
     else:
         count = recommending.write(chunks, out)
         output.OUT.print(f"{out}: {count:,} recommendations", markup=False)

@@ -55,10 +55,10 @@ def reproduce(
 ) -> None:  # fmt: skip
     """One of the paper's tables or figures on your data: runs with several seeds, kept and resumed, then Markdown and
     pictures beside the paper's own figures."""
-    from ..console import output
+    from ..config.names import SYSTEMS
+    from ..console import output, tables
     from ..study.processes import sharing
     from ..study.reproduce import paper, plan, targets
-    from ..systems import SYSTEMS
 
     if target not in plan.TARGETS:
         raise InputError(f"TARGET {shown(target)}: choose {', '.join(plan.TARGETS)}")
@@ -84,7 +84,7 @@ def reproduce(
     if dry_run:
         rows = targets.foresee(asked, dataset)
         shown_rows = [[label, str(seed), state, name, f"{s / 60:.1f}"] for label, seed, state, name, s in rows]
-        output.OUT.print(output.table("", ["run", "seed", "standing", "folder", "minutes at most"], shown_rows))
+        output.OUT.print(tables.table("", ["run", "seed", "standing", "folder", "minutes at most"], shown_rows))
         distinct = {name: s for *_, name, s in rows}
         hours = targets.makespan(distinct.values(), jobs) / 3600
         at_once = f", {jobs} at a time" if jobs > 1 else ""

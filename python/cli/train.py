@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from ..errors import InputError
-from ..runs.complete import changed, fit_and_test, load_data
+from ..runs.complete import fit_and_test, load_data
 from .options import (
     ConfigOption,
     DataOption,
@@ -51,8 +51,8 @@ def train(
     from ..config import presets
     from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
     from ..console import output
-    from ..memory import budget as memory_plan
-    from ..runs import folder as run_folder
+    from ..memory import budget
+    from ..runs.folder import RunFolder, default_path
     from ..training import checkpoints as checkpoint
     from ..training import loop as training
     from ..training import signals
@@ -72,28 +72,29 @@ def train(
     training.pick_device(chosen.train.device)
     dataset = load_data(chosen.data)
     if chosen.data.path != SYNTHETIC:
-        chosen = changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
+        chosen = chosen.changed("data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
-        chosen = changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
-    chosen = memory_plan.settle(dataset, chosen, resumed=resume is not None)
-    place = resume or out or run_folder.default_path(chosen, dataset)
+        chosen = chosen.changed("train", epochs=SYNTHETIC_EPOCHS)
+    chosen = budget.settle(dataset, chosen, resumed=resume is not None)
+    place = resume or out or default_path(chosen, dataset)
     checkpoints = checkpoint.Checkpoints(place, dataset, chosen)
     going_on = resume is not None and checkpoints.open()
-    folder = run_folder.RunFolder(place, dataset, chosen, overwrite or resume is not None, going_on)
+    folder = RunFolder(place, dataset, chosen, overwrite or resume is not None, going_on)
     if resume is not None:
         for note in checkpoints.notes() or ["no state was written yet: starting from the beginning"]:
             output.ERR.print(f"note: {note}", markup=False)
     full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
     for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
         output.ERR.print(f"note: {note}", markup=False)
-    if line := memory_plan.described(dataset, chosen):
+    if line := budget.described(dataset, chosen):
         output.ERR.print(line, markup=False)
     warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
     compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
     names = [chosen.model.system]
     names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
     rows, baselines = [], {}
-    with signals.told(f"interrupted; {checkpoint.resume_command(place)} goes on"):  # within `fit`, after a whole step
+    # Within `fit` a signal ends the run after a whole step.
+    with signals.raise_on_signal(f"interrupted; {checkpoint.resume_command(place)} goes on"):
         for name in reversed(names):
             own = name == chosen.model.system
             fit, test, seconds = fit_and_test(dataset, chosen, name, *((folder, checkpoints) if own else ()))
@@ -101,7 +102,7 @@ def train(
             if not own:
                 baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
         folder.finish(fit, test, baselines)
-    output.show_run(dataset.name, fit, test, rows, folder.path)
+    _show(dataset.name, fit, test, rows, folder.path)
 
 
 def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
@@ -116,3 +117,19 @@ def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
     if (run / RESULT).exists():
         raise InputError(f"{run}: is finished, its result is in {RESULT}; there is nothing to resume")
     return run / CONFIG
+
+
+def _show(data: str, fit, test: dict[str, float], rows: list[tuple[str, dict[str, float], float]], folder) -> None:
+    """The end of `train`: the test metrics of the trained system, a comparison where there is one, the folder."""
+    from ..config.names import title as title_of
+    from ..console import output, tables
+
+    title = title_of(rows[0][0])
+    trained = f", best of {len(fit.epochs)} epochs: {fit.best_epoch}" if fit.epochs else ""
+    if test["users"]:
+        output.OUT.print(tables.metrics_table(f"{title} on {data}, test: {test['users']:,} users{trained}", test))
+    else:
+        output.OUT.print(f"{title} on {data}{trained}; the data has no test interactions", markup=False)
+    if len(rows) > 1:
+        output.OUT.print(tables.comparison_table(f"test on {data}", [(title_of(name), *rest) for name, *rest in rows]))
+    output.OUT.print(f"run folder: {folder}", markup=False)

@@ -10,12 +10,12 @@ import torch
 
 from mmssl_fast import InteractionGraph
 
-from ..config.sections import load
+from ..config.load import load
 from ..errors import InputError
 from ..ranking import ranking_metrics
-from ..systems import TITLES, create
+from ..systems import create, title
 from . import saved_model
-from .complete import changed, load_data
+from .complete import load_data
 from .folder import CONFIG
 
 
@@ -35,10 +35,8 @@ def cold_metrics(
     folder = run.parent if run.is_file() else run
     model = saved_model.load(run)
     config = load(folder / CONFIG)
-    config = changed(config, "train", device="cpu", cuda_graph=False)
+    config = config.changed("train", device="cpu", cuda_graph=False)
     system = create(config.model.system)
-    if not hasattr(system, "cold_items"):
-        raise _no_modality_side(run, config)
     dataset = load_data(config.data)
     if dataset.fingerprint != model.interactions.fingerprint:
         raise InputError(
@@ -56,11 +54,8 @@ def cold_metrics(
     system.load_parameters(model.parameters)
     items = system.cold_items()
     if items is None:
-        raise _no_modality_side(run, config)
+        system_title = title(config.model.system)
+        raise InputError(f"{run}: {system_title} knows items by their interactions alone, so no cold ones")
     seen = InteractionGraph.from_scipy(dataset.val[:, cold]) if mask_validation and split == "test" else None
     metrics = ranking_metrics(model.users, items[torch.from_numpy(cold)], heldout, ks, seen)
     return model, {**metrics, "candidates": len(cold)}
-
-
-def _no_modality_side(run: Path, config) -> InputError:
-    return InputError(f"{run}: {TITLES[config.model.system]} knows items by their interactions alone, so no cold ones")

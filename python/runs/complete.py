@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, OutOfMemory
+from ..errors import InputError, NonFiniteLoss, OutOfMemory
 
 
 def load_data(section):
@@ -21,29 +21,25 @@ def load_data(section):
     return load(section.path, section.layout, section.split_seed, section.modalities or None)
 
 
-def changed(config, section: str, **values):
-    """The configuration with other values in one section."""
-    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
-
-
 def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     """Fit one system, fill the folder where there is one: (Fit, test metrics, seconds in all)."""
-    from ..console import output as report
+    from ..console.progress import ProgressObserver
     from ..ranking import split_metrics
-    from ..systems import TITLES
+    from ..systems import title
     from ..training import loop as training
     from ..training import signals
+    from ..training.progress import ObserverList
 
-    config = changed(config, "model", system=name)
+    config = config.changed("model", system=name)
     started = time.perf_counter()
-    with report.ProgressObserver(TITLES[name]) as progress:
+    with ProgressObserver(title(name)) as progress:
         if folder is None:
             fit = training.fit(dataset, config, progress)
         else:
-            with signals.kept() as checkpoints.stop:
+            with signals.defer_signals() as checkpoints.stop:
                 try:
-                    fit = training.fit(dataset, config, report.Several(progress, folder), checkpoints=checkpoints)
-                except (training.NonFiniteLoss, OutOfMemory) as error:
+                    fit = training.fit(dataset, config, ObserverList(progress, folder), checkpoints=checkpoints)
+                except (NonFiniteLoss, OutOfMemory) as error:
                     kept = f"; the state {checkpoints.last} is kept in {checkpoints.folder}" if checkpoints.last else ""
                     raise type(error)(f"{error}{kept}") from None
             checkpoints.leave_if_asked()
@@ -59,7 +55,7 @@ def complete(dataset, config, place: Path) -> bool:
 
     Raises InputError where the folder holds a run of another configuration or of other data.
     """
-    from ..memory import plan
+    from ..memory import budget
     from ..training import checkpoints as checkpoint
     from . import folder as run_folder
 
@@ -67,7 +63,7 @@ def complete(dataset, config, place: Path) -> bool:
         refuse_other_run(place, dataset, config)
     if (place / run_folder.RESULT).exists():
         return False
-    plan.refuse_what_cannot_fit(dataset, config)
+    budget.refuse_what_cannot_fit(dataset, config)
     checkpoints = checkpoint.Checkpoints(place, dataset, config)
     going_on = checkpoints.open()
     folder = run_folder.RunFolder(place, dataset, config, overwrite=True, resume=going_on)
@@ -79,8 +75,8 @@ def complete(dataset, config, place: Path) -> bool:
 
 def refuse_other_run(place: Path, dataset, config) -> None:
     """Raise InputError where the run folder's configuration or, as far as it is finished, its data is another."""
-    from ..config.sections import load
-    from ..training.checkpoints import refuse_other
+    from ..config.compare import refuse_other
+    from ..config.load import load
     from .folder import CONFIG, RESULT, read_result
 
     refuse_other(place, load(place / CONFIG).model_dump(), config.model_dump())

@@ -18,13 +18,14 @@ import torch
 
 from mmssl_fast import __version__
 
-from ..config.sections import Config, to_toml
+from ..config.sections import Config
+from ..config.toml import to_toml
 from ..data import Dataset, summarise
 from ..errors import InputError
 from ..files import replacing, write_text
-from ..systems import TITLES
+from ..systems import title
 from ..training import checkpoints as checkpoint
-from ..training.loop import Fit
+from ..training.progress import Fit
 from . import saved_model
 from .curves import draw
 
@@ -92,7 +93,7 @@ class RunFolder:
         """Write curves.png, baselines.json (where there are any) and, last, result.json; then state/ goes."""
         if fit.epochs:
             with replacing(self.path / CURVES) as temporary:
-                draw(fit.epochs, temporary, title=f"{TITLES[self.config.model.system]} on {self.dataset.name}")
+                draw(fit.epochs, temporary, title=f"{title(self.config.model.system)} on {self.dataset.name}")
         if baselines:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
         write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")

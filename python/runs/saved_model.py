@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data import SPLITS, Dataset
 from ..errors import InputError
 from ..files import write_tensors
-from ..training.loop import Fit
+from ..training.progress import Fit
 
 FORMAT = "mmssl_fast model 1"
 FILE = "model.safetensors"

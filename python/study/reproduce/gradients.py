@@ -10,12 +10,12 @@ from torch import Tensor
 from mmssl_fast import InteractionGraph, infonce
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ...console.markdown import markdown
 from ...data import Dataset
 from ...runs import saved_model
 from ...systems import create
 from .paper import TEMPERATURES
 from .runs import Found
-from .tables import markdown
 
 
 @dataclass(frozen=True)

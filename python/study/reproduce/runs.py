@@ -24,7 +24,7 @@ from ...runs.complete import complete, refuse_other_data, refuse_other_run
 from ...systems import create
 from ...systems.base import Batch
 from ...training import checkpoints as checkpoint
-from ...training.loop import WATCHED
+from ...training.progress import SELECTION_METRIC
 from .. import processes
 from .plan import Run, identity
 
@@ -47,7 +47,7 @@ def finish(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: 
     Raises Interrupted after a signal: the same call then goes on from there.
     """
     if jobs > 1:
-        _at_once(runs, dataset, say, jobs)
+        _in_parallel(runs, dataset, say, jobs)
     else:
         _in_turn(runs, dataset, say)
     found = [read(run) for run in runs]
@@ -66,7 +66,7 @@ def _in_turn(runs: list[Run], dataset: Dataset, say: Callable[[str], None]) -> N
         say(_line(at, len(runs), run, "done" if done else "was there"))
 
 
-def _at_once(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: int) -> None:
+def _in_parallel(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: int) -> None:
     todo: dict[Path, Run] = {}
     for run in runs:
         if run.folder not in todo and standing(run, dataset) != "done":
@@ -76,7 +76,7 @@ def _at_once(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs
         say(_line(at, len(runs), run, "is the same as another" if run.folder in todo else "was there"))
     begun = list(todo.values())
     number = itertools.count(len(there) + 1)
-    processes.at_once(
+    processes.run_parallel(
         [_part(run) for run in begun], dataset, jobs, "runs",
         lambda at: say(_line(next(number), len(runs), begun[at], "done")),
     )  # fmt: skip
@@ -96,7 +96,7 @@ def complete_in(dataset: Dataset, config: Config, folder: str) -> None:
 
 def _progress(run: Run) -> tuple[int, int, float]:
     epochs = _epochs(run)
-    best = max((one.get("val", {}).get(WATCHED) or 0.0 for one in epochs), default=0.0)
+    best = max((one.get("val", {}).get(SELECTION_METRIC) or 0.0 for one in epochs), default=0.0)
     return len(epochs), run.config.train.epochs, best
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...config.sections import Config
+from ...console.markdown import markdown
 from ...data import Dataset
 from . import paper
 from .plan import Settings, ablations
@@ -15,13 +17,6 @@ from .runs import Found, by_label, per_user
 from .statistics import TESTS, compare, spread
 
 REFERENCE = "MMSSL"
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A pipe table; the first column on the left, the others on the right."""
-    lines = ["| " + " | ".join(row) + " |" for row in [columns, *rows]]
-    lines.insert(1, "|---" + "|---:" * (len(columns) - 1) + "|")
-    return "\n".join(lines)
 
 
 def preamble(settings: Settings, dataset: Dataset, found: list[Found], title: str) -> str:
@@ -74,8 +69,6 @@ def _system_row(label: str, runs: list[Found]) -> list[str]:
 
 def changed_settings(found: Found) -> str:
     """The configuration's keys that are not the defaults, as far as they change what is learnt."""
-    from ...config.sections import Config
-
     skipped = {"system", "epochs", "seed", "device", "threads", "memory", "compare", "cuda_graph", "checkpoint_every",
                "checkpoint_minutes"}  # fmt: skip
     default, own = Config().model_dump(), found.run.config.model_dump()

@@ -22,15 +22,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ...config.sections import Config, known_keys, load, toml_value
+from ...config.compare import refuse_other
+from ...config.load import known_keys, load
+from ...config.sections import Config
+from ...config.toml import toml_value
+from ...console.markdown import markdown
 from ...data import Dataset
-from ...errors import InputError, Interrupted, shown
+from ...errors import InputError, Interrupted, NonFiniteLoss, shown
 from ...files import write_text
-from ...training import loop as train
-from ...training import signals
-from ...training.checkpoints import refuse_other
+from ...training import loop, signals
+from ...training.progress import SELECTION_METRIC, NullObserver
 from .. import processes
-from ..reproduce.tables import markdown
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 JOURNAL, RECORD, BEST = "study.log", "trials.md", "best.toml"
@@ -182,9 +184,9 @@ class Search:
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.study.enqueue_trial(trial.params)
             if jobs > 1:
-                self._at_once(trials, say, jobs)
+                self._in_parallel(trials, say, jobs)
                 return
-            with signals.kept() as self.stop:
+            with signals.defer_signals() as self.stop:
                 while (ended := self._n_ended()) < trials:
                     number = self.one()
                     say(f"{ended + 1}/{trials}  {self._line(self.study.trials[number])}")
@@ -193,7 +195,7 @@ class Search:
     def _n_ended(self) -> int:
         return len(self.study.get_trials(deepcopy=False, states=ENDED))
 
-    def _at_once(self, trials: int, say: Callable[[str], None], jobs: int) -> None:
+    def _in_parallel(self, trials: int, say: Callable[[str], None], jobs: int) -> None:
         """Each trial in a process of its own, with draws of its own: what is drawn also depends on which trials have
         ended by then."""
         first, told = self._n_ended(), {one.number for one in self.ended()}
@@ -209,7 +211,7 @@ class Search:
             "folder": str(self.folder), "source": self.space.source, "seeds": self.seeds, "prune": self.prune,
             "keys": {name: optuna.distributions.distribution_to_json(one) for name, one in self.space.keys.items()},
         }  # fmt: skip
-        processes.at_once(
+        processes.run_parallel(
             [processes.Part(f"trial {at + 1} of {trials}", f"{__name__}:take_one", self.base,
                             arguments | {"draws": self.draws + at}) for at in range(first, trials)],
             self.dataset, jobs, "trials", ended,
@@ -233,7 +235,7 @@ class Search:
             self.study.tell(trial, self._value(trial, config))
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-        except (InputError, train.NonFiniteLoss) as error:  # keys that do not go together, a rate that is too high
+        except (InputError, NonFiniteLoss) as error:  # keys that do not go together, a rate that is too high
             trial.set_user_attr("note", str(error))
             self.study.tell(trial, state=TrialState.PRUNED)
         return trial.number
@@ -246,7 +248,7 @@ class Search:
             seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="sample_bpr: ")  # that it leaves out users with every item
-                fit = train.fit(self.dataset, seeded, watch)
+                fit = loop.fit(self.dataset, seeded, watch)
             values.append(fit.best)
             trial.set_user_attr("epochs", [*trial.user_attrs.get("epochs", []), len(fit.epochs)])
             trial.set_user_attr("best_epoch", [*trial.user_attrs.get("best_epoch", []), fit.best_epoch])
@@ -291,7 +293,7 @@ def take_one(
 ) -> None:
     """What a process of its own does for a trial."""
     space = Space(source, {name: optuna.distributions.json_to_distribution(one) for name, one in keys.items()})
-    with signals.kept() as stop:
+    with signals.defer_signals() as stop:
         search = Search(Path(folder), dataset, base, space, seeds, prune, draws)
         search.stop = stop
         search.one()
@@ -302,7 +304,7 @@ def _leave_if_asked(stop: signals.Stop) -> None:
         raise Interrupted("interrupted; repeat the command to go on, the trial from its beginning", stop.received)
 
 
-class _Watch(train.Silent):
+class _Watch(NullObserver):
     """Tells the trial of every validation, and ends a run that is worse than most, or after a signal."""
 
     def __init__(self, trial: Trial, prune: bool, stop: signals.Stop) -> None:
@@ -312,7 +314,7 @@ class _Watch(train.Silent):
         _leave_if_asked(self.stop)
 
     def epoch_ended(self, record):
-        recall = record.get("val", {}).get(train.WATCHED)
+        recall = record.get("val", {}).get(SELECTION_METRIC)
         if recall is None or not self.prune:
             return
         self.trial.report(recall, record["epoch"])
