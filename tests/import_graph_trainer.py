@@ -50,8 +50,11 @@ def _name(path: Path, root: Path, package: str) -> str:
 
 def level_of(module: str) -> int:
     """The place of a module's room in ROOMS, counted from below."""
-    room = (module.split(".") + [""])[1]
-    return next(len(ROOMS) - at for at, rooms in enumerate(ROOMS) if room in rooms)
+    return next(len(ROOMS) - at for at, rooms in enumerate(ROOMS) if _room(module) in rooms)
+
+
+def _room(module: str) -> str:
+    return module.partition(".")[2].partition(".")[0]
 
 
 def upward(graph: dict[str, set[str]]) -> list[str]:
@@ -60,7 +63,7 @@ def upward(graph: dict[str, set[str]]) -> list[str]:
     return [
         f"{module} imports {target}"
         for module, target in sorted(edges)
-        if level_of(target) >= level_of(module) and (module.split(".") + [""])[1] != (target.split(".") + [""])[1]
+        if level_of(target) >= level_of(module) and _room(module) != _room(target)
     ]
 
 

@@ -20,6 +20,7 @@ from mmssl_trainer.runs import folder as run_folder
 from mmssl_trainer.study import processes
 from mmssl_trainer.study.reproduce import targets
 from mmssl_trainer.study.tune import search as tune
+from mmssl_trainer.study.tune.space import read_space
 
 TINY = ["--threads", "1", "--set", "model.dim=8", "--set", "train.batch=64", "--set", "train.patience=0"]
 
@@ -320,7 +321,7 @@ def held(folder, out, epochs=2):
               "train.patience": (0, "test"), "train.threads": (1, "test"), "train.epochs": (epochs, "test"),
               "data.path": (str(folder), "test")}  # fmt: skip
     config = load(None, values).changed("train", compare="no")
-    space = tune.read_space(out.parent / "space.toml", config)
+    space = read_space(out.parent / "space.toml", config)
     return tune.Search(out, load_data(str(folder)), config, space, seeds=1, prune=True).study.trials
 
 

@@ -47,17 +47,19 @@ def tune(
     from ..console import output
     from ..runs.complete import load_data
     from ..study.processes import sharing
-    from ..study.tune import search
+    from ..study.tune import record
+    from ..study.tune import space as spaces
+    from ..study.tune.search import Search
 
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
              "train.epochs": (epochs, "--epochs"), "train.device": (device, "--device"),
              "train.threads": (threads, "--threads")}  # fmt: skip
     base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
-    searched = search.read_space(search.find_space(space, base.model.system), base)
+    searched = spaces.read_space(spaces.find_space(space, base.model.system), base)
     jobs = min(jobs, trials)
     base = resolved(base)
-    found = search.Search(out, load_data(base.data), sharing(base, jobs) if jobs > 1 else base, searched, seeds, prune)
+    found = Search(out, load_data(base.data), sharing(base, jobs) if jobs > 1 else base, searched, seeds, prune)
     found.run(trials, lambda line: output.ERR.print(line, markup=False), jobs)
-    for name in (search.RECORD, search.BEST):
+    for name in (record.RECORD, record.BEST):
         if (out / name).exists():
             output.OUT.print(f"written: {out / name}", markup=False)

@@ -48,11 +48,12 @@ def load(
 
 def _check_together(config: Config, sources: dict[str, str]) -> None:
     """What no key can be wrong about alone."""
+    values = config.flat()
 
     def refuse(key: str, other: str, rule: str) -> None:
         where = sources.get(key, sources.get(other, "configuration"))
         raise InputError(
-            f"{where}: {key} = {toml_value(_get(config, key))} with {other} = {toml_value(_get(config, other))}: {rule}"
+            f"{where}: {key} = {toml_value(values[key])} with {other} = {toml_value(values[other])}: {rule}"
         )
 
     if config.model.dim % config.model.heads:
@@ -61,11 +62,6 @@ def _check_together(config: Config, sources: dict[str, str]) -> None:
         refuse("loss.autoencoder", "loss.adversarial", "the one replaces the other, set one of them to false")
     if config.loss.contrastive and not config.model.neighbours:
         refuse("model.neighbours", "loss.contrastive", "the contrastive part needs neighbours, or set it to false")
-
-
-def _get(config: Config, name: str) -> Any:
-    section, key = name.split(".")
-    return getattr(getattr(config, section), key)
 
 
 def parse_set(assignment: str) -> tuple[str, Any]:
@@ -83,7 +79,7 @@ def parse_set(assignment: str) -> tuple[str, Any]:
 
 def known_keys() -> list[str]:
     """Every "section.key"."""
-    return [f"{name}.{key}" for name in Config.model_fields for key in type(getattr(Config(), name)).model_fields]
+    return list(Config().flat())
 
 
 def _put_file(values: dict, path: Path, sources: dict[str, str]) -> None:

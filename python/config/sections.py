@@ -298,6 +298,15 @@ class OwnConfig(Section):
     mmgcl: MMGCLSection = MMGCLSection()
     slmrec: SLMRecSection = SLMRecSection()
 
+    def flat(self) -> dict[str, Any]:
+        """{"section.key": value}."""
+        return {f"{name}.{key}": value for name, section in self.model_dump().items() for key, value in section.items()}
+
+    def changes(self) -> dict[str, Any]:
+        """`flat` of the keys that are not the defaults."""
+        defaults = type(self)().flat()
+        return {name: value for name, value in self.flat().items() if value != defaults[name]}
+
     def changed(self, section: str, **values: Any) -> Self:
         """The same with other values in one section; they are taken as they are, unchecked."""
         return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})

@@ -194,12 +194,8 @@ def _share(norm: float, ranking: float) -> str:
 
 def _settings(config: Config) -> list[list[str]]:
     """Every key with its value; the third column says whether it is the default."""
-    default = Config().model_dump()
-    return [
-        [f"{section}.{key}", str(value), "" if value == default[section][key] else "changed"]
-        for section, values in config.model_dump().items()
-        for key, value in values.items()
-    ]
+    changes = config.changes()
+    return [[name, str(value), "changed" if name in changes else ""] for name, value in config.flat().items()]
 
 
 def _curves(epochs: list[dict[str, Any]], title: str) -> str:
