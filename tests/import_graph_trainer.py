@@ -13,6 +13,7 @@ ROOMS = (
     {"__main__"},
     {"cli"},
     {""},  # what a person imports, mmssl_trainer itself
+    {"api"},
     {"study"},
     {"runs"},
     {"training"},

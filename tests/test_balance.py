@@ -11,7 +11,7 @@ from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import NonFiniteLoss, OutOfMemory
 from mmssl_trainer.study.report.page import _balance
 from mmssl_trainer.systems.base import Batch
-from mmssl_trainer.training.balance import balance
+from mmssl_trainer.training.balance import balance, measure
 from mmssl_trainer.training.loop import fit
 from torch import nn
 
@@ -76,7 +76,7 @@ def test_the_batch_is_the_next_step_s(data):
     fitted = fit(data, config, system=system)
     graph = InteractionGraph.from_scipy(data.train)
     found = [
-        system.balance(Batch(*sample_bpr(graph, 64, config.train.seed, step, "interactions"), step))
+        measure(system, Batch(*sample_bpr(graph, 64, config.train.seed, step, "interactions"), step), graph.device)
         for step in (fitted.step, 0)
     ]
     assert fitted.epochs[-1]["balance"] == found[0] != found[1]
@@ -90,10 +90,10 @@ def test_what_is_not_finite_is_no_balance(data):
         def __getattr__(self, name):
             return getattr(self.whole, name)
 
-        def balance(self, batch):
+        def terms(self, batch):
             with torch.no_grad():
                 next(iter(self.whole.model.parameters())).fill_(torch.nan)
-            return self.whole.balance(batch)
+            return self.whole.terms(batch)
 
     with pytest.raises(NonFiniteLoss, match=r"gradient of 'bpr' on '\w+' became nan after epoch 1; try a lower"):
         fit(data, configured("lightgcn", train__balance=True), system=Breaking())
@@ -140,7 +140,7 @@ def test_of_mmssl_each_term_reaches_what_its_equation_reads(data):
     batch = Batch(torch.arange(40), torch.arange(40) % 60, (torch.arange(40) + 7) % 60, 0)
     before = {name: tensor.clone() for name, tensor in system.state().items()}
     drawn = torch.get_rng_state()
-    found = system.balance(batch)
+    found = measure(system, batch, graph.device)
     assert torch.equal(drawn, torch.get_rng_state())
     assert all(torch.equal(tensor, before[name]) for name, tensor in system.state().items())
     reached = {

@@ -339,7 +339,8 @@ def test_real_limit_of_memory_is_one_line(tmp_path):
     program = f"""
 import resource, sys
 import torch, torch._dynamo
-from mmssl_trainer import cli, train, report, run_folder
+import mmssl_trainer.training.loop, mmssl_trainer.runs.complete
+from mmssl_trainer.cli.main import main
 from mmssl_trainer.systems.mmssl import MMSSLSystem
 learn = MMSSLSystem.step
 def step(self, batch):
@@ -352,7 +353,7 @@ def step(self, batch):
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     return learn(self, batch)
 MMSSLSystem.step = step
-sys.exit(cli.main(["train", "--data", {str(folder)!r}, "--out", {str(tmp_path / "run")!r}, "--batch", "64",
+sys.exit(main(["train", "--data", {str(folder)!r}, "--out", {str(tmp_path / "run")!r}, "--batch", "64",
     "--threads", "1", "--epochs", "9", "--set", "model.dim=8", "--set", "train.checkpoint_every=1",
     "--set", "train.sample_over=interactions"]))
 """

@@ -28,7 +28,8 @@ def model(tmp_path_factory):
     """The bytes of a sound model.safetensors."""
     path = tmp_path_factory.mktemp("model") / saved_model.FILE
     data = synthetic(seed=1, n_users=6, n_items=20, modalities={"image": 2})
-    saved_model.save(path, Fit(torch.ones(6, 2), torch.ones(20, 2), {"w": torch.ones(2)}), data, "lightgcn", "0")
+    fitted = Fit(torch.ones(6, 2), torch.ones(20, 2), {"w": torch.ones(2)})
+    saved_model.save(saved_model.Model.of(fitted, data, "lightgcn"), path)
     return path.read_bytes()
 
 

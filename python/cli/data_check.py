@@ -28,7 +28,7 @@ def data_check(
 
     given = {"data.path": (path, "DATA"), "data.layout": (layout, "--layout"),
              "data.modalities": (modality, "--modality"), "data.split_seed": (split_seed, "--split-seed")}  # fmt: skip
-    summary = summarise(load_data(configuration(None, given, []).data))
+    summary = summarise(load_data(**configuration(None, given, []).data.model_dump()))
     if as_json:
         print(json.dumps(summary, indent=2))
         return

@@ -23,9 +23,10 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
+    from ..api import evaluate as evaluate_model
+    from ..api import load
     from ..console import output, tables
-    from ..ranking import MAX_K, split_metrics
-    from ..runs import saved_model
+    from ..ranking import MAX_K
 
     if split not in ("test", "val"):
         raise InputError(f"--split {split!r}: choose test or val")
@@ -37,8 +38,8 @@ def evaluate(
 
         model, metrics = cold_metrics(run, split, ks, mask_validation)
     else:
-        model = saved_model.load(run)
-        metrics = split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
+        model = load(run)
+        metrics = evaluate_model(model, split, ks, mask_validation)
     if not metrics["users"]:
         raise InputError(f"{run}: its data has no {split} interactions")
     if as_json:

@@ -116,7 +116,7 @@ def _base(names, flags, config, given, settings):
         if not equals or name not in names:
             raise InputError(f"--preset {shown(one)}: write SYSTEM=NAME, SYSTEM one of {', '.join(names)}")
         chosen[name] = value
-    dataset = load_data(configuration(config, flags, settings).data)
+    dataset = load_data(**configuration(config, flags, settings).data.model_dump())
     base = {}
     for name in names:
         own = chosen.get(name) or next((one for one in presets.names() if one == f"{name}-{dataset.name}"), None)

@@ -49,13 +49,14 @@ def train(
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
     from ..config import presets
+    from ..config.compare import refuse_other
     from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
     from ..console import output
     from ..memory import budget
     from ..runs.folder import RunFolder, default_path
-    from ..training import checkpoints as checkpoint
-    from ..training import loop as training
     from ..training import signals
+    from ..training.checkpoints import Checkpoints, resume_command
+    from ..training.loop import pick_device
 
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
              "train.epochs": (epochs, "--epochs"), "train.batch": (batch, "--batch"), "train.seed": (seed, "--seed"),
@@ -68,16 +69,16 @@ def train(
     below = None if preset is None else presets.find(preset)
     chosen = configuration(config, flags, settings or [], below)
     if resume is not None:
-        checkpoint.refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
-    training.pick_device(chosen.train.device)
-    dataset = load_data(chosen.data)
+        refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
+    pick_device(chosen.train.device)
+    dataset = load_data(**chosen.data.model_dump())
     if chosen.data.path != SYNTHETIC:
         chosen = chosen.changed("data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = chosen.changed("train", epochs=SYNTHETIC_EPOCHS)
     chosen = budget.settle(dataset, chosen, resumed=resume is not None)
     place = resume or out or default_path(chosen, dataset)
-    checkpoints = checkpoint.Checkpoints(place, dataset, chosen)
+    checkpoints = Checkpoints(place, dataset, chosen)
     going_on = resume is not None and checkpoints.open()
     folder = RunFolder(place, dataset, chosen, overwrite or resume is not None, going_on)
     if resume is not None:
@@ -94,7 +95,7 @@ def train(
     names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
     rows, baselines = [], {}
     # Within `fit` a signal ends the run after a whole step.
-    with signals.raise_on_signal(f"interrupted; {checkpoint.resume_command(place)} goes on"):
+    with signals.raise_on_signal(f"interrupted; {resume_command(place)} goes on"):
         for name in reversed(names):
             own = name == chosen.model.system
             fit, test, seconds = fit_and_test(dataset, chosen, name, *((folder, checkpoints) if own else ()))

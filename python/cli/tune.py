@@ -57,8 +57,8 @@ def tune(
     base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
     searched = spaces.read_space(spaces.find_space(space, base.model.system), base)
     jobs = min(jobs, trials)
-    base = resolved(base)
-    found = Search(out, load_data(base.data), sharing(base, jobs) if jobs > 1 else base, searched, seeds, prune)
+    base = sharing(resolved(base), jobs) if jobs > 1 else resolved(base)
+    found = Search(out, load_data(**base.data.model_dump()), base, searched, seeds, prune)
     found.run(trials, lambda line: output.ERR.print(line, markup=False), jobs)
     for name in (record.RECORD, record.BEST):
         if (out / name).exists():

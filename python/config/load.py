@@ -86,6 +86,8 @@ def _put_file(values: dict, path: Path, sources: dict[str, str]) -> None:
     for name, value in read_toml(path).items():
         if name not in Config.model_fields:
             raise InputError(f"{path}: {_unknown(name)}")
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: {name} must be a table, [{name}]")
         for key, one in value.items():
             _put(values, f"{name}.{key}", one, str(path), sources)
 

@@ -33,16 +33,11 @@ def toml_value(value: Any) -> str:
     return repr(value)
 
 
-def read_toml(path: Path, what: str = "a configuration") -> dict[str, dict[str, Any]]:
-    """The tables of a TOML file. Raises InputError, which asks for `what`, where it cannot be read or is laid out
-    otherwise."""
+def read_toml(path: Path, what: str = "a configuration") -> dict[str, Any]:
+    """What a TOML file holds. Raises InputError, which asks for `what`, where it cannot be read."""
     try:
-        tables = tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give {what} in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: is not TOML: {error}") from None
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise InputError(f"{path}: {name} must be a table, [{name}]")
-    return tables

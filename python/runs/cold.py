@@ -21,7 +21,7 @@ from .folder import CONFIG
 
 def cold_metrics(
     run: Path, split: str, ks: Sequence[int], mask_validation: bool = False
-) -> tuple[saved_model.SavedModel, dict[str, float]]:
+) -> tuple[saved_model.Model, dict[str, float]]:
     """(The run's model, ranking_metrics where only the cold items are candidates and relevant.)
 
     A cold item has no training interaction. Averages go over the users with a cold item in the split; their other
@@ -37,7 +37,7 @@ def cold_metrics(
     config = load(folder / CONFIG)
     config = config.changed("train", device="cpu", cuda_graph=False)
     system = create(config.model.system)
-    dataset = load_data(config.data)
+    dataset = load_data(**config.data.model_dump())
     if dataset.fingerprint != model.interactions.fingerprint:
         raise InputError(
             f"{config.data.path}: is not the data that {run} was trained on: fingerprint "

@@ -24,7 +24,8 @@ from ..data import Dataset, summarise
 from ..errors import InputError
 from ..files import replacing, write_text
 from ..systems import title
-from ..training import checkpoints as checkpoint
+from ..training import state_file
+from ..training.checkpoints import FOLDER
 from ..training.progress import Fit
 from . import saved_model
 from .curves import draw
@@ -61,7 +62,7 @@ class RunFolder:
                 if not resume:
                     for name in FILES[1:]:
                         (self.path / name).unlink(missing_ok=True)
-                    checkpoint.remove(self.path / checkpoint.FOLDER)
+                    state_file.remove(self.path / FOLDER)
             if not resume:  # where a run goes on, `resumed` puts the file in the place of whatever has its name
                 (self.path / METRICS).touch()
         except OSError as error:
@@ -87,7 +88,7 @@ class RunFolder:
             raise InputError(f"{self.path / METRICS}: cannot be written ({error.strerror})") from None
 
     def improved(self, fit: Fit) -> None:
-        saved_model.save(self.path / MODEL, fit, self.dataset, self.config.model.system, __version__)
+        saved_model.save(saved_model.Model.of(fit, self.dataset, self.config.model.system), self.path / MODEL)
 
     def finish(self, fit: Fit, test: dict[str, float], baselines: dict[str, dict[str, Any]] | None = None) -> None:
         """Write curves.png, baselines.json (where there are any) and, last, result.json; then state/ goes."""
@@ -97,7 +98,7 @@ class RunFolder:
         if baselines:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
         write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")
-        checkpoint.remove(self.path / checkpoint.FOLDER)
+        state_file.remove(self.path / FOLDER)
         _let_go(self.path)
 
 

@@ -178,7 +178,7 @@ def work(asked: dict[str, Any]) -> None:
         with signals.raise_on_signal("interrupted"):
             threading.Thread(target=_leave_with_stdin, daemon=True).start()
             config = Config.model_validate_json(asked["config"])
-            dataset = load_data(config.data)
+            dataset = load_data(**config.data.model_dump())
             if dataset.fingerprint != asked["fingerprint"]:
                 raise InputError(f"{config.data.path}: has changed since the command began; repeat it")
             getattr(importlib.import_module(module), function)(dataset, config, **asked["arguments"])

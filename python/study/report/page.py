@@ -127,7 +127,7 @@ def _data_sentence(data: dict[str, Any]) -> str:
     return f"{data['name']}: {sizes}, interactions {counts}; features {modalities}"
 
 
-def _groups(model: saved_model.SavedModel, config: Config) -> list[list[str]]:
+def _groups(model: saved_model.Model, config: Config) -> list[list[str]]:
     """Recall and NDCG of the test users by how many training interactions they have."""
     known = model.interactions
     masked = known.train.maximum(known.val) if config.evaluate.mask_validation else known.train
@@ -143,7 +143,7 @@ def _groups(model: saved_model.SavedModel, config: Config) -> list[list[str]]:
     return rows
 
 
-def _top(model: saved_model.SavedModel) -> list[list[str]]:
+def _top(model: saved_model.Model) -> list[list[str]]:
     """The first users with test items: their best items, those held out for testing marked."""
     known = model.interactions
     users = np.flatnonzero(np.diff(known.test.indptr))[:SHOWN_USERS]

@@ -23,8 +23,9 @@ from ...runs import saved_model
 from ...runs.complete import complete, refuse_other_data, refuse_other_run
 from ...systems import create
 from ...systems.base import Batch
-from ...training import checkpoints as checkpoint
+from ...training.checkpoints import FOLDER
 from ...training.progress import SELECTION_METRIC
+from ...training.state_file import newest
 from .. import processes
 from .plan import Run, identity
 
@@ -139,7 +140,7 @@ def standing(run: Run, dataset: Dataset) -> str:
     if (run.folder / run_folder.RESULT).exists():
         return "done"
     epochs = len(_epochs(run))
-    has_state = checkpoint.newest(run.folder / checkpoint.FOLDER) is not None
+    has_state = newest(run.folder / FOLDER) is not None
     return f"after epoch {epochs}" if has_state else "to do"
 
 

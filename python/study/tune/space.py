@@ -52,6 +52,8 @@ def read_space(path: Path, base: Config) -> Space:
     keys: dict[str, Distribution] = {}
     ends: dict[str, list[Any]] = {}
     for section, entries in read_toml(path, "a search space").items():
+        if not isinstance(entries, dict):
+            raise InputError(f"{path}: {section} must be a table, [{section}]")
         for key, entry in entries.items():
             name = f"{section}.{key}"
             if name in NOT_TUNED or section in NOT_TUNED:
