@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmssl_fast.ops.item_tiles import TILE_ELEMENTS
+from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import parse_bytes, readable
 from ..config.sections import Config

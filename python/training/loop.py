@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, backends, sample_bpr
-from mmssl_fast.ops.item_tiles import TILE_ELEMENTS
+from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import readable
 from ..config.sections import Config

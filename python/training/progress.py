@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmssl_fast.ops.item_tiles import TILE_ELEMENTS
+from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..errors import NonFiniteLoss
 
