@@ -200,7 +200,7 @@ def test_non_finite_loss_is_a_line_and_exit_1(folder, tmp_path, capsys):
     "arguments, fragments",
     [
         (["evaluate", "/no/run"], ["/no/run", "no such file"]),
-        (["evaluate", "RUN", "--split", "train"], ["'train'", "test or val"]),
+        (["evaluate", "RUN", "--split", "train"], ["'train'", "'test', 'val'"]),
         (["evaluate", "RUN", "--k", "0"], ["between 1 and 128"]),
         (["recommend", "RUN"], ["--users", "--out"]),
         (["recommend", "RUN", "--users", "user001,nobody"], ["'nobody'"]),

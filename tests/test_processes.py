@@ -16,6 +16,7 @@ from mmssl_trainer.config.load import load
 from mmssl_trainer.data import load as load_data
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.errors import InputError, WorkerFailed
+from mmssl_trainer.files import lock, unlock
 from mmssl_trainer.runs import folder as run_folder
 from mmssl_trainer.study import processes
 from mmssl_trainer.study.reproduce import targets
@@ -62,10 +63,10 @@ def until(holds, may_wait=lambda: True, seconds=90):
 def nobody_has(run):
     """Whether no process is at work in the run's folder."""
     try:
-        run_folder._hold(run)
+        lock(run, "busy")
     except InputError:
         return False
-    run_folder._let_go(run)
+    unlock(run)
     return True
 
 

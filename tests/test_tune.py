@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import signal
 import tomllib
 from pathlib import Path
@@ -163,9 +164,10 @@ def test_another_search_is_refused(tmp_path, space, change, says, monkeypatch, c
 def test_a_second_process_is_refused(tmp_path, space, capsys):
     out = tmp_path / "out"
     assert tuned(space, out, trials=1) == 0
-    with open(out / tune.JOURNAL, "rb") as journal:
-        fcntl.flock(journal, fcntl.LOCK_EX)
-        assert tuned(space, out, trials=2) == 2
+    handle = os.open(out, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert tuned(space, out, trials=2) == 2
+    os.close(handle)
     assert "another process" in capsys.readouterr().err and len(table(out)) == 1
 
 

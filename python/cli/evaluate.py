@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,23 +13,28 @@ from .options import JsonOption, RunPath
 
 def evaluate(
     run: RunPath,
-    split: Annotated[str, typer.Option(help="test or val.")] = "test",
-    k: Annotated[list[int] | None, typer.Option("--k", help="A list length, 1 to 128; may be repeated. [default: 10, "
-                                                            "20, 50]", show_default=False)] = None,
+    split: Annotated[Literal["test", "val"], typer.Option(help="Which split to test on.")] = "test",
+    k: Annotated[
+        list[int] | None,
+        typer.Option("--k", help="A list length, 1 to 128; may be repeated. [default: 10, 20, 50]", show_default=False),
+    ] = None,
     mask_validation: Annotated[bool, typer.Option(help="Leave validation items out when testing.")] = False,
-    cold: Annotated[bool, typer.Option("--cold", help="Rank only items without training interactions, by their "
-                                                      "features alone, for the users who have one in the split.")] =
-    False,
+    cold: Annotated[
+        bool,
+        typer.Option(
+            "--cold",
+            help="Rank only items without training interactions, by their "
+            "features alone, for the users who have one in the split.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
     from ..api import evaluate as evaluate_model
     from ..api import load
     from ..console import output, tables
     from ..ranking import MAX_K
 
-    if split not in ("test", "val"):
-        raise InputError(f"--split {split!r}: choose test or val")
     ks = k or [10, 20, 50]
     if not all(1 <= one <= MAX_K for one in ks):
         raise InputError(f"--k {ks}: each must be between 1 and {MAX_K}")

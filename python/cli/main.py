@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail("interrupted", 130)
         if isinstance(error, typer.BadParameter.__base__):  # UsageError: unknown option, missing argument
             command = error.ctx.command_path if error.ctx else "mmssl-fast"
-            return _fail(f"{command}: {error.format_message().rstrip('.')}; see {command} --help", 2)
+            said = error.format_message().replace("Value error, ", "").rstrip(".")
+            return _fail(f"{command}: {said}; see {command} --help", 2)
         if (known := as_user_error(error)) is not None:
             return _fail(known, 2 if isinstance(known, InputError) else 1)
         raise

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config.names import LAYOUTS
 from ..errors import InputError
 
 DataOption = Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")]
-LayoutOption = Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")]
+LayoutOption = Annotated[str | None, typer.Option(help=f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration in TOML.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")]

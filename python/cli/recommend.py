@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,13 +14,22 @@ from .options import RunPath
 def recommend(
     run: RunPath,
     out: Annotated[Path | None, typer.Option(help="A .csv or .parquet file; without it the lists are printed.")] = None,
-    users: Annotated[list[str] | None, typer.Option("--users", "--user", help="User ids, separated by commas; may be "
-                                                    "repeated. [default: all]", show_default=False)] = None,
+    users: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--users",
+            "--user",
+            help="User ids, separated by commas; may be repeated. [default: all]",
+            show_default=False,
+        ),
+    ] = None,
     users_from: Annotated[Path | None, typer.Option(help="A text file with one user id a line.")] = None,
     k: Annotated[int, typer.Option("--k", help="Items a user, 1 to 128.")] = 20,
-    exclude: Annotated[str, typer.Option(help="train leaves out training interactions, all those of validation and "
-                                              "test too.")] = "train",
-) -> None:  # fmt: skip
+    exclude: Annotated[
+        Literal["train", "all"],
+        typer.Option(help="train leaves out training interactions, all those of validation and test too."),
+    ] = "train",
+) -> None:
     """The best items for users, by their own ids, seen items left out."""
     from ..console import output, tables
     from ..runs import recommend as recommending

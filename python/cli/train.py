@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ..config.names import SYSTEMS
 from ..errors import InputError
 from ..runs.complete import fit_and_test, load_data
 from .options import (
@@ -26,27 +27,42 @@ def train(
     data: DataOption = None,
     layout: LayoutOption = None,
     config: ConfigOption = None,
-    preset: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Settings found to work: a bundled name, or a "
-                                               "TOML file; --config goes above it.")] = None,
-    system: Annotated[str | None, typer.Option(help="mmssl, popularity, svd, mf, ngcf, lightgcn, sgl, ncl, "
-                                                    "hccf, vbpr, lightgcn_m, mmgcn, grcn, lattice, clcrec, mmgcl or "
-                                                    "slmrec.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="Settings found to work: a bundled name, or a TOML file; --config goes above it."
+        ),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help=f"{', '.join(SYSTEMS)}.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
     batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
-    memory: Annotated[str | None, typer.Option(help="Memory the run may take, as 4GiB. [default: 80% of what is free]",
-                                               show_default=False)] = None,
-    compare: Annotated[bool | None, typer.Option(help="Fit popularity and LightGCN too. [default: on the embedded "
-                                                      "catalogue only]", show_default=False)] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory the run may take, as 4GiB. [default: 80% of what is free]", show_default=False),
+    ] = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            help="Fit popularity and LightGCN too. [default: on the embedded catalogue only]", show_default=False
+        ),
+    ] = None,
     settings: SetOption = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. [default: runs/<system>-<data>-<time>]",
-                                             show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder. [default: runs/<system>-<data>-<time>]", show_default=False)
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's files in that folder.")] = False,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the interrupted run in this folder, as "
-                                                                    "it was configured.", show_default=False)] = None,
-) -> None:  # fmt: skip
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with the interrupted run in this folder, as it was configured.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Train a recommender, keep its best model and say how good it is."""
     from ..config import presets
     from ..config.compare import refuse_other
@@ -58,14 +74,22 @@ def train(
     from ..training.checkpoints import Checkpoints, resume_command
     from ..training.loop import pick_device
 
-    flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
-             "train.epochs": (epochs, "--epochs"), "train.batch": (batch, "--batch"), "train.seed": (seed, "--seed"),
-             "train.device": (device, "--device"), "train.threads": (threads, "--threads"),
-             "train.memory": (memory, "--memory"),
-             "train.compare": (None if compare is None else "yes" if compare else "no", "--compare")}  # fmt: skip
+    flags = {
+        "data.path": (data, "--data"),
+        "data.layout": (layout, "--layout"),
+        "model.system": (system, "--system"),
+        "train.epochs": (epochs, "--epochs"),
+        "train.batch": (batch, "--batch"),
+        "train.seed": (seed, "--seed"),
+        "train.device": (device, "--device"),
+        "train.threads": (threads, "--threads"),
+        "train.memory": (memory, "--memory"),
+        "train.compare": (None if compare is None else "yes" if compare else "no", "--compare"),
+    }
     if resume is not None:
-        config = _resumed_configuration(resume, {"--config": config, "--preset": preset, "--out": out,
-                                                 "--overwrite": overwrite})  # fmt: skip
+        config = _resumed_configuration(
+            resume, {"--config": config, "--preset": preset, "--out": out, "--overwrite": overwrite}
+        )
     below = None if preset is None else presets.find(preset)
     chosen = configuration(config, flags, settings or [], below)
     if resume is not None:

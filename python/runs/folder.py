@@ -3,10 +3,8 @@ finished, and nothing half-written."""
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ from ..config.sections import Config
 from ..config.toml import to_toml
 from ..data import Dataset, summarise
 from ..errors import InputError
-from ..files import replacing, write_text
+from ..files import lock, replacing, unlock, write_text
 from ..systems import title
 from ..training import state_file
 from ..training.checkpoints import FOLDER
@@ -56,7 +54,7 @@ class RunFolder:
             if occupied and not (overwrite or resume):
                 raise InputError(f"{self.path}: is not empty; give another folder with --out, or --overwrite")
             self.path.mkdir(parents=True, exist_ok=True)
-            _hold(self.path)
+            lock(self.path, f"{self.path}: another process is at work on this run; let it end, or give another folder")
             with replacing(self.path / CONFIG) as temporary:
                 temporary.write_text(to_toml(config), encoding="utf-8")
                 if not resume:
@@ -99,42 +97,7 @@ class RunFolder:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
         write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")
         state_file.remove(self.path / FOLDER)
-        _let_go(self.path)
-
-
-_held: dict[tuple[int, int], int] = {}  # device and inode of a folder → descriptor, whose lock ends with the process
-
-
-def _hold(path: Path) -> None:
-    """Keep other processes from this folder, where the file system has locks. Raises InputError where one has it."""
-    handle = os.open(path, os.O_RDONLY)
-    key = _key(handle)
-    try:
-        if key not in _held:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _held[key], handle = handle, -1
-    except BlockingIOError:
-        raise InputError(
-            f"{path}: another process is at work on this run; let it end, or give another folder"
-        ) from None
-    except OSError:
-        pass
-    finally:
-        if handle >= 0:
-            os.close(handle)
-
-
-def _let_go(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    key = _key(handle)
-    os.close(handle)
-    if key in _held:
-        os.close(_held.pop(key))
-
-
-def _key(handle: int) -> tuple[int, int]:
-    found = os.fstat(handle)
-    return found.st_dev, found.st_ino
+        unlock(self.path)
 
 
 def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...config.compare import MAY_DIFFER
 from ...config.sections import Config
 from ...systems import SYSTEMS, title
 from .paper import SWEEPS
 
-TARGETS = ("table2", "table3", "table4", "figure3", "figure4", "figure5")
+Target = Literal["table2", "table3", "table4", "figure3", "figure4", "figure5"]
 DEFAULT_SYSTEMS = {
     "table2": [name for name in SYSTEMS if name != "mmssl"] + ["mmssl"],
     "table4": ["vbpr", "mmgcn", "lattice", "slmrec", "lightgcn", "mmssl"],
@@ -54,7 +54,7 @@ class Settings:
     """What is asked for. base: the configuration of each system before seeds and variants; out: where runs and results
     go; variants: those of `ablations` that Table 3 has; none: all of them."""
 
-    target: str
+    target: Target
     out: Path
     fingerprint: str
     base: dict[str, Config]
@@ -64,7 +64,7 @@ class Settings:
     sweeps: tuple[str, ...] = ()
 
 
-def systems_of(target: str, asked: list[str], quick: bool) -> list[str]:
+def systems_of(target: Target, asked: list[str], quick: bool) -> list[str]:
     """The systems a target compares, in the order of its table."""
     if target not in DEFAULT_SYSTEMS:
         return ["mmssl"]

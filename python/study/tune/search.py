@@ -6,10 +6,8 @@ preset of the best trial. Test interactions are never looked at.
 
 from __future__ import annotations
 
-import fcntl
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -21,7 +19,7 @@ from ...config.compare import refuse_other
 from ...config.sections import Config
 from ...data import Dataset
 from ...errors import InputError, Interrupted, NonFiniteLoss
-from ...files import write_text
+from ...files import lock, unlock, write_text
 from ...training import loop, signals
 from ...training.progress import SELECTION_METRIC, NullObserver
 from .. import processes
@@ -93,7 +91,8 @@ class Search:
         A trial that was interrupted is taken once more, from its beginning. Raises Interrupted after a signal, never
         amid what Optuna writes.
         """
-        with self._alone():
+        lock(self.folder, f"{self.folder}: another process searches there; wait for it, or stop it")
+        try:
             for trial in self.study.get_trials(states=[TrialState.RUNNING]):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.study.enqueue_trial(trial.params)
@@ -105,6 +104,8 @@ class Search:
                     number = self.one()
                     say(f"{ended + 1}/{trials}  {line(self.study.trials[number])}")
                     self.write()
+        finally:
+            unlock(self.folder)
 
     def _n_ended(self) -> int:
         return len(self.study.get_trials(deepcopy=False, states=ENDED))
@@ -130,15 +131,6 @@ class Search:
                             arguments | {"draws": self.draws + at}) for at in range(first, trials)],
             self.dataset, jobs, "trials", ended,
         )  # fmt: skip
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with open(self.folder / JOURNAL, "rb") as journal:
-            try:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.folder}: another process searches there; wait for it, or stop it") from None
-            yield
 
     def one(self) -> int:
         """One trial: its number."""
