@@ -10,32 +10,18 @@ import numpy as np
 
 from .config import presets
 from .config.load import load as _load_config
-from .config.sections import Config
-from .data import Dataset
-from .errors import InputError
+from .config.sections import Config as Config
+from .data import Dataset as Dataset
+from .errors import InputError as InputError
 from .ranking import split_metrics
 from .runs import recommend as _recommend
-from .runs.complete import load_data
-from .runs.recommend import Recommendations
-from .runs.saved_model import Model, load, save
+from .runs.complete import load_data as load_data
+from .runs.recommend import Recommendations as Recommendations
+from .runs.saved_model import Model as Model
+from .runs.saved_model import load as load
+from .runs.saved_model import save as save
 from .training import loop
-from .training.progress import Observer
-
-__all__ = [
-    "Config",
-    "Dataset",
-    "InputError",
-    "Model",
-    "Observer",
-    "Recommendations",
-    "configure",
-    "evaluate",
-    "fit",
-    "load",
-    "load_data",
-    "recommend",
-    "save",
-]
+from .training.progress import Observer as Observer
 
 
 def configure(

@@ -13,7 +13,7 @@ from mmssl_fast import InteractionGraph
 from ..config.load import load
 from ..errors import InputError
 from ..ranking import ranking_metrics
-from ..systems import create, title
+from ..systems import title
 from . import saved_model
 from .complete import load_data
 from .folder import CONFIG
@@ -35,8 +35,6 @@ def cold_metrics(
     folder = run.parent if run.is_file() else run
     model = saved_model.load(run)
     config = load(folder / CONFIG)
-    config = config.changed("train", device="cpu", cuda_graph=False)
-    system = create(config.model.system)
     dataset = load_data(**config.data.model_dump())
     if dataset.fingerprint != model.interactions.fingerprint:
         raise InputError(
@@ -50,9 +48,7 @@ def cold_metrics(
             f"{run}: no cold item to find: {len(cold)} of {dataset.n_items} items have no training interaction, "
             f"none of them is in {split}; --cold needs data that holds such items out"
         )
-    system.build(dataset, InteractionGraph.from_scipy(dataset.train), config)
-    system.load_parameters(model.parameters)
-    items = system.cold_items()
+    items = saved_model.rebuild(model, dataset, config).cold_items()
     if items is None:
         system_title = title(config.model.system)
         raise InputError(f"{run}: {system_title} knows items by their interactions alone, so no cold ones")

@@ -13,11 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmssl_fast import __version__
+from mmssl_fast import InteractionGraph, __version__
 
+from ..config.sections import Config
 from ..data import SPLITS, Dataset
 from ..errors import InputError
 from ..files import write_tensors
+from ..systems import create
+from ..systems.base import System
 from ..training.progress import Fit
 
 FORMAT = "mmssl_fast model 1"
@@ -87,6 +90,15 @@ def load(path: str | Path) -> Model:
         raise InputError(f"{path}: tensor {error} is missing; train again") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}; train again") from None
+
+
+def rebuild(model: Model, dataset: Dataset, config: Config) -> System:
+    """The system that a model is of, on the CPU: built on the dataset it was trained on, with its parameters."""
+    config = config.changed("train", device="cpu", cuda_graph=False)
+    system = create(config.model.system)
+    system.build(dataset, InteractionGraph.from_scipy(dataset.train), config)
+    system.load_parameters(model.parameters)
+    return system
 
 
 def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Model:

@@ -83,6 +83,8 @@ class Run:
         self.system = system or create(config.model.system)
         self.steps = self.graph.nnz // config.train.batch + 1
         self._begin()
+        self.trains = self.system.trains and config.train.epochs > 0
+        self.batch = self._batch() if self.trains else 0
 
     def _begin(self) -> None:
         """Everything as it is before the first step."""
@@ -97,12 +99,11 @@ class Run:
 
     def to_end(self) -> Fit:
         """Train until the last epoch or until patience runs out; see `fit`."""
-        if not self.system.trains or self.config.train.epochs == 0:
+        if not self.trains:
             self.fit.val = self._rank(*self.system.embeddings())
             self.fit.best, self.fit.parameters = self.fit.val[SELECTION_METRIC], _copies(self.system)
             self.observer.improved(self.fit)
             return self.fit
-        self.batch = self._batch()
         if self._restore():
             self.observer.resumed(self.fit)
         self.observer.started(self.config.train.epochs, self.steps)
@@ -143,7 +144,8 @@ class Run:
             )
         return batch
 
-    def _next_batch(self) -> Batch:
+    def next_batch(self) -> Batch:
+        """The triples of the step to come."""
         train, step = self.config.train, self.fit.step
         return Batch(*sample_bpr(self.graph, self.batch, train.seed, step, train.sample_over), step)
 
@@ -161,7 +163,7 @@ class Run:
                         self.system,
                         self.device,
                         self.fit.step,
-                        lambda: self.system.step(self._next_batch()),
+                        lambda: self.system.step(self.next_batch()),
                         undoable=not self.config.train.cuda_graph,
                     )
                 )
@@ -201,7 +203,7 @@ class Run:
             for optimiser in self.system.optimisers.values():
                 optimiser.zero_grad(set_to_none=True)
         try:
-            found = measure(self.system, self._next_batch(), self.device)
+            found = measure(self.system, self.next_batch(), self.device)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from mmssl_fast import InteractionGraph, sample_bpr
+from mmssl_fast import InteractionGraph
 
 from ...config.sections import Config
 from ...data import Dataset
@@ -21,10 +20,9 @@ from ...ranking import user_metrics
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.complete import complete, refuse_other_data, refuse_other_run
-from ...systems import create
-from ...systems.base import Batch
+from ...training import loop
 from ...training.checkpoints import FOLDER
-from ...training.progress import SELECTION_METRIC
+from ...training.progress import SELECTION_METRIC, NullObserver
 from ...training.state_file import newest
 from .. import processes
 from .plan import Run, identity
@@ -170,22 +168,14 @@ class Estimates:
 
 
 def _seconds_per_epoch(dataset: Dataset, run: Run, steps: int = 2) -> float:
-    config = run.config
-    graph = InteractionGraph.from_scipy(dataset.train).to(config.train.device)
-    system = create(config.model.system)
-    torch.manual_seed(config.train.seed)
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    system.build(dataset, graph, config)
-    if not system.trains:
+    begun = loop.Run(dataset, run.config, NullObserver())
+    if not begun.trains:
         return 0.0
-    batch = config.train.batch
-    if config.train.sample_over == "users":
-        batch = min(batch, graph.n_eligible)
-    system.start_epoch(1)
+    begun.system.start_epoch(1)
     for step in range(steps + 1):
         if step == 1:  # the first one warms up
-            begun = time.perf_counter()
-        triples = sample_bpr(graph, batch, config.train.seed, step, config.train.sample_over)
-        float(next(iter(system.step(Batch(*triples, step)).values())).detach())
-    return (time.perf_counter() - begun) / steps * (graph.nnz // config.train.batch + 1)
+            started = time.perf_counter()
+        losses = begun.system.step(begun.next_batch())
+        float(next(iter(losses.values())).detach())
+        begun.fit.step += 1
+    return (time.perf_counter() - started) / steps * begun.steps
