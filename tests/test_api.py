@@ -80,7 +80,7 @@ def test_imports_go_down_and_never_in_a_circle(tmp_path):
 
 
 # --- systems of other packages ---------------------------------------------------------------------------------------
-SYSTEM = '''
+SYSTEM = """
 import torch
 from mmssl_trainer.config.section import Section
 from mmssl_trainer.systems.base import ModuleSystem, Recommender, table
@@ -105,7 +105,7 @@ class Biased(Recommender):
 
 class BiasedSystem(ModuleSystem):
     model_type, title, section = Biased, "MF with biases", BiasSection
-'''
+"""
 
 
 @pytest.fixture
@@ -152,3 +152,13 @@ def test_system_that_cannot_be_imported_is_one_line(elsewhere):
     (elsewhere / "fake_systems.py").write_text("import nothing_of_that_name\n")
     said = command(elsewhere, "train", "--system", "biased", code=2)
     assert said.count("\n") == 1 and "system biased: fake_systems:BiasedSystem cannot be imported" in said
+
+
+@pytest.mark.parametrize(
+    "name, says", [("mf", "the name of one of mmssl_fast's own systems"), ("train", "[train] is one")]
+)
+def test_system_that_takes_a_name_of_ours_is_refused(elsewhere, name, says):
+    points = elsewhere / "fake-1.0.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text().replace("biased", name, 1))
+    said = command(elsewhere, "train", code=2)
+    assert said.count("\n") == 1 and f"system {name}: fake_systems:BiasedSystem" in said and says in said

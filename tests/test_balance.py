@@ -11,6 +11,7 @@ from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import NonFiniteLoss, OutOfMemory
 from mmssl_trainer.study.report.page import _balance
 from mmssl_trainer.systems.base import Batch
+from mmssl_trainer.systems.lightgcn import LightGCNSystem
 from mmssl_trainer.training.balance import balance, measure
 from mmssl_trainer.training.loop import fit
 from torch import nn
@@ -172,3 +173,15 @@ def test_report_shows_the_shares(tmp_path):
     assert row in page
     for end in ("html", "md"):
         assert "Balance" not in (tmp_path / f"plain.{end}").read_text()
+
+
+def test_terms_that_write_to_a_large_tensor_are_refused(data, monkeypatch):
+    class Writing(LightGCNSystem):
+        def terms(self, batch):
+            with torch.no_grad():
+                self.model.users.mul_(1)
+            return super().terms(batch)
+
+    monkeypatch.setattr("mmssl_trainer.memory.retry.SMALL", 0)
+    with pytest.raises(RuntimeError, match="terms wrote to a large tensor"):
+        fit(data, configured("lightgcn", train__balance=True), system=Writing())

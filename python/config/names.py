@@ -28,7 +28,12 @@ _OWN = {  # name: (title, class)
     "mmgcl": ("MMGCL", "MMGCLSystem"),
     "slmrec": ("SLMRec", "SLMRecSystem"),
 }
-EXTERNAL = {point.name: point.value for point in entry_points(group=GROUP) if point.name not in _OWN}
+EXTERNAL = {point.name: point.value for point in entry_points(group=GROUP)}
+if taken := sorted(EXTERNAL.keys() & _OWN.keys()):
+    raise InputError(
+        f"system {taken[0]}: {EXTERNAL[taken[0]]} is registered under the name of one of mmssl_fast's own systems; "
+        "rename it, or remove the package"
+    )
 SYSTEMS = {name: f"mmssl_trainer.systems.{name}:{kind}" for name, (_, kind) in _OWN.items()} | EXTERNAL
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, create_model, field_validator
 
+from ..errors import InputError
 from .baselines import (
     CLCRecSection,
     HCCFSection,
@@ -316,7 +317,13 @@ def _external_sections() -> dict[str, Section]:
     """The defaults of the section that a system of another package has: its class attribute `section`, a subclass of
     Section, under the system's name."""
     classes = {name: getattr(system_class(name), "section", None) for name in EXTERNAL}
-    return {name: section() for name, section in classes.items() if section is not None}
+    sections = {name: section() for name, section in classes.items() if section is not None}
+    if taken := sorted(sections.keys() & OwnConfig.model_fields.keys()):
+        raise InputError(
+            f"system {taken[0]}: {EXTERNAL[taken[0]]} has a section, and [{taken[0]}] is one of mmssl_fast's own; "
+            "rename the system"
+        )
+    return sections
 
 
 if TYPE_CHECKING:
