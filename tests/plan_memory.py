@@ -1,4 +1,4 @@
-"""The growth of this process's memory over a short MMSSL run, beside what mmssl_trainer.plan says of it.
+"""The growth of this process's memory over a short MMSSL run, beside what mmssl_trainer.memory.plan says of it.
 
     python -P tests/plan_memory.py USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH [KEY=VALUE…]
 
