@@ -3,7 +3,9 @@
 import inspect
 
 import pytest
-from mmssl_trainer.config.sections import Config, known_keys, load, parse_set, to_toml
+from mmssl_trainer.config.load import known_keys, load, parse_set
+from mmssl_trainer.config.sections import Config
+from mmssl_trainer.config.toml import to_toml
 from mmssl_trainer.errors import InputError
 
 from mmssl_fast.nn import MMSSL, MMSSLObjective

@@ -4,7 +4,7 @@ one of the two lists."""
 import pytest
 import torch
 import torch.nn.functional as F
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.training.loop import fit

@@ -9,7 +9,7 @@ import torch
 from mmssl_trainer.data import Dataset
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.runs.recommend import recommend, write
-from mmssl_trainer.runs.saved_model import SavedModel
+from mmssl_trainer.runs.saved_model import Model
 from pyarrow import parquet
 
 N_USERS, N_ITEMS = 41, 17
@@ -29,7 +29,7 @@ def model(request):
     }[request.param]
     data = Dataset("made", "made", N_USERS, N_ITEMS, **splits, features={}, user_ids=ids[0], item_ids=ids[1])
     users, items = (torch.from_numpy(rng.standard_normal((n, 5)).astype(np.float32)) for n in (N_USERS, N_ITEMS))
-    return SavedModel(users, items, {}, data, {})
+    return Model(users, items, {}, data, {})
 
 
 def expected(model, index, k, exclude):

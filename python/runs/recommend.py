@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..errors import InputError
 from ..files import write_with
 from ..ranking import MAX_K
-from .saved_model import SavedModel
+from .saved_model import Model
 
 COLUMNS = ("user", "rank", "item", "score")
 EXCLUDE = ("train", "all")
@@ -33,7 +33,7 @@ class Recommendations(NamedTuple):
 
 
 def recommend(
-    model: SavedModel, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train", batch: int = 4096
+    model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train", batch: int = 4096
 ) -> Iterator[Recommendations]:
     """The k best items of each user, `batch` users at a time.
 
