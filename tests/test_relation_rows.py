@@ -232,12 +232,13 @@ def test_normalize_is_f_normalize_with_eps():
 
 
 @pytest.mark.parametrize("scale", [1.0, -2.0, "lengths", "mixed"])
-@pytest.mark.parametrize("fused", [0, 128])
+@pytest.mark.parametrize("whole_rows_k", [0, 128])
 @pytest.mark.parametrize("masked", [False, True])
-def test_topk_ties_go_to_the_lower_item_by_every_way(scale, fused, masked, monkeypatch):
+def test_topk_ties_go_to_the_lower_item_by_every_way(scale, whole_rows_k, masked, monkeypatch):
     from mmssl_fast.relation import selection
 
-    monkeypatch.setattr(selection, "FUSED_K", fused)
+    monkeypatch.setattr(selection, "WHOLE_ROWS_K", whole_rows_k)
+    monkeypatch.setattr(selection, "MERGE_ELEMENTS", 60)
     _, _, seen, (u, v, *_) = setting()
     seen = seen if masked else None
     u, v = u.detach().round(), v.detach().round()  # many equal entries, and seen ones at 0
