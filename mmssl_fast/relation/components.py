@@ -16,7 +16,6 @@ from ..ops.relation_parts import DensePart, GeneratedPart, check_generated, vers
 from ..ops.relation_row_norm import row_norm_and_carried
 from ..ops.sampled_dot import sampled_dot
 
-
 DENSE_SHARE = 16  # a gathered product costs about as much as this many of a matrix product
 
 
