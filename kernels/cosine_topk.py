@@ -219,8 +219,8 @@ def _scores(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None, preci
     scores = u.new_empty(rows, items, dtype=wide(u.dtype))
     launch(
         cosine_topk_scores_kernel, (cdiv(rows, block_a), parts), u, v, crow, col, scores, rows, items, tiles_a_part,
-        D=d, BLOCK_A=block_a, BLOCK_I=block_i, BLOCK_D=min(power_of_2(d, 16), most), PRECISION=precision,
-        ACC=tl.float64 if u.dtype == torch.float64 else tl.float32,
+        warps=8 if arch < 90 else 4, D=d, BLOCK_A=block_a, BLOCK_I=block_i, BLOCK_D=min(power_of_2(d, 16), most),
+        PRECISION=precision, ACC=tl.float64 if u.dtype == torch.float64 else tl.float32,
     )  # fmt: skip
     return scores
 

@@ -266,6 +266,28 @@ def test_topk_beyond_128_and_refusals():
             RelationRows.generated(u * float("nan"), v, "dot").topk(k)
 
 
+@pytest.mark.parametrize("k", [1, 7, 50, 401])
+def test_topk_values_and_gradients_where_rows_are_fully_seen_or_not_at_all(k):
+    u, v = factors(9, 401, 6)
+    mask = torch.rand(9, 401, generator=torch.Generator().manual_seed(7)) < 0.4
+    mask[0], mask[1] = False, True
+    crow = torch.zeros(10, dtype=torch.int64)
+    crow[1:] = mask.sum(1).cumsum(0)
+    rows = RelationRows.generated(u, v, "dot", SeenRows(crow, mask.nonzero()[:, 1]))
+    dense = (u @ v.T).masked_fill(mask, 0)
+    values, items = torch.sort(dense, dim=1, descending=True, stable=True)
+    with torch.no_grad():
+        plain = rows.topk(k)
+    found = rows.topk(k)
+    for each in (plain, found):
+        assert torch.equal(each.indices, items[:, :k])
+        assert relative(each.values, values[:, :k]) < 1e-12
+    actual = torch.autograd.grad(found.values.square().sum(), (u, v), retain_graph=True)
+    truth = torch.autograd.grad(values[:, :k].square().sum(), (u, v))
+    for a, t in zip(actual, truth, strict=True):
+        assert relative(a, t) < 1e-12
+
+
 @pytest.mark.parametrize("key", [slice(3, 20), slice(None, None, 2), slice(4, 4), torch.tensor([25, 0, 0, -1])])
 def test_rows_are_taken_by_slice_and_id(key):
     rows, dense, _ = both("stack")

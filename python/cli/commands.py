@@ -57,6 +57,7 @@ def train(
     from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
     from ..console import output as report
     from ..memory import budget as memory_plan
+    from ..ranking import check_list_lengths
     from ..runs import folder as run_folder
     from ..training import checkpoints as checkpoint
     from ..training import loop as training
@@ -76,6 +77,7 @@ def train(
         checkpoint.refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
     training.pick_device(chosen.train.device)
     dataset = load_data(chosen.data)
+    check_list_lengths("evaluate.ks", chosen.evaluate.ks, dataset.n_items)
     if chosen.data.path != SYNTHETIC:
         chosen = changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
@@ -142,8 +144,9 @@ def configuration(
 def evaluate(
     run: RunPath,
     split: Annotated[str, typer.Option(help="test or val.")] = "test",
-    k: Annotated[list[int] | None, typer.Option("--k", help="A list length, 1 to 128; may be repeated. [default: 10, "
-                                                            "20, 50]", show_default=False)] = None,
+    k: Annotated[list[int] | None, typer.Option("--k", help="A list length, from 1 to the number of items; may be "
+                                                            "repeated. [default: 10, 20, 50]",
+                                                show_default=False)] = None,
     mask_validation: Annotated[bool, typer.Option(help="Leave validation items out when testing.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Rank only items without training interactions, by their "
                                                       "features alone, for the users who have one in the split.")] =
@@ -152,20 +155,19 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
     from ..console import output as report
-    from ..ranking import MAX_K, split_metrics
+    from ..ranking import DEFAULT_KS, check_list_lengths, split_metrics
     from ..runs import saved_model
 
     if split not in ("test", "val"):
         raise InputError(f"--split {split!r}: choose test or val")
-    ks = k or [10, 20, 50]
-    if not all(1 <= one <= MAX_K for one in ks):
-        raise InputError(f"--k {ks}: each must be between 1 and {MAX_K}")
+    ks = k or DEFAULT_KS
+    model = saved_model.load(run)
+    check_list_lengths("--k", ks, model.interactions.n_items)
     if cold:
         from ..runs.cold import cold_metrics
 
         model, metrics = cold_metrics(run, split, ks, mask_validation)
     else:
-        model = saved_model.load(run)
         metrics = split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
     if not metrics["users"]:
         raise InputError(f"{run}: its data has no {split} interactions")
@@ -184,7 +186,7 @@ def recommend(
     users: Annotated[list[str] | None, typer.Option("--users", "--user", help="User ids, separated by commas; may be "
                                                     "repeated. [default: all]", show_default=False)] = None,
     users_from: Annotated[Path | None, typer.Option(help="A text file with one user id a line.")] = None,
-    k: Annotated[int, typer.Option("--k", help="Items a user, 1 to 128.")] = 20,
+    k: Annotated[int, typer.Option("--k", help="Items a user, from 1 to the number of items.")] = 20,
     exclude: Annotated[str, typer.Option(help="train leaves out training interactions, all those of validation and "
                                               "test too.")] = "train",
 ) -> None:  # fmt: skip
