@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from relation_cases import carried, catalogue, factors, relative, weights
 
 from mmssl_fast import reference
+from mmssl_fast.graph import SeenRows
 from mmssl_fast.ops.gumbel_rows import choose_method
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 from mmssl_fast.relation import RelationRows
