@@ -17,7 +17,8 @@ def cosine_topk(
 
     The semantic neighbours of equation 8, the ranking of evaluation and of recommendations. Memory is O(B k) beside
     copies of u and v; on CUDA with k > 128, 250 MB more, or what one row of I items needs. Items come best first, equal
-    similarities by the lower item id; the same bits for any number of threads. Not differentiable: the values are detached.
+    similarities by the lower item id; the same bits for any number of threads. Not differentiable: the
+    values are detached.
 
     Args:
         u: [B, d] float32, float64 or bfloat16 (products are formed in float32).

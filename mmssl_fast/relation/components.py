@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..graph import SeenRows
-from ..ops.item_tiles import tile_elements
-from ..ops.relation_linear import PartMemory
-from ..ops.relation_parts import DensePart, GeneratedPart, check_generated, version
-from ..ops.relation_row_norm import row_norm_and_carried
 from ..ops.sampled_dot import sampled_dot
+from ..tiles import tile_elements
+from .algebra.parts import DensePart, GeneratedPart, check_generated, version
+from .algebra.relation_linear import PartMemory
+from .algebra.relation_row_norm import row_norm_and_carried
 
 DENSE_SHARE = 16  # a gathered product costs about as much as this many of a matrix product
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops.cosine_topk import cosine_topk
-from ..ops.item_tiles import item_tiles, tile_elements
+from ..tiles import item_tiles, tile_elements
 from .components import Generated
 
 WHOLE_ROWS_K = 128  # beyond, whole rows are selected from, a few at a time: the best so far no longer fit beside a tile
