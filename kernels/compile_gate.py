@@ -110,6 +110,8 @@ PRODUCTS: dict[str, Callable[..., None]] = {
     "cosine_block wide": partial(_block, d=256),
     "cosine_topk": _topk,
     "cosine_topk k 128": partial(_topk, k=128),
+    "cosine_topk k 1000": partial(_topk, k=1000),
+    "cosine_topk k 1000 wide": partial(_topk, d=256, k=1000),
     "cosine_topk wide": partial(_topk, d=256),
     "gumbel_linear": _gumbel,
     "gumbel_linear wide": partial(_gumbel, columns=128),
@@ -139,6 +141,8 @@ CASES: dict[str, Callable[[], None]] = {
     "gumbel_linear bfloat16": lambda: _gumbel(dtype=torch.bfloat16),
     "cosine_topk float64": lambda: _topk(dtype=torch.float64),
     "cosine_topk k 128 float64": lambda: _topk(k=128, dtype=torch.float64),
+    "cosine_topk k 1000 float64": lambda: _topk(k=1000, dtype=torch.float64),
+    "cosine_topk k 1000 bfloat16": lambda: _topk(k=1000, dtype=torch.bfloat16),
     "cosine_topk bfloat16": lambda: _topk(dtype=torch.bfloat16),
 }
 

@@ -13,7 +13,7 @@ from .config.load import load as _load_config
 from .config.sections import Config as Config
 from .data import Dataset as Dataset
 from .errors import InputError as InputError
-from .ranking import split_metrics
+from .ranking import check_list_lengths, split_metrics
 from .runs import recommend as _recommend
 from .runs.complete import load_data as load_data
 from .runs.recommend import Recommendations as Recommendations
@@ -58,12 +58,13 @@ def evaluate(
 ) -> dict[str, float]:
     """Rank every item but the user's training items, and average over the users of a split.
 
-    split: "test" or "val". ks: list lengths, each 1 to 128. mask_validation: leave validation items out too when
-    testing. Returns {"recall@20": …} for recall, precision, ndcg, hit and mrr at every K, and "users", the number
-    averaged over.
+    split: "test" or "val". ks: list lengths, each from 1 to the number of items. mask_validation: leave validation
+    items out too when testing. Returns {"recall@20": …} for recall, precision, ndcg, hit and mrr at every K, and
+    "users", the number averaged over.
     """
     if split not in ("test", "val"):
         raise InputError(f"split = {split!r}: choose test or val")
+    check_list_lengths("ks", ks, model.interactions.n_items)
     return split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
 
 

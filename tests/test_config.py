@@ -85,7 +85,7 @@ def test_unknown_key_names_the_nearest(tmp_path, text, named, nearest):
         ("[model]\ndim = 30\nheads = 4\n", ["model.heads = 4", "model.dim = 30"]),
         ("[model]\nneighbours = 0\n", ["model.neighbours = 0", "loss.contrastive = true"]),
         ("[loss]\nautoencoder = true\n", ["loss.autoencoder = true", "loss.adversarial = true"]),
-        ("[evaluate]\nks = [200]\n", ["evaluate.ks", "between 1 and 128"]),
+        ("[evaluate]\nks = [0]\n", ["evaluate.ks", "at least 1"]),
         ("train = 3\n", ["train", "table"]),
         ("[train\n", ["not TOML"]),
     ],

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from ..graph import SeenRows
 from ..ops.sampled_dot import sampled_dot
+from ..tiles import tile_elements
 from .algebra.parts import DensePart, GeneratedPart, check_generated, version
 from .algebra.relation_linear import PartMemory
 from .algebra.relation_row_norm import row_norm_and_cancelled
+
+DENSE_SHARE = 16  # a gathered product costs about as much as this many of a matrix product
 
 
 class Generated:
@@ -78,6 +81,12 @@ class Generated:
 
     def gather(self, items: Tensor) -> Tensor:
         """Entries at items int64 [B, k], any k of each row: [B, k]."""
+        if items.shape[1] > self.n_items // DENSE_SHARE:
+            rows_at_once = max(1, tile_elements() // self.n_items)
+            return torch.cat([
+                self.select(rows).tile(0, self.n_items).gather(1, items[rows])
+                for rows in torch.arange(self.n_rows, device=items.device).split(rows_at_once)
+            ])
         crow = torch.arange(self.n_rows + 1, device=items.device) * items.shape[1]
         values = sampled_dot(crow, items.flatten(), self.u, self.v).view(items.shape)
         if self.seen is None:

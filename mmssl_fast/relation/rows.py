@@ -16,7 +16,7 @@ from .blocks import Block, Scale, aligned, combined
 from .components import Dense, Generated, converted
 from .gumbel import Gumbel
 from .registry import call
-from .topk import top_of_block
+from .topk import topk_of_block
 
 
 class RelationRows:
@@ -314,7 +314,7 @@ class RelationRows:
         """Equals ``torch.topk(self.dense(), k)``: values [B, k], items int64 [B, k], best first, ties to the lower
         item id.
 
-        A seen entry is the value 0 and takes part. Works in item tiles; gradients reach what the rows are made of.
+        A seen entry is the value 0 and takes part. Works in tiles; gradients reach what the rows are made of.
         Raises ValueError when k is outside [0, I], and for another dim or largest=False.
         """
         if dim not in (1, -1) or not largest:
@@ -323,10 +323,8 @@ class RelationRows:
             )
         if not 0 <= k <= self.shape[1]:
             raise ValueError(f"RelationRows.topk: k must lie in [0, {self.shape[1]}], got {k}")
-        with torch.no_grad():
-            items = [top_of_block(block, k) for block in self._blocks]
-        values = [block.gather(i) for block, i in zip(self._blocks, items, strict=True)]
-        return torch.return_types.topk((torch.cat(values), torch.cat(items)))
+        best = [topk_of_block(block, k) for block in self._blocks]
+        return torch.return_types.topk(best[0] if len(best) == 1 else tuple(map(torch.cat, zip(*best, strict=True))))
 
     def dense(self) -> Tensor:
         """The matrix itself, [B, I], with its gradients: the one call that forms it."""
@@ -337,9 +335,7 @@ class RelationRows:
         return list({id(c): c for block in self._blocks for _, c in block.terms}.values())
 
     def _has_graph(self) -> bool:
-        return any(
-            c.requires_grad or (isinstance(s, Tensor) and s.requires_grad) for b in self._blocks for s, c in b.terms
-        )
+        return any(block.requires_grad for block in self._blocks)
 
     def _become(self, other: RelationRows) -> RelationRows:
         if self._leaf and torch.is_grad_enabled():

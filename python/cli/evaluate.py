@@ -16,7 +16,11 @@ def evaluate(
     split: Annotated[Literal["test", "val"], typer.Option(help="Which split to test on.")] = "test",
     k: Annotated[
         list[int] | None,
-        typer.Option("--k", help="A list length, 1 to 128; may be repeated. [default: 10, 20, 50]", show_default=False),
+        typer.Option(
+            "--k",
+            help="A list length, from 1 to the number of items; may be repeated. [default: 10, 20, 50]",
+            show_default=False,
+        ),
     ] = None,
     mask_validation: Annotated[bool, typer.Option(help="Leave validation items out when testing.")] = False,
     cold: Annotated[
@@ -33,17 +37,16 @@ def evaluate(
     from ..api import evaluate as evaluate_model
     from ..api import load
     from ..console import output, tables
-    from ..ranking import MAX_K
+    from ..ranking import DEFAULT_KS, check_list_lengths
 
-    ks = k or [10, 20, 50]
-    if not all(1 <= one <= MAX_K for one in ks):
-        raise InputError(f"--k {ks}: each must be between 1 and {MAX_K}")
+    ks = k or DEFAULT_KS
+    model = load(run)
+    check_list_lengths("--k", ks, model.interactions.n_items)
     if cold:
         from ..runs.cold import cold_metrics
 
         model, metrics = cold_metrics(run, split, ks, mask_validation)
     else:
-        model = load(run)
         metrics = evaluate_model(model, split, ks, mask_validation)
     if not metrics["users"]:
         raise InputError(f"{run}: its data has no {split} interactions")

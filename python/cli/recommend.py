@@ -24,7 +24,7 @@ def recommend(
         ),
     ] = None,
     users_from: Annotated[Path | None, typer.Option(help="A text file with one user id a line.")] = None,
-    k: Annotated[int, typer.Option("--k", help="Items a user, 1 to 128.")] = 20,
+    k: Annotated[int, typer.Option("--k", help="Items a user, from 1 to the number of items.")] = 20,
     exclude: Annotated[
         Literal["train", "all"],
         typer.Option(help="train leaves out training interactions, all those of validation and test too."),

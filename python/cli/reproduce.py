@@ -139,6 +139,7 @@ def _names(text: str | None, flag: str, known: Iterable[str]) -> list[str]:
 def _base(names, flags, config, given, settings):
     """(Dataset, {system: its configuration}): preset below --config below options."""
     from ..config import presets
+    from ..ranking import check_list_lengths
     from ..runs.complete import load_data
     from ..training.loop import pick_device
 
@@ -154,5 +155,6 @@ def _base(names, flags, config, given, settings):
         own = chosen.get(name) or next((one for one in presets.names() if one == f"{name}-{dataset.name}"), None)
         below = None if own is None else presets.find(own)
         base[name] = resolved(configuration(config, flags | {"model.system": (name, "--systems")}, settings, below))
+        check_list_lengths("evaluate.ks", base[name].evaluate.ks, dataset.n_items)
     pick_device(next(iter(base.values())).train.device)
     return dataset, base

@@ -69,6 +69,7 @@ def train(
     from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
     from ..console import output
     from ..memory import budget
+    from ..ranking import check_list_lengths
     from ..runs.folder import RunFolder, default_path
     from ..training import signals
     from ..training.checkpoints import Checkpoints, resume_command
@@ -96,6 +97,7 @@ def train(
         refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
     pick_device(chosen.train.device)
     dataset = load_data(**chosen.data.model_dump())
+    check_list_lengths("evaluate.ks", chosen.evaluate.ks, dataset.n_items)
     if chosen.data.path != SYNTHETIC:
         chosen = chosen.changed("data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
