@@ -4,10 +4,10 @@ one of the two lists."""
 import pytest
 import torch
 import torch.nn.functional as F
-from mmssl_trainer.config import load
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import synthetic
-from mmssl_trainer.evaluate import split_metrics
-from mmssl_trainer.train import fit
+from mmssl_trainer.ranking import split_metrics
+from mmssl_trainer.training.loop import fit
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssl_fast import (

@@ -10,16 +10,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mmssl_trainer import memory, plan, retry, systems
-from mmssl_trainer.checkpoint import Checkpoints
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import load
+from mmssl_trainer import systems
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.errors import InputError, OutOfMemory, is_out_of_memory
-from mmssl_trainer.evaluate import split_metrics
+from mmssl_trainer.memory import budget as memory
+from mmssl_trainer.memory import plan, retry
+from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.systems.lightgcn import LightGCNSystem
 from mmssl_trainer.systems.mmssl import MMSSLSystem
-from mmssl_trainer.train import fit
+from mmssl_trainer.training.checkpoints import Checkpoints
+from mmssl_trainer.training.loop import fit
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssl_fast.nn.half_linear import half_linear
@@ -204,7 +206,7 @@ def test_other_errors_are_not_retried(data):
 
 def test_command_ends_in_one_line(tmp_path, monkeypatch, capsys):
     folder = write_plain(synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}), tmp_path / "data")
-    monkeypatch.setattr("mmssl_trainer.train.create", lambda name: short_of_memory(MMSSLSystem, 12, 40, 2))
+    monkeypatch.setattr("mmssl_trainer.training.loop.create", lambda name: short_of_memory(MMSSLSystem, 12, 40, 2))
     arguments = ["--batch", "64", "--threads", "1", "--epochs", "9", "--set", "model.dim=8", "--set",
                  "train.checkpoint_every=1", "--set", "train.sample_over=interactions", "--memory", "1GiB"]  # fmt: skip
     assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *arguments]) == 1
@@ -236,7 +238,7 @@ def test_tiles_are_put_back():
 
 
 def test_evaluation_that_runs_out_of_memory_ranks_half_as_many(data, whole, monkeypatch):
-    from mmssl_trainer import evaluate
+    from mmssl_trainer import ranking as evaluate
 
     asked = []
 

@@ -9,10 +9,10 @@ from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAd
 from mmssl_fast.ops.pending_gradient import pending_gradient
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from ..balance import Balance, balance
 from ..errors import InputError
-from ..step_graph import StepGraph
+from ..study.balance import Balance, balance
 from .base import Batch, generators_kept
+from .step_graph import StepGraph
 
 
 class MMSSLSystem:
