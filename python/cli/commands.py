@@ -39,7 +39,7 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: OMP_NUM_THREADS or the free processors.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory the run may take, as 4GiB. [default: 80% of what is free]",
                                                show_default=False)] = None,
     compare: Annotated[bool | None, typer.Option(help="Fit popularity and LightGCN too. [default: on the embedded "
@@ -53,6 +53,8 @@ def train(
                                                                     "it was configured.", show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
+    import torch
+
     from ..config import presets
     from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
     from ..console import output as report
@@ -80,6 +82,8 @@ def train(
         chosen = changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
+    if not chosen.train.threads:  # kept for resuming: the number may change results, and the load may change the number
+        chosen = changed(chosen, "train", threads=torch.get_num_threads())
     chosen = memory_plan.settle(dataset, chosen, resumed=resume is not None)
     place = resume or out or run_folder.default_path(chosen, dataset)
     checkpoints = checkpoint.Checkpoints(place, dataset, chosen)

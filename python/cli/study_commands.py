@@ -48,7 +48,7 @@ def reproduce(
                                                      "repeated. [default: the bundled SYSTEM-DATA where there is "
                                                      "one]", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: OMP_NUM_THREADS or the free processors.")] = None,
     jobs: Annotated[int, typer.Option(min=1, max=1024, help="Runs at once, each a process with its share of the "
                                                             "processors, or with --threads.")] = 1,
     settings: SetOption = None,
@@ -127,7 +127,7 @@ def tune(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of a trial, whose validation Recall@20 is averaged.")] = 1,
     prune: Annotated[bool, typer.Option(help="End a run early that is worse than the median of earlier ones.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: OMP_NUM_THREADS or the free processors.")] = None,
     jobs: Annotated[int, typer.Option(min=1, max=1024, help="Trials at once, each a process with its share of the "
                                                             "processors, or with --threads. What is drawn depends on "
                                                             "which end first.")] = 1,
