@@ -1,6 +1,5 @@
-"""How many threads a process uses and how they wait: what the system grants, what the user asked for, and when it is set."""
+"""How many threads a process uses and how they wait: what the system grants, what the user sets, and when."""
 
-import ctypes
 import importlib.util
 import json
 import os
@@ -14,6 +13,8 @@ from mmssl_trainer import threads
 from mmssl_trainer.config.sections import load
 from mmssl_trainer.study.processes import sharing
 
+GROUPS = "sys/fs/cgroup/"
+CPU = GROUPS + "cpu,cpuacct/"
 V2 = "41 31 0:38 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw\n"
 V1 = (
     "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"
@@ -35,40 +36,40 @@ def system(root, groups, mounts, files):
     "groups, mounts, files, expected",
     [
         ("0::/\n", V2, {}, float("inf")),
-        ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
-        ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "max 100000\n"}, float("inf")),
+        ("0::/\n", V2, {GROUPS + "cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", V2, {GROUPS + "cpu.max": "max 100000\n"}, float("inf")),
         # The tightest of nested groups, wherever it is on the path; groups beside the path do not count.
         (
             "0::/a.slice/b.scope\n", V2,
-            {"sys/fs/cgroup/a.slice/cpu.max": "200000 100000\n", "sys/fs/cgroup/a.slice/b.scope/cpu.max": "max 100000\n",
-             "sys/fs/cgroup/c.slice/cpu.max": "10000 100000\n"},
+            {GROUPS + "a.slice/cpu.max": "200000 100000\n", GROUPS + "a.slice/b.scope/cpu.max": "max 100000\n",
+             GROUPS + "c.slice/cpu.max": "10000 100000\n"},
             2.0,
         ),
         (
             "0::/a.slice/b.scope\n", V2,
-            {"sys/fs/cgroup/a.slice/cpu.max": "800000 100000\n", "sys/fs/cgroup/a.slice/b.scope/cpu.max": "50000 100000\n"},
+            {GROUPS + "a.slice/cpu.max": "800000 100000\n", GROUPS + "a.slice/b.scope/cpu.max": "50000 100000\n"},
             0.5,
         ),
         # Version 1, the group's folder below the mount.
         (
             "9:name=systemd:/x\n4:cpu,cpuacct:/jobs/7\n0::/\n", V1.format(top="/"),
-            {"sys/fs/cgroup/cpu,cpuacct/jobs/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu,cpuacct/jobs/cpu.cfs_period_us": "100000\n",
-             "sys/fs/cgroup/cpu,cpuacct/jobs/7/cpu.cfs_quota_us": "300000\n", "sys/fs/cgroup/cpu,cpuacct/jobs/7/cpu.cfs_period_us": "50000\n"},
+            {CPU + "jobs/cpu.cfs_quota_us": "-1\n", CPU + "jobs/cpu.cfs_period_us": "100000\n",
+             CPU + "jobs/7/cpu.cfs_quota_us": "300000\n", CPU + "jobs/7/cpu.cfs_period_us": "50000\n"},
             6.0,
         ),
         # Version 1 in a container: the mount begins at the container's group.
         (
             "4:cpu,cpuacct:/docker/abc\n", V1.format(top="/docker/abc"),
-            {"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "250000\n", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n"},
+            {CPU + "cpu.cfs_quota_us": "250000\n", CPU + "cpu.cfs_period_us": "100000\n"},
             2.5,
         ),
         # A group outside of what is mounted here: the mount itself is what is known.
-        ("0::/../../other\n", V2, {"sys/fs/cgroup/cpu.max": "100000 100000\n"}, 1.0),
+        ("0::/../../other\n", V2, {GROUPS + "cpu.max": "100000 100000\n"}, 1.0),
         # A mount point with a space, an empty file, no number, a period of 0.
         ("0::/\n", V2.replace("/sys/fs/cgroup", "/my\\040groups"), {"my groups/cpu.max": "100000 50000\n"}, 2.0),
-        ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": ""}, float("inf")),
-        ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "some 100000"}, float("inf")),
-        ("0::/\n", V2, {"sys/fs/cgroup/cpu.max": "100000 0"}, float("inf")),
+        ("0::/\n", V2, {GROUPS + "cpu.max": ""}, float("inf")),
+        ("0::/\n", V2, {GROUPS + "cpu.max": "some 100000"}, float("inf")),
+        ("0::/\n", V2, {GROUPS + "cpu.max": "100000 0"}, float("inf")),
         ("", "", {}, float("inf")),
     ],
 )  # fmt: skip
@@ -89,7 +90,7 @@ def processors(monkeypatch, n):
 )
 def test_available_is_the_affinity_or_the_quota(monkeypatch, tmp_path, affinity, quota, expected):
     processors(monkeypatch, affinity)
-    files = {} if quota is None else {"sys/fs/cgroup/cpu.max": f"{quota} 100000\n"}
+    files = {} if quota is None else {GROUPS + "cpu.max": f"{quota} 100000\n"}
     assert threads.available(system(tmp_path, "0::/\n", V2, files)) == expected
 
 
@@ -206,7 +207,7 @@ def test_command_line_configures_before_torch_is_imported(tmp_path, environ, exp
     }
     command = [sys.executable, "-P", "-c", WHEN_TORCH_IS_IMPORTED, "doctor", "--json"]
     done = subprocess.run(command, env=clean | environ, capture_output=True, text=True, check=True, cwd=tmp_path)
-    code, seen, number = json.loads(done.stdout.splitlines()[-1])
+    _, seen, number = json.loads(done.stdout.splitlines()[-1])
     assert seen == {"torch": expected, "numpy": expected}, done.stderr
     assert number == 1 or expected[0] != "1"
 
@@ -252,3 +253,95 @@ def test_small_ops_wake_no_other_thread():
     done = subprocess.run([sys.executable, "-P", "-c", SMALL_OPS], env=os.environ | {"OMP_NUM_THREADS": "2"},
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.split() == ["0", "1"]
+
+
+# Stands before OpenMP's own entry to a parallel region and counts the calls from mmssl_fast's library that start one.
+COUNTER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+
+static long regions;
+
+long regions_of_mmssl_fast(void) { return regions; }
+
+void GOMP_parallel(void (*function)(void *), void *data, unsigned threads, unsigned flags) {
+  void (*parallel)(void (*)(void *), void *, unsigned, unsigned) = dlsym(RTLD_NEXT, "GOMP_parallel");
+  int (*nested)(void) = dlsym(RTLD_NEXT, "omp_in_parallel");
+  Dl_info info;
+  if (!nested() && dladdr((void *)function, &info) && strstr(info.dli_fname, "mmssl_fast/_C")) ++regions;
+  parallel(function, data, threads, flags);
+}
+"""
+ONE_STEP = """
+import ctypes, sys, torch
+from mmssl_fast import InteractionGraph, sample_bpr
+from mmssl_trainer.config.sections import load
+from mmssl_trainer.data import synthetic
+from mmssl_trainer.systems import create
+from mmssl_trainer.systems.base import Batch
+torch.set_num_threads(2)
+dataset, config = synthetic(0), load(None, {})
+graph, system = InteractionGraph.from_scipy(dataset.train), create("mmssl")
+system.build(dataset, graph, config)
+system.start_epoch(1)
+system.step(Batch(*sample_bpr(graph, config.train.batch, 0, 0), 0))
+count = ctypes.CDLL(sys.argv[1]).regions_of_mmssl_fast
+before = count()
+system.step(Batch(*sample_bpr(graph, config.train.batch, 0, 1), 1))
+print(count() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler, cc")
+def test_step_enters_few_parallel_regions(tmp_path):
+    source, library = tmp_path / "counter.c", tmp_path / "counter.so"
+    source.write_text(COUNTER)
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"], check=True)
+    environ = os.environ | {"LD_PRELOAD": str(library), "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-P", "-c", ONE_STEP, str(library)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert 20 <= int(done.stdout) <= 64
+
+
+@pytest.fixture(scope="module")
+def busy():
+    spec = importlib.util.spec_from_file_location("busy", Path(__file__).parents[1] / "benchmarks" / "busy.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_busy_compares_within_rounds(busy):
+    results = {
+        busy.OURS: [(8.0, 10.0), (9.0, 30.0), (8.0, 11.0)],
+        busy.ONE: [(8.0, 20.0), (6.0, 25.0), (8.0, 20.0)],
+        busy.ALL: [(16.0, 10.0), (9.0, 30.0), (16.0, 10.0)],
+        busy.OTHER: [(20.0, 20.0), (20.0, 20.0), (20.0, 10.0)],
+    }
+    assert busy.summary(results)[0] == (busy.OURS, 8.0, 1.0, 11.0, pytest.approx(1.1))
+    assert busy.summary(results)[2][2] == 2.0
+    met = [sentence.rsplit(": ", 1)[1] for sentence in busy.verdicts(0, results)]
+    assert met == ["met", "met", "missed"] and len(busy.verdicts(2, results)) == 2
+    text = busy.page([(0, 0.25, 1.0, results)], 2)
+    assert "| one thread | 8.0 | 1.00 | 20.0 | 2.00 |" in text and "3 rounds" in text
+
+
+def test_busy_measures_a_command(busy, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    code = "import os, time\nwhile time.process_time() < 0.3: pass\n"
+    code += "assert os.environ['SET'] == '1' and 'OMP_WAIT_POLICY' not in os.environ"
+    cpu, wall = busy.measure([sys.executable, "-c", code], {"SET": "1"}, tmp_path)
+    assert 0.3 <= cpu <= wall + 0.1
+    with pytest.raises(SystemExit, match=r"exit code 1\n(.|\n)*KeyError"):
+        busy.measure([sys.executable, "-c", code], {}, tmp_path)
+
+
+def test_busy_ends_its_spinners(busy):
+    with pytest.raises(RuntimeError), busy.spinners(1):
+        ours = [int(line.split()[0]) for line in subprocess.run(
+            ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True,
+        ).stdout.splitlines() if "while True" in line]  # fmt: skip
+        assert len(ours) == 1
+        raise RuntimeError
+    assert not os.path.exists(f"/proc/{ours[0]}")

@@ -1,4 +1,5 @@
-// ChunkQueue: every index is given out once, in chunks that depend on nobody, and a late thread keeps its own chunk only.
+// ChunkQueue: every index is given out once, in chunks that depend on nobody, and a late thread keeps its own chunk
+// only.
 #include "common/chunk_queue.h"
 
 #include <atomic>
@@ -11,7 +12,9 @@ namespace {
 void every_index_once(int64_t begin, int64_t end, int64_t chunk) {
   mmssl::ChunkQueue queue(begin, end, chunk);
   std::vector<int> taken(end - begin, 0);  // each entry written by whoever took it: a race is a double take
+  std::atomic<int> ready{0};
   in_two_threads(2, [&](int64_t, int64_t) {
+    for (++ready; ready < 2;) std::this_thread::yield();
     for (int64_t first, last; queue.take(first, last);) {
       CHECK((first - begin) % chunk == 0, "a chunk begins at %ld", static_cast<long>(first));
       CHECK(last - first == chunk || last == end, "a chunk is [%ld, %ld)", static_cast<long>(first),
@@ -51,6 +54,6 @@ int main() {
   for (int64_t chunk : {1, 2, 7, 1000, 5000}) every_index_once(3, 3003, chunk);
   every_index_once(0, 0, 4);
   every_index_once(0, 1, 4);
-  every_index_once(0, 200000, 1);
+  every_index_once(0, 1000000, 1);
   late_thread();
 }
