@@ -23,6 +23,11 @@ from pathlib import Path
 
 from mmssl_trainer import threads
 
+# Ends with the process that started it, however that ends.
+SPIN = """import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000): pass"""
 CPU_TARGET, WALL_TARGET, BEFORE_TARGET = 1.2, 1.1, 1.0
 OURS, ONE, ALL, OTHER = "command line's choice", "one thread", "a thread per processor", "other build"
 # Of earlier settings nothing may reach the runs; each chooses its own.
@@ -34,7 +39,7 @@ def spinners(n):
     """Inside, n processes compute without end, one thread each."""
     started = []
     try:
-        started += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+        started += [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(n)]
         if n:
             time.sleep(2)
         yield
@@ -86,6 +91,8 @@ def rounds(n, chosen, most, seconds):
                 break
             for name, (command, settings) in chosen.items():
                 results[name].append(measure(command, settings, folder))
+                cpu, wall = results[name][-1]
+                print(f"{n} spinning, round {done + 1}, {name}: CPU {cpu:.1f} s, wall {wall:.1f} s", file=sys.stderr)
     return results
 
 
