@@ -1,5 +1,5 @@
-// Work that threads take a chunk at a time: one that starts late, or whose core somebody else has, delays the others by
-// the chunk that it holds and no more.
+// Work that threads take a chunk at a time: of a thread that starts late, or whose core somebody else has, the others
+// do all the work but for the chunk that it holds.
 #pragma once
 
 #include <algorithm>

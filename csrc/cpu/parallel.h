@@ -1,6 +1,7 @@
 // How the CPU kernels hand out work to torch's threads. at::parallel_for gives each thread one share beforehand, and
 // all wait for the last: on a busy machine that is a thread whose core somebody else has. Here the threads of one
 // parallel region take chunks from a queue instead. Results must not depend on where a chunk begins or who takes it.
+// OpenMP still ends a region only when every thread has been there, so what is small stays outside of one.
 #pragma once
 
 #include <ATen/Parallel.h>
