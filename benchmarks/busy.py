@@ -3,10 +3,11 @@ N single-threaded processes that spin.
 
     python -P benchmarks/busy.py
     python -P benchmarks/busy.py --against /path/to/another/venv/bin/mmssl-fast
+    python -P benchmarks/busy.py --also OMP_WAIT_POLICY=ACTIVE --also GOMP_SPINCOUNT=1000
 
 For every N the ways to run take turns: as the command line chooses, with one thread (OMP_NUM_THREADS=1), with a thread
-per processor, and with --against as another build chooses. Prints a page in Markdown: medians, and medians of the
-ratios within a round, beside the targets.
+per processor, with --also under one more environment variable, and with --against as another build chooses. Prints a
+page in Markdown: medians, and medians of the ratios within a round, beside the targets.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def measure(command, settings, folder):
     return usage.ru_utime + usage.ru_stime, wall
 
 
-def ways(epochs, against):
+def ways(epochs, also, against):
     """{name: (command, environment variables)}."""
     arguments = ["train", "--epochs", str(epochs), "--overwrite", "--out", "run"]
     ours = [sys.executable, "-P", "-m", "mmssl_trainer", *arguments]
@@ -74,6 +75,7 @@ def ways(epochs, against):
         ONE: (ours, {"OMP_NUM_THREADS": "1"}),
         ALL: (ours, {"OMP_NUM_THREADS": str(threads.available())}),
     }
+    found |= {setting: (ours, dict([setting.split("=", 1)])) for setting in also}
     if against:
         found[OTHER] = ([*shlex.split(against), *arguments], {})
     return found
@@ -159,9 +161,12 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, default=5, help="most rounds for each N")
     parser.add_argument("--minutes", type=float, default=20, help="for all; there is at least one round for each N")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=VALUE", help="one more way to run")
     parser.add_argument("--against", metavar="COMMAND", help="mmssl-fast of another build")
     chosen = parser.parse_args(argv)
-    compared = ways(chosen.epochs, chosen.against)
+    if any("=" not in setting for setting in chosen.also):
+        parser.error("--also: write NAME=VALUE")
+    compared = ways(chosen.epochs, chosen.also, chosen.against)
     measured = []
     for n in chosen.spinners:
         busy, load = threads.busy_processors(set(range(os.cpu_count() or 1)), window=1.0), os.getloadavg()[0]

@@ -327,6 +327,13 @@ def test_busy_compares_within_rounds(busy):
     assert "| one thread | 8.0 | 1.00 | 20.0 | 2.00 |" in text and "3 rounds" in text
 
 
+def test_busy_runs_under_the_settings_asked_for(busy):
+    found = busy.ways(2, ["GOMP_SPINCOUNT=10"], "other/python -m command")
+    assert found[busy.OURS][1] == {} and found[busy.ONE][1] == {"OMP_NUM_THREADS": "1"}
+    assert found["GOMP_SPINCOUNT=10"][1] == {"GOMP_SPINCOUNT": "10"}
+    assert found[busy.OTHER][0][:5] == ["other/python", "-m", "command", "train", "--epochs"]
+
+
 def test_busy_measures_a_command(busy, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     code = "import os, time\nwhile time.process_time() < 0.3: pass\n"
