@@ -50,13 +50,16 @@ def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> 
 def choose() -> int:
     """The number of threads for a new process: `available()`, or its fair share of busy processors.
 
-    With n processors of which t are busy, a process of n threads gets n² / (n + t) of them. A processor counts as busy
-    only if it is busy now and the load average says that this has lasted for a minute, so that neither the last second
-    of a compiler nor a host's other processors take threads from a run of hours.
+    With n processors of which t are busy, a process of n threads gets n² / (n + t) of them, and more threads than that
+    mostly wait for one another. Two are used nevertheless: on busy processors they have been faster than one, for the
+    same processor time, because the scheduler divides time among threads.
+
+    The number of busy processors is the smaller of those that are busy now and the load average of the last minute, so
+    that neither the last second of a compiler nor a host's other processors take threads from a run of hours.
     """
     affinity = _affinity()
     n, busy = len(affinity), min(busy_processors(affinity), _load_average())
-    return max(1, min(available(), round(n * n / (n + busy))))
+    return min(available(), max(2, round(n * n / (n + busy))))
 
 
 def available(root: Path = Path("/")) -> int:

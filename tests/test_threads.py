@@ -121,11 +121,12 @@ def test_busy_processors_is_0_where_nothing_is_known(tmp_path):
     "n, quota, busy, load, expected",
     [
         (2, 2, 0.0, 0.0, 2),
-        (2, 2, 2.0, 0.1, 2),  # busy for a moment
-        (2, 2, 0.1, 5.0, 2),  # was busy, or others of the host's processors are
-        (2, 2, 2.0, 6.0, 1),
-        (2, 2, 1.0, 1.0, 1),
-        (2, 2, 0.4, 0.6, 2),
+        (2, 2, 2.0, 6.0, 2),  # two threads, however busy the processors
+        (4, 4, 4.0, 9.0, 2),
+        (8, 8, 1.0, 1.0, 7),
+        (8, 8, 8.0, 0.2, 8),  # busy for a moment
+        (8, 8, 0.1, 9.0, 8),  # was busy, or others of the host's processors are
+        (8, 1, 8.0, 9.0, 1),
         (16, 16, 4.0, 4.0, 13),
         (16, 16, 16.0, 40.0, 8),
         (64, 4, 30.0, 30.0, 4),  # a quota that the free processors cover
