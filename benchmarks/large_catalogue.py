@@ -8,6 +8,10 @@ import json
 import resource
 import time
 
+from mmssl_trainer import threads
+
+threads.configure()  # before torch is imported
+
 import numpy as np
 import scipy.sparse as sp
 import torch

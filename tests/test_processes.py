@@ -277,20 +277,20 @@ def test_runs_that_do_not_fit_together_are_refused(folder, tmp_path, monkeypatch
         processes.refuse_what_cannot_fit([config] * 3, data, 4, "trials")
 
 
-def test_processors_are_shared(folder, tmp_path, monkeypatch):
+def test_threads_are_shared(folder, tmp_path, monkeypatch, threads):
     asked = []
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    threads(8)
     monkeypatch.setattr(targets, "produce", lambda what, data, say, jobs: asked.append((what, jobs)) or what.out)
     (tmp_path / "table2.md").touch()
     plain = [one for one in command(folder, tmp_path / "table2.md", "--systems", "mf") if one not in ("--threads", "1")]
-    for jobs, seeds, threads, expected in (
+    for jobs, seeds, number, expected in (
         (3, 9, 0, (3, 2)),
         (20, 30, 0, (20, 1)),
         (20, 2, 0, (2, 4)),
         (3, 9, 5, (3, 5)),
         (1, 9, 0, (1, 0)),
     ):
-        more = ["--jobs", str(jobs), "--seeds", str(seeds), "--threads", str(threads)]
+        more = ["--jobs", str(jobs), "--seeds", str(seeds), "--threads", str(number)]
         assert main([*plain, *more]) == 0
         assert (asked[-1][1], asked[-1][0].base["mf"].train.threads) == expected, more
 

@@ -1,5 +1,4 @@
 // bpr_loss on the CPU: checks, allocation, threads, and the gradients sorted by row.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
@@ -14,8 +13,8 @@
 #include "common/dispatch.h"
 #include "common/factors.h"
 #include "common/isa.h"
-#include "cpu/csr.h"
 #include "cpu/csr_transpose.h"
+#include "cpu/parallel.h"
 #include "cpu/spmm.h"
 
 #define MMSSL_KERNELS "cpu/isa/bpr_loss.h"
@@ -54,7 +53,7 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_cpu(const at::Tensor& user_emb, cons
   with_value_type(op, u.scalar_type(), [&](auto element) {
     using T = decltype(element);
     using A = wide_t<T>;
-    at::parallel_for(0, batch, row_grain(batch, batch * 3 * d), [&](int64_t begin, int64_t end) {
+    for_rows(0, batch, batch * 3 * d, [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(bpr_loss_fwd, read_ptr<T>(u), u.stride(0), read_ptr<T>(i), i.stride(0), read_ptr<int64_t>(users),
                      read_ptr<int64_t>(pos), read_ptr<int64_t>(neg), d, write_ptr<A>(losses), write_ptr<A>(slope),
                      begin, end);
@@ -78,7 +77,7 @@ at::Tensor user_grad(const char* op, const at::Tensor& user_emb, const at::Tenso
   with_value_type(op, user_emb.scalar_type(), [&](auto element) {
     using T = decltype(element);
     using A = wide_t<T>;
-    at::parallel_for(0, n_rows, row_grain(n_rows, 2 * users.size(0) * d), [&](int64_t begin, int64_t end) {
+    for_rows(0, n_rows, 2 * users.size(0) * d, [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(bpr_loss_bwd_users, read_ptr<int64_t>(crow), read_ptr<int64_t>(triple), read_ptr<int64_t>(rows),
                      read_ptr<T>(items), items.stride(0), read_ptr<int64_t>(pos), read_ptr<int64_t>(neg),
                      read_ptr<A>(slope), d, write_ptr<T>(grad), begin, end);

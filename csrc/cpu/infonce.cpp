@@ -10,7 +10,6 @@
 //
 // An id that occurs many times among the anchors is worked on once: of a batch drawn over TikTok's interactions, where
 // a hundred users make 71% of them, 0.4 of the users are different.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -26,7 +25,6 @@
 #include "common/dispatch.h"
 #include "common/factors.h"
 #include "common/isa.h"
-#include "cpu/csr.h"
 #include "cpu/infonce.h"
 #include "cpu/tile.h"
 
@@ -167,9 +165,9 @@ void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
     const int64_t rows = block.rows();
     highest.fill_(-std::numeric_limits<double>::infinity());
     sum.zero_();
-    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
+    for_tasks(tasks.count(), [&](ChunkQueue& queue) {
       const at::Tensor scratch = at::empty({kInfonceAnchors * kInfonceKeys}, in.h.options());
-      for (; task < task_end; ++task) {
+      for (int64_t task; queue.take(task);) {
         const int64_t* left_out = tasks.within(task) ? block.left_out : nullptr;
         T* task_highest = write_ptr<T>(highest) + task * rows;
         double* task_sum = write_ptr<double>(sum) + task * rows;
@@ -181,7 +179,7 @@ void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
                   });
       }
     });
-    at::parallel_for(0, rows, row_grain(rows, rows * (in.d() + 32 * tasks.count())), [&](int64_t row, int64_t end) {
+    for_rows(0, rows, rows * (in.d() + 32 * tasks.count()), [&](int64_t row, int64_t end) {
       MMSSL_DISPATCH(infonce_finish, read_ptr<T>(highest), read_ptr<double>(sum), tasks.count(), rows, scale,
                      read_ptr<T>(block.anchors), read_ptr<T>(block.positives), in.d(), write_ptr<T>(lse) + begin,
                      write_ptr<T>(term) + begin, row, end);
@@ -212,9 +210,9 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
   for (int64_t begin = 0; begin < in.anchors(); begin += kInfonceBlock) {
     const Block block(in, begin, std::min(begin + kInfonceBlock, in.anchors()));
     const int64_t rows = block.rows();
-    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
+    for_tasks(tasks.count(), [&](ChunkQueue& queue) {
       const at::Tensor scratch = at::empty({kInfonceAnchors * kInfonceKeys}, in.h.options());
-      for (; task < task_end; ++task) {
+      for (int64_t task; queue.take(task);) {
         const int64_t* left_out = tasks.within(task) ? block.left_out : nullptr;
         const at::Tensor& keys = tasks.within(task) ? in.e : in.h;
         const at::Tensor& key_grads = tasks.within(task) ? e_grad : h_grad;
@@ -232,7 +230,7 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
       }
     });
     anchor_grads.zero_();
-    at::parallel_for(0, rows, row_grain(rows, rows * d * tasks.count()), [&](int64_t row, int64_t end) {
+    for_rows(0, rows, rows * d * tasks.count(), [&](int64_t row, int64_t end) {
       MMSSL_DISPATCH(add_shares, read_ptr<T>(shares), tasks.count(), rows, d, write_ptr<T>(anchor_grads), row, end);
     });
     for (int64_t r = 0; r < rows; ++r) {
@@ -296,8 +294,8 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
       return kept.narrow(0, rows * (first + (tasks.within(task) ? users : 0)), rows * width).view({rows, width});
     };
     sum.zero_();
-    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
-      for (; task < task_end; ++task) {
+    for_tasks(tasks.count(), [&](ChunkQueue& queue) {
+      for (int64_t task; queue.take(task);) {
         at::Tensor tile = tile_of(task);
         product_transposed(tile, block.anchors, keys_of(task));
         MMSSL_DISPATCH(infonce_exp, write_ptr<T>(tile), rows, tile.size(1), tasks.begin(task),
@@ -317,8 +315,8 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
       loss += (std::log(total) + scale * (1 - product)) * weight;
     }
     const at::Tensor weighted = block.anchors.mul(rows_of(factors, 0, rows));
-    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
-      for (; task < task_end; ++task) {
+    for_tasks(tasks.count(), [&](ChunkQueue& queue) {
+      for (int64_t task; queue.take(task);) {
         const at::Tensor tile = tile_of(task);
         at::Tensor share = rows_of(shares, task * rows, (task + 1) * rows);
         at::Tensor key_grad = rows_of(tasks.within(task) ? e_grad : h_grad, tasks.begin(task), tasks.end(task));
@@ -327,7 +325,7 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
       }
     });
     anchor_grads.zero_();
-    at::parallel_for(0, rows, row_grain(rows, rows * d * tasks.count()), [&](int64_t row, int64_t end) {
+    for_rows(0, rows, rows * d * tasks.count(), [&](int64_t row, int64_t end) {
       MMSSL_DISPATCH(add_shares, read_ptr<T>(shares), tasks.count(), rows, d, write_ptr<T>(anchor_grads), row, end);
     });
     const T* anchor_grad = read_ptr<T>(anchor_grads);

@@ -1,6 +1,5 @@
 // sample_bpr and sample_bpr_users on the CPU: counter-based, so a slot's draw depends on nothing but (seed, offset,
 // slot). The definition, to the bit, is reference.sample_bpr.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -15,6 +14,7 @@
 #include "common/isa.h"
 #include "common/philox.h"
 #include "common/sample_bpr_check.h"
+#include "cpu/parallel.h"
 #include "cpu/seed_offset.h"
 
 #define MMSSL_KERNELS "cpu/isa/philox.h"
@@ -22,6 +22,8 @@
 
 namespace mmssl {
 namespace {
+
+constexpr int64_t kSlotWork = 128;  // operations a slot, most of them binary searches
 
 using Sample = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
@@ -113,7 +115,7 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
   with_index_type(op, col.scalar_type(), [&](auto index) {
     using Index = decltype(index);
     const Index* item = read_ptr<Index>(col);
-    at::parallel_for(0, batch, 2048, [&](int64_t begin, int64_t end) {
+    for_rows(0, batch, batch * kSlotWork, [&](int64_t begin, int64_t end) {
       const Words positive(noise, kStreamPositive, begin, end), negative(noise, kStreamNegative, begin, end);
       for (int64_t b = begin; b < end; ++b) {
         int64_t edge = positive.below(b, eligible);

@@ -1,6 +1,5 @@
 // sampled_dot on the CPU: checks, allocation, threads. The arithmetic is in isa/sampled_dot.cpp; its gradients are
 // row-wise sums, over the block and over its transpose.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
@@ -13,6 +12,7 @@
 #include "common/sampled_dot_check.h"
 #include "cpu/csr.h"
 #include "cpu/csr_transpose.h"
+#include "cpu/parallel.h"
 #include "cpu/spmm.h"
 
 #define MMSSL_KERNELS "cpu/isa/sampled_dot.h"
@@ -33,7 +33,7 @@ at::Tensor sampled_dot_cpu(const at::Tensor& crow, const at::Tensor& col, const 
     with_index_type(op, col.scalar_type(), [&](auto index) {
       using T = decltype(value);
       using Index = decltype(index);
-      at::parallel_for(0, n_rows, row_grain(n_rows, col.numel() * d), [&](int64_t begin, int64_t end) {
+      for_rows(0, n_rows, col.numel() * d, [&](int64_t begin, int64_t end) {
         MMSSL_DISPATCH(sampled_dot_fwd, read_ptr<int64_t>(crow), read_ptr<Index>(col), read_ptr<T>(u), read_ptr<T>(v),
                        d, write_ptr<T>(s), begin, end);
       });

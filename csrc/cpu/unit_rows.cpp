@@ -1,5 +1,4 @@
 // unit_rows on the CPU: checks, allocation, threads. The arithmetic is in isa/unit_rows.cpp.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -8,7 +7,7 @@
 #include "common/factors.h"
 #include "common/isa.h"
 #include "common/unit_rows_check.h"
-#include "cpu/csr.h"
+#include "cpu/parallel.h"
 
 #define MMSSL_KERNELS "cpu/isa/unit_rows.h"
 #include "common/each_isa.h"
@@ -25,7 +24,7 @@ std::tuple<at::Tensor, at::Tensor> unit_rows_cpu(const at::Tensor& x_in) {
   at::Tensor inverse = at::empty({n_rows}, x.options().dtype(wide_type(x.scalar_type())));
   with_value_type(op, x.scalar_type(), [&](auto value) {
     using T = decltype(value);
-    at::parallel_for(0, n_rows, row_grain(n_rows, n_rows * d), [&](int64_t begin, int64_t end) {
+    for_rows(0, n_rows, n_rows * d, [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(unit_rows_fwd, read_ptr<T>(x), d, write_ptr<T>(unit), write_ptr<wide_t<T>>(inverse), begin, end);
     });
   });
@@ -40,7 +39,7 @@ at::Tensor unit_rows_bwd_cpu(const at::Tensor& grad_in, const at::Tensor& x_in, 
   at::Tensor x_grad = at::empty({n_rows, d}, x.options());
   with_value_type(op, x.scalar_type(), [&](auto value) {
     using T = decltype(value);
-    at::parallel_for(0, n_rows, row_grain(n_rows, n_rows * d), [&](int64_t begin, int64_t end) {
+    for_rows(0, n_rows, n_rows * d, [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(unit_rows_bwd, read_ptr<T>(grad), read_ptr<T>(x), read_ptr<wide_t<T>>(inverse), d,
                      write_ptr<T>(x_grad), begin, end);
     });

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from .. import threads
 from .options import JsonOption
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "instruction sets built": ", ".join(built["isa_levels"]),
         "instruction set in use": built["isa"],
         "CUDA in the build": ", ".join(built["cuda_archs"]) if built["cuda"] else "no",
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
+        "threads": f"{torch.get_num_threads()} of {threads.available()} processors that this process may use",
+        "threads wait": ", ".join(f"{name}={os.environ[name]}" for name in threads.WAIT_SETTINGS if name in os.environ)
+        or "as the OpenMP runtime chooses",
         "GPU": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use",
     }
     findings["ops"] = mmssl_fast.backends()

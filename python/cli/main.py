@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .. import threads
 from ..errors import InputError, Interrupted, NonFiniteLoss, WorkerFailed, as_user_error
 
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
@@ -15,6 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code: 0; 1 for a run that failed, as
     by a loss that is not finite or for want of memory; 2 for a mistake in what was given or a file that cannot be
     written; 130 when interrupted, 143 when terminated."""
+    if "torch" not in sys.modules and (note := threads.configure()):
+        print(f"note: {note}", file=sys.stderr)
     try:
         from .app import app
 

@@ -14,7 +14,7 @@ DataOption = Annotated[str | None, typer.Option(help="Folder with the data; with
 LayoutOption = Annotated[str | None, typer.Option(help=f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration in TOML.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; 0: OMP_NUM_THREADS or the free processors.")]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="At most so many epochs a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that train wrote, or its model.safetensors.")]

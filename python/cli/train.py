@@ -64,6 +64,8 @@ def train(
     ] = None,
 ) -> None:
     """Train a recommender, keep its best model and say how good it is."""
+    import torch
+
     from ..config import presets
     from ..config.compare import refuse_other
     from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
@@ -102,6 +104,8 @@ def train(
         chosen = chosen.changed("data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = chosen.changed("train", epochs=SYNTHETIC_EPOCHS)
+    if not chosen.train.threads:  # kept for resuming: the number may change results, and the load may change the number
+        chosen = chosen.changed("train", threads=torch.get_num_threads())
     chosen = budget.settle(dataset, chosen, resumed=resume is not None)
     place = resume or out or default_path(chosen, dataset)
     checkpoints = Checkpoints(place, dataset, chosen)

@@ -197,7 +197,7 @@ class TrainSection(Section):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of parameters, sampling, dropout and noise.")
     device: str = Field("cpu", description='Where to train: "cpu", "cuda", "cuda:1".')
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: as torch chooses.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: OMP_NUM_THREADS or the free processors.")
     discriminator_steps: int = Field(
         1, ge=1, description="Discriminator steps before each generator step. Left open by the paper."
     )

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from .. import threads as thread_settings
 from ..config.byte_size import readable
 from ..config.sections import Config
 from ..console import output, progress
@@ -48,9 +51,9 @@ class Part:
 
 
 def sharing(config: Config, jobs: int) -> Config:
-    """With the threads of one of so many processes at once, unless it says how many."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.changed("train", threads=config.train.threads or max(1, processors // jobs))
+    """The configuration of one of `jobs` simultaneous processes: this process's threads are divided among them, unless
+    train.threads says how many each has."""
+    return config.changed("train", threads=config.train.threads or max(1, torch.get_num_threads() // jobs))
 
 
 def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, what: str, ended: Callable[[int], None]) -> None:
@@ -123,10 +126,12 @@ class _Process:
         threads = part.config.train.threads
         asked = {"path": sys.path, "call": part.call, "config": part.config.model_dump_json(),
                  "arguments": part.arguments, "fingerprint": fingerprint}  # fmt: skip
+        environ = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        thread_settings.configure(environ=environ)
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BEGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                start_new_session=True, env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+                start_new_session=True, env=environ,
             )  # fmt: skip
         except OSError as error:
             raise InputError(f"{part.title}: no process for it ({error.strerror}); give fewer --jobs") from None
