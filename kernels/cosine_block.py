@@ -124,12 +124,12 @@ def _product_grad(grad_ptr, block_ptr, inverse_ptr, along_ptr, crow_ptr, col_ptr
                   end, BLOCK_I: tl.constexpr, ACC: tl.constexpr):  # fmt: skip
     """The gradient of a tile's products, inverse (grad - along block), 0 where seen; each row's place behind it."""
     item = first + tl.arange(0, BLOCK_I).to(tl.int64)
-    at = row[:, None] * items + item[None, :]
+    offset = row[:, None] * items + item[None, :]
     inside = live[:, None] & (item < last)[None, :]
-    g = tl.load(grad_ptr + at, inside, 0.0).to(ACC)
+    g = tl.load(grad_ptr + offset, inside, 0.0).to(ACC)
     if inverse_ptr is not None:
         along, inverse = tl.load(along_ptr + row, live, 0.0), tl.load(inverse_ptr + row, live, 0.0)
-        g = (g - along[:, None] * tl.load(block_ptr + at, inside, 0.0).to(ACC)) * inverse[:, None]
+        g = (g - along[:, None] * tl.load(block_ptr + offset, inside, 0.0).to(ACC)) * inverse[:, None]
     if crow_ptr is not None:
         g, place = hide_seen(g, 0.0, first, place, end, col_ptr)
     return g, place

@@ -29,8 +29,8 @@ MOST = 128  # columns
 @triton.jit
 def _columns(ptr, item, inside, stride, column, column_stride, columns):
     """Rows `item` of a matrix with any strides; 0 outside."""
-    at = ptr + item[:, None] * stride + column[None, :] * column_stride
-    return tl.load(at, inside[:, None] & (column < columns)[None, :], 0.0)
+    address = ptr + item[:, None] * stride + column[None, :] * column_stride
+    return tl.load(address, inside[:, None] & (column < columns)[None, :], 0.0)
 
 
 @triton.jit

@@ -124,11 +124,11 @@ def infonce_finish_kernel(
     part = tl.arange(0, BLOCK_P).to(tl.int64)
     live_a = row < anchors
     live = live_a[:, None] & (part < parts)[None, :]
-    at = part[None, :] * anchors + row[:, None]
-    total = tl.load(total_ptr + at, live, 0.0)
+    place = part[None, :] * anchors + row[:, None]
+    total = tl.load(total_ptr + place, live, 0.0)
     level = tl.zeros((BLOCK_A,), tl.float64) + tl.cast(shift, tl.float64)
     if RUNNING_MAX:
-        top = tl.load(top_ptr + at, live, float("-inf")).to(tl.float64)
+        top = tl.load(top_ptr + place, live, float("-inf")).to(tl.float64)
         highest = tl.max(top, 1)
         # A part whose every key was left out has no top.
         total *= tl.where(total == 0, 0.0, tl.exp2(top - highest[:, None]))
@@ -304,14 +304,15 @@ def infonce_bwd_scatter_kernel(
             for _ in range(parts):
                 total += tl.load(share_at + column, live, 0.0)
                 share_at += tl.cast(anchors, tl.int64) * D
-        at = id * D + column
-        h, e = tl.load(h_ptr + at, live, 0.0), tl.load(e_ptr + at, live, 0.0)
-        tl.store(grad_e_ptr + at, tl.load(grad_e_ptr + at, live, 0.0) + total + pull * h, live)
-        tl.store(grad_h_ptr + at, tl.load(grad_h_ptr + at, live, 0.0) + pull * e, live)
+        entry = id * D + column
+        h, e = tl.load(h_ptr + entry, live, 0.0), tl.load(e_ptr + entry, live, 0.0)
+        tl.store(grad_e_ptr + entry, tl.load(grad_e_ptr + entry, live, 0.0) + total + pull * h, live)
+        tl.store(grad_h_ptr + entry, tl.load(grad_h_ptr + entry, live, 0.0) + pull * e, live)
 
 
 def _blocks(precision: str, wide: bool, d: int, arch: int) -> tuple[int, int, int]:
-    """Rows kept, rows going by and columns at a time: the most that compile without a spill (compile_gate)."""
+    """Rows that a program owns, rows of a step of its loop, and columns at a time: the most that compile without
+    spilling registers (compile_gate)."""
     if wide:
         return 32, 16, 32
     if precision == "tf32x3":  # two halves of both operands are in registers at once
@@ -343,10 +344,10 @@ class _Call:
         self.tau, self.anchors, (self.users, self.d) = tau, ids.shape[0], h.shape
         self.exclude_self = exclude_self
         wide, precision = h.dtype == torch.float64, dot_precision(h.dtype)
-        # A program keeps `own` rows while `other` rows go by, `most` columns at a time.
-        self.own, self.other, most = _blocks(precision, wide, self.d, arch_of(h.device))
+        # A program keeps block_owned rows and loops over the others, block_looped at a time and `most` columns wide.
+        self.block_owned, self.block_looped, most = _blocks(precision, wide, self.d, arch_of(h.device))
         self.block_d, self.block_out = min(power_of_2(self.d, 16), most), min(power_of_2(self.d, 16), 64)
-        self.tiles_a_part, self.parts = split(cdiv(self.users, self.other), cdiv(self.anchors, self.own))
+        self.tiles_a_part, self.parts = split(cdiv(self.users, self.block_looped), cdiv(self.anchors, self.block_owned))
         self.constants = {"D": self.d, "ACC": tl.float64 if wide else tl.float32}
         self.blocks = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
         self.outs = cdiv(self.d, self.block_out)
@@ -372,9 +373,9 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -
     total = h.new_empty(call.parts, call.anchors, dtype=torch.float64)
     top = h.new_empty(total.shape) if running_max else None
     launch(
-        infonce_fwd_kernel, (cdiv(call.anchors, call.own), call.parts), call.h, call.e, call.ids, total, top,
+        infonce_fwd_kernel, (cdiv(call.anchors, call.block_owned), call.parts), call.h, call.e, call.ids, total, top,
         call.anchors, call.users, call.tiles_a_part, *call.scale(), shift,
-        BLOCK_A=call.own, BLOCK_K=call.other, RUNNING_MAX=running_max, **call.constants, **call.blocks,
+        BLOCK_A=call.block_owned, BLOCK_K=call.block_looped, RUNNING_MAX=running_max, **call.constants, **call.blocks,
     )  # fmt: skip
     launch(
         infonce_finish_kernel, (cdiv(call.anchors, 16),), total, top, call.h, call.e, call.ids, term, lse,
@@ -401,14 +402,14 @@ def infonce_bwd(
     share = h.new_empty(call.parts, call.anchors, call.d)
     data = call.h, call.e, call.ids, lse, push
     launch(
-        infonce_bwd_anchors_kernel, (cdiv(call.anchors, call.own), call.parts, call.outs), *data, share,
+        infonce_bwd_anchors_kernel, (cdiv(call.anchors, call.block_owned), call.parts, call.outs), *data, share,
         call.anchors, call.users, call.tiles_a_part, *call.scale(),
-        BLOCK_A=call.own, BLOCK_K=call.other, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
+        BLOCK_A=call.block_owned, BLOCK_K=call.block_looped, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
     )  # fmt: skip
     launch(
-        infonce_bwd_keys_kernel, (cdiv(call.users, call.own), 2, call.outs), *data, grad_h, grad_e,
+        infonce_bwd_keys_kernel, (cdiv(call.users, call.block_owned), 2, call.outs), *data, grad_h, grad_e,
         call.anchors, call.users, *call.scale(),
-        BLOCK_A=call.other, BLOCK_K=call.own, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
+        BLOCK_A=call.block_looped, BLOCK_K=call.block_owned, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
     )  # fmt: skip
     ids_sorted, order = torch.sort(call.ids, stable=True)
     launch(
