@@ -9,6 +9,8 @@ U = 100 000, d = 64: 26 + 105 GFLOP, at the least 0.4 + 1.6 ms in IEEE float32, 
 
 Rows are unit, so a logit never exceeds 1/τ: the exponent is shifted by a constant and no running maximum is carried,
 unless 1/τ is beyond what the exponents of float32 span.
+
+Over 400 lines in one file, because forward and backward share the tile of products and must agree on its blocks.
 """
 
 from __future__ import annotations
@@ -147,8 +149,9 @@ def infonce_finish_kernel(
 
 
 @triton.jit
-def _times_weights(s, scale, lse, push, live, keys, keys_ptr, key, live_k, out, grad, D: tl.constexpr,
-                   PRECISION: tl.constexpr):  # fmt: skip
+def _times_weights(
+    s, scale, lse, push, live, keys, keys_ptr, key, live_k, out, grad, D: tl.constexpr, PRECISION: tl.constexpr
+):
     """grad + w keys, w = push exp2(s scale - lse) where live: d loss / d cosine, without the positives' share."""
     w = tl.where(live, push * tl.exp2(s * scale - lse), 0.0)
     if D > keys.shape[1]:
@@ -199,7 +202,7 @@ def infonce_bwd_anchors_kernel(
         s = products(anchor, e_ptr, id, live_a, h, h_ptr, key, live_k, D, PRECISION, ACC)
         grad = _times_weights(
             s, scale, lse[:, None], push[:, None], live, h, h_ptr, key, live_k, out, grad, D, PRECISION
-        )  # fmt: skip
+        )
     for first in range(begin, last, BLOCK_K):
         key = first + tl.arange(0, BLOCK_K).to(tl.int64)
         live_k = key < last
@@ -210,7 +213,7 @@ def infonce_bwd_anchors_kernel(
         s = products(anchor, e_ptr, id, live_a, e, e_ptr, key, live_k, D, PRECISION, ACC)
         grad = _times_weights(
             s, scale, lse[:, None], push[:, None], live, e, e_ptr, key, live_k, out, grad, D, PRECISION
-        )  # fmt: skip
+        )
     column = out + tl.arange(0, BLOCK_OUT)
     to = share_ptr + (part * anchors + row)[:, None] * D + column[None, :]
     tl.store(to, grad, live_a[:, None] & (column < D)[None, :])
@@ -262,7 +265,7 @@ def infonce_bwd_keys_kernel(
             live = live & ((key[:, None] != id[None, :]) | (within == 0))
         grad = _times_weights(
             s, scale, lse[None, :], push[None, :], live, anchor, e_ptr, id, live_a, out, grad, D, PRECISION
-        )  # fmt: skip
+        )
     column = out + tl.arange(0, BLOCK_OUT)
     to = grad_ptr + key[:, None] * D + column[None, :]
     tl.store(to, grad, live_k[:, None] & (column < D)[None, :])
@@ -328,17 +331,20 @@ class _Call:
     def __init__(self, op: str, h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> None:
         require(
             h.ndim == 2 and h.shape == e.shape,
-            op, f"h and e must both be [U, d], got {tuple(h.shape)} and {tuple(e.shape)}",
-        )  # fmt: skip
+            op,
+            f"h and e must both be [U, d], got {tuple(h.shape)} and {tuple(e.shape)}",
+        )
         require(h.dtype == e.dtype, op, f"h is {short(h.dtype)}, e is {short(e.dtype)}")
         require(
             h.dtype in (torch.float32, torch.float64),
-            op, f"unit rows must be float32 or float64, got {short(h.dtype)}",
-        )  # fmt: skip
+            op,
+            f"unit rows must be float32 or float64, got {short(h.dtype)}",
+        )
         require(
             ids.ndim == 1 and ids.dtype == torch.int64,
-            op, f"ids must be int64 [B], got {short(ids.dtype)} {tuple(ids.shape)}",
-        )  # fmt: skip
+            op,
+            f"ids must be int64 [B], got {short(ids.dtype)} {tuple(ids.shape)}",
+        )
         require(tau > 0, op, f"tau must be positive, got {tau}")
         self.h, self.e, self.ids = row_major(h), row_major(e), row_major(ids)
         self.tau, self.anchors, (self.users, self.d) = tau, ids.shape[0], h.shape
@@ -373,15 +379,44 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -
     total = h.new_empty(call.parts, call.anchors, dtype=torch.float64)
     top = h.new_empty(total.shape) if running_max else None
     launch(
-        infonce_fwd_kernel, (cdiv(call.anchors, call.block_owned), call.parts), call.h, call.e, call.ids, total, top,
-        call.anchors, call.users, call.tiles_a_part, *call.scale(), shift,
-        BLOCK_A=call.block_owned, BLOCK_K=call.block_looped, RUNNING_MAX=running_max, **call.constants, **call.blocks,
-    )  # fmt: skip
+        infonce_fwd_kernel,
+        (cdiv(call.anchors, call.block_owned), call.parts),
+        call.h,
+        call.e,
+        call.ids,
+        total,
+        top,
+        call.anchors,
+        call.users,
+        call.tiles_a_part,
+        *call.scale(),
+        shift,
+        BLOCK_A=call.block_owned,
+        BLOCK_K=call.block_looped,
+        RUNNING_MAX=running_max,
+        **call.constants,
+        **call.blocks,
+    )
     launch(
-        infonce_finish_kernel, (cdiv(call.anchors, 16),), total, top, call.h, call.e, call.ids, term, lse,
-        call.anchors, call.parts, *call.scale(), shift,
-        BLOCK_A=16, BLOCK_P=power_of_2(call.parts), BLOCK_D=call.block_out, RUNNING_MAX=running_max, **call.constants,
-    )  # fmt: skip
+        infonce_finish_kernel,
+        (cdiv(call.anchors, 16),),
+        total,
+        top,
+        call.h,
+        call.e,
+        call.ids,
+        term,
+        lse,
+        call.anchors,
+        call.parts,
+        *call.scale(),
+        shift,
+        BLOCK_A=16,
+        BLOCK_P=power_of_2(call.parts),
+        BLOCK_D=call.block_out,
+        RUNNING_MAX=running_max,
+        **call.constants,
+    )
     return term, lse
 
 
@@ -394,26 +429,59 @@ def infonce_bwd(
     for x in (term_grad, lse_grad, lse):
         require(
             x.shape == ids.shape and x.dtype == h.dtype,
-            op, f"gradients and lse must be {list(ids.shape)} of {short(h.dtype)}, got {list(x.shape)} of "
-            f"{short(x.dtype)}",
-        )  # fmt: skip
+            op,
+            f"gradients and lse must be {list(ids.shape)} of {short(h.dtype)}, got {list(x.shape)} of {short(x.dtype)}",
+        )
     push, pull, lse = (term_grad + lse_grad) / tau, term_grad / -tau, row_major(lse)
     grad_h, grad_e = torch.empty_like(call.h), torch.empty_like(call.e)
     share = h.new_empty(call.parts, call.anchors, call.d)
     data = call.h, call.e, call.ids, lse, push
     launch(
-        infonce_bwd_anchors_kernel, (cdiv(call.anchors, call.block_owned), call.parts, call.outs), *data, share,
-        call.anchors, call.users, call.tiles_a_part, *call.scale(),
-        BLOCK_A=call.block_owned, BLOCK_K=call.block_looped, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
-    )  # fmt: skip
+        infonce_bwd_anchors_kernel,
+        (cdiv(call.anchors, call.block_owned), call.parts, call.outs),
+        *data,
+        share,
+        call.anchors,
+        call.users,
+        call.tiles_a_part,
+        *call.scale(),
+        BLOCK_A=call.block_owned,
+        BLOCK_K=call.block_looped,
+        BLOCK_OUT=call.block_out,
+        **call.constants,
+        **call.blocks,
+    )
     launch(
-        infonce_bwd_keys_kernel, (cdiv(call.users, call.block_owned), 2, call.outs), *data, grad_h, grad_e,
-        call.anchors, call.users, *call.scale(),
-        BLOCK_A=call.block_looped, BLOCK_K=call.block_owned, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
-    )  # fmt: skip
+        infonce_bwd_keys_kernel,
+        (cdiv(call.users, call.block_owned), 2, call.outs),
+        *data,
+        grad_h,
+        grad_e,
+        call.anchors,
+        call.users,
+        *call.scale(),
+        BLOCK_A=call.block_looped,
+        BLOCK_K=call.block_owned,
+        BLOCK_OUT=call.block_out,
+        **call.constants,
+        **call.blocks,
+    )
     ids_sorted, order = torch.sort(call.ids, stable=True)
     launch(
-        infonce_bwd_scatter_kernel, (call.anchors, call.outs), share, pull, order, ids_sorted, call.h, call.e,
-        grad_h, grad_e, call.anchors, call.parts, warps=1, BLOCK_D=call.block_out, **call.constants,
-    )  # fmt: skip
+        infonce_bwd_scatter_kernel,
+        (call.anchors, call.outs),
+        share,
+        pull,
+        order,
+        ids_sorted,
+        call.h,
+        call.e,
+        grad_h,
+        grad_e,
+        call.anchors,
+        call.parts,
+        warps=1,
+        BLOCK_D=call.block_out,
+        **call.constants,
+    )
     return grad_h, grad_e
