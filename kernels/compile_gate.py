@@ -32,9 +32,13 @@ from .launch import Launch, recording
 
 ARCHS = (80, 90, 100)
 TYPES = {
-    torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16",
-    torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1",
-}  # fmt: skip
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.bool: "*i1",
+}
 
 
 class Report(NamedTuple):
@@ -188,9 +192,14 @@ def compile_launch(case: str, launch: Launch, arch: int) -> Report:
         ).stdout
     used = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", text)}
     return Report(
-        case, launch.kernel.fn.__name__, arch, launch.options["num_warps"],
-        used["REG"], used["STACK"], binary.metadata.shared,
-    )  # fmt: skip
+        case,
+        launch.kernel.fn.__name__,
+        arch,
+        launch.options["num_warps"],
+        used["REG"],
+        used["STACK"],
+        binary.metadata.shared,
+    )
 
 
 def gate(cases: list[str], archs: tuple[int, ...] = ARCHS, jobs: int = 1, once: bool = False) -> list[Report]:

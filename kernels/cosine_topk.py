@@ -199,11 +199,28 @@ def cosine_topk(u: Tensor, v: Tensor, k: int, crow: Tensor | None, col: Tensor |
     block_k = power_of_2(kept)
     best, item = (u.new_empty(rows, parts, kept, dtype=dtype) for dtype in (wide(u.dtype), torch.int32))
     launch(
-        cosine_topk_part_kernel, (cdiv(rows, block_a), parts), u, v, crow, col, best, item,
-        rows, items, parts, runs * LEAST_TILES, kept, warps=8 if block_k > 32 or arch < 90 else 4,
-        D=d, BLOCK_A=block_a, BLOCK_I=block_i, BLOCK_D=min(power_of_2(d, 16), most), BLOCK_K=block_k,
-        PRECISION=precision, ACC=tl.float64 if u.dtype == torch.float64 else tl.float32,
-    )  # fmt: skip
+        cosine_topk_part_kernel,
+        (cdiv(rows, block_a), parts),
+        u,
+        v,
+        crow,
+        col,
+        best,
+        item,
+        rows,
+        items,
+        parts,
+        runs * LEAST_TILES,
+        kept,
+        warps=8 if block_k > 32 or arch < 90 else 4,
+        D=d,
+        BLOCK_A=block_a,
+        BLOCK_I=block_i,
+        BLOCK_D=min(power_of_2(d, 16), most),
+        BLOCK_K=block_k,
+        PRECISION=precision,
+        ACC=tl.float64 if u.dtype == torch.float64 else tl.float32,
+    )
     most_parts = MERGED // block_k
     while best.shape[1] > most_parts:
         groups = cdiv(best.shape[1], most_parts)
@@ -230,7 +247,17 @@ def _merge(best: Tensor, item: Tensor, values: Tensor, found: Tensor, parts_a_gr
     rows, parts, kept = best.shape
     block = power_of_2(min(parts, parts_a_group) * kept)
     launch(
-        cosine_topk_merge_kernel, (rows, cdiv(parts, parts_a_group)), best, item, values, found,
-        parts, parts_a_group, kept, values.stride(0), warps=min(max(block // 1024, 1), 4), BLOCK=block,
-    )  # fmt: skip
+        cosine_topk_merge_kernel,
+        (rows, cdiv(parts, parts_a_group)),
+        best,
+        item,
+        values,
+        found,
+        parts,
+        parts_a_group,
+        kept,
+        values.stride(0),
+        warps=min(max(block // 1024, 1), 4),
+        BLOCK=block,
+    )
     return values, found

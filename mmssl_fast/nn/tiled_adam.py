@@ -82,10 +82,21 @@ class TiledAdam(torch.optim.Optimizer):
         stored = [state[name].mT[items] for name in ("exp_avg", "exp_avg_sq")]
         wide = [moment.to(grad.dtype) for moment in stored]  # the same tensors where the dtypes agree
         adam(
-            [weight.detach().mT[items]], [grad], [wide[0]], [wide[1]], [], [state["step"].clone()],
-            amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=0.0,
-            eps=group["eps"], maximize=False, foreach=False,
-        )  # fmt: skip
+            [weight.detach().mT[items]],
+            [grad],
+            [wide[0]],
+            [wide[1]],
+            [],
+            [state["step"].clone()],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+            foreach=False,
+        )
         for moment, updated in zip(stored, wide, strict=True):
             if moment.dtype != updated.dtype:
                 moment.copy_(updated)

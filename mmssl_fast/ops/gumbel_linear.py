@@ -70,10 +70,8 @@ def gumbel_linear_bwd_by_rows(grad, crow, col, users, n_items, *noise):
 def _in_one_pass(matrix, order_statistics) -> bool:
     """Whether a CUDA kernel that makes dense rows and multiplies them at once takes [rows, columns] `matrix`."""
     return (
-        not order_statistics
-        and matrix.shape[1] <= ONE_PASS_COLUMNS
-        and matrix.dtype in (torch.float32, torch.bfloat16)
-    )  # fmt: skip
+        not order_statistics and matrix.shape[1] <= ONE_PASS_COLUMNS and matrix.dtype in (torch.float32, torch.bfloat16)
+    )
 
 
 def gumbel_linear_cuda(weight, crow, col, users, tau, seed_offset, noise_scale, order_statistics, capacity):

@@ -134,9 +134,16 @@ def gumbel_lse(
 
 
 def gumbel_tile(
-    graph, users: Tensor, lse: Tensor, first: int, last: int, tau: float, seed: int | Tensor, offset: int | Tensor = 0,
+    graph,
+    users: Tensor,
+    lse: Tensor,
+    first: int,
+    last: int,
+    tau: float,
+    seed: int | Tensor,
+    offset: int | Tensor = 0,
     noise_scale: float = 1.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Equals ``softmax((A[users] + noise_scale * g) / tau, dim=1)[:, first:last]``, without forming the rest.
 
     Args:
@@ -151,9 +158,14 @@ def gumbel_tile(
 
 
 def gumbel_order_statistics(
-    graph, users: Tensor, tau: float, seed: int | Tensor, offset: int | Tensor = 0, noise_scale: float = 1.0,
+    graph,
+    users: Tensor,
+    tau: float,
+    seed: int | Tensor,
+    offset: int | Tensor = 0,
+    noise_scale: float = 1.0,
     capacity: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rows softmax((A + σ g)/τ) as a CSR block: every seen item, and the unseen ones drawn until those left are
     expected to weigh under 2⁻²⁴ of the largest. Equals ``reference.gumbel_order_statistics``.
 

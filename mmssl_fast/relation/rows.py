@@ -61,9 +61,15 @@ class RelationRows:
 
     @classmethod
     def gumbel(
-        cls, graph: InteractionGraph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0,
+        cls,
+        graph: InteractionGraph,
+        users: Tensor,
+        tau: float,
+        seed: int,
+        offset: int = 0,
+        noise_scale: float = 1.0,
         max_repeats: int | None = None,
-    ) -> RelationRows:  # fmt: skip
+    ) -> RelationRows:
         """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)`` (Eq. 5 without its ζ
         term).
 

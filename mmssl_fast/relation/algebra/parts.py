@@ -271,9 +271,7 @@ def forward(
     shared = WeightPass(weight, gemm)
     factors = [part.low_rank() for part, value in zip(parts, values, strict=True) if value is None]
     shared.vw = _project(weight, [factor[1] for factor in factors if factor is not None], gemm)
-    return [
-        part.forward(shared) if value is None else value for part, value in zip(parts, values, strict=True)
-    ]
+    return [part.forward(shared) if value is None else value for part, value in zip(parts, values, strict=True)]
 
 
 def backward(

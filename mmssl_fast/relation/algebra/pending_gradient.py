@@ -84,9 +84,7 @@ class PendingGradient:
 
     def add_tiles(self, tile: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
         """As add_rows, x given in tiles: tile(begin, end) → [b, end − begin]."""
-        self._pieces.append(
-            lambda begin, end, out: addmm_(out, tile(begin, end).to(y.dtype).mT, y, gemm or y.dtype)
-        )
+        self._pieces.append(lambda begin, end, out: addmm_(out, tile(begin, end).to(y.dtype).mT, y, gemm or y.dtype))
 
 
 @contextmanager
