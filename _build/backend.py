@@ -12,9 +12,10 @@ import shutil
 import sys
 import sysconfig
 
-import sources
 from setuptools import build_meta
 from setuptools.build_meta import build_sdist, get_requires_for_build_sdist
+
+from . import sources, toolkit
 
 __all__ = [
     "build_editable",
@@ -46,16 +47,25 @@ def _find_torch():
     return True
 
 
+def _check():
+    """Stops the build with one sentence, before anything is downloaded or compiled, where it cannot succeed. Returns
+    whether torch is there."""
+    sources.compiler()
+    toolkit.require_nvcc()
+    found = _find_torch()
+    if found and toolkit.requested() == "1":
+        toolkit.choose()
+    return found
+
+
 def _requirements(config_settings=None):
-    sources.compiler()  # says so before anything is downloaded
     oldest = ".".join(map(str, sources.OLDEST_TORCH))
-    return [] if _find_torch() else [f"torch>={oldest}", "numpy"]
+    return [] if _check() else [f"torch>={oldest}", "numpy"]
 
 
 def _against_torch(hook):
     def wrapped(*args, **kwargs):
-        sources.compiler()
-        _find_torch()
+        _check()
         return hook(*args, **kwargs)
 
     return wrapped
