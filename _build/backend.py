@@ -65,7 +65,8 @@ def _requirements(config_settings=None):
 
 def _against_torch(hook):
     def wrapped(*args, **kwargs):
-        _check()
+        sources.compiler()
+        _find_torch()
         return hook(*args, **kwargs)
 
     return wrapped

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from . import sources
 
+DEFAULT_ROOT = "/usr/local/cuda"
+SITE = sys.path  # where installed packages lie
+
 KERNEL = """#include "cuda/launch.h"
 {includes}
 __global__ void probe_kernel(float* x) {{ x[threadIdx.x] = 1.0f; }}
@@ -113,7 +116,7 @@ def candidates():
         found.append(("PATH", nvcc))
     if prefix := os.environ.get("CONDA_PREFIX"):
         found.append(("CONDA_PREFIX", f"{prefix}/bin/nvcc"))
-    found.append(("/usr/local/cuda", "/usr/local/cuda/bin/nvcc"))
+    found.append((DEFAULT_ROOT, f"{DEFAULT_ROOT}/bin/nvcc"))
     found += [("the nvidia packages beside torch", str(path)) for path in _in_wheels("*/bin/nvcc")]
     named = ("CUDA_HOME", "CUDA_PATH")
     # Without an nvcc, only what the user named is worth a word.
@@ -122,7 +125,7 @@ def candidates():
 
 def _in_wheels(pattern):
     """Paths in the folder `nvidia` of the installed packages, which is where NVIDIA's wheels put everything."""
-    return [path for folder in sys.path for path in sorted(Path(folder or ".", "nvidia").glob(pattern))]
+    return [path for folder in SITE for path in sorted(Path(folder or ".", "nvidia").glob(pattern))]
 
 
 def _no_nvcc():
