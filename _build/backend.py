@@ -47,20 +47,16 @@ def _find_torch():
     return True
 
 
-def _check():
-    """Stops the build with one sentence, before anything is downloaded or compiled, where it cannot succeed. Returns
-    whether torch is there."""
+def _requirements(config_settings=None):
+    # What cannot succeed stops here with one sentence, before anything is downloaded or compiled.
     sources.compiler()
     toolkit.require_nvcc()
-    found = _find_torch()
-    if found and toolkit.requested() == "1":
+    if not _find_torch():
+        oldest = ".".join(map(str, sources.OLDEST_TORCH))
+        return [f"torch>={oldest}", "numpy"]
+    if toolkit.requested() == "1":
         toolkit.choose()
-    return found
-
-
-def _requirements(config_settings=None):
-    oldest = ".".join(map(str, sources.OLDEST_TORCH))
-    return [] if _check() else [f"torch>={oldest}", "numpy"]
+    return []
 
 
 def _against_torch(hook):

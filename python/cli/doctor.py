@@ -38,13 +38,13 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "compiler": built["compiler"],
         "instruction sets built": ", ".join(built["isa_levels"]),
         "instruction set in use": built["isa"],
-        "CUDA in the build": ", ".join(built["cuda_archs"]) if built["cuda"] else "no",
+        "CUDA in the build": ", ".join(built["cuda_archs"]) if built["cuda"] else f"no: {built['cuda_note']}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
         "GPU": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use",
     }
     findings["ops"] = mmssl_fast.backends()
     if torch.cuda.is_available() and not built["cuda"]:
-        problems.append("torch has a GPU, mmssl_fast was built without CUDA; reinstall it where nvcc is on the path")
+        problems.append(f"torch has a GPU, but mmssl_fast was built without CUDA: {built['cuda_note']}")
     return findings, problems
 
 
