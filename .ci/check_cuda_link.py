@@ -7,13 +7,13 @@ import subprocess
 import sys
 import warnings
 
+import mmssl_fast._C
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 import mmssl_fast
-import mmssl_fast._C
 from mmssl_fast import static_shapes
 from mmssl_fast.ops import philox, sampled_dot, spmm, unit_rows
 
@@ -134,14 +134,14 @@ def check_fakes():
         call_everything()
     for func, args, kwargs, expected in recorder.calls:
         with FakeTensorMode(allow_non_fake_inputs=False) as mode:
-            fake = tree_map_only(torch.Tensor, lambda x: on_cuda(mode, x), (args, kwargs))  # noqa: B023
+            fake = tree_map_only(torch.Tensor, lambda x: on_cuda(mode, x), (args, kwargs))
             actual = tree_flatten(func(*fake[0], **fake[1]))[0]
         for real, faked in zip(tree_flatten(expected)[0], actual, strict=True):
             if isinstance(real, torch.Tensor):
                 assert faked.device.type == "cuda", f"{func}: its fake kernel forgets the device"
                 other_sizes = func._schema.name.removeprefix("mmssl_fast::") in OTHER_SIZES
                 described = [(x.dtype, x.ndim if other_sizes else (x.shape, x.stride())) for x in (real, faked)]
-                assert described[0] == described[1], f"{func}: returns {described[0]}, its fake kernel says {described[1]}"
+                assert described[0] == described[1], f"{func}: returns and its fake kernel says {described}"
     called = {func._schema.name.removeprefix("mmssl_fast::") for func, *_ in recorder.calls}
     assert registered() == called, f"never called here: {sorted(registered() - called)}"
     print(f"{len(recorder.calls)} calls of {len(called)} ops: fake kernels agree for CUDA tensors")

@@ -1,1 +1,1 @@
-"""How mmssl_fast is built: a package, so that no module of another distribution (NVIDIA's `cuda`) can take a name of it."""
+"""How mmssl_fast is built: a package, so that no other distribution's module (NVIDIA's `cuda`) hides one of it."""

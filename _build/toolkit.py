@@ -180,7 +180,8 @@ def inspect(where, command, torch_cuda):
     root = os.path.realpath(plan["TOP"].strip()) if plan.get("TOP") else None
     if root is None or shutil.which(f"{root}/bin/nvcc") is None:
         root = str(Path(os.path.realpath(shutil.which(command[-1]) or command[-1])).parent.parent)
-    includes = _folders(plan.get("INCLUDES", ""), "-I") + [f"{root}/include", f"{root}/targets/x86_64-linux/include"]
+    includes = _folders(plan.get("INCLUDES", ""), "-I")
+    includes += [f"{root}/include", f"{root}/targets/x86_64-linux/include"]
     libraries = _folders(plan.get("LIBRARIES", ""), "-L")
     libraries += [f"{root}/lib64", f"{root}/lib", f"{root}/targets/x86_64-linux/lib"]
     if not any(Path(folder, "cuda_runtime.h").exists() for folder in includes):
@@ -190,7 +191,8 @@ def inspect(where, command, torch_cuda):
         for path in _in_wheels(f"*/lib/libcudart.so.{release[1]}"):  # wheels hold no libcudart.so
             libraries.append(str(path.parent))
             cudart = f":{path.name}"
-    return Toolkit(tuple(command), root, f"{release[1]}.{release[2]}", _existing(includes), _existing(libraries), cudart)
+    number = f"{release[1]}.{release[2]}"
+    return Toolkit(tuple(command), root, number, _existing(includes), _existing(libraries), cudart)
 
 
 def _folders(flags, prefix):
@@ -283,7 +285,8 @@ def _run(command):
 def _first_error(output, folder=None):
     """The line of a compiler's output that says what is wrong, shortened."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it printed nothing"]
-    marked = [line for line in lines if re.search(r"\b(error|fatal|cannot|undefined|not found|unsupported)\b", line, re.I)]
+    telling = re.compile(r"\b(error|fatal|cannot|undefined|not found|unsupported)\b", re.I)
+    marked = [line for line in lines if telling.search(line)]
     line = (marked or lines)[0]
     if folder is not None:
         line = line.replace(f"{folder}/", "")
