@@ -59,7 +59,6 @@ with sparse.accelerated():
     ours = train(LightGCN(matrix, 2000))
 
 largest = max(abs(a - b) / abs(a) for a, b in zip(plain, ours, strict=True))
-print(
-    f"loss after 10 steps: {plain[-1]:.6f} with torch, {ours[-1]:.6f} with the drop-in; largest difference {largest:.1e}"
-)
+print(f"loss after 10 steps: {plain[-1]:.6f} with torch, {ours[-1]:.6f} with the drop-in")
+print(f"largest relative difference {largest:.1e}")
 assert largest < 1e-5

@@ -1,4 +1,4 @@
-"""Operations and memory of the discriminator's first layer, dense and from the parts of the rows. Counted, not timed."""
+"""Operations and memory of the discriminator's first layer, dense and from parts of the rows. Counted, not timed."""
 
 import numpy as np
 from style import DENSE, OURS, axes

@@ -25,7 +25,7 @@ def axes(columns: int = 1, height: float = 3.1):
             "ytick.color": ink,
         }
     )
-    figure, made = plt.subplots(1, columns, figsize=(4.3 * columns, height), layout="constrained", squeeze=False)
+    _, made = plt.subplots(1, columns, figsize=(4.3 * columns, height), layout="constrained", squeeze=False)
     for each in made[0]:
         each.grid(True, which="major")
     return made[0]
