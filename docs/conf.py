@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "matplotlib.sphinxext.plot_directive",
     "configuration_reference",
+    "mathml",
 ]
 exclude_patterns = ["figures", "_ext", "_generated"]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
@@ -34,6 +35,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 
+default_role = "code"  # the docstrings write `names` as Markdown does
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -55,6 +57,7 @@ plot_html_show_source_link = False
 plot_include_source = False
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"mmssl_fast {release}"
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 html_static_path = ["_static"]
