@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmssl_trainer.config.sections import Config, to_toml
+from mmssl_trainer.config.sections import Config
+from mmssl_trainer.config.toml import to_toml
 from sphinx.errors import ExtensionError
 
 

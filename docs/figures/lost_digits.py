@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from style import DENSE, OURS, THIRD, axes
 
-from mmssl_fast import SeenRows, gradient_norm
-from mmssl_fast.relation import RelationRows
+from mmssl_fast import RelationRows, SeenRows, gradient_norm
 
 torch.manual_seed(0)
 H, ITEMS = 64, 2000
