@@ -13,6 +13,8 @@ import typer
 
 from ..errors import InputError
 from ..runs.complete import changed, fit_and_test, load_data
+from . import data_convert
+from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 from .study_commands import register
 
 app = typer.Typer(
@@ -21,6 +23,7 @@ app = typer.Typer(
 )  # fmt: skip
 data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+data_convert.register(data_app)
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that train wrote, or its model.safetensors.")]
 
@@ -51,6 +54,8 @@ def train(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's files in that folder.")] = False,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the interrupted run in this folder, as "
                                                                     "it was configured.", show_default=False)] = None,
+    interactions: Interactions = None, split_column: SplitColumn = None, split: SplitRule = None,
+    min_rating: MinRating = None, missing_features: MissingFeatures = None,
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
     from ..config import presets
@@ -58,6 +63,7 @@ def train(
     from ..console import output as report
     from ..memory import budget as memory_plan
     from ..runs import folder as run_folder
+    from ..systems import refuse_without_features
     from ..training import checkpoints as checkpoint
     from ..training import loop as training
     from ..training import signals
@@ -66,7 +72,8 @@ def train(
              "train.epochs": (epochs, "--epochs"), "train.batch": (batch, "--batch"), "train.seed": (seed, "--seed"),
              "train.device": (device, "--device"), "train.threads": (threads, "--threads"),
              "train.memory": (memory, "--memory"),
-             "train.compare": (None if compare is None else "yes" if compare else "no", "--compare")}  # fmt: skip
+             "train.compare": (None if compare is None else "yes" if compare else "no", "--compare"),
+             **data_flags(interactions, split_column, split, min_rating, missing_features)}  # fmt: skip
     if resume is not None:
         config = _resumed_configuration(resume, {"--config": config, "--preset": preset, "--out": out,
                                                  "--overwrite": overwrite})  # fmt: skip
@@ -76,6 +83,7 @@ def train(
         checkpoint.refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
     training.pick_device(chosen.train.device)
     dataset = load_data(chosen.data)
+    refuse_without_features(dataset, [chosen.model.system])
     if chosen.data.path != SYNTHETIC:
         chosen = changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
@@ -239,14 +247,19 @@ def data_check(
                                                        show_default=False)] = None,
     split_seed: Annotated[int, typer.Option(help="Seed of the split made where the data has none.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    interactions: Interactions = None, split_column: SplitColumn = None, split: SplitRule = None,
+    min_rating: MinRating = None, missing_features: MissingFeatures = None,
 ) -> None:  # fmt: skip
     """Read the data as train would and say what is in it, or what is wrong with it."""
     from ..console import output as report
     from ..data import summarise
+    from ..systems import SYSTEMS, without_features
 
     given = {"data.path": (path, "DATA"), "data.layout": (layout, "--layout"),
-             "data.modalities": (modality, "--modality"), "data.split_seed": (split_seed, "--split-seed")}  # fmt: skip
+             "data.modalities": (modality, "--modality"), "data.split_seed": (split_seed, "--split-seed"),
+             **data_flags(interactions, split_column, split, min_rating, missing_features)}  # fmt: skip
     summary = summarise(load_data(configuration(None, given, []).data))
+    summary["systems"] = list(SYSTEMS) if summary["modalities"] else without_features()
     if as_json:
         print(json.dumps(summary, indent=2))
         return
@@ -254,6 +267,9 @@ def data_check(
         report.OUT.print(one)
     for note in summary["notes"]:
         report.OUT.print(f"note: {note}", markup=False)
+    if not summary["modalities"]:
+        remaining = ", ".join(summary["systems"])
+        report.OUT.print(f"note: no features; these systems train without: {remaining}", markup=False)
 
 
 @app.command()

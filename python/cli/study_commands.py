@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, shown
+from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 
 SetOption = Annotated[
     list[str] | None,
@@ -54,6 +55,8 @@ def reproduce(
     settings: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs with the time they may take, and stop.")] =
     False,
+    interactions: Interactions = None, split_column: SplitColumn = None, split: SplitRule = None,
+    min_rating: MinRating = None, missing_features: MissingFeatures = None,
 ) -> None:  # fmt: skip
     """One of the paper's tables or figures on your data: runs with several seeds, kept and resumed, then Markdown and
     pictures beside the paper's own figures."""
@@ -68,7 +71,8 @@ def reproduce(
     swept = _names(sweeps, "--sweeps", paper.SWEEPS)
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "train.device": (device, "--device"),
              "train.threads": (threads, "--threads"),
-             "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs")}  # fmt: skip
+             "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs"),
+             **data_flags(interactions, split_column, split, min_rating, missing_features)}  # fmt: skip
     dataset, base = _base(names, flags, config, preset or [], settings or [])
     chosen = _names(variants, "--variants", plan.ABLATIONS | plan.STRUCTURAL_ABLATIONS)
     missing = [name for name in chosen if "mmssl" in base and name not in plan.ablations(base["mmssl"])]
@@ -132,6 +136,8 @@ def tune(
                                                             "processors, or with --threads. What is drawn depends on "
                                                             "which end first.")] = 1,
     settings: SetOption = None,
+    interactions: Interactions = None, split_column: SplitColumn = None, split: SplitRule = None,
+    min_rating: MinRating = None, missing_features: MissingFeatures = None,
 ) -> None:  # fmt: skip
     """Search for settings by validation Recall@20 (Optuna), in a folder from which the search goes on when repeated:
     the trials' record, and the best of them as a preset."""
@@ -140,16 +146,20 @@ def tune(
     from ..runs.complete import load_data
     from ..study.processes import sharing
     from ..study.tune import search
+    from ..systems import refuse_without_features
     from .commands import configuration
 
     flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
              "train.epochs": (epochs, "--epochs"), "train.device": (device, "--device"),
-             "train.threads": (threads, "--threads")}  # fmt: skip
+             "train.threads": (threads, "--threads"),
+             **data_flags(interactions, split_column, split, min_rating, missing_features)}  # fmt: skip
     base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
     searched = search.read_space(search.find_space(space, base.model.system), base)
     jobs = min(jobs, trials)
     resolved = sharing(_resolved(base), jobs) if jobs > 1 else _resolved(base)
-    found = search.Search(out, load_data(base.data), resolved, searched, seeds, prune)
+    dataset = load_data(base.data)
+    refuse_without_features(dataset, [base.model.system])
+    found = search.Search(out, dataset, resolved, searched, seeds, prune)
     found.run(trials, lambda line: report.ERR.print(line, markup=False), jobs)
     for name in (search.RECORD, search.BEST):
         if (out / name).exists():
@@ -169,6 +179,7 @@ def _base(names, flags, config, given, settings):
     """(Dataset, {system: its configuration}): preset below --config below options."""
     from ..config import presets
     from ..runs.complete import load_data
+    from ..systems import refuse_without_features
     from ..training.loop import pick_device
     from .commands import configuration
 
@@ -179,6 +190,7 @@ def _base(names, flags, config, given, settings):
             raise InputError(f"--preset {shown(one)}: write SYSTEM=NAME, SYSTEM one of {', '.join(names)}")
         chosen[name] = value
     dataset = load_data(configuration(config, flags, settings).data)
+    refuse_without_features(dataset, names)
     base = {}
     for name in names:
         own = chosen.get(name) or next((one for one in presets.names() if one == f"{name}-{dataset.name}"), None)

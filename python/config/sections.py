@@ -31,7 +31,32 @@ class Section(BaseModel):
 class DataSection(Section):
     path: str = Field(SYNTHETIC, description='Folder or file with the data; "synthetic" is the embedded catalogue.')
     layout: str = Field("auto", description='How the data is laid out; "auto" looks at the files.')
-    modalities: list[str] = Field([], description="Modalities to use, in this order; empty: all there are.")
+    modalities: list[str] = Field(
+        [], description='Modalities to use, in this order; empty: all there are, ["none"]: no features.'
+    )
+    interactions: str = Field(
+        "", description="The table to read, as seen from the folder; empty: the layout's own, as interactions.csv."
+    )
+    split_column: str = Field("split", min_length=1, description="The table's column that holds train, val or test.")
+    split: Literal["auto", "random", "time", "last"] = Field(
+        "auto",
+        description='"auto": the split that the data gives, else "random", 8:1:1 of each user\'s interactions; "time": '
+        'the latest of all interactions are held out, "last": the latest of each user.',
+    )
+    split_share: float = Field(
+        0.1, gt=0, lt=0.5, description='Share of validation and of testing where split is "random" or "time".'
+    )
+    split_last: int = Field(
+        1, ge=1, description='Interactions of a user in validation and in testing where split is "last".'
+    )
+    min_rating: float | None = Field(
+        None, description="The lowest rating that counts as an interaction; left out: every row counts."
+    )
+    missing_features: Literal["refuse", "mean"] = Field(
+        "refuse",
+        description="Where feature files carry ids: whether an item without a row is refused or gets the mean of the "
+        "others.",
+    )
     split_seed: int = Field(
         0,
         ge=0,
@@ -476,7 +501,8 @@ def to_toml(config: Config) -> str:
         section = getattr(config, name)
         lines += ["", f"[{name}]"]
         for key, field in type(section).model_fields.items():
-            lines += [f"# {field.description}", f"{key} = {toml_value(getattr(section, key))}"]
+            value = getattr(section, key)
+            lines += [f"# {field.description}", f"# {key} =" if value is None else f"{key} = {toml_value(value)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -487,7 +513,7 @@ def known_keys() -> list[str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a configuration in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -43,6 +43,7 @@ def data_tables(summary: dict[str, Any]) -> list[Table]:
     """mmssl_trainer.data.summarise's dict as tables."""
     counts = [["users", summary["users"]], ["items", summary["items"]]]
     counts += [[f"{split} interactions", count] for split, count in summary["interactions"].items()]
+    counts += [[f"{side} without history", count] for side, count in summary["without_history"].items()]
     counts += [["density", f"{summary['density']:.3g}"], ["layout", summary["layout"]],
                ["fingerprint", summary["fingerprint"][:16]]]  # fmt: skip
     degrees = [(side, summary[f"{side}_degree"]) for side in ("user", "item")]
@@ -51,6 +52,11 @@ def data_tables(summary: dict[str, Any]) -> list[Table]:
     tables = [table(summary["name"], ["", ""], counts),
               table("training interactions", ["of a", *names], [[side, *(one[name] for name in names)]
                                                                 for side, one in degrees])]  # fmt: skip
+    held = summary["held_out"]
+    rows = [[split, *counts.values()] for split, counts in held.items() if counts["pairs"]]
+    if rows:
+        columns = [name.replace("_", " ") for name in next(iter(held.values()))]
+        tables.append(table("held out", ["split", *columns], rows))
     if modalities:
         columns = list(modalities[0])
         tables.append(table("features", ["modality", *(name.replace("_", " ") for name in columns[1:])],

@@ -33,17 +33,26 @@ def indices_of(path, name, column):
         if not (text.isascii() and text.isdigit() and numbers_or_texts([text]).dtype.kind == "i"):
             raise InputError(
                 f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; ids here are integers counted "
-                "from 0, "
-                "use the plain layout for other ids"
+                "from 0, use the plain layout for other ids"
             )
     raise InputError(f"{path}: column {name} holds ids beyond 2^63; use the plain layout for other ids")
 
 
-def sorted_ids(column):
-    """(ids, index [n]): the distinct ids in ascending order (numbers by value, texts by code point) and each row's
-    place."""
-    ids, back = np.unique(numbers_or_texts(column.texts), return_inverse=True)
+def sorted_ids(column, others=()):
+    """(ids, index [n]): the distinct ids of a column and of `others`, texts too, in ascending order (numbers by value,
+    texts by code point), and the place of each row of the column."""
+    texts = list(dict.fromkeys([*column.texts, *others]))
+    ids, back = np.unique(numbers_or_texts(texts), return_inverse=True)
     return ids, back.reshape(-1)[column.codes]
+
+
+def note_counting_from_one(side, index, notes, features=False):
+    """Notes where ids that are indices seem to count from 1: index 0 occurs nowhere and 1 does."""
+    if index.min(initial=2) == 1:
+        effect = "every item has the features of the item after it" if features else f"{side} 0 does not exist"
+        notes.append(
+            f"{side} 0 occurs in no interaction: if your {side} ids count from 1, {effect}; subtract 1 from the ids"
+        )
 
 
 def listed_ids(path, name, column):

@@ -7,18 +7,29 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, OutOfMemory
+from ..errors import InputError, OutOfMemory, shown
+
+TABLE_KEYS = ("interactions", "split_column", "split", "split_share", "split_last", "min_rating", "missing_features")
 
 
 def load_data(section):
-    """The Dataset that the configuration's data section names."""
+    """The Dataset that the configuration's data section names.
+
+    Raises InputError as load, and where a key of the section asks for something that the embedded catalogue lacks.
+    """
     from ..config.sections import SYNTHETIC
     from ..data import load, synthetic
 
+    options = {name: getattr(section, name) for name in TABLE_KEYS}
     if section.path == SYNTHETIC:
+        for name, value in options.items():
+            if value != type(section).model_fields[name].default:
+                raise InputError(
+                    f"data.{name} = {shown(value)}: the embedded catalogue has no table; give --data FOLDER"
+                )
         dataset = synthetic(section.split_seed)
         return dataset.with_modalities(section.modalities) if section.modalities else dataset
-    return load(section.path, section.layout, section.split_seed, section.modalities or None)
+    return load(section.path, section.layout, section.split_seed, section.modalities or None, **options)
 
 
 def changed(config, section: str, **values):
