@@ -191,7 +191,8 @@ def recommend(
     out: Annotated[Path | None, typer.Option(help="A .csv or .parquet file; without it the lists are printed.")] = None,
     users: Annotated[list[str] | None, typer.Option("--users", "--user", help="User ids, separated by commas; may be "
                                                     "repeated. [default: all]", show_default=False)] = None,
-    users_from: Annotated[Path | None, typer.Option(help="A text file with one user id a line.")] = None,
+    users_from: Annotated[Path | None, typer.Option(help="A text file with one user id a line, or a table with a "
+                                                               "column user.")] = None,
     k: Annotated[int, typer.Option("--k", help="Items a user, 1 to 128.")] = 20,
     exclude: Annotated[str, typer.Option(help="train leaves out training interactions, all those of validation and "
                                               "test too.")] = "train",
@@ -227,13 +228,9 @@ def _asked_users(users: list[str] | None, users_from: Path | None, known) -> lis
         except InputError:
             asked += [one.strip() for one in text.split(",")]
     if users_from is not None:
-        try:
-            lines = users_from.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{users_from}: cannot be read ({error}); give a text file with one user id a line"
-            ) from None
-        asked += [line.strip() for line in lines if line.strip()]
+        from ..data.ids import read_id_list
+
+        asked += read_id_list(users_from, "user")
     if not asked:
         raise InputError(f"{users_from or '--users'}: names no user")
     return asked

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ..errors import InputError, shown
-from .tables import numbers_or_texts
+from .files import TABLE_ENDS, read_text
+from .tables import column_names, numbers_or_texts, read_table
 
 _FREE_GAPS = 1_000_000
 
@@ -21,6 +22,14 @@ def check_gaps(path, what, count, indices):
             f"{path}: names {shown(int(count))} {what} of which {occurring} occur; ids here count from 0, "
             "use the plain layout for other ids"
         )
+
+
+def read_id_list(path, name):
+    """The ids, texts in file order, of a table with a column `name`, or of a text file with one id a line."""
+    if path.suffix == ".parquet" or (path.name.endswith(TABLE_ENDS) and name in column_names(path)):
+        column = read_table(path, [name])[name]
+        return [column.texts[code] for code in column.codes.tolist()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def indices_of(path, name, column):

@@ -10,7 +10,7 @@ from ..tables import column_names, read_table
 from .columns import joined, read_columns
 
 NAME = "recbole"
-TITLE = "RecBole's atomic files"
+TITLE = "the layout of RecBole's atomic files"
 _PARTS = {"train": "train", "val": "valid", "test": "test"}
 _TYPED = re.compile(r".+:(token|float|token_seq|float_seq)")
 

@@ -68,8 +68,8 @@ def _other(folder):
 
 def _convertible(folder, known):
     return (
-        f"holds {_listed(_entries(folder))}; this is {known.TITLE}, which mmssl-fast data convert {folder} NEW turns into "
-        "a folder that train reads"
+        f"holds {_listed(_entries(folder))}; this is {known.TITLE}, which mmssl-fast data convert {folder} NEW turns "
+        "into a folder that train reads"
     )
 
 
