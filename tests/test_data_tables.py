@@ -23,7 +23,8 @@ def rows(n=300):
     rng = np.random.default_rng(0)
     users, items = rng.integers(0, 30, n), rng.integers(0, 40, n)
     split = np.where(rng.random(n) < 0.8, "train", np.where(rng.random(n) < 0.5, "val", "test"))
-    return pa.table({"user": [f"u{one}" for one in users], "item": [f"i{one}" for one in items], "split": split.tolist()})
+    users, items = ([f"{side}{n}" for n in ids] for side, ids in (("u", users), ("i", items)))
+    return pa.table({"user": users, "item": items, "split": split.tolist()})
 
 
 def as_text(table, separator=",", mark=b""):
@@ -177,7 +178,8 @@ def test_min_rating_keeps_rows_from_that_rating_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cell", "part"), [("nan", "row 201 has the rating nan"), ("good", "row 201 has the rating 'good'"), ("", "row 201")]
+    ("cell", "part"),
+    [("nan", "row 201 has the rating nan"), ("good", "row 201 has the rating 'good'"), ("", "row 201 has the rating ''")],
 )
 def test_rating_that_is_no_number_is_refused_with_its_row(cell, part, tmp_path):
     rated(tmp_path, f"\n1,1,{cell},5")
@@ -230,7 +232,7 @@ def test_latest_split_holds_out_the_latest_of_each_user(triples, count, seed):
     for user, item, time in triples:
         first[user, item] = min(time, first.get((user, item), time))
     found = {split: list(zip(*(side.tolist() for side in splits[split]), strict=True)) for split in SPLITS}
-    assert sorted(sum(found.values(), [])) == sorted(first)
+    assert sorted(pair for own in found.values() for pair in own) == sorted(first)
     for user in set(users.tolist()):
         own = {split: [first[pair] for pair in found[split] if pair[0] == user] for split in SPLITS}
         enough = len([pair for pair in first if pair[0] == user]) > 2 * count
@@ -258,7 +260,8 @@ def test_split_by_time_keeps_equal_times_together(triples, share):
 
 
 def test_one_folder_holds_several_splits(tmp_path):
-    (tmp_path / "interactions.csv").write_text("user,item,split,fold\n1,2,train,test\n1,3,test,train\n2,2,train,train\n")
+    rows = "1,2,train,test\n1,3,test,train\n2,2,train,train\n"
+    (tmp_path / "interactions.csv").write_text("user,item,split,fold\n" + rows)
     (tmp_path / "cold.csv").write_text("user,item,split\n1,2,valid\n1,3,train\n2,2,train\n")
     usual, fold = load(tmp_path), load(tmp_path, split_column="fold")
     assert (pairs(usual, "test"), pairs(fold, "test")) == ([(0, 1)], [(0, 0)])

@@ -54,12 +54,13 @@ def split_and_note(path, users, items, options, notes, times=None):
         if options.split == "last":
             splits = split_latest(users, items, times, last, options.seed)
             notes.append(
-                f"split by time: each user's latest {last} for testing, the {last} before for validation; users with fewer "
-                f"than {2 * last + 1} interactions keep them in training"
+                f"split by time: each user's latest {last} for testing, the {last} before for validation; users with "
+                f"fewer than {2 * last + 1} interactions keep them in training"
             )
         else:
             splits = split_by_time(users, items, times, share)
-            notes.append(f"split by time: the latest {100 * share:.3g}% of all interactions for testing, the {100 * share:.3g}% before for validation")
+            part = f"{100 * share:.3g}%"
+            notes.append(f"split by time: the latest {part} of all rows for testing, the {part} before for validation")
     else:
         splits = split_per_user(users, items, options.seed, share)
         parts = "8:1:1" if share == 0.1 else f"with shares of {share:.3g} for validation and testing"
