@@ -169,7 +169,8 @@ def _read_part(path, keys, wanted, separator):
             columns[name] = check_ids(path, name, Column([value], np.zeros(table.num_rows, np.int64)))
         elif name in wanted.numbers:
             numbers[name] = numbers_of(path, name, pa.chunked_array([pa.array([value] * table.num_rows, pa.string())]))
-    unread = [name for name in [*there, *keys] if name not in columns | numbers | vectors]
+    used = {*columns, *numbers, *vectors}
+    unread = [name for name in [*there, *keys] if name not in used]
     return Table(columns, numbers, vectors, unread, table.num_rows)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import InputError, shown
 from ..files import existing_folder
-from ..layouts import LAYOUTS, choose, plain
+from ..layouts import choose, plain
 from ..load import load
 from . import chaorec, lightgcn, recbole, sslrec, tables
 from .source import of_dataset, write
@@ -58,4 +58,4 @@ def _readable(folder):
     return True
 
 
-__all__ = ["FORMATS", "LAYOUTS", "convert", "recognised"]
+__all__ = ["FORMATS", "convert", "recognised"]

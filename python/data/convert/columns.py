@@ -40,7 +40,8 @@ def joined(parts):
     splits = None
     if parts[0][0] is not None:
         names = [split for split, _ in parts]
-        splits = Column(names, np.repeat(np.arange(len(names)), [len(part[0].codes) for _, part in parts]))
+        rows = [len(part[0].codes) for _, part in parts]
+        splits = merged([Column([name], np.zeros(count, np.int64)) for name, count in zip(names, rows, strict=True)])
     unread = list(dict.fromkeys(name for _, part in parts for name in part[3]))
     notes = [f"not taken over: {', '.join(unread[:12])}"] if unread else []
     return Source(users, items, splits, numbers, notes=notes)

@@ -47,9 +47,7 @@ def read(folder):
     groups = {}
     for split, path in parts:
         groups.setdefault(split, []).append(path)
-    source = joined([(split, _table(path, None, None)) for split, paths in groups.items() for path in paths])
-    if source.splits is not None:
-        source.splits = _labelled(source.splits)
+    source = joined([(split, _table(path)) for split, paths in groups.items() for path in paths])
     source.copied = feature_paths(folder)
     return source
 
@@ -104,7 +102,7 @@ def _separator(line):
     return next((one for one in _SEPARATORS if one in line), ",")
 
 
-def _table(path, user, item):
+def _table(path, user=None, item=None):
     """(users, items, numbers, unread) of a table."""
     if path.suffix == ".parquet":
         return _parquet(path, user, item)
@@ -178,19 +176,13 @@ def _parquet(path, user, item):
             values = pc.list_flatten(values)
         numbers[name] = numbers_of(path, name, pa.chunked_array([values]))
     unread = [name for name in column_names(path) if name not in columns.values()]
-    return check_used(users), check_ids(path, "item", items), numbers, unread
+    return _used(users), check_ids(path, "item", items), numbers, unread
 
 
-def check_used(column):
+def _used(column):
     """The column without texts that no row holds."""
     used, codes = np.unique(column.codes, return_inverse=True)
     return Column([column.texts[code] for code in used.tolist()], codes.reshape(-1))
-
-
-def _labelled(column):
-    """The split column with each name once."""
-    names = list(dict.fromkeys(column.texts))
-    return Column(names, np.array([names.index(text) for text in column.texts], np.int64)[column.codes])
 
 
 def _is_list(kind):
