@@ -200,6 +200,12 @@ def test_unknown_folder_is_answered_by_what_it_holds(files, parts, tmp_path):
         one_line(caught, tmp_path, *parts)
 
 
+def test_split_column_is_kept(tmp_path):
+    text(tmp_path / "all.csv", ["user_id,item_id,x_label", "1,1,0", "1,2,0", "1,3,2", "1,4,1"])
+    data = convert(tmp_path, tmp_path / "new")
+    assert [pairs(data, split) for split in SPLITS] == [[(0, 0), (0, 1)], [(0, 3)], [(0, 2)]]
+
+
 def test_two_tables_need_a_choice(tmp_path):
     for name in ("a.csv", "b.csv"):
         text(tmp_path / name, ["user_id,item_id", "1,2"])

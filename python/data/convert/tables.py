@@ -10,7 +10,7 @@ from ...errors import InputError, shown
 from ..files import TABLE_ENDS, read_text
 from ..layouts.plain import LABELS
 from ..names import standard_names
-from ..tables import Column, check_ids, column_names, column_of, first_line, numbers_of, pyarrow
+from ..tables import Column, column_names, column_of, first_line, numbers_of, pyarrow
 from .columns import joined, known_columns, read_columns
 from .source import feature_paths
 
@@ -72,8 +72,8 @@ def _parts(folder, known=True):
         ]
         paths = [path for path in paths if not known or _is_table(path)]
         named = [(_SPLIT.match(path.name), path) for path in paths]
-        if any(match for match, _ in named):
-            return [(LABELS.get(match[1], "val"), path) for match, path in named if match]
+        if paths and all(match for match, _ in named):
+            return [(LABELS.get(match[1], "val"), path) for match, path in named]
         if paths:
             if known and len(paths) > 1:
                 listed = ", ".join(path.name for path in paths[:8])
@@ -103,7 +103,7 @@ def _separator(line):
 
 
 def _table(path, user=None, item=None):
-    """(users, items, numbers, unread) of a table."""
+    """What read_columns gives, of any table."""
     if path.suffix == ".parquet":
         return _parquet(path, user, item)
     header = first_line(path)
@@ -136,7 +136,7 @@ def _without_header(path, separator, width):
     if _all_asins(users) and not _all_asins(items):
         users, items = items, users
     numbers = {name: numbers_of(path, name, table.column(name)) for name in names[2:]}
-    return users, items, numbers, []
+    return users, items, numbers, None, []
 
 
 def _all_asins(column):
@@ -153,6 +153,7 @@ def _parquet(path, user, item):
     with parquet.ParquetFile(path) as file:
         if not _is_list(file.schema_arrow.field(columns["item"]).type):
             return read_columns(path, user, item)
+        columns = {name: column for name, column in columns.items() if name != "split"}
         table = file.read(columns=list(columns.values()), use_threads=False).combine_chunks()
     lists = table.column(columns["item"]).combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
@@ -176,7 +177,7 @@ def _parquet(path, user, item):
             values = pc.list_flatten(values)
         numbers[name] = numbers_of(path, name, pa.chunked_array([values]))
     unread = [name for name in column_names(path) if name not in columns.values()]
-    return _used(users), check_ids(path, "item", items), numbers, unread
+    return _used(users), items, numbers, None, unread
 
 
 def _used(column):
