@@ -58,7 +58,7 @@ def test_rows_with_ids_reach_their_items_in_any_order(end, order, dtype, shop):
 
 def test_rows_with_ids_give_the_model_of_rows_in_the_listed_order(shop):
     """The three ways to give the same features: in the listed order, without a list, with ids in another order."""
-    from mmssl_trainer.config.sections import load as configuration
+    from mmssl_trainer.config.load import load as configuration
 
     folder, ids, values = shop
     asked = {"model.system": "vbpr", "model.dim": 4, "train.epochs": 2, "train.batch": 8}

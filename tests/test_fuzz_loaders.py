@@ -13,7 +13,7 @@ from fuzz import loaders
 from mmssl_trainer.data import InputError
 
 PROGRAM = Path(__file__).parent / "fuzz" / "loaders.py"
-TARGETS = {"diffmm", "hkuds", "mmrec", "plain_csv", "plain_parquet", "plain_named", "model", "state", "configuration", "figures"}
+TARGETS = {"diffmm", "hkuds", "mmrec", "plain_csv", "plain_parquet", "plain_named"} | {"model", "state", "configuration", "figures"}
 
 
 def fuzz(folder, seconds, number):

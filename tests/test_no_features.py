@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_folders import small_dataset
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load as configuration
+from mmssl_trainer.config.load import load as configuration
 from mmssl_trainer.data import load, write_plain
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.systems import SYSTEMS, create, without_features

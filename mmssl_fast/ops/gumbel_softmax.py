@@ -61,9 +61,20 @@ def gumbel_softmax(
     sparse = method == "order_statistics"
     capacity = entry_capacity(graph, users, tau, noise_scale) if sparse else 0
     rows, _ = _ops.gumbel_softmax(
-        graph.crow, graph.col, users, user_unit, item_unit, graph.n_items, tau, at, noise_scale, zeta, row_l2,
-        sparse, capacity,
-    )  # fmt: skip
+        graph.crow,
+        graph.col,
+        users,
+        user_unit,
+        item_unit,
+        graph.n_items,
+        tau,
+        at,
+        noise_scale,
+        zeta,
+        row_l2,
+        sparse,
+        capacity,
+    )
     return rows
 
 

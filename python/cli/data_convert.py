@@ -10,12 +10,7 @@ import typer
 from ..errors import InputError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the group `data`."""
-    app.command("convert")(convert)
-
-
-def convert(
+def data_convert(
     source: Annotated[Path, typer.Argument(help="A folder, or a table of interactions.")],
     destination: Annotated[Path, typer.Argument(help="The new folder.")],
     user: Annotated[
@@ -29,19 +24,19 @@ def convert(
     """Write data in another project's layout as a folder that train reads, ids, features and splits kept: RecBole's
     atomic files, LightGCN's text, MMGCN's and ChaoRec's .npy, SSLRec's pickles, MovieLens' and Amazon's ratings, and
     Parquet with a list of items a row."""
-    from ..console import output as report
-    from ..data.convert import convert as convert_data
+    from ..console import output
+    from ..data.convert import convert
 
     try:
-        data = convert_data(source, destination, user, item, table)
+        data = convert(source, destination, user, item, table)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error}); check its permissions") from None
     pairs = data.train.nnz + data.val.nnz + data.test.nnz
-    report.OUT.print(
+    output.OUT.print(
         f"{destination}: {data.n_users:,} users, {data.n_items:,} items, {pairs:,} interactions, features: "
         f"{', '.join(data.modalities) or 'none'}",
         markup=False,
     )
     for note in data.notes:
-        report.OUT.print(f"note: {note}", markup=False)
-    report.OUT.print(f"mmssl-fast data check {destination} says more", markup=False)
+        output.OUT.print(f"note: {note}", markup=False)
+    output.OUT.print(f"mmssl-fast data check {destination} says more", markup=False)
