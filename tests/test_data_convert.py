@@ -238,7 +238,7 @@ def test_damage_leaves_nothing_behind(name, small, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmssl_trainer.data.convert.source.write_table", full)
+    monkeypatch.setattr("mmssl_trainer.data.convert.write_table", full)
     with pytest.raises(InputError) as caught:
         convert(tmp_path / "source", tmp_path / "new")
     one_line(caught, "No space left on device")

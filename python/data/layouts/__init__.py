@@ -8,6 +8,7 @@ import difflib
 
 from ...errors import InputError, shown
 from ..files import TABLE_ENDS
+from ..foreign import recognised
 from . import diffmm, hkuds, mmrec, plain
 
 LAYOUTS = {module.NAME: module for module in (diffmm, hkuds, mmrec, plain)}
@@ -60,8 +61,6 @@ def _unknown(folder):
 
 def _other(folder):
     """The layout of another project that the folder has, None without one."""
-    from ..convert import recognised
-
     known = recognised(folder)
     return None if known is not None and known.NAME == "tables" and mmrec.fits(folder) else known
 

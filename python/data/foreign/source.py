@@ -1,19 +1,15 @@
-"""Source: what a format is read into, and how it is written in the plain layout."""
+"""Source: what the layouts of other projects are read into."""
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import InputError
-from ...files import whole_folder
 from ..dataset import SPLITS
 from ..features import ENDS
-from ..load import load
 from ..npy import npy_rows
 from ..tables import Column, numbers_or_texts
-from ..write import write_table
 
 
 @dataclass
@@ -35,34 +31,6 @@ class Source:
     features: dict[str, tuple[Column, np.ndarray]] = field(default_factory=dict)
     copied: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def write(source, destination, table):
-    """The folder, whole or not at all; returns it as a Dataset, read back with the notes of both."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    with whole_folder(destination) as place:
-        rows = {"user": _ids(source.users), "item": _ids(source.items), **source.numbers}
-        if source.splits is not None:
-            rows["split"] = _ids(source.splits)
-        write_table(place / f"interactions.{table}", rows)
-        for name, ids in (("user", source.user_ids), ("item", source.item_ids)):
-            if ids is not None:
-                write_table(place / f"{name}s.{table}", {name: numbers_or_texts(ids)})
-        for modality, (column, values) in source.features.items():
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-            rows = pa.table({"item": pa.array(_ids(column).tolist()), "vector": vectors})
-            parquet.write_table(rows, place / f"{modality}_feat.parquet")
-        for path in source.copied:
-            shutil.copyfile(path, place / path.name)
-        try:
-            data = load(place)
-        except InputError as error:
-            said = str(error).replace(str(place), str(destination))
-            raise InputError(f"what would be written cannot be read back: {said}") from None
-    data.notes[:0] = source.notes
-    return data
 
 
 def of_dataset(data):
@@ -118,5 +86,6 @@ def feature_paths(folder):
     )
 
 
-def _ids(column):
+def ids_of(column):
+    """A Column's ids, row by row: integers where every one is written as one, else texts."""
     return numbers_or_texts(column.texts)[column.codes] if column.texts else np.empty(0, np.int64)
