@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from . import _triton
+from .arguments import as_ids, check_tensors
 from .csr_transpose import csr_transpose
+from .derivatives import differentiable
 from .gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from .gumbel_softmax import gumbel_softmax
 from .item_tiles import tile_elements
@@ -160,13 +162,15 @@ def gumbel_linear(
         ValueError: as `gumbel_softmax`, and for a weight that is not [H, I].
     """
     op = "gumbel_linear"
+    check_tensors(op, weight=weight)
+    users = as_ids(op, "users", users)
     if weight.ndim != 2 or weight.shape[1] != graph.n_items:
         raise ValueError(f"{op}: weight must be [H, {graph.n_items}], got {tuple(weight.shape)}")
     method = choose_method(op, method, tau, noise_scale, graph.n_items)
     sparse = method == "order_statistics"
     noise = tau, seed_offset(op, seed, offset, weight.device), noise_scale, sparse
     capacity = entry_capacity(graph, users, tau, noise_scale) if sparse else 0
-    return _ops.gumbel_linear(weight, graph.crow, graph.col, users, *noise, capacity)
+    return gumbel_linear_op(weight, graph.crow, graph.col, users, *noise, capacity)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -242,7 +246,7 @@ def _save_linear(ctx, inputs, output):
 
 def _linear_grad(ctx, grad):
     *rows, seed_offset = ctx.saved_tensors
-    return _ops.gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 8
+    return gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 8
 
 
 def _save_bwd(ctx, inputs, output):
@@ -253,8 +257,12 @@ def _save_bwd(ctx, inputs, output):
 
 def _bwd_grad(ctx, grad):
     *rows, seed_offset = ctx.saved_tensors
-    return _ops.gumbel_linear(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 9
+    return gumbel_linear_op(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 9
 
 
-torch.library.register_autograd("mmssl_fast::gumbel_linear", _linear_grad, setup_context=_save_linear)
-torch.library.register_autograd("mmssl_fast::gumbel_linear_bwd", _bwd_grad, setup_context=_save_bwd)
+gumbel_linear_op = differentiable(
+    "gumbel_linear", _linear_grad, _save_linear, jvp=lambda inputs, _, tangents: gumbel_linear_op(tangents[0], *inputs[1:])
+)
+gumbel_linear_bwd = differentiable(
+    "gumbel_linear_bwd", _bwd_grad, _save_bwd, jvp=lambda inputs, _, tangents: gumbel_linear_bwd(tangents[0], *inputs[1:])
+)

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import relation_parts as core
+from .arguments import check_tensors
+from .derivatives import differentiable, undifferentiable
 from .relation_parts import DensePart, GeneratedPart, Part, PartValue, check_generated, version
 from .relation_row_norm import row_norm_and_carried
 from .rounded_products import gemm_dtype
@@ -40,6 +42,7 @@ def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str =
     Raises:
         ValueError: for shapes or dtypes that do not match, or another kind.
     """
+    check_tensors("relation_linear", u=u, v=v, weight=weight)
     check_generated("relation_linear", u, v, seen, kind)
     if weight.ndim != 2 or weight.shape[1] != v.shape[0]:
         raise ValueError(
@@ -53,9 +56,9 @@ def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str =
         u, v = unit_rows(u), unit_rows(v)
     crow, col = (None, None) if seen is None else seen
     if not row_l2:
-        return torch.ops.mmssl_fast.relation_linear(u, v, weight, crow, col, None)[0].to(dtype)
+        return relation_linear_op(u, v, weight, crow, col, None)[0].to(dtype)
     norm, carried = row_norm_and_carried(u, v, seen)
-    z = torch.ops.mmssl_fast.relation_linear(u, v, weight, crow, col, None if seen is None else carried)[0]
+    z = relation_linear_op(u, v, weight, crow, col, None if seen is None else carried)[0]
     return (z * inverse_or_zero(norm)[:, None].to(work)).to(dtype)
 
 
@@ -252,8 +255,11 @@ def _grad(ctx, grad, _vw, _products):
         return (None,) * 6
     u, v, weight, crow, col, carried, vw, products = ctx.saved_tensors
     needs = ctx.needs_input_grad[:3]
-    grads = torch.ops.mmssl_fast.relation_linear_bwd(grad, u, v, weight, crow, col, carried, vw, products, *needs)
+    grads = relation_linear_bwd(grad, u, v, weight, crow, col, carried, vw, products, *needs)
     return *(g if need else None for g, need in zip(grads, needs, strict=True)), None, None, None
 
 
-_linear_op.register_autograd(_grad, setup_context=_save)
+relation_linear_op = differentiable("relation_linear", _grad, _save)
+relation_linear_bwd = undifferentiable(
+    "relation_linear_bwd", "relation_linear: has no second derivative; use mmssl_fast.reference.relation_linear"
+)

@@ -1,0 +1,43 @@
+"""Tensors that outlive the mode of torch they are first needed in.
+
+What is kept between calls (degree scales, transposes, drawn rows) must not remember the mode of the call that made it:
+a tensor made under torch.inference_mode cannot be saved for backward, one made while torch.export traces has no data,
+and one made inside a torch.func transform belongs to that transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+
+@contextmanager
+def outside_modes() -> Iterator[None]:
+    """Inside, torch computes as plain code does: no inference mode, gradients, autocast, tracing or torch.func."""
+    autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+    with torch.inference_mode(False), torch.no_grad(), _disable_current_modes(), torch._C._DisableFuncTorch():
+        if not any(autocast):
+            yield
+            return
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+
+
+def ordinary(x: Tensor) -> Tensor:
+    """x, copied where it was made under torch.inference_mode. Call it within `outside_modes`."""
+    return x.clone() if x.is_inference() else x
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether x is a stand-in of torch.export, torch.compile, FakeTensorMode or torch.func, not a tensor with data."""
+    return isinstance(x, FakeTensor) or torch._is_functional_tensor(x) or is_transformed(x)
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether x belongs to a torch.func transform."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(x)
