@@ -15,6 +15,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+_TRACERS = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
+
 
 @contextmanager
 def outside_modes() -> Iterator[None]:
@@ -36,6 +38,11 @@ def ordinary(x: Tensor) -> Tensor:
 def is_traced(x: Tensor) -> bool:
     """Whether x is a stand-in of torch.export, torch.compile, FakeTensorMode or torch.func, not a tensor with data."""
     return isinstance(x, FakeTensor) or torch._is_functional_tensor(x) or is_transformed(x)
+
+
+def is_tracing() -> bool:
+    """Whether torch.export, torch.compile or FakeTensorMode follows the calls of this thread."""
+    return any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
 
 
 def is_transformed(x: Tensor) -> bool:

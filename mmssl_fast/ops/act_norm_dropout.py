@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..arguments import check_tensors
 from ..reference import STREAM_DROPOUT, dropped_below
-from .arguments import check_tensors
 from .derivatives import differentiable, undifferentiable
 
 _ops = torch.ops.mmssl_fast

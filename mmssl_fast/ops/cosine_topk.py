@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..arguments import check_seen, check_tensors
 from ..graph import SeenRows
-from .arguments import check_seen, check_tensors
 from .unit_rows import unit_rows
 
 KINDS = ("cosine", "dot")

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments import check_tensors
 from ..static_shapes import is_static, rows_to_rescue
-from .arguments import check_tensors
 from .derivatives import differentiable, undifferentiable
 from .item_tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of

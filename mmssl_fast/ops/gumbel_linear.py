@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import as_ids, check_tensors
 from . import _triton
-from .arguments import as_ids, check_tensors
 from .csr_transpose import csr_transpose
 from .derivatives import differentiable
 from .gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
@@ -260,9 +260,13 @@ def _bwd_grad(ctx, grad):
     return gumbel_linear_op(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 9
 
 
-gumbel_linear_op = differentiable(
-    "gumbel_linear", _linear_grad, _save_linear, jvp=lambda inputs, _, tangents: gumbel_linear_op(tangents[0], *inputs[1:])
-)
-gumbel_linear_bwd = differentiable(
-    "gumbel_linear_bwd", _bwd_grad, _save_bwd, jvp=lambda inputs, _, tangents: gumbel_linear_bwd(tangents[0], *inputs[1:])
-)
+def _linear_tangent(inputs, _, tangents):
+    return gumbel_linear_op(tangents[0], *inputs[1:])
+
+
+def _bwd_tangent(inputs, _, tangents):
+    return gumbel_linear_bwd(tangents[0], *inputs[1:])
+
+
+gumbel_linear_op = differentiable("gumbel_linear", _linear_grad, _save_linear, jvp=_linear_tangent)
+gumbel_linear_bwd = differentiable("gumbel_linear_bwd", _bwd_grad, _save_bwd, jvp=_bwd_tangent)

@@ -4,12 +4,11 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
-from .arguments import as_ids, check_tensors
+from ..arguments import as_ids, check_tensors
 from .derivatives import differentiable
 from .gumbel_rows import choose_method, entry_capacity
 from .philox import seed_offset
 from .unit_rows import unit_rows
-
 
 
 def gumbel_softmax(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
-from .arguments import as_ids, check_tensors
+from ..arguments import as_ids, check_tensors
 from .derivatives import differentiable, is_transforming, no_context
 from .unit_rows import unit_rows
 
@@ -100,7 +100,8 @@ def _scaled_grads(ctx, grad, _h_grad, _e_grad):
     if grad is None:
         return None, None, None, None, None
     h, e, ids, h_grad, e_grad = ctx.saved_tensors
-    if torch.is_grad_enabled() or is_transforming():  # create_graph: through the op that knows it has no second derivative
+    # create_graph: through the op that knows it has no second derivative
+    if torch.is_grad_enabled() or is_transforming():
         with torch.no_grad():
             _, lse = infonce_op(h, e, ids, ctx.tau, ctx.exclude_self)
         term_grad = (grad / ids.numel()).expand(ids.shape)

@@ -3,7 +3,7 @@
 import torch
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
-from .arguments import check_tensors
+from ..arguments import check_tensors
 from .derivatives import differentiable, no_context
 
 

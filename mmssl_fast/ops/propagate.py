@@ -3,8 +3,8 @@
 import torch
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..arguments import check_tensors
 from ..graph import NORMS, InteractionGraph
-from .arguments import check_tensors
 from .derivatives import differentiable
 
 

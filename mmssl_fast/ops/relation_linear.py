@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..arguments import check_tensors
 from . import relation_parts as core
-from .arguments import check_tensors
 from .derivatives import differentiable, undifferentiable
 from .relation_parts import DensePart, GeneratedPart, Part, PartValue, check_generated, version
 from .relation_row_norm import row_norm_and_carried

@@ -8,8 +8,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from ..arguments import as_ids, check_seen, check_tensors
 from ..graph import InteractionGraph, SeenRows
-from ..ops.arguments import as_ids, check_seen, check_tensors
 from ..ops.derivatives import is_transforming
 from ..ops.relation_linear import inverse_or_zero, linear_of_parts
 from ..ops.unit_rows import unit_rows
@@ -74,8 +74,8 @@ class RelationRows:
         """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)`` (Eq. 5 without its ζ
         term).
 
-        users: int64 or int32 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA, distinct users
-        take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are float32; `to` changes
+        users: int64 or int32 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA,
+        distinct users take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are float32; `to` changes
         the dtype they are used in.
         """
         users = as_ids("RelationRows.gumbel", "users", users)
