@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_tensors
-from .modes import is_traced, ordinary, outside_modes
+from .modes import is_traced, lasting, outside_modes
 
 NORMS = ("receiver", "both", "none")
 _INT32_MAX = 2**31 - 1
@@ -71,10 +71,10 @@ class InteractionGraph:
         _check_csr("t_crow", t_crow, "t_col", t_col, n_items, n_users, t_value)
         if col.numel() != t_col.numel() or col.device != t_col.device or (value is None) != (t_value is None):
             raise ValueError("InteractionGraph: the CSR and its transpose differ in entries, device or having values")
-        crow, col, t_crow, t_col = (ordinary(x) for x in (crow, col, t_crow, t_col))
+        crow, col, t_crow, t_col = (lasting(x) for x in (crow, col, t_crow, t_col))
         self.n_users, self.n_items, self.nnz = n_users, n_items, col.numel()
-        self.crow, self.col, self.value = crow, col, None if value is None else ordinary(value.detach())
-        self.t_crow, self.t_col, self.t_value = t_crow, t_col, None if t_value is None else ordinary(t_value.detach())
+        self.crow, self.col, self.value = crow, col, None if value is None else lasting(value.detach())
+        self.t_crow, self.t_col, self.t_value = t_crow, t_col, None if t_value is None else lasting(t_value.detach())
         self.user_degree, self.item_degree = crow.diff(), t_crow.diff()
         _check_degrees(self.item_degree, col, "t_crow", "col")
         _check_degrees(self.user_degree, t_col, "crow", "t_col")

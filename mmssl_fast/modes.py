@@ -30,9 +30,12 @@ def outside_modes() -> Iterator[None]:
             yield
 
 
-def ordinary(x: Tensor) -> Tensor:
-    """x, copied where it was made under torch.inference_mode. Call it within `outside_modes`."""
-    return x.clone() if x.is_inference() else x
+def lasting(x: Tensor) -> Tensor:
+    """x, copied where it was made under torch.inference_mode: what can be kept for a later call under any mode."""
+    if not x.is_inference():
+        return x
+    with outside_modes():
+        return x.clone()
 
 
 def is_traced(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..modes import ordinary, outside_modes
+from ..modes import lasting, outside_modes
 from ..ops.propagate import propagate_csr
 
 _INT32_MAX = 2**31 - 1
@@ -30,8 +30,7 @@ class Adjacency:
 
     def __init__(self, forward: tuple[Tensor, Tensor, Tensor], backward: tuple[Tensor, Tensor, Tensor]) -> None:
         """forward: (crow int64 [R + 1], col [nnz], value [nnz]); backward: the same of the transpose, [C + 1]."""
-        with outside_modes():
-            self._forward, self._backward = (tuple(ordinary(x) for x in side) for side in (forward, backward))
+        self._forward, self._backward = (tuple(lasting(x) for x in side) for side in (forward, backward))
 
     @classmethod
     def from_torch(cls, matrix: Tensor) -> Adjacency:

@@ -5,21 +5,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmssl_fast.ops.derivatives import is_transforming
+
 BLOCK_ELEMENTS = 1 << 20  # of an input block in the weight's precision: 4 MiB of float32
 
 
 class _HalfLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        out = weight.new_empty(x.shape[0], weight.shape[0])
-        for begin, end in _blocks(x):
-            torch.addmm(bias, x[begin:end].to(weight.dtype), weight.mT, out=out[begin:end])
-        return out
+    def forward(x, weight, bias):
+        blocks = [torch.addmm(bias, x[begin:end].to(weight.dtype), weight.mT) for begin, end in _blocks(x)]
+        return torch.cat(blocks) if blocks else weight.new_empty(0, weight.shape[0])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(ctx, x_move, weight_move, bias_move):
+        x, weight = ctx.saved_tensors
+        return half_linear(x, weight_move, bias_move) + x_move.to(weight.dtype) @ weight.mT
+
+    @staticmethod
+    def vmap(info, in_dims, x, weight, bias):
+        args = ((x, weight, bias), in_dims)
+        calls = [
+            half_linear(*(y if dim is None else y.select(dim, at) for y, dim in zip(*args, strict=True)))
+            for at in range(info.batch_size)
+        ]
+        return torch.stack(calls), 0
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
+        if is_transforming():  # in place, a gradient that torch.func has batched does not fit into d_weight
+            return None, grad.mT @ x.to(grad.dtype), grad.sum(0)
         d_weight = torch.zeros_like(weight)
         for begin, end in _blocks(x):
             d_weight.addmm_(grad[begin:end].mT, x[begin:end].to(grad.dtype))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .derivatives import is_transforming
 from .item_tiles import item_tiles
 from .rounded_products import addmm_
 from .spmm import spmm_add_
@@ -106,4 +107,4 @@ def pending_gradient(weight: Tensor) -> Iterator[PendingGradient]:
 
 def pending_of(weight: Tensor) -> PendingGradient | None:
     """The PendingGradient that a backward pass is to fill for this weight, if there is one."""
-    return _pending.get(weight.data_ptr()) if _pending else None
+    return _pending.get(weight.data_ptr()) if _pending and not is_transforming() else None

@@ -80,25 +80,26 @@ class PartMemory:
     Of constant parts also z with its graph node, so that the gradients of several calls meet there and dW takes one
     product; that node saves nothing autograd would free, and separate backwards may each go through it. Valid while
     the weight is the same object at the same version, in the same dtypes, and the part's own tensors are at the
-    versions they had. A write through ``weight.data`` leaves no version and is not noticed.
+    versions they had; tensors of inference mode have no version, so nothing of theirs is kept. A write through
+    ``weight.data`` leaves no version and is not noticed.
     """
 
     def __init__(self) -> None:
-        self._weight = lambda: None
-        self._key: tuple = ()
-        self._value: PartValue | None = None
-        self._z: Tensor | None = None
+        # (weight, key, value, z): one object, so that a second thread never meets the parts of two calls
+        self._kept: tuple = (lambda: None, (), None, None)
 
     def get(self, weight: Tensor, key: tuple) -> PartValue | None:
-        return self._value if self._weight() is weight and self._key == key else None
+        of, its_key, value, _ = self._kept
+        return value if of() is weight and its_key == key else None
 
     def node(self, weight: Tensor, key: tuple) -> Tensor | None:
         """z [B, H] with the graph node of an earlier call, where that call had one and this one needs it."""
-        kept = self._z is not None and self._z.requires_grad and torch.is_grad_enabled() and weight.requires_grad
-        return self._z if kept and self.get(weight, key) else None
+        of, its_key, _, z = self._kept
+        kept = z is not None and z.requires_grad and torch.is_grad_enabled() and weight.requires_grad
+        return z if kept and of() is weight and its_key == key else None
 
     def put(self, weight: Tensor, key: tuple, value: PartValue, z: Tensor | None) -> None:
-        self._weight, self._key, self._value, self._z = weakref.ref(weight), key, value, z
+        self._kept = weakref.ref(weight), key, value, z
 
 
 def linear_of_parts(
@@ -124,7 +125,7 @@ def linear_of_parts(
     found = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in _inputs(part)))
     for k, value, z in zip(missing, call.values, found, strict=True):
         outputs[k] = z
-        if memories[k] is not None:
+        if memories[k] is not None and not any(x.is_inference() for x in (weight, *_inputs(parts[k]))):
             memories[k].put(weight, keys[k], value, z if shared else None)
     return outputs
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..graph import SeenRows
+from ..modes import lasting
 from ..ops.relation_linear import PartMemory
 from ..ops.relation_parts import DensePart, GeneratedPart, check_generated, version
 from ..ops.relation_row_norm import row_norm_and_carried
@@ -64,7 +65,7 @@ class Generated:
         """Row lengths, float64 [B]. From then on the rows that their seen items carry are formed in `linear` too."""
         norm, carried = row_norm_and_carried(self.u, self.v, self.seen)
         if self.seen is not None and self.carried is None:
-            self.carried = carried
+            self.carried = lasting(carried)
         return norm
 
     def tile(self, begin: int, end: int) -> Tensor:
@@ -166,10 +167,10 @@ class Dense:
 
 def converted(component, device: torch.device, dtype: torch.dtype):
     """component.to(device, dtype); of a constant one the same object again, so that what it remembers is found."""
-    if component.requires_grad:
+    own = [x for x in (getattr(component, name, None) for name in ("u", "v", "x")) if x is not None]
+    if component.requires_grad or any(x.is_inference() for x in own):
         return component.to(device, dtype)
-    own = (getattr(component, name, None) for name in ("u", "v", "x"))
-    key = (device, dtype, *(version(x) for x in own if x is not None))
+    key = (device, dtype, torch.is_inference_mode_enabled(), *(version(x) for x in own))
     if component.copy is None or component.copy[0] != key:
         component.copy = key, component.to(device, dtype)
     return component.copy[1]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..graph import InteractionGraph, SeenRows
+from ..modes import lasting
 from ..ops.gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from ..ops.gumbel_softmax import gumbel_softmax
 from ..ops.item_tiles import item_tiles
@@ -64,7 +65,8 @@ class Gumbel:
         if self._block is None:
             tau, _, _, noise_scale = self.noise
             capacity = entry_capacity(self.graph, self.users, tau, noise_scale, self.max_repeats)
-            self._block = gumbel_order_statistics(self.graph, self.users, *self.noise, capacity)
+            block = gumbel_order_statistics(self.graph, self.users, *self.noise, capacity)
+            self._block = tuple(lasting(x) for x in block)
         return self._block
 
     def part(self) -> SparsePart | TiledPart:
@@ -77,11 +79,10 @@ class Gumbel:
         if self._square is None:
             if self.method == "order_statistics":
                 crow, _, value = self.block()
-                self._square = row_sums(crow, value.double().square())
+                self._square = lasting(row_sums(crow, value.double().square()))
             else:
-                self._square = sum(
-                    torch.linalg.vector_norm(tile, dim=1, dtype=torch.float64).square_() for _, _, tile in self._tiles()
-                )
+                norms = (torch.linalg.vector_norm(tile, dim=1, dtype=torch.float64) for *_, tile in self._tiles())
+                self._square = lasting(sum(norm.square_() for norm in norms))
         return self._square.sqrt()
 
     def inner_generated(self, other: Generated) -> Tensor:
@@ -152,12 +153,12 @@ class Gumbel:
             return self
         moved = Gumbel(self.graph.to(device), self.users.to(device), *self.noise, dtype, self.max_repeats)
         if self._block is not None:
-            moved._block = tuple(x.to(device) for x in self._block)
+            moved._block = tuple(lasting(x.to(device)) for x in self._block)
         return moved
 
     def _float_tile(self, begin: int, end: int) -> Tensor:
         if self._lse is None:
-            self._lse = gumbel_lse(self.graph, self.users, *self.noise)
+            self._lse = lasting(gumbel_lse(self.graph, self.users, *self.noise))
         return gumbel_tile(self.graph, self.users, self._lse, begin, end, *self.noise)
 
     def _tiles(self):
@@ -180,7 +181,7 @@ class _TilesTimes(torch.autograd.Function):
             if seen is not None:
                 inside = ((item >= begin) & (item < end)).nonzero().flatten()
                 at_seen[inside] = tile[row[inside], item[inside] - begin].to(v.dtype)
-        rows._square = square
+        rows._square = lasting(square)
         ctx.mark_non_differentiable(at_seen)
         return product, at_seen
 

@@ -75,8 +75,8 @@ class RelationRows:
         term).
 
         users: int64 or int32 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA,
-        distinct users take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are float32; `to` changes
-        the dtype they are used in.
+        distinct users take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are
+        float32; `to` changes the dtype they are used in.
         """
         users = as_ids("RelationRows.gumbel", "users", users)
         rows = Gumbel(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats)
