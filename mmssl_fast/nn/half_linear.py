@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl_fast.ops.derivatives import is_transforming
@@ -12,34 +13,15 @@ BLOCK_ELEMENTS = 1 << 20  # of an input block in the weight's precision: 4 MiB o
 
 class _HalfLinear(torch.autograd.Function):
     @staticmethod
-    def forward(x, weight, bias):
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        # Without `out`, which torch.export would keep in the program and which has no gradient.
         blocks = [torch.addmm(bias, x[begin:end].to(weight.dtype), weight.mT) for begin, end in _blocks(x)]
         return torch.cat(blocks) if blocks else weight.new_empty(0, weight.shape[0])
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:2])
-        ctx.save_for_forward(*inputs[:2])
-
-    @staticmethod
-    def jvp(ctx, x_move, weight_move, bias_move):
-        x, weight = ctx.saved_tensors
-        return half_linear(x, weight_move, bias_move) + x_move.to(weight.dtype) @ weight.mT
-
-    @staticmethod
-    def vmap(info, in_dims, x, weight, bias):
-        args = ((x, weight, bias), in_dims)
-        calls = [
-            half_linear(*(y if dim is None else y.select(dim, at) for y, dim in zip(*args, strict=True)))
-            for at in range(info.batch_size)
-        ]
-        return torch.stack(calls), 0
-
-    @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        if is_transforming():  # in place, a gradient that torch.func has batched does not fit into d_weight
-            return None, grad.mT @ x.to(grad.dtype), grad.sum(0)
         d_weight = torch.zeros_like(weight)
         for begin, end in _blocks(x):
             d_weight.addmm_(grad[begin:end].mT, x[begin:end].to(grad.dtype))
@@ -50,8 +32,11 @@ def half_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Equals ``F.linear(x.to(weight.dtype), weight, bias)``, of which autograd keeps x as it is and not its wide copy.
 
     x: [N, k] of any floating dtype, constant; weight: [d, k]; bias: [d], dtype of weight. Returns [N, d]. Blocks are
-    cut by x's width alone, so memory limits do not change a result.
+    cut by x's width alone, so memory limits do not change a result. Within torch.func and forward mode it is that
+    expression itself.
     """
+    if is_transforming():
+        return F.linear(x.to(weight.dtype), weight, bias)
     return _HalfLinear.apply(x, weight, bias)
 
 
