@@ -166,10 +166,9 @@ def test_reverse_mode_of_torch_func(name):
 def test_vmap(name):
     op, truth, arguments = EVERY[name]
     batch = torch.stack([arguments[0], 2 * arguments[0], -arguments[0]], 1)
-    for f in (lambda f: f, lambda f: torch.func.grad(loss_of(f))):
-        found, expected = (
-            torch.vmap(lambda x, g=g: f(g)(x, *arguments[1:]), in_dims=1)(batch) for g in (op, truth)
-        )
+    others = arguments[1:]
+    for of_one in (op, truth), (torch.func.grad(loss_of(op)), torch.func.grad(loss_of(truth))):
+        found, expected = (torch.vmap(lambda x, f=f: f(x, *others), in_dims=1)(batch) for f in of_one)
         torch.testing.assert_close(found, expected, **CLOSE)
 
 

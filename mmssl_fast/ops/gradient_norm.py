@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..arguments import check_tensors
 from ..static_shapes import is_static, rows_to_rescue
-from .derivatives import differentiable, undifferentiable
+from .derivatives import differentiable, is_transforming, undifferentiable
 from .item_tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of
 from .rounded_products import addmm_, gemm_dtype, mm, mm_out, rounded
@@ -192,7 +192,7 @@ def _save(ctx, inputs, output):
 
 
 def _grad(ctx, grad, q_grad, _streamed, kept_grad):
-    if q_grad is not None or kept_grad is not None:  # of a second derivative, by torch.func
+    if is_transforming() and (q_grad is not None or kept_grad is not None):  # of a second derivative, by torch.func
         raise NotImplementedError(NO_SECOND_DERIVATIVE)
     if grad is None:
         return None, None, None
