@@ -233,9 +233,9 @@ def test_rows_that_are_never_a_matrix_refuse():
 
 def test_what_has_no_derivative_says_so():
     crow, col = GRAPH.crow, GRAPH.col
-    with pytest.raises(RuntimeError, match="^spmm: has no derivative; use propagate"):
+    with pytest.raises(RuntimeError, match="^spmm: has no gradient; use propagate"):
         torch.func.jvp(lambda x: spmm(crow, col, None, x), (V,), (V,))
-    with pytest.raises(RuntimeError, match="^spmm: has no derivative; use propagate"):
+    with pytest.raises(RuntimeError, match="^spmm: has no gradient; use propagate"):
         torch.func.grad(lambda x: spmm(crow, col, None, x).sum())(V)
 
 

@@ -180,8 +180,8 @@ def long_run(moments, betas, gradient, steps=5000, tile=None, halt=None):
             state = optimiser.state_dict()
             optimiser = TiledAdam(weight, lr=1e-3, betas=betas, moments=moments, tile=tile)
             optimiser.load_state_dict(state)
-        pending = PendingGradient(weight)
-        pending._pieces.append(lambda begin, end, out, g=gradient(step): out.add_(g[begin:end]))
+        pending, dense = PendingGradient(weight), gradient(step)
+        pending._pieces.append(lambda begin, end, out, dense=dense: out.add_(dense[begin:end]))
         optimiser.step(pending)
     state = optimiser.state[weight]
     return state["exp_avg"].float(), state["exp_avg_sq"].float(), weight.detach()

@@ -71,7 +71,7 @@ def spmm_add_(
 def _refuse_gradient(op: str, *tensors: torch.Tensor | None) -> None:
     tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if tracked or (is_transforming() and any(t is not None and is_tracked(t) for t in tensors)):
-        raise RuntimeError(f"{op}: has no derivative; use propagate, or call it under torch.no_grad()")
+        raise RuntimeError(f"{op}: has no gradient; use propagate, or call it under torch.no_grad()")
 
 
 @torch.library.register_fake("mmssl_fast::spmm")
