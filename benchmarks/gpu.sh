@@ -46,7 +46,7 @@ fi
 step benchmarks env MMSSL_FAST_BENCHMARK_DEVICE=cuda "$python" -m pytest -q -p no:cacheprovider --benchmark-only \
   --benchmark-json="$out/benchmarks.json" benchmarks
 for device in cpu cuda; do
-  step "train_$device" "$python" -c "import sys; from mmssl_trainer.cli import main; sys.exit(main())" train ${DATA:+--data "$DATA"} --device "$device" --epochs 3 \
+  step "train_$device" "$python" -c "import sys; from mmssl_trainer.cli.main import main; sys.exit(main())" train ${DATA:+--data "$DATA"} --device "$device" --epochs 3 \
     --seed 0 --overwrite --out "$out/run-$device"
 done
 step report "$python" benchmarks/gpu_report.py "$out"

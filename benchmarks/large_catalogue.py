@@ -12,9 +12,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from mmssl_trainer import systems
-from mmssl_trainer.config import load
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import Dataset
-from mmssl_trainer.evaluate import split_metrics
+from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.systems.base import Batch
 
 from mmssl_fast import InteractionGraph, sample_bpr

@@ -27,9 +27,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmssl_trainer import checkpoint, commands  # noqa: F401
-from mmssl_trainer.cli import main as command
+from mmssl_trainer.cli import commands  # noqa: F401
+from mmssl_trainer.cli.main import main as command
 from mmssl_trainer.data import synthetic, write_plain
+from mmssl_trainer.training import checkpoints as checkpoint
 from safetensors.torch import load_file
 
 GROWTH = 0.02

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch._dynamo  # an optimiser's first step imports it
-from mmssl_trainer import checkpoint, commands, report, run_folder  # noqa: F401
-from mmssl_trainer.cli import main
+from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
+from mmssl_trainer.runs import folder as run_folder  # noqa: F401
+from mmssl_trainer.training import checkpoints as checkpoint
 from safetensors.torch import load_file
 
 SETTINGS = [

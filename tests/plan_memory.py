@@ -14,9 +14,10 @@ import sys
 
 import numpy as np
 import scipy.sparse as sp
-from mmssl_trainer import plan, train
-from mmssl_trainer.config import load, parse_set
+from mmssl_trainer.config.sections import load, parse_set
 from mmssl_trainer.data import Dataset
+from mmssl_trainer.memory import plan
+from mmssl_trainer.training import loop as train
 
 
 def dataset(users, items, interactions, widths):

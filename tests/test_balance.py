@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 from mmssl_trainer import systems
-from mmssl_trainer.balance import balance
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import load
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import OutOfMemory
-from mmssl_trainer.report_page import _balance
+from mmssl_trainer.study.balance import balance
+from mmssl_trainer.study.report.page import _balance
 from mmssl_trainer.systems.base import Batch
-from mmssl_trainer.train import NonFiniteLoss, fit
+from mmssl_trainer.training.loop import NonFiniteLoss, fit
 from torch import nn
 
 from mmssl_fast import sample_bpr

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_runs import begin, catalogue, same_model
-from mmssl_trainer import checkpoint, systems
-from mmssl_trainer.checkpoint import Checkpoints
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import load
+from mmssl_trainer import systems
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError, Interrupted
 from mmssl_trainer.files import write_tensors, write_text
-from mmssl_trainer.signals import kept
 from mmssl_trainer.systems.lightgcn import LightGCNSystem
-from mmssl_trainer.train import Fit, LossTable, NonFiniteLoss, Position, Silent, fit
+from mmssl_trainer.training import checkpoints as checkpoint
+from mmssl_trainer.training.checkpoints import Checkpoints
+from mmssl_trainer.training.loop import Fit, LossTable, NonFiniteLoss, Position, Silent, fit
+from mmssl_trainer.training.signals import kept
 
 from mmssl_fast import InteractionGraph
 
@@ -250,7 +251,8 @@ def test_second_signal_acts_at_once():
 @pytest.mark.parametrize("when", ["baseline", "test"])
 def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatch, capsys, number, code, when):
     """While a baseline is fitted beside, and in the last evaluation."""
-    from mmssl_trainer import commands, evaluate
+    from mmssl_trainer import ranking as evaluate
+    from mmssl_trainer.cli import commands
 
     run, before = tmp_path / "run", signal.getsignal(number)
     fit_and_test, split_metrics = commands.fit_and_test, evaluate.split_metrics

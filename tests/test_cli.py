@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import SYNTHETIC_EPOCHS, load
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import SYNTHETIC_EPOCHS, load
 from mmssl_trainer.data import synthetic, write_plain
-from mmssl_trainer.run_folder import RunFolder
+from mmssl_trainer.runs.folder import RunFolder
 
 SMALL = ["--system", "lightgcn", "--epochs", "2", "--batch", "64", "--threads", "1", "--set", "model.dim=8"]
 
@@ -248,7 +248,8 @@ def test_interruption_keeps_the_best_model(folder, tmp_path, monkeypatch, capsys
 
 
 def test_missing_extra_is_one_sentence(capsys, monkeypatch):
-    for name in [name for name in sys.modules if name == "typer" or name.startswith(("typer.", "mmssl_trainer.comm"))]:
+    loaded = ("typer.", "mmssl_trainer.cli.commands", "mmssl_trainer.cli.study_commands")
+    for name in [name for name in sys.modules if name == "typer" or name.startswith(loaded)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "typer", None)
     fails(capsys, ["train"], "typer", "pip install mmssl_fast[train]")
@@ -256,7 +257,7 @@ def test_missing_extra_is_one_sentence(capsys, monkeypatch):
 
 def test_installed_command_and_closed_pipe(run):
     """The process itself: module entry, exit code, and no traceback when the reader goes away."""
-    command = [sys.executable, "-P", "-m", "mmssl_trainer.cli", "recommend", str(run), "--users", "user001"]
+    command = [sys.executable, "-P", "-m", "mmssl_trainer", "recommend", str(run), "--users", "user001"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "user001" in done.stdout and done.stderr == ""
     reader, writer = os.pipe()

@@ -7,10 +7,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
-from mmssl_trainer import saved_model
-from mmssl_trainer.cli import main
+from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.data.dataset import build
+from mmssl_trainer.runs import saved_model
 
 WITH_FEATURES = ["mmssl", "vbpr", "lightgcn_m", "grcn", "lattice", "clcrec", "mmgcl", "slmrec", "svd"]
 

@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from mmssl_trainer.config import Config, known_keys, load, parse_set, to_toml
+from mmssl_trainer.config.sections import Config, known_keys, load, parse_set, to_toml
 from mmssl_trainer.errors import InputError
 
 from mmssl_fast.nn import MMSSL, MMSSLObjective

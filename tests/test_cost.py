@@ -1,9 +1,9 @@
 """mmssl-fast benchmark --plan."""
 
 import pytest
-from mmssl_trainer import cost
-from mmssl_trainer.cli import main
-from mmssl_trainer.plan import Sizes, Stage, peak, stages
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.memory import cost
+from mmssl_trainer.memory.plan import Sizes, Stage, peak, stages
 
 SIZES = Sizes(100_000, 50_000, 2_000_000, (128, 64), hidden=(512, 256))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from csr_blocks import normal
-from mmssl_trainer.step_graph import StepGraph
+from mmssl_trainer.systems.step_graph import StepGraph
 from one_step import learner, parts
 
 from mmssl_fast import build_info

@@ -8,10 +8,10 @@ import mmssl_fast
 from mmssl_fast import reference
 from mmssl_fast.dropin import sparse
 from mmssl_fast.nn.half_linear import half_linear
-from mmssl_fast.ops.relation_row_norm import relation_row_norm
 from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.spmm import spmm
 from mmssl_fast.ops.unit_rows import unit_rows
+from mmssl_fast.relation.algebra.relation_row_norm import relation_row_norm
 
 DTYPE = torch.float64
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # Gumbel noise is float32
@@ -233,9 +233,9 @@ def test_rows_that_are_never_a_matrix_refuse():
 
 def test_what_has_no_derivative_says_so():
     crow, col = GRAPH.crow, GRAPH.col
-    with pytest.raises(RuntimeError, match="^spmm: has no gradient; use propagate"):
+    with pytest.raises(RuntimeError, match=r"^spmm: has no gradient; use propagate"):
         torch.func.jvp(lambda x: spmm(crow, col, None, x), (V,), (V,))
-    with pytest.raises(RuntimeError, match="^spmm: has no gradient; use propagate"):
+    with pytest.raises(RuntimeError, match=r"^spmm: has no gradient; use propagate"):
         torch.func.grad(lambda x: spmm(crow, col, None, x).sum())(V)
 
 

@@ -4,10 +4,10 @@ one of the two lists."""
 import pytest
 import torch
 import torch.nn.functional as F
-from mmssl_trainer.config import load
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import synthetic
-from mmssl_trainer.evaluate import split_metrics
-from mmssl_trainer.train import fit
+from mmssl_trainer.ranking import split_metrics
+from mmssl_trainer.training.loop import fit
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssl_fast import (
@@ -30,10 +30,10 @@ from mmssl_fast import (
 from mmssl_fast.ops.csr_transpose import csr_transpose
 from mmssl_fast.ops.gumbel_linear import GumbelRows
 from mmssl_fast.ops.philox import philox4x32, philox_bits
-from mmssl_fast.ops.relation_row_norm import relation_row_norm
 from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.spmm import spmm
 from mmssl_fast.ops.unit_rows import unit_rows
+from mmssl_fast.relation.algebra.relation_row_norm import relation_row_norm
 
 USERS, ITEMS, DIM, HIDDEN = 301, 1271, 48, 96
 THREADS = (2, 3, 7)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from mmssl_trainer.evaluate import METRICS, ranking_metrics, split_metrics
+from mmssl_trainer.ranking import METRICS, ranking_metrics, split_metrics
 
 from mmssl_fast.graph import InteractionGraph
 

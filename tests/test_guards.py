@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from mmssl_trainer import checkpoint
-from mmssl_trainer.checkpoint import Checkpoints
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import load
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import Dataset, synthetic, write_plain
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.systems import SYSTEMS
 from mmssl_trainer.systems.mmssl import MMSSLSystem
-from mmssl_trainer.train import NonFiniteLoss, fit
+from mmssl_trainer.training import checkpoints as checkpoint
+from mmssl_trainer.training.checkpoints import Checkpoints
+from mmssl_trainer.training.loop import NonFiniteLoss, fit
 
 from mmssl_fast import InteractionGraph, sample_bpr
 from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
@@ -243,7 +243,7 @@ def test_embeddings_that_are_not_finite_are_no_best_model():
 
 def test_command_names_the_state_that_is_kept(tmp_path, monkeypatch, capsys):
     data = write_plain(synthetic(seed=1, n_users=60, n_items=40, modalities={"image": 8}), tmp_path / "data")
-    monkeypatch.setattr("mmssl_trainer.train.create", lambda name: Poisoned(12))
+    monkeypatch.setattr("mmssl_trainer.training.loop.create", lambda name: Poisoned(12))
     run = tmp_path / "run"
     arguments = ["--batch", "64", "--threads", "1", "--epochs", "9", "--set", "model.dim=8"]
     every = ["--set", "train.checkpoint_every=1", "--set", "train.sample_over=interactions"]

@@ -10,10 +10,10 @@ from mmssl_fast import reference
 pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
+
 from mmssl_fast.kernels.gumbel_linear import MOST, gumbel_linear, gumbel_linear_bwd
 from mmssl_fast.kernels.gumbel_noise import gumbel_from_bits, philox_tile
 from mmssl_fast.kernels.launch import launch
-
 from mmssl_fast.ops import _triton
 from mmssl_fast.ops import gumbel_linear as ops
 from mmssl_fast.ops.philox import philox_bits

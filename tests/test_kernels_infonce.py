@@ -8,7 +8,6 @@ from tolerances import assert_as_accurate
 pytest.importorskip("triton", reason="triton is not installed")
 from mmssl_fast.kernels import shapes
 from mmssl_fast.kernels.infonce import infonce, infonce_bwd
-
 from mmssl_fast.reference import unit_rows
 
 pytestmark = pytest.mark.usefixtures("poison")

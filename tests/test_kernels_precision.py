@@ -17,8 +17,8 @@ from mmssl_fast import reference
 pytest.importorskip("triton", reason="triton is not installed")
 import triton
 import triton.language as tl
-from mmssl_fast.kernels import compile_gate, cosine_block, gumbel_linear, infonce, tiles
 
+from mmssl_fast.kernels import compile_gate, cosine_block, gumbel_linear, infonce, tiles
 from mmssl_fast.ops.gumbel_rows import gumbel_lse
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="emulates what a GPU does itself")

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from mmssl_trainer import measured
-from mmssl_trainer.cli import main
+from mmssl_trainer.cli import measured
+from mmssl_trainer.cli.main import main
 from mmssl_trainer.errors import InputError
 from rich.console import Console
 

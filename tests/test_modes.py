@@ -12,10 +12,9 @@ import torch
 from nn_catalogue import catalogue
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from mmssl_fast import InteractionGraph, RelationRows, lightgcn
+from mmssl_fast import InteractionGraph, RelationRows, lightgcn, precision
 from mmssl_fast.nn import MMSSL, Encoded
-from mmssl_fast.ops import rounded_products
-from mmssl_fast.ops.rounded_products import rounded
+from mmssl_fast.precision import rounded
 
 MATRIX = sp.random(12, 9, density=0.3, format="csr", random_state=0)
 USERS, ITEMS = (torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (12, 9))
@@ -197,10 +196,10 @@ def test_a_weight_rounded_in_inference_mode_is_not_kept():
 
 
 def test_a_weight_rounded_while_traced_is_not_kept():
-    before = rounded_products._kept
+    before = precision._kept
     with FakeTensorMode() as mode:
         rounded(mode.from_tensor(torch.randn(8, 6)), torch.bfloat16)
-    assert rounded_products._kept is before
+    assert precision._kept is before
 
 
 def test_threads_get_the_rounding_of_their_own_weight():

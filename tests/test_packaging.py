@@ -72,7 +72,7 @@ def test_wheel_metadata(wheel):
     assert sorted(re.match(r"\w+", each)[0] for each in needed) == ["numpy", "scipy", "torch"]
     assert {"train", "test", "bench", "dev"} <= set(metadata.get_all("Provides-Extra"))
     scripts = wheel.read(name.replace("METADATA", "entry_points.txt")).decode()
-    assert "mmssl-fast = mmssl_trainer.cli:main" in scripts
+    assert "mmssl-fast = mmssl_trainer.cli.main:main" in scripts
     assert any(name.endswith("LICENSE") for name in wheel.namelist())
 
 

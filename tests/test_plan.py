@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmssl_trainer import plan
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import load
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import synthetic
-from mmssl_trainer.plan import Sizes, parse_bytes, peak, readable, stages
+from mmssl_trainer.memory import plan
+from mmssl_trainer.memory.plan import Sizes, parse_bytes, peak, readable, stages
 
 # users, items, steps, widths of the modalities, dim, first hidden width, batch
 RUNS = ["9308 6710 3 128,128 64 512 1024", "30000 3000 3 32,32 32 64 512", "3000 15000 3 64,64 64 256 1024"]

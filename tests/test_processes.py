@@ -11,13 +11,16 @@ from pathlib import Path
 
 import process_parts
 import pytest
-from mmssl_trainer import processes, run_folder, running, tune
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import load
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import load as load_data
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.errors import Failed, InputError
-from mmssl_trainer.reproduce import targets
+from mmssl_trainer.runs import complete as running
+from mmssl_trainer.runs import folder as run_folder
+from mmssl_trainer.study import processes
+from mmssl_trainer.study.reproduce import targets
+from mmssl_trainer.study.tune import search as tune
 
 TINY = ["--threads", "1", "--set", "model.dim=8", "--set", "train.batch=64", "--set", "train.patience=0"]
 

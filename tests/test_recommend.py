@@ -8,8 +8,8 @@ import scipy.sparse as sp
 import torch
 from mmssl_trainer.data import Dataset
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.recommend import recommend, write
-from mmssl_trainer.saved_model import SavedModel
+from mmssl_trainer.runs.recommend import recommend, write
+from mmssl_trainer.runs.saved_model import SavedModel
 from pyarrow import parquet
 
 N_USERS, N_ITEMS = 41, 17

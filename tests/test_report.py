@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import load
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import synthetic, write_plain
-from mmssl_trainer.report_page import _not_run
+from mmssl_trainer.study.report.page import _not_run
 
 VOID = {"meta", "img", "br"}
 

@@ -8,13 +8,14 @@ import signal
 import numpy as np
 import pytest
 import torch
-from mmssl_trainer import presets, running
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import Config, ModelSection, SVDSection, load
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config import presets
+from mmssl_trainer.config.sections import Config, ModelSection, SVDSection, load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.evaluate import split_metrics, user_metrics
-from mmssl_trainer.reproduce import gradients, paper, plan, statistics, tables
+from mmssl_trainer.ranking import split_metrics, user_metrics
+from mmssl_trainer.runs import complete as running
+from mmssl_trainer.study.reproduce import gradients, paper, plan, statistics, tables
 from scipy import stats
 
 from mmssl_fast import InteractionGraph
@@ -31,7 +32,7 @@ def data():
 def embedded(data, monkeypatch):
     """The embedded catalogue, smaller; runs without their pictures."""
     monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: data)
-    monkeypatch.setattr("mmssl_trainer.run_folder.draw", lambda epochs, path, title: path.touch())
+    monkeypatch.setattr("mmssl_trainer.runs.folder.draw", lambda epochs, path, title: path.touch())
 
 
 def reproduce(target, out, *more):
@@ -90,7 +91,7 @@ def test_a_runs_name_is_of_what_changes_its_result():
 
 def test_interrupted_reproduction_goes_on(tmp_path, monkeypatch, capsys):
     """A signal in the second run: one line, 130; then the same command ends as one that was never interrupted."""
-    from mmssl_trainer.run_folder import RunFolder
+    from mmssl_trainer.runs.folder import RunFolder
 
     asked = ["--systems", "mf,lightgcn", "--seeds", "1", "--epochs", "4"]
     written = RunFolder.epoch_ended
@@ -118,7 +119,7 @@ def sweeps(monkeypatch):
     """Two short sweeps in Figure 4's place."""
     short = {"model.layers": (1, 2), "loss.zeta": (0.0, 100.0)}
     for module in ("paper", "plan", "pictures"):
-        monkeypatch.setattr(f"mmssl_trainer.reproduce.{module}.SWEEPS", short)
+        monkeypatch.setattr(f"mmssl_trainer.study.reproduce.{module}.SWEEPS", short)
 
 
 def test_dry_run_runs_nothing(tmp_path, capsys, sweeps):

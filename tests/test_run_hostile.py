@@ -12,11 +12,12 @@ from data_folders import one_line
 from data_fuzz import BYTES, FUZZ, mutations, within_64_mib
 from hypothesis import given
 from hypothesis import strategies as st
-from mmssl_trainer import checkpoint, saved_model
-from mmssl_trainer.cli import main
+from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import InputError, load, synthetic
 from mmssl_trainer.data.tables import read_table
-from mmssl_trainer.train import Fit
+from mmssl_trainer.runs import saved_model
+from mmssl_trainer.training import checkpoints as checkpoint
+from mmssl_trainer.training.loop import Fit
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save, save_file
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from mmssl_trainer.cli import main
-from mmssl_trainer.step_graph import WARM_UP, StepGraph
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.systems.step_graph import WARM_UP, StepGraph
 from one_step import NoWaiting, learner, parts
 
 from mmssl_fast import static_shapes

@@ -8,13 +8,13 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from mmssl_trainer import systems
-from mmssl_trainer.config import load
+from mmssl_trainer.config.sections import load
 from mmssl_trainer.data import Dataset, synthetic
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.evaluate import split_metrics
+from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.systems.base import Batch
 from mmssl_trainer.systems.ncl import cluster_rows
-from mmssl_trainer.train import fit
+from mmssl_trainer.training.loop import fit
 
 from mmssl_fast.graph import InteractionGraph
 

@@ -12,9 +12,9 @@ from relation_cases import catalogue
 from mmssl_fast.nn import Discriminator
 from mmssl_fast.nn.losses import discriminator_loss, generator_loss
 from mmssl_fast.nn.tiled_adam import TiledAdam, _rounded_at_random
-from mmssl_fast.ops.gradient_norm import gradient_norm
-from mmssl_fast.ops.pending_gradient import PendingGradient, pending_gradient
 from mmssl_fast.relation import RelationRows
+from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
+from mmssl_fast.relation.algebra.pending_gradient import PendingGradient, pending_gradient
 
 N_USERS, N_ITEMS, ROWS, D = 60, 401, 41, 8
 GRAPH = catalogue(N_USERS, N_ITEMS, 0.05)
@@ -229,5 +229,5 @@ def test_random_rounding_leaves_what_is_not_finite():
 
 
 def test_moments_of_float16_are_refused():
-    with pytest.raises(ValueError, match="moments must be bfloat16, float32 or float64, got torch.float16"):
+    with pytest.raises(ValueError, match=r"moments must be bfloat16, float32 or float64, got torch\.float16"):
         TiledAdam(make_weight(4, True), moments=torch.float16)

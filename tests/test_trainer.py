@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from mmssl_trainer import run_folder, saved_model, systems
-from mmssl_trainer.config import load, to_toml
+from mmssl_trainer import systems
+from mmssl_trainer.config.sections import load, to_toml
 from mmssl_trainer.data import Dataset, synthetic
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.evaluate import split_metrics
+from mmssl_trainer.ranking import split_metrics
+from mmssl_trainer.runs import folder as run_folder
+from mmssl_trainer.runs import saved_model
 from mmssl_trainer.systems.base import Batch
-from mmssl_trainer.train import LossTable, NonFiniteLoss, Silent, fit, pick_device
+from mmssl_trainer.training.loop import LossTable, NonFiniteLoss, Silent, fit, pick_device
 
 from mmssl_fast.graph import InteractionGraph
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from mmssl_trainer import train, tune
-from mmssl_trainer.cli import main
-from mmssl_trainer.config import Config, load
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.sections import Config, load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
+from mmssl_trainer.study.tune import search as tune
 from mmssl_trainer.systems import SYSTEMS
+from mmssl_trainer.training import loop as train
 from optuna.distributions import CategoricalDistribution
 
 SPACE = (
@@ -226,7 +227,7 @@ def test_tune_without_optuna(monkeypatch, capsys):
     import sys
 
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "mmssl_trainer.tune")
-    monkeypatch.delattr("mmssl_trainer.tune", raising=False)
+    monkeypatch.delitem(sys.modules, "mmssl_trainer.study.tune.search")
+    monkeypatch.delattr("mmssl_trainer.study.tune.search", raising=False)
     assert main(["tune", "--trials", "1"]) == 2
     assert "pip install mmssl_fast[tune]" in capsys.readouterr().err

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from mmssl_fast.ops.item_tiles import item_tiles, tile_elements
-from mmssl_fast.ops.pending_gradient import PendingGradient
 from mmssl_fast.ops.philox import philox_bits
 from mmssl_fast.reference import STREAM_ROUNDING
+from mmssl_fast.relation.algebra.pending_gradient import PendingGradient
+from mmssl_fast.tiles import item_tiles, tile_elements
 
 MOMENTS = (torch.bfloat16, torch.float32, torch.float64)
 

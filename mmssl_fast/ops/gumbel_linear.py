@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_ids, check_tensors
+from ..tiles import tile_elements
 from . import _triton
 from .csr_transpose import csr_transpose
 from .derivatives import differentiable
 from .gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from .gumbel_softmax import gumbel_softmax
-from .item_tiles import tile_elements
 from .philox import seed_offset
 from .spmm import spmm, spmm_add_
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, bpr_loss
 from mmssl_fast.nn.encoder import standardised
 
-from ..balance import Balance, balance
 from ..errors import InputError
+from ..study.balance import Balance, balance
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..config.sections import Config
     from ..data import Dataset
 
 

@@ -16,7 +16,7 @@ import atheris
 
 with atheris.instrument_imports(include=["mmssl_trainer"]):
     import mmssl_trainer.data
-    import mmssl_trainer.saved_model  # noqa: F401
+    import mmssl_trainer.runs.saved_model  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # -P leaves the tests' own folder out
 

@@ -34,8 +34,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # -P leaves the tests' own f
 
 from data_folders import WRITERS, small_dataset
 from data_fuzz import BYTES, JSON_FILES, JSON_VALUES, NPYS, PICKLES, mutations, parquets, tables
-from mmssl_trainer import checkpoint, config, measured, saved_model, systems, train
+from mmssl_trainer import systems
+from mmssl_trainer.cli import measured
+from mmssl_trainer.config import sections as config
 from mmssl_trainer.data import InputError, load, summarise, synthetic
+from mmssl_trainer.runs import saved_model
+from mmssl_trainer.training import checkpoints as checkpoint
+from mmssl_trainer.training import loop as train
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save
 

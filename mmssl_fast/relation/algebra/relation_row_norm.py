@@ -1,0 +1,159 @@
+"""relation_row_norm: lengths of generated rows that are never formed.
+
+‖row_u‖² = U_u (VᵀV) U_uᵀ − Σ_seen s_ui², with Gram matrix and seen products in float64. Where the seen items carry the
+row, what is left has no digits: rows below CARRIED_SHARE of their unmasked squared length are formed densely, a few at
+a time.
+
+With c = ∂L/∂n / n: dU = c∘(U VᵀV − s V), dV = V Uᵀ(c∘U) − (c∘s)ᵀ U; 0 at a zero row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...ops.derivatives import differentiable, undifferentiable
+from ...ops.sampled_dot import sampled_dot
+from ...ops.spmm import spmm
+from .cancelled import CARRIED_SHARE, carried_blocks
+from .parts import check_generated
+from .weight_columns import ItemEntries
+
+GRAM_ROWS = 1 << 16
+
+
+def relation_row_norm(u: Tensor, v: Tensor, seen=None) -> Tensor:
+    """Equals ``(u @ v.T).masked_fill(seen, 0).norm(dim=1)``, without forming the [B, I] block.
+
+    The scale of Eq. 3 and 5's rows when they are divided by their length. Differentiable once in u and v.
+
+    Args:
+        u: [B, d] float32, float64 or bfloat16. v: [I, d], dtype of u.
+        seen: SeenRows(crow [B + 1], col [nnz]) whose entries have value 0, distinct within a row; or None.
+
+    Returns:
+        [B], dtype of u; exactly 0, with gradient 0, for a row that is zero or whose every item is seen.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not match.
+    """
+    check_generated("relation_row_norm", u, v, seen)
+    return row_norm_and_carried(u, v, seen)[0].to(u.dtype)
+
+
+def row_norm_and_carried(u: Tensor, v: Tensor, seen=None) -> tuple[Tensor, Tensor]:
+    """(lengths, float64 [B]; bool [B]: the rows that their seen items carry, which relation_linear must form as
+    well)."""
+    crow, col = (None, None) if seen is None else seen
+    work = torch.float32 if u.dtype in (torch.bfloat16, torch.float16) else u.dtype
+    with torch.autocast(u.device.type, enabled=False):
+        return relation_row_norm_op(u.to(work), v.to(work), crow, col)
+
+
+def gram(v: Tensor, w: Tensor | None = None) -> Tensor:
+    """vᵀw (vᵀv) in float64 [d, d'], converted a slice of rows at a time."""
+    w = v if w is None else w
+    total = v.new_zeros(v.shape[1], w.shape[1], dtype=torch.float64)
+    for a, b in zip(v.split(GRAM_ROWS), w.split(GRAM_ROWS), strict=True):
+        total.addmm_(a.double().mT, b.double())
+    return total
+
+
+class _Seen:
+    """The seen entries of a block over the distinct items that occur, and those items' features in float64."""
+
+    def __init__(self, crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> None:
+        self.entries = ItemEntries(crow, col, v.shape[0])
+        self.items = self.entries.by_item[0]
+        self.v = v[self.items].double()
+        self.products = sampled_dot(crow, self.entries.compact_col, u.double(), self.v)
+
+    def row_sums(self, value: Tensor) -> Tensor:
+        """[B]: Σ of value [nnz] over a row's entries."""
+        return spmm(self.entries.crow, torch.zeros_like(self.entries.col), value, value.new_ones(1, 1)).squeeze(1)
+
+    def times_v(self, value: Tensor) -> Tensor:
+        """[B, d]: Σ over a row's entries of value · v."""
+        return spmm(self.entries.crow, self.entries.compact_col, value, self.v)
+
+
+@torch.library.custom_op("mmssl_fast::relation_row_norm", mutates_args=())
+def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
+    wide = u.double()
+    full = ((wide @ gram(v)) * wide).sum(1).clamp_min_(0)
+    carried = torch.zeros(u.shape[0], dtype=torch.bool, device=u.device)
+    if crow is None or col is None or col.numel() == 0:
+        return full.sqrt_(), carried
+    seen = _Seen(crow, col, u, v)
+    square = (full - seen.row_sums(seen.products.square())).clamp_min_(0)
+    empty = crow.diff() >= v.shape[0]  # every item seen
+    carried = (square < CARRIED_SHARE * full).logical_and_(~empty)
+    norm = square.masked_fill_(empty, 0).sqrt_()
+    for block in carried_blocks((crow, col), carried, v.shape[0]):
+        rows = block.mask_(u[block.rows] @ v.mT)
+        norm[block.rows] = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norm, carried
+
+
+@_row_norm_op.register_fake
+def _(u, v, crow, col):
+    return u.new_empty(u.shape[0], dtype=torch.float64), u.new_empty(u.shape[0], dtype=torch.bool)
+
+
+@torch.library.custom_op("mmssl_fast::relation_row_norm_bwd", mutates_args=())
+def _row_norm_bwd_op(
+    grad: Tensor,
+    norm: Tensor,
+    carried: Tensor,
+    u: Tensor,
+    v: Tensor,
+    crow: Tensor | None,
+    col: Tensor | None,
+    need_u: bool,
+    need_v: bool,
+) -> tuple[Tensor, Tensor]:
+    c = torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
+    plain, wide = torch.where(carried, 0.0, c)[:, None], u.double()
+    du = plain * (wide @ gram(v)) if need_u else None
+    dv = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None
+    if crow is not None and col is not None and col.numel():
+        seen = _Seen(crow, col, u, v)
+        if need_u:
+            du -= plain * seen.times_v(seen.products)
+        if need_v:
+            seen.entries.add_transposed_(dv, -seen.products.to(v.dtype), (plain * wide).to(v.dtype))
+    if need_u:
+        du = du.to(u.dtype)
+    if crow is not None and col is not None:
+        for block in carried_blocks((crow, col), carried, v.shape[0]):
+            rows = block.mask_(u[block.rows] @ v.mT).mul_(c[block.rows, None].to(u.dtype))
+            if need_u:
+                du[block.rows] = rows @ v
+            if need_v:
+                dv.addmm_(rows.mT, u[block.rows])
+    return (du if need_u else u.new_empty(0)), (dv if need_v else u.new_empty(0))
+
+
+@_row_norm_bwd_op.register_fake
+def _(grad, norm, carried, u, v, crow, col, need_u, need_v):
+    return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*output, *inputs)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _grad(ctx, grad, _carried):
+    if grad is None:
+        return None, None, None, None
+    needs = ctx.needs_input_grad[:2]
+    grads = relation_row_norm_bwd(grad, *ctx.saved_tensors, *needs)
+    return *(g if need else None for g, need in zip(grads, needs, strict=True)), None, None
+
+
+relation_row_norm_op = differentiable("relation_row_norm", _grad, _save)
+relation_row_norm_bwd = undifferentiable(
+    "relation_row_norm_bwd", "relation_row_norm: has no second derivative; use mmssl_fast.reference.relation_row_norm"
+)

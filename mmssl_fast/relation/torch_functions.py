@@ -1,0 +1,261 @@
+"""Which torch functions take RelationRows, and what each becomes. Anything not listed raises a TypeError naming
+`.dense()`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tiles import item_tiles
+from .gradient import RelationGradient, RelationGradientSquare
+from .registry import handles
+from .rows import RelationRows
+
+
+def _refuse_out(name: str, **options) -> None:
+    given = [key for key, value in options.items() if value is not None]
+    if given:
+        raise TypeError(f"{name} of RelationRows does not take {', '.join(given)}; use .dense()")
+
+
+@handles(F.linear)
+def _linear(input, weight, bias=None):
+    if not isinstance(input, RelationRows):
+        raise TypeError("linear: RelationRows may be the input, not the weight or bias; use .dense()")
+    return input.linear(weight, bias)
+
+
+@handles(torch.matmul, torch.mm)
+def _matmul(a, b, *, out=None):
+    _refuse_out("matmul", out=out)
+    if not isinstance(a, RelationRows):
+        raise TypeError("matmul: RelationRows may be the first factor only; use .dense()")
+    return a @ b
+
+
+@handles(F.normalize)
+def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):
+    if not isinstance(input, RelationRows) or p != 2 or dim not in (1, -1) or out is not None:
+        raise TypeError(
+            f"normalize of RelationRows: only rows by their length (p=2, dim=1), got p={p}, dim={dim}; use .dense()"
+        )
+    return input.normalize(eps)
+
+
+@handles(torch.cat, torch.concat, torch.concatenate)
+def _cat(tensors, dim=0, *, axis=None, out=None):
+    dim = dim if axis is None else axis
+    if dim not in (0, -2) or out is not None:
+        raise TypeError(f"cat of RelationRows: only along dim 0, got dim={dim}; use .dense()")
+    return RelationRows.cat(list(tensors))
+
+
+@handles(torch.topk)
+def _topk(input, k, dim=-1, largest=True, sorted=True, *, out=None):
+    _refuse_out("topk", out=out)
+    return input.topk(k, dim, largest, sorted)
+
+
+@handles(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
+def _add(a, b, *, alpha=1, out=None):
+    _refuse_out("add", out=out)
+    b = b if alpha == 1 else b * alpha
+    return a + b if isinstance(a, RelationRows) else b + a
+
+
+@handles(torch.sub, torch.subtract, Tensor.sub, Tensor.__sub__)
+def _sub(a, b, *, alpha=1, out=None):
+    _refuse_out("sub", out=out)
+    b = b if alpha == 1 else b * alpha
+    return a - b if isinstance(a, RelationRows) else (-b) + a
+
+
+@handles(Tensor.__rsub__)
+def _rsub(a, b):
+    return _sub(b, a)
+
+
+@handles(Tensor.add_, Tensor.__iadd__)
+def _add_to_dense(dense, rows, *, alpha=1):
+    """dense += rows: dense changes in place, and what comes back is rows again, so that what follows stays lazy."""
+    if dense.shape != rows.shape:
+        raise ValueError(f"add_: dense block of shape {tuple(dense.shape)}, rows of shape {tuple(rows.shape)}")
+    rows = rows if alpha == 1 else rows * alpha
+    if torch.is_grad_enabled() and (rows.requires_grad or dense.requires_grad):
+        return RelationRows.from_dense(dense.add_(rows.dense()))
+    first = 0
+    for block in rows._blocks:
+        into = dense[first : first + block.n_rows]
+        for begin, end in item_tiles(block.n_rows, dense.shape[1]):
+            into[:, begin:end] += block.tile(begin, end)
+        first += block.n_rows
+    return RelationRows.from_dense(dense)
+
+
+@handles(Tensor.sub_, Tensor.__isub__)
+def _sub_from_dense(dense, rows, *, alpha=1):
+    return _add_to_dense(dense, rows, alpha=-alpha)
+
+
+@handles(torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
+def _mul(a, b, *, out=None):
+    _refuse_out("mul", out=out)
+    return a * b if isinstance(a, RelationRows) else b * a
+
+
+@handles(torch.div, torch.divide, torch.true_divide)
+def _div(a, b, *, rounding_mode=None, out=None):
+    _refuse_out("div", rounding_mode=rounding_mode, out=out)
+    if not isinstance(a, RelationRows):
+        raise TypeError("div: nothing is divided by RelationRows; use .dense()")
+    return a / b
+
+
+@handles(torch.neg, torch.negative)
+def _neg(a, *, out=None):
+    _refuse_out("neg", out=out)
+    return -a
+
+
+@handles(torch.lerp, Tensor.lerp)
+def _lerp(start, end, weight, *, out=None):
+    _refuse_out("lerp", out=out)
+    return start * (1 - weight) + end * weight
+
+
+@handles(Tensor.expand_as)
+def _expand_as(tensor, rows):
+    """[B, 1], which scales rows as the expanded matrix would, and stays [B, 1] through arithmetic of its own (1 −
+    α)."""
+    if tensor.ndim == 2 and tensor.shape in ((len(rows), 1), (1, 1)):
+        return tensor.expand(len(rows), 1)
+    if tensor.ndim == 0:
+        return tensor
+    raise TypeError(f"expand_as: {tuple(tensor.shape)} is not [rows, 1]; use .dense() of the RelationRows")
+
+
+@handles(torch.detach)
+def _detach(rows):
+    return rows.detach()
+
+
+@handles(torch.clone)
+def _clone(rows, *, memory_format=None):
+    return rows.clone()
+
+
+@handles(torch.norm, torch.functional.norm)
+def _norm(input, p="fro", dim=None, keepdim=False, out=None, dtype=None):
+    _refuse_out("norm", out=out, dtype=dtype)
+    return _row_lengths(input, p, dim, keepdim)
+
+
+@handles(torch.linalg.norm, torch.linalg.vector_norm)
+def _linalg_norm(x, ord=None, dim=None, keepdim=False, *, dtype=None, out=None):
+    _refuse_out("norm", out=out, dtype=dtype)
+    return _row_lengths(x, 2 if ord is None else ord, dim, keepdim)
+
+
+def _row_lengths(x, p, dim, keepdim):
+    if isinstance(x, RelationGradient):
+        return x.norm(p, dim, keepdim)
+    dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
+    if not isinstance(x, RelationRows) or p not in (2, "fro") or dim not in (1, -1):
+        raise TypeError(f"norm of RelationRows: only row lengths (p=2, dim=1), got p={p}, dim={dim}; use .dense()")
+    norm = x.row_norm()
+    return norm[:, None] if keepdim else norm
+
+
+@handles(torch.square)
+def _square(x, *, out=None):
+    _refuse_out("square", out=out)
+    return _pow(x, 2)
+
+
+@handles(torch.pow)
+def _pow(x, exponent, *, out=None):
+    _refuse_out("pow", out=out)
+    if not isinstance(x, RelationGradient):
+        raise TypeError("pow does not take RelationRows; use .dense()")
+    return x.pow(exponent)
+
+
+@handles(torch.sum)
+def _sum(x, dim=None, keepdim=False, *, dtype=None, out=None):
+    _refuse_out("sum", dtype=dtype, out=out)
+    if not isinstance(x, RelationGradientSquare):
+        raise TypeError(f"sum does not take {type(x).__name__}; use .dense()")
+    return x.sum(dim, keepdim)
+
+
+@handles(torch.flatten)
+def _flatten(x, start_dim=0, end_dim=-1):
+    if not isinstance(x, RelationGradient):
+        raise TypeError(f"flatten does not take {type(x).__name__}; use .dense()")
+    return x.flatten(start_dim, end_dim)
+
+
+@handles(torch.reshape)
+def _reshape(x, shape):
+    if not isinstance(x, RelationGradient):
+        raise TypeError("reshape does not take RelationRows; use .dense()")
+    return x.view(*shape)
+
+
+@handles(torch.autograd.grad)
+def _autograd_grad(
+    outputs,
+    inputs,
+    grad_outputs=None,
+    retain_graph=None,
+    create_graph=False,
+    only_inputs=True,
+    allow_unused=None,
+    is_grads_batched=False,
+    materialize_grads=False,
+):
+    """Gradients of tensors with respect to rows and tensors; for rows a RelationGradient, through the z of their
+    `linear`."""
+    if any(isinstance(out, RelationRows) for out in outputs) or is_grads_batched:
+        raise TypeError(
+            "autograd.grad: RelationRows may be inputs, not outputs, and gradients not batched; use .dense()"
+        )
+    flat = []
+    for place, rows in enumerate(inputs):
+        if not isinstance(rows, RelationRows):
+            flat.append(rows)
+            continue
+        if not rows._through:
+            raise RuntimeError(
+                f"autograd.grad: input {place}, RelationRows of shape {tuple(rows.shape)}, did not go through "
+                "linear while it required grad; call requires_grad_() before, and nothing in between but linear"
+            )
+        flat += [edge for edge, _ in rows._through]
+    found = iter(torch.autograd.grad(outputs, flat, grad_outputs, retain_graph, create_graph, allow_unused=True))
+    return tuple(
+        _one_gradient(place, x, found, bool(allow_unused), materialize_grads) for place, x in enumerate(inputs)
+    )
+
+
+def _one_gradient(place: int, x, found, allow_unused: bool, materialize: bool):
+    if isinstance(x, RelationRows):
+        factors = [
+            (g, weight) for (_, weight), g in [(through, next(found)) for through in x._through] if g is not None
+        ]
+        if factors:
+            return RelationGradient(factors)
+        if materialize:
+            weight = x._through[0][1]
+            return RelationGradient([(weight.new_zeros(len(x), weight.shape[0]), weight)])
+    else:
+        grad = next(found)
+        if grad is not None:
+            return grad
+        if materialize:
+            return torch.zeros_like(x)
+    if allow_unused:
+        return None
+    raise RuntimeError(
+        f"autograd.grad: input {place} was not used in the graph; set allow_unused=True if that is meant"
+    )

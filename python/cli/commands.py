@@ -1,0 +1,345 @@
+"""The commands behind mmssl-fast: what is asked is read here, done elsewhere, and shown by report."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ..errors import InputError
+from ..runs.complete import changed, fit_and_test, load_data
+from .study_commands import register
+
+app = typer.Typer(
+    help="Train, evaluate and use multi-modal self-supervised recommendation (MMSSL).", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that train wrote, or its model.safetensors.")]
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")] = None,
+    layout: Annotated[str | None, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration in TOML.")] = None,
+    preset: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Settings found to work: a bundled name, or a "
+                                               "TOML file; --config goes above it.")] = None,
+    system: Annotated[str | None, typer.Option(help="mmssl, popularity, svd, mf, ngcf, lightgcn, sgl, ncl, "
+                                                    "hccf, vbpr, lightgcn_m, mmgcn, grcn, lattice, clcrec, mmgcl or "
+                                                    "slmrec.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; 0: as torch chooses.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory the run may take, as 4GiB. [default: 80% of what is free]",
+                                               show_default=False)] = None,
+    compare: Annotated[bool | None, typer.Option(help="Fit popularity and LightGCN too. [default: on the embedded "
+                                                      "catalogue only]", show_default=False)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE",
+                                                       help="Any key of the configuration; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. [default: runs/<system>-<data>-<time>]",
+                                             show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's files in that folder.")] = False,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the interrupted run in this folder, as "
+                                                                    "it was configured.", show_default=False)] = None,
+) -> None:  # fmt: skip
+    """Train a recommender, keep its best model and say how good it is."""
+    from ..config import presets
+    from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
+    from ..console import output as report
+    from ..memory import budget as memory_plan
+    from ..runs import folder as run_folder
+    from ..training import checkpoints as checkpoint
+    from ..training import loop as training
+    from ..training import signals
+
+    flags = {"data.path": (data, "--data"), "data.layout": (layout, "--layout"), "model.system": (system, "--system"),
+             "train.epochs": (epochs, "--epochs"), "train.batch": (batch, "--batch"), "train.seed": (seed, "--seed"),
+             "train.device": (device, "--device"), "train.threads": (threads, "--threads"),
+             "train.memory": (memory, "--memory"),
+             "train.compare": (None if compare is None else "yes" if compare else "no", "--compare")}  # fmt: skip
+    if resume is not None:
+        config = _resumed_configuration(resume, {"--config": config, "--preset": preset, "--out": out,
+                                                 "--overwrite": overwrite})  # fmt: skip
+    below = None if preset is None else presets.find(preset)
+    chosen = configuration(config, flags, settings or [], below)
+    if resume is not None:
+        checkpoint.refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
+    training.pick_device(chosen.train.device)
+    dataset = load_data(chosen.data)
+    if chosen.data.path != SYNTHETIC:
+        chosen = changed(chosen, "data", path=str(Path(chosen.data.path).resolve()))
+    elif "epochs" not in chosen.train.model_fields_set:
+        chosen = changed(chosen, "train", epochs=SYNTHETIC_EPOCHS)
+    chosen = memory_plan.settle(dataset, chosen, resumed=resume is not None)
+    place = resume or out or run_folder.default_path(chosen, dataset)
+    checkpoints = checkpoint.Checkpoints(place, dataset, chosen)
+    going_on = resume is not None and checkpoints.open()
+    folder = run_folder.RunFolder(place, dataset, chosen, overwrite or resume is not None, going_on)
+    if resume is not None:
+        for note in checkpoints.notes() or ["no state was written yet: starting from the beginning"]:
+            report.ERR.print(f"note: {note}", markup=False)
+    full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
+    for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
+        report.ERR.print(f"note: {note}", markup=False)
+    if line := memory_plan.described(dataset, chosen):
+        report.ERR.print(line, markup=False)
+    warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
+    compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
+    names = [chosen.model.system]
+    names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
+    rows, baselines = [], {}
+    with signals.told(f"interrupted; {checkpoint.resume_command(place)} goes on"):  # within `fit`, after a whole step
+        for name in reversed(names):
+            own = name == chosen.model.system
+            fit, test, seconds = fit_and_test(dataset, chosen, name, *((folder, checkpoints) if own else ()))
+            rows.insert(0, (name, test, seconds))
+            if not own:
+                baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
+        folder.finish(fit, test, baselines)
+    report.show_run(dataset.name, fit, test, rows, folder.path)
+
+
+def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
+    """The configuration of an interrupted run. Raises InputError for a folder that holds none or is finished."""
+    from ..runs.folder import CONFIG, RESULT
+
+    for flag, given in others.items():
+        if given:
+            raise InputError(f"--resume and {flag} exclude each other; --resume takes all from {run / CONFIG}")
+    if not (run / CONFIG).is_file():
+        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run that was interrupted")
+    if (run / RESULT).exists():
+        raise InputError(f"{run}: is finished, its result is in {RESULT}; there is nothing to resume")
+    return run / CONFIG
+
+
+def configuration(
+    path: Path | None, flags: dict[str, tuple[Any, str]], settings: list[str], preset: Path | None = None
+):
+    """What a preset, a file, the options and --set make, the later over the earlier."""
+    from ..config.sections import load, parse_set
+
+    overrides = {name: (value, flag) for name, (value, flag) in flags.items() if value is not None}
+    for assignment in settings:
+        name, value = parse_set(assignment)
+        if name in overrides and overrides[name][0] != value:
+            raise InputError(f"--set {name} and {overrides[name][1]} say different things; give one of them")
+        overrides[name] = (value, "--set")
+    return load(path, overrides, preset)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="test or val.")] = "test",
+    k: Annotated[list[int] | None, typer.Option("--k", help="A list length, 1 to 128; may be repeated. [default: 10, "
+                                                            "20, 50]", show_default=False)] = None,
+    mask_validation: Annotated[bool, typer.Option(help="Leave validation items out when testing.")] = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Rank only items without training interactions, by their "
+                                                      "features alone, for the users who have one in the split.")] =
+    False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:  # fmt: skip
+    """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
+    from ..console import output as report
+    from ..ranking import MAX_K, split_metrics
+    from ..runs import saved_model
+
+    if split not in ("test", "val"):
+        raise InputError(f"--split {split!r}: choose test or val")
+    ks = k or [10, 20, 50]
+    if not all(1 <= one <= MAX_K for one in ks):
+        raise InputError(f"--k {ks}: each must be between 1 and {MAX_K}")
+    if cold:
+        from ..runs.cold import cold_metrics
+
+        model, metrics = cold_metrics(run, split, ks, mask_validation)
+    else:
+        model = saved_model.load(run)
+        metrics = split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
+    if not metrics["users"]:
+        raise InputError(f"{run}: its data has no {split} interactions")
+    if as_json:
+        print(json.dumps(metrics, indent=2))
+    else:
+        title = f"{model.metadata.get('system', '')} on {model.interactions.name}, {split}: {metrics['users']} users"
+        title += f", {metrics['candidates']} cold items alone ranked" if cold else ""
+        report.OUT.print(report.metrics_table(title, metrics))
+
+
+@app.command()
+def recommend(
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option(help="A .csv or .parquet file; without it the lists are printed.")] = None,
+    users: Annotated[list[str] | None, typer.Option("--users", "--user", help="User ids, separated by commas; may be "
+                                                    "repeated. [default: all]", show_default=False)] = None,
+    users_from: Annotated[Path | None, typer.Option(help="A text file with one user id a line.")] = None,
+    k: Annotated[int, typer.Option("--k", help="Items a user, 1 to 128.")] = 20,
+    exclude: Annotated[str, typer.Option(help="train leaves out training interactions, all those of validation and "
+                                              "test too.")] = "train",
+) -> None:  # fmt: skip
+    """The best items for users, by their own ids, seen items left out."""
+    from ..console import output as report
+    from ..runs import recommend as recommending
+    from ..runs import saved_model
+
+    model = saved_model.load(run)
+    asked = _asked_users(users, users_from, model.interactions)
+    if out is None and asked is None:
+        raise InputError("name the users with --users, or a file with --out")
+    chunks = recommending.recommend(model, asked, k, exclude)
+    if out is None:
+        rows = [row for chunk in chunks for row in zip(*(column.tolist() for column in chunk), strict=True)]
+        shown = [[str(user), rank, str(item), score] for user, rank, item, score in rows]
+        report.OUT.print(report.table("", recommending.COLUMNS, shown))
+    else:
+        count = recommending.write(chunks, out)
+        report.OUT.print(f"{out}: {count:,} recommendations", markup=False)
+
+
+def _asked_users(users: list[str] | None, users_from: Path | None, known) -> list[str] | None:
+    """Ids as text. What --users gives is split at commas, unless an id of the data is written with one."""
+    if users is None and users_from is None:
+        return None
+    asked = []
+    for text in users or []:
+        try:
+            known.find_users([text])
+            asked.append(text)
+        except InputError:
+            asked += [one.strip() for one in text.split(",")]
+    if users_from is not None:
+        try:
+            lines = users_from.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{users_from}: cannot be read ({error}); give a text file with one user id a line"
+            ) from None
+        asked += [line.strip() for line in lines if line.strip()]
+    if not asked:
+        raise InputError(f"{users_from or '--users'}: names no user")
+    return asked
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[str, typer.Argument(metavar="DATA", help="Folder with the data, or synthetic.")],
+    layout: Annotated[str, typer.Option(help="auto, diffmm, hkuds, mmrec or plain.")] = "auto",
+    modality: Annotated[list[str] | None, typer.Option(help="A modality to read; may be repeated. [default: all]",
+                                                       show_default=False)] = None,
+    split_seed: Annotated[int, typer.Option(help="Seed of the split made where the data has none.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:  # fmt: skip
+    """Read the data as train would and say what is in it, or what is wrong with it."""
+    from ..console import output as report
+    from ..data import summarise
+
+    given = {"data.path": (path, "DATA"), "data.layout": (layout, "--layout"),
+             "data.modalities": (modality, "--modality"), "data.split_seed": (split_seed, "--split-seed")}  # fmt: skip
+    summary = summarise(load_data(configuration(None, given, []).data))
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    for one in report.data_tables(summary):
+        report.OUT.print(one)
+    for note in summary["notes"]:
+        report.OUT.print(f"note: {note}", markup=False)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """Say what is installed, what was built and what would run where."""
+    from ..console import output as report
+    from .doctor import examine
+
+    findings, problems = examine()
+    if as_json:
+        print(json.dumps({**findings, "problems": problems}, indent=2))
+    else:
+        for one in report.doctor_tables(findings):
+            report.OUT.print(one)
+    for problem in problems:
+        report.ERR.print(f"problem: {problem}", markup=False)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def benchmark(
+    context: typer.Context,
+    checkout: Annotated[Path, typer.Option(help="A source checkout of mmssl_fast.")] = Path("."),
+    save: Annotated[Path | None, typer.Option(help="Keep what was measured in this JSON file.")] = None,
+    against: Annotated[Path | None, typer.Option(help="An earlier --save of this machine, to compare with.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Measure nothing: reckon a catalogue's step.")] = False,
+    users: Annotated[float, typer.Option(help="With --plan: users, such as 1e6.")] = 1e6,
+    items: Annotated[float, typer.Option(help="With --plan: items.")] = 1e6,
+    interactions: Annotated[float, typer.Option(help="With --plan: interactions.")] = 2e7,
+    widths: Annotated[str, typer.Option(help="With --plan: widths of the modalities' features.")] = "128,64",
+    hidden: Annotated[int, typer.Option(help="With --plan: width of the discriminator's first layer.")] = 512,
+    device: Annotated[str, typer.Option(help="With --plan: h100, h200, a100, or cpu for this machine.")] = "h100",
+    memory: Annotated[str | None, typer.Option(help="With --plan: memory to fit it in, such as 40GiB.")] = None,
+) -> None:
+    """Measure the kernels with pytest-benchmark, in a source checkout, and show how they compare with their peers;
+    further arguments go to pytest. With --plan, reckon instead."""
+    if plan:
+        _show_plan(users, items, interactions, widths, hidden, device, memory)
+        return
+    from ..console.output import OUT
+    from ..files import replacing
+    from . import measured
+    from .doctor import run_benchmarks
+
+    earlier = None if against is None else measured.read(against)
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "benchmarks.json"
+        code = run_benchmarks(checkout, [f"--benchmark-json={found}", *context.args])
+        if not found.exists() or not found.stat().st_size:
+            raise typer.Exit(code)
+        rows = measured.read(found)
+        if save is not None:
+            with replacing(save) as temporary:
+                temporary.write_bytes(found.read_bytes())
+    if earlier is not None:
+        measured.check_same_machine(rows, earlier, against)
+    if any("ratio" in row for row in rows):
+        OUT.print(measured.table(rows, earlier))
+    if plot is not None:
+        with replacing(plot) as temporary:
+            measured.draw(rows, temporary)
+    raise typer.Exit(code)
+
+
+def _show_plan(
+    users: float, items: float, interactions: float, widths: str, hidden: int, device: str, memory: str | None
+) -> None:
+    from ..console.output import OUT
+    from ..memory import cost
+    from ..memory.plan import Sizes, parse_bytes
+
+    try:
+        counts = [int(n) for n in (users, items, interactions, hidden)]
+        modalities = tuple(int(width) for width in widths.split(",")) if widths else ()
+        allowed = None if memory is None else parse_bytes(memory)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"benchmark --plan: {error}") from None
+    if min(*counts, *modalities) < 1:
+        raise InputError(f"benchmark --plan: sizes must be positive, got {counts} and widths {list(modalities)}")
+    sizes = Sizes(*counts[:3], modalities, hidden=(hidden, max(1, hidden // 2)))
+    shown, sentences = cost.table(sizes, device, allowed)
+    OUT.print(shown)
+    for sentence in sentences:
+        OUT.print(sentence)
+
+
+register(app)

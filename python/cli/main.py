@@ -1,0 +1,58 @@
+"""The command mmssl-fast: a user's mistake becomes one line on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import Failed, InputError, Interrupted, foreseen
+
+NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own) and return its exit code: 0; 1 for a run that failed, as
+    by a loss that is not finite or for want of memory; 2 for a mistake in what was given or a file that cannot be
+    written; 130 when interrupted, 143 when terminated."""
+    try:
+        from .commands import app
+
+        code = app(args=None if argv is None else list(argv), prog_name="mmssl-fast", standalone_mode=False)
+        if code == 130:  # how typer passes an interruption on
+            return _fail("interrupted", code)
+        return code if isinstance(code, int) else 0
+    except InputError as error:
+        return _fail(error, 2)
+    except Interrupted as error:
+        return _fail(error, 128 + error.signal)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED:
+            raise
+        extra = "tune" if error.name == "optuna" else "train"
+        return _fail(f"the package {error.name} is not installed; pip install mmssl_fast[{extra}]", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of stdout has gone, as in `mmssl-fast … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if type(error).__name__ == "NonFiniteLoss" or isinstance(error, Failed):
+            return _fail(error, 1)
+        if (known := foreseen(error)) is not None:
+            return _fail(known, 2 if isinstance(known, InputError) else 1)
+        if type(error).__name__ == "Abort":
+            return _fail("interrupted", 130)
+        if hasattr(error, "format_message"):  # a usage error of typer: unknown option, missing argument
+            command = getattr(getattr(error, "ctx", None), "command_path", "mmssl-fast")
+            return _fail(f"{command}: {error.format_message().rstrip('.')}; see {command} --help", 2)
+        raise
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"mmssl-fast: {message}".replace("mmssl-fast: mmssl-fast", "mmssl-fast"), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

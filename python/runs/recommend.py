@@ -1,0 +1,119 @@
+"""The best items for users of a trained model, by their original ids, to CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mmssl_fast import InteractionGraph, cosine_topk
+
+from ..data import Dataset
+from ..errors import InputError
+from ..files import write_with
+from ..ranking import MAX_K
+from .saved_model import SavedModel
+
+COLUMNS = ("user", "rank", "item", "score")
+EXCLUDE = ("train", "all")
+
+
+class Recommendations(NamedTuple):
+    """Rows of the answer, users in the order asked, best item first. user, item: original ids [n]; rank: int64 from 1;
+    score: float32, the dot product of the embeddings."""
+
+    user: np.ndarray
+    rank: np.ndarray
+    item: np.ndarray
+    score: np.ndarray
+
+
+def recommend(
+    model: SavedModel, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train", batch: int = 4096
+) -> Iterator[Recommendations]:
+    """The k best items of each user, `batch` users at a time.
+
+    users: original ids, as int or text; None: all. k: 1..128; a user with fewer items left gets those. exclude: "train"
+    leaves out the training interactions (as evaluation does), "all" those of validation and test too. Raises InputError
+    naming the first unknown user id.
+    """
+    if not 1 <= k <= MAX_K:
+        raise InputError(f"k = {k}: choose between 1 and {MAX_K}")
+    if exclude not in EXCLUDE:
+        raise InputError(f"exclude = {exclude!r}: choose {' or '.join(EXCLUDE)}")
+    known = model.interactions
+    index = np.arange(known.n_users) if users is None else known.find_users(list(users))
+    return _chunks(model, known, torch.from_numpy(index), k, _seen(known, exclude), batch)
+
+
+def _seen(known: Dataset, exclude: str) -> InteractionGraph:
+    seen = known.train if exclude == "train" else known.train.maximum(known.val).maximum(known.test)
+    return InteractionGraph.from_scipy(seen)
+
+
+def _chunks(model, known, index, k, seen, batch) -> Iterator[Recommendations]:
+    for chunk in index.split(batch):
+        values, items = cosine_topk(model.users[chunk], model.items, k, seen=seen.rows(chunk), kind="dot")
+        there = (items >= 0).numpy()
+        row, column = np.nonzero(there)
+        yield Recommendations(
+            known.original_users(chunk.numpy()[row]), column + 1, known.original_items(items.numpy()[there]),
+            values.numpy()[there],
+        )  # fmt: skip
+
+
+def write(chunks: Iterator[Recommendations], path: str | Path) -> int:
+    """Write recommendations to `path`, CSV or Parquet by its extension, whole or not at all; returns the rows written.
+
+    Columns user, rank, item, score. Raises InputError for another extension or where `path` cannot be written.
+    """
+    path = Path(path)
+    writers = {".csv": _write_csv, ".parquet": _write_parquet}
+    if path.suffix.lower() not in writers:
+        raise InputError(f"{path}: the extension must be .csv or .parquet")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist")
+    rows = 0
+
+    def counted():
+        nonlocal rows
+        for chunk in chunks:
+            rows += len(chunk.user)
+            yield chunk
+
+    write_with(path, lambda temporary: writers[path.suffix.lower()](counted(), temporary))
+    return rows
+
+
+def _write_csv(chunks, path: Path) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(COLUMNS)
+        for chunk in chunks:
+            score = chunk.score.astype(str)  # the shortest text that reads back as the same float32
+            out.writerows(zip(chunk.user.tolist(), chunk.rank.tolist(), chunk.item.tolist(), score, strict=True))
+
+
+def _write_parquet(chunks, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def id_type(ids):
+        return pa.int64() if ids.dtype.kind in "iu" else pa.string()
+
+    def table(chunk):
+        ids = {name: pa.array(ids.tolist(), id_type(ids)) for name, ids in (("user", chunk.user), ("item", chunk.item))}
+        return pa.table({name: ids.get(name, getattr(chunk, name)) for name in COLUMNS})
+
+    first = next(chunks, None)
+    if first is None:
+        first = Recommendations(*(np.empty(0, dtype) for dtype in (np.int64, np.int64, np.int64, np.float32)))
+    opening = table(first)
+    with parquet.ParquetWriter(path, opening.schema) as out:
+        out.write_table(opening)
+        for chunk in chunks:
+            out.write_table(table(chunk))

@@ -1,0 +1,140 @@
+"""model.safetensors: embeddings, parameters, interactions and original ids: all that recommending needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..data import SPLITS, Dataset
+from ..errors import InputError
+from ..files import write_tensors
+from ..training.loop import Fit
+
+FORMAT = "mmssl_fast model 1"
+FILE = "model.safetensors"
+
+
+@dataclass
+class SavedModel:
+    """A trained model read back. users [U, d], items [I, d]: float32 embeddings whose dot product is the score;
+    parameters: what they were computed from; interactions: the splits and original ids, without features; metadata:
+    the file's header, strings."""
+
+    users: Tensor
+    items: Tensor
+    parameters: dict[str, Tensor]
+    interactions: Dataset
+    metadata: dict[str, str]
+
+
+def save(path: Path, fit: Fit, dataset: Dataset, system: str, version: str) -> None:
+    """Write a fit's best model to `path`, whole or not at all."""
+    tensors = {"embedding.users": fit.users.contiguous(), "embedding.items": fit.items.contiguous()}
+    tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in fit.parameters.items()}
+    for split in SPLITS:
+        matrix = getattr(dataset, split)
+        tensors[f"{split}.indptr"] = torch.from_numpy(matrix.indptr.astype(np.int64))
+        tensors[f"{split}.indices"] = torch.from_numpy(matrix.indices.astype(np.int32))
+    for side, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
+        if ids is not None:
+            tensors |= _pack_ids(side, ids)
+    metadata = {
+        "format": FORMAT, "system": system, "best_epoch": str(fit.best_epoch), "mmssl_fast": version,
+        "data": dataset.name, "layout": dataset.layout, "fingerprint": dataset.fingerprint,
+    }  # fmt: skip
+    write_tensors(path, tensors, metadata)
+
+
+def load(path: str | Path) -> SavedModel:
+    """The model in a run folder, or in the file itself. Raises InputError where it is missing, truncated or wrong."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; give the folder that mmssl-fast train wrote")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); train again or restore the file") from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: its format is {metadata.get('format')!r}, this version reads {FORMAT!r}")
+    try:
+        return _assemble(tensors, metadata)
+    except KeyError as error:
+        raise InputError(f"{path}: tensor {error} is missing; train again") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; train again") from None
+
+
+def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> SavedModel:
+    users, items = tensors["embedding.users"], tensors["embedding.items"]
+    for name, table in (("users", users), ("items", items)):
+        if table.ndim != 2 or table.dtype != torch.float32:
+            raise ValueError(f"embedding.{name} is {tuple(table.shape)} of {table.dtype}, not two-dimensional float32")
+    if users.shape[1] != items.shape[1]:
+        raise ValueError(f"user embeddings have {users.shape[1]} columns, item embeddings {items.shape[1]}")
+    shape = (users.shape[0], items.shape[0])
+    interactions = Dataset(
+        name=metadata.get("data", "model"), layout=metadata.get("layout", ""), n_users=shape[0], n_items=shape[1],
+        **{split: _csr(tensors, split, shape) for split in SPLITS}, features={},
+        user_ids=_unpack_ids(tensors, "users", shape[0]), item_ids=_unpack_ids(tensors, "items", shape[1]),
+        fingerprint=metadata.get("fingerprint", ""),
+    )  # fmt: skip
+    parameters = {name.partition(".")[2]: one for name, one in tensors.items() if name.startswith("parameter.")}
+    return SavedModel(users, items, parameters, interactions, metadata)
+
+
+def _csr(tensors: dict[str, Tensor], split: str, shape: tuple[int, int]) -> sp.csr_array:
+    indptr, indices = (_integers(tensors, f"{split}.{name}").numpy() for name in ("indptr", "indices"))
+    if indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
+        raise ValueError(f"{split}.indptr does not describe {shape[0]} users")
+    falls = (indptr[1:] < indptr[:-1]).any()  # their differences may wrap
+    if falls or (len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]):
+        raise ValueError(f"{split} names an item outside 0..{shape[1] - 1}")
+    matrix = sp.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _integers(tensors: dict[str, Tensor], name: str, dtypes=(torch.int32, torch.int64)) -> Tensor:
+    """A one-dimensional tensor of one of these dtypes."""
+    found = tensors[name]
+    if found.ndim != 1 or found.dtype not in dtypes:
+        raise ValueError(f"{name} is {tuple(found.shape)} of {found.dtype}, not one-dimensional {dtypes[-1]}")
+    return found
+
+
+def _pack_ids(side: str, ids: np.ndarray) -> dict[str, Tensor]:
+    """int64 ids as they are; text as UTF-8 bytes and the offsets between them."""
+    if ids.dtype.kind in "iu":
+        return {f"ids.{side}": torch.from_numpy(ids.astype(np.int64))}
+    encoded = [one.encode() for one in ids.tolist()]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return {
+        f"ids.{side}.bytes": torch.frombuffer(bytearray(b"".join(encoded)) or bytearray(1), dtype=torch.uint8),
+        f"ids.{side}.offsets": torch.from_numpy(offsets),
+    }
+
+
+def _unpack_ids(tensors: dict[str, Tensor], side: str, count: int) -> np.ndarray | None:
+    if f"ids.{side}.bytes" in tensors:
+        text = _integers(tensors, f"ids.{side}.bytes", (torch.uint8,)).numpy().tobytes()
+        offsets = _integers(tensors, f"ids.{side}.offsets").tolist()
+        if len(offsets) != count + 1 or offsets != sorted(offsets) or not 0 <= offsets[0] <= offsets[-1] <= len(text):
+            raise ValueError(f"ids.{side} does not describe {count} {side}")
+        return np.array([text[a:b].decode() for a, b in pairwise(offsets)], dtype=object)
+    ids = tensors.get(f"ids.{side}")
+    if ids is None:
+        return None
+    if ids.shape != (count,) or ids.dtype != torch.int64:
+        raise ValueError(f"ids.{side} holds {tuple(ids.shape)} ids, not {count}")
+    return ids.numpy()

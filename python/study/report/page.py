@@ -1,0 +1,231 @@
+"""`mmssl-fast report`: finished runs as one HTML page that needs nothing beside it, and as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mmssl_fast import InteractionGraph
+
+from ...config.sections import Config, load
+from ...errors import InputError
+from ...files import write_text
+from ...memory.plan import readable
+from ...ranking import METRICS, user_metrics
+from ...runs import folder as run_folder
+from ...runs import saved_model
+from ...runs.curves import draw
+from ...runs.recommend import recommend
+from ...systems import SYSTEMS, TITLES
+
+BINS = (0, 4, 6, 9, 13, 100)  # the paper's Table 4, Amazon-Baby
+SHOWN_USERS, SHOWN_ITEMS, K = 5, 10, 20
+
+
+@dataclass(frozen=True)
+class Page:
+    """One run as the templates show it. rows are lists of text; curves: a PNG as a data URI, empty without epochs."""
+
+    name: str
+    title: str
+    fingerprint: str
+    data: str
+    config: Config
+    result: dict[str, Any]
+    metrics: list[list[str]]
+    groups: list[list[str]]
+    top: list[list[str]]
+    timing: list[list[str]]
+    balance: list[list[str]]
+    settings: list[list[str]]
+    curves: str
+    not_run: list[str]
+
+
+def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
+    """Write `out` (.html) and the same as Markdown beside it; returns both paths.
+
+    Runs on different splits are shown in sections of their own. Raises InputError where a folder holds no finished run.
+    """
+    if out.suffix.lower() != ".html":
+        raise InputError(f"{out}: the extension must be .html; the Markdown goes beside it")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: the folder {out.parent} does not exist")
+    pages = [read(path) for path in dict.fromkeys(paths)]
+    splits: dict[str, list[Page]] = {}
+    for page in pages:
+        splits.setdefault(page.fingerprint, []).append(page)
+    values = {
+        "splits": [_split(found) for found in splits.values()], "versions": pages[0].result["versions"],
+        "metric_columns": ["K", *METRICS], "group_columns": ["training interactions", "test users", f"Recall@{K}",
+                                                             f"NDCG@{K}"],
+        "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
+        "run_columns": ["run", "seed", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s an epoch"],
+    }  # fmt: skip
+    written = out, out.with_suffix(".md")
+    for path, template in zip(written, ("report.html.j2", "report.md.j2"), strict=True):
+        write_text(path, _environment(template).get_template(template).render(**values))
+    return written
+
+
+def _environment(template: str) -> Environment:
+    html = template.endswith(".html.j2")
+    found = Environment(
+        loader=PackageLoader(__package__, "templates"), autoescape=html, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    found.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return found
+
+
+def read(path: Path) -> Page:
+    """A finished run's folder as a page."""
+    result = run_folder.read_result(path)
+    config, epochs = load(path / run_folder.CONFIG), run_folder.read_epochs(path)
+    model = saved_model.load(path)
+    data, test = result["data"], result["test"]
+    ks = sorted({int(name.partition("@")[2]) for name in test if "@" in name})
+    return Page(
+        name=str(path), title=TITLES[config.model.system], fingerprint=data["fingerprint"],
+        data=_data_sentence(data), config=config, result=result,
+        metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
+        groups=_groups(model, config), top=_top(model), timing=_timing(result, epochs, config),
+        balance=_balance(epochs, result["best_epoch"]), settings=_settings(config),
+        curves=_curves(epochs, f"{TITLES[config.model.system]} on {data['name']}"),
+        not_run=_not_run(result, epochs, config),
+    )  # fmt: skip
+
+
+def _split(pages: list[Page]) -> dict[str, Any]:
+    """The runs on one split, with what compares them."""
+    rows = []
+    for page in pages:
+        test = page.result["test"]
+        shown = [f"{test[f'{name}@{K}']:.4f}" for name in ("recall", "precision", "ndcg")]
+        numbers = [str(page.result["best_epoch"]), f"{page.result['seconds_per_epoch']:.2f}"]
+        rows.append([f"{page.title} ({Path(page.name).name})", str(page.result["seed"]), *shown, *numbers])
+    here = {page.config.model.system for page in pages}
+    missing = [TITLES[name] for name in SYSTEMS if name not in here]
+    notes = [f"Systems not among these runs: {', '.join(missing)}."] if missing else []
+    if len({page.result["seed"] for page in pages}) == 1:
+        notes.append("One seed: nothing here says how far another seed would be off.")
+    return {"pages": pages, "rows": rows, "notes": notes, "data": pages[0].data, "fingerprint": pages[0].fingerprint}
+
+
+def _data_sentence(data: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count:,} {split}" for split, count in data["interactions"].items())
+    modalities = ", ".join(one["name"] for one in data["modalities"]) or "none"
+    sizes = f"{data['users']:,} users, {data['items']:,} items"
+    return f"{data['name']}: {sizes}, interactions {counts}; features {modalities}"
+
+
+def _groups(model: saved_model.SavedModel, config: Config) -> list[list[str]]:
+    """Recall and NDCG of the test users by how many training interactions they have."""
+    known = model.interactions
+    masked = known.train.maximum(known.val) if config.evaluate.mask_validation else known.train
+    who, values = user_metrics(model.users, model.items, known.test, K, InteractionGraph.from_scipy(masked))
+    group = np.digitize(np.diff(known.train.indptr)[who], (*BINS, np.inf)) - 1
+    rows = []
+    for at, (low, high) in enumerate(pairwise((*BINS, None))):
+        inside = group == at
+        if inside.any():
+            label = f"{low} or more" if high is None else f"{low} to {high - 1}"
+            means = [f"{values[name][inside].mean():.4f}" for name in ("recall", "ndcg")]
+            rows.append([label, str(inside.sum()), *means])
+    return rows
+
+
+def _top(model: saved_model.SavedModel) -> list[list[str]]:
+    """The first users with test items: their best items, those held out for testing marked."""
+    known = model.interactions
+    users = np.flatnonzero(np.diff(known.test.indptr))[:SHOWN_USERS]
+    rows = []
+    for user, own in zip(users, known.original_users(users).tolist(), strict=True):
+        (found,) = recommend(model, [own], SHOWN_ITEMS)
+        wanted = set(known.original_items(known.test[[user]].indices).tolist())
+        shown = [f"{item}*" if item in wanted else str(item) for item in found.item.tolist()]
+        rows.append([str(own), ", ".join(shown), ", ".join(map(str, sorted(wanted, key=str)))])
+    return rows
+
+
+def _timing(result: dict[str, Any], epochs: list[dict[str, Any]], config: Config) -> list[list[str]]:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    rows = [["device", config.train.device], ["versions", versions]]
+    if epochs:
+        training = sum(record["seconds"] for record in epochs)
+        validating = sum(record.get("validation_seconds", 0.0) for record in epochs)
+        peak = max(record["peak_memory_bytes"] for record in epochs)
+        rows += [
+            ["epochs", f"{len(epochs)} of at most {config.train.epochs}"], ["training", f"{training:.1f} s"],
+            ["an epoch", f"{training / len(epochs):.2f} s"], ["validation", f"{validating:.1f} s"],
+            ["peak memory of the process", readable(peak)],
+        ]  # fmt: skip
+    return rows
+
+
+def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
+    """What train.balance wrote: each term's gradient on each part of the model, as a share of the ranking term's. An
+    epoch that has nothing written, as before a run was resumed with it, shows none."""
+    found = {record["epoch"]: record["balance"] for record in epochs if record.get("balance")}
+    if not found:
+        return []
+    first, best = found.get(epochs[0]["epoch"]), found.get(best_epoch)
+    rows = []
+    for part, terms in next(iter(found.values())).items():
+        ranking, *others = terms
+        for term in others:
+            shares = ["–" if at is None else _share(at[part][term]["norm"], at[part][ranking]["norm"])
+                      for at in (first, best)]  # fmt: skip
+            rows.append([part, term, *shares, "–" if best is None else f"{best[part][term]['cosine']:+.2f}"])
+    return rows
+
+
+def _share(norm: float, ranking: float) -> str:
+    return f"{norm / ranking:.2g}" if ranking > 0 else "–"
+
+
+def _settings(config: Config) -> list[list[str]]:
+    """Every key with its value; the third column says whether it is the default."""
+    default = Config().model_dump()
+    return [
+        [f"{section}.{key}", str(value), "" if value == default[section][key] else "changed"]
+        for section, values in config.model_dump().items()
+        for key, value in values.items()
+    ]
+
+
+def _curves(epochs: list[dict[str, Any]], title: str) -> str:
+    if not epochs:
+        return ""
+    held = io.BytesIO()
+    draw(epochs, held, title)
+    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+
+
+def _not_run(result: dict[str, Any], epochs: list[dict[str, Any]], config: Config) -> list[str]:
+    """What this run leaves open."""
+    notes = []
+    if not result["test"].get("users"):
+        notes.append("The data has no test interactions: nothing was tested.")
+    if not result["val"].get("users"):
+        notes.append("The data has no validation interactions: the last epoch's model was taken.")
+    elif epochs and result["best_epoch"] == epochs[-1]["epoch"]:
+        notes.append("The last epoch was the best: more epochs might have been better.")
+    if epochs and len(epochs) < config.train.epochs:
+        run = f"Stopped after {len(epochs)} of {config.train.epochs} epochs"
+        notes.append(f"{run}, {config.train.patience} validations without a better one.")
+    switched_off = [name for name in ("adversarial", "contrastive", "gumbel") if not getattr(config.loss, name)]
+    if config.model.system == "mmssl" and switched_off:
+        notes.append(f"Parts of MMSSL that are off: {', '.join(switched_off)}.")
+    if config.model.system == "mmssl" and config.loss.structural:
+        notes.append("The structural contrast is on, which is NCL's and not part of MMSSL.")
+    if config.train.device == "cpu":
+        notes.append("Nothing was run on a GPU.")
+    return notes

@@ -1,0 +1,115 @@
+"""PNGs of Figures 3, 4 and 5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ...runs.curves import GRID, INK, LOSS, MUTED, NDCG, RECALL
+from .gradients import Measured, phi
+from .paper import SWEEPS
+from .runs import Found, by_label
+from .statistics import spread
+
+COLOURS = (RECALL, NDCG, "#3f8f4f", "#8a4fa3", LOSS, "#b08a1e", "#1f8a8a", "#a33f5c", "#6b6b2f")
+NAMES = {"recall@20": "Recall@20", "ndcg@20": "NDCG@20"}
+SYMBOLS = {
+    "model.layers": "layers L", "loss.zeta": "ζ", "loss.lambda_penalty": "λ1", "loss.contrastive_tau": "τ'",
+    "model.dim": "d",
+}  # fmt: skip
+
+
+def _canvas(rows: int, columns: int, width: float, height: float):
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _plain(axes, title: str = "") -> None:
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    if title:
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+
+
+def figure3(found: list[Found], path: Path) -> None:
+    """Validation Recall@20 and NDCG@20 against epochs (left) and training seconds (right), a line a system: the mean of
+    the epochs that all its seeds have."""
+    figure, grid = _canvas(2, 2, 11, 6.4)
+    for colour, (label, runs) in zip(_cycled(len(found)), by_label(found).items(), strict=False):
+        validated = [[record for record in one.epochs if record.get("val", {}).get("users")] for one in runs]
+        length = min(map(len, validated))
+        if not length:
+            continue
+        epochs = [record["epoch"] for record in validated[0][:length]]
+        elapsed = {one.run.seed: np.cumsum([record["seconds"] for record in one.epochs]) for one in runs}
+        seconds = np.mean([[elapsed[one.run.seed][epoch - 1] for epoch in epochs] for one in runs], 0)
+        for row, name in enumerate(NAMES):
+            values = np.mean([[record["val"][name] for record in one[:length]] for one in validated], 0)
+            marker = "o" if length < 3 else None
+            grid[row, 0].plot(epochs, values, color=colour, linewidth=1.8, label=label, marker=marker, markersize=4)
+            grid[row, 1].plot(seconds, values, color=colour, linewidth=1.8, label=label, marker=marker, markersize=4)
+    for row, name in enumerate(NAMES.values()):
+        for column, by in enumerate(("epoch", "training seconds")):
+            _plain(grid[row, column], f"validation {name} by {by}")
+            grid[row, column].set_xlabel(by, color=MUTED, fontsize=9)
+        grid[row, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        grid[row, 1].set_xscale("log")
+    grid[0, 0].legend(frameon=False, fontsize=9, labelcolor=INK)
+    figure.savefig(path, format="png")
+
+
+def figure4(found: list[Found], path: Path) -> None:
+    """Test Recall@20 along each sweep, a bar of one standard deviation over seeds."""
+    grouped = by_label(found)
+    swept = [key for key in SWEEPS if any(label.startswith(f"{key}=") for label in grouped)]
+    figure, grid = _canvas(1, len(swept), 2.6 * len(swept), 2.9)
+    for axes, key in zip(grid[0], swept, strict=True):
+        points = [
+            (float(label.partition("=")[2]), runs) for label, runs in grouped.items() if label.startswith(f"{key}=")
+        ]
+        means, deviations = zip(
+            *(spread([one.result["test"]["recall@20"] for one in runs]) for _, runs in points), strict=True
+        )
+        axes.errorbar(
+            range(len(points)), means, yerr=np.nan_to_num(deviations), color=RECALL, marker="o", markersize=4, capsize=3
+        )
+        axes.set_xticks(range(len(points)), [f"{value:g}" for value, _ in points])
+        _plain(axes, SYMBOLS[key])
+    grid[0, 0].set_ylabel("test Recall@20", color=MUTED, fontsize=9)
+    figure.savefig(path, format="png")
+
+
+def figure5(measured: list[Measured], path: Path, shown: int = 4000) -> None:
+    """φ(x), as large as its peak, at each temperature: a line as theory has it, points as they were measured; below,
+    how many negatives have which similarity."""
+    figure, grid = _canvas(2, len(measured), 3.4 * len(measured), 4.6)
+    line = torch.linspace(-1, 1, 801, dtype=torch.float64)
+    for column, one in enumerate(measured):
+        axes, below = grid[:, column]
+        top = phi(line, one.tau).max()
+        axes.plot(line, phi(line, one.tau) / top, color=NDCG, linewidth=1.6, label="φ(x), Eq. 17")
+        every = max(1, len(one.x) // shown)
+        axes.plot(one.x[::every], (one.weight / top)[::every], ".", color=RECALL, markersize=2.5, alpha=0.5,
+                  label="measured")  # fmt: skip
+        below.hist(one.x.numpy(), bins=60, range=(-1, 1), color=LOSS)
+        _plain(axes, f"τ' = {one.tau:g}")
+        _plain(below, "negatives by similarity x" if column == 0 else "")
+        axes.set_xlim(-1, 1)
+        below.set_xlim(-1, 1)
+    grid[0, 0].legend(frameon=False, fontsize=8, loc="upper left", labelcolor=INK)
+    figure.savefig(path, format="png")
+
+
+def _cycled(count: int) -> list[str]:
+    return [COLOURS[at % len(COLOURS)] for at in range(count)]
