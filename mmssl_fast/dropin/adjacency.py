@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..modes import lasting, outside_modes
+from ..ops.derivatives import is_transforming
 from ..ops.propagate import propagate_csr
 
 _INT32_MAX = 2**31 - 1
@@ -162,7 +164,7 @@ class Snapshot:
         """Whether the matrix holds, bit for bit, what it held."""
         if matrix.layout != self.layout or matrix.shape != self.shape:
             return False
-        with outside_modes():
+        with outside_modes() if is_transforming() else nullcontext():  # torch.func would wrap what is read
             return all(_same(x, kept) for x, kept in zip(_stored(matrix), self.parts, strict=True))
 
 
