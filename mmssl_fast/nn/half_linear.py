@@ -15,9 +15,10 @@ class _HalfLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        # Without `out`, which torch.export would keep in the program and which has no gradient.
-        blocks = [torch.addmm(bias, x[begin:end].to(weight.dtype), weight.mT) for begin, end in _blocks(x)]
-        return torch.cat(blocks) if blocks else weight.new_empty(0, weight.shape[0])
+        out = weight.new_empty(x.shape[0], weight.shape[0])
+        for begin, end in _blocks(x):
+            torch.addmm(bias, x[begin:end].to(weight.dtype), weight.mT, out=out[begin:end])
+        return out
 
     @staticmethod
     def backward(ctx, grad):
@@ -32,10 +33,11 @@ def half_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Equals ``F.linear(x.to(weight.dtype), weight, bias)``, of which autograd keeps x as it is and not its wide copy.
 
     x: [N, k] of any floating dtype, constant; weight: [d, k]; bias: [d], dtype of weight. Returns [N, d]. Blocks are
-    cut by x's width alone, so memory limits do not change a result. Within torch.func and forward mode it is that
-    expression itself.
+    cut by x's width alone, so memory limits do not change a result. Within torch.func, forward mode and torch.export it
+    is that expression itself.
     """
-    if is_transforming():
+    # torch.export keeps the forward alone of an autograd.Function: the program's weights would have no gradient.
+    if is_transforming() or torch.compiler.is_exporting():
         return F.linear(x.to(weight.dtype), weight, bias)
     return _HalfLinear.apply(x, weight, bias)
 
