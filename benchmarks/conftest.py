@@ -1,5 +1,9 @@
 """Fixtures every benchmark may use."""
 
+from mmssl_trainer import threads
+
+threads.configure()  # before torch is imported
+
 import pytest
 import torch
 from registry import DEVICE, SHAPES, shapes

@@ -25,6 +25,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
+from mmssl_trainer import threads
 
 TERMS = {
     "lossr": "D real", "lossf": "D fake", "gp": "D penalty", "loss_D": "D loss",
@@ -38,6 +39,7 @@ DATASET, QUIET = "catalogue", {"stdout": subprocess.PIPE, "stdin": subprocess.PI
 
 
 def main() -> None:
+    threads.configure()  # torch is imported later, by each side
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     sides = parser.add_subparsers(dest="command", required=True)
     compare = sides.add_parser("compare")

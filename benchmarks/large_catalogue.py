@@ -8,11 +8,15 @@ import json
 import resource
 import time
 
+from mmssl_trainer import threads
+
+threads.configure()  # before torch is imported
+
 import numpy as np
 import scipy.sparse as sp
 import torch
 from mmssl_trainer import systems
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import Dataset
 from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.systems.base import Batch

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmssl_trainer.cli import commands  # noqa: F401
+from mmssl_trainer.cli import app  # noqa: F401
 from mmssl_trainer.cli.main import main as command
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.training import checkpoints as checkpoint

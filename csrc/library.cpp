@@ -4,7 +4,9 @@
 #include <torch/version.h>
 
 #include "common/isa.h"
+#include "cpu/infonce.h"
 #include "cpu/numpy_triples.h"
+#include "cpu/tile.h"
 
 TORCH_LIBRARY(mmssl_fast, m) {
   m.def(
@@ -109,11 +111,23 @@ pybind11::dict build_info() {
   return info;
 }
 
+pybind11::dict infonce_sizes() {
+  pybind11::dict sizes;
+  sizes["block"] = mmssl::kInfonceBlock;
+  sizes["keys"] = mmssl::kInfonceKeys;
+  sizes["tasks"] = mmssl::Chunks::kMost;
+  sizes["anchors"] = mmssl::kInfonceAnchors;
+  sizes["min_anchors"] = mmssl::kInfonceMinAnchors;
+  sizes["exps"] = mmssl::kInfonceExps;
+  return sizes;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   mmssl::isa_in_use();  // an invalid MMSSL_FAST_ISA fails the import, not the first op
   m.def("build_info", &build_info,
         "How this library was built: torch, compiler, isa_levels, isa (in use), cuda, cuda_archs, cuda_note, debug.");
+  m.def("infonce_sizes", &infonce_sizes, "Sizes that decide how much memory infonce takes on the CPU.");
   mmssl::bind_numpy_triples(m);
 }

@@ -32,9 +32,13 @@ from .launch import Launch, recording
 
 ARCHS = (80, 90, 100)
 TYPES = {
-    torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16",
-    torch.int32: "*i32", torch.int64: "*i64", torch.bool: "*i1",
-}  # fmt: skip
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.bool: "*i1",
+}
 
 
 class Report(NamedTuple):
@@ -110,6 +114,8 @@ PRODUCTS: dict[str, Callable[..., None]] = {
     "cosine_block wide": partial(_block, d=256),
     "cosine_topk": _topk,
     "cosine_topk k 128": partial(_topk, k=128),
+    "cosine_topk k 1000": partial(_topk, k=1000),
+    "cosine_topk k 1000 wide": partial(_topk, d=256, k=1000),
     "cosine_topk wide": partial(_topk, d=256),
     "gumbel_linear": _gumbel,
     "gumbel_linear wide": partial(_gumbel, columns=128),
@@ -139,6 +145,8 @@ CASES: dict[str, Callable[[], None]] = {
     "gumbel_linear bfloat16": lambda: _gumbel(dtype=torch.bfloat16),
     "cosine_topk float64": lambda: _topk(dtype=torch.float64),
     "cosine_topk k 128 float64": lambda: _topk(k=128, dtype=torch.float64),
+    "cosine_topk k 1000 float64": lambda: _topk(k=1000, dtype=torch.float64),
+    "cosine_topk k 1000 bfloat16": lambda: _topk(k=1000, dtype=torch.bfloat16),
     "cosine_topk bfloat16": lambda: _topk(dtype=torch.bfloat16),
 }
 
@@ -184,9 +192,14 @@ def compile_launch(case: str, launch: Launch, arch: int) -> Report:
         ).stdout
     used = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", text)}
     return Report(
-        case, launch.kernel.fn.__name__, arch, launch.options["num_warps"],
-        used["REG"], used["STACK"], binary.metadata.shared,
-    )  # fmt: skip
+        case,
+        launch.kernel.fn.__name__,
+        arch,
+        launch.options["num_warps"],
+        used["REG"],
+        used["STACK"],
+        binary.metadata.shared,
+    )
 
 
 def gate(cases: list[str], archs: tuple[int, ...] = ARCHS, jobs: int = 1, once: bool = False) -> list[Report]:

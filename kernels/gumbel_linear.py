@@ -29,8 +29,8 @@ MOST = 128  # columns
 @triton.jit
 def _columns(ptr, item, inside, stride, column, column_stride, columns):
     """Rows `item` of a matrix with any strides; 0 outside."""
-    at = ptr + item[:, None] * stride + column[None, :] * column_stride
-    return tl.load(at, inside[:, None] & (column < columns)[None, :], 0.0)
+    address = ptr + item[:, None] * stride + column[None, :] * column_stride
+    return tl.load(address, inside[:, None] & (column < columns)[None, :], 0.0)
 
 
 @triton.jit
@@ -127,32 +127,87 @@ def gumbel_linear_bwd_kernel(
     tl.store(to, total, (item < items)[:, None] & (column < columns)[None, :])
 
 
-def gumbel_linear(weight: Tensor, crow: Tensor, col: Tensor, users: Tensor, lse: Tensor, tau: float,
-                  seed_offset: Tensor, noise_scale: float) -> Tensor:  # fmt: skip
+def gumbel_linear(
+    weight: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    lse: Tensor,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+) -> Tensor:
     """P weightᵀ, [B, H], of dense rows P: weight [H, I], crow and col of the whole graph, lse float64 [B]."""
-    return _product("gumbel_linear", gumbel_linear_fwd_kernel, weight.mT, weight.shape[1], True, crow, col, users, lse,
-                    tau, seed_offset, noise_scale)  # fmt: skip
+    return _product(
+        "gumbel_linear",
+        gumbel_linear_fwd_kernel,
+        weight.mT,
+        weight.shape[1],
+        True,
+        crow,
+        col,
+        users,
+        lse,
+        tau,
+        seed_offset,
+        noise_scale,
+    )
 
 
-def gumbel_linear_bwd(grad: Tensor, crow: Tensor, col: Tensor, users: Tensor, lse: Tensor, n_items: int, tau: float,
-                      seed_offset: Tensor, noise_scale: float) -> Tensor:  # fmt: skip
+def gumbel_linear_bwd(
+    grad: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    lse: Tensor,
+    n_items: int,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+) -> Tensor:
     """Pᵀ grad, [I, H], of dense rows P: grad [B, H]."""
-    return _product("gumbel_linear_bwd", gumbel_linear_bwd_kernel, grad, n_items, False, crow, col, users, lse, tau,
-                    seed_offset, noise_scale)  # fmt: skip
+    return _product(
+        "gumbel_linear_bwd",
+        gumbel_linear_bwd_kernel,
+        grad,
+        n_items,
+        False,
+        crow,
+        col,
+        users,
+        lse,
+        tau,
+        seed_offset,
+        noise_scale,
+    )
 
 
-def _product(op: str, kernel, matrix: Tensor, items: int, forward: bool, crow: Tensor, col: Tensor, users: Tensor,
-             lse: Tensor, tau: float, seed_offset: Tensor, noise_scale: float) -> Tensor:  # fmt: skip
+def _product(
+    op: str,
+    kernel,
+    matrix: Tensor,
+    items: int,
+    forward: bool,
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    lse: Tensor,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+) -> Tensor:
     """What the kernel makes of the rows and the matrix, as a sum over parts of the matrix's rows."""
     columns, rows = matrix.shape[1], users.shape[0]
     require(
         columns <= MOST and matrix.dtype in (torch.float32, torch.bfloat16),
-        op, f"at most {MOST} columns of float32 or bfloat16, got {columns} of {short(matrix.dtype)}",
-    )  # fmt: skip
+        op,
+        f"at most {MOST} columns of float32 or bfloat16, got {columns} of {short(matrix.dtype)}",
+    )
     require(
         lse.shape == users.shape and lse.dtype == torch.float64,
-        op, f"lse must be float64 [{rows}], got {short(lse.dtype)} {tuple(lse.shape)}",
-    )  # fmt: skip
+        op,
+        f"lse must be float64 [{rows}], got {short(lse.dtype)} {tuple(lse.shape)}",
+    )
     users, level = row_major(users), row_major(lse) * tau
     high = level.float()
     low = ((level - high) / tau).float()
@@ -162,9 +217,27 @@ def _product(op: str, kernel, matrix: Tensor, items: int, forward: bool, crow: T
     tiles_a_part, parts = split(others, tiles)
     share = matrix.new_empty(parts, rows if forward else items, columns, dtype=torch.float32)
     launch(
-        kernel, (tiles, parts), matrix, crow, col, users, high, low, seed_offset, share,
-        rows, items, columns, tiles_a_part, *matrix.stride(), noise_scale, 1 / tau,
+        kernel,
+        (tiles, parts),
+        matrix,
+        crow,
+        col,
+        users,
+        high,
+        low,
+        seed_offset,
+        share,
+        rows,
+        items,
+        columns,
+        tiles_a_part,
+        *matrix.stride(),
+        noise_scale,
+        1 / tau,
         warps=8 if columns > 64 or arch_of(matrix.device) < 90 else 4,
-        BLOCK_A=block_a, BLOCK_I=block_i, BLOCK_H=power_of_2(columns, 16), PRECISION=dot_precision(matrix.dtype),
-    )  # fmt: skip
+        BLOCK_A=block_a,
+        BLOCK_I=block_i,
+        BLOCK_H=power_of_2(columns, 16),
+        PRECISION=dot_precision(matrix.dtype),
+    )
     return (share[0] if parts == 1 else share.sum(0)).to(matrix.dtype)

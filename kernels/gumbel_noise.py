@@ -18,7 +18,7 @@ def philox_tile(seed, offset, row, first, STREAM: tl.constexpr, WIDTH: tl.conste
     block = (tl.cast(first, tl.int64) // 4).to(tl.uint32) + tl.arange(0, WIDTH // 4).to(tl.uint32)
     w0, w1, w2, w3 = tl.philox(
         seed, zero + block[None, :], zero + row.to(tl.uint32)[:, None], zero + offset.to(tl.uint32), zero + STREAM
-    )  # fmt: skip
+    )
     return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
 
 
@@ -34,8 +34,9 @@ def gumbel_from_bits(bits):
 
 
 @triton.jit
-def gumbel_rows_tile(seed, offset, row, high, low, scale, inv_tau, first, last, place, end, col_ptr,
-                     WIDTH: tl.constexpr):  # fmt: skip
+def gumbel_rows_tile(
+    seed, offset, row, high, low, scale, inv_tau, first, last, place, end, col_ptr, WIDTH: tl.constexpr
+):
     """exp((A + scale g) / tau - lse) of columns [first, first + WIDTH), 0 from `last` on; each row's place behind it.
 
     tau lse = high + tau low: near a row's maximum, where it matters, the score minus high is exact.

@@ -9,6 +9,8 @@ U = 100 000, d = 64: 26 + 105 GFLOP, at the least 0.4 + 1.6 ms in IEEE float32, 
 
 Rows are unit, so a logit never exceeds 1/τ: the exponent is shifted by a constant and no running maximum is carried,
 unless 1/τ is beyond what the exponents of float32 span.
+
+Over 400 lines in one file, because forward and backward share the tile of products and must agree on its blocks.
 """
 
 from __future__ import annotations
@@ -124,11 +126,11 @@ def infonce_finish_kernel(
     part = tl.arange(0, BLOCK_P).to(tl.int64)
     live_a = row < anchors
     live = live_a[:, None] & (part < parts)[None, :]
-    at = part[None, :] * anchors + row[:, None]
-    total = tl.load(total_ptr + at, live, 0.0)
+    place = part[None, :] * anchors + row[:, None]
+    total = tl.load(total_ptr + place, live, 0.0)
     level = tl.zeros((BLOCK_A,), tl.float64) + tl.cast(shift, tl.float64)
     if RUNNING_MAX:
-        top = tl.load(top_ptr + at, live, float("-inf")).to(tl.float64)
+        top = tl.load(top_ptr + place, live, float("-inf")).to(tl.float64)
         highest = tl.max(top, 1)
         # A part whose every key was left out has no top.
         total *= tl.where(total == 0, 0.0, tl.exp2(top - highest[:, None]))
@@ -147,8 +149,9 @@ def infonce_finish_kernel(
 
 
 @triton.jit
-def _times_weights(s, scale, lse, push, live, keys, keys_ptr, key, live_k, out, grad, D: tl.constexpr,
-                   PRECISION: tl.constexpr):  # fmt: skip
+def _times_weights(
+    s, scale, lse, push, live, keys, keys_ptr, key, live_k, out, grad, D: tl.constexpr, PRECISION: tl.constexpr
+):
     """grad + w keys, w = push exp2(s scale - lse) where live: d loss / d cosine, without the positives' share."""
     w = tl.where(live, push * tl.exp2(s * scale - lse), 0.0)
     if D > keys.shape[1]:
@@ -199,7 +202,7 @@ def infonce_bwd_anchors_kernel(
         s = products(anchor, e_ptr, id, live_a, h, h_ptr, key, live_k, D, PRECISION, ACC)
         grad = _times_weights(
             s, scale, lse[:, None], push[:, None], live, h, h_ptr, key, live_k, out, grad, D, PRECISION
-        )  # fmt: skip
+        )
     for first in range(begin, last, BLOCK_K):
         key = first + tl.arange(0, BLOCK_K).to(tl.int64)
         live_k = key < last
@@ -210,7 +213,7 @@ def infonce_bwd_anchors_kernel(
         s = products(anchor, e_ptr, id, live_a, e, e_ptr, key, live_k, D, PRECISION, ACC)
         grad = _times_weights(
             s, scale, lse[:, None], push[:, None], live, e, e_ptr, key, live_k, out, grad, D, PRECISION
-        )  # fmt: skip
+        )
     column = out + tl.arange(0, BLOCK_OUT)
     to = share_ptr + (part * anchors + row)[:, None] * D + column[None, :]
     tl.store(to, grad, live_a[:, None] & (column < D)[None, :])
@@ -262,7 +265,7 @@ def infonce_bwd_keys_kernel(
             live = live & ((key[:, None] != id[None, :]) | (within == 0))
         grad = _times_weights(
             s, scale, lse[None, :], push[None, :], live, anchor, e_ptr, id, live_a, out, grad, D, PRECISION
-        )  # fmt: skip
+        )
     column = out + tl.arange(0, BLOCK_OUT)
     to = grad_ptr + key[:, None] * D + column[None, :]
     tl.store(to, grad, live_k[:, None] & (column < D)[None, :])
@@ -304,14 +307,15 @@ def infonce_bwd_scatter_kernel(
             for _ in range(parts):
                 total += tl.load(share_at + column, live, 0.0)
                 share_at += tl.cast(anchors, tl.int64) * D
-        at = id * D + column
-        h, e = tl.load(h_ptr + at, live, 0.0), tl.load(e_ptr + at, live, 0.0)
-        tl.store(grad_e_ptr + at, tl.load(grad_e_ptr + at, live, 0.0) + total + pull * h, live)
-        tl.store(grad_h_ptr + at, tl.load(grad_h_ptr + at, live, 0.0) + pull * e, live)
+        entry = id * D + column
+        h, e = tl.load(h_ptr + entry, live, 0.0), tl.load(e_ptr + entry, live, 0.0)
+        tl.store(grad_e_ptr + entry, tl.load(grad_e_ptr + entry, live, 0.0) + total + pull * h, live)
+        tl.store(grad_h_ptr + entry, tl.load(grad_h_ptr + entry, live, 0.0) + pull * e, live)
 
 
 def _blocks(precision: str, wide: bool, d: int, arch: int) -> tuple[int, int, int]:
-    """Rows kept, rows going by and columns at a time: the most that compile without a spill (compile_gate)."""
+    """Rows that a program owns, rows of a step of its loop, and columns at a time: the most that compile without
+    spilling registers (compile_gate)."""
     if wide:
         return 32, 16, 32
     if precision == "tf32x3":  # two halves of both operands are in registers at once
@@ -327,26 +331,29 @@ class _Call:
     def __init__(self, op: str, h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> None:
         require(
             h.ndim == 2 and h.shape == e.shape,
-            op, f"h and e must both be [U, d], got {tuple(h.shape)} and {tuple(e.shape)}",
-        )  # fmt: skip
+            op,
+            f"h and e must both be [U, d], got {tuple(h.shape)} and {tuple(e.shape)}",
+        )
         require(h.dtype == e.dtype, op, f"h is {short(h.dtype)}, e is {short(e.dtype)}")
         require(
             h.dtype in (torch.float32, torch.float64),
-            op, f"unit rows must be float32 or float64, got {short(h.dtype)}",
-        )  # fmt: skip
+            op,
+            f"unit rows must be float32 or float64, got {short(h.dtype)}",
+        )
         require(
             ids.ndim == 1 and ids.dtype == torch.int64,
-            op, f"ids must be int64 [B], got {short(ids.dtype)} {tuple(ids.shape)}",
-        )  # fmt: skip
+            op,
+            f"ids must be int64 [B], got {short(ids.dtype)} {tuple(ids.shape)}",
+        )
         require(tau > 0, op, f"tau must be positive, got {tau}")
         self.h, self.e, self.ids = row_major(h), row_major(e), row_major(ids)
         self.tau, self.anchors, (self.users, self.d) = tau, ids.shape[0], h.shape
         self.exclude_self = exclude_self
         wide, precision = h.dtype == torch.float64, dot_precision(h.dtype)
-        # A program keeps `own` rows while `other` rows go by, `most` columns at a time.
-        self.own, self.other, most = _blocks(precision, wide, self.d, arch_of(h.device))
+        # A program keeps block_owned rows and loops over the others, block_looped at a time and `most` columns wide.
+        self.block_owned, self.block_looped, most = _blocks(precision, wide, self.d, arch_of(h.device))
         self.block_d, self.block_out = min(power_of_2(self.d, 16), most), min(power_of_2(self.d, 16), 64)
-        self.tiles_a_part, self.parts = split(cdiv(self.users, self.other), cdiv(self.anchors, self.own))
+        self.tiles_a_part, self.parts = split(cdiv(self.users, self.block_looped), cdiv(self.anchors, self.block_owned))
         self.constants = {"D": self.d, "ACC": tl.float64 if wide else tl.float32}
         self.blocks = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
         self.outs = cdiv(self.d, self.block_out)
@@ -372,15 +379,44 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -
     total = h.new_empty(call.parts, call.anchors, dtype=torch.float64)
     top = h.new_empty(total.shape) if running_max else None
     launch(
-        infonce_fwd_kernel, (cdiv(call.anchors, call.own), call.parts), call.h, call.e, call.ids, total, top,
-        call.anchors, call.users, call.tiles_a_part, *call.scale(), shift,
-        BLOCK_A=call.own, BLOCK_K=call.other, RUNNING_MAX=running_max, **call.constants, **call.blocks,
-    )  # fmt: skip
+        infonce_fwd_kernel,
+        (cdiv(call.anchors, call.block_owned), call.parts),
+        call.h,
+        call.e,
+        call.ids,
+        total,
+        top,
+        call.anchors,
+        call.users,
+        call.tiles_a_part,
+        *call.scale(),
+        shift,
+        BLOCK_A=call.block_owned,
+        BLOCK_K=call.block_looped,
+        RUNNING_MAX=running_max,
+        **call.constants,
+        **call.blocks,
+    )
     launch(
-        infonce_finish_kernel, (cdiv(call.anchors, 16),), total, top, call.h, call.e, call.ids, term, lse,
-        call.anchors, call.parts, *call.scale(), shift,
-        BLOCK_A=16, BLOCK_P=power_of_2(call.parts), BLOCK_D=call.block_out, RUNNING_MAX=running_max, **call.constants,
-    )  # fmt: skip
+        infonce_finish_kernel,
+        (cdiv(call.anchors, 16),),
+        total,
+        top,
+        call.h,
+        call.e,
+        call.ids,
+        term,
+        lse,
+        call.anchors,
+        call.parts,
+        *call.scale(),
+        shift,
+        BLOCK_A=16,
+        BLOCK_P=power_of_2(call.parts),
+        BLOCK_D=call.block_out,
+        RUNNING_MAX=running_max,
+        **call.constants,
+    )
     return term, lse
 
 
@@ -393,26 +429,59 @@ def infonce_bwd(
     for x in (term_grad, lse_grad, lse):
         require(
             x.shape == ids.shape and x.dtype == h.dtype,
-            op, f"gradients and lse must be {list(ids.shape)} of {short(h.dtype)}, got {list(x.shape)} of "
-            f"{short(x.dtype)}",
-        )  # fmt: skip
+            op,
+            f"gradients and lse must be {list(ids.shape)} of {short(h.dtype)}, got {list(x.shape)} of {short(x.dtype)}",
+        )
     push, pull, lse = (term_grad + lse_grad) / tau, term_grad / -tau, row_major(lse)
     grad_h, grad_e = torch.empty_like(call.h), torch.empty_like(call.e)
     share = h.new_empty(call.parts, call.anchors, call.d)
     data = call.h, call.e, call.ids, lse, push
     launch(
-        infonce_bwd_anchors_kernel, (cdiv(call.anchors, call.own), call.parts, call.outs), *data, share,
-        call.anchors, call.users, call.tiles_a_part, *call.scale(),
-        BLOCK_A=call.own, BLOCK_K=call.other, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
-    )  # fmt: skip
+        infonce_bwd_anchors_kernel,
+        (cdiv(call.anchors, call.block_owned), call.parts, call.outs),
+        *data,
+        share,
+        call.anchors,
+        call.users,
+        call.tiles_a_part,
+        *call.scale(),
+        BLOCK_A=call.block_owned,
+        BLOCK_K=call.block_looped,
+        BLOCK_OUT=call.block_out,
+        **call.constants,
+        **call.blocks,
+    )
     launch(
-        infonce_bwd_keys_kernel, (cdiv(call.users, call.own), 2, call.outs), *data, grad_h, grad_e,
-        call.anchors, call.users, *call.scale(),
-        BLOCK_A=call.other, BLOCK_K=call.own, BLOCK_OUT=call.block_out, **call.constants, **call.blocks,
-    )  # fmt: skip
+        infonce_bwd_keys_kernel,
+        (cdiv(call.users, call.block_owned), 2, call.outs),
+        *data,
+        grad_h,
+        grad_e,
+        call.anchors,
+        call.users,
+        *call.scale(),
+        BLOCK_A=call.block_looped,
+        BLOCK_K=call.block_owned,
+        BLOCK_OUT=call.block_out,
+        **call.constants,
+        **call.blocks,
+    )
     ids_sorted, order = torch.sort(call.ids, stable=True)
     launch(
-        infonce_bwd_scatter_kernel, (call.anchors, call.outs), share, pull, order, ids_sorted, call.h, call.e,
-        grad_h, grad_e, call.anchors, call.parts, warps=1, BLOCK_D=call.block_out, **call.constants,
-    )  # fmt: skip
+        infonce_bwd_scatter_kernel,
+        (call.anchors, call.outs),
+        share,
+        pull,
+        order,
+        ids_sorted,
+        call.h,
+        call.e,
+        grad_h,
+        grad_e,
+        call.anchors,
+        call.parts,
+        warps=1,
+        BLOCK_D=call.block_out,
+        **call.constants,
+    )
     return grad_h, grad_e

@@ -132,17 +132,20 @@ def _check(op: str, q: Tensor, k: Tensor, e: Tensor, heads: int) -> None:
     shape = tuple(e.shape)
     require(
         e.ndim == 3 and shape[0] > 0 and shape[2] > 0,
-        op, f"e must be [M, N, d] with M and d of 1 or more, got {shape}",
-    )  # fmt: skip
+        op,
+        f"e must be [M, N, d] with M and d of 1 or more, got {shape}",
+    )
     require(
         q.shape == k.shape == e.shape,
-        op, f"q, k and e must have one shape, got {tuple(q.shape)}, {tuple(k.shape)} and {shape}",
-    )  # fmt: skip
+        op,
+        f"q, k and e must have one shape, got {tuple(q.shape)}, {tuple(k.shape)} and {shape}",
+    )
     dtypes = ", ".join(short(x.dtype) for x in (q, k, e))
     require(
         q.dtype == k.dtype == e.dtype and e.dtype in (torch.float32, torch.float64, torch.bfloat16),
-        op, f"q, k and e must all be float32, float64 or bfloat16, got {dtypes}",
-    )  # fmt: skip
+        op,
+        f"q, k and e must all be float32, float64 or bfloat16, got {dtypes}",
+    )
     require(heads > 0 and shape[2] % heads == 0, op, f"d = {shape[2]} is not a multiple of heads = {heads}")
 
 
@@ -151,12 +154,22 @@ def _launch(kernel, e: Tensor, heads: int, budget: int, *tensors: Tensor) -> Non
     block_m, block_d = power_of_2(modalities), power_of_2(d)
     block_n = min(max(budget // (block_m * block_d), 1), 32)
     launch(
-        kernel, (cdiv(nodes, block_n),), *tensors, nodes, nodes * d,
+        kernel,
+        (cdiv(nodes, block_n),),
+        *tensors,
+        nodes,
+        nodes * d,
         warps=8 if block_m * block_d > budget else 4,
-        M=modalities, D=d, HEADS=heads, BLOCK_N=block_n, BLOCK_M=block_m, BLOCK_D=block_d,
-        BLOCK_C=power_of_2(d // heads), SCALE=1 / math.sqrt(d // heads),
+        M=modalities,
+        D=d,
+        HEADS=heads,
+        BLOCK_N=block_n,
+        BLOCK_M=block_m,
+        BLOCK_D=block_d,
+        BLOCK_C=power_of_2(d // heads),
+        SCALE=1 / math.sqrt(d // heads),
         ACC=tl.float64 if e.dtype == torch.float64 else tl.float32,
-    )  # fmt: skip
+    )
 
 
 def modality_mix(q: Tensor, k: Tensor, e: Tensor, heads: int) -> Tensor:

@@ -68,8 +68,9 @@ def check_factors(op: str, u: Tensor, v: Tensor) -> None:
     require(u.dtype == v.dtype, op, f"u is {short(u.dtype)}, v is {short(v.dtype)}")
     require(
         u.dtype in (torch.float32, torch.float64, torch.bfloat16),
-        op, f"values must be float32, float64 or bfloat16, got {short(u.dtype)}",
-    )  # fmt: skip
+        op,
+        f"values must be float32, float64 or bfloat16, got {short(u.dtype)}",
+    )
 
 
 def check_seen(op: str, crow: Tensor | None, col: Tensor | None, rows: int) -> None:
@@ -80,10 +81,12 @@ def check_seen(op: str, crow: Tensor | None, col: Tensor | None, rows: int) -> N
     require(crow is not None and col is not None, op, f"seen needs both crow and col, got only {given}")
     require(
         crow.ndim == 1 and crow.dtype == torch.int64 and crow.is_contiguous(),
-        op, f"crow must be contiguous int64 [B + 1], got {short(crow.dtype)} {tuple(crow.shape)}",
-    )  # fmt: skip
+        op,
+        f"crow must be contiguous int64 [B + 1], got {short(crow.dtype)} {tuple(crow.shape)}",
+    )
     require(crow.shape[0] == rows + 1, op, f"crow has {crow.shape[0]} offsets, {rows} rows need {rows + 1}")
     require(
         col.ndim == 1 and col.dtype in (torch.int32, torch.int64) and col.is_contiguous(),
-        op, f"col must be contiguous int32 or int64 [nnz], got {short(col.dtype)} {tuple(col.shape)}",
-    )  # fmt: skip
+        op,
+        f"col must be contiguous int32 or int64 [nnz], got {short(col.dtype)} {tuple(col.shape)}",
+    )

@@ -16,8 +16,9 @@ def rows_of(ptr, row, live, first, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def products(a, a_ptr, row_a, live_a, b, b_ptr, row_b, live_b, D: tl.constexpr, PRECISION: tl.constexpr,
-             ACC: tl.constexpr):  # fmt: skip
+def products(
+    a, a_ptr, row_a, live_a, b, b_ptr, row_b, live_b, D: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr
+):
     """Rows of a times rows of b, both transposed to [rows a, rows b]; a and b hold their first columns."""
     s = tl.zeros((a.shape[0], b.shape[0]), ACC)
     s = dot(a, tl.trans(b), s, PRECISION)

@@ -46,7 +46,5 @@ def _owner(kernels: tuple[str, ...], key: str) -> str:
         return "no kernel"
     if key == "CPU":
         return f"C++ ({build_info()['isa']})"
-    languages = {
-        "Triton" if kernel in TRITON else "torch" if kernel in TORCH else "CUDA C++" for kernel in kernels
-    }  # fmt: skip
+    languages = {"Triton" if kernel in TRITON else "torch" if kernel in TORCH else "CUDA C++" for kernel in kernels}
     return " and ".join(sorted(languages))

@@ -316,8 +316,7 @@ def _csr_to_pairs(matrix, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
         or indptr[-1] > min(len(indices), len(data))
     ):
         raise ValueError(
-            f"{where}: indptr of length {len(indptr)} does not describe {n_rows} rows "
-            f"over {len(indices)} indices"
+            f"{where}: indptr of length {len(indptr)} does not describe {n_rows} rows over {len(indices)} indices"
         )
     nnz = int(indptr[-1])
     return np.repeat(np.arange(n_rows), np.diff(indptr)), indices[:nnz], data[:nnz]

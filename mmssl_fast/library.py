@@ -34,3 +34,14 @@ def build_info():
         ``debug`` (bool).
     """
     return _C.build_info()
+
+
+def infonce_sizes() -> dict[str, int]:
+    """The sizes in csrc/cpu/infonce.h and cpu/tile.h that decide how much memory infonce takes on the CPU.
+
+    Returns:
+        dict with ``block`` (anchors whose shares are in memory at once), ``keys`` and ``anchors`` (of a tile),
+        ``tasks`` (the maximum number that share the keys), ``min_anchors`` and ``exps`` (the gradient in one pass works
+        on at least that many anchors and keeps at most that many values of exp(product)).
+    """
+    return _C.infonce_sizes()

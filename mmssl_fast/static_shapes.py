@@ -1,8 +1,8 @@
-"""Shapes that depend on arguments' shapes alone: what lets a GPU run ahead of the host, and a CUDA graph hold a step.
+"""Result shapes that depend on argument shapes alone, so that a GPU runs ahead of the host and CUDA graphs can record.
 
-A few rows of a batch may need more than the fast algebra: where it cancels, they are formed one by one. On a CPU they
-are found and no other row pays for them. Asking a GPU which rows these are would stop the host until the answer is
-there, so on CUDA the worst few are taken, always as many.
+In a few rows of a batch the fast algebra may cancel; these are formed densely. On a CPU exactly those rows are chosen.
+On a GPU the host would have to wait to learn how many there are, so there a fixed number of the worst rows is formed,
+whether they need it or not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-RESCUED = 16
+RESCUED = 16  # rows of a batch that are formed densely where shapes are static
 
 _forced = False
 
@@ -25,7 +25,7 @@ def is_static(device: torch.device) -> bool:
 
 @contextmanager
 def forced() -> Iterator[None]:
-    """Within it every device is treated as CUDA is: for tests."""
+    """Inside, every device is treated like CUDA. For tests."""
     global _forced
     before, _forced = _forced, True
     try:
@@ -35,7 +35,7 @@ def forced() -> Iterator[None]:
 
 
 def rows_to_rescue(badness: Tensor) -> Tensor:
-    """int64 [b]: the rows of badness [B] above 1, or, where shapes are static, the RESCUED worst (all of fewer)."""
+    """int64 [b]: the rows whose badness [B] is above 1; where shapes are static, the RESCUED worst rows."""
     if is_static(badness.device):
         return badness.topk(min(RESCUED, badness.numel())).indices
     return (badness > 1).nonzero().flatten()

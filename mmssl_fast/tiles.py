@@ -1,4 +1,4 @@
-"""item_tiles: the item ranges in which a [B, I] block is met when it must be met at all."""
+"""Ranges of items in which a [B, I] block is processed where it has to be formed: one tile in memory at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +14,19 @@ def item_tiles(n_rows: int, n_items: int, elements: int | None = None) -> list[t
 
 
 def tile_elements() -> int:
-    """The entries of a tile now."""
+    """The present maximum number of entries of a tile."""
     return TILE_ELEMENTS
 
 
 @contextmanager
 def tiles_of(elements: int) -> Iterator[None]:
-    """Inside, tiles have so many entries, in whatever thread they are met: memory against speed, never the mathematics.
-    Sums over items may round differently, selections are the same to the bit."""
+    """Inside, tiles have at most `elements` entries, in every thread: less memory for more, smaller products.
+
+    Sums over items may round differently; selections are the same to the bit.
+    """
     global TILE_ELEMENTS
     if elements < 1:
-        raise ValueError(f"tiles_of: a tile has at least one entry, got {elements}")
+        raise ValueError(f"tiles_of: elements must be at least one entry, got {elements}")
     before, TILE_ELEMENTS = TILE_ELEMENTS, elements
     try:
         yield

@@ -36,8 +36,12 @@ class OutOfMemory(RuntimeError):
     figures."""
 
 
-class Failed(RuntimeError):
-    """A process that does a part of the command ended in a way that nothing foresaw; what it printed says how."""
+class NonFiniteLoss(RuntimeError):
+    """A loss term, a parameter or an embedding became NaN or infinite; names it, the epoch and the step."""
+
+
+class WorkerFailed(RuntimeError):
+    """A worker process failed unexpectedly; what it printed says how."""
 
 
 _WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
@@ -52,12 +56,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def foreseen(error: Exception) -> Exception | None:
-    """The error that says in one line what an allocator or the system raised; None for what nothing foresaw."""
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def as_user_error(error: Exception) -> Exception | None:
+    """The error that says in one line what an allocator or the system raised; None for any other error."""
     if isinstance(error, OutOfMemory):
         return error
     if is_out_of_memory(error):
-        return OutOfMemory(f"out of memory ({(str(error).splitlines() or ['no more is known'])[0]}); free some")
+        return OutOfMemory(f"out of memory ({first_line(error)}); free some")
     if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder that nobody may enter
         return InputError(f"{error.filename}: {error.strerror}; check the name and its permissions")
     return None

@@ -1,7 +1,8 @@
-"""Files that are either there, whole, or not there at all."""
+"""Files that are either there, whole, or not there at all, and folders that one process has for itself."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -72,3 +73,41 @@ def write_with(path: Path, write: Callable[[Path], object], **advice: str) -> No
     """What write(temporary path) writes, at `path`, whole or not at all."""
     with replacing(path, **advice) as temporary:
         write(temporary)
+
+
+_locked: dict[tuple[int, int], int] = {}  # device and inode of a folder → descriptor, whose lock ends with the process
+
+
+def lock(folder: Path, refusal: str) -> None:
+    """Keep other processes from this folder until `unlock` or the end of this process, where the file system has locks.
+
+    The lock is on the folder itself and leaves no file. Raises InputError, which says the refusal, where another
+    process has it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    key = _key(handle)
+    try:
+        if key not in _locked:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _locked[key], handle = handle, -1
+    except BlockingIOError:
+        raise InputError(refusal) from None
+    except OSError:
+        pass
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def unlock(folder: Path) -> None:
+    """Let other processes have the folder; nothing where this one has not locked it."""
+    handle = os.open(folder, os.O_RDONLY)
+    key = _key(handle)
+    os.close(handle)
+    if key in _locked:
+        os.close(_locked.pop(key))
+
+
+def _key(handle: int) -> tuple[int, int]:
+    status = os.fstat(handle)
+    return status.st_dev, status.st_ino

@@ -13,10 +13,22 @@ from mmssl_fast import InteractionGraph, cosine_topk
 from mmssl_fast.graph import interactions
 
 from .data import Dataset
-from .errors import is_out_of_memory
+from .errors import InputError, is_out_of_memory
 
 METRICS = ("recall", "precision", "ndcg", "hit", "mrr")
-MAX_K = 128
+DEFAULT_KS = (10, 20, 50)
+LIST_ENTRIES = 1 << 19  # of the lists ranked at once: long ones for fewer users
+
+
+def check_list_lengths(name: str, ks: Sequence[int], n_items: int) -> None:
+    """Raise InputError for a list length K below 1, or above both the catalogue and the default lengths."""
+    if any(not 1 <= k <= max(n_items, *DEFAULT_KS) for k in ks):
+        raise InputError(f"{name} {list(ks)}: each must be between 1 and {n_items}, the number of items")
+
+
+def users_at_once(batch: int, k: int) -> int:
+    """At most `batch` users, fewer where their lists of k items would take much memory."""
+    return max(1, min(batch, LIST_ENTRIES // k))
 
 
 def ranking_metrics(
@@ -30,8 +42,9 @@ def ranking_metrics(
     """Averages over the users with a held-out item of the metrics of their K best items by users @ items.T.
 
     users [U, d], items [I, d]: embeddings on one device. heldout: SciPy matrix [U, I] of the relevant items, read as
-    `InteractionGraph.from_scipy` reads one. ks: list lengths, each in 1..128. seen: interactions left out of the
-    ranking. batch: users ranked at once.
+    `InteractionGraph.from_scipy` reads one. ks: list lengths, each at least 1. seen: interactions left out of the
+    ranking. batch: users ranked at once, fewer where a K above 128 makes their lists long. Where fewer than K items are
+    left, the missing places count as misses.
 
     With R_u the user's held-out items and h_j = 1 where the item at rank j (from 1) is among them:
     recall Σ_{j≤K} h_j / |R_u|; precision Σ_{j≤K} h_j / K; ndcg Σ_{j≤K} h_j / log2(j + 1) over the same sum of the ideal
@@ -42,8 +55,8 @@ def ranking_metrics(
     held-out item all are 0.
     """
     ks = sorted(set(ks))
-    if not ks or ks[0] < 1 or ks[-1] > MAX_K:
-        raise ValueError(f"ranking_metrics: every K must be between 1 and {MAX_K}, got {list(ks)}")
+    if not ks or ks[0] < 1:
+        raise ValueError(f"ranking_metrics: every K must be at least 1, got {list(ks)}")
     sums = torch.zeros(len(METRICS), len(ks), dtype=torch.float64, device=users.device)
     who = 0
     for chunk, hits, relevant in _ranked("ranking_metrics", users, items, heldout, ks[-1], seen, batch):
@@ -75,8 +88,8 @@ def user_metrics(
 def _ranked(
     op: str, users: Tensor, items: Tensor, heldout: sp.csr_array, k: int, seen: InteractionGraph | None, batch: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """`batch` users with a held-out item at a time: (their ids, whether each of their k best is held out, bool [B, k],
-    how many are held out)."""
+    """At most `batch` users with a held-out item at a time: (their ids, whether each of their k best is held out,
+    bool [B, k], how many are held out)."""
     if heldout.shape != (users.shape[0], items.shape[0]):
         raise ValueError(
             f"{op}: held-out pairs of {heldout.shape[0]} users x {heldout.shape[1]} items, "
@@ -89,7 +102,7 @@ def _ranked(
     relevant = torch.from_numpy(counts.astype(np.int64)).to(device)
     rows = torch.from_numpy(np.repeat(np.arange(len(counts), dtype=np.int64), counts)).to(device)
     wanted = torch.sort(rows * n_items + torch.from_numpy(heldout.indices.astype(np.int64)).to(device)).values
-    for chunk in who.split(batch) if who.numel() else ():
+    for chunk in who.split(users_at_once(batch, k)) if who.numel() else ():
         blocked = None if seen is None else seen.rows(chunk)
         _, best = cosine_topk(users[chunk], items, k, seen=blocked, kind="dot")
         yield chunk, _is_member(chunk[:, None] * n_items + best, wanted) & (best >= 0), relevant[chunk]

@@ -20,6 +20,7 @@ from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.runs import folder as run_folder  # noqa: F401
 from mmssl_trainer.training import checkpoints as checkpoint
+from mmssl_trainer.training import state_file
 from safetensors.torch import load_file
 
 SETTINGS = [
@@ -90,9 +91,9 @@ def kill_and_resume(folder, kills, seed):
             continue
         assert code == -signal.SIGKILL, said
         killed += 1
-        newest = checkpoint.newest(broken / checkpoint.FOLDER)
+        newest = state_file.newest(broken / checkpoint.FOLDER)
         if newest is not None:
-            steps.append(checkpoint.read(newest).body["step"])
+            steps.append(state_file.read(newest).body["step"])
         if (broken / "config.toml").exists():
             arguments = ["train", "--resume", str(broken)]
     code, said = forked(arguments)
@@ -110,7 +111,7 @@ def stop(folder, number):
         os.kill(process, number)
 
     code, said = forked(begin(folder / "data", run, "--epochs", "100000"), signalled)
-    step = checkpoint.read(checkpoint.newest(run / checkpoint.FOLDER)).body["step"]
+    step = state_file.read(state_file.newest(run / checkpoint.FOLDER)).body["step"]
     return [code, said, step]
 
 

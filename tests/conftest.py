@@ -4,10 +4,10 @@ import fcntl
 import os
 from pathlib import Path
 
-# pytest -n: each worker, and what it starts, takes its share of the processors.
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
-    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+from mmssl_trainer import threads as thread_settings
+
+# Before torch is imported. pytest -n: each worker, and what it starts, takes its share.
+thread_settings.configure(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
 
 import pytest
 import torch

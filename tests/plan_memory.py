@@ -1,4 +1,4 @@
-"""The growth of this process's memory over a short MMSSL run, beside what mmssl_trainer.plan says of it.
+"""The growth of this process's memory over a short MMSSL run, beside what mmssl_trainer.memory.plan says of it.
 
     python -P tests/plan_memory.py USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH [KEY=VALUE…]
 
@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 import scipy.sparse as sp
-from mmssl_trainer.config.sections import load, parse_set
+from mmssl_trainer.config.load import load, parse_set
 from mmssl_trainer.data import Dataset
 from mmssl_trainer.memory import plan
 from mmssl_trainer.training import loop as train

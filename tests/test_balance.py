@@ -6,13 +6,14 @@ import pytest
 import torch
 from mmssl_trainer import systems
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
-from mmssl_trainer.errors import OutOfMemory
-from mmssl_trainer.study.balance import balance
+from mmssl_trainer.errors import NonFiniteLoss, OutOfMemory
 from mmssl_trainer.study.report.page import _balance
 from mmssl_trainer.systems.base import Batch
-from mmssl_trainer.training.loop import NonFiniteLoss, fit
+from mmssl_trainer.systems.lightgcn import LightGCNSystem
+from mmssl_trainer.training.balance import balance, measure
+from mmssl_trainer.training.loop import fit
 from torch import nn
 
 from mmssl_fast import sample_bpr
@@ -76,7 +77,7 @@ def test_the_batch_is_the_next_step_s(data):
     fitted = fit(data, config, system=system)
     graph = InteractionGraph.from_scipy(data.train)
     found = [
-        system.balance(Batch(*sample_bpr(graph, 64, config.train.seed, step, "interactions"), step))
+        measure(system, Batch(*sample_bpr(graph, 64, config.train.seed, step, "interactions"), step), graph.device)
         for step in (fitted.step, 0)
     ]
     assert fitted.epochs[-1]["balance"] == found[0] != found[1]
@@ -90,10 +91,10 @@ def test_what_is_not_finite_is_no_balance(data):
         def __getattr__(self, name):
             return getattr(self.whole, name)
 
-        def balance(self, batch):
+        def terms(self, batch):
             with torch.no_grad():
                 next(iter(self.whole.model.parameters())).fill_(torch.nan)
-            return self.whole.balance(batch)
+            return self.whole.terms(batch)
 
     with pytest.raises(NonFiniteLoss, match=r"gradient of 'bpr' on '\w+' became nan after epoch 1; try a lower"):
         fit(data, configured("lightgcn", train__balance=True), system=Breaking())
@@ -103,7 +104,7 @@ def test_no_memory_for_it_says_what_to_leave_out(data, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("mmssl_trainer.systems.base.balance", full)
+    monkeypatch.setattr("mmssl_trainer.training.balance.balance", full)
     with pytest.raises(OutOfMemory, match=r"after epoch 1, in what train\.balance = true asks for: .* set it to false"):
         fit(data, configured("lightgcn", train__balance=True))
 
@@ -140,7 +141,7 @@ def test_of_mmssl_each_term_reaches_what_its_equation_reads(data):
     batch = Batch(torch.arange(40), torch.arange(40) % 60, (torch.arange(40) + 7) % 60, 0)
     before = {name: tensor.clone() for name, tensor in system.state().items()}
     drawn = torch.get_rng_state()
-    found = system.balance(batch)
+    found = measure(system, batch, graph.device)
     assert torch.equal(drawn, torch.get_rng_state())
     assert all(torch.equal(tensor, before[name]) for name, tensor in system.state().items())
     reached = {
@@ -172,3 +173,15 @@ def test_report_shows_the_shares(tmp_path):
     assert row in page
     for end in ("html", "md"):
         assert "Balance" not in (tmp_path / f"plain.{end}").read_text()
+
+
+def test_terms_that_write_to_a_large_tensor_are_refused(data, monkeypatch):
+    class Writing(LightGCNSystem):
+        def terms(self, batch):
+            with torch.no_grad():
+                self.model.users.mul_(1)
+            return super().terms(batch)
+
+    monkeypatch.setattr("mmssl_trainer.memory.retry.SMALL", 0)
+    with pytest.raises(RuntimeError, match="terms wrote to a large tensor"):
+        fit(data, configured("lightgcn", train__balance=True), system=Writing())

@@ -14,15 +14,17 @@ import torch
 from checkpoint_runs import begin, catalogue, same_model
 from mmssl_trainer import systems
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
-from mmssl_trainer.errors import InputError, Interrupted
+from mmssl_trainer.errors import InputError, Interrupted, NonFiniteLoss
 from mmssl_trainer.files import write_tensors, write_text
 from mmssl_trainer.systems.lightgcn import LightGCNSystem
 from mmssl_trainer.training import checkpoints as checkpoint
+from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
-from mmssl_trainer.training.loop import Fit, LossTable, NonFiniteLoss, Position, Silent, fit
-from mmssl_trainer.training.signals import kept
+from mmssl_trainer.training.loop import fit
+from mmssl_trainer.training.progress import Fit, LossTable, NullObserver, Position
+from mmssl_trainer.training.signals import defer_signals
 
 from mmssl_fast import InteractionGraph
 
@@ -48,7 +50,7 @@ class EachStep(Checkpoints):
         return True
 
 
-class StopAt(Silent):
+class StopAt(NullObserver):
     """Asks for the end after a step, as a signal would."""
 
     def __init__(self, stop, epoch, step):
@@ -151,7 +153,7 @@ def test_last_two_are_kept_and_leftovers_of_a_killed_process_go(data, tmp_path):
     there = {path.name for path in (tmp_path / "state").iterdir()}
     states = {f"{step:010d}.{end}" for step in (last - 1, last) for end in ("json", "safetensors")}
     assert there == {*states, "notes.txt", "0000000001.json.bak"}
-    checkpoint.remove(tmp_path / "state")
+    state_file.remove(tmp_path / "state")
     assert {path.name for path in (tmp_path / "state").iterdir()} == {"notes.txt", "0000000001.json.bak"}
 
 
@@ -238,7 +240,7 @@ def interrupted_at(monkeypatch, step):
 def test_second_signal_acts_at_once():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
-        with pytest.raises(KeyboardInterrupt), kept() as stop:
+        with pytest.raises(KeyboardInterrupt), defer_signals() as stop:
             signal.raise_signal(signal.SIGINT)
             assert stop.received == signal.SIGINT
             signal.raise_signal(signal.SIGINT)
@@ -252,10 +254,10 @@ def test_second_signal_acts_at_once():
 def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatch, capsys, number, code, when):
     """While a baseline is fitted beside, and in the last evaluation."""
     from mmssl_trainer import ranking as evaluate
-    from mmssl_trainer.cli import commands
+    from mmssl_trainer.cli import train as command
 
     run, before = tmp_path / "run", signal.getsignal(number)
-    fit_and_test, split_metrics = commands.fit_and_test, evaluate.split_metrics
+    fit_and_test, split_metrics = command.fit_and_test, evaluate.split_metrics
 
     def fitted(dataset, config, name, *own):
         if when == "baseline" and not own:
@@ -267,7 +269,7 @@ def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatc
             signal.raise_signal(number)
         return split_metrics(users, items, dataset, split, *how)
 
-    monkeypatch.setattr(commands, "fit_and_test", fitted)
+    monkeypatch.setattr(command, "fit_and_test", fitted)
     monkeypatch.setattr(evaluate, "split_metrics", evaluated)
     assert main(begin(folder, run, "--epochs", "1", *(["--compare"] if when == "baseline" else []))) == code
     said = capsys.readouterr().err.splitlines()[-1]
@@ -309,7 +311,7 @@ def test_full_disk_is_a_line_and_the_state_before_stays(data, tmp_path, monkeypa
             monkeypatch.setattr("safetensors.torch.save_file", _no_space)
         write_tensors(path, tensors, **advice)
 
-    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    monkeypatch.setattr(state_file, "write_tensors", full)
     with pytest.raises(InputError, match=r"No space left on device.*state after epoch 2 is kept; make room.*--resume"):
         fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
     monkeypatch.undo()
@@ -330,11 +332,11 @@ def test_second_state_of_a_step_leaves_the_first_alone(data, tmp_path, monkeypat
             raise InputError(f"{path}: cannot be written (No space left on device)")
         write_text(path, text, **advice)
 
-    monkeypatch.setattr(checkpoint, "write_text", full)
+    monkeypatch.setattr(state_file, "write_text", full)
     with pytest.raises(InputError, match="No space left"):
         fit(data, config, checkpoints=EachStep(tmp_path, data, config))
     monkeypatch.undo()
-    assert checkpoint.read(checkpoint.newest(tmp_path / "state")).body["step"] == first
+    assert state_file.read(state_file.newest(tmp_path / "state")).body["step"] == first
     assert_same(resumed(tmp_path, data, config), fit(data, config))
 
 
@@ -416,7 +418,7 @@ DAMAGES = {
     "another number": ("json", lambda content: content.replace(b'"stale": 0', b'"stale": 7'), "sha256 differs"),
     "another format": (
         "json",
-        lambda content: checkpoint._sealed(json.loads(content)["state"] | {"format": "9"}).encode(),
+        lambda content: state_file._sealed(json.loads(content)["state"] | {"format": "9"}).encode(),
         "its format is '9'",
     ),
 }
@@ -425,7 +427,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_state_is_refused_and_the_one_before_can_be_used(data, copied, damage):
     end, change, part = DAMAGES[damage]
-    newest = checkpoint.newest(copied / "state")
+    newest = state_file.newest(copied / "state")
     victim = newest.with_suffix(f".{end}")
     victim.write_bytes(change(victim.read_bytes()))
     refused(copied, data, configured(), part)
@@ -436,7 +438,7 @@ def test_damaged_state_is_refused_and_the_one_before_can_be_used(data, copied, d
 
 def test_state_that_points_elsewhere_is_refused(data, copied):
     """A state names no path, and its files are not followed out of the run's folder."""
-    newest = checkpoint.newest(copied / "state").with_suffix(".safetensors")
+    newest = state_file.newest(copied / "state").with_suffix(".safetensors")
     shutil.move(newest, copied / "outside.safetensors")
     newest.symlink_to(copied / "outside.safetensors")
     refused(copied, data, configured(), "no ordinary file")
@@ -446,13 +448,13 @@ def test_state_that_points_elsewhere_is_refused(data, copied):
 
 def test_state_of_another_model_is_refused(data, copied):
     """What checksums cannot see: written by a version whose tensors are others."""
-    path = checkpoint.newest(copied / "state")
-    state = checkpoint.read(path)
+    path = state_file.newest(copied / "state")
+    state = state_file.read(path)
     del state.tensors["system.model.user_embedding"]
     write_tensors(path.with_suffix(".safetensors"), state.tensors)
     state.body["tensors"] = {"bytes": path.with_suffix(".safetensors").stat().st_size,
-                             "sha256": checkpoint._digest(path.with_suffix(".safetensors"))}  # fmt: skip
-    path.write_text(checkpoint._sealed(state.body))
+                             "sha256": state_file._digest(path.with_suffix(".safetensors"))}  # fmt: skip
+    path.write_text(state_file._sealed(state.body))
     with pytest.raises(InputError, match="does not fit this version"):
         resumed(copied, data, configured())
 
@@ -468,13 +470,13 @@ def test_state_of_another_model_is_refused(data, copied):
     ],
 )
 def test_tensor_of_another_shape_is_refused(data, copied, name, change):
-    path = checkpoint.newest(copied / "state")
-    state = checkpoint.read(path)
+    path = state_file.newest(copied / "state")
+    state = state_file.read(path)
     state.tensors[name] = change(state.tensors[name]).contiguous()
     write_tensors(path.with_suffix(".safetensors"), state.tensors)
     state.body["tensors"] = {"bytes": path.with_suffix(".safetensors").stat().st_size,
-                             "sha256": checkpoint._digest(path.with_suffix(".safetensors"))}  # fmt: skip
-    path.write_text(checkpoint._sealed(state.body))
+                             "sha256": state_file._digest(path.with_suffix(".safetensors"))}  # fmt: skip
+    path.write_text(state_file._sealed(state.body))
     with pytest.raises(InputError, match=r"does not fit this version: .*is "):
         resumed(copied, data, configured())
 
@@ -591,6 +593,6 @@ def test_state_is_never_written_with_what_is_not_finite(data, tmp_path):
 
     with pytest.raises(NonFiniteLoss, match=r"system\.items became non-finite in epoch 1, by step 3 of"):
         fit(data, config, system=Exploding(), checkpoints=EachStep(tmp_path, data, config))
-    assert checkpoint.newest(tmp_path / "state").stem == "0000000002"
-    tensors = checkpoint.read(checkpoint.newest(tmp_path / "state")).tensors
+    assert state_file.newest(tmp_path / "state").stem == "0000000002"
+    tensors = state_file.read(state_file.newest(tmp_path / "state")).tensors
     assert all(tensor.isfinite().all() for tensor in tensors.values())

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import SYNTHETIC_EPOCHS, load
+from mmssl_trainer.config.load import load
+from mmssl_trainer.config.sections import SYNTHETIC_EPOCHS
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.runs.folder import RunFolder
 
@@ -199,8 +200,11 @@ def test_non_finite_loss_is_a_line_and_exit_1(folder, tmp_path, capsys):
     "arguments, fragments",
     [
         (["evaluate", "/no/run"], ["/no/run", "no such file"]),
-        (["evaluate", "RUN", "--split", "train"], ["'train'", "test or val"]),
-        (["evaluate", "RUN", "--k", "0"], ["between 1 and 128"]),
+        (["evaluate", "RUN", "--split", "train"], ["'train'", "'test', 'val'"]),
+        (["evaluate", "RUN", "--k", "0"], ["--k [0]", "between 1 and"]),
+        (["evaluate", "RUN", "--k", "20", "--k", "100000"], ["--k [20, 100000]", "the number of items"]),
+        (["recommend", "RUN", "--users", "user001", "--k", "100000"], ["k [100000]", "the number of items"]),
+        (["train", "--data", "synthetic", "--set", "evaluate.ks=[100000]"], ["evaluate.ks", "the number of items"]),
         (["recommend", "RUN"], ["--users", "--out"]),
         (["recommend", "RUN", "--users", "user001,nobody"], ["'nobody'"]),
         (["recommend", "RUN", "--users", "user001", "--out", "/no/folder/x.csv"], ["/no/folder"]),
@@ -248,7 +252,7 @@ def test_interruption_keeps_the_best_model(folder, tmp_path, monkeypatch, capsys
 
 
 def test_missing_extra_is_one_sentence(capsys, monkeypatch):
-    loaded = ("typer.", "mmssl_trainer.cli.commands", "mmssl_trainer.cli.study_commands")
+    loaded = ("typer.", "mmssl_trainer.cli.app")
     for name in [name for name in sys.modules if name == "typer" or name.startswith(loaded)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "typer", None)

@@ -82,7 +82,7 @@ def test_cosine_topk_values(kind, index, dtype):
 
 def test_cosine_topk_where_every_value_ties():
     u, v = torch.ones(3, 4), torch.ones(3000, 4)
-    for k in (1, 20, 100, 300):
+    for k in (1, 20, 100, 300, 3000):
         values, found = cosine_topk(u, v, k, kind="dot")
         assert (values == 4).all()
         assert torch.equal(found, torch.arange(k).expand(3, k))
@@ -94,7 +94,7 @@ def test_cosine_topk_where_every_value_ties():
 def test_cosine_topk_of_sorted_values(order):
     v = torch.arange(5000, dtype=torch.float32)[:, None]
     v = v if order == "ascending" else v.flip(0)
-    for k in (1, 20, 64, 400):
+    for k in (1, 20, 64, 400, 5000):
         values, found = cosine_topk(torch.tensor([[1.0], [-1.0]]), v, k, kind="dot")
         top = torch.arange(4999, 4999 - k, -1)
         assert torch.equal(values, torch.stack((top.float(), torch.arange(k) * -1.0)))
@@ -106,7 +106,7 @@ def test_cosine_topk_of_few_rows_and_many_items():
     """Few rows: the catalogue is cut in parts, which are merged."""
     u, v = factors(3, 40_001, 5, torch.float32)
     seen = seen_rows(3, 40_001, 0.5)
-    for k in (1, 20, 200):
+    for k in (1, 20, 200, 10_000, 40_001):
         values, found = cosine_topk(u, v, k, seen, "dot")
         truth, expected = reference.cosine_topk(u, v, k, seen, "dot")
         assert torch.equal(values, truth) and torch.equal(found, expected)
@@ -150,13 +150,14 @@ def test_cosine_topk_of_no_columns_and_of_strided_rows():
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-def test_cosine_topk_same_bits_for_any_thread_count(threads):
+@pytest.mark.parametrize("k", [20, 300, 20_001])
+def test_cosine_topk_same_bits_for_any_thread_count(threads, k):
     for rows in (200, 3):
         u, v = factors(rows, 20_001, 64, torch.float32, whole=False)
         results = []
         for count in (1, 2, 3):
             threads(count)
-            results.append(cosine_topk(u, v, 20))
+            results.append(cosine_topk(u, v, k))
         for other in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -131,9 +131,7 @@ def test_forward_mode_is_right(name):
 @pytest.mark.parametrize("name", FORWARD)
 def test_forward_mode_of_one_argument(name):
     op, _, arguments = FORWARD[name]
-    torch.testing.assert_close(
-        torch.func.jacfwd(op)(*arguments), torch.func.jacrev(op)(*arguments), **CLOSE
-    )
+    torch.testing.assert_close(torch.func.jacfwd(op)(*arguments), torch.func.jacrev(op)(*arguments), **CLOSE)
 
 
 @pytest.mark.parametrize("name", REVERSE)

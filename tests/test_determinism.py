@@ -4,7 +4,7 @@ one of the two lists."""
 import pytest
 import torch
 import torch.nn.functional as F
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.training.loop import fit
@@ -28,7 +28,7 @@ from mmssl_fast import (
     sample_bpr,
 )
 from mmssl_fast.ops.csr_transpose import csr_transpose
-from mmssl_fast.ops.gumbel_linear import GumbelRows
+from mmssl_fast.ops.gumbel_rows import GumbelRows
 from mmssl_fast.ops.philox import philox4x32, philox_bits
 from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.spmm import spmm

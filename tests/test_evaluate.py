@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from mmssl_trainer import ranking
+from mmssl_trainer.errors import InputError
 from mmssl_trainer.ranking import METRICS, ranking_metrics, split_metrics
 
 from mmssl_fast.graph import InteractionGraph
@@ -91,10 +93,28 @@ def test_more_asked_than_there_are_items():
     assert got["recall@5"] == 1.0 and got["precision@5"] == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("ks", [[], [0], [129]])
+@pytest.mark.parametrize("batch", [16, 4096])
+def test_metrics_of_long_lists_equal_literal(batch, monkeypatch):
+    monkeypatch.setattr(ranking, "LIST_ENTRIES", 8000)  # 19 users of 401 items at once
+    users, items, heldout, seen, mask = catalogue(60, 401, seed=3)
+    ks = (20, 128, 129, 300, 401)
+    got = ranking_metrics(users, items, heldout, ks, InteractionGraph.from_scipy(seen), batch)
+    assert got == pytest.approx(literal(users.numpy(), items.numpy(), heldout, ks, mask), abs=1e-12)
+    assert got["recall@300"] < got["recall@401"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("ks", [[], [0]])
 def test_list_lengths_out_of_range(ks):
-    with pytest.raises(ValueError, match="between 1 and 128"):
+    with pytest.raises(ValueError, match="every K must be at least 1"):
         ranking_metrics(torch.ones(1, 1), torch.ones(1, 1), sp.csr_array((1, 1)), ks)
+
+
+def test_list_lengths_end_with_the_catalogue():
+    for n_items, ks in ((300, [1, 300]), (7, [10, 20, 50])):
+        ranking.check_list_lengths("--k", ks, n_items)
+    for n_items, ks in ((300, [20, 301]), (7, [51]), (300, [0])):
+        with pytest.raises(InputError, match=rf"^--k .*: each must be between 1 and {n_items}, the number of items"):
+            ranking.check_list_lengths("--k", ks, n_items)
 
 
 def test_shapes_that_differ():

@@ -7,14 +7,14 @@ import pytest
 import scipy.sparse as sp
 import torch
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import Dataset, synthetic, write_plain
-from mmssl_trainer.errors import InputError
+from mmssl_trainer.errors import InputError, NonFiniteLoss
 from mmssl_trainer.systems import SYSTEMS
 from mmssl_trainer.systems.mmssl import MMSSLSystem
-from mmssl_trainer.training import checkpoints as checkpoint
+from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
-from mmssl_trainer.training.loop import NonFiniteLoss, fit
+from mmssl_trainer.training.loop import fit
 
 from mmssl_fast import InteractionGraph, sample_bpr
 from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
@@ -250,4 +250,4 @@ def test_command_names_the_state_that_is_kept(tmp_path, monkeypatch, capsys):
     assert main(["train", "--data", str(data), "--out", str(run), *arguments, *every]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "epoch" in said and "is kept in" in said and str(run / "state") in said
-    checkpoint.read(checkpoint.newest(run / "state"))
+    state_file.read(state_file.newest(run / "state"))

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssl_fast import reference
 from mmssl_fast.graph import InteractionGraph
-from mmssl_fast.ops.gumbel_linear import GumbelRows, gumbel_linear
-from mmssl_fast.ops.gumbel_rows import gumbel_method
+from mmssl_fast.ops.gumbel_linear import gumbel_linear
+from mmssl_fast.ops.gumbel_rows import GumbelRows, gumbel_method
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 
 pytestmark = pytest.mark.usefixtures("poison")

@@ -7,6 +7,7 @@ from csr_blocks import random_graph
 
 from mmssl_fast import reference, static_shapes
 from mmssl_fast.graph import InteractionGraph
+from mmssl_fast.ops import gumbel_rows
 from mmssl_fast.ops.gumbel_rows import (
     choose_method,
     entry_capacity,
@@ -16,7 +17,6 @@ from mmssl_fast.ops.gumbel_rows import (
 )
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 from mmssl_fast.relation import RelationRows
-from mmssl_fast.relation import gumbel as relation_gumbel
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -226,7 +226,7 @@ def test_order_statistics_of_distinct_users_make_less_room(monkeypatch):
         seen.append(arguments[-1])
         return gumbel_order_statistics(*arguments)
 
-    monkeypatch.setattr(relation_gumbel, "gumbel_order_statistics", spy)
+    monkeypatch.setattr(gumbel_rows, "gumbel_order_statistics", spy)
     rooms = []
     with static_shapes.forced():
         for repeats in (1, None):

@@ -252,3 +252,27 @@ def test_infonce_refuses(change, message):
     arguments = {"h": torch.zeros(4, 3), "e": torch.zeros(4, 3), "ids": torch.tensor([0, 3]), "tau": 0.2}
     with pytest.raises(ValueError, match="^infonce: .*" + message):
         infonce(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    "users, batch, expected",
+    [
+        (1000, 1024, (True, 256, 8 * 256, 2 * 1000 * 256)),
+        (1000, 100, (True, 100, 8 * 100, 2 * 1000 * 100)),
+        (1 << 15, 1024, (True, 64, 64 * 64, 1 << 22)),  # as many anchors as 2**22 exponentials allow
+        ((1 << 15) + 1, 2048, (False, 1024, 2 * 26 * 1024, 0)),  # 26 tasks of 5 tiles of 256 keys
+    ],
+)
+def test_workspace_of_the_cpu(users, batch, expected):
+    assert module.cpu_workspace(users, batch) == expected
+
+
+def test_workspace_is_what_a_call_allocates():
+    """The exponentials are the largest block that a differentiated call asks for."""
+    users, batch, dim = 5000, 512, 4
+    h, e = (torch.randn(users, dim, requires_grad=True) for _ in range(2))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        infonce(h, e, torch.arange(batch), 0.2)
+    largest = max(event.cpu_memory_usage for event in profile.events() if event.name == "aten::empty")
+    workspace = module.cpu_workspace(users, batch)
+    assert largest == 4 * workspace.exps > 4 * workspace.shares * dim

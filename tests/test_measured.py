@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from mmssl_trainer.cli import measured
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.errors import InputError
+from mmssl_trainer.study import benchmarks as measured
 from rich.console import Console
 
 MACHINE = {"device": "cpu", "machine": "x86_64", "isa": "avx2", "threads": 2, "torch": "2.13.0"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmssl_trainer import systems
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.errors import InputError, OutOfMemory, is_out_of_memory
 from mmssl_trainer.memory import budget as memory
@@ -321,7 +321,7 @@ def test_choice_by_what_is_left(data):
 def test_resumed_run_goes_on_with_what_was_chosen(tmp_path, capsys, monkeypatch):
     folder = write_plain(synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}), tmp_path / "data")
     arguments = ["--batch", "64", "--threads", "1", "--epochs", "2", "--set", "model.dim=8"]
-    monkeypatch.setattr(memory, "_allowed", lambda dataset, config: memory._needed(dataset, config))
+    monkeypatch.setattr(memory, "_allowed", lambda dataset, config: memory.needed(dataset, config))
     assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *arguments]) == 0
     (tmp_path / "run" / "result.json").unlink()
     monkeypatch.undo()
@@ -339,7 +339,8 @@ def test_real_limit_of_memory_is_one_line(tmp_path):
     program = f"""
 import resource, sys
 import torch, torch._dynamo
-from mmssl_trainer import cli, train, report, run_folder
+import mmssl_trainer.training.loop, mmssl_trainer.runs.complete
+from mmssl_trainer.cli.main import main
 from mmssl_trainer.systems.mmssl import MMSSLSystem
 learn = MMSSLSystem.step
 def step(self, batch):
@@ -352,7 +353,7 @@ def step(self, batch):
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
     return learn(self, batch)
 MMSSLSystem.step = step
-sys.exit(cli.main(["train", "--data", {str(folder)!r}, "--out", {str(tmp_path / "run")!r}, "--batch", "64",
+sys.exit(main(["train", "--data", {str(folder)!r}, "--out", {str(tmp_path / "run")!r}, "--batch", "64",
     "--threads", "1", "--epochs", "9", "--set", "model.dim=8", "--set", "train.checkpoint_every=1",
     "--set", "train.sample_over=interactions"]))
 """

@@ -28,9 +28,10 @@ def build(modalities: int = 2, model_settings: dict | None = None, **settings) -
 
 def printed_real_rows(objective: MMSSLObjective, encoded) -> torch.Tensor:
     """Eq. 5 as printed; its softmax is float32, as the noise is."""
-    graph, o = objective.model.graph, objective
+    graph, o = objective.model.graph, objective.options
     seen = graph.rows(USERS)
-    logits = reference.gumbel_logits(seen.crow, seen.col, USERS, N_ITEMS, o.gumbel_tau, o.seed, STEP, o.noise_scale)
+    noise = o.gumbel_tau, objective.seed, STEP, objective.noise_scale
+    logits = reference.gumbel_logits(seen.crow, seen.col, USERS, N_ITEMS, *noise)
     rows = logits.softmax(1).double()
     rows = rows + o.zeta * reference.cosine_block(encoded.users[USERS], encoded.items, seen if o.mask_seen else None)
     return reference.unit_rows(rows) if o.row_l2 else rows
@@ -38,9 +39,9 @@ def printed_real_rows(objective: MMSSLObjective, encoded) -> torch.Tensor:
 
 def dense_fake_rows(objective: MMSSLObjective, encoded) -> list[torch.Tensor]:
     """Eq. 3 as printed."""
-    seen = objective.model.graph.rows(USERS) if objective.mask_seen else None
+    seen = objective.model.graph.rows(USERS) if objective.options.mask_seen else None
     return [
-        reference.cosine_block(f_u[USERS], f_i, seen, objective.kind, objective.row_l2)
+        reference.cosine_block(f_u[USERS], f_i, seen, objective.options.kind, objective.options.row_l2)
         for f_u, f_i in zip(encoded.modal_users, encoded.modal_items, strict=True)
     ]
 
@@ -53,7 +54,7 @@ def dense_discriminator_terms(objective: MMSSLObjective, encoded) -> dict[str, t
     alpha = interpolation_weights(objective.seed, STEP, USERS, count).double()[:, None]
     mixed = (alpha * real.repeat(count, 1) + (1 - alpha) * fakes).requires_grad_()
     (gradient,) = torch.autograd.grad(d(mixed).sum(), mixed, create_graph=True)
-    penalty = objective.lambda_penalty * ((gradient.norm(dim=1) - 1) ** 2).mean()
+    penalty = objective.options.lambda_penalty * ((gradient.norm(dim=1) - 1) ** 2).mean()
     return {"real": -d(real).mean(), "fake": d(fakes).mean(), "penalty": penalty}
 
 

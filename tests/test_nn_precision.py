@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from csr_blocks import normal
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.systems.mmssl import MMSSLSystem

@@ -1,6 +1,5 @@
 """What is shipped, what it is linked with, what imports what, and what a build says when something is missing."""
 
-import ast
 import email
 import importlib.util
 import os
@@ -13,13 +12,14 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import import_graph
 import pytest
 import torch
+from import_graph import TREES
 
 import mmssl_fast
 
 ROOT = Path(__file__).resolve().parent.parent
-TREES = {"mmssl_fast": "mmssl_fast", "kernels": "mmssl_fast/kernels", "python": "mmssl_trainer"}
 
 
 def run(*command, check=True, cwd=ROOT, **environment):
@@ -43,7 +43,7 @@ def shipped_modules():
                 or path.name == "py.typed"
                 or path.parent.name in ("presets", "searches", "templates")
             ):
-                yield f"{package}/{path.relative_to(ROOT / tree).as_posix()}"
+                yield f"{package.replace('.', '/')}/{path.relative_to(ROOT / tree).as_posix()}"
 
 
 # --- wheel and sdist -------------------------------------------------------------------------------------------------
@@ -178,53 +178,42 @@ def test_missing_library_is_one_sentence(tmp_path):
 
 
 # --- imports go down -------------------------------------------------------------------------------------------------
-RANKS = {"mmssl_trainer": 6, "mmssl_fast.nn": 5, "mmssl_fast.dropin": 5, "mmssl_fast.relation": 4}
-RANKS |= {"mmssl_fast.ops": 3, "mmssl_fast.kernels": 1, "mmssl_fast.library": 1, "mmssl_fast._C": 0}
-UNRANKED = 3  # graph.py, reference.py and whatever else lies beside the ops
+CORE = {tree: package for tree, package in TREES.items() if tree != "python"}
 
 
-def rank(module):
-    parts = module.split(".")
-    return next((RANKS[key] for n in range(len(parts), 0, -1) if (key := ".".join(parts[:n])) in RANKS), UNRANKED)
+def test_imports_of_the_library_go_down_and_form_no_cycle():
+    found = import_graph.imports(ROOT, CORE)
+    assert len(found) > 100
+    assert import_graph.cycles(import_graph.graph(found)) == []
+    assert import_graph.upward(found) == []
 
 
-def imports():
-    """(importing module, imported module, line) for every import in the three trees."""
-    for tree, package in TREES.items():
-        for path in sorted((ROOT / tree).rglob("*.py")):
-            parts = [*package.split("/"), *path.relative_to(ROOT / tree).with_suffix("").parts]
-            inside = parts[:-1]
-            module = ".".join(inside if parts[-1] == "__init__" else parts)
-            for node in ast.walk(ast.parse(path.read_text(), str(path))):
-                if isinstance(node, ast.Import):
-                    yield from ((module, alias.name, node.lineno) for alias in node.names)
-                elif isinstance(node, ast.ImportFrom):
-                    base = ".".join(inside[: len(inside) - node.level + 1]) if node.level else ""
-                    target = ".".join(filter(None, [base, node.module]))
-                    ours = target.split(".")[0] in ("mmssl_fast", "mmssl_trainer")
-                    for alias in node.names:
-                        yield module, f"{target}.{alias.name}" if ours else target, node.lineno
-
-
-def test_imports_go_down():
-    everything = list(imports())
-    assert len(everything) > 10
-    upward = [
-        f"{module}:{line} imports {target}"
-        for module, target, line in everything
-        if module != "mmssl_fast" and target.split(".")[0] in ("mmssl_fast", "mmssl_trainer")
-        if target != "mmssl_fast.__version__" and rank(target) > rank(module)
-    ]
-    assert upward == []
-    assert not [module for module, target, _ in everything if module == "mmssl_fast" and "mmssl_trainer" in target]
+def test_a_late_import_is_found(tmp_path):
+    """A cycle and an upward import, each hidden from Python: one in a function, one under TYPE_CHECKING."""
+    sources = {
+        "ops/__init__": "",
+        "ops/a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..nn.d import D",
+        "ops/b": "from . import a\nfrom .c import C",
+        "ops/c": "def f():\n    import mmssl_fast.ops.b",
+        "nn/d": "from ..ops import b, c",
+    }
+    for name, text in sources.items():
+        path = tmp_path / "mmssl_fast" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = import_graph.imports(tmp_path, {"mmssl_fast": "mmssl_fast"})
+    ops = "mmssl_fast.ops"
+    assert import_graph.cycles(import_graph.graph(found)) == [["mmssl_fast.nn.d", f"{ops}.a", f"{ops}.b", f"{ops}.c"]]
+    assert [str(edge) for edge in import_graph.upward(found)] == [f"{ops}.a:3 imports mmssl_fast.nn.d"]
+    down = [edge for edge in found if edge.target != "mmssl_fast.nn.d"]
+    assert import_graph.cycles(import_graph.graph(down)) == [[f"{ops}.b", f"{ops}.c"]]
+    assert import_graph.levels(import_graph.graph(down)) == 3
 
 
 def test_packages_import_only_what_they_require():
     allowed = {"mmssl_fast": {"torch", "numpy", "scipy", "mmssl_fast"}, "mmssl_fast.kernels": {"torch", "triton"}}
     foreign = []
-    for module, target, line in imports():
-        if module.startswith("mmssl_trainer"):
-            continue
+    for module, target, line in import_graph.every_import(ROOT, CORE):
         kernels = module.startswith("mmssl_fast.kernels")
         known = allowed["mmssl_fast.kernels" if kernels else "mmssl_fast"] | sys.stdlib_module_names
         if target.split(".")[0] not in known and not (kernels and target.startswith("mmssl_fast.kernels")):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.byte_size import parse_bytes, readable
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
-from mmssl_trainer.memory import plan
-from mmssl_trainer.memory.plan import Sizes, parse_bytes, peak, readable, stages
+from mmssl_trainer.memory import budget, free, plan
+from mmssl_trainer.memory.plan import Sizes, peak, stages
 
 # users, items, steps, widths of the modalities, dim, first hidden width, batch
 RUNS = ["9308 6710 3 128,128 64 512 1024", "30000 3000 3 32,32 32 64 512", "3000 15000 3 64,64 64 256 1024"]
@@ -75,7 +76,7 @@ def test_what_cannot_fit_is_refused_before_a_folder_is_made(tmp_path, monkeypatc
     assert main(["train", "--memory", "1MiB"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "1.00 MiB may be used (train.memory)" in said and "largest parts: " in said
-    monkeypatch.setattr(plan, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(budget, "free_memory", lambda device: 1000)
     assert main(["train"]) == 2
     assert "80% of what is free" in capsys.readouterr().err
     assert main(["train", "--memory", "lots"]) == 2
@@ -91,8 +92,8 @@ def test_limits_of_cgroups_count(tmp_path):
         (place / "memory.current").write_text(f"{used}\n")
     own = tmp_path / "cgroup"
     own.write_text("0::/outer/inner\n")
-    assert plan._left_in_cgroups(tmp_path, own) == [600]
-    assert plan.free_memory() > 0
+    assert free._left_in_cgroups(tmp_path, own) == [600]
+    assert free.free_memory() > 0
 
 
 @pytest.mark.parametrize("over, batch", [("users", 40), ("interactions", 10**6)])

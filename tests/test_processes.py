@@ -12,15 +12,16 @@ from pathlib import Path
 import process_parts
 import pytest
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import load as load_data
 from mmssl_trainer.data import synthetic, write_plain
-from mmssl_trainer.errors import Failed, InputError
-from mmssl_trainer.runs import complete as running
+from mmssl_trainer.errors import InputError, WorkerFailed
+from mmssl_trainer.files import lock, unlock
 from mmssl_trainer.runs import folder as run_folder
 from mmssl_trainer.study import processes
 from mmssl_trainer.study.reproduce import targets
 from mmssl_trainer.study.tune import search as tune
+from mmssl_trainer.study.tune.space import read_space
 
 TINY = ["--threads", "1", "--set", "model.dim=8", "--set", "train.batch=64", "--set", "train.patience=0"]
 
@@ -62,10 +63,10 @@ def until(holds, may_wait=lambda: True, seconds=90):
 def nobody_has(run):
     """Whether no process is at work in the run's folder."""
     try:
-        run_folder._hold(run)
+        lock(run, "busy")
     except InputError:
         return False
-    run_folder._let_go(run)
+    unlock(run)
     return True
 
 
@@ -91,7 +92,7 @@ def test_runs_at_once_come_out_as_in_turn(folder, tmp_path, capsys):
 def test_a_signal_ends_every_run_after_a_step_and_the_command_goes_on(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, "POLL", 0.02)
     asked = command(folder, tmp_path / "a", "--systems", "lightgcn", "--seeds", "2", "--epochs", "100", "--jobs", "2")
-    shown = processes.report.PartsProgress.show
+    shown = processes.progress.PartsProgress.show
     sent = []
 
     def interrupting(self, title, progress):
@@ -100,10 +101,10 @@ def test_a_signal_ends_every_run_after_a_step_and_the_command_goes_on(folder, tm
             sent.append(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(processes.report.PartsProgress, "show", interrupting)
+    monkeypatch.setattr(processes.progress.PartsProgress, "show", interrupting)
     assert main(asked) == 143
     assert said(capsys) == "mmssl-fast: interrupted with 2 of 2 runs left; repeat the command to go on"
-    monkeypatch.setattr(processes.report.PartsProgress, "show", shown)
+    monkeypatch.setattr(processes.progress.PartsProgress, "show", shown)
     for run in begun(tmp_path / "a", "lightgcn"):
         assert list((run / "state").glob("*.json")) and not (run / "result.json").exists()
     assert main(asked) == 0
@@ -206,7 +207,7 @@ def test_parts_are_at_once_and_in_order(folder, tmp_path):
     data, seen = load_data(str(folder)), []
     pairs = [("a", "b"), ("b", "a"), ("c", "b")]
     parts = [part(folder, "meet", place=str(tmp_path), own=own, other=other) for own, other in pairs]
-    processes.at_once(parts, data, 2, "parts", seen.append)
+    processes.run_parallel(parts, data, 2, "parts", seen.append)
     assert sorted(seen) == [0, 1, 2] and seen[-1] == 2
 
 
@@ -219,7 +220,7 @@ def test_what_is_raised_in_the_parent_lets_the_others_leave(folder, tmp_path):
         raise SystemExit("by the caller")
 
     with pytest.raises(SystemExit, match="by the caller"):
-        processes.at_once(parts, load_data(str(folder)), 2, "parts", raising)
+        processes.run_parallel(parts, load_data(str(folder)), 2, "parts", raising)
     assert (tmp_path / "long.left").exists()
 
 
@@ -236,7 +237,7 @@ def test_a_process_that_cannot_be_begun_lets_the_others_leave(folder, tmp_path, 
     monkeypatch.setattr(subprocess, "Popen", failing)
     parts = [part(folder, "leave_when_asked", place=str(tmp_path), own=own) for own in ("long", "next")]
     with pytest.raises(InputError, match=r"next: no process for it .Resource temporarily unavailable.; give fewer"):
-        processes.at_once(parts, load_data(str(folder)), 2, "parts", print)
+        processes.run_parallel(parts, load_data(str(folder)), 2, "parts", print)
     assert (tmp_path / "long.left").exists() and begun[0].poll() is not None
 
 
@@ -252,7 +253,8 @@ def test_what_ends_a_part_is_one_line(folder, tmp_path, capfd):
     path = tmp_path / "nothing"
     assert str(missing) == f"missing_file: {path}: No such file or directory; check the name and its permissions"
     assert str(mistake) == "mistake: ended with exit code 1; see the lines above"
-    assert [type(one) for one in (missing, mistake, none, changed)] == [InputError, Failed, type(None), InputError]
+    kinds = [InputError, WorkerFailed, type(None), InputError]
+    assert [type(one) for one in (missing, mistake, none, changed)] == kinds
     printed = capfd.readouterr().err
     assert "a line on stdout" in printed and "ZeroDivisionError: by mistake" in printed
     assert "has changed since the command began; repeat it" in str(changed)
@@ -260,9 +262,9 @@ def test_what_ends_a_part_is_one_line(folder, tmp_path, capfd):
 
 def test_runs_that_do_not_fit_together_are_refused(folder, tmp_path, monkeypatch, capsys):
     """Three at once of what fits twice, as the message says; two are let through."""
-    data, memory = load_data(str(folder)), processes.plan
+    data, memory = load_data(str(folder)), processes.budget
     config = load(None, {"model.system": ("lightgcn", "test"), "model.dim": (8, "test"), "train.batch": (64, "test")})
-    each = processes.PROCESS + memory.peak(memory.stages(memory.sizes_of(data, config)))
+    each = processes.PROCESS + memory.needed(data, config)
     monkeypatch.setattr(memory, "free_memory", lambda device: int(2.5 * each / 0.8))
     asked = ["--systems", "lightgcn", "--seeds", "3", "--epochs", "1"]
     assert main(command(folder, tmp_path, *asked, "--jobs", "3")) == 2
@@ -275,20 +277,20 @@ def test_runs_that_do_not_fit_together_are_refused(folder, tmp_path, monkeypatch
         processes.refuse_what_cannot_fit([config] * 3, data, 4, "trials")
 
 
-def test_processors_are_shared(folder, tmp_path, monkeypatch):
+def test_threads_are_shared(folder, tmp_path, monkeypatch, threads):
     asked = []
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    threads(8)
     monkeypatch.setattr(targets, "produce", lambda what, data, say, jobs: asked.append((what, jobs)) or what.out)
     (tmp_path / "table2.md").touch()
     plain = [one for one in command(folder, tmp_path / "table2.md", "--systems", "mf") if one not in ("--threads", "1")]
-    for jobs, seeds, threads, expected in (
+    for jobs, seeds, number, expected in (
         (3, 9, 0, (3, 2)),
         (20, 30, 0, (20, 1)),
         (20, 2, 0, (2, 4)),
         (3, 9, 5, (3, 5)),
         (1, 9, 0, (1, 0)),
     ):
-        more = ["--jobs", str(jobs), "--seeds", str(seeds), "--threads", str(threads)]
+        more = ["--jobs", str(jobs), "--seeds", str(seeds), "--threads", str(number)]
         assert main([*plain, *more]) == 0
         assert (asked[-1][1], asked[-1][0].base["mf"].train.threads) == expected, more
 
@@ -319,8 +321,8 @@ def held(folder, out, epochs=2):
     values = {"model.system": ("mf", "test"), "model.dim": (8, "test"), "train.batch": (64, "test"),
               "train.patience": (0, "test"), "train.threads": (1, "test"), "train.epochs": (epochs, "test"),
               "data.path": (str(folder), "test")}  # fmt: skip
-    config = running.changed(load(None, values), "train", compare="no")
-    space = tune.read_space(out.parent / "space.toml", config)
+    config = load(None, values).changed("train", compare="no")
+    space = read_space(out.parent / "space.toml", config)
     return tune.Search(out, load_data(str(folder)), config, space, seeds=1, prune=True).study.trials
 
 
@@ -347,7 +349,7 @@ def test_trials_at_once(folder, tmp_path, monkeypatch, capsys):
 
 def test_trials_at_once_that_are_interrupted_are_taken_again(folder, tmp_path, monkeypatch, capsys):
     out, sent = tmp_path / "tuned", []
-    shown = processes.report.PartsProgress.show
+    shown = processes.progress.PartsProgress.show
     asked = search(folder, out, "--epochs", "60", "--trials", "2", "--jobs", "2", "--no-prune")
 
     def interrupting(self, title, progress):
@@ -358,7 +360,7 @@ def test_trials_at_once_that_are_interrupted_are_taken_again(folder, tmp_path, m
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(processes, "POLL", 0.02)
-    monkeypatch.setattr(processes.report.PartsProgress, "show", interrupting)
+    monkeypatch.setattr(processes.progress.PartsProgress, "show", interrupting)
     assert main(asked) == 130
     assert said(capsys) == "mmssl-fast: interrupted with 2 of 2 trials left; repeat the command to go on"
     assert not (out / "study.log.lock").is_symlink()

@@ -19,7 +19,7 @@ def test_readme_has_python():
 
 
 def test_readme_commands_exist():
-    from mmssl_trainer.cli.commands import app
+    from mmssl_trainer.cli.app import app
     from typer.main import get_command
 
     known = set(get_command(app).commands)

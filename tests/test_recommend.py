@@ -9,7 +9,7 @@ import torch
 from mmssl_trainer.data import Dataset
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.runs.recommend import recommend, write
-from mmssl_trainer.runs.saved_model import SavedModel
+from mmssl_trainer.runs.saved_model import Model
 from pyarrow import parquet
 
 N_USERS, N_ITEMS = 41, 17
@@ -29,7 +29,7 @@ def model(request):
     }[request.param]
     data = Dataset("made", "made", N_USERS, N_ITEMS, **splits, features={}, user_ids=ids[0], item_ids=ids[1])
     users, items = (torch.from_numpy(rng.standard_normal((n, 5)).astype(np.float32)) for n in (N_USERS, N_ITEMS))
-    return SavedModel(users, items, {}, data, {})
+    return Model(users, items, {}, data, {})
 
 
 def expected(model, index, k, exclude):
@@ -47,7 +47,7 @@ def rows(chunks):
 
 
 @pytest.mark.parametrize("exclude", ["train", "all"])
-@pytest.mark.parametrize("k, batch", [(1, 4096), (5, 7), (100, 4096)])
+@pytest.mark.parametrize("k, batch", [(1, 4096), (5, 7), (50, 4096)])
 def test_recommendations_equal_a_literal_ranking(model, exclude, k, batch):
     got, want = rows(recommend(model, None, k, exclude, batch)), list(expected(model, range(N_USERS), k, exclude))
     assert [row[:3] for row in got] == [row[:3] for row in want]
@@ -67,7 +67,12 @@ def test_unknown_user_is_named(model):
 
 
 @pytest.mark.parametrize(
-    "kwargs, fragment", [({"k": 0}, "k = 0"), ({"k": 129}, "128"), ({"exclude": "none"}, "'none'")]
+    "kwargs, fragment",
+    [
+        ({"k": 0}, r"k \[0\]"),
+        ({"k": 129}, r"k \[129\]: each must be between 1 and 17"),
+        ({"exclude": "none"}, "'none'"),
+    ],
 )
 def test_wrong_arguments(model, kwargs, fragment):
     with pytest.raises(InputError, match=fragment):

@@ -81,7 +81,7 @@ def test_relation_linear_of_rows_their_seen_items_carry(ratio):
 def test_relation_linear_would_lose_digits_without_the_dense_rows(monkeypatch):
     u, v, seen = carried(torch.float32, 1e-3)
     weight = weights(9, 301, dtype=torch.float32)
-    monkeypatch.setattr("mmssl_fast.relation.algebra.relation_row_norm.CARRIED_SHARE", 0.0)
+    monkeypatch.setattr("mmssl_fast.relation.algebra.relation_row_norm.CANCELLED_SHARE", 0.0)
     z = relation_linear(u, v, weight, seen, row_l2=True)
     assert relative(z, reference.relation_linear(*wide(u, v, weight), seen, row_l2=True)) > 1e-4
 

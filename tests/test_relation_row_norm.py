@@ -61,7 +61,7 @@ def test_relation_row_norm_where_seen_items_carry_the_row(ratio, dtype, limit):
 
 def test_relation_row_norm_would_lose_digits_without_the_dense_rows(monkeypatch):
     u, v, seen = carried(torch.float64, 1e-6)
-    monkeypatch.setattr(module, "CARRIED_SHARE", 0.0)
+    monkeypatch.setattr(module, "CANCELLED_SHARE", 0.0)
     truth = reference.relation_row_norm(u, v, seen)
     assert ((relation_row_norm(u, v, seen) - truth) / truth).abs().max() > 1e-8
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from relation_cases import carried, catalogue, factors, relative, weights
 
 from mmssl_fast import reference
+from mmssl_fast.graph import SeenRows
 from mmssl_fast.ops.gumbel_rows import choose_method
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 from mmssl_fast.relation import RelationRows
@@ -232,12 +233,13 @@ def test_normalize_is_f_normalize_with_eps():
 
 
 @pytest.mark.parametrize("scale", [1.0, -2.0, "lengths", "mixed"])
-@pytest.mark.parametrize("fused", [0, 128])
+@pytest.mark.parametrize("whole_rows_k", [0, 128])
 @pytest.mark.parametrize("masked", [False, True])
-def test_topk_ties_go_to_the_lower_item_by_every_way(scale, fused, masked, monkeypatch):
+def test_topk_ties_go_to_the_lower_item_by_every_way(scale, whole_rows_k, masked, monkeypatch):
     from mmssl_fast.relation import topk
 
-    monkeypatch.setattr(topk, "FUSED_K", fused)
+    monkeypatch.setattr(topk, "WHOLE_ROWS_K", whole_rows_k)
+    monkeypatch.setattr(topk, "MERGE_ELEMENTS", 60)
     _, _, seen, (u, v, *_) = setting()
     seen = seen if masked else None
     u, v = u.detach().round(), v.detach().round()  # many equal entries, and seen ones at 0
@@ -263,6 +265,28 @@ def test_topk_beyond_128_and_refusals():
     for k in (3, 300):
         with pytest.raises(ValueError, match="NaN"):
             RelationRows.generated(u * float("nan"), v, "dot").topk(k)
+
+
+@pytest.mark.parametrize("k", [1, 7, 50, 401])
+def test_topk_values_and_gradients_where_rows_are_fully_seen_or_not_at_all(k):
+    u, v = factors(9, 401, 6)
+    mask = torch.rand(9, 401, generator=torch.Generator().manual_seed(7)) < 0.4
+    mask[0], mask[1] = False, True
+    crow = torch.zeros(10, dtype=torch.int64)
+    crow[1:] = mask.sum(1).cumsum(0)
+    rows = RelationRows.generated(u, v, "dot", SeenRows(crow, mask.nonzero()[:, 1]))
+    dense = (u @ v.T).masked_fill(mask, 0)
+    values, items = torch.sort(dense, dim=1, descending=True, stable=True)
+    with torch.no_grad():
+        plain = rows.topk(k)
+    found = rows.topk(k)
+    for each in (plain, found):
+        assert torch.equal(each.indices, items[:, :k])
+        assert relative(each.values, values[:, :k]) < 1e-12
+    actual = torch.autograd.grad(found.values.square().sum(), (u, v), retain_graph=True)
+    truth = torch.autograd.grad(values[:, :k].square().sum(), (u, v))
+    for a, t in zip(actual, truth, strict=True):
+        assert relative(a, t) < 1e-12
 
 
 @pytest.mark.parametrize("key", [slice(3, 20), slice(None, None, 2), slice(4, 4), torch.tensor([25, 0, 0, -1])])

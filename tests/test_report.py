@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.study.report.page import _not_run
 

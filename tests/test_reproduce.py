@@ -10,7 +10,9 @@ import pytest
 import torch
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config import presets
-from mmssl_trainer.config.sections import Config, ModelSection, SVDSection, load
+from mmssl_trainer.config.baselines import SVDSection
+from mmssl_trainer.config.load import load
+from mmssl_trainer.config.sections import Config, ModelSection
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.ranking import split_metrics, user_metrics

@@ -13,11 +13,12 @@ from data_fuzz import BYTES, FUZZ, mutations, within_64_mib
 from hypothesis import given
 from hypothesis import strategies as st
 from mmssl_trainer.cli.main import main
+from mmssl_trainer.config.compare import refuse_other
 from mmssl_trainer.data import InputError, load, synthetic
 from mmssl_trainer.data.tables import read_table
 from mmssl_trainer.runs import saved_model
-from mmssl_trainer.training import checkpoints as checkpoint
-from mmssl_trainer.training.loop import Fit
+from mmssl_trainer.training import state_file
+from mmssl_trainer.training.progress import Fit
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save, save_file
 
@@ -27,7 +28,8 @@ def model(tmp_path_factory):
     """The bytes of a sound model.safetensors."""
     path = tmp_path_factory.mktemp("model") / saved_model.FILE
     data = synthetic(seed=1, n_users=6, n_items=20, modalities={"image": 2})
-    saved_model.save(path, Fit(torch.ones(6, 2), torch.ones(20, 2), {"w": torch.ones(2)}), data, "lightgcn", "0")
+    fitted = Fit(torch.ones(6, 2), torch.ones(20, 2), {"w": torch.ones(2)})
+    saved_model.save(saved_model.Model.of(fitted, data, "lightgcn"), path)
     return path.read_bytes()
 
 
@@ -35,11 +37,11 @@ def model(tmp_path_factory):
 def state():
     """The bytes of a sound state: (JSON, tensors)."""
     tensors = save({"losses": torch.ones(2, 3)})
-    body = {"format": checkpoint.FORMAT, "step": 1, "stale": 0, "best": None, "best_epoch": 0, "val": {}, "epochs": [],
+    body = {"format": state_file.FORMAT, "step": 1, "stale": 0, "best": None, "best_epoch": 0, "val": {}, "epochs": [],
             "optimisers": {}, "where": "", "epoch": 1, "tile": 64, "seconds": 0.0, "terms": ["a", "b", "c"],
             "config": {}, "fingerprint": "", "threads": 1, "versions": {},
-            "tensors": {"bytes": len(tensors), "sha256": checkpoint.hashlib.sha256(tensors).hexdigest()}}  # fmt: skip
-    return checkpoint._sealed(body).encode(), tensors
+            "tensors": {"bytes": len(tensors), "sha256": state_file.hashlib.sha256(tensors).hexdigest()}}  # fmt: skip
+    return state_file._sealed(body).encode(), tensors
 
 
 RECORD = {"epoch": 1, "seconds": 1.0, "losses": {"a": 1.0, "b": 0.5, "c": 2}}
@@ -107,8 +109,8 @@ def test_state_folder_that_leads_elsewhere_is_no_state(state, tmp_path):
     (elsewhere / "0000000001.json").write_bytes(state[0])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "state").symlink_to(elsewhere)
-    assert checkpoint.newest(tmp_path / "run" / "state") is None
-    checkpoint.remove(tmp_path / "run" / "state")
+    assert state_file.newest(tmp_path / "run" / "state") is None
+    state_file.remove(tmp_path / "run" / "state")
     assert (elsewhere / "0000000001.json").exists()
 
 
@@ -116,7 +118,7 @@ def test_state_folder_that_leads_elsewhere_is_no_state(state, tmp_path):
 def test_other_names_are_no_states(name, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / name).write_text("{}")
-    assert checkpoint.newest(tmp_path / "state") is None
+    assert state_file.newest(tmp_path / "state") is None
 
 
 def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
@@ -126,7 +128,7 @@ def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
         file.truncate(1 << 40)
     path.with_suffix(".safetensors").write_bytes(b"x")
     with within_64_mib(), pytest.raises(InputError, match="more than any state has"):
-        checkpoint.read(path)
+        state_file.read(path)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +153,10 @@ def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
 )
 def test_state_with_a_right_checksum_that_is_none(change, part, state, tmp_path):
     path = tmp_path / "0000000001.json"
-    path.write_text(checkpoint._sealed(json.loads(state[0])["state"] | change))
+    path.write_text(state_file._sealed(json.loads(state[0])["state"] | change))
     path.with_suffix(".safetensors").write_bytes(state[1])
     with pytest.raises(InputError) as caught:
-        checkpoint.read(path)
+        state_file.read(path)
     one_line(caught, tmp_path, part)
 
 
@@ -182,7 +184,7 @@ def test_model_whose_offsets_wrap_is_refused(model, tmp_path):
 @pytest.mark.parametrize("key", ["0\xad", "a\nb", "k" * 1000])
 def test_key_that_no_configuration_has_is_quoted(key):
     with pytest.raises(InputError) as caught:
-        checkpoint.refuse_other(Path("run"), {"loss": {key: 1}}, {"loss": {}})
+        refuse_other(Path("run"), {"loss": {key: 1}}, {"loss": {}})
     assert str(caught.value).isprintable() and len(str(caught.value)) < 200
 
 
@@ -248,7 +250,7 @@ def test_fuzzed_state_is_the_same_or_an_error(edit, state, tmp_path):
     path.write_bytes(contents[0])
     path.with_suffix(".safetensors").write_bytes(contents[1])
     try:
-        found = checkpoint.read(path)
+        found = state_file.read(path)
     except InputError as error:
         assert "\n" not in str(error)
         return

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from mmssl_trainer import systems
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import Dataset, synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.ranking import split_metrics

@@ -8,14 +8,16 @@ import pytest
 import scipy.sparse as sp
 import torch
 from mmssl_trainer import systems
-from mmssl_trainer.config.sections import load, to_toml
+from mmssl_trainer.config.load import load
+from mmssl_trainer.config.toml import to_toml
 from mmssl_trainer.data import Dataset, synthetic
-from mmssl_trainer.errors import InputError
+from mmssl_trainer.errors import InputError, NonFiniteLoss
 from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.runs import folder as run_folder
 from mmssl_trainer.runs import saved_model
 from mmssl_trainer.systems.base import Batch
-from mmssl_trainer.training.loop import LossTable, NonFiniteLoss, Silent, fit, pick_device
+from mmssl_trainer.training.loop import fit, pick_device
+from mmssl_trainer.training.progress import LossTable, NullObserver
 
 from mmssl_fast.graph import InteractionGraph
 
@@ -32,7 +34,7 @@ def configured(system="lightgcn", **values):
     return load(None, {name: (value, "test") for name, value in chosen.items()})
 
 
-class Recorder(Silent):
+class Recorder(NullObserver):
     def __init__(self):
         self.steps, self.records, self.bests = [], [], []
 

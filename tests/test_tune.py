@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import signal
 import tomllib
 from pathlib import Path
@@ -10,12 +11,16 @@ import optuna
 import pytest
 import torch
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.sections import Config, load
+from mmssl_trainer.config.load import load
+from mmssl_trainer.config.sections import Config
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
+from mmssl_trainer.study.tune import record
 from mmssl_trainer.study.tune import search as tune
+from mmssl_trainer.study.tune.space import find_space, read_space
 from mmssl_trainer.systems import SYSTEMS
 from mmssl_trainer.training import loop as train
+from mmssl_trainer.training.progress import Fit
 from optuna.distributions import CategoricalDistribution
 
 SPACE = (
@@ -45,7 +50,7 @@ def tuned(space, out, *more, trials=3):
 
 def table(out):
     """The record's rows by trial."""
-    lines = [line.strip("| ").split(" | ") for line in (out / tune.RECORD).read_text().splitlines()]
+    lines = [line.strip("| ").split(" | ") for line in (out / record.RECORD).read_text().splitlines()]
     return {int(cells[0]): cells[1:] for cells in lines if cells[0].isdecimal()}
 
 
@@ -53,13 +58,13 @@ def test_the_best_trial_is_a_preset_that_gives_its_recall(tmp_path, space, data,
     out = tmp_path / "out"
     assert tuned(space, out, trials=4) == 0
     rows = table(out)
-    assert sorted(rows) == [0, 1, 2, 3] and data.fingerprint[:16] in (out / tune.RECORD).read_text()
+    assert sorted(rows) == [0, 1, 2, 3] and data.fingerprint[:16] in (out / record.RECORD).read_text()
     assert rows[0][2:5] == ["0.003", "8", "2"], "the first trial is the base configuration"
     assert rows[next(iter(rows))][0] == max(cells[0] for cells in rows.values() if cells[1] == "complete")
-    preset = tomllib.loads((out / tune.BEST).read_text())
+    preset = tomllib.loads((out / record.BEST).read_text())
     assert "data" not in preset and not {"seed", "threads"} & preset.get("train", {}).keys()
-    fit = train.fit(data, load(None, {"train.threads": (1, "")}, out / tune.BEST))
-    assert f"{fit.best:.4f}" in (out / tune.BEST).read_text().splitlines()[0]
+    fit = train.fit(data, load(None, {"train.threads": (1, "")}, out / record.BEST))
+    assert f"{fit.best:.4f}" in (out / record.BEST).read_text().splitlines()[0]
     assert f"{fit.best:.4g}" == rows[next(iter(rows))][0]
 
 
@@ -107,7 +112,7 @@ def test_worse_runs_end_early_and_only_so(tmp_path, space, monkeypatch):
     def recalls(dataset, config, watch):
         for epoch in range(1, 7):
             watch.epoch_ended({"epoch": epoch, "val": {"recall@20": config.optimiser.lr}})
-        found = train.Fit(torch.zeros(1), torch.zeros(1), {}, best=config.optimiser.lr, best_epoch=6)
+        found = Fit(torch.zeros(1), torch.zeros(1), {}, best=config.optimiser.lr, best_epoch=6)
         found.epochs = [{}] * 6
         return found
 
@@ -145,7 +150,7 @@ def test_a_trial_whose_keys_do_not_go_together_is_noted_and_passed_over(tmp_path
 ])  # fmt: skip
 def test_another_search_is_refused(tmp_path, space, change, says, monkeypatch, capsys):
     assert tuned(space, tmp_path / "out", trials=1) == 0
-    before = (tmp_path / "out" / tune.RECORD).read_text()
+    before = (tmp_path / "out" / record.RECORD).read_text()
     if change == ["space"]:
         space.write_text(SPACE.replace("[4, 8]", "[4, 8, 16]"))
     if change == ["data"]:
@@ -153,15 +158,16 @@ def test_another_search_is_refused(tmp_path, space, change, says, monkeypatch, c
     capsys.readouterr()
     assert tuned(space, tmp_path / "out", *(change if change[0].startswith("-") else []), trials=2) == 2
     assert says in capsys.readouterr().err
-    assert (tmp_path / "out" / tune.RECORD).read_text() == before
+    assert (tmp_path / "out" / record.RECORD).read_text() == before
 
 
 def test_a_second_process_is_refused(tmp_path, space, capsys):
     out = tmp_path / "out"
     assert tuned(space, out, trials=1) == 0
-    with open(out / tune.JOURNAL, "rb") as journal:
-        fcntl.flock(journal, fcntl.LOCK_EX)
-        assert tuned(space, out, trials=2) == 2
+    handle = os.open(out, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert tuned(space, out, trials=2) == 2
+    os.close(handle)
     assert "another process" in capsys.readouterr().err and len(table(out)) == 1
 
 
@@ -188,26 +194,26 @@ def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, ca
 
 def test_values_are_checked_with_those_that_every_trial_has(space):
     space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [false]\n")
-    assert {*tune.read_space(space, Config()).keys} == {"loss.autoencoder", "loss.adversarial"}
+    assert {*read_space(space, Config()).keys} == {"loss.autoencoder", "loss.adversarial"}
     space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [false, true]\n")
     with pytest.raises(InputError, match="the one replaces the other"):
-        tune.read_space(space, Config())
+        read_space(space, Config())
 
 
 def test_bundled_spaces_are_read_and_others_asked_for(capsys):
     for name in ("mmssl", "lightgcn", "mmssl-encoder", "mmssl-selfsupervised", "mmssl-structural"):
-        assert tune.read_space(tune.find_space(name, "mf"), Config()).keys
-    assert tune.find_space(None, "mmssl") == tune.find_space("mmssl", "lightgcn")
+        assert read_space(find_space(name, "mf"), Config()).keys
+    assert find_space(None, "mmssl") == find_space("mmssl", "lightgcn")
     with pytest.raises(InputError, match="give --space"):
-        tune.find_space(None, "popularity")
+        find_space(None, "popularity")
     with pytest.raises(InputError, match="space 'nosuch': is no file, and the bundled ones are clcrec, grcn, hccf"):
-        tune.find_space("nosuch", "mmssl")
+        find_space("nosuch", "mmssl")
     assert "mmssl" in SYSTEMS and optuna.logging.get_verbosity() == optuna.logging.WARNING
 
 
 @pytest.mark.parametrize("system", sorted({*SYSTEMS} - {"popularity"}))
 def test_every_system_has_a_space_of_its_own_and_reads_every_key_of_it(system):
-    space = tune.read_space(tune.find_space(None, system), Config())
+    space = read_space(find_space(None, system), Config())
     assert Path(space.source).stem == system
     data = synthetic(seed=3, n_users=60, n_items=40, modalities={"image": 5}, mean_degree=8)
     small = {"model.system": system, "model.dim": 8, "train.epochs": 2, "train.batch": 64, "train.threads": 1,

@@ -1,5 +1,4 @@
 // act_norm_dropout on the CPU: checks, allocation, threads. The arithmetic is in isa/act_norm_dropout.cpp.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -8,6 +7,7 @@
 #include "common/dispatch.h"
 #include "common/dropout.h"
 #include "common/isa.h"
+#include "cpu/parallel.h"
 #include "cpu/seed_offset.h"
 
 #define MMSSL_KERNELS "cpu/isa/act_norm_dropout.h"
@@ -16,7 +16,8 @@
 namespace mmssl {
 namespace {
 
-constexpr int64_t kBlock = 64;  // columns of one task
+constexpr int64_t kBlock = 64;     // columns of one task
+constexpr int64_t kValueWork = 8;  // operations a value, most of them the mask's random numbers
 
 template <typename F>
 void with_float_or_double(const char* op, at::ScalarType type, F&& f) {
@@ -48,7 +49,11 @@ at::Tensor column(const char* op, const char* name, const at::Tensor& x, const a
 
 template <typename F>
 void over_blocks(const at::Tensor& z, F&& f) {
-  at::parallel_for(0, (z.size(1) + kBlock - 1) / kBlock, 1, std::forward<F>(f));
+  const int64_t blocks = (z.size(1) + kBlock - 1) / kBlock;
+  if (kValueWork * z.numel() < kWorthThreads) return f(0, blocks);
+  in_region(0, blocks, 1, [&](ChunkQueue& queue) {
+    for (int64_t block; queue.take(block);) f(block, block + 1);
+  });
 }
 
 using Three = std::tuple<at::Tensor, at::Tensor, at::Tensor>;

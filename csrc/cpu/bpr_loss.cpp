@@ -1,5 +1,4 @@
 // bpr_loss on the CPU: checks, allocation, threads, and the gradients sorted by row.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
@@ -9,13 +8,13 @@
 
 #include <limits>
 #include <tuple>
-#include <type_traits>
 
-#include "common/check.h"
+#include "common/bpr_loss_check.h"
 #include "common/dispatch.h"
+#include "common/factors.h"
 #include "common/isa.h"
-#include "cpu/csr.h"
 #include "cpu/csr_transpose.h"
+#include "cpu/parallel.h"
 #include "cpu/spmm.h"
 
 #define MMSSL_KERNELS "cpu/isa/bpr_loss.h"
@@ -24,12 +23,9 @@
 namespace mmssl {
 namespace {
 
-void check_ids(const char* op, const char* name, const at::Tensor& ids, int64_t batch, const char* table,
-               int64_t rows) {
-  MMSSL_CHECK(ids.scalar_type() == at::kLong && ids.dim() == 1 && ids.size(0) == batch, op, name, " must be int64 [",
-              batch, "], as long as users, got ", ids.scalar_type(), " ", ids.sizes());
+void check_range(const char* op, const char* name, const at::Tensor& ids, const char* table, int64_t rows) {
   const int64_t* id = read_ptr<int64_t>(ids);
-  for (int64_t b = 0; b < batch; ++b) {
+  for (int64_t b = 0; b < ids.numel(); ++b) {
     TORCH_CHECK_INDEX(id[b] >= 0 && id[b] < rows, op, ": ", name, "[", b, "] is ", id[b], ", ", table, " has ", rows,
                       " rows");
   }
@@ -37,14 +33,10 @@ void check_ids(const char* op, const char* name, const at::Tensor& ids, int64_t 
 
 void check_batch(const char* op, const at::Tensor& user_emb, const at::Tensor& item_emb, const at::Tensor& users,
                  const at::Tensor& pos, const at::Tensor& neg) {
-  MMSSL_CHECK(user_emb.dim() == 2 && item_emb.dim() == 2 && user_emb.size(1) == item_emb.size(1), op,
-              "user_emb and item_emb must be [rows, d] of one d, got ", user_emb.sizes(), " and ", item_emb.sizes());
-  MMSSL_CHECK(user_emb.scalar_type() == item_emb.scalar_type(), op, "user_emb is ", user_emb.scalar_type(),
-              ", item_emb is ", item_emb.scalar_type());
-  MMSSL_CHECK(users.dim() == 1, op, "users must be int64 [B], got ", users.sizes());
-  check_ids(op, "users", users, users.size(0), "user_emb", user_emb.size(0));
-  check_ids(op, "pos", pos, users.size(0), "item_emb", item_emb.size(0));
-  check_ids(op, "neg", neg, users.size(0), "item_emb", item_emb.size(0));
+  check_bpr_loss(op, user_emb, item_emb, users, pos, neg);
+  check_range(op, "users", users, "user_emb", user_emb.size(0));
+  check_range(op, "pos", pos, "item_emb", item_emb.size(0));
+  check_range(op, "neg", neg, "item_emb", item_emb.size(0));
 }
 
 std::tuple<at::Tensor, at::Tensor> bpr_loss_cpu(const at::Tensor& user_emb, const at::Tensor& item_emb,
@@ -55,13 +47,13 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_cpu(const at::Tensor& user_emb, cons
   check_batch(op, user_emb, item_emb, users, pos, neg);
   const at::Tensor u = columns_adjacent(user_emb), i = columns_adjacent(item_emb);
   const int64_t batch = users.size(0), d = u.size(1);
-  const auto sums = u.options().dtype(u.scalar_type() == at::kBFloat16 ? at::kFloat : u.scalar_type());
+  const auto sums = u.options().dtype(wide_type(u.scalar_type()));
   at::Tensor losses = at::empty({batch}, sums), slope = at::empty({batch}, sums);
   at::Tensor mean = at::empty({}, sums);
   with_value_type(op, u.scalar_type(), [&](auto element) {
     using T = decltype(element);
-    using A = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
-    at::parallel_for(0, batch, row_grain(batch, batch * 3 * d), [&](int64_t begin, int64_t end) {
+    using A = wide_t<T>;
+    for_rows(0, batch, batch * 3 * d, [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(bpr_loss_fwd, read_ptr<T>(u), u.stride(0), read_ptr<T>(i), i.stride(0), read_ptr<int64_t>(users),
                      read_ptr<int64_t>(pos), read_ptr<int64_t>(neg), d, write_ptr<A>(losses), write_ptr<A>(slope),
                      begin, end);
@@ -84,8 +76,8 @@ at::Tensor user_grad(const char* op, const at::Tensor& user_emb, const at::Tenso
   const int64_t n_rows = rows.size(0), d = user_emb.size(1);
   with_value_type(op, user_emb.scalar_type(), [&](auto element) {
     using T = decltype(element);
-    using A = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
-    at::parallel_for(0, n_rows, row_grain(n_rows, 2 * users.size(0) * d), [&](int64_t begin, int64_t end) {
+    using A = wide_t<T>;
+    for_rows(0, n_rows, 2 * users.size(0) * d, [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(bpr_loss_bwd_users, read_ptr<int64_t>(crow), read_ptr<int64_t>(triple), read_ptr<int64_t>(rows),
                      read_ptr<T>(items), items.stride(0), read_ptr<int64_t>(pos), read_ptr<int64_t>(neg),
                      read_ptr<A>(slope), d, write_ptr<T>(grad), begin, end);
@@ -117,9 +109,7 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_bwd_cpu(const at::Tensor& user_emb, 
   const char* op = "bpr_loss_bwd";
   const at::Tensor users = users_in.contiguous(), pos = pos_in.contiguous(), neg = neg_in.contiguous();
   check_batch(op, user_emb, item_emb, users, pos, neg);
-  const auto sums = user_emb.scalar_type() == at::kBFloat16 ? at::kFloat : user_emb.scalar_type();
-  MMSSL_CHECK(slope_in.sizes() == users.sizes() && slope_in.scalar_type() == sums, op, "slope must be ", sums, " ",
-              users.sizes(), ", got ", slope_in.scalar_type(), " ", slope_in.sizes());
+  check_bpr_slope(op, slope_in, users, user_emb);
   const at::Tensor slope = slope_in.contiguous();
   return {user_grad(op, user_emb, item_emb, users, pos, neg, slope),
           item_grad(op, user_emb, item_emb, users, pos, neg, slope)};

@@ -3,7 +3,6 @@
 //
 // A step makes three products of 2 B I d operations and reads or writes the block and its gradient a few times: memory
 // moves 4 bytes for every 2 d operations, so that at d = 64 neither waits much for the other.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -15,7 +14,6 @@
 #include "common/dispatch.h"
 #include "common/factors.h"
 #include "common/isa.h"
-#include "cpu/csr.h"
 #include "cpu/seen.h"
 #include "cpu/tile.h"
 
@@ -43,10 +41,10 @@ void forward(const at::Tensor& u, const at::Tensor& v, const Seen& seen, bool ro
   using A = wide_t<T>;
   const int64_t n_rows = u.size(0), n_items = v.size(0);
   const bool in_place = std::is_same_v<T, A>;
-  for_tasks((n_rows + kRows - 1) / kRows, [&](int64_t task, int64_t task_end) {
+  for_tasks((n_rows + kRows - 1) / kRows, [&](ChunkQueue& tasks) {
     const at::Tensor scratch = in_place ? at::Tensor() : at::empty({kRows * kItems}, u.options());
     std::vector<double> square(kRows);
-    for (; task < task_end; ++task) {
+    for (int64_t task; tasks.take(task);) {
       const int64_t row = task * kRows, row_end = std::min(row + kRows, n_rows);
       const int64_t* crow = seen.crow.defined() ? seen.offsets() + row : nullptr;
       std::fill(square.begin(), square.end(), 0);
@@ -94,7 +92,7 @@ void backward(const Gradient& g, const at::Tensor& u, const at::Tensor& v, const
   const int64_t n_rows = u.size(0), n_items = v.size(0), d = u.size(1);
   const bool scaled = g.inverse.defined();
   if (scaled) {
-    at::parallel_for(0, n_rows, row_grain(n_rows, n_rows * n_items), [&](int64_t begin, int64_t end) {
+    for_rows(0, n_rows, n_rows * n_items, [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(cosine_block_along, read_ptr<T>(g.grad), read_ptr<T>(g.block), n_items, write_ptr<double>(g.along),
                      begin, end);
     });
@@ -103,9 +101,9 @@ void backward(const Gradient& g, const at::Tensor& u, const at::Tensor& v, const
   const at::Tensor shares = at::empty({u_grad.defined() ? chunks.count * std::min(kBlock, n_rows) : 0, d}, u.options());
   for (int64_t begin = 0; begin < n_rows; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, n_rows);
-    for_tasks(chunks.count, [&](int64_t task, int64_t task_end) {
+    for_tasks(chunks.count, [&](ChunkQueue& tasks) {
       const at::Tensor scratch = at::empty({kGradRows * kGradItems}, u.options());
-      for (; task < task_end; ++task) {
+      for (int64_t task; tasks.take(task);) {
         at::Tensor share =
             u_grad.defined() ? rows_of(shares, task * (end - begin), (task + 1) * (end - begin)) : u_grad;
         if (share.defined()) share.zero_();
@@ -132,11 +130,10 @@ void backward(const Gradient& g, const at::Tensor& u, const at::Tensor& v, const
       }
     });
     if (!u_grad.defined()) continue;
-    at::parallel_for(0, end - begin, row_grain(end - begin, (end - begin) * d * chunks.count),
-                     [&](int64_t row, int64_t row_end) {
-                       MMSSL_DISPATCH(add_shares, read_ptr<A>(shares), chunks.count, end - begin, d,
-                                      write_ptr<A>(u_grad) + begin * d, row, row_end);
-                     });
+    for_rows(0, end - begin, (end - begin) * d * chunks.count, [&](int64_t row, int64_t row_end) {
+      MMSSL_DISPATCH(add_shares, read_ptr<A>(shares), chunks.count, end - begin, d, write_ptr<A>(u_grad) + begin * d,
+                     row, row_end);
+    });
   }
 }
 

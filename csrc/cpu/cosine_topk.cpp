@@ -1,5 +1,4 @@
 // cosine_topk on the CPU: shares out blocks of rows and parts of the catalogue, and merges the parts.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
@@ -7,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -14,7 +14,7 @@
 #include "common/dispatch.h"
 #include "common/factors.h"
 #include "common/isa.h"
-#include "cpu/csr.h"
+#include "cpu/parallel.h"
 #include "cpu/seen.h"
 
 #define MMSSL_KERNELS "cpu/isa/cosine_topk.h"
@@ -23,7 +23,13 @@
 namespace mmssl {
 namespace {
 
-constexpr int64_t kRows = 128;  // of one task
+// Rows of one task: fewer where the lists are long, so that those of a task stay in cache, and whole panels.
+template <typename T>
+int64_t task_rows(int64_t n_rows, int64_t capacity) {
+  constexpr int64_t kMost = 128, kListEntries = int64_t{1} << 17, kPanel = baseline::topk_panel_rows<T>(1);
+  const int64_t fit = kListEntries / capacity / kPanel * kPanel;
+  return std::min(n_rows, std::clamp(fit, kPanel, kMost));
+}
 
 at::Tensor at_least_rows(const at::Tensor& x, int64_t rows) {
   if (x.size(0) >= rows) return x;
@@ -32,12 +38,16 @@ at::Tensor at_least_rows(const at::Tensor& x, int64_t rows) {
   return padded;
 }
 
+bool worth_threads(int64_t n_rows, int64_t n_items, int64_t d) {
+  return n_rows * n_items >= kWorthThreads / std::max<int64_t>(d, 1);
+}
+
 // Into how many parts the catalogue is cut so that few rows still make enough tasks. It may depend on the number of
 // threads: a similarity has the same bits in any part, and the k best of all are the same whatever they are merged
 // from.
-int64_t item_parts(int64_t n_rows, int64_t n_items, int64_t k) {
-  const int64_t threads = at::get_num_threads(), tasks = threads > 1 ? 4 * threads : 1;
-  const int64_t row_tiles = (n_rows + kRows - 1) / kRows;
+int64_t item_parts(int64_t row_tiles, int64_t n_rows, int64_t n_items, int64_t d, int64_t k) {
+  const int64_t threads = worth_threads(n_rows, n_items, d) ? at::get_num_threads() : 1;
+  const int64_t tasks = threads > 1 ? 4 * threads : 1;
   const int64_t least_width = std::max<int64_t>(4 * baseline::kTopkFirst, 4 * k);
   return std::max<int64_t>(std::min((tasks + row_tiles - 1) / row_tiles, n_items / least_width), 1);
 }
@@ -46,8 +56,9 @@ int64_t item_parts(int64_t n_rows, int64_t n_items, int64_t k) {
 template <typename T, typename Index>
 void search(const at::Tensor& u, const at::Tensor& v, int64_t n_items, int64_t k, const Seen& seen, at::Tensor& values,
             at::Tensor& items) {
-  const int64_t n_rows = u.size(0), d = u.size(1), row_tiles = (n_rows + kRows - 1) / kRows;
-  const int64_t parts = item_parts(n_rows, n_items, k), capacity = baseline::topk_capacity(k);
+  const int64_t n_rows = u.size(0), d = u.size(1), capacity = baseline::topk_capacity(k, n_items);
+  const int64_t rows_a_task = task_rows<T>(n_rows, capacity), row_tiles = (n_rows + rows_a_task - 1) / rows_a_task;
+  const int64_t parts = item_parts(row_tiles, n_rows, n_items, d, k);
   const bool whole = parts == 1;
   const at::Tensor part_values = whole ? values : at::empty({n_rows, parts, k}, values.options());
   const at::Tensor part_items = whole ? items : at::empty({n_rows, parts, k}, items.options());
@@ -56,25 +67,32 @@ void search(const at::Tensor& u, const at::Tensor& v, int64_t n_items, int64_t k
   const int64_t* crow = seen.offsets();
   const Index* col = seen.columns<Index>();
 
-  at::parallel_for(0, row_tiles * parts, 1, [&](int64_t begin, int64_t end) {
-    const int64_t padded = baseline::topk_panel_rows<T>(std::min(kRows, n_rows));
+  const auto search_tasks = [&](ChunkQueue& tasks) {
+    const int64_t padded = baseline::topk_panel_rows<T>(rows_a_task);
     std::vector<T> packed(padded * d), scores(baseline::topk_panel_rows<T>(1) * baseline::kTopkFirst), bar(padded);
     std::vector<int64_t> cursor(padded), count(padded);
-    std::vector<baseline::topk_key_t<T>> keys(padded * capacity);
-    std::vector<int32_t> list_items(padded * capacity);
-    for (int64_t task = begin; task < end; ++task) {
+    std::vector<baseline::topk_key_t<T>> keys(padded * capacity), other_keys(capacity);
+    std::vector<int32_t> list_items(padded * capacity), other_items(capacity);
+    for (int64_t task; tasks.take(task);) {
       const int64_t part = task % parts;
-      const int64_t row = task / parts * kRows, rows = std::min(kRows, n_rows - row);
+      const int64_t row = task / parts * rows_a_task, rows = std::min(rows_a_task, n_rows - row);
       MMSSL_DISPATCH(cosine_topk_search, read_ptr<T>(u) + row * d, read_ptr<T>(v), rows, d, n_items * part / parts,
-                     n_items * (part + 1) / parts, crow == nullptr ? nullptr : crow + row, col, k, packed.data(),
-                     scores.data(), cursor.data(), keys.data(), list_items.data(), count.data(), bar.data());
+                     n_items * (part + 1) / parts, crow == nullptr ? nullptr : crow + row, col, k, capacity,
+                     packed.data(), scores.data(), cursor.data(), keys.data(), list_items.data(), count.data(),
+                     bar.data());
       const int64_t place = (row * parts + part) * k;
-      MMSSL_DISPATCH(cosine_topk_take, rows, k, keys.data(), list_items.data(), count.data(), best + place,
-                     best_items + place, parts * k);
+      MMSSL_DISPATCH(cosine_topk_take, rows, k, capacity, keys.data(), list_items.data(), count.data(),
+                     other_keys.data(), other_items.data(), best + place, best_items + place, parts * k);
     }
-  });
+  };
+  if (worth_threads(n_rows, n_items, d)) {
+    in_region(0, row_tiles * parts, 1, search_tasks);
+  } else {
+    ChunkQueue tasks(0, row_tiles * parts, 1);
+    search_tasks(tasks);
+  }
   if (whole) return;
-  at::parallel_for(0, n_rows, row_grain(n_rows, n_rows * parts * k), [&](int64_t begin, int64_t end) {
+  for_rows(0, n_rows, n_rows * parts * k, [&](int64_t begin, int64_t end) {
     MMSSL_DISPATCH(cosine_topk_merge, parts, k, best, best_items, write_ptr<T>(values), write_ptr<int64_t>(items),
                    begin, end);
   });

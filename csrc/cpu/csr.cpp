@@ -31,10 +31,4 @@ void check_csr(const char* op, const at::Tensor& crow, const at::Tensor& col, in
   });
 }
 
-int64_t row_grain(int64_t n_rows, int64_t work) {
-  constexpr int64_t kTask = 32768;  // operations that outweigh handing a task to a thread
-  const int64_t per_row = work / std::max<int64_t>(n_rows, 1) + 1;
-  return std::max<int64_t>(kTask / per_row, 1);
-}
-
 }  // namespace mmssl

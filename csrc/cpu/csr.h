@@ -1,4 +1,4 @@
-// CSR blocks at the bindings: what they check before a kernel trusts an index, and how they share out the rows.
+// CSR blocks at the bindings: what they check before a kernel trusts an index.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,8 +8,5 @@ namespace mmssl {
 // Checks that crow [n_rows + 1] (int64) and col [nnz] (int32 or int64) describe an n_rows x n_cols block: offsets from
 // 0 to nnz that never fall, columns in range. O(n_rows + nnz).
 void check_csr(const char* op, const at::Tensor& crow, const at::Tensor& col, int64_t n_rows, int64_t n_cols);
-
-// Rows for one task of at::parallel_for when a row costs about work / n_rows operations.
-int64_t row_grain(int64_t n_rows, int64_t work);
 
 }  // namespace mmssl

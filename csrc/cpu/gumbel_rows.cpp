@@ -1,5 +1,4 @@
 // gumbel_lse, gumbel_tile, gumbel_order_statistics: the pieces of equation 5's rows on the CPU.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -8,9 +7,9 @@
 #include <vector>
 
 #include "common/isa.h"
-#include "cpu/csr.h"
 #include "cpu/gumbel_check.h"
 #include "cpu/order_statistics.h"
+#include "cpu/parallel.h"
 
 #define MMSSL_KERNELS "cpu/isa/gumbel_rows.h"
 #include "common/each_isa.h"
@@ -27,7 +26,7 @@ at::Tensor gumbel_lse_cpu(const at::Tensor& crow, const at::Tensor& col, const a
   at::Tensor lse = at::empty({n_rows}, users.options().dtype(at::kDouble));
   with_index_type(op, col.scalar_type(), [&](auto index) {
     using Index = decltype(index);
-    at::parallel_for(0, n_rows, row_grain(n_rows, 8 * n_rows * n_items), [&](int64_t begin, int64_t end) {
+    for_rows(0, n_rows, 8 * n_rows * n_items, [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(gumbel_lse, noise, read_ptr<int64_t>(crow), read_ptr<Index>(col), read_ptr<int64_t>(users),
                      n_items, write_ptr<double>(lse), begin, end);
     });
@@ -49,7 +48,7 @@ at::Tensor gumbel_tile_cpu(const at::Tensor& crow, const at::Tensor& col, const 
   at::Tensor tile = at::empty({n_rows, last - first}, users.options().dtype(at::kFloat));
   with_index_type(op, col.scalar_type(), [&](auto index) {
     using Index = decltype(index);
-    at::parallel_for(0, n_rows, row_grain(n_rows, 8 * n_rows * (last - first)), [&](int64_t begin, int64_t end) {
+    for_rows(0, n_rows, 8 * n_rows * (last - first), [&](int64_t begin, int64_t end) {
       MMSSL_DISPATCH(gumbel_tile, noise, read_ptr<int64_t>(crow), read_ptr<Index>(col), read_ptr<int64_t>(users),
                      read_ptr<double>(lse), first, last, write_ptr<float>(tile), begin, end);
     });
@@ -65,7 +64,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gumbel_order_statistics_cpu(const
   const char* op = "gumbel_order_statistics";
   const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
-  check_order_statistics(op, noise);
+  check_order_statistics(op, tau, noise_scale);
   const int64_t n_rows = users.numel();
   const int64_t* seen_crow = read_ptr<int64_t>(crow);
   const int64_t* user = read_ptr<int64_t>(users);
@@ -77,11 +76,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gumbel_order_statistics_cpu(const
   with_index_type(op, col.scalar_type(), [&](auto index) {
     using Index = decltype(index);
     const Index* seen = read_ptr<Index>(col);
-    at::parallel_for(0, n_rows, 16, [&](int64_t begin, int64_t end) {
+    with_row_queue(0, n_rows, n_rows * kOrderStatisticsWork, [&](ChunkQueue& queue) {
       OrderStatistics order(noise, n_items);
-      for (int64_t r = begin; r < end; ++r) {
-        const int64_t first = seen_crow[user[r]];
-        rows[r] = order.row(user[r], seen + first, seen_crow[user[r] + 1] - first);
+      for (int64_t begin, end; queue.take(begin, end);) {
+        for (int64_t r = begin; r < end; ++r) {
+          const int64_t first = seen_crow[user[r]];
+          rows[r] = order.row(user[r], seen + first, seen_crow[user[r] + 1] - first);
+        }
       }
     });
     for (int64_t r = 0; r < n_rows; ++r) row_end[r] = row_end[r - 1] + static_cast<int64_t>(rows[r].size());
@@ -89,7 +90,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gumbel_order_statistics_cpu(const
     value = at::empty({row_end[n_rows - 1]}, users.options().dtype(at::kFloat));
     Index* item_ptr = write_ptr<Index>(out_col);
     float* value_ptr = write_ptr<float>(value);
-    at::parallel_for(0, n_rows, 256, [&](int64_t begin, int64_t end) {
+    for_rows(0, n_rows, row_end[n_rows - 1], [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         int64_t e = row_end[r - 1];
         for (const RowEntry& entry : rows[r]) {

@@ -1,5 +1,4 @@
 // gumbel_softmax on the CPU: the B x I rows of equation 5, for who wants them as a matrix.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -13,10 +12,10 @@
 #include <vector>
 
 #include "common/isa.h"
-#include "cpu/csr.h"
 #include "cpu/gumbel_check.h"
 #include "cpu/large_pages.h"
 #include "cpu/order_statistics.h"
+#include "cpu/parallel.h"
 
 #define MMSSL_KERNELS "cpu/isa/gumbel_rows.h"
 #include "common/each_isa.h"
@@ -32,10 +31,12 @@ void dense_rows(const GumbelNoise& noise, const at::Tensor& crow, const at::Tens
                 bool accumulate, bool l2, const at::Tensor& rows, const at::Tensor& inv_norm, int64_t first,
                 int64_t last) {
   const int64_t n_items = rows.size(1);
-  at::parallel_for(first, last, row_grain(1, 8 * n_items), [&](int64_t begin, int64_t end) {
+  with_row_queue(first, last, 8 * (last - first) * n_items, [&](ChunkQueue& queue) {
     std::vector<T> scratch(accumulate ? n_items : 0);
-    MMSSL_DISPATCH(gumbel_softmax, noise, read_ptr<int64_t>(crow), read_ptr<Index>(col), read_ptr<int64_t>(users),
-                   n_items, accumulate, l2, write_ptr<T>(rows), write_ptr<T>(inv_norm), scratch.data(), begin, end);
+    for (int64_t begin, end; queue.take(begin, end);) {
+      MMSSL_DISPATCH(gumbel_softmax, noise, read_ptr<int64_t>(crow), read_ptr<Index>(col), read_ptr<int64_t>(users),
+                     n_items, accumulate, l2, write_ptr<T>(rows), write_ptr<T>(inv_norm), scratch.data(), begin, end);
+    }
   });
 }
 
@@ -44,17 +45,19 @@ void sparse_rows(const GumbelNoise& noise, const at::Tensor& crow, const at::Ten
                  bool l2, const at::Tensor& rows, const at::Tensor& inv_norm, int64_t first, int64_t last) {
   const int64_t n_items = rows.size(1);
   const int64_t* offset = read_ptr<int64_t>(crow);
-  at::parallel_for(first, last, 4, [&](int64_t begin, int64_t end) {
+  with_row_queue(first, last, (last - first) * (kOrderStatisticsWork + (l2 ? n_items : 0)), [&](ChunkQueue& queue) {
     OrderStatistics order(noise, n_items);
-    for (int64_t r = begin; r < end; ++r) {
-      T* row = write_ptr<T>(rows) + r * n_items;
-      const int64_t user = read_ptr<int64_t>(users)[r];
-      const Index* seen = read_ptr<Index>(col) + offset[user];
-      for (const RowEntry& entry : order.row(user, seen, offset[user + 1] - offset[user])) {
-        row[entry.item] += static_cast<T>(static_cast<float>(entry.value));
+    for (int64_t begin, end; queue.take(begin, end);) {
+      for (int64_t r = begin; r < end; ++r) {
+        T* row = write_ptr<T>(rows) + r * n_items;
+        const int64_t user = read_ptr<int64_t>(users)[r];
+        const Index* seen = read_ptr<Index>(col) + offset[user];
+        for (const RowEntry& entry : order.row(user, seen, offset[user + 1] - offset[user])) {
+          row[entry.item] += static_cast<T>(static_cast<float>(entry.value));
+        }
       }
+      if (l2) MMSSL_DISPATCH(row_l2, n_items, write_ptr<T>(rows), write_ptr<T>(inv_norm), begin, end);
     }
-    if (l2) MMSSL_DISPATCH(row_l2, n_items, write_ptr<T>(rows), write_ptr<T>(inv_norm), begin, end);
   });
 }
 
@@ -65,7 +68,7 @@ std::tuple<at::Tensor, at::Tensor> gumbel_softmax_cpu(
   const char* op = "gumbel_softmax";
   const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
-  if (order_statistics) check_order_statistics(op, noise);
+  if (order_statistics) check_order_statistics(op, tau, noise_scale);
   const int64_t n_rows = users.numel();
   const bool augmented = user_unit.has_value();
   MMSSL_CHECK(augmented == item_unit.has_value(), op, "augment needs both h_u and h_i");

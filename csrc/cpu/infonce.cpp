@@ -10,7 +10,6 @@
 //
 // An id that occurs many times among the anchors is worked on once: of a batch drawn over TikTok's interactions, where
 // a hundred users make 71% of them, 0.4 of the users are different.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -26,7 +25,7 @@
 #include "common/dispatch.h"
 #include "common/factors.h"
 #include "common/isa.h"
-#include "cpu/csr.h"
+#include "cpu/infonce.h"
 #include "cpu/tile.h"
 
 #define MMSSL_KERNELS "cpu/isa/infonce.h"
@@ -37,10 +36,7 @@
 namespace mmssl {
 namespace {
 
-constexpr int64_t kBlock = 1024;  // anchors whose shares are held at once
-constexpr int64_t kAnchors = 256, kKeys = 256;
-constexpr int64_t kKept = int64_t{1} << 22;  // exp(product) held by infonce_with_grad where that is 32 anchors or more
-constexpr double kSpan = 80;                 // of logits whose exp are all normal float32
+constexpr double kSpan = 80;  // of logits whose exp are all normal float32
 
 struct Inputs {
   const char* op;
@@ -119,7 +115,7 @@ struct Distinct {
 struct Tasks {
   Chunks chunks;
 
-  explicit Tasks(int64_t users) : chunks(users, kKeys) {}
+  explicit Tasks(int64_t users) : chunks(users, kInfonceKeys) {}
   int64_t count() const { return 2 * chunks.count; }
   bool within(int64_t task) const { return task >= chunks.count; }  // of e
   int64_t begin(int64_t task) const { return chunks.begin(task % chunks.count); }
@@ -146,10 +142,10 @@ template <typename F>
 void for_tiles(const Inputs& in, const Block& block, const Tasks& tasks, int64_t task, const at::Tensor& scratch,
                F&& f) {
   const at::Tensor& keys = tasks.within(task) ? in.e : in.h;
-  for (int64_t key = tasks.begin(task); key < tasks.end(task); key += kKeys) {
-    const int64_t key_end = std::min(key + kKeys, tasks.end(task));
-    for (int64_t row = 0; row < block.rows(); row += kAnchors) {
-      const int64_t row_end = std::min(row + kAnchors, block.rows());
+  for (int64_t key = tasks.begin(task); key < tasks.end(task); key += kInfonceKeys) {
+    const int64_t key_end = std::min(key + kInfonceKeys, tasks.end(task));
+    for (int64_t row = 0; row < block.rows(); row += kInfonceAnchors) {
+      const int64_t row_end = std::min(row + kInfonceAnchors, block.rows());
       at::Tensor products = matrix_in(scratch, row_end - row, key_end - key);
       product_transposed(products, rows_of(block.anchors, row, row_end), rows_of(keys, key, key_end));
       f(products, row, row_end, key, key_end);
@@ -161,17 +157,17 @@ template <typename T>
 void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
   const Tasks tasks(in.users());
   const T scale = static_cast<T>(1 / in.tau);
-  const int64_t most = std::min(kBlock, in.anchors());
+  const int64_t most = std::min(kInfonceBlock, in.anchors());
   at::Tensor highest = at::empty({tasks.count(), most}, in.h.options());
   at::Tensor sum = at::empty({tasks.count(), most}, in.h.options().dtype(at::kDouble));
-  for (int64_t begin = 0; begin < in.anchors(); begin += kBlock) {
-    const Block block(in, begin, std::min(begin + kBlock, in.anchors()));
+  for (int64_t begin = 0; begin < in.anchors(); begin += kInfonceBlock) {
+    const Block block(in, begin, std::min(begin + kInfonceBlock, in.anchors()));
     const int64_t rows = block.rows();
     highest.fill_(-std::numeric_limits<double>::infinity());
     sum.zero_();
-    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
-      const at::Tensor scratch = at::empty({kAnchors * kKeys}, in.h.options());
-      for (; task < task_end; ++task) {
+    for_tasks(tasks.count(), [&](ChunkQueue& queue) {
+      const at::Tensor scratch = at::empty({kInfonceAnchors * kInfonceKeys}, in.h.options());
+      for (int64_t task; queue.take(task);) {
         const int64_t* left_out = tasks.within(task) ? block.left_out : nullptr;
         T* task_highest = write_ptr<T>(highest) + task * rows;
         double* task_sum = write_ptr<double>(sum) + task * rows;
@@ -183,7 +179,7 @@ void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
                   });
       }
     });
-    at::parallel_for(0, rows, row_grain(rows, rows * (in.d() + 32 * tasks.count())), [&](int64_t row, int64_t end) {
+    for_rows(0, rows, rows * (in.d() + 32 * tasks.count()), [&](int64_t row, int64_t end) {
       MMSSL_DISPATCH(infonce_finish, read_ptr<T>(highest), read_ptr<double>(sum), tasks.count(), rows, scale,
                      read_ptr<T>(block.anchors), read_ptr<T>(block.positives), in.d(), write_ptr<T>(lse) + begin,
                      write_ptr<T>(term) + begin, row, end);
@@ -207,16 +203,16 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
               at::Tensor& h_grad, at::Tensor& e_grad) {
   const Tasks tasks(in.users());
   const T scale = static_cast<T>(1 / in.tau);
-  const int64_t d = in.d(), most = std::min(kBlock, in.anchors());
+  const int64_t d = in.d(), most = std::min(kInfonceBlock, in.anchors());
   const at::Tensor shares = at::empty({tasks.count() * most, d}, in.h.options());
   at::Tensor anchor_grads = at::empty({most, d}, in.h.options());
   const int64_t* ids = read_ptr<int64_t>(in.ids);
-  for (int64_t begin = 0; begin < in.anchors(); begin += kBlock) {
-    const Block block(in, begin, std::min(begin + kBlock, in.anchors()));
+  for (int64_t begin = 0; begin < in.anchors(); begin += kInfonceBlock) {
+    const Block block(in, begin, std::min(begin + kInfonceBlock, in.anchors()));
     const int64_t rows = block.rows();
-    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
-      const at::Tensor scratch = at::empty({kAnchors * kKeys}, in.h.options());
-      for (; task < task_end; ++task) {
+    for_tasks(tasks.count(), [&](ChunkQueue& queue) {
+      const at::Tensor scratch = at::empty({kInfonceAnchors * kInfonceKeys}, in.h.options());
+      for (int64_t task; queue.take(task);) {
         const int64_t* left_out = tasks.within(task) ? block.left_out : nullptr;
         const at::Tensor& keys = tasks.within(task) ? in.e : in.h;
         const at::Tensor& key_grads = tasks.within(task) ? e_grad : h_grad;
@@ -234,7 +230,7 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
       }
     });
     anchor_grads.zero_();
-    at::parallel_for(0, rows, row_grain(rows, rows * d * tasks.count()), [&](int64_t row, int64_t end) {
+    for_rows(0, rows, rows * d * tasks.count(), [&](int64_t row, int64_t end) {
       MMSSL_DISPATCH(add_shares, read_ptr<T>(shares), tasks.count(), rows, d, write_ptr<T>(anchor_grads), row, end);
     });
     for (int64_t r = 0; r < rows; ++r) {
@@ -278,7 +274,8 @@ template <typename T>
 double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at::Tensor& e_grad) {
   const Tasks tasks(in.users());
   const int64_t users = in.users(), d = in.d();
-  const int64_t most = std::min(in.anchors(), std::clamp<int64_t>(kKept / (2 * users), 32, kAnchors));
+  const int64_t most =
+      std::min(in.anchors(), std::clamp(kInfonceExps / (2 * users), kInfonceMinAnchors, kInfonceAnchors));
   const double scale = 1 / in.tau;
   const at::Tensor kept = at::empty({most * 2 * users}, in.h.options());
   const at::Tensor shares = at::empty({tasks.count() * most, d}, in.h.options());
@@ -297,8 +294,8 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
       return kept.narrow(0, rows * (first + (tasks.within(task) ? users : 0)), rows * width).view({rows, width});
     };
     sum.zero_();
-    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
-      for (; task < task_end; ++task) {
+    for_tasks(tasks.count(), [&](ChunkQueue& queue) {
+      for (int64_t task; queue.take(task);) {
         at::Tensor tile = tile_of(task);
         product_transposed(tile, block.anchors, keys_of(task));
         MMSSL_DISPATCH(infonce_exp, write_ptr<T>(tile), rows, tile.size(1), tasks.begin(task),
@@ -318,8 +315,8 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
       loss += (std::log(total) + scale * (1 - product)) * weight;
     }
     const at::Tensor weighted = block.anchors.mul(rows_of(factors, 0, rows));
-    for_tasks(tasks.count(), [&](int64_t task, int64_t task_end) {
-      for (; task < task_end; ++task) {
+    for_tasks(tasks.count(), [&](ChunkQueue& queue) {
+      for (int64_t task; queue.take(task);) {
         const at::Tensor tile = tile_of(task);
         at::Tensor share = rows_of(shares, task * rows, (task + 1) * rows);
         at::Tensor key_grad = rows_of(tasks.within(task) ? e_grad : h_grad, tasks.begin(task), tasks.end(task));
@@ -328,7 +325,7 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
       }
     });
     anchor_grads.zero_();
-    at::parallel_for(0, rows, row_grain(rows, rows * d * tasks.count()), [&](int64_t row, int64_t end) {
+    for_rows(0, rows, rows * d * tasks.count(), [&](int64_t row, int64_t end) {
       MMSSL_DISPATCH(add_shares, read_ptr<T>(shares), tasks.count(), rows, d, write_ptr<T>(anchor_grads), row, end);
     });
     const T* anchor_grad = read_ptr<T>(anchor_grads);

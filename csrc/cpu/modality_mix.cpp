@@ -1,5 +1,4 @@
 // modality_mix on the CPU: checks, allocation, threads. The arithmetic is in isa/modality_mix.cpp.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -11,7 +10,7 @@
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "common/isa.h"
-#include "cpu/csr.h"
+#include "cpu/parallel.h"
 
 #define MMSSL_KERNELS "cpu/isa/modality_mix.h"
 #include "common/each_isa.h"
@@ -37,7 +36,7 @@ void for_nodes(const char* op, const at::Tensor& e, int64_t heads, F&& body) {
     using T = decltype(element);
     using A = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
     const int64_t work = nodes * (3 * modalities + heads) * d;
-    at::parallel_for(0, nodes, row_grain(nodes, work), [&](int64_t begin, int64_t end) {
+    for_rows(0, nodes, work, [&](int64_t begin, int64_t end) {
       std::vector<A> scratch(heads * modalities * (modalities + 2));
       body(element, scratch.data(), begin, end);
     });

@@ -70,6 +70,9 @@ class SparseShuffle {
   size_t stored_ = 0;
 };
 
+// Operations that a row takes, for sharing out rows: at small tau some 50 draws, of two logarithms and a sort each.
+constexpr int64_t kOrderStatisticsWork = int64_t{1} << 14;
+
 struct RowEntry {
   int64_t item;
   double value;  // its logarithm while the row is being made, then the softmax

@@ -1,5 +1,4 @@
 // philox4x32 and philox_bits on the CPU: the generator itself, for tests and for whoever needs the words.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -8,7 +7,7 @@
 #include "common/dispatch.h"
 #include "common/isa.h"
 #include "common/philox.h"
-#include "cpu/csr.h"
+#include "cpu/parallel.h"
 #include "cpu/seed_offset.h"
 
 #define MMSSL_KERNELS "cpu/isa/philox.h"
@@ -42,7 +41,7 @@ at::Tensor philox_bits_cpu(const at::Tensor& rows_in, int64_t columns, const at:
   const at::Tensor rows = rows_in.contiguous();
   const int64_t n_rows = rows.numel();
   at::Tensor bits = at::empty({n_rows, columns}, rows.options());
-  at::parallel_for(0, n_rows, row_grain(n_rows, n_rows * columns), [&](int64_t begin, int64_t end) {
+  for_rows(0, n_rows, 4 * n_rows * columns, [&](int64_t begin, int64_t end) {
     MMSSL_DISPATCH(philox_bits, noise.seed, noise.offset, static_cast<uint32_t>(stream), read_ptr<int64_t>(rows),
                    columns, write_ptr<int64_t>(bits), begin, end);
   });

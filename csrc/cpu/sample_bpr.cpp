@@ -1,6 +1,5 @@
 // sample_bpr and sample_bpr_users on the CPU: counter-based, so a slot's draw depends on nothing but (seed, offset,
 // slot). The definition, to the bit, is reference.sample_bpr.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -14,6 +13,8 @@
 #include "common/dispatch.h"
 #include "common/isa.h"
 #include "common/philox.h"
+#include "common/sample_bpr_check.h"
+#include "cpu/parallel.h"
 #include "cpu/seed_offset.h"
 
 #define MMSSL_KERNELS "cpu/isa/philox.h"
@@ -21,6 +22,8 @@
 
 namespace mmssl {
 namespace {
+
+constexpr int64_t kSlotWork = 128;  // operations a slot, most of them binary searches
 
 using Sample = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
@@ -41,15 +44,10 @@ int64_t taken_before(int64_t rank, int64_t n, LeftBefore left_before) {
 }
 
 void check_graph(const char* op, const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch) {
-  MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.numel() > 0 && crow.is_contiguous(), op,
-              "crow must be contiguous int64 [U + 1], got ", crow.scalar_type(), " ", crow.sizes());
-  MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), op, "col must be contiguous [nnz], got ", col.sizes());
+  check_sampled_graph(op, crow, col, n_items, batch);
   const int64_t* offset = crow.const_data_ptr<int64_t>();
   MMSSL_CHECK(offset[0] == 0 && offset[crow.numel() - 1] == col.numel(), op,
               "crow must run from 0 to nnz = ", col.numel());
-  MMSSL_CHECK(col.numel() < (int64_t{1} << 31) && n_items >= 0 && n_items < (int64_t{1} << 31), op,
-              "interactions and items must be fewer than 2^31, got ", col.numel(), " and ", n_items);
-  MMSSL_CHECK(batch >= 0, op, "batch must not be negative, got ", batch);
 }
 
 // The row of a user that a slot drew: within the entries, and with an item left to be the negative. The offsets in
@@ -117,7 +115,7 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
   with_index_type(op, col.scalar_type(), [&](auto index) {
     using Index = decltype(index);
     const Index* item = read_ptr<Index>(col);
-    at::parallel_for(0, batch, 2048, [&](int64_t begin, int64_t end) {
+    for_rows(0, batch, batch * kSlotWork, [&](int64_t begin, int64_t end) {
       const Words positive(noise, kStreamPositive, begin, end), negative(noise, kStreamNegative, begin, end);
       for (int64_t b = begin; b < end; ++b) {
         int64_t edge = positive.below(b, eligible);

@@ -1,6 +1,5 @@
 // sampled_dot on the CPU: checks, allocation, threads. The arithmetic is in isa/sampled_dot.cpp; its gradients are
 // row-wise sums, over the block and over its transpose.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
@@ -10,8 +9,10 @@
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "common/isa.h"
+#include "common/sampled_dot_check.h"
 #include "cpu/csr.h"
 #include "cpu/csr_transpose.h"
+#include "cpu/parallel.h"
 #include "cpu/spmm.h"
 
 #define MMSSL_KERNELS "cpu/isa/sampled_dot.h"
@@ -20,17 +21,10 @@
 namespace mmssl {
 namespace {
 
-void check_rows(const char* op, const char* name, const at::Tensor& x) {
-  MMSSL_CHECK(x.dim() == 2, op, name, " must be [rows, d], got ", x.sizes());
-}
-
 at::Tensor sampled_dot_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& u_in,
                            const at::Tensor& v_in) {
   const char* op = "sampled_dot";
-  check_rows(op, "u", u_in);
-  check_rows(op, "v", v_in);
-  MMSSL_CHECK(u_in.size(1) == v_in.size(1), op, "u is ", u_in.size(1), " wide, v is ", v_in.size(1));
-  MMSSL_CHECK(u_in.scalar_type() == v_in.scalar_type(), op, "u is ", u_in.scalar_type(), ", v is ", v_in.scalar_type());
+  check_sampled_dot(op, crow, col, u_in, v_in);
   check_csr(op, crow, col, u_in.size(0), v_in.size(0));
   const at::Tensor u = u_in.contiguous(), v = v_in.contiguous();
   const int64_t n_rows = u.size(0), d = u.size(1);
@@ -39,7 +33,7 @@ at::Tensor sampled_dot_cpu(const at::Tensor& crow, const at::Tensor& col, const 
     with_index_type(op, col.scalar_type(), [&](auto index) {
       using T = decltype(value);
       using Index = decltype(index);
-      at::parallel_for(0, n_rows, row_grain(n_rows, col.numel() * d), [&](int64_t begin, int64_t end) {
+      for_rows(0, n_rows, col.numel() * d, [&](int64_t begin, int64_t end) {
         MMSSL_DISPATCH(sampled_dot_fwd, read_ptr<int64_t>(crow), read_ptr<Index>(col), read_ptr<T>(u), read_ptr<T>(v),
                        d, write_ptr<T>(s), begin, end);
       });
@@ -57,7 +51,7 @@ void check_grad(const char* op, const at::Tensor& grad, const at::Tensor& col, c
 at::Tensor sampled_dot_bwd_u_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& grad,
                                  const at::Tensor& v) {
   const char* op = "sampled_dot_bwd_u";
-  check_rows(op, "v", v);
+  check_sampled_rows(op, "v", v);
   check_grad(op, grad, col, v);
   check_csr(op, crow, col, crow.numel() - 1, v.size(0));
   return call_spmm<run_spmm>(op, crow, col, grad, {}, {}, v);
@@ -66,7 +60,7 @@ at::Tensor sampled_dot_bwd_u_cpu(const at::Tensor& crow, const at::Tensor& col, 
 at::Tensor sampled_dot_bwd_v_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& grad,
                                  const at::Tensor& u, int64_t n_items) {
   const char* op = "sampled_dot_bwd_v";
-  check_rows(op, "u", u);
+  check_sampled_rows(op, "u", u);
   check_grad(op, grad, col, u);
   MMSSL_CHECK(crow.numel() == u.size(0) + 1, op, "crow has ", crow.numel(), " offsets, ", u.size(0), " rows need ",
               u.size(0) + 1);

@@ -1,7 +1,6 @@
 // spmm and spmm_add_ on the CPU: checks, allocation, threads. The arithmetic is in isa/spmm.cpp.
 #include "cpu/spmm.h"
 
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <vector>
@@ -9,14 +8,13 @@
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "common/isa.h"
+#include "cpu/parallel.h"
 
 #define MMSSL_KERNELS "cpu/isa/spmm.h"
 #include "common/each_isa.h"
 
 namespace mmssl {
 namespace {
-
-constexpr int64_t kTask = 65536;  // values read that outweigh handing a task to a thread
 
 // The first row of task `task` of `tasks`: rows and entries before it are that share of all rows and entries.
 int64_t task_begin(const int64_t* crow, int64_t n_rows, int64_t nnz, int64_t task, int64_t tasks) {
@@ -77,16 +75,21 @@ void run_spmm(const char* op, const SpmmCall& call) {
   with_spmm_args(op, call, [&](const auto& args, const SpmmShape& shape) {
     const int64_t n_rows = shape.n_rows, n_cols = shape.n_cols, nnz = shape.nnz;
     if (n_rows == 0) return;
-    const int64_t useful = (nnz + n_rows) / (kTask / std::max<int64_t>(args.d, 1) + 1) + 1;
-    const int64_t tasks = std::min<int64_t>(at::get_num_threads(), useful);
+    const int64_t rows_and_entries = n_rows + nnz, work = rows_and_entries * std::max<int64_t>(args.d, 1);
+    const int64_t chunk = work < kWorthThreads ? rows_and_entries : chunk_rows(rows_and_entries, work);
+    const int64_t tasks = (rows_and_entries + chunk - 1) / chunk;
     // What goes into memory that others see is checked whole before any of it is written.
     const bool in_place = call.rows.defined();
     if (in_place) check_entries(op, args.crow, args.col, 0, n_rows, nnz, n_cols);
-    at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
-      const int64_t begin = task_begin(args.crow, n_rows, nnz, first, tasks);
-      const int64_t end = task_begin(args.crow, n_rows, nnz, last, tasks);
+    const auto run = [&](int64_t task) {
+      const int64_t begin = task_begin(args.crow, n_rows, nnz, task, tasks);
+      const int64_t end = task_begin(args.crow, n_rows, nnz, task + 1, tasks);
       if (!in_place) check_entries(op, args.crow, args.col, begin, end, nnz, n_cols);
       MMSSL_DISPATCH(spmm_rows, args, begin, end);
+    };
+    if (tasks == 1) return run(0);
+    in_region(0, tasks, 1, [&](ChunkQueue& queue) {
+      for (int64_t task; queue.take(task);) run(task);
     });
   });
 }

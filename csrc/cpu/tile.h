@@ -1,8 +1,7 @@
-// Matrix products tile by tile inside at::parallel_for: torch's own GEMM, one thread a tile, so that neither the number
-// of threads nor who runs a tile can change a bit of it.
+// Matrix products tile by tile inside a parallel region: torch's own GEMM, one thread a tile, so that neither the
+// number of threads nor who runs a tile can change a bit of it.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm_cpu_dispatch.h>
@@ -10,15 +9,17 @@
 
 #include <algorithm>
 
+#include "cpu/parallel.h"
+
 namespace mmssl {
 
-// Runs f(begin, end) over the tasks [0, n) in parallel. There are always two iterations to share out: a lone task would
-// be run outside a parallel region, where the GEMM inside it takes all threads and may round otherwise.
+// Runs f(queue) on every thread: f takes tasks of [0, n) until none is left. A parallel region even for a lone task:
+// outside one the GEMM would use all threads and might round otherwise.
 template <typename F>
 void for_tasks(int64_t n, F&& f) {
-  at::parallel_for(0, std::max<int64_t>(n, 2), 1, [&](int64_t begin, int64_t end) {
+  in_region(0, n, 1, [&](ChunkQueue& tasks) {
     at::AutoDispatchBelowADInplaceOrView no_autograd;
-    if (begin < n) f(begin, std::min(end, n));
+    f(tasks);
   });
 }
 
@@ -31,10 +32,11 @@ inline at::Tensor matrix_in(const at::Tensor& scratch, int64_t rows, int64_t col
 
 // n keys cut into chunks of whole tiles, one task each: as many as many cores want, never more, whatever their number.
 struct Chunks {
+  static constexpr int64_t kMost = 32;
+
   int64_t n, length, count;
 
   Chunks(int64_t n, int64_t tile) : n(n) {
-    constexpr int64_t kMost = 32;
     const int64_t tiles = (n + tile - 1) / tile;
     length = std::max<int64_t>((tiles + kMost - 1) / kMost, 1) * tile;
     count = (n + length - 1) / length;

@@ -8,45 +8,16 @@
 #include <torch/library.h>
 
 #include <tuple>
-#include <type_traits>
 
-#include "common/check.h"
+#include "common/bpr_loss_check.h"
 #include "common/dispatch.h"
+#include "common/factors.h"
+#include "common/spmm_call.h"
 #include "cuda/bpr_loss.h"
 #include "cuda/library.h"
 
 namespace mmssl::cuda {
 namespace {
-
-template <typename T>
-using Sums = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
-
-void check_ids(const char* op, const char* name, const at::Tensor& ids, const at::Tensor& user_emb, int64_t batch) {
-  MMSSL_CHECK(ids.scalar_type() == at::kLong && ids.dim() == 1 && ids.size(0) == batch, op, name, " must be int64 [",
-              batch, "], as long as users, got ", ids.scalar_type(), " ", ids.sizes());
-  MMSSL_CHECK(ids.device() == user_emb.device(), op, name, " is on ", ids.device(), ", user_emb on ",
-              user_emb.device());
-}
-
-void check_batch(const char* op, const at::Tensor& user_emb, const at::Tensor& item_emb, const at::Tensor& users,
-                 const at::Tensor& pos, const at::Tensor& neg) {
-  MMSSL_CHECK(user_emb.dim() == 2 && item_emb.dim() == 2 && user_emb.size(1) == item_emb.size(1), op,
-              "user_emb and item_emb must be [rows, d] of one d, got ", user_emb.sizes(), " and ", item_emb.sizes());
-  MMSSL_CHECK(user_emb.scalar_type() == item_emb.scalar_type(), op, "user_emb is ", user_emb.scalar_type(),
-              ", item_emb is ", item_emb.scalar_type());
-  MMSSL_CHECK(user_emb.device() == item_emb.device(), op, "user_emb is on ", user_emb.device(), ", item_emb on ",
-              item_emb.device());
-  MMSSL_CHECK(users.dim() == 1, op, "users must be int64 [B], got ", users.sizes());
-  check_ids(op, "users", users, user_emb, users.size(0));
-  check_ids(op, "pos", pos, user_emb, users.size(0));
-  check_ids(op, "neg", neg, user_emb, users.size(0));
-}
-
-at::Tensor columns_adjacent(const at::Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous(); }
-
-at::ScalarType sums_type(const at::Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 ? at::kFloat : x.scalar_type();
-}
 
 // The tensors a BprBatch points into.
 struct Batch {
@@ -54,7 +25,7 @@ struct Batch {
 
   Batch(const char* op, const at::Tensor& user_emb_in, const at::Tensor& item_emb_in, const at::Tensor& users_in,
         const at::Tensor& pos_in, const at::Tensor& neg_in) {
-    check_batch(op, user_emb_in, item_emb_in, users_in, pos_in, neg_in);
+    check_bpr_loss(op, user_emb_in, item_emb_in, users_in, pos_in, neg_in);
     user_emb = columns_adjacent(user_emb_in);
     item_emb = columns_adjacent(item_emb_in);
     users = users_in.contiguous();
@@ -76,11 +47,11 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_cuda(const at::Tensor& user_emb, con
   const char* op = "bpr_loss";
   const OnDevice device(user_emb);
   const Batch batch(op, user_emb, item_emb, users, pos, neg);
-  const auto options = user_emb.options().dtype(sums_type(user_emb));
+  const auto options = user_emb.options().dtype(wide_type(user_emb.scalar_type()));
   const at::Tensor losses = at::empty({users.size(0)}, options), slope = at::empty({users.size(0)}, options);
   with_value_type(op, user_emb.scalar_type(), [&](auto element) {
     using T = decltype(element);
-    launch_bpr_loss(batch.pointers<T>(), write_ptr<Sums<T>>(losses), write_ptr<Sums<T>>(slope), device.stream());
+    launch_bpr_loss(batch.pointers<T>(), write_ptr<wide_t<T>>(losses), write_ptr<wide_t<T>>(slope), device.stream());
   });
   return {at::mean(losses, at::kDouble).to(user_emb.scalar_type()), slope};
 }
@@ -92,9 +63,7 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_bwd_cuda(const at::Tensor& user_emb,
   const char* op = "bpr_loss_bwd";
   const OnDevice device(user_emb);
   const Batch batch(op, user_emb, item_emb, users, pos, neg);
-  const at::ScalarType sums = sums_type(user_emb);
-  MMSSL_CHECK(slope_in.sizes() == users.sizes() && slope_in.scalar_type() == sums, op, "slope must be ", sums, " ",
-              users.sizes(), ", got ", slope_in.scalar_type(), " ", slope_in.sizes());
+  check_bpr_slope(op, slope_in, users, user_emb);
   const at::Tensor slope = slope_in.contiguous();
   const at::Tensor user_grad = at::zeros(user_emb.sizes(), user_emb.options());
   const at::Tensor item_grad = at::zeros(item_emb.sizes(), item_emb.options());
@@ -105,7 +74,7 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_bwd_cuda(const at::Tensor& user_emb,
   const auto order_users = read_ptr<int64_t>(user_order), order_items = read_ptr<int64_t>(item_order);
   with_value_type(op, user_emb.scalar_type(), [&](auto element) {
     using T = decltype(element);
-    const auto* s = read_ptr<Sums<T>>(slope);
+    const auto* s = read_ptr<wide_t<T>>(slope);
     launch_bpr_user_grad(batch.pointers<T>(), s, sorted_users, order_users, write_ptr<T>(user_grad), device.stream());
     launch_bpr_item_grad(batch.pointers<T>(), s, sorted_items, order_items, write_ptr<T>(item_grad), device.stream());
   });

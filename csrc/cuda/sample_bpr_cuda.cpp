@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/sample_bpr_check.h"
 #include "cuda/library.h"
 #include "cuda/sample_bpr.h"
 #include "cuda/seed_offset.h"
@@ -22,12 +23,7 @@ constexpr const char* kOp = "sample_bpr";  // both: over="users" is an argument 
 
 void check_graph(const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch,
                  const at::Tensor& seed_offset) {
-  MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.numel() > 0 && crow.is_contiguous(), kOp,
-              "crow must be contiguous int64 [U + 1], got ", crow.scalar_type(), " ", crow.sizes());
-  MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), kOp, "col must be contiguous [nnz], got ", col.sizes());
-  MMSSL_CHECK(col.numel() < (int64_t{1} << 31) && n_items >= 0 && n_items < (int64_t{1} << 31), kOp,
-              "interactions and items must be fewer than 2^31, got ", col.numel(), " and ", n_items);
-  MMSSL_CHECK(batch >= 0, kOp, "batch must not be negative, got ", batch);
+  check_sampled_graph(kOp, crow, col, n_items, batch);
   check_seed_offset(kOp, seed_offset, crow);
 }
 

@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/sampled_dot_check.h"
 #include "cuda/library.h"
 #include "cuda/sampled_dot.h"
 
@@ -14,18 +15,12 @@ namespace {
 at::Tensor sampled_dot_op(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& u_in,
                           const at::Tensor& v_in) {
   const char* op = "sampled_dot";
-  MMSSL_CHECK(u_in.dim() == 2, op, "u must be [rows, d], got ", u_in.sizes());
-  MMSSL_CHECK(v_in.dim() == 2, op, "v must be [rows, d], got ", v_in.sizes());
-  MMSSL_CHECK(u_in.size(1) == v_in.size(1), op, "u is ", u_in.size(1), " wide, v is ", v_in.size(1));
-  MMSSL_CHECK(u_in.scalar_type() == v_in.scalar_type(), op, "u is ", u_in.scalar_type(), ", v is ", v_in.scalar_type());
+  check_sampled_dot(op, crow, col, u_in, v_in);
   MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.is_contiguous(), op,
               "crow must be contiguous int64 [rows + 1], got ", crow.scalar_type(), " ", crow.sizes());
   MMSSL_CHECK(crow.numel() == u_in.size(0) + 1, op, "crow has ", crow.numel(), " offsets, ", u_in.size(0),
               " rows need ", u_in.size(0) + 1);
   MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), op, "col must be contiguous [nnz], got ", col.sizes());
-  MMSSL_CHECK(crow.device() == u_in.device() && col.device() == u_in.device() && v_in.device() == u_in.device(), op,
-              "crow is on ", crow.device(), ", col on ", col.device(), ", u on ", u_in.device(), ", v on ",
-              v_in.device());
   const OnDevice device(u_in);
   const at::Tensor u = u_in.contiguous(), v = v_in.contiguous();
   const at::Tensor s = at::empty({col.numel()}, u.options());

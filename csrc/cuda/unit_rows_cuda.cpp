@@ -3,9 +3,9 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include "common/check.h"
 #include "common/dispatch.h"
 #include "common/factors.h"
+#include "common/unit_rows_check.h"
 #include "cuda/library.h"
 #include "cuda/unit_rows.h"
 
@@ -14,7 +14,7 @@ namespace {
 
 std::tuple<at::Tensor, at::Tensor> unit_rows_op(const at::Tensor& x_in) {
   const char* op = "unit_rows";
-  MMSSL_CHECK(x_in.dim() == 2, op, "x must be [rows, d], got ", x_in.sizes());
+  check_unit_rows(op, x_in);
   const OnDevice device(x_in);
   const at::Tensor x = x_in.contiguous();
   const int64_t n_rows = x.size(0), d = x.size(1);
@@ -29,15 +29,7 @@ std::tuple<at::Tensor, at::Tensor> unit_rows_op(const at::Tensor& x_in) {
 
 at::Tensor unit_rows_bwd_op(const at::Tensor& grad_in, const at::Tensor& x_in, const at::Tensor& inverse_in) {
   const char* op = "unit_rows_bwd";
-  MMSSL_CHECK(x_in.dim() == 2 && grad_in.sizes() == x_in.sizes() && grad_in.scalar_type() == x_in.scalar_type(), op,
-              "grad and x must both be [rows, d], got ", grad_in.sizes(), " of ", grad_in.scalar_type(), " and ",
-              x_in.sizes(), " of ", x_in.scalar_type());
-  MMSSL_CHECK(inverse_in.dim() == 1 && inverse_in.size(0) == x_in.size(0) &&
-                  inverse_in.scalar_type() == wide_type(x_in.scalar_type()),
-              op, "inverse must be [", x_in.size(0), "] of ", wide_type(x_in.scalar_type()), ", got ",
-              inverse_in.sizes(), " of ", inverse_in.scalar_type());
-  MMSSL_CHECK(grad_in.device() == x_in.device() && inverse_in.device() == x_in.device(), op, "grad is on ",
-              grad_in.device(), ", x on ", x_in.device(), ", inverse on ", inverse_in.device());
+  check_unit_rows_bwd(op, grad_in, x_in, inverse_in);
   const OnDevice device(x_in);
   const at::Tensor grad = grad_in.contiguous(), x = x_in.contiguous(), inverse = inverse_in.contiguous();
   const int64_t n_rows = x.size(0), d = x.size(1);

@@ -46,6 +46,7 @@ class Adjacency:
             if snapshot.layout == torch.sparse_csc:
                 return cls(*_both_ways(*snapshot.parts, snapshot.shape[::-1], torch.sparse_csr)).t()
             return cls(*_both_ways(*snapshot.parts, snapshot.shape, snapshot.layout))
+
     @classmethod
     def from_scipy(cls, matrix: sp.spmatrix | sp.sparray, dtype: torch.dtype = torch.float32) -> Adjacency:
         """Of any SciPy sparse matrix, its values in `dtype`."""

@@ -29,7 +29,6 @@ DTYPES = (torch.float32, torch.float64)
 _PRODUCTS = frozenset({torch.mm, torch.matmul, torch.sparse.mm, Tensor.mm, Tensor.matmul, Tensor.__matmul__})
 
 
-
 class _Prepared(NamedTuple):
     tensor: weakref.ref
     snapshot: Snapshot

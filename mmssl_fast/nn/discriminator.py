@@ -148,9 +148,7 @@ def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout
     if not (norm.training and drop.training):
         return drop(norm(act(z)))
     seed_offset = torch.randint(2**32, (2,), device=z.device)
-    y, mean, variance = act_norm_dropout(
-        z, norm.weight, norm.bias, drop.p, seed_offset, act.negative_slope, norm.eps
-    )  # fmt: skip
+    y, mean, variance = act_norm_dropout(z, norm.weight, norm.bias, drop.p, seed_offset, act.negative_slope, norm.eps)
     rows = z.shape[0]
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)

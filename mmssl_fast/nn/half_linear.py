@@ -1,4 +1,4 @@
-"""A linear layer on an input that is kept in half precision and widened a block of rows at a time."""
+"""A linear layer on an input that is stored in half precision and converted a block of rows at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _HalfLinear(torch.autograd.Function):
 
 
 def half_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Equals ``F.linear(x.to(weight.dtype), weight, bias)``, of which autograd keeps x as it is and not its wide copy.
+    """Equals ``F.linear(x.to(weight.dtype), weight, bias)``, of which autograd saves x itself, not the converted copy.
 
     x: [N, k] of any floating dtype, constant; weight: [d, k]; bias: [d], dtype of weight. Returns [N, d]. Blocks are
     cut by x's width alone, so memory limits do not change a result. Within torch.func, forward mode and torch.export it

@@ -31,17 +31,17 @@ def neighbour_graph(neighbours: Tensor, n_items: int) -> InteractionGraph:
     """
     n_users = neighbours.shape[0]
     ordered = neighbours.sort(dim=1).values  # the −1 of missing neighbours come first
-    kept = ordered >= 0
-    item = ordered[kept]
-    user = torch.arange(n_users, device=item.device)[:, None].expand_as(ordered)[kept]
-    crow, t_crow = _offsets(kept.sum(1)), _offsets(torch.bincount(item, minlength=n_items))
+    valid = ordered >= 0
+    item = ordered[valid]
+    user = torch.arange(n_users, device=item.device)[:, None].expand_as(ordered)[valid]
+    crow, t_crow = _offsets(valid.sum(1)), _offsets(torch.bincount(item, minlength=n_items))
     order = torch.sort(item, stable=True).indices
     index = torch.int32 if max(n_users, n_items) < 2**31 else torch.int64
     return InteractionGraph(crow, item.to(index), t_crow, user[order].to(index), n_users=n_users, n_items=n_items)
 
 
 def _offsets(counts: Tensor) -> Tensor:
-    """int64 [n + 1]: CSR offsets of rows holding `counts` entries."""
+    """int64 [n + 1]: CSR offsets of rows with `counts` entries."""
     crow = counts.new_zeros(counts.numel() + 1)
     torch.cumsum(counts, 0, out=crow[1:])
     return crow

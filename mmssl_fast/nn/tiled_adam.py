@@ -1,4 +1,4 @@
-"""Adam for a first layer whose gradient is never held: formed and applied a tile of items at a time."""
+"""Adam for a first layer whose gradient never exists as a whole: it is formed and applied a tile of items at a time."""
 
 from __future__ import annotations
 
@@ -92,18 +92,29 @@ class TiledAdam(torch.optim.Optimizer):
                 state[name] = state[name].to(self._moments)
 
     def _update(self, weight: Tensor, state: dict, grad: Tensor, items: slice, group: dict) -> None:
-        held = [state[name].mT[items] for name in ("exp_avg", "exp_avg_sq")]
-        wide = [moment.to(grad.dtype) for moment in held]  # the moments themselves where the dtype is theirs
+        stored = [state[name].mT[items] for name in ("exp_avg", "exp_avg_sq")]
+        wide = [moment.to(grad.dtype) for moment in stored]  # the same tensors where the dtypes agree
         adam(
-            [weight.detach().mT[items]], [grad], [wide[0]], [wide[1]], [], [state["step"].clone()],
-            amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=0.0,
-            eps=group["eps"], maximize=False, foreach=False,
-        )  # fmt: skip
+            [weight.detach().mT[items]],
+            [grad],
+            [wide[0]],
+            [wide[1]],
+            [],
+            [state["step"].clone()],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+            foreach=False,
+        )
         if self._moments == torch.bfloat16 and grad.dtype != torch.bfloat16:
             rows = torch.arange(items.start, items.stop, device=weight.device)
             words = philox_bits(self._seed, int(state["step"]), rows, weight.shape[0], STREAM_ROUNDING)
             wide = [_rounded_at_random(wide[0], words & 0xFFFF), _rounded_at_random(wide[1], words >> 16)]
-        for moment, updated in zip(held, wide, strict=True):
+        for moment, updated in zip(stored, wide, strict=True):
             if moment.dtype != updated.dtype:
                 moment.copy_(updated)
 

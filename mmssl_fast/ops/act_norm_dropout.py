@@ -38,9 +38,7 @@ def act_norm_dropout(
     """
     check_tensors("act_norm_dropout", z=z, weight=weight, bias=bias, seed_offset=seed_offset)
     work = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
-    y, mean, variance = act_norm_dropout_op(
-        z.to(work), weight.to(work), bias.to(work), seed_offset, slope, eps, rate
-    )  # fmt: skip
+    y, mean, variance = act_norm_dropout_op(z.to(work), weight.to(work), bias.to(work), seed_offset, slope, eps, rate)
     return y.to(weight.dtype), mean, variance
 
 
@@ -81,9 +79,7 @@ def backward_by_torch(grad, z, mean, variance, weight, seed_offset, slope, eps, 
     return bend * weight * inverse * _project(e, unit), (e * unit).sum(0), e.sum(0)
 
 
-def double_backward_by_torch(
-    gg_z, gg_weight, gg_bias, grad, z, mean, variance, weight, seed_offset, slope, eps, rate
-):  # fmt: skip
+def double_backward_by_torch(gg_z, gg_weight, gg_bias, grad, z, mean, variance, weight, seed_offset, slope, eps, rate):
     """The formulas above act_norm_dropout_bwd_bwd in csrc/cpu/isa/act_norm_dropout.cpp."""
     _check_rows("act_norm_dropout_bwd_bwd", z)
     unit, bend, inverse = _unit_and_bend(z, mean, variance, slope, eps)

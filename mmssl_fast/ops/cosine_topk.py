@@ -17,13 +17,15 @@ def cosine_topk(
     """Equals ``(unit_rows(u) @ unit_rows(v).T).masked_fill(seen, -inf).topk(k)``, without forming the B x I matrix.
 
     The semantic neighbours of equation 8, the ranking of evaluation and of recommendations. Memory is O(B k) beside
-    copies of u and v. Items come best first, equal similarities by the lower item id; the same bits for any number of
-    threads. Not differentiable: the values are detached.
+    copies of u and v; on CUDA with k > 128, 250 MB more, or what one row of I items needs. Items come best first, equal
+    similarities by the lower item id; the same bits for any number of threads. Not differentiable: the
+    values are detached.
 
     Args:
         u: [B, d] float32, float64 or bfloat16 (products are formed in float32).
         v: [I, d], dtype of u.
-        k: how many items a row; any number from 0. Made for k <= 128; on CUDA no more of the I items can be had.
+        k: how many items a row; any number from 0. On CUDA, where k > 128, the similarities of some rows at a time
+            are formed and sorted whole.
         seen: CSR block of B rows whose items are EXCLUDED from their row (in `cosine_block` they count as 0). On CUDA
             they must ascend within a row, which is not checked there, nor is their range.
         kind: "cosine", or "dot" for the plain product u vᵀ.

@@ -63,9 +63,20 @@ def gumbel_softmax(
     sparse = method == "order_statistics"
     capacity = entry_capacity(graph, users, tau, noise_scale) if sparse else 0
     rows, _ = gumbel_softmax_op(
-        graph.crow, graph.col, users, user_unit, item_unit, graph.n_items, tau, at, noise_scale, zeta, row_l2,
-        sparse, capacity,
-    )  # fmt: skip
+        graph.crow,
+        graph.col,
+        users,
+        user_unit,
+        item_unit,
+        graph.n_items,
+        tau,
+        at,
+        noise_scale,
+        zeta,
+        row_l2,
+        sparse,
+        capacity,
+    )
     return rows
 
 

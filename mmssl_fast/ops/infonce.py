@@ -1,10 +1,12 @@
 """infonce: the contrastive loss with all users as negatives."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from ..arguments import as_ids, check_tensors
+from ..library import infonce_sizes  # registers torch.ops.mmssl_fast as well
 from .derivatives import differentiable, is_transforming, no_context
 from .unit_rows import unit_rows
 
@@ -54,6 +56,36 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
         return infonce_with_grad(h, e, ids, tau, exclude_self)[0].to(dtype)
     terms, _ = infonce_op(h, e, ids, tau, exclude_self)
     return terms.mean().to(dtype)
+
+
+class Workspace(NamedTuple):
+    """What the CPU allocates besides the gradients of h and e [U, d].
+
+    one_pass: whether a differentiated call forms the gradient with the loss. anchors: how many are worked on at once.
+    shares: values of the anchors' sums, one share a task of keys, for each of the d columns. exps: values of
+    exp(product) kept for the gradient.
+    """
+
+    one_pass: bool
+    anchors: int
+    shares: int
+    exps: int
+
+
+def cpu_workspace(users: int, batch: int) -> Workspace:
+    """The memory that one differentiated call takes on the CPU, in values of h's dtype, for h and e [users, d] and
+    `batch` different anchors. With the sizes of csrc/cpu/infonce.h; for whoever plans memory.
+
+    Example:
+        >>> cpu_workspace(1000, 1024)
+        Workspace(one_pass=True, anchors=256, shares=2048, exps=512000)
+    """
+    sizes, one_pass = infonce_sizes(), users <= MOST_USERS
+    most = max(sizes["min_anchors"], min(sizes["exps"] // max(2 * users, 1), sizes["anchors"]))
+    anchors = min(batch, most if one_pass else sizes["block"])
+    tiles = -(-users // sizes["keys"])
+    chunk = max(-(-tiles // sizes["tasks"]), 1) * sizes["keys"]  # keys of a task
+    return Workspace(one_pass, anchors, 2 * -(-users // chunk) * anchors, 2 * users * anchors if one_pass else 0)
 
 
 def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> bool:

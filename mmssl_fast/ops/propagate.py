@@ -173,6 +173,4 @@ def _apart(y: torch.Tensor, batch: int) -> torch.Tensor:
 propagate_csr = differentiable(
     "propagate", _propagate_grad, _save_propagate, jvp=_propagate_tangent, vmap=_propagate_batch
 )
-lightgcn_csr = differentiable(
-    "lightgcn", _lightgcn_grad, _save_lightgcn, jvp=_lightgcn_tangent, vmap=_lightgcn_batch
-)
+lightgcn_csr = differentiable("lightgcn", _lightgcn_grad, _save_lightgcn, jvp=_lightgcn_tangent, vmap=_lightgcn_batch)

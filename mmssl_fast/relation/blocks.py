@@ -26,6 +26,13 @@ class Block:
     def n_rows(self) -> int:
         return self.terms[0][1].n_rows
 
+    @property
+    def requires_grad(self) -> bool:
+        return any(
+            component.requires_grad or (isinstance(scale, Tensor) and scale.requires_grad)
+            for scale, component in self.terms
+        )
+
     def scaled(self, factor: Scale) -> Block:
         return Block((_times(scale, factor), component) for scale, component in self.terms)
 
@@ -36,8 +43,8 @@ class Block:
             total = tile if total is None else total + tile
         return total
 
-    def at(self, items: Tensor) -> Tensor:
-        return sum(_column(scale) * component.at(items) for scale, component in self.terms)
+    def gather(self, items: Tensor) -> Tensor:
+        return sum(_column(scale) * component.gather(items) for scale, component in self.terms)
 
     def select(self, rows: Tensor) -> Block:
         return Block(

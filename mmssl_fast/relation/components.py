@@ -1,7 +1,7 @@
-"""What relation rows are made of: generated, Gumbel and dense blocks of B rows over I items.
+"""The components of relation rows: generated and dense blocks of B rows over I items (Gumbel rows are in gumbel.py).
 
-A component knows its part for relation_linear, its entries in a tile of items, and its rows by number. None forms [B,
-I] unless it already is one.
+A component gives its part for relation_linear, its entries in a tile of items, and a selection of its rows. None forms
+[B, I] unless it is a matrix already.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from torch import Tensor
 from ..graph import SeenRows
 from ..modes import lasting
 from ..ops.sampled_dot import sampled_dot
+from ..tiles import tile_elements
 from .algebra.parts import DensePart, GeneratedPart, check_generated, version
 from .algebra.relation_linear import PartMemory
-from .algebra.relation_row_norm import row_norm_and_carried
+from .algebra.relation_row_norm import row_norm_and_cancelled
+
+DENSE_SHARE = 16  # a gathered product costs about as much as this many of a matrix product
 
 
 class Generated:
@@ -31,12 +34,12 @@ class Generated:
         v: Tensor,
         seen: SeenRows | None = None,
         memory: PartMemory | None = None,
-        carried: Tensor | None = None,
+        cancelled: Tensor | None = None,
     ) -> None:
         check_generated("RelationRows.generated", u, v, seen)
         self.u, self.v, self.seen = u, v, seen and SeenRows(*seen)
         self.memory = memory or PartMemory()
-        self.carried = carried
+        self.cancelled = cancelled
 
     @property
     def n_rows(self) -> int:
@@ -59,13 +62,13 @@ class Generated:
         return self.u.requires_grad or self.v.requires_grad
 
     def part(self) -> GeneratedPart:
-        return GeneratedPart(self.u, self.v, self.seen, self.carried)
+        return GeneratedPart(self.u, self.v, self.seen, self.cancelled)
 
     def norm(self) -> Tensor:
-        """Row lengths, float64 [B]. From then on the rows that their seen items carry are formed in `linear` too."""
-        norm, carried = row_norm_and_carried(self.u, self.v, self.seen)
-        if self.seen is not None and self.carried is None:
-            self.carried = lasting(carried)
+        """Row lengths, float64 [B]. From then on `linear` forms the rows that cancel densely, too."""
+        norm, cancelled = row_norm_and_cancelled(self.u, self.v, self.seen)
+        if self.seen is not None and self.cancelled is None:
+            self.cancelled = lasting(cancelled)
         return norm
 
     def tile(self, begin: int, end: int) -> Tensor:
@@ -77,8 +80,16 @@ class Generated:
         inside = (item >= begin) & (item < end)
         return tile.index_put((row[inside], item[inside] - begin), tile.new_zeros(()))
 
-    def at(self, items: Tensor) -> Tensor:
+    def gather(self, items: Tensor) -> Tensor:
         """Entries at items int64 [B, k], any k of each row: [B, k]."""
+        if items.shape[1] > self.n_items // DENSE_SHARE:
+            rows_at_once = max(1, tile_elements() // self.n_items)
+            return torch.cat(
+                [
+                    self.select(rows).tile(0, self.n_items).gather(1, items[rows])
+                    for rows in torch.arange(self.n_rows, device=items.device).split(rows_at_once)
+                ]
+            )
         crow = torch.arange(self.n_rows + 1, device=items.device) * items.shape[1]
         values = sampled_dot(crow, items.flatten(), self.u, self.v).view(items.shape)
         if self.seen is None:
@@ -96,13 +107,13 @@ class Generated:
             self.v,
             self.seen and select_entries(self.seen, rows),
             None,
-            None if self.carried is None else self.carried[rows],
+            None if self.cancelled is None else self.cancelled[rows],
         )
 
     def detach(self) -> Generated:
         """Cut from the graph; values already computed are shared."""
         return (
-            Generated(self.u.detach(), self.v.detach(), self.seen, self.memory, self.carried)
+            Generated(self.u.detach(), self.v.detach(), self.seen, self.memory, self.cancelled)
             if self.requires_grad
             else self
         )
@@ -152,7 +163,7 @@ class Dense:
     def tile(self, begin: int, end: int) -> Tensor:
         return self.x[:, begin:end]
 
-    def at(self, items: Tensor) -> Tensor:
+    def gather(self, items: Tensor) -> Tensor:
         return self.x.gather(1, items)
 
     def select(self, rows: Tensor) -> Dense:
@@ -166,7 +177,8 @@ class Dense:
 
 
 def converted(component, device: torch.device, dtype: torch.dtype):
-    """component.to(device, dtype); of a constant one the same object again, so that what it remembers is found."""
+    """component.to(device, dtype); where the component is constant, the same object at every
+    call, so that its cached values are reused."""
     own = [x for x in (getattr(component, name, None) for name in ("u", "v", "x")) if x is not None]
     if component.requires_grad or any(x.is_inference() for x in own):
         return component.to(device, dtype)

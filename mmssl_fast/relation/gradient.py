@@ -1,4 +1,4 @@
-"""The gradient with respect to relation rows: g W, kept as the two factors it is (Eq. 7)."""
+"""The gradient with respect to relation rows, g W, stored as its two factors (Eq. 7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .registry import call
 
 
 class RelationGradient:
-    """Stands for Σ g W [B, I], the gradient of something with respect to rows that went through `linear`.
+    """Σ g W [B, I], the gradient of a result with respect to rows that went through `linear`, as factors.
 
     `.norm(2, dim=1)`, `.square().sum(1)` and the like run on gradient_norm and are differentiable in g and W;
     `.dense()` forms the matrix. factors: (g [B, H], W [H, I]) pairs, one a linear the rows went through.
@@ -58,9 +58,9 @@ class RelationGradient:
         return RelationGradient([(g.detach(), weight.detach()) for g, weight in self.factors])
 
     def view(self, *shape) -> RelationGradient:
-        """Itself, where the shape asked for is its own: gradients.view(gradients.size(0), -1)."""
+        """Returns self where the shape does not change, as in gradients.view(gradients.size(0), -1)."""
         shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        if len(shape) == 2 and all(n in (-1, own) for n, own in zip(shape, self.shape, strict=True)):
+        if len(shape) == 2 and all(n in (-1, size) for n, size in zip(shape, self.shape, strict=True)):
             return self
         raise TypeError(f"RelationGradient.view{shape}: its shape is {tuple(self.shape)}; use .dense() for another")
 
@@ -106,7 +106,7 @@ class RelationGradient:
 
 
 class RelationGradientSquare:
-    """The entries of a RelationGradient squared, of which only row sums are to be had."""
+    """The squared entries of a RelationGradient; only their row sums can be computed."""
 
     def __init__(self, gradient: RelationGradient) -> None:
         self._gradient = gradient

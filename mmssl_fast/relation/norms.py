@@ -1,7 +1,7 @@
 """Lengths of rows that are sums of scaled components: ‖Σ r_c c‖² = Σ r_c r_c' ⟨c, c'⟩, all in float64.
 
 For Eq. 5's real rows that is ‖P + ζ rows_h‖² = ‖P‖² + 2ζ P·rows_h + ζ²‖rows_h‖². A row whose parts cancel to less than
-CARRIED_SHARE of the squared sum of their lengths is formed densely instead.
+CANCELLED_SHARE of the squared sum of their lengths is formed densely instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..graph import SeenRows
 from ..ops.sampled_dot import sampled_dot
 from ..static_shapes import rows_to_rescue
 from ..tiles import item_tiles
-from .algebra.cancelled import BLOCK_ELEMENTS, CARRIED_SHARE
+from .algebra.cancelled import BLOCK_ELEMENTS, CANCELLED_SHARE
 from .algebra.relation_row_norm import gram
 from .components import Dense, Generated, seen_pairs
 from .gumbel import Gumbel
@@ -39,16 +39,18 @@ def block_norm(terms: list, dense_rows) -> Tensor:
         square = square + 2 * scales[i] * scales[j] * product
     with torch.no_grad():
         lengths = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
-        badness = CARRIED_SHARE * lengths.square() / square.clamp_min(0)
+        badness = CANCELLED_SHARE * lengths.square() / square.clamp_min(0)
         badness = badness.nan_to_num(0, posinf=torch.inf)  # 0 / 0: a zero row
-        for carried in (c.carried for c in components if isinstance(c, Generated) and c.carried is not None):
-            badness = badness.masked_fill(carried, torch.inf)
+        for mask in (c.cancelled for c in components if isinstance(c, Generated) and c.cancelled is not None):
+            badness = badness.masked_fill(mask, torch.inf)
         rows = rows_to_rescue(badness)
         cancelled = torch.zeros_like(badness, dtype=torch.bool).index_fill_(0, rows, True)
+    # sqrt has no gradient at 0: rows of length 0 get it from a constant, so that their gradient is 0, not NaN.
     positive = ~(square <= 0) & ~cancelled  # true for NaN, which stays NaN
     norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
-    for some in rows.split(max(1, BLOCK_ELEMENTS // max(1, terms[0][1].n_items))) if rows.numel() else ():
-        norm = norm.index_put((some,), checkpoint(_dense_norm, dense_rows, some, use_reentrant=False))
+    for block in rows.split(max(1, BLOCK_ELEMENTS // max(1, terms[0][1].n_items))) if rows.numel() else ():
+        # The dense rows are recomputed in backward: kept, they would be the [b, I] block that nothing else forms.
+        norm = norm.index_put((block,), checkpoint(_dense_norm, dense_rows, block, use_reentrant=False))
     return norm
 
 

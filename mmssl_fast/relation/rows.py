@@ -1,4 +1,4 @@
-"""RelationRows: a B x I block of relation rows that knows what it is made of instead of being a matrix."""
+"""RelationRows: a B x I block of relation rows, represented by its components instead of a matrix."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch import Tensor
 from ..arguments import as_ids, check_seen, check_tensors
 from ..graph import InteractionGraph, SeenRows
 from ..ops.derivatives import is_transforming
+from ..ops.gumbel_rows import GumbelRows, check_temperature
 from ..ops.unit_rows import unit_rows
 from .algebra.relation_linear import inverse_or_zero, linear_of_parts
 from .blocks import Block, Scale, aligned, combined
 from .components import Dense, Generated, converted
 from .gumbel import Gumbel
 from .registry import call
-from .topk import top_of_block
+from .topk import topk_of_block
 
 
 class RelationRows:
-    """Stands for a dense [B, I] block of relation rows; equals `.dense()` in everything it does, without forming it.
+    """A [B, I] block of relation rows. Every operation equals the one on `.dense()`, without forming the matrix.
 
-    Made of row blocks, each a sum of scaled components: generated rows (Eq. 3), Gumbel rows (Eq. 5), dense blocks.
+    Its row blocks are sums of scaled components: generated rows (Eq. 3), Gumbel rows (Eq. 5), dense blocks.
     Make one with `generated` or `gumbel`, combine with `+`, `-`, `*` (numbers or [B, 1]), `cat`, and use it where a
     discriminator, `F.linear`, `F.normalize`, `torch.cat`, `torch.topk` or `torch.autograd.grad` would take the block.
     Whatever else needs the matrix itself raises a TypeError that names `.dense()`.
@@ -69,9 +70,15 @@ class RelationRows:
 
     @classmethod
     def gumbel(
-        cls, graph: InteractionGraph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0,
+        cls,
+        graph: InteractionGraph,
+        users: Tensor,
+        tau: float,
+        seed: int,
+        offset: int = 0,
+        noise_scale: float = 1.0,
         max_repeats: int | None = None,
-    ) -> RelationRows:  # fmt: skip
+    ) -> RelationRows:
         """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)`` (Eq. 5 without its ζ
         term).
 
@@ -80,7 +87,8 @@ class RelationRows:
         float32; `to` changes the dtype they are used in.
         """
         users = as_ids("RelationRows.gumbel", "users", users)
-        rows = Gumbel(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats)
+        check_temperature("RelationRows.gumbel", tau, noise_scale)
+        rows = Gumbel(GumbelRows(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats))
         return cls([Block([(1.0, rows)])])
 
     @classmethod
@@ -112,7 +120,7 @@ class RelationRows:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the components together; a Gumbel part, float32 by nature, takes the dtype of what it is added to."""
+        """The components' dtype. Gumbel rows are float32 by nature and take the dtype of what they are added to."""
         dtypes = {c.dtype for c in self._components() if not isinstance(c, Gumbel)} or {
             c.dtype for c in self._components()
         }
@@ -142,14 +150,14 @@ class RelationRows:
         return not self._has_graph()
 
     def requires_grad_(self, requires_grad: bool = True) -> RelationRows:
-        """From here on `linear` notes its result, so that torch.autograd.grad(…, these rows) has an answer."""
+        """Makes `linear` record its results from here on, so that torch.autograd.grad takes these rows as inputs."""
         if not requires_grad and self._has_graph():
             raise RuntimeError("RelationRows.requires_grad_: rows of tensors that require grad do too; use detach()")
         self._leaf = requires_grad
         return self
 
     def detach(self) -> RelationRows:
-        """The same rows cut from the graph."""
+        """The same rows, detached from the graph."""
         return RelationRows([block.map(Tensor.detach, lambda c: c.detach()) for block in self._blocks])
 
     def clone(self) -> RelationRows:
@@ -273,7 +281,7 @@ class RelationRows:
 
     @staticmethod
     def cat(many: Sequence[RelationRows | Tensor]) -> RelationRows:
-        """Stacked row blocks; dense [B, I] blocks may be among them. One of one is itself."""
+        """The row blocks stacked; dense [B, I] blocks may be among them."""
         items = {rows.shape[1] for rows in many}
         if len(items) != 1:
             raise ValueError(f"RelationRows.cat: rows over {sorted(items)} items cannot be stacked")
@@ -323,7 +331,7 @@ class RelationRows:
         """Equals ``torch.topk(self.dense(), k)``: values [B, k], items int64 [B, k], best first, ties to the lower
         item id.
 
-        A seen entry is the value 0 and takes part. Works in item tiles; gradients reach what the rows are made of.
+        A seen entry is the value 0 and takes part. Works in tiles; gradients reach what the rows are made of.
         Raises ValueError when k is outside [0, I], and for another dim or largest=False.
         """
         if dim not in (1, -1) or not largest:
@@ -332,10 +340,8 @@ class RelationRows:
             )
         if not 0 <= k <= self.shape[1]:
             raise ValueError(f"RelationRows.topk: k must lie in [0, {self.shape[1]}], got {k}")
-        with torch.no_grad():
-            items = [top_of_block(block, k) for block in self._blocks]
-        values = [block.at(i) for block, i in zip(self._blocks, items, strict=True)]
-        return torch.return_types.topk((torch.cat(values), torch.cat(items)))
+        best = [topk_of_block(block, k) for block in self._blocks]
+        return torch.return_types.topk(best[0] if len(best) == 1 else tuple(map(torch.cat, zip(*best, strict=True))))
 
     def dense(self) -> Tensor:
         """The matrix itself, [B, I], with its gradients: the one call that forms it."""
@@ -346,9 +352,7 @@ class RelationRows:
         return list({id(c): c for block in self._blocks for _, c in block.terms}.values())
 
     def _has_graph(self) -> bool:
-        return any(
-            c.requires_grad or (isinstance(s, Tensor) and s.requires_grad) for b in self._blocks for s, c in b.terms
-        )
+        return any(block.requires_grad for block in self._blocks)
 
     def _become(self, other: RelationRows) -> RelationRows:
         if self._leaf and torch.is_grad_enabled():

@@ -1,5 +1,7 @@
-"""Which torch functions take RelationRows, and what each becomes. Anything not listed raises a TypeError naming
-`.dense()`."""
+"""The torch functions that RelationRows and their gradients support, each with its implementation.
+
+Any other function raises a TypeError that names `.dense()`.
+"""
 
 from __future__ import annotations
 
@@ -232,16 +234,16 @@ def _autograd_grad(
                 "linear while it required grad; call requires_grad_() before, and nothing in between but linear"
             )
         flat += [edge for edge, _ in rows._through]
-    found = iter(torch.autograd.grad(outputs, flat, grad_outputs, retain_graph, create_graph, allow_unused=True))
+    gradients = iter(torch.autograd.grad(outputs, flat, grad_outputs, retain_graph, create_graph, allow_unused=True))
     return tuple(
-        _one_gradient(place, x, found, bool(allow_unused), materialize_grads) for place, x in enumerate(inputs)
+        _gradient_of(place, x, gradients, bool(allow_unused), materialize_grads) for place, x in enumerate(inputs)
     )
 
 
-def _one_gradient(place: int, x, found, allow_unused: bool, materialize: bool):
+def _gradient_of(place: int, x, gradients, allow_unused: bool, materialize: bool):
     if isinstance(x, RelationRows):
         factors = [
-            (g, weight) for (_, weight), g in [(through, next(found)) for through in x._through] if g is not None
+            (g, weight) for (_, weight), g in [(through, next(gradients)) for through in x._through] if g is not None
         ]
         if factors:
             return RelationGradient(factors)
@@ -249,7 +251,7 @@ def _one_gradient(place: int, x, found, allow_unused: bool, materialize: bool):
             weight = x._through[0][1]
             return RelationGradient([(weight.new_zeros(len(x), weight.shape[0]), weight)])
     else:
-        grad = next(found)
+        grad = next(gradients)
         if grad is not None:
             return grad
         if materialize:

@@ -1,19 +1,38 @@
-"""What `mmssl-fast doctor` looks at, and how `mmssl-fast benchmark` is run."""
+"""mmssl-fast doctor."""
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
 import platform
-import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+import typer
+
+from .. import threads
+from .options import JsonOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PACKAGES = ("torch", "numpy", "scipy", "triton", "typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow")
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what is installed, what was built and what would run where."""
+    from ..console import output
+
+    findings, problems = examine()
+    if as_json:
+        print(json.dumps({**findings, "problems": problems}, indent=2))
+    else:
+        for one in _tables(findings):
+            output.OUT.print(one)
+    for problem in problems:
+        output.ERR.print(f"problem: {problem}", markup=False)
+    if problems:
+        raise typer.Exit(1)
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
@@ -39,7 +58,9 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "instruction sets built": ", ".join(built["isa_levels"]),
         "instruction set in use": built["isa"],
         "CUDA in the build": ", ".join(built["cuda_archs"]) if built["cuda"] else "no",
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} processors",
+        "threads": f"{torch.get_num_threads()} of {threads.available()} processors that this process may use",
+        "threads wait": ", ".join(f"{name}={os.environ[name]}" for name in threads.WAIT_SETTINGS if name in os.environ)
+        or "as the OpenMP runtime chooses",
         "GPU": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use",
     }
     findings["ops"] = mmssl_fast.backends()
@@ -48,23 +69,22 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     return findings, problems
 
 
-def run_benchmarks(checkout: Path, arguments: list[str]) -> int:
-    """Run pytest-benchmark on a checkout's benchmarks/ and return pytest's exit code. Raises InputError where the
-    checkout, pytest or pytest-benchmark is missing."""
-    if not (checkout / "benchmarks").is_dir() or not (checkout / "pyproject.toml").is_file():
-        raise InputError(
-            f"{checkout.resolve()}: holds no benchmarks; run this in a source checkout of mmssl_fast, or name one with "
-            "--checkout"
-        )
-    for module, package in (("pytest", "pytest"), ("pytest_benchmark", "pytest-benchmark")):
-        if importlib.util.find_spec(module) is None:
-            raise InputError(f"{package} is not installed; pip install mmssl_fast[bench]")
-    command = [sys.executable, "-P", "-m", "pytest", "benchmarks", "--benchmark-only", *arguments]
-    return subprocess.run(command, cwd=checkout, check=False).returncode
-
-
 def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _tables(findings: dict[str, Any]) -> list[Table]:
+    from ..console.tables import table
+
+    findings = dict(findings)
+    ops = findings.pop("ops", {})
+    tables = [table("mmssl_fast", ["", ""], [[name, str(value)] for name, value in findings.items()])]
+    if ops:
+        columns = ["equation", "cpu", "cuda"]
+        tables.append(
+            table("ops", ["op", *columns], [[name, *(op[one] for one in columns)] for name, op in ops.items()])
+        )
+    return tables

@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import Failed, InputError, Interrupted, foreseen
+from .. import threads
+from ..errors import InputError, Interrupted, NonFiniteLoss, WorkerFailed, as_user_error
 
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
@@ -15,8 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit code: 0; 1 for a run that failed, as
     by a loss that is not finite or for want of memory; 2 for a mistake in what was given or a file that cannot be
     written; 130 when interrupted, 143 when terminated."""
+    if "torch" not in sys.modules and (note := threads.configure()):
+        print(f"note: {note}", file=sys.stderr)
     try:
-        from .commands import app
+        from .app import app
 
         code = app(args=None if argv is None else list(argv), prog_name="mmssl-fast", standalone_mode=False)
         if code == 130:  # how typer passes an interruption on
@@ -36,16 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout has gone, as in `mmssl-fast … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (NonFiniteLoss, WorkerFailed) as error:
+        return _fail(error, 1)
     except Exception as error:
-        if type(error).__name__ == "NonFiniteLoss" or isinstance(error, Failed):
-            return _fail(error, 1)
-        if (known := foreseen(error)) is not None:
-            return _fail(known, 2 if isinstance(known, InputError) else 1)
-        if type(error).__name__ == "Abort":
+        import typer  # there, or the import of .app would have failed
+
+        if isinstance(error, typer.Abort):
             return _fail("interrupted", 130)
-        if hasattr(error, "format_message"):  # a usage error of typer: unknown option, missing argument
-            command = getattr(getattr(error, "ctx", None), "command_path", "mmssl-fast")
-            return _fail(f"{command}: {error.format_message().rstrip('.')}; see {command} --help", 2)
+        if isinstance(error, typer.BadParameter.__base__):  # UsageError: unknown option, missing argument
+            command = error.ctx.command_path if error.ctx else "mmssl-fast"
+            said = error.format_message().replace("Value error, ", "").rstrip(".")
+            return _fail(f"{command}: {said}; see {command} --help", 2)
+        if (known := as_user_error(error)) is not None:
+            return _fail(known, 2 if isinstance(known, InputError) else 1)
         raise
 
 

@@ -1,31 +1,28 @@
-"""What a run is made of: sections whose keys each have a default, an equation and the range the paper searched.
-
-Values come from the defaults, then a TOML file, then the command line (`--set section.key=value`), and are checked
-once, with the source of a wrong one named. The resolved configuration is written back as TOML with the descriptions as
-comments.
-"""
+"""What a run is made of: sections whose keys each have a default, an equation and the range the paper searched."""
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, create_model, field_validator
 
-from ..data import LAYOUTS
-from ..errors import InputError, shown
-from ..systems import SYSTEMS
+from ..errors import InputError
+from .baselines import (
+    CLCRecSection,
+    HCCFSection,
+    LATTICESection,
+    MMGCLSection,
+    NCLSection,
+    SGLSection,
+    SLMRecSection,
+    SVDSection,
+)
+from .byte_size import parse_bytes
+from .names import EXTERNAL, LAYOUTS, SYSTEMS, system_class
+from .section import Section
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_EPOCHS = 20
-
-
-class Section(BaseModel):
-    """A table of the configuration: unknown keys and values of another type are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
@@ -41,8 +38,8 @@ class DataSection(Section):
     @field_validator("layout")
     @classmethod
     def _known_layout(cls, name: str) -> str:
-        if name not in ("auto", *LAYOUTS):
-            raise ValueError(f"the layouts are auto, {', '.join(LAYOUTS)}")
+        if name not in LAYOUTS:
+            raise ValueError(f"the layouts are {', '.join(LAYOUTS)}")
         return name
 
 
@@ -200,7 +197,7 @@ class TrainSection(Section):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of parameters, sampling, dropout and noise.")
     device: str = Field("cpu", description='Where to train: "cpu", "cuda", "cuda:1".')
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: as torch chooses.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: OMP_NUM_THREADS or the free processors.")
     discriminator_steps: int = Field(
         1, ge=1, description="Discriminator steps before each generator step. Left open by the paper."
     )
@@ -260,8 +257,6 @@ class TrainSection(Section):
     @field_validator("memory")
     @classmethod
     def _size(cls, text: str) -> str:
-        from ..memory.plan import parse_bytes
-
         if text:
             parse_bytes(text)
         return text
@@ -269,7 +264,9 @@ class TrainSection(Section):
 
 class EvaluateSection(Section):
     ks: list[int] = Field(
-        [10, 20, 50], min_length=1, description="The list lengths K; 20 is always among them. At most 128."
+        [10, 20, 50],
+        min_length=1,
+        description="The list lengths K; 20 is always among them. At most the number of items.",
     )
     batch: int = Field(4096, ge=1, description="Users ranked at once, fewer by train.memory.")
     mask_validation: bool = Field(
@@ -281,114 +278,13 @@ class EvaluateSection(Section):
     @field_validator("ks")
     @classmethod
     def _lengths(cls, ks: list[int]) -> list[int]:
-        if any(not 1 <= k <= 128 for k in ks):
-            raise ValueError("each must be between 1 and 128")
+        if any(k < 1 for k in ks):
+            raise ValueError("each must be at least 1")
         return sorted({*ks, 20})
 
 
-class SVDSection(Section):
-    user_exponent: float = Field(
-        0.5,
-        ge=0,
-        le=2,
-        description="SVD: power of the user's degree that divides an interaction; both 1/2: LightGCN's.",
-    )
-    item_exponent: float = Field(
-        0.25,
-        ge=0,
-        le=2,
-        description="SVD: power of the item's degree that divides an interaction; below 1/2 popular items gain.",
-    )
-    power: int = Field(
-        3,
-        ge=0,
-        le=16,
-        description="SVD: extra steps of two hops, singular values to the power 2 power + 1; 0: PureSVD.",
-    )
-    content: float = Field(
-        0.0,
-        ge=0,
-        le=1e3,
-        description="SVD: weight of each modality's likeness to a user's items beside the interactions; 0: none.",
-    )
-
-
-class SGLSection(Section):
-    drop: float = Field(0.1, ge=0, lt=1, description="SGL: share of edges left out of a view. Its paper: 0.1.")
-    tau: float = Field(0.2, ge=1e-3, description="SGL: temperature of the contrast. Its paper: 0.2.")
-    weight: float = Field(0.1, ge=0, description="SGL: weight of the contrast, a mean over anchors. Its paper: 0.1.")
-
-
-class HCCFSection(Section):
-    edges: int = Field(128, ge=1, le=4096, description="HCCF: hyperedges of either side. Its paper: 128.")
-    tau: float = Field(0.2, ge=1e-3, description="HCCF: temperature of the contrast. Its paper: 0.1 to 10.")
-    weight: float = Field(0.01, ge=0, description="HCCF: weight of the contrast, a mean over anchors.")
-
-
-class NCLSection(Section):
-    clusters: int = Field(
-        1000,
-        ge=1,
-        le=1 << 20,
-        description="NCL: clusters of either side, at most its nodes. Its published code on MovieLens-1M: 1000.",
-    )
-    tau: float = Field(
-        0.1, ge=1e-3, description="NCL: temperature of both contrasts. Its published code on MovieLens-1M: 0.1."
-    )
-    weight: float = Field(
-        4e-4,
-        ge=0,
-        description="NCL: weight of the contrast with the second layer, a mean over anchors. Its published code on "
-        "MovieLens-1M: 1e-7 times a sum over 4096.",
-    )
-    prototype_weight: float = Field(
-        3e-4,
-        ge=0,
-        description="NCL: weight of the contrast with clusters, a mean over anchors. Its published code on "
-        "MovieLens-1M: 8e-8 times a sum over 4096.",
-    )
-    warm_up: int = Field(
-        2,
-        ge=0,
-        description="NCL: epochs before there are clusters. Its published code waits too, its runs being longer.",
-    )
-
-
-class CLCRecSection(Section):
-    hidden: int = Field(256, ge=1, le=4096, description="CLCRec: hidden width of the encoder. Its published code: 256.")
-    tau: float = Field(1.0, ge=1e-3, description="CLCRec: temperature of both contrasts. Its published code: 1.")
-    weight: float = Field(
-        0.5, ge=0, le=1, description="CLCRec: share of the contrast between items and their features in the loss."
-    )
-    share: float = Field(
-        0.5, ge=0, le=1, description="CLCRec: how often features stand in for an item. Its published code: 0.5."
-    )
-
-
-class MMGCLSection(Section):
-    drop: float = Field(0.1, ge=0, lt=1, description="MMGCL: share of edges left out of each modality's graph.")
-    tau: float = Field(0.2, ge=1e-3, description="MMGCL: temperature of the contrast.")
-    weight: float = Field(0.01, ge=0, description="MMGCL: weight of the contrast, a mean over anchors.")
-
-
-class SLMRecSection(Section):
-    drop: float = Field(0.3, ge=0, lt=1, description="SLMRec: dropout in a view. Its published code: 0.3.")
-    tau: float = Field(0.2, ge=1e-3, description="SLMRec: temperature of the contrasts. Its published code: 0.2.")
-    weight: float = Field(
-        0.1, ge=0, description="SLMRec: weight of the contrasts, each a mean over anchors. Its published code: 0.1."
-    )
-
-
-class LATTICESection(Section):
-    neighbours: int = Field(10, ge=1, le=128, description="LATTICE: neighbours of an item, k. Its paper: 10.")
-    keep: float = Field(
-        0.9, ge=0, le=1, description="LATTICE: share of the graph read off the raw features. Its published code: 0.9."
-    )
-    layers: int = Field(1, ge=1, le=16, description="LATTICE: rounds over the item graph. Its published code: 1.")
-
-
-class Config(Section):
-    """The whole configuration. `Config()` is the defaults; `load` and `override` check what is given."""
+class OwnConfig(Section):
+    """The sections of this package."""
 
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
@@ -405,148 +301,42 @@ class Config(Section):
     mmgcl: MMGCLSection = MMGCLSection()
     slmrec: SLMRecSection = SLMRecSection()
 
+    def flat(self) -> dict[str, Any]:
+        """{"section.key": value}."""
+        return {f"{name}.{key}": value for name, section in self.model_dump().items() for key, value in section.items()}
 
-def load(
-    path: str | Path | None = None,
-    overrides: dict[str, tuple[Any, str]] | None = None,
-    preset: str | Path | None = None,
-) -> Config:
-    """The defaults, changed by a preset (TOML too), by a TOML file, by overrides {"section.key": (value, where it was
-    given)}.
+    def changes(self) -> dict[str, Any]:
+        """`flat` of the keys that are not the defaults."""
+        defaults = type(self)().flat()
+        return {name: value for name, value in self.flat().items() if value != defaults[name]}
 
-    Raises InputError naming the file or option, the key, and for an unknown key the nearest known one.
-    """
-    values: dict[str, dict[str, Any]] = {}
-    sources: dict[str, str] = {}
-    for file in (preset, path):
-        if file is not None:
-            _put_file(values, Path(file), sources)
-    for name, (value, where) in (overrides or {}).items():
-        _put(values, name, value, where, sources)
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:2])
-        given = _at(values, name)
-        raise InputError(f"{sources.get(name, 'configuration')}: {name} = {shown(given)}: {_sentence(first)}") from None
-    _check_together(config, sources)
-    return config
+    def changed(self, section: str, **values: Any) -> Self:
+        """The same with other values in one section; they are taken as they are, unchecked."""
+        return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
 
 
-def _check_together(config: Config, sources: dict[str, str]) -> None:
-    """What no key can be wrong about alone."""
-
-    def refuse(key: str, other: str, rule: str) -> None:
-        where = sources.get(key, sources.get(other, "configuration"))
+def _external_sections() -> dict[str, Section]:
+    """The defaults of the section that a system of another package has: its class attribute `section`, a subclass of
+    Section, under the system's name."""
+    classes = {name: getattr(system_class(name), "section", None) for name in EXTERNAL}
+    sections = {name: section() for name, section in classes.items() if section is not None}
+    if taken := sorted(sections.keys() & OwnConfig.model_fields.keys()):
         raise InputError(
-            f"{where}: {key} = {toml_value(_get(config, key))} with {other} = {toml_value(_get(config, other))}: {rule}"
+            f"system {taken[0]}: {EXTERNAL[taken[0]]} has a section, and [{taken[0]}] is one of mmssl_fast's own; "
+            "rename the system"
         )
-
-    if config.model.dim % config.model.heads:
-        refuse("model.heads", "model.dim", "the first must divide the second")
-    if config.loss.autoencoder and config.loss.adversarial:
-        refuse("loss.autoencoder", "loss.adversarial", "the one replaces the other, set one of them to false")
-    if config.loss.contrastive and not config.model.neighbours:
-        refuse("model.neighbours", "loss.contrastive", "the contrastive part needs neighbours, or set it to false")
+    return sections
 
 
-def _get(config: Config, name: str) -> Any:
-    section, key = name.split(".")
-    return getattr(getattr(config, section), key)
+if TYPE_CHECKING:
 
+    class Config(OwnConfig):
+        """The whole configuration: `Config()` is the defaults."""
 
-def parse_set(assignment: str) -> tuple[str, Any]:
-    """("section.key", value) of "section.key=value". The value is read as TOML; what is not TOML is a string."""
-    name, equals, text = assignment.partition("=")
-    if not equals or not name.strip():
-        raise InputError(f"--set {shown(assignment)}: write --set section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text.strip()}")
-        value = value["value"] if list(value) == ["value"] else text
-    except tomllib.TOMLDecodeError:
-        value = text
-    return name.strip(), value
-
-
-def to_toml(config: Config) -> str:
-    """The configuration as TOML, each key under its description. `load` of it gives an equal configuration."""
-    lines = ["# Resolved configuration of this run; mmssl-fast train --config <this file> repeats it."]
-    for name in Config.model_fields:
-        section = getattr(config, name)
-        lines += ["", f"[{name}]"]
-        for key, field in type(section).model_fields.items():
-            lines += [f"# {field.description}", f"{key} = {toml_value(getattr(section, key))}"]
-    return "\n".join(lines) + "\n"
-
-
-def known_keys() -> list[str]:
-    """Every "section.key"."""
-    return [f"{name}.{key}" for name in Config.model_fields for key in type(getattr(Config(), name)).model_fields]
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a configuration in TOML") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is not TOML: {error}") from None
-
-
-def _put_file(values: dict, path: Path, sources: dict[str, str]) -> None:
-    for name, value in _read_toml(path).items():
-        if name not in Config.model_fields:
-            raise InputError(f"{path}: {_unknown(name)}")
-        if not isinstance(value, dict):
-            raise InputError(f"{path}: {name} must be a table, [{name}]")
-        for key, one in value.items():
-            _put(values, f"{name}.{key}", one, str(path), sources)
-
-
-def _put(values: dict, name: str, value: Any, where: str, sources: dict[str, str]) -> None:
-    if name not in known_keys():
-        raise InputError(f"{where}: {_unknown(name)}")
-    section, key = name.split(".")
-    values.setdefault(section, {})[key] = value
-    sources[name] = where
-
-
-def _unknown(name: str) -> str:
-    """What to say of a key nobody knows: nearest by the key alone when the section is right or the key is elsewhere."""
-    known = known_keys()
-    section, _, key = name.partition(".")
-    if not key:
-        near = difflib.get_close_matches(name, list(Config.model_fields), 1, 0)
-        elsewhere = [one for one in known if one.endswith(f".{name}")]
-        return f"unknown section {shown(name)}; the nearest known name is {(elsewhere or near)[0]!r}"
-    same_key = [one for one in known if one.partition(".")[2] == key]
-    near = (
-        same_key
-        or difflib.get_close_matches(name, known, 1, 0.6)
-        or difflib.get_close_matches(key, [one for one in known if one.startswith(f"{section}.")] or known, 1, 0)
-        or [known[0]]
+else:
+    Config = create_model(
+        "Config",
+        __base__=OwnConfig,
+        __doc__="The whole configuration: `Config()` is the defaults.",
+        **{name: (type(section), section) for name, section in _external_sections().items()},
     )
-    return f"unknown key {shown(name)}; the nearest known name is {near[0]!r}"
-
-
-def _at(values: dict, name: str) -> Any:
-    section, _, key = name.partition(".")
-    return values.get(section, {}).get(key)
-
-
-def _sentence(error: dict) -> str:
-    message = error["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
-
-
-def toml_value(value: Any) -> str:
-    """A value of the configuration as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped) + '"'
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    return repr(value)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mmssl_fast.tiles import TILE_ELEMENTS
 
-from . import plan
+from ..config.byte_size import parse_bytes, readable
+from ..config.sections import Config
+from ..data import Dataset
+from ..errors import InputError
+from .free import free_memory
+from .plan import FLOAT, largest, peak, sizes_of, stages
 from .retry import LEAST_TILE
 
-if TYPE_CHECKING:
-    from ..config.sections import Config
-    from ..data import Dataset
-
-TILE_BYTES = 8 * plan.FLOAT  # of an entry: the tile itself and what is made of it at once
+SHARE = 0.8  # of what is free
+TILE_BYTES = 8 * FLOAT  # of an entry: the tile itself and what is made of it at once
 RANKED_BYTES = 128  # of a place in a user's list
 FEWEST_USERS = 64
 
@@ -25,26 +25,23 @@ def settle(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
     evaluation, each no larger than is of use. A key that was chosen already stays; of a run that is resumed, by its
     resolved configuration, all do. Raises InputError with the plan's figures where nothing makes it fit.
     """
-    allowed, needed = _allowed(dataset, config), _needed(dataset, config)
+    allowed, planned = _allowed(dataset, config), needed(dataset, config)
     dtype = config.train.feature_dtype
     if dtype == "auto" and not resumed:
-        dtype = "float16" if needed > allowed >= needed - _saved(dataset, config) else "float32"
+        dtype = "float16" if planned > allowed >= planned - _saved(dataset, config) else "float32"
     if dtype == "float16":
-        needed -= _saved(dataset, config)
-    if needed > allowed:
-        plan.refuse_what_cannot_fit(dataset, config)
+        planned -= _saved(dataset, config)
+    if planned > allowed:
+        refuse_what_cannot_fit(dataset, config)
     if resumed:
         return config
     train, evaluate = {"feature_dtype": dtype}, {}
     if not config.train.tile:
-        share = max(0, allowed - needed) // 2
+        share = max(0, allowed - planned) // 2
         train["tile"] = _halved(TILE_ELEMENTS, TILE_BYTES, share, LEAST_TILE)
         users = config.evaluate.batch
         evaluate["batch"] = _halved(users, RANKED_BYTES * max(config.evaluate.ks), share, min(users, FEWEST_USERS))
-    sections = (("train", train), ("evaluate", evaluate))
-    return config.model_copy(
-        update={name: getattr(config, name).model_copy(update=values) for name, values in sections}
-    )
+    return config.changed("train", **train).changed("evaluate", **evaluate)
 
 
 def described(dataset: Dataset, config: Config) -> str | None:
@@ -53,35 +50,49 @@ def described(dataset: Dataset, config: Config) -> str | None:
     smaller = 0 < config.train.tile < TILE_ELEMENTS or config.train.feature_dtype == "float16"
     if not config.train.memory and not smaller:
         return None
-    needed = _needed(dataset, config)
+    planned = needed(dataset, config)
     features = ""
     if dataset.features and config.model.system == "mmssl":
         features = f", features in {config.train.feature_dtype.replace('auto', 'float32')}"
-        needed -= _saved(dataset, config) if config.train.feature_dtype == "float16" else 0
+        planned -= _saved(dataset, config) if config.train.feature_dtype == "float16" else 0
     return (
-        f"memory: about {plan.readable(needed)} of the {plan.readable(_allowed(dataset, config))} that may be used; "
+        f"memory: about {readable(planned)} of the {readable(_allowed(dataset, config))} that may be used; "
         f"item tiles of {config.train.tile or TILE_ELEMENTS} entries, {config.evaluate.batch} users ranked at "
         f"once{features}"
     )
 
 
-def _needed(dataset: Dataset, config: Config) -> int:
-    return plan.peak(plan.stages(plan.sizes_of(dataset, config)))
+def refuse_what_cannot_fit(dataset: Dataset, config: Config) -> None:
+    """Raise InputError, naming the stages that need most, where a run would need more memory than train.memory allows:
+    so many bytes in all, or by default 80% of what is free beyond the data that is already there."""
+    planned, allowed = needed(dataset, config), _allowed(dataset, config)
+    if planned > allowed:
+        parts = largest(stages(sizes_of(dataset, config)))
+        what = "train.memory" if config.train.memory else f"{SHARE:.0%} of what is free"
+        raise InputError(
+            f"{dataset.name}: the run needs about {readable(planned)}, {readable(allowed)} may be used ({what}); the "
+            f"largest parts: {parts}; choose a smaller model.dim or model.hidden, or more with --memory"
+        )
+
+
+def needed(dataset: Dataset, config: Config) -> int:
+    """Bytes that a run has resident at the highest, by the plan."""
+    return peak(stages(sizes_of(dataset, config)))
 
 
 def _saved(dataset: Dataset, config: Config) -> int:
     """Bytes that the encoder's features take less in float16."""
-    sizes = plan.sizes_of(dataset, config)
-    return plan.FLOAT // 2 * sizes.items * sum(sizes.widths) if config.model.system == "mmssl" else 0
+    sizes = sizes_of(dataset, config)
+    return FLOAT // 2 * sizes.items * sum(sizes.widths) if config.model.system == "mmssl" else 0
 
 
 def _allowed(dataset: Dataset, config: Config) -> int:
-    """Bytes that the plan may come to, as plan.refuse_what_cannot_fit reckons them."""
+    """Bytes that the plan may come to."""
     if config.train.memory:
-        return plan.parse_bytes(config.train.memory)
-    found = plan.stages(plan.sizes_of(dataset, config))
+        return parse_bytes(config.train.memory)
+    found = stages(sizes_of(dataset, config))
     loaded = 0 if config.train.device.startswith("cuda") else sum(stage.held for stage in found if stage.loaded)
-    return int(plan.SHARE * plan.free_memory(config.train.device)) + loaded
+    return int(SHARE * free_memory(config.train.device)) + loaded
 
 
 def _halved(count: int, each: int, within: int, least: int) -> int:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table
 
+from ..config.byte_size import readable
 from ..errors import InputError
-from .plan import Sizes, Stage, held, peak, readable, stages
+from .free import free_memory
+from .plan import Sizes, Stage, held, peak, stages
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,6 @@ def _this_machine(size: int = 1024) -> Device:
     import time
 
     import torch
-
-    from .plan import free_memory
 
     a, b, copied = torch.randn(size, size), torch.randn(size, size), torch.randn(1 << 24)
 

@@ -7,18 +7,16 @@ allocator keeps of freed blocks is the one thing that is estimated, see SLACK.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmssl_fast.nn.discriminator import hidden_widths
 from mmssl_fast.ops.infonce import MOST_USERS
 
-from ..errors import InputError
+from ..config.byte_size import readable
 
 if TYPE_CHECKING:
     from ..config.sections import Config
@@ -29,7 +27,6 @@ FLOAT, INDEX, OFFSET = 4, 4, 8
 # aligned blocks, one of them seldom serves a request of another size. SLACK is measured: 1.6 to 1.9 on small runs.
 GIVEN_BACK, SLACK = 32 << 20, 1.75
 TILE = 1 << 20  # entries of TiledAdam's gradient at once
-UNITS = {"": 1, "B": 1, **{f"{p}{end}": 1024 ** (at + 1) for at, p in enumerate("KMGT") for end in ("", "B", "iB")}}
 
 
 @dataclass(frozen=True)
@@ -307,83 +304,3 @@ def largest(found: list[Stage], count: int = 3) -> str:
     """The stages that need most, as a sentence's end."""
     worst = sorted(found, key=lambda stage: stage.held + stage.passing, reverse=True)[:count]
     return ", ".join(f"{stage.name} {readable(stage.held + stage.passing)}" for stage in worst)
-
-
-def free_memory(device: str = "cpu") -> int:
-    """Bytes that can still be had: of the device for CUDA, else of the machine and of every cgroup above this
-    process."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.mem_get_info(torch.device(device))[0]
-    return min([_available(), *_left_in_cgroups()])
-
-
-def _available() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What each limit leaves, of cgroups of version 2 (version 1: the memory controller's own limit)."""
-    left = []
-    try:
-        unified = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::/")]
-    except OSError:
-        return left
-    places = [root / part.lstrip("/") for part in unified]
-    for place in [*places, *(above for one in places for above in one.parents if above.is_relative_to(root)),
-                  root / "memory"]:  # fmt: skip
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            try:
-                left.append(max(0, int((place / limit).read_text()) - int((place / used).read_text())))
-            except (OSError, ValueError):  # not there, or "max"
-                continue
-    return left
-
-
-SHARE = 0.8  # of what is free
-
-
-def refuse_what_cannot_fit(dataset: Dataset, config: Config) -> None:
-    """Raise InputError, naming the stages that need most, where a run would need more memory than train.memory allows:
-    so many bytes in all, or by default 80% of what is free beyond the data that is already there."""
-    found = stages(sizes_of(dataset, config))
-    needed, given = peak(found), config.train.memory
-    if not given:
-        free = free_memory(config.train.device)
-        loaded = 0 if config.train.device.startswith("cuda") else sum(stage.held for stage in found if stage.loaded)
-        allowed, what = int(SHARE * free) + loaded, f"{SHARE:.0%} of what is free"
-    else:
-        allowed, what = parse_bytes(given), "train.memory"
-    if needed > allowed:
-        raise InputError(
-            f"{dataset.name}: the run needs about {readable(needed)}, {readable(allowed)} may be used ({what}); the "
-            f"largest parts: {largest(found)}; choose a smaller model.dim or model.hidden, or more with --memory"
-        )
-
-
-def parse_bytes(text: str) -> int:
-    """4GiB, 512M, 2e9: as bytes, K to T by 1024. Raises ValueError for anything else."""
-    number = text.strip().rstrip("BKMGTibkmgt")
-    unit = text.strip()[len(number) :]
-    known = {name.lower(): factor for name, factor in UNITS.items()}
-    try:
-        value = float(number)
-    except ValueError:
-        value = 0.0
-    if unit.lower() not in known or not 0 < value < 1e18:
-        raise ValueError(f"{text!r} is no size; write 4GiB, 512M or 2e9")
-    return int(value * known[unit.lower()])
-
-
-def readable(count: float) -> str:
-    """Bytes as people write them."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024 or unit == "TiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1024
-    raise AssertionError

@@ -5,33 +5,38 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mmssl_fast.tiles import tiles_of
 
-from ..errors import OutOfMemory, is_out_of_memory
-
-if TYPE_CHECKING:
-    from ..systems.base import System
+from ..errors import OutOfMemory, first_line, is_out_of_memory
 
 SMALL = 1 << 16  # bytes of a tensor that is copied before every step; a larger one is only watched
 LEAST_TILE = 1 << 12
 
 
-class GoBack(Exception):
+class Stateful(Protocol):
+    """What a step is taken of, of systems.base.System: every tensor that it writes."""
+
+    optimisers: dict[str, torch.optim.Optimizer]
+
+    def state(self) -> dict[str, Tensor]: ...
+
+
+class RestoreNeeded(Exception):
     """A step ran out of memory after it had written to a large tensor: only an earlier state can undo that."""
 
 
-class Before:
+class StepSnapshot:
     """What a step may change, as it was: copies of small tensors, version counters of large ones, torch's generators.
 
-    undo() puts it back.
+    restore() puts it back.
     """
 
-    def __init__(self, system: System, device: torch.device) -> None:
+    def __init__(self, system: Stateful, device: torch.device) -> None:
         self.system, self.device = system, device
         self.copies, self.versions = {}, {}
         for name, tensor in _tensors(system).items():
@@ -43,10 +48,8 @@ class Before:
         self.cuda_generator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     @torch.no_grad()
-    def undo(self) -> bool:
-        """Whether all could be put back; gradients are dropped either way."""
-        for optimiser in self.system.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
+    def restore(self) -> bool:
+        """Whether all could be put back: not where a large tensor was written to."""
         now = _tensors(self.system)
         if now.keys() != self.copies.keys() | self.versions.keys():
             return False
@@ -72,35 +75,37 @@ class Tiles:
         self.failed: dict[int, tuple[int, int]] = {}
 
     def take(
-        self, system: System, device: torch.device, step: int, act: Callable[[], dict[str, Tensor]], undoable: bool
+        self, system: Stateful, device: torch.device, step: int, act: Callable[[], dict[str, Tensor]], undoable: bool
     ) -> dict[str, Tensor]:
         """act(), which is step number `step` of the system; a second time where it runs out of memory.
 
-        Raises GoBack where that is not possible without an earlier state (never the second time, nor where `undoable`
-        is false: a recorded step writes unseen), and OutOfMemory the second time.
+        Raises RestoreNeeded where that is not possible without an earlier state (never the second time, nor where
+        `undoable` is false: a recorded step writes unseen), and OutOfMemory the second time.
         """
         first, second = self.failed.get(step, (0, self.elements))
         self.elements = min(self.elements, second)
-        before = Before(system, device) if undoable else None
+        before = StepSnapshot(system, device) if undoable else None
         try:
             with tiles_of(self.elements):
                 return act()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
         if first:
             raise OutOfMemory(f"with item tiles of {first} entries and of {self.elements}: {reason[:120]}")
         self.failed[step] = self.elements, min(self.elements, max(LEAST_TILE, self.elements // 2))
         gc.collect()  # what the failed step held, in cycles through its traceback
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        if before is None or not before.undo():
-            raise GoBack
+        for optimiser in system.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        if before is None or not before.restore():
+            raise RestoreNeeded
         return self.take(system, device, step, act, undoable)
 
 
-def _tensors(system: System) -> dict[str, Tensor]:
+def _tensors(system: Stateful) -> dict[str, Tensor]:
     """Every tensor a step writes, by name: parameters, buffers and the optimisers' own."""
     found = dict(system.state())
     for name, optimiser in system.optimisers.items():

@@ -10,18 +10,18 @@ import torch
 
 from mmssl_fast import InteractionGraph
 
-from ..config.sections import load
+from ..config.load import load
 from ..errors import InputError
 from ..ranking import ranking_metrics
-from ..systems import TITLES, create
+from ..systems import title
 from . import saved_model
-from .complete import changed, load_data
+from .complete import load_data
 from .folder import CONFIG
 
 
 def cold_metrics(
     run: Path, split: str, ks: Sequence[int], mask_validation: bool = False
-) -> tuple[saved_model.SavedModel, dict[str, float]]:
+) -> tuple[saved_model.Model, dict[str, float]]:
     """(The run's model, ranking_metrics where only the cold items are candidates and relevant.)
 
     A cold item has no training interaction. Averages go over the users with a cold item in the split; their other
@@ -35,11 +35,7 @@ def cold_metrics(
     folder = run.parent if run.is_file() else run
     model = saved_model.load(run)
     config = load(folder / CONFIG)
-    config = changed(config, "train", device="cpu", cuda_graph=False)
-    system = create(config.model.system)
-    if not hasattr(system, "cold_items"):
-        raise _no_modality_side(run, config)
-    dataset = load_data(config.data)
+    dataset = load_data(**config.data.model_dump())
     if dataset.fingerprint != model.interactions.fingerprint:
         raise InputError(
             f"{config.data.path}: is not the data that {run} was trained on: fingerprint "
@@ -52,15 +48,10 @@ def cold_metrics(
             f"{run}: no cold item to find: {len(cold)} of {dataset.n_items} items have no training interaction, "
             f"none of them is in {split}; --cold needs data that holds such items out"
         )
-    system.build(dataset, InteractionGraph.from_scipy(dataset.train), config)
-    system.load_parameters(model.parameters)
-    items = system.cold_items()
+    items = saved_model.rebuild(model, dataset, config).cold_items()
     if items is None:
-        raise _no_modality_side(run, config)
+        system_title = title(config.model.system)
+        raise InputError(f"{run}: {system_title} knows items by their interactions alone, so no cold ones")
     seen = InteractionGraph.from_scipy(dataset.val[:, cold]) if mask_validation and split == "test" else None
     metrics = ranking_metrics(model.users, items[torch.from_numpy(cold)], heldout, ks, seen)
     return model, {**metrics, "candidates": len(cold)}
-
-
-def _no_modality_side(run: Path, config) -> InputError:
-    return InputError(f"{run}: {TITLES[config.model.system]} knows items by their interactions alone, so no cold ones")

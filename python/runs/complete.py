@@ -4,46 +4,52 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, OutOfMemory
+from .. import data
+from ..config.sections import SYNTHETIC
+from ..data import Dataset
+from ..errors import InputError, NonFiniteLoss, OutOfMemory
 
 
-def load_data(section):
-    """The Dataset that the configuration's data section names."""
-    from ..config.sections import SYNTHETIC
-    from ..data import load, synthetic
+def load_data(
+    path: str | Path = SYNTHETIC, layout: str = "auto", modalities: Sequence[str] = (), split_seed: int = 0
+) -> Dataset:
+    """Read a data folder, or make the embedded catalogue. The arguments are the keys of the configuration's [data].
 
-    if section.path == SYNTHETIC:
-        dataset = synthetic(section.split_seed)
-        return dataset.with_modalities(section.modalities) if section.modalities else dataset
-    return load(section.path, section.layout, section.split_seed, section.modalities or None)
+    path: the folder; "synthetic" is the embedded catalogue. layout: auto, diffmm, hkuds, mmrec or plain. modalities:
+    names to read, in this order; none: all there are. split_seed: of the 8:1:1 split per user where the data has none,
+    and of the embedded catalogue. Raises InputError, one line that names the file and what to do.
 
-
-def changed(config, section: str, **values):
-    """The configuration with other values in one section."""
-    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+    >>> load_data().modalities
+    ['image', 'text']
+    """
+    if str(path) == SYNTHETIC:
+        dataset = data.synthetic(split_seed)
+        return dataset.with_modalities(list(modalities)) if modalities else dataset
+    return data.load(path, layout, split_seed, list(modalities) or None)
 
 
 def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     """Fit one system, fill the folder where there is one: (Fit, test metrics, seconds in all)."""
-    from ..console import output as report
+    from ..console.progress import ProgressObserver
     from ..ranking import split_metrics
-    from ..systems import TITLES
-    from ..training import loop as training
-    from ..training import signals
+    from ..systems import title
+    from ..training import loop, signals
+    from ..training.progress import ObserverList
 
-    config = changed(config, "model", system=name)
+    config = config.changed("model", system=name)
     started = time.perf_counter()
-    with report.ProgressObserver(TITLES[name]) as progress:
+    with ProgressObserver(title(name)) as progress:
         if folder is None:
-            fit = training.fit(dataset, config, progress)
+            fit = loop.fit(dataset, config, progress)
         else:
-            with signals.kept() as checkpoints.stop:
+            with signals.defer_signals() as checkpoints.stop:
                 try:
-                    fit = training.fit(dataset, config, report.Several(progress, folder), checkpoints=checkpoints)
-                except (training.NonFiniteLoss, OutOfMemory) as error:
+                    fit = loop.fit(dataset, config, ObserverList(progress, folder), checkpoints=checkpoints)
+                except (NonFiniteLoss, OutOfMemory) as error:
                     kept = f"; the state {checkpoints.last} is kept in {checkpoints.folder}" if checkpoints.last else ""
                     raise type(error)(f"{error}{kept}") from None
             checkpoints.leave_if_asked()
@@ -59,18 +65,18 @@ def complete(dataset, config, place: Path) -> bool:
 
     Raises InputError where the folder holds a run of another configuration or of other data.
     """
-    from ..memory import plan
-    from ..training import checkpoints as checkpoint
-    from . import folder as run_folder
+    from ..memory import budget
+    from ..training.checkpoints import Checkpoints
+    from .folder import CONFIG, RESULT, RunFolder
 
-    if (place / run_folder.CONFIG).exists():
+    if (place / CONFIG).exists():
         refuse_other_run(place, dataset, config)
-    if (place / run_folder.RESULT).exists():
+    if (place / RESULT).exists():
         return False
-    plan.refuse_what_cannot_fit(dataset, config)
-    checkpoints = checkpoint.Checkpoints(place, dataset, config)
+    budget.refuse_what_cannot_fit(dataset, config)
+    checkpoints = Checkpoints(place, dataset, config)
     going_on = checkpoints.open()
-    folder = run_folder.RunFolder(place, dataset, config, overwrite=True, resume=going_on)
+    folder = RunFolder(place, dataset, config, overwrite=True, resume=going_on)
     warnings.filterwarnings("ignore", message="sample_bpr: ")  # that it leaves out users who have every item
     fit, test, _ = fit_and_test(dataset, config, config.model.system, folder, checkpoints)
     folder.finish(fit, test)
@@ -79,8 +85,8 @@ def complete(dataset, config, place: Path) -> bool:
 
 def refuse_other_run(place: Path, dataset, config) -> None:
     """Raise InputError where the run folder's configuration or, as far as it is finished, its data is another."""
-    from ..config.sections import load
-    from ..training.checkpoints import refuse_other
+    from ..config.compare import refuse_other
+    from ..config.load import load
     from .folder import CONFIG, RESULT, read_result
 
     refuse_other(place, load(place / CONFIG).model_dump(), config.model_dump())

@@ -43,7 +43,7 @@ def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -
         _line(panel, [record["epoch"] for record in epochs], [record["losses"][term] for record in epochs], LOSS)
         panel.set_title(f"loss: {term}", loc="left", fontsize=9, color=INK)
     for axes in figure.axes:
-        _plain(axes, epochs[0]["epoch"], epochs[-1]["epoch"])
+        _by_epoch(axes, epochs[0]["epoch"], epochs[-1]["epoch"])
     figure.savefig(path, format="png")
 
 
@@ -63,7 +63,8 @@ def _mark_best(axes, validated) -> None:
     axes.margins(y=0.15)
 
 
-def _plain(axes, first: int, last: int) -> None:
+def plain(axes, title: str = "") -> None:
+    """Axes as every picture has them: lines across, no frame, small labels."""
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -71,6 +72,12 @@ def _plain(axes, first: int, last: int) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
     axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    if title:
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+
+
+def _by_epoch(axes, first: int, last: int) -> None:
+    plain(axes)
     axes.yaxis.get_offset_text().set(color=MUTED, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
     pad = max(0.5, 0.02 * (last - first))

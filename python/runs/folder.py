@@ -3,10 +3,8 @@ finished, and nothing half-written."""
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -18,13 +16,15 @@ import torch
 
 from mmssl_fast import __version__
 
-from ..config.sections import Config, to_toml
+from ..config.sections import Config
+from ..config.toml import to_toml
 from ..data import Dataset, summarise
 from ..errors import InputError
-from ..files import replacing, write_text
-from ..systems import TITLES
-from ..training import checkpoints as checkpoint
-from ..training.loop import Fit
+from ..files import lock, replacing, unlock, write_text
+from ..systems import title
+from ..training import state_file
+from ..training.checkpoints import FOLDER
+from ..training.progress import Fit
 from . import saved_model
 from .curves import draw
 
@@ -54,13 +54,13 @@ class RunFolder:
             if occupied and not (overwrite or resume):
                 raise InputError(f"{self.path}: is not empty; give another folder with --out, or --overwrite")
             self.path.mkdir(parents=True, exist_ok=True)
-            _hold(self.path)
+            lock(self.path, f"{self.path}: another process is at work on this run; let it end, or give another folder")
             with replacing(self.path / CONFIG) as temporary:
                 temporary.write_text(to_toml(config), encoding="utf-8")
                 if not resume:
                     for name in FILES[1:]:
                         (self.path / name).unlink(missing_ok=True)
-                    checkpoint.remove(self.path / checkpoint.FOLDER)
+                    state_file.remove(self.path / FOLDER)
             if not resume:  # where a run goes on, `resumed` puts the file in the place of whatever has its name
                 (self.path / METRICS).touch()
         except OSError as error:
@@ -86,53 +86,18 @@ class RunFolder:
             raise InputError(f"{self.path / METRICS}: cannot be written ({error.strerror})") from None
 
     def improved(self, fit: Fit) -> None:
-        saved_model.save(self.path / MODEL, fit, self.dataset, self.config.model.system, __version__)
+        saved_model.save(saved_model.Model.of(fit, self.dataset, self.config.model.system), self.path / MODEL)
 
     def finish(self, fit: Fit, test: dict[str, float], baselines: dict[str, dict[str, Any]] | None = None) -> None:
         """Write curves.png, baselines.json (where there are any) and, last, result.json; then state/ goes."""
         if fit.epochs:
             with replacing(self.path / CURVES) as temporary:
-                draw(fit.epochs, temporary, title=f"{TITLES[self.config.model.system]} on {self.dataset.name}")
+                draw(fit.epochs, temporary, title=f"{title(self.config.model.system)} on {self.dataset.name}")
         if baselines:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
         write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")
-        checkpoint.remove(self.path / checkpoint.FOLDER)
-        _let_go(self.path)
-
-
-_held: dict[tuple[int, int], int] = {}  # device and inode of a folder → descriptor, whose lock ends with the process
-
-
-def _hold(path: Path) -> None:
-    """Keep other processes from this folder, where the file system has locks. Raises InputError where one has it."""
-    handle = os.open(path, os.O_RDONLY)
-    key = _key(handle)
-    try:
-        if key not in _held:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _held[key], handle = handle, -1
-    except BlockingIOError:
-        raise InputError(
-            f"{path}: another process is at work on this run; let it end, or give another folder"
-        ) from None
-    except OSError:
-        pass
-    finally:
-        if handle >= 0:
-            os.close(handle)
-
-
-def _let_go(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    key = _key(handle)
-    os.close(handle)
-    if key in _held:
-        os.close(_held.pop(key))
-
-
-def _key(handle: int) -> tuple[int, int]:
-    found = os.fstat(handle)
-    return found.st_dev, found.st_ino
+        state_file.remove(self.path / FOLDER)
+        unlock(self.path)
 
 
 def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from mmssl_fast import InteractionGraph, cosine_topk
 from ..data import Dataset
 from ..errors import InputError
 from ..files import write_with
-from ..ranking import MAX_K
-from .saved_model import SavedModel
+from ..ranking import check_list_lengths, users_at_once
+from .saved_model import Model
 
 COLUMNS = ("user", "rank", "item", "score")
 EXCLUDE = ("train", "all")
@@ -33,16 +33,15 @@ class Recommendations(NamedTuple):
 
 
 def recommend(
-    model: SavedModel, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train", batch: int = 4096
+    model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train", batch: int = 4096
 ) -> Iterator[Recommendations]:
-    """The k best items of each user, `batch` users at a time.
+    """The k best items of each user, at most `batch` users at a time.
 
-    users: original ids, as int or text; None: all. k: 1..128; a user with fewer items left gets those. exclude: "train"
-    leaves out the training interactions (as evaluation does), "all" those of validation and test too. Raises InputError
-    naming the first unknown user id.
+    users: original ids, as int or text; None: all. k: from 1 to the number of items; a user with fewer left gets those.
+    exclude: "train" leaves out the training interactions (as evaluation does), "all" those of validation and test too.
+    Raises InputError naming the first unknown user id, or for a k above the catalogue (up to 50 is always allowed).
     """
-    if not 1 <= k <= MAX_K:
-        raise InputError(f"k = {k}: choose between 1 and {MAX_K}")
+    check_list_lengths("k", [k], model.interactions.n_items)
     if exclude not in EXCLUDE:
         raise InputError(f"exclude = {exclude!r}: choose {' or '.join(EXCLUDE)}")
     known = model.interactions
@@ -56,7 +55,7 @@ def _seen(known: Dataset, exclude: str) -> InteractionGraph:
 
 
 def _chunks(model, known, index, k, seen, batch) -> Iterator[Recommendations]:
-    for chunk in index.split(batch):
+    for chunk in index.split(users_at_once(batch, k)):
         values, items = cosine_topk(model.users[chunk], model.items, k, seen=seen.rows(chunk), kind="dot")
         there = (items >= 0).numpy()
         row, column = np.nonzero(there)

@@ -1,10 +1,11 @@
-"""model.safetensors: embeddings, parameters, interactions and original ids: all that recommending needs."""
+"""A trained model, and model.safetensors, which holds one: all that evaluating and recommending need."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,32 +13,52 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mmssl_fast import InteractionGraph, __version__
+
+from ..config.sections import Config
 from ..data import SPLITS, Dataset
 from ..errors import InputError
 from ..files import write_tensors
-from ..training.loop import Fit
+from ..systems import create
+from ..systems.base import System
+from ..training.progress import Fit
 
 FORMAT = "mmssl_fast model 1"
 FILE = "model.safetensors"
 
 
 @dataclass
-class SavedModel:
-    """A trained model read back. users [U, d], items [I, d]: float32 embeddings whose dot product is the score;
-    parameters: what they were computed from; interactions: the splits and original ids, without features; metadata:
-    the file's header, strings."""
+class Model:
+    """A trained model.
+
+    users [U, d], items [I, d]: float32 embeddings on the CPU, whose dot product is the score. parameters: what they
+    were computed from. interactions: the splits and original ids; without features where the model was read from a
+    file. metadata: strings: system, data, best_epoch, versions. epochs: training's record of every epoch, as in
+    metrics.jsonl; empty where the model was read from a file.
+    """
 
     users: Tensor
     items: Tensor
     parameters: dict[str, Tensor]
     interactions: Dataset
     metadata: dict[str, str]
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, fit: Fit, dataset: Dataset, system: str) -> Model:
+        """The best model that a fit has come to."""
+        metadata = {
+            "format": FORMAT, "system": system, "best_epoch": str(fit.best_epoch), "mmssl_fast": __version__,
+            "data": dataset.name, "layout": dataset.layout, "fingerprint": dataset.fingerprint,
+        }  # fmt: skip
+        return cls(fit.users, fit.items, fit.parameters, dataset, metadata, fit.epochs)
 
 
-def save(path: Path, fit: Fit, dataset: Dataset, system: str, version: str) -> None:
-    """Write a fit's best model to `path`, whole or not at all."""
-    tensors = {"embedding.users": fit.users.contiguous(), "embedding.items": fit.items.contiguous()}
-    tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in fit.parameters.items()}
+def save(model: Model, path: str | Path) -> None:
+    """Write model.safetensors at `path`, whole or not at all. Raises InputError where it cannot be written."""
+    dataset = model.interactions
+    tensors = {"embedding.users": model.users.contiguous(), "embedding.items": model.items.contiguous()}
+    tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in model.parameters.items()}
     for split in SPLITS:
         matrix = getattr(dataset, split)
         tensors[f"{split}.indptr"] = torch.from_numpy(matrix.indptr.astype(np.int64))
@@ -45,14 +66,10 @@ def save(path: Path, fit: Fit, dataset: Dataset, system: str, version: str) -> N
     for side, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
         if ids is not None:
             tensors |= _pack_ids(side, ids)
-    metadata = {
-        "format": FORMAT, "system": system, "best_epoch": str(fit.best_epoch), "mmssl_fast": version,
-        "data": dataset.name, "layout": dataset.layout, "fingerprint": dataset.fingerprint,
-    }  # fmt: skip
-    write_tensors(path, tensors, metadata)
+    write_tensors(Path(path), tensors, model.metadata)
 
 
-def load(path: str | Path) -> SavedModel:
+def load(path: str | Path) -> Model:
     """The model in a run folder, or in the file itself. Raises InputError where it is missing, truncated or wrong."""
     path = Path(path)
     if path.is_dir():
@@ -75,7 +92,16 @@ def load(path: str | Path) -> SavedModel:
         raise InputError(f"{path}: {error}; train again") from None
 
 
-def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> SavedModel:
+def rebuild(model: Model, dataset: Dataset, config: Config) -> System:
+    """The system that a model is of, on the CPU: built on the dataset it was trained on, with its parameters."""
+    config = config.changed("train", device="cpu", cuda_graph=False)
+    system = create(config.model.system)
+    system.build(dataset, InteractionGraph.from_scipy(dataset.train), config)
+    system.load_parameters(model.parameters)
+    return system
+
+
+def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Model:
     users, items = tensors["embedding.users"], tensors["embedding.items"]
     for name, table in (("users", users), ("items", items)):
         if table.ndim != 2 or table.dtype != torch.float32:
@@ -90,7 +116,7 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> SavedMode
         fingerprint=metadata.get("fingerprint", ""),
     )  # fmt: skip
     parameters = {name.partition(".")[2]: one for name, one in tensors.items() if name.startswith("parameter.")}
-    return SavedModel(users, items, parameters, interactions, metadata)
+    return Model(users, items, parameters, interactions, metadata)
 
 
 def _csr(tensors: dict[str, Tensor], split: str, shape: tuple[int, int]) -> sp.csr_array:

@@ -1,0 +1,2 @@
+"""What is done over many runs: searches, the paper's tables and figures, reports, benchmarks. Serves the commands of
+the same names."""

@@ -14,14 +14,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from .. import threads as thread_settings
+from ..config.byte_size import readable
 from ..config.sections import Config
-from ..console import output as report
+from ..console import output, progress
 from ..data import Dataset
-from ..errors import Failed, InputError, Interrupted, OutOfMemory, foreseen
-from ..memory import plan
-from ..runs.complete import changed, load_data
+from ..errors import InputError, Interrupted, NonFiniteLoss, OutOfMemory, WorkerFailed, as_user_error
+from ..memory import budget
+from ..runs.complete import load_data
 from ..training import signals
-from ..training.loop import NonFiniteLoss
 
 POLL = 0.5  # seconds between two looks at the processes
 PROCESS = 256 << 20  # bytes of a process by itself, Python and torch
@@ -48,12 +51,12 @@ class Part:
 
 
 def sharing(config: Config, jobs: int) -> Config:
-    """With the threads of one of so many processes at once, unless it says how many."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return changed(config, "train", threads=config.train.threads or max(1, processors // jobs))
+    """The configuration of one of `jobs` simultaneous processes: this process's threads are divided among them, unless
+    train.threads says how many each has."""
+    return config.changed("train", threads=config.train.threads or max(1, torch.get_num_threads() // jobs))
 
 
-def at_once(parts: list[Part], dataset: Dataset, jobs: int, what: str, ended: Callable[[int], None]) -> None:
+def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, what: str, ended: Callable[[int], None]) -> None:
     """Every part, `jobs` at a time, begun in order. what: what the parts are, in the plural; ended: told which part
     has ended.
 
@@ -63,7 +66,7 @@ def at_once(parts: list[Part], dataset: Dataset, jobs: int, what: str, ended: Ca
     """
     refuse_what_cannot_fit([part.config for part in parts], dataset, jobs, what)
     waiting, at_work, failed, n_ended = list(enumerate(parts)), [], None, 0
-    with signals.kept() as stop, report.PartsProgress() as bars:
+    with signals.defer_signals() as stop, progress.PartsProgress() as bars:
         try:
             while at_work or (waiting and not (failed or stop.received)):
                 while waiting and len(at_work) < jobs and not (failed or stop.received):
@@ -104,14 +107,14 @@ def refuse_what_cannot_fit(configs: list[Config], dataset: Dataset, jobs: int, w
     if min(jobs, len(configs)) < 2:  # the run itself looks
         return
     distinct = {id(one): one for one in configs}
-    planned = {at: plan.peak(plan.stages(plan.sizes_of(dataset, one))) for at, one in distinct.items()}
+    planned = {at: budget.needed(dataset, one) for at, one in distinct.items()}
     needed = sorted((PROCESS + planned[id(one)] for one in configs), reverse=True)[:jobs]
-    allowed = int(plan.SHARE * plan.free_memory(configs[0].train.device))
+    allowed = int(budget.SHARE * budget.free_memory(configs[0].train.device))
     if sum(needed) > allowed:
         fits = next(count for count in range(len(needed) - 1, 0, -1) if count == 1 or sum(needed[:count]) <= allowed)
         raise InputError(
-            f"--jobs {jobs}: {len(needed)} {what} at once need about {plan.readable(sum(needed))}, "
-            f"{plan.readable(allowed)} may be used ({plan.SHARE:.0%} of what is free); give --jobs {fits}"
+            f"--jobs {jobs}: {len(needed)} {what} at once need about {readable(sum(needed))}, "
+            f"{readable(allowed)} may be used ({budget.SHARE:.0%} of what is free); give --jobs {fits}"
         )
 
 
@@ -123,10 +126,12 @@ class _Process:
         threads = part.config.train.threads
         asked = {"path": sys.path, "call": part.call, "config": part.config.model_dump_json(),
                  "arguments": part.arguments, "fingerprint": fingerprint}  # fmt: skip
+        environ = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        thread_settings.configure(environ=environ)
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BEGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                start_new_session=True, env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+                start_new_session=True, env=environ,
             )  # fmt: skip
         except OSError as error:
             raise InputError(f"{part.title}: no process for it ({error.strerror}); give fewer --jobs") from None
@@ -162,7 +167,7 @@ class _Process:
         if code == -signal.SIGKILL:
             return OutOfMemory(f"{self.part.title}: was killed, as happens for want of memory; give fewer --jobs")
         if code:
-            return Failed(f"{self.part.title}: ended with exit code {code}; see the lines above")
+            return WorkerFailed(f"{self.part.title}: ended with exit code {code}; see the lines above")
         return None
 
 
@@ -171,21 +176,21 @@ def work(asked: dict[str, Any]) -> None:
     else is printed to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    report.draw_no_bars()
+    output.draw_no_bars()
     module, _, function = asked["call"].partition(":")
     answer = {}
     try:
-        with signals.told("interrupted"):
+        with signals.raise_on_signal("interrupted"):
             threading.Thread(target=_leave_with_stdin, daemon=True).start()
             config = Config.model_validate_json(asked["config"])
-            dataset = load_data(config.data)
+            dataset = load_data(**config.data.model_dump())
             if dataset.fingerprint != asked["fingerprint"]:
                 raise InputError(f"{config.data.path}: has changed since the command began; repeat it")
             getattr(importlib.import_module(module), function)(dataset, config, **asked["arguments"])
     except (InputError, Interrupted, NonFiniteLoss) as error:
         answer = {"kind": type(error).__name__, "message": str(error)}
     except Exception as error:
-        if (known := foreseen(error)) is None:
+        if (known := as_user_error(error)) is None:
             raise
         answer = {"kind": type(known).__name__, "message": str(known)}
     answers.write(json.dumps(answer))

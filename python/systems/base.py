@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from mmssl_fast import InteractionGraph, bpr_loss
 from mmssl_fast.nn.encoder import standardised
 
 from ..errors import InputError
-from ..study.balance import Balance, balance
 
 if TYPE_CHECKING:
     from ..config.sections import Config
@@ -50,15 +49,25 @@ class System(Protocol):
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Update the parameters; returns every loss term (0-dim, detached or not, on the device) by name."""
 
-    def balance(self, batch: Batch) -> Balance:
-        """The gradient of every loss term of a step on every part of the model (balance.balance); the system and
-        torch's generators are left as they were."""
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms of the recommender at this batch, with their graph, the one that ranks first; nothing learns
+        from them. Large tensors of `state` are left as they were."""
+
+    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """By name what `terms` have gradients on."""
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout)."""
 
+    def cold_items(self) -> Tensor | None:
+        """Items [I, d] by their features alone, detached, for items that nobody has interacted with; None where
+        features play no part."""
+
     def parameters(self) -> dict[str, Tensor]:
         """The learnt parameters by name, detached."""
+
+    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `parameters` of an equally built system gave."""
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor by name that `step` reads and writes, buffers too; without the optimisers' own."""
@@ -120,9 +129,11 @@ class ModuleSystem:
         optimiser.step()
         return terms if len(terms) == 1 else terms | {"total": total}
 
-    def balance(self, batch: Batch) -> Balance:
-        with generators_kept(self.model.graph.device):
-            return balance(self.model.terms(batch), self.model.named_parameters())
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        return self.model.terms(batch)
+
+    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return self.model.named_parameters()
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
@@ -146,7 +157,7 @@ class ModuleSystem:
         """Take over what `parameters` of an equally built system gave."""
         self.model.load_state_dict(tensors)
 
-    def _without_dropout(self, call):
+    def _without_dropout(self, call: Callable[[], Any]) -> Any:
         training = self.model.training
         self.model.eval()
         try:
@@ -172,11 +183,17 @@ class UntrainedSystem:
     def step(self, batch: Batch) -> dict[str, Tensor]:
         raise RuntimeError(f"{type(self).__name__} has nothing to train")
 
-    def balance(self, batch: Batch) -> Balance:
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
         return {}
+
+    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return ()
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         return self.users, self.items
+
+    def cold_items(self) -> Tensor | None:
+        return None
 
     def parameters(self) -> dict[str, Tensor]:
         return {}
@@ -189,11 +206,6 @@ class UntrainedSystem:
 
     def load_parameters(self, tensors: dict[str, Tensor]) -> None:
         pass
-
-
-def generators_kept(device: torch.device) -> AbstractContextManager:
-    """Within it whatever is drawn leaves torch's generators, the CPU's and the device's, as they were before."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def table(rows: int, dim: int) -> nn.Parameter:

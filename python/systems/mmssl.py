@@ -10,15 +10,12 @@ from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 from ..errors import InputError
-from ..study.balance import Balance, balance
-from .base import Batch, generators_kept
+from .base import Batch, ModuleSystem
 from .step_graph import StepGraph
 
 
-class MMSSLSystem:
+class MMSSLSystem(ModuleSystem):
     """D steps with Adam, then one generator step with AdamW, all on the same triples (Eq. 2 to 14)."""
-
-    trains = True
 
     def build(self, dataset, graph, config) -> None:
         model, loss, rates = config.model, config.loss, config.optimiser
@@ -88,15 +85,8 @@ class MMSSLSystem:
             return self._learn(*triples, batch.step)
         return self.step_graph(*triples, torch.full((), batch.step, device=batch.users.device))
 
-    def balance(self, batch: Batch) -> Balance:
-        held = {} if self.discriminator is None else dict(self.discriminator.named_buffers())
-        before = {name: buffer.clone() for name, buffer in held.items()}  # BatchNorm counts every batch it meets
-        with generators_kept(batch.users.device):
-            terms = self.objective.generator_terms(self._encoded(), batch.users, batch.positives, batch.negatives)
-            found = balance(terms, self.model.named_parameters())
-        for name, buffer in held.items():
-            buffer.copy_(before[name])
-        return found
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        return self.objective.generator_terms(self._encoded(), batch.users, batch.positives, batch.negatives)
 
     def _learn(self, users: Tensor, positives: Tensor, negatives: Tensor, step: int | Tensor) -> dict[str, Tensor]:
         terms = {}
@@ -131,28 +121,19 @@ class MMSSLSystem:
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        training = self.model.training
-        self.model.eval()
-        encoded = self.model(views=False)
-        self.model.train(training)
+        encoded = self._without_dropout(lambda: self.model(views=False))
         return encoded.users, encoded.items
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
-
-    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `parameters` of an equally built system gave."""
-        self.model.load_state_dict(tensors)
 
     @torch.no_grad()
     def cold_items(self) -> Tensor:
         """ω Σ_m f̄_i^m/‖f̄_i^m‖ [I, d]: Eq. 12 of an item without interactions, its own modality features in the place of
         those that users pass on, and no id part."""
-        model, training = self.model, self.model.training
-        model.eval()
-        own = [unit_rows(layer(getattr(model, f"features_{m}"))) for m, layer in enumerate(model.projections)]
-        model.train(training)
-        return model.omega * torch.stack(own).sum(0)
+
+        def projected() -> list[Tensor]:
+            layers = enumerate(self.model.projections)
+            return [unit_rows(layer(getattr(self.model, f"features_{m}"))) for m, layer in layers]
+
+        return self.model.omega * torch.stack(self._without_dropout(projected)).sum(0)
 
     def state(self) -> dict[str, Tensor]:
         return self._parts().state_dict()

@@ -6,146 +6,29 @@ import math
 import resource
 import sys
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, backends, sample_bpr
 from mmssl_fast.tiles import TILE_ELEMENTS
 
+from ..config.byte_size import readable
 from ..config.sections import Config
 from ..data import Dataset
-from ..errors import InputError, OutOfMemory, is_out_of_memory
-from ..memory.plan import largest, peak, readable, sizes_of, stages
-from ..memory.retry import GoBack, Tiles
+from ..errors import InputError, NonFiniteLoss, OutOfMemory, first_line, is_out_of_memory
+from ..memory.plan import largest, peak, sizes_of, stages
+from ..memory.retry import RestoreNeeded, Tiles
 from ..ranking import split_metrics
-from ..study.balance import Balance
 from ..systems import create
 from ..systems.base import Batch, System
+from .balance import Balance, measure
+from .checkpoints import Checkpoints
+from .progress import SELECTION_METRIC, Fit, LossTable, NullObserver, Observer, Position
 
-if TYPE_CHECKING:
-    from .checkpoints import Checkpoints
-
-WATCHED = "recall@20"
 REPORT_SECONDS = 0.25
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss term, a parameter or an embedding became NaN or infinite; names it, the epoch and the step."""
-
-
-class Observer(Protocol):
-    """What is told of a run's progress; every call comes from the training thread."""
-
-    def resumed(self, fit: Fit) -> None:
-        """Before `started`, where the run goes on from a state; fit holds what it had come to."""
-
-    def started(self, epochs: int, steps: int) -> None:
-        """Before the first step; there are at most `epochs` epochs, each of `steps` steps."""
-
-    def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None:
-        """After step 1..steps of an epoch; losses: its terms, now and then (reading them waits for the device)."""
-
-    def epoch_ended(self, record: dict[str, Any]) -> None:
-        """After an epoch; record is its line of metrics.jsonl."""
-
-    def improved(self, fit: Fit) -> None:
-        """The model is the best so far by validation; fit holds it."""
-
-
-class Silent:
-    """An observer that does nothing."""
-
-    def resumed(self, fit): ...
-    def started(self, epochs, steps): ...
-    def stepped(self, epoch, step, losses): ...
-    def epoch_ended(self, record): ...
-    def improved(self, fit): ...
-
-
-@dataclass
-class Fit:
-    """What training has come to: the best model so far, and how it went.
-
-    users [U, d], items [I, d], parameters: the best epoch's, on the CPU. val: its validation metrics. epochs: the
-    records of all epochs. step: steps taken. stale: validations since the best. tile: entries of an item tile by now.
-    """
-
-    users: Tensor
-    items: Tensor
-    parameters: dict[str, Tensor]
-    val: dict[str, float] = field(default_factory=dict)
-    best_epoch: int = 0
-    best: float = -math.inf
-    step: int = 0
-    stale: int = 0
-    tile: int = TILE_ELEMENTS
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        """Mean training time of an epoch, without its validation; 0 where nothing was trained."""
-        return float(np.mean([record["seconds"] for record in self.epochs])) if self.epochs else 0.0
-
-
-class LossTable:
-    """Every step's loss terms of one epoch, kept on the device: nothing is read back until somebody asks."""
-
-    def __init__(self, steps: int, device: torch.device) -> None:
-        self.steps, self.device = steps, device
-        self.filled = self.checked = 0
-        self._name([])
-
-    def _name(self, names: list[str]) -> None:
-        self.names = names
-        self.values = torch.zeros(self.steps, len(names), dtype=torch.float64, device=self.device)
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        if not self.names:
-            self._name(list(terms))
-        elif self.names != list(terms):
-            raise ValueError(f"LossTable: terms {list(terms)} after {self.names}")
-        self.values[self.filled] = torch.stack([term.detach() for term in terms.values()])
-        self.filled += 1
-
-    def check(self, epoch: int) -> dict[str, float]:
-        """The last step's terms. Raises NonFiniteLoss for the first that is not finite in a step not yet checked."""
-        fresh = self.values[self.checked : self.filled].cpu()
-        bad = (~fresh.isfinite()).nonzero()
-        if bad.numel():
-            row, term = bad[0].tolist()
-            raise NonFiniteLoss(
-                f"loss term {self.names[term]!r} became {fresh[row, term].item()} in epoch {epoch}, step "
-                f"{self.checked + row + 1} of {self.steps}; try a lower optimiser.lr"
-            )
-        self.checked = self.filled
-        return dict(zip(self.names, fresh[-1].tolist(), strict=True)) if len(fresh) else {}
-
-    def rows(self) -> Tensor:
-        """float64 [steps so far, terms]."""
-        return self.values[: self.filled]
-
-    def fill(self, names: list[str], rows: Tensor) -> None:
-        """Take over the steps that another table's `names` and `rows()` hold, all of them checked."""
-        self._name(names)
-        self.filled = self.checked = len(rows)
-        self.values[: self.filled] = rows.to(self.device)
-
-    def means(self) -> dict[str, float]:
-        """The mean of every term over the epoch's steps so far."""
-        return dict(zip(self.names, self.values[: self.filled].mean(0).tolist(), strict=True))
-
-
-@dataclass
-class Position:
-    """Where a run stands: its epoch (counted from 1), that epoch's steps so far in `table`, the seconds they took."""
-
-    epoch: int
-    table: LossTable
-    seconds: float = 0.0
 
 
 def fit(
@@ -169,11 +52,11 @@ def fit(
     InputError where no user has an item left to draw as a negative or the device is missing.
     """
     try:
-        return _fit(dataset, config, observer or Silent(), system, checkpoints)
+        return Run(dataset, config, observer or NullObserver(), system, checkpoints).to_end()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
     found = stages(sizes_of(dataset, config))
     raise OutOfMemory(
         f"out of memory {reason}; the plan was {readable(peak(found))}, the largest parts: {largest(found)}; choose a "
@@ -181,149 +64,182 @@ def fit(
     )
 
 
-def _fit(dataset, config, observer, system, checkpoints) -> Fit:
-    device = pick_device(config.train.device)
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    graph = InteractionGraph.from_scipy(dataset.train).to(device)
-    system = system or create(config.model.system)
-    fitted = Fit(*(torch.empty(0),) * 2, parameters={})
-    _begin(system, dataset, graph, config, fitted)
-    if not system.trains or config.train.epochs == 0:
-        fitted.val = split_metrics(
-            *system.embeddings(), dataset, "val", config.evaluate.ks, batch=config.evaluate.batch
-        )
-        fitted.best, fitted.parameters = fitted.val[WATCHED], _copies(system)
-        observer.improved(fitted)
-        return fitted
-    batch = _batch(dataset, graph, config)
-    if batch < system.least_batch:
-        raise InputError(
-            f"train.batch = {batch} triples a step: {config.model.system} needs at least {system.least_batch} with "
-            "these losses; raise it, sample over interactions, or set loss.adversarial to false"
-        )
-    steps = graph.nnz // config.train.batch + 1
-    position = Position(1, LossTable(steps, device))
-    if checkpoints and checkpoints.restore(system, fitted, position):
-        observer.resumed(fitted)
-    observer.started(config.train.epochs, steps)
-    tiles = Tiles(fitted.tile)
-    while position.epoch <= config.train.epochs and not _out_of_patience(fitted, config):
-        try:
-            _train_epoch(system, graph, config, fitted, position, batch, observer, checkpoints, tiles)
-        except GoBack:
-            position.table, position.epoch, position.seconds = LossTable(steps, device), 1, 0.0
-            if not (checkpoints and checkpoints.open() and checkpoints.restore(system, fitted, position)):
-                _begin(system, dataset, graph, config, fitted)
-            tiles.elements = fitted.tile
-            observer.resumed(fitted)
-            continue
-        epoch = position.epoch
-        record = {"epoch": epoch, "seconds": position.seconds, "losses": position.table.means()}
-        if config.train.balance:
-            record["balance"] = _balance(system, graph, config, fitted, batch, epoch)
-        if epoch == config.train.epochs or epoch % config.train.validate_every == 0:
-            _validate(system, dataset, config, fitted, record)
-        record["peak_memory_bytes"] = peak_memory(device)
-        fitted.epochs.append(record)
-        observer.epoch_ended(record)
-        if fitted.best_epoch == epoch:
-            observer.improved(fitted)
-        position.epoch, position.table, position.seconds = epoch + 1, LossTable(steps, device), 0.0
-        if checkpoints:
-            checkpoints.visit(system, fitted, position, epoch_ended=True)
-    return fitted
+class Run:
+    """One run under way: what it trains, on what, and how far it has come."""
 
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        observer: Observer,
+        system: System | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.dataset, self.config, self.observer, self.checkpoints = dataset, config, observer, checkpoints
+        self.device = pick_device(config.train.device)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        self.graph = InteractionGraph.from_scipy(dataset.train).to(self.device)
+        self.system = system or create(config.model.system)
+        self.steps = self.graph.nnz // config.train.batch + 1
+        self._begin()
+        self.trains = self.system.trains and config.train.epochs > 0
+        self.batch = self._batch() if self.trains else 0
 
-def _begin(system: System, dataset: Dataset, graph: InteractionGraph, config: Config, fitted: Fit) -> None:
-    """Make the system and what it has come to as they are before the first step."""
-    torch.manual_seed(config.train.seed)
-    system.build(dataset, graph, config)
-    fresh = Fit(*_to_cpu(system.embeddings()), parameters={}, tile=config.train.tile or TILE_ELEMENTS)
-    vars(fitted).update(vars(fresh))
+    def _begin(self) -> None:
+        """Everything as it is before the first step."""
+        torch.manual_seed(self.config.train.seed)
+        self.system.build(self.dataset, self.graph, self.config)
+        tile = self.config.train.tile or TILE_ELEMENTS
+        self.fit = Fit(*_to_cpu(self.system.embeddings()), parameters={}, tile=tile)
+        self._start_epoch(1)
 
+    def _start_epoch(self, epoch: int) -> None:
+        self.position = Position(epoch, LossTable(self.steps, self.device))
 
-def _balance(system, graph, config, fitted, batch, epoch) -> Balance:
-    """How the loss terms of the step to come pull on the model. Raises NonFiniteLoss where one is not finite, and
-    OutOfMemory saying what to leave out."""
-    if not config.train.cuda_graph:  # whose recording owns them
-        for optimiser in system.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-    triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
-    try:
-        found = system.balance(Batch(*triples, fitted.step))
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            f"after epoch {epoch}, in what train.balance = true asks for: out of memory; set it to false"
-        ) from None
-    for part, terms in found.items():
-        for term, pull in terms.items():
-            if not math.isfinite(pull["norm"]):
-                raise NonFiniteLoss(
-                    f"the gradient of {term!r} on {part!r} became {pull['norm']} after epoch {epoch}; try a lower "
-                    "optimiser.lr"
-                )
-    return found
+    def to_end(self) -> Fit:
+        """Train until the last epoch or until patience runs out; see `fit`."""
+        if not self.trains:
+            self.fit.val = self._rank(*self.system.embeddings())
+            self.fit.best, self.fit.parameters = self.fit.val[SELECTION_METRIC], _copies(self.system)
+            self.observer.improved(self.fit)
+            return self.fit
+        if self._restore():
+            self.observer.resumed(self.fit)
+        self.observer.started(self.config.train.epochs, self.steps)
+        self.tiles = Tiles(self.fit.tile)
+        while self.position.epoch <= self.config.train.epochs and not self._out_of_patience():
+            try:
+                self._train_epoch()
+            except RestoreNeeded:
+                self._start_epoch(1)
+                if not (self.checkpoints and self.checkpoints.open() and self._restore()):
+                    self._begin()
+                self.tiles.elements = self.fit.tile
+                self.observer.resumed(self.fit)
+                continue
+            self._end_epoch()
+        return self.fit
 
+    def _restore(self) -> bool:
+        return bool(self.checkpoints) and self.checkpoints.restore(self.system, self.fit, self.position)
 
-def _out_of_patience(fitted: Fit, config: Config) -> bool:
-    return bool(config.train.patience) and fitted.stale >= config.train.patience
+    def _out_of_patience(self) -> bool:
+        return bool(self.config.train.patience) and self.fit.stale >= self.config.train.patience
 
-
-def _validate(system: System, dataset: Dataset, config: Config, fitted: Fit, record: dict[str, Any]) -> None:
-    """Rank the validation items, add the metrics to the epoch's record, and keep the model where it is the best."""
-    started = time.perf_counter()
-    users, items = system.embeddings()
-    for name, table in (("user", users), ("item", items)):
-        if not table.isfinite().all():
-            raise NonFiniteLoss(
-                f"{name} embeddings became non-finite in epoch {record['epoch']}; try a lower optimiser.lr"
+    def _batch(self) -> int:
+        """Triples of a step: train.batch, but no more than there are users to draw where each is drawn once."""
+        batch, by_user = self.config.train.batch, self.config.train.sample_over == "users"
+        eligible = self.graph.n_eligible
+        if not eligible:
+            raise InputError(
+                f"{self.dataset.name}: every user has interacted with every item, there is no negative to draw"
             )
-    metrics = split_metrics(users, items, dataset, "val", config.evaluate.ks, batch=config.evaluate.batch)
-    record["val"], record["validation_seconds"] = metrics, time.perf_counter() - started
-    better = metrics["users"] == 0 or metrics[WATCHED] > fitted.best
-    fitted.stale = 0 if better else fitted.stale + 1
-    if better:
-        fitted.users, fitted.items = _to_cpu((users, items))
-        fitted.parameters, fitted.val, fitted.best_epoch = _copies(system), metrics, record["epoch"]
-        fitted.best = metrics[WATCHED]
+        batch = min(batch, eligible) if by_user else batch
+        if batch < self.system.least_batch:
+            raise InputError(
+                f"train.batch = {batch} triples a step: {self.config.model.system} needs at least "
+                f"{self.system.least_batch} with these losses; raise it, sample over interactions, or set "
+                "loss.adversarial to false"
+            )
+        return batch
 
+    def next_batch(self) -> Batch:
+        """The triples of the step to come."""
+        train, step = self.config.train, self.fit.step
+        return Batch(*sample_bpr(self.graph, self.batch, train.seed, step, train.sample_over), step)
 
-def _batch(dataset: Dataset, graph: InteractionGraph, config: Config) -> int:
-    """Triples of a step: train.batch, but no more than there are users to draw where each is drawn once."""
-    eligible = int(((graph.user_degree > 0) & (graph.user_degree < graph.n_items)).sum())
-    if not eligible:
-        raise InputError(f"{dataset.name}: every user has interacted with every item, there is no negative to draw")
-    return min(config.train.batch, eligible) if config.train.sample_over == "users" else config.train.batch
+    def _train_epoch(self) -> None:
+        """Take the steps that are left of the position's epoch, filling its table. Raises RestoreNeeded where only an
+        earlier state can undo a step that ran out of memory, and OutOfMemory where one did twice."""
+        began = reported = time.perf_counter()
+        epoch, table, before = self.position.epoch, self.position.table, self.position.seconds
+        if not table.filled:
+            self.system.start_epoch(epoch)
+        for step in range(table.filled + 1, table.steps + 1):
+            try:
+                table.add(
+                    self.tiles.take(
+                        self.system,
+                        self.device,
+                        self.fit.step,
+                        lambda: self.system.step(self.next_batch()),
+                        undoable=not self.config.train.cuda_graph,
+                    )
+                )
+            except OutOfMemory as error:
+                raise OutOfMemory(f"in epoch {epoch}, step {step} of {table.steps}, {error}") from None
+            self.fit.step, self.fit.tile = self.fit.step + 1, self.tiles.elements
+            losses = None
+            if step == table.steps or time.perf_counter() - reported > REPORT_SECONDS:
+                losses, reported = table.check(epoch), time.perf_counter()
+            self.observer.stepped(epoch, step, losses)
+            self.position.seconds = before + time.perf_counter() - began
+            if self.checkpoints:
+                self.checkpoints.visit(self.system, self.fit, self.position)
 
+    def _end_epoch(self) -> None:
+        """The epoch's record, its validation, and a state where one is due."""
+        epoch, train = self.position.epoch, self.config.train
+        record = {"epoch": epoch, "seconds": self.position.seconds, "losses": self.position.table.means()}
+        if train.balance:
+            record["balance"] = self._balance()
+        if epoch == train.epochs or epoch % train.validate_every == 0:
+            self._validate(record)
+        record["peak_memory_bytes"] = peak_memory(self.device)
+        self.fit.epochs.append(record)
+        self.observer.epoch_ended(record)
+        if self.fit.best_epoch == epoch:
+            self.observer.improved(self.fit)
+        self._start_epoch(epoch + 1)
+        if self.checkpoints:
+            self.checkpoints.visit(self.system, self.fit, self.position, epoch_ended=True)
 
-def _train_epoch(system, graph, config, fitted, position, batch, observer, checkpoints, tiles) -> None:
-    """Take the steps that are left of position's epoch, filling its table. Raises GoBack where only an earlier state
-    can undo a step that ran out of memory, and OutOfMemory where one did twice."""
-    began = reported = time.perf_counter()
-    epoch, table, before = position.epoch, position.table, position.seconds
-    if not table.filled:
-        system.start_epoch(epoch)
-    for step in range(table.filled + 1, table.steps + 1):
-
-        def act() -> dict[str, Tensor]:
-            triples = sample_bpr(graph, batch, config.train.seed, fitted.step, config.train.sample_over)
-            return system.step(Batch(*triples, fitted.step))
-
+    def _balance(self) -> Balance:
+        """How the loss terms of the step to come pull on the model. Raises NonFiniteLoss where one is not finite, and
+        OutOfMemory saying what to leave out."""
+        after = f"after epoch {self.position.epoch}"
+        if not self.config.train.cuda_graph:  # whose recording owns them
+            for optimiser in self.system.optimisers.values():
+                optimiser.zero_grad(set_to_none=True)
         try:
-            table.add(tiles.take(system, table.device, fitted.step, act, not config.train.cuda_graph))
-        except OutOfMemory as error:
-            raise OutOfMemory(f"in epoch {epoch}, step {step} of {table.steps}, {error}") from None
-        fitted.step, fitted.tile = fitted.step + 1, tiles.elements
-        losses = None
-        if step == table.steps or time.perf_counter() - reported > REPORT_SECONDS:
-            losses, reported = table.check(epoch), time.perf_counter()
-        observer.stepped(epoch, step, losses)
-        position.seconds = before + time.perf_counter() - began
-        if checkpoints:
-            checkpoints.visit(system, fitted, position)
+            found = measure(self.system, self.next_batch(), self.device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"{after}, in what train.balance = true asks for: out of memory; set it to false"
+            ) from None
+        for part, terms in found.items():
+            for term, pull in terms.items():
+                if not math.isfinite(pull["norm"]):
+                    raise NonFiniteLoss(
+                        f"the gradient of {term!r} on {part!r} became {pull['norm']} {after}; try a lower optimiser.lr"
+                    )
+        return found
+
+    def _rank(self, users: Tensor, items: Tensor) -> dict[str, float]:
+        how = self.config.evaluate
+        return split_metrics(users, items, self.dataset, "val", how.ks, batch=how.batch)
+
+    def _validate(self, record: dict[str, Any]) -> None:
+        """Rank the validation items, add the metrics to the epoch's record, and keep the model where it is the best."""
+        started = time.perf_counter()
+        users, items = self.system.embeddings()
+        for name, table in (("user", users), ("item", items)):
+            if not table.isfinite().all():
+                raise NonFiniteLoss(
+                    f"{name} embeddings became non-finite in epoch {record['epoch']}; try a lower optimiser.lr"
+                )
+        metrics = self._rank(users, items)
+        record["val"], record["validation_seconds"] = metrics, time.perf_counter() - started
+        fitted = self.fit
+        better = metrics["users"] == 0 or metrics[SELECTION_METRIC] > fitted.best
+        fitted.stale = 0 if better else fitted.stale + 1
+        if better:
+            fitted.users, fitted.items = _to_cpu((users, items))
+            fitted.parameters, fitted.val, fitted.best_epoch = _copies(self.system), metrics, record["epoch"]
+            fitted.best = metrics[SELECTION_METRIC]
 
 
 def pick_device(name: str) -> torch.device:
@@ -348,9 +264,10 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _to_cpu(tensors) -> tuple[Tensor, ...]:
+def _to_cpu(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return tuple(tensor.detach().to("cpu", copy=True) for tensor in tensors)
 
 
 def _copies(system: System) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in system.parameters().items()}
+    parameters = system.parameters()
+    return dict(zip(parameters, _to_cpu(parameters.values()), strict=True))

@@ -27,7 +27,7 @@ def _install(handlers: dict) -> None:
 
 
 @contextmanager
-def kept() -> Iterator[Stop]:
+def defer_signals() -> Iterator[Stop]:
     """Inside, the first SIGINT or SIGTERM is only noted in the Stop that is yielded; the next one of either kind acts
     as it did before. To be used in the main thread."""
     stop, before = Stop(), _now()
@@ -44,7 +44,7 @@ def kept() -> Iterator[Stop]:
 
 
 @contextmanager
-def told(message: str) -> Iterator[None]:
+def raise_on_signal(message: str) -> Iterator[None]:
     """Inside, SIGINT and SIGTERM raise Interrupted with this message, at once. To be used in the main thread."""
     before = _now()
 

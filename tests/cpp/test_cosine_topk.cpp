@@ -23,20 +23,21 @@ void run(int64_t rows, int64_t items, int64_t k, int64_t d, int64_t parts, doubl
     }
   }
 
-  const int64_t capacity = mmssl::MMSSL_ISA::topk_capacity(k), padded = mmssl::MMSSL_ISA::topk_panel_rows<T>(rows);
+  const int64_t capacity = mmssl::MMSSL_ISA::topk_capacity(k, items),
+                padded = mmssl::MMSSL_ISA::topk_panel_rows<T>(rows);
   std::vector<T> part_best(rows * parts * k, static_cast<T>(NAN)), best(rows * k, static_cast<T>(NAN));
   std::vector<int64_t> part_items(rows * parts * k, -7), best_items(rows * k, -7);
   for (int64_t part = 0; part < parts; ++part) {
-    std::vector<mmssl::MMSSL_ISA::topk_key_t<T>> keys(padded * capacity);
-    std::vector<int32_t> list(padded * capacity);
+    std::vector<mmssl::MMSSL_ISA::topk_key_t<T>> keys(padded * capacity), other_keys(capacity);
+    std::vector<int32_t> list(padded * capacity), other_list(capacity);
     std::vector<int64_t> cursor(padded), count(padded);
     std::vector<T> packed(padded * d), first(mmssl::MMSSL_ISA::topk_panel_rows<T>(1) * mmssl::MMSSL_ISA::kTopkFirst),
         bar(padded);
     mmssl::MMSSL_ISA::cosine_topk_search(u.data(), v.data(), rows, d, items * part / parts, items * (part + 1) / parts,
-                                         seen.crow.data(), seen.col.data(), k, packed.data(), first.data(),
+                                         seen.crow.data(), seen.col.data(), k, capacity, packed.data(), first.data(),
                                          cursor.data(), keys.data(), list.data(), count.data(), bar.data());
-    mmssl::MMSSL_ISA::cosine_topk_take(rows, k, keys.data(), list.data(), count.data(), &part_best[part * k],
-                                       &part_items[part * k], parts * k);
+    mmssl::MMSSL_ISA::cosine_topk_take(rows, k, capacity, keys.data(), list.data(), count.data(), other_keys.data(),
+                                       other_list.data(), &part_best[part * k], &part_items[part * k], parts * k);
   }
   in_two_threads(rows, [&](int64_t begin, int64_t end) {
     mmssl::MMSSL_ISA::cosine_topk_merge(parts, k, part_best.data(), part_items.data(), best.data(), best_items.data(),
@@ -64,7 +65,7 @@ void run(int64_t rows, int64_t items, int64_t k, int64_t d, int64_t parts, doubl
 
 template <typename T, typename Index>
 void run_shapes() {
-  for (int64_t k : {1, 7, 20, 64, 128}) {
+  for (int64_t k : {1, 7, 20, 64, 128, 129, 300, 1000, 5003}) {
     for (int64_t levels : {3, 301}) {
       run<T, Index>(5, 1, k, 3, 1, 0.0, levels);
       run<T, Index>(3, 41, k, 7, 1, 0.9, levels);

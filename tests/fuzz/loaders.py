@@ -35,12 +35,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # -P leaves the tests' own f
 from data_folders import WRITERS, small_dataset
 from data_fuzz import BYTES, JSON_FILES, JSON_VALUES, NPYS, PICKLES, mutations, parquets, tables
 from mmssl_trainer import systems
-from mmssl_trainer.cli import measured
 from mmssl_trainer.config import sections as config
 from mmssl_trainer.data import InputError, load, summarise, synthetic
 from mmssl_trainer.runs import saved_model
+from mmssl_trainer.study import benchmarks as measured
 from mmssl_trainer.training import checkpoints as checkpoint
-from mmssl_trainer.training import loop as train
+from mmssl_trainer.training import progress, state_file
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save
 
@@ -126,8 +126,8 @@ def small_run():
     made = config.load(None, {name: (value, "fuzz") for name, value in chosen.items()})
     system = systems.create("lightgcn")
     system.build(data, InteractionGraph.from_scipy(data.train), made)
-    fitted = train.Fit(*(one.clone() for one in system.embeddings()), {"users": torch.ones(2)})
-    position = train.Position(1, train.LossTable(3, torch.device("cpu")))
+    fitted = progress.Fit(*(one.clone() for one in system.embeddings()), {"users": torch.ones(2)})
+    position = progress.Position(1, progress.LossTable(3, torch.device("cpu")))
     ids = torch.arange(3)
     for step in range(2):
         position.table.add(system.step(systems.base.Batch(ids, ids, ids + 5, step)))
@@ -192,7 +192,7 @@ def sealed(body, tensors=None):
     """A state's .json with the right checksum, of these tensors where they are given."""
     if tensors is not None and isinstance(body, dict):
         body = body | {"tensors": {"bytes": len(tensors), "sha256": hashlib.sha256(tensors).hexdigest()}}
-    return checkpoint._sealed(body).encode()
+    return state_file._sealed(body).encode()
 
 
 class StateTarget(Target):
@@ -218,7 +218,7 @@ def run_targets(folder):
     run = folder / "valid" / "run"
     run.mkdir()
     named = type(data)(**{**vars(data), "user_ids": np.array([f"ü{n}" for n in range(6)], dtype=object)})
-    saved_model.save(run / saved_model.FILE, fitted, named, "lightgcn", "0")
+    saved_model.save(saved_model.Model.of(fitted, named, "lightgcn"), run / saved_model.FILE)
     checkpoint.Checkpoints(run, data, made)._write(system, fitted, position)
     model = (run / saved_model.FILE).read_bytes()
     state = {str(path.relative_to(run)): path.read_bytes() for path in (run / "state").iterdir()}
@@ -237,8 +237,8 @@ def run_targets(folder):
         checkpoints = checkpoint.Checkpoints(place, data, made)
         if checkpoints.open():
             checkpoints.notes()
-            fresh = train.Fit(torch.empty_like(fitted.users), torch.empty_like(fitted.items), {})
-            checkpoints.restore(system, fresh, train.Position(1, train.LossTable(3, torch.device("cpu"))))
+            fresh = progress.Fit(torch.empty_like(fitted.users), torch.empty_like(fitted.items), {})
+            checkpoints.restore(system, fresh, progress.Position(1, progress.LossTable(3, torch.device("cpu"))))
 
     def toml(values):
         lines = [f"{name} = {config.toml_value(value)}" for name, value in values.items()

@@ -87,7 +87,7 @@ VALUES = {
     "vw": lambda: rows(DIM, HIDDEN),
     "products": lambda: rows(NNZ),
     "streamed": lambda: torch.zeros(USERS, dtype=torch.bool), "grad": lambda: rows(USERS),
-    "carried": lambda: torch.zeros(USERS, dtype=torch.bool),
+    "cancelled": lambda: torch.zeros(USERS, dtype=torch.bool),
     "kept": lambda: rows(USERS, 0),
     "gemm": lambda: "float32",
 }  # fmt: skip

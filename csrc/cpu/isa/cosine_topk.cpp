@@ -1,6 +1,7 @@
 #include "cpu/isa/cosine_topk.h"
 
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -99,12 +100,50 @@ inline T keep_best(topk_key_t<T>* keys, int32_t* items, int64_t n, int64_t k) {
   return value_of(kth);
 }
 
-// Orders keys[0, n), which ascend by item, best first: runs of 64 by counting how many come before each, then merges.
-// Leaves the result in keys or in other, each with room for whole vectors; returns whether in other.
-constexpr int64_t kRun = 64;
+// Orders keys[0, n), which ascend by item, best first: a stable radix sort, byte by byte from the lowest. Leaves the
+// result in keys or in other; returns whether in other.
+template <typename Key>
+inline bool radix_sort_best_first(Key* keys, int32_t* items, Key* other, int32_t* other_items, int64_t n) {
+  using Bits = std::make_unsigned_t<Key>;
+  constexpr int kBytes = sizeof(Key), kDigits = 256;
+  // The largest key gets the lowest digits.
+  const auto digit = [](Key key, int byte) {
+    return static_cast<int>((static_cast<Bits>(~key) ^ static_cast<Bits>(least_key(Key{}))) >> (8 * byte) & 255);
+  };
+  int64_t place[kBytes][kDigits] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    for (int byte = 0; byte < kBytes; ++byte) ++place[byte][digit(keys[i], byte)];
+  }
+  bool in_other = false;
+  for (int byte = 0; byte < kBytes; ++byte) {
+    const Key* from = in_other ? other : keys;
+    if (place[byte][digit(from[0], byte)] == n) continue;  // the keys do not differ here
+    const int32_t* from_items = in_other ? other_items : items;
+    Key* to = in_other ? keys : other;
+    int32_t* to_items = in_other ? items : other_items;
+    int64_t before = 0;
+    for (int64_t& start : place[byte]) {
+      const int64_t count = start;
+      start = before;
+      before += count;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t at = place[byte][digit(from[i], byte)]++;
+      to[at] = from[i];
+      to_items[at] = from_items[i];
+    }
+    in_other = !in_other;
+  }
+  return in_other;
+}
+
+// The same by runs of 64, sorted by counting how many come before each, and merges, or by radix, which is faster for
+// long lists. keys and other have room for whole vectors.
+constexpr int64_t kRun = 64, kRadix = 192;
 
 template <typename Key>
 inline bool sort_best_first(Key* keys, int32_t* items, Key* other, int32_t* other_items, int64_t n) {
+  if (n > kRadix) return radix_sort_best_first(keys, items, other, other_items, n);
   const int64_t whole = pad(keys, n);
   for (int64_t start = 0; start < n; start += kRun) {
     const int64_t end = start + kRun < whole ? start + kRun : whole;
@@ -363,11 +402,11 @@ inline void for_items(int64_t first, int64_t last, F&& f) {
 
 template <typename T, typename Index>
 void cosine_topk_search(const T* u, const T* v, int64_t rows, int64_t d, int64_t first_item, int64_t last_item,
-                        const int64_t* crow, const Index* col, int64_t k, T* packed, T* scores, int64_t* cursor,
-                        topk_key_t<T>* keys, int32_t* items, int64_t* count, T* bar) {
+                        const int64_t* crow, const Index* col, int64_t k, int64_t capacity, T* packed, T* scores,
+                        int64_t* cursor, topk_key_t<T>* keys, int32_t* items, int64_t* count, T* bar) {
   const int64_t all_rows = topk_panel_rows<T>(rows);
   const int64_t first_end = last_item - first_item < kTopkFirst ? last_item : first_item + kTopkFirst;
-  Lists<T, Index> lists{crow, col, cursor, k, topk_capacity(k), keys, items, count, bar};
+  Lists<T, Index> lists{crow, col, cursor, k, capacity, keys, items, count, bar};
   for (int64_t r = 0; r < all_rows; ++r) {
     T* column = packed + r / kPanel<T> * kPanel<T> * d + r % kPanel<T>;
     for (int64_t j = 0; j < d; ++j) column[j * kPanel<T>] = r < rows ? u[r * d + j] : T{0};
@@ -426,9 +465,9 @@ void cosine_topk_search(const T* u, const T* v, int64_t rows, int64_t d, int64_t
 }
 
 template <typename T>
-void cosine_topk_take(int64_t rows, int64_t k, topk_key_t<T>* keys, int32_t* items, const int64_t* count, T* best,
+void cosine_topk_take(int64_t rows, int64_t k, int64_t capacity, topk_key_t<T>* keys, int32_t* items,
+                      const int64_t* count, topk_key_t<T>* other_keys, int32_t* other_items, T* best,
                       int64_t* best_items, int64_t stride) {
-  const int64_t capacity = topk_capacity(k), half = topk_rounded(k);
   for (int64_t r = 0; r < rows; ++r) {
     topk_key_t<T>* list = keys + r * capacity;
     int32_t* list_items = items + r * capacity;
@@ -437,10 +476,9 @@ void cosine_topk_take(int64_t rows, int64_t k, topk_key_t<T>* keys, int32_t* ite
       keep_best<T>(list, list_items, n, k);
       n = k;
     }
-    const bool moved = sort_best_first(list, list_items, list + half, list_items + half, n);
-    if (moved) {
-      list += half;
-      list_items += half;
+    if (sort_best_first(list, list_items, other_keys, other_items, n)) {
+      list = other_keys;
+      list_items = other_items;
     }
     for (int64_t i = 0; i < k; ++i) {
       best[r * stride + i] = i < n ? value_of(list[i]) : kNothing<T>;
@@ -479,13 +517,13 @@ void cosine_topk_merge(int64_t parts, int64_t k, const T* part_best, const int64
 
 #define MMSSL_INSTANTIATE_INDEX(T, Index)                                                                            \
   template void cosine_topk_search<T, Index>(const T*, const T*, int64_t, int64_t, int64_t, int64_t, const int64_t*, \
-                                             const Index*, int64_t, T*, T*, int64_t*, topk_key_t<T>*, int32_t*,      \
-                                             int64_t*, T*);
-#define MMSSL_INSTANTIATE(T)                                                                                  \
-  MMSSL_INSTANTIATE_INDEX(T, int32_t)                                                                         \
-  MMSSL_INSTANTIATE_INDEX(T, int64_t)                                                                         \
-  template void cosine_topk_take<T>(int64_t, int64_t, topk_key_t<T>*, int32_t*, const int64_t*, T*, int64_t*, \
-                                    int64_t);                                                                 \
+                                             const Index*, int64_t, int64_t, T*, T*, int64_t*, topk_key_t<T>*,       \
+                                             int32_t*, int64_t*, T*);
+#define MMSSL_INSTANTIATE(T)                                                                             \
+  MMSSL_INSTANTIATE_INDEX(T, int32_t)                                                                    \
+  MMSSL_INSTANTIATE_INDEX(T, int64_t)                                                                    \
+  template void cosine_topk_take<T>(int64_t, int64_t, int64_t, topk_key_t<T>*, int32_t*, const int64_t*, \
+                                    topk_key_t<T>*, int32_t*, T*, int64_t*, int64_t);                    \
   template void cosine_topk_merge<T>(int64_t, int64_t, const T*, const int64_t*, T*, int64_t*, int64_t, int64_t);
 MMSSL_INSTANTIATE(float)
 MMSSL_INSTANTIATE(double)

@@ -7,7 +7,8 @@
 //
 // A row's candidates are a short list in ascending order of item, each value as an integer that sorts as the value
 // does. A value above the row's bar is appended; when the list is full the k best stay, in order, and the k-th becomes
-// the bar. No heap: finding the k-th best and sorting are counts of comparisons, which vectorise.
+// the bar. No heap: finding the k-th best and sorting short lists are counts of comparisons, which vectorise. Long
+// lists are sorted by radix: n log n comparisons, mispredicted half the time, would cost more than the similarities.
 #include <cstdint>
 
 namespace mmssl::MMSSL_ISA {
@@ -25,9 +26,14 @@ struct TopkKey<double> {
 template <typename T>
 using topk_key_t = typename TopkKey<T>::type;
 
-// The list's room for candidates: twice k rounded up to whole vectors, and at least 64 beside the k.
 constexpr int64_t topk_rounded(int64_t n) { return (n + 15) / 16 * 16; }
-constexpr int64_t topk_capacity(int64_t k) { return topk_rounded(k) + (k > 64 ? topk_rounded(k) : 64); }
+
+// The list's room for candidates: twice k rounded up to whole vectors, and at least 64 beside the k, but never more
+// than `width` items need, a list that cannot fill up. k is at most the width unless there are fewer items than k.
+constexpr int64_t topk_capacity(int64_t k, int64_t width) {
+  const int64_t twice = topk_rounded(k) + (k > 64 ? topk_rounded(k) : 64);
+  return twice < topk_rounded(width) ? twice : topk_rounded(width);
+}
 
 constexpr int64_t kTopkFirst = 1024;      // items of the tile that sets the bars
 constexpr int64_t kTopkItems = 12;        // v must have so many rows at least, of which the last may be no items
@@ -45,26 +51,28 @@ template <typename T, typename Index>
 void cosine_topk_search(const T* u,  // [rows, d]
                         const T* v,  // [at least max(last_item, kTopkItems), d]
                         int64_t rows, int64_t d, int64_t first_item, int64_t last_item,
-                        const int64_t* crow,  // [rows + 1], or nullptr: nothing is seen
-                        const Index* col,     // [nnz], ascending within a row
-                        int64_t k,
-                        T* packed,            // [n, d], overwritten
-                        T* scores,            // [kTopkFirst, topk_panel_rows(1)], overwritten
-                        int64_t* cursor,      // [n], overwritten
-                        topk_key_t<T>* keys,  // [n, capacity(k)]: the candidates
-                        int32_t* items,       // [n, capacity(k)]
-                        int64_t* count,       // [n]: how many a row has
-                        T* bar);              // [n]
+                        const int64_t* crow,          // [rows + 1], or nullptr: nothing is seen
+                        const Index* col,             // [nnz], ascending within a row
+                        int64_t k, int64_t capacity,  // topk_capacity(k, at least last_item - first_item)
+                        T* packed,                    // [n, d], overwritten
+                        T* scores,                    // [kTopkFirst, topk_panel_rows(1)], overwritten
+                        int64_t* cursor,              // [n], overwritten
+                        topk_key_t<T>* keys,          // [n, capacity]: the candidates
+                        int32_t* items,               // [n, capacity]
+                        int64_t* count,               // [n]: how many a row has
+                        T* bar);                      // [n]
 
 // Writes each row's k best, best first, ties to the lower item; item -1 and value -inf where fewer than k were found.
 template <typename T>
-void cosine_topk_take(int64_t rows, int64_t k,
-                      topk_key_t<T>* keys,   // [rows, capacity(k)], overwritten
-                      int32_t* items,        // [rows, capacity(k)], overwritten
-                      const int64_t* count,  // [rows]
-                      T* best,               // [rows, k]
-                      int64_t* best_items,   // [rows, k]
-                      int64_t stride);       // between the rows of best and best_items
+void cosine_topk_take(int64_t rows, int64_t k, int64_t capacity,
+                      topk_key_t<T>* keys,        // [rows, capacity], overwritten
+                      int32_t* items,             // [rows, capacity], overwritten
+                      const int64_t* count,       // [rows]
+                      topk_key_t<T>* other_keys,  // [capacity], overwritten
+                      int32_t* other_items,       // [capacity], overwritten
+                      T* best,                    // [rows, k]
+                      int64_t* best_items,        // [rows, k]
+                      int64_t stride);            // between the rows of best and best_items
 
 // Merges the k best of every part of the catalogue into the k best of all, for the rows [begin, end).
 template <typename T>

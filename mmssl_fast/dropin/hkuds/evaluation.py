@@ -13,7 +13,7 @@ from ...graph import SeenRows
 from ...ops.cosine_topk import cosine_topk
 
 ROWS = 4096  # users ranked at once
-SCORES = 1 << 24  # scores held at once for the AUC
+SCORES = 1 << 24  # in memory at a time for the AUC
 
 
 def evaluate(
@@ -42,14 +42,14 @@ def evaluate(
     n_items, longest = ia_embeddings.shape[0], min(max(ks), ia_embeddings.shape[0])
     sums, area = np.zeros((4, len(ks))), 0.0
     for begin in range(0, len(users), ROWS):
-        some = users[begin : begin + ROWS]
-        u = ua_embeddings[torch.as_tensor(some, device=ua_embeddings.device)]
-        seen = _keys([train_items.get(user, ()) for user in some], n_items)
-        wanted = _keys([relevant[user] for user in some], n_items)
-        counts = np.array([len(relevant[user]) for user in some])
-        _, best = cosine_topk(u, ia_embeddings, longest, _rows(seen, len(some), n_items, u.device), "dot")
+        batch = users[begin : begin + ROWS]
+        u = ua_embeddings[torch.as_tensor(batch, device=ua_embeddings.device)]
+        seen = _keys([train_items.get(user, ()) for user in batch], n_items)
+        wanted = _keys([relevant[user] for user in batch], n_items)
+        counts = np.array([len(relevant[user]) for user in batch])
+        _, best = cosine_topk(u, ia_embeddings, longest, _rows(seen, len(batch), n_items, u.device), "dot")
         best = best.cpu().numpy()
-        hits = np.isin(best + np.arange(len(some))[:, None] * n_items, wanted) & (best >= 0)
+        hits = np.isin(best + np.arange(len(batch))[:, None] * n_items, wanted) & (best >= 0)
         sums += _metrics(hits, best >= 0, counts, ks)
         area += _areas(u, ia_embeddings, seen, wanted) if auc else 0.0
     means = dict(zip(("precision", "recall", "ndcg", "hit_ratio"), sums / max(1, len(users)), strict=True))
@@ -63,11 +63,11 @@ def _metrics(hits: np.ndarray, ranked: np.ndarray, relevant: np.ndarray, ks: Seq
     ideal = np.concatenate(([0.0], gain.cumsum()))[np.minimum.outer(hits.sum(1), ks)]
     columns = []
     for k, best in zip(ks, ideal.T, strict=True):
-        found = hits[:, :k].sum(1)
-        precision = found / ranked[:, :k].sum(1).clip(1)
-        recall = found / relevant.clip(1)
+        hits_at_k = hits[:, :k].sum(1)
+        precision = hits_at_k / ranked[:, :k].sum(1).clip(1)
+        recall = hits_at_k / relevant.clip(1)
         ndcg = (hits[:, :k] * gain[:k]).sum(1) / np.where(best > 0, best, 1)
-        columns.append([x.sum() for x in (precision, recall, ndcg, found > 0)])
+        columns.append([x.sum() for x in (precision, recall, ndcg, hits_at_k > 0)])
     return np.array(columns).T
 
 
@@ -82,14 +82,14 @@ def _areas(u: Tensor, v: Tensor, seen: np.ndarray, wanted: np.ndarray) -> float:
         inside = torch.from_numpy(seen[(seen >= begin * n_items) & (seen < (begin + step) * n_items)]).to(u.device)
         scores.view(-1)[inside - begin * n_items] = torch.nan
         unseen = scores.isnan().logical_not().sum(1)
-        own = pairs[(pairs >= begin * n_items) & (pairs < (begin + step) * n_items)] - begin * n_items
-        row, score = own // n_items, scores.view(-1)[own]
+        block = pairs[(pairs >= begin * n_items) & (pairs < (begin + step) * n_items)] - begin * n_items
+        row, score = block // n_items, scores.view(-1)[block]
         positives, ranks = (scores.new_zeros(len(scores), dtype=torch.float64) for _ in range(2))
         positives.index_add_(0, row, torch.ones_like(score, dtype=torch.float64))
-        for some in torch.arange(len(own), device=u.device).split(step):
-            others, mine = scores[row[some]], score[some, None]
+        for chunk in torch.arange(len(block), device=u.device).split(step):
+            others, mine = scores[row[chunk]], score[chunk, None]
             rank = (others < mine).sum(1) + ((others == mine).sum(1) + 1) / 2
-            ranks.index_add_(0, row[some], rank.double())
+            ranks.index_add_(0, row[chunk], rank.double())
         negatives = unseen - positives
         area = (ranks - positives * (positives + 1) / 2) / (positives * negatives).clamp(min=1)
         total += float(area[(positives > 0) & (negatives > 0)].sum())

@@ -26,7 +26,7 @@ PARTS = (*TRAINER, "Discriminator.forward", "Data.sample", "test_torch")
 
 
 class Accelerated:
-    """What `accelerate` did: `patched` and `missing`, names of PARTS; `restore()` puts the code's own back."""
+    """What `accelerate` did: `patched` and `missing`, names of PARTS; `restore()` undoes it."""
 
     def __init__(self) -> None:
         self.patched: list[str] = []
@@ -41,8 +41,8 @@ class Accelerated:
         return f"Accelerated(patched={self.patched}, missing={self.missing})"
 
     def _set(self, part: str, place, name: str, value) -> None:
-        own = vars(place) if not isinstance(place, dict) else place
-        before = own.get(name, self)
+        namespace = vars(place) if not isinstance(place, dict) else place
+        before = namespace.get(name, self)
         put = place.__setitem__ if isinstance(place, dict) else lambda key, x: setattr(place, key, x)
         put(name, value)
         self._undo.append((lambda: put(name, before)) if before is not self else lambda: delattr(place, name))
@@ -115,10 +115,10 @@ def _trainer_methods(names: dict, gemm: torch.dtype | None) -> dict[str, Functio
     graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def u_sim_calculation(self, users, user_final, item_final):
-        kept = graphs.get(self)
-        if kept is None or kept[0] is not self.ui_graph_raw:
-            kept = graphs[self] = self.ui_graph_raw, interaction_graph(self.ui_graph_raw)
-        return relation_rows(kept[1], users, user_final, item_final)
+        cached = graphs.get(self)
+        if cached is None or cached[0] is not self.ui_graph_raw:
+            cached = graphs[self] = self.ui_graph_raw, interaction_graph(self.ui_graph_raw)
+        return relation_rows(cached[1], users, user_final, item_final)
 
     def penalty(self, D, xr, xf):
         return gradient_penalty(D, xr, xf, gemm=gemm)
@@ -136,8 +136,8 @@ def _trainer_methods(names: dict, gemm: torch.dtype | None) -> dict[str, Functio
     def sparse_mx_to_torch_sparse_tensor(self, sparse_mx):
         return Adjacency.from_scipy(sparse_mx)
 
-    own = (u_sim_calculation, penalty, contrastive, bpr, matrix_to_tensor, sparse_mx_to_torch_sparse_tensor)
-    return dict(zip(TRAINER, own, strict=True))
+    methods = (u_sim_calculation, penalty, contrastive, bpr, matrix_to_tensor, sparse_mx_to_torch_sparse_tensor)
+    return dict(zip(TRAINER, methods, strict=True))
 
 
 def _forward(gemm: torch.dtype | None, skip_unread: bool) -> FunctionType:

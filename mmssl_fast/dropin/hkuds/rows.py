@@ -17,7 +17,7 @@ from ...relation import RelationRows
 
 PENALTY = 0.3  # the λ that the released gradient_penalty multiplies by, beside args.gp_rate
 
-_told: weakref.WeakSet = weakref.WeakSet()
+_warned: weakref.WeakSet = weakref.WeakSet()
 
 
 def interaction_graph(matrix: sp.spmatrix | sp.sparray) -> InteractionGraph:
@@ -45,15 +45,16 @@ def relation_rows(
     users = torch.as_tensor(users, device=user_final.device)
     if graph.value is None:
         return RelationRows.generated(user_final[users], item_final, "dot", graph.rows(users)).normalize(1e-12)
-    if graph not in _told:
-        _told.add(graph)
+    if graph not in _warned:
+        _warned.add(graph)
         warnings.warn(
-            "relation_rows: the graph has edge values other than 1, its rows are dense (said once)", stacklevel=2
+            "relation_rows: the graph has edge values other than 1, its rows are dense (warned once a graph)",
+            stacklevel=2,
         )
-    kept = torch.ones(len(users), graph.n_items, dtype=user_final.dtype, device=user_final.device)
+    unseen = torch.ones(len(users), graph.n_items, dtype=user_final.dtype, device=user_final.device)
     entry, row = _entries(graph, users)
-    kept[row, graph.col[entry].long()] -= graph.value[entry].to(kept.dtype)
-    return RelationRows.from_dense(F.normalize(user_final[users] @ item_final.T * kept, dim=1))
+    unseen[row, graph.col[entry].long()] -= graph.value[entry].to(unseen.dtype)
+    return RelationRows.from_dense(F.normalize(user_final[users] @ item_final.T * unseen, dim=1))
 
 
 def discriminate(net: nn.Sequential, x: RelationRows | Tensor, gemm: torch.dtype | None = None) -> Tensor:
@@ -124,8 +125,8 @@ def gradient_penalty(
 
 
 def item_major_(weight: Tensor) -> None:
-    """Lays weight [H, I] out item by item, in place: its values and the Parameter stay, reading an item's column is one
-    read. A no-op where it is so already."""
+    """Stores weight [H, I] item-major, in place, so that an item's column is contiguous. The values and the Parameter
+    stay the same. Does nothing where the weight is item-major already."""
     if not weight.mT.is_contiguous():
         with torch.no_grad():
             weight.data = weight.data.mT.contiguous().mT

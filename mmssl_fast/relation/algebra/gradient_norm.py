@@ -155,11 +155,11 @@ def _(grad, g, weight, norm, streamed, kept, gemm):
     return torch.empty_like(weight)
 
 
-def _put_off(pending: PendingGradient, grad, g, weight, norm, streamed, kept, gemm: str) -> None:
-    """As `_gradient_norm_bwd_op`, in pieces."""
+def _add_to_pending(pending: PendingGradient, grad, g, weight, norm, streamed, kept, gemm: str) -> None:
+    """Adds to `pending` the pieces of what `_gradient_norm_bwd_op` returns as a matrix."""
     a, narrow = _per_length(grad, norm)[:, None], getattr(torch, gemm)
     if kept.shape[1]:
-        pending.add_rows(lambda begin, end: kept[:, begin:end], a * g, narrow)
+        pending.add_rows(kept, a * g, narrow)
         return
     ids = _streamed_rows(streamed, g)
     if ids.numel() < g.shape[0]:
@@ -167,7 +167,7 @@ def _put_off(pending: PendingGradient, grad, g, weight, norm, streamed, kept, ge
         pending.add_product(s, narrow)
     if ids.numel():
         rows, weight = g[ids], weight.detach()
-        pending.add_rows(lambda begin, end: mm(rows, weight[:, begin:end], narrow), a[ids] * rows, narrow)
+        pending.add_tiles(lambda begin, end: mm(rows, weight[:, begin:end], narrow), a[ids] * rows, narrow)
 
 
 def _streamed_rows(streamed: Tensor, g: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def _grad(ctx, grad, q_grad, _streamed, kept_grad):
     d_weight = None
     pending = pending_of(weight) if ctx.needs_input_grad[1] and not torch.compiler.is_compiling() else None
     if pending is not None:
-        _put_off(pending, grad, g, weight, norm, streamed, kept, ctx.gemm)
+        _add_to_pending(pending, grad, g, weight, norm, streamed, kept, ctx.gemm)
     elif ctx.needs_input_grad[1]:
         d_weight = gradient_norm_bwd(grad, g, weight, norm, streamed, kept, ctx.gemm)
     return d_g, d_weight, None

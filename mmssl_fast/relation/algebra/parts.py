@@ -7,11 +7,14 @@ With W = weight [H, I] and s_ui = U_u·V_i for the seen pairs, Linear on generat
 at I·d·H + nnz·H operations instead of B·I·H. Its gradients, with y = ∂L/∂z, T = yᵀU and A = (y W) at the seen pairs:
 
     dW = T Vᵀ − yᵀs,   dU = y (W V) − A V,   dV = Wᵀ T − Aᵀ U.
+
+A part is one kind of rows. `forward` and `backward` below go through any number of parts, and do together what reads
+the whole of W: it is far larger than anything else here, so one product over W for all parts is what counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,59 +22,13 @@ from torch import Tensor
 
 from ...ops.sampled_dot import sampled_dot
 from ...ops.spmm import spmm, spmm_add_
-from ...precision import addmm_, rounded
 from ...precision import mm as _mm
-from ...precision import mm_out as _mm_out
+from ...precision import rounded
 from ...tiles import item_tiles
-from .cancelled import carried_blocks, formed_apart, without
+from .cancelled import CancelledBlock, cancelled_blocks, excluded_rows, zero_rows
 from .pending_gradient import PendingGradient, pending_of
 from .weight_columns import ItemEntries, WeightColumns
-
-
-@dataclass(eq=False)
-class GeneratedPart:
-    """Rows (u vᵀ) ∘ (1 − S): u [B, d], v [I, d], S the entries of seen (crow [B + 1], col [nnz]) or None.
-
-    carried: bool [B] or None. Rows whose seen items make up nearly all of u vᵀ, where the subtraction would leave no
-    digits: they alone are formed densely, a few at a time (see relation_row_norm).
-    """
-
-    u: Tensor
-    v: Tensor
-    seen: tuple[Tensor, Tensor] | None = None
-    carried: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        self.apart = formed_apart(self.seen, self.carried, self.v.shape[0])
-
-
-@dataclass(eq=False)
-class SparsePart:
-    """Constant rows given as a CSR block: crow int64 [B + 1], col [nnz], value [nnz], over n_items columns."""
-
-    crow: Tensor
-    col: Tensor
-    value: Tensor
-    n_items: int
-
-
-@dataclass(eq=False)
-class TiledPart:
-    """Constant rows given in tiles: tile(begin, end) → [n_rows, end − begin], the same whenever it is called."""
-
-    n_rows: int
-    n_items: int
-    tile: Callable[[int, int], Tensor]
-
-
-@dataclass(eq=False)
-class DensePart:
-    """Rows that exist as a matrix x [B, I]."""
-
-    x: Tensor
-
-
-Part = GeneratedPart | SparsePart | TiledPart | DensePart
+from .weight_gradient import DenseGradient
 
 
 @dataclass(eq=False)
@@ -82,6 +39,208 @@ class PartValue:
     z: Tensor
     vw: Tensor | None = None
     products: Tensor | None = None
+
+
+class WeightPass:
+    """What the parts of one pass over a weight share: its columns, one transpose of every CSR block, and the products
+    over W that all parts need, computed together."""
+
+    def __init__(self, weight: Tensor, gemm: torch.dtype) -> None:
+        self.weight, self.gemm, self.columns = weight, gemm, WeightColumns(weight)
+        self.vw: dict[tuple, Tensor] = {}  # (W V)ᵀ [d, H] by `_key` of v
+        self._entries: dict[tuple, ItemEntries] = {}
+
+    def entries(self, crow: Tensor, col: Tensor) -> ItemEntries:
+        key = (crow.data_ptr(), col.data_ptr(), col.shape[0])
+        if key not in self._entries:
+            self._entries[key] = ItemEntries(crow, col, self.weight.shape[1])
+        return self._entries[key]
+
+
+class Part:
+    """One kind of relation rows, [B, I], as relation_linear reads them. Constant unless `inputs` says otherwise."""
+
+    def inputs(self) -> list[Tensor]:
+        """The tensors that may need a gradient, in the order of `input_gradients`."""
+        return []
+
+    def cast(self, dtype: torch.dtype) -> Part:
+        """The part with its inputs in `dtype`."""
+        return self
+
+    def detach(self) -> Part:
+        """The part with its inputs cut from the graph."""
+        return self
+
+    def key(self) -> tuple:
+        """Changes whenever the rows do."""
+        return tuple((x.data_ptr(), version(x)) for x in self.inputs())
+
+    def low_rank(self) -> tuple[Tensor, Tensor] | None:
+        """(u [B, d], v [I, d]), where the rows are u vᵀ plus something sparse."""
+        return None
+
+    def forward(self, shared: WeightPass) -> PartValue:
+        """z = rows Wᵀ."""
+        raise NotImplementedError
+
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
+        """Adds dW of everything but `low_rank`, whose share is one product for all parts."""
+        raise NotImplementedError
+
+    def input_gradients(
+        self, value: PartValue, grad: Tensor, needs: Sequence[bool], tw: Tensor | None, shared: WeightPass
+    ) -> list[Tensor | None]:
+        """The gradients of `inputs`, None where not needed. tw: Wᵀ T [I, d] of `low_rank`, where that is needed."""
+        return []
+
+
+@dataclass(eq=False)
+class GeneratedPart(Part):
+    """Rows (u vᵀ) ∘ (1 − S): u [B, d], v [I, d], S the entries of seen (crow [B + 1], col [nnz]) or None.
+
+    cancelled: bool [B] or None. Rows whose seen items make up nearly all of u vᵀ, where the subtraction would leave no
+    digits: they alone are formed densely, a few at a time (see relation_row_norm).
+    """
+
+    u: Tensor
+    v: Tensor
+    seen: tuple[Tensor, Tensor] | None = None
+    cancelled: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.excluded = excluded_rows(self.seen, self.cancelled, self.v.shape[0])
+
+    def inputs(self) -> list[Tensor]:
+        return [self.u, self.v]
+
+    def cast(self, dtype: torch.dtype) -> GeneratedPart:
+        return GeneratedPart(self.u.to(dtype), self.v.to(dtype), self.seen, self.cancelled)
+
+    def detach(self) -> GeneratedPart:
+        return GeneratedPart(self.u.detach(), self.v.detach(), self.seen, self.cancelled)
+
+    def key(self) -> tuple:
+        return (*super().key(), None if self.cancelled is None else self.cancelled.data_ptr())
+
+    def low_rank(self) -> tuple[Tensor, Tensor]:
+        return zero_rows(self.u, self.excluded), self.v
+
+    def forward(self, shared: WeightPass) -> PartValue:
+        vw = shared.vw[_key(self.v)]
+        u, _ = self.low_rank()
+        z, products = u @ vw, None
+        if self.seen is not None:
+            seen = shared.entries(*self.seen)
+            products = sampled_dot(seen.crow, seen.col, u, self.v)
+            x, col = shared.columns.gather(seen)
+            spmm_add_(z, seen.rows(), seen.crow, col, -products, x)
+        # Written, not added: what low rank minus sparse left in these rows has no digits.
+        for block in self._cancelled_blocks():
+            z[block.rows] = self._dense(block) @ shared.weight.mT
+        return PartValue(z, vw, products)
+
+    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+        if self.seen is not None:
+            sink.add_sparse(shared.entries(*self.seen), -value.products, grad)
+        for block in self._cancelled_blocks():
+            sink.add_rows(self._dense(block), grad[block.rows])
+
+    def input_gradients(self, value, grad, needs, tw, shared) -> list[Tensor | None]:
+        if not any(needs):
+            return [None, None]
+        du = dv = sampled = None
+        kept_grad = zero_rows(grad, self.excluded)
+        if self.seen is not None:
+            seen = shared.entries(*self.seen)
+            x, col = shared.columns.gather(seen)
+            sampled = sampled_dot(seen.crow, col, kept_grad, x)
+        if needs[0]:
+            du = kept_grad @ value.vw.mT
+            if sampled is not None:
+                spmm_add_(du, torch.arange(du.shape[0], device=du.device), *self.seen, -sampled, self.v)
+        if needs[1]:
+            dv = tw.contiguous()  # a slice of the columns of one product: rows must be adjacent to be added to
+            if sampled is not None:
+                seen.add_transposed_(dv, -sampled, self.low_rank()[0])
+        for block in self._cancelled_blocks():
+            d_rows = block.mask_(grad[block.rows] @ shared.weight)
+            if needs[0]:
+                du[block.rows] = d_rows @ self.v
+            if needs[1]:
+                dv.addmm_(d_rows.mT, self.u[block.rows])
+        return [du, dv]
+
+    def _cancelled_blocks(self) -> Iterator[CancelledBlock]:
+        if self.seen is not None and self.cancelled is not None:
+            yield from cancelled_blocks(self.seen, self.cancelled, self.v.shape[0])
+
+    def _dense(self, block: CancelledBlock) -> Tensor:
+        """The rows of a block, [b, I]."""
+        return block.mask_(self.u[block.rows] @ self.v.mT)
+
+
+@dataclass(eq=False)
+class SparsePart(Part):
+    """Constant rows given as a CSR block: crow int64 [B + 1], col [nnz], value [nnz], over n_items columns."""
+
+    crow: Tensor
+    col: Tensor
+    value: Tensor
+    n_items: int
+
+    def forward(self, shared: WeightPass) -> PartValue:
+        x, col = shared.columns.gather(shared.entries(self.crow, self.col))
+        return PartValue(spmm(self.crow, col, self.value, x))
+
+    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+        sink.add_sparse(shared.entries(self.crow, self.col), self.value, grad)
+
+
+@dataclass(eq=False)
+class TiledPart(Part):
+    """Constant rows given in tiles: tile(begin, end) → [n_rows, end − begin], the same whenever it is called."""
+
+    n_rows: int
+    n_items: int
+    tile: Callable[[int, int], Tensor]
+
+    def forward(self, shared: WeightPass) -> PartValue:
+        weight = shared.weight
+        z = weight.new_zeros(self.n_rows, weight.shape[0])
+        for begin, end in item_tiles(self.n_rows, self.n_items):
+            z.addmm_(self.tile(begin, end).to(z.dtype), weight[:, begin:end].mT)
+        return PartValue(z)
+
+    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+        sink.add_tiles(self.tile, grad)
+
+
+@dataclass(eq=False)
+class DensePart(Part):
+    """Rows that exist as a matrix x [B, I]."""
+
+    x: Tensor
+
+    def inputs(self) -> list[Tensor]:
+        return [self.x]
+
+    def cast(self, dtype: torch.dtype) -> DensePart:
+        return DensePart(self.x.to(dtype))
+
+    def detach(self) -> DensePart:
+        return DensePart(self.x.detach())
+
+    def forward(self, shared: WeightPass) -> PartValue:
+        return PartValue(_mm(self.x, rounded(shared.weight, shared.gemm).mT, shared.gemm))
+
+    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+        sink.add_rows(self.x, grad, shared.gemm)
+
+    def input_gradients(self, value, grad, needs, tw, shared) -> list[Tensor | None]:
+        return [_mm(grad, rounded(shared.weight, shared.gemm), shared.gemm) if needs[0] else None]
 
 
 def check_generated(op: str, u: Tensor, v: Tensor, seen, kind: str = "dot") -> None:
@@ -102,49 +261,17 @@ def version(x: Tensor) -> int:
 
 
 def forward(
-    weight: Tensor, parts: Sequence[Part], known: Sequence[PartValue | None], gemm: torch.dtype
+    weight: Tensor, parts: Sequence[Part], values: Sequence[PartValue | None], gemm: torch.dtype
 ) -> list[PartValue]:
     """z = rows Wᵀ of every part, with one product over W for all distinct v. Plain tensors in, plain tensors out.
 
-    known: values of the same parts at the same weight, where they are at hand. gemm: dtype of the products over W.
+    values: of the same parts at the same weight, where an earlier call has computed them. gemm: dtype of the products
+    over W.
     """
-    columns = WeightColumns(weight)
-    missing = [p for p, k in zip(parts, known, strict=True) if isinstance(p, GeneratedPart) and k is None]
-    vw = _project(weight, [p.v for p in missing], gemm)
-    entries = _EntriesByIdentity(weight.shape[1])
-    values = []
-    for part, value in zip(parts, known, strict=True):
-        if value is None:
-            value = _part_forward(part, weight, columns, entries, vw, gemm)
-        values.append(value)
-    return values
-
-
-def _part_forward(
-    part: Part, weight: Tensor, columns: WeightColumns, entries: _EntriesByIdentity, vw: dict, gemm: torch.dtype
-) -> PartValue:
-    if isinstance(part, DensePart):
-        return PartValue(_mm(part.x, rounded(weight, gemm).mT, gemm))
-    if isinstance(part, SparsePart):
-        x, col = columns.at(entries.of(part.crow, part.col))
-        return PartValue(spmm(part.crow, col, part.value, x))
-    if isinstance(part, TiledPart):
-        z = weight.new_zeros(part.n_rows, weight.shape[0])
-        for begin, end in item_tiles(part.n_rows, part.n_items):
-            z.addmm_(part.tile(begin, end).to(z.dtype), weight[:, begin:end].mT)
-        return PartValue(z)
-    vw_part = vw[_key(part.v)]
-    u = without(part.u, part.apart)
-    z, products = u @ vw_part, None
-    if part.seen is not None:
-        seen = entries.of(*part.seen)
-        products = sampled_dot(seen.crow, seen.col, u, part.v)
-        x, col = columns.at(seen)
-        spmm_add_(z, seen.rows(), seen.crow, col, -products, x)
-        if part.carried is not None:
-            for block in carried_blocks(part.seen, part.carried, part.v.shape[0]):
-                z[block.rows] = block.mask_(part.u[block.rows] @ part.v.mT) @ weight.mT
-    return PartValue(z, vw_part, products)
+    shared = WeightPass(weight, gemm)
+    factors = [part.low_rank() for part, value in zip(parts, values, strict=True) if value is None]
+    shared.vw = _project(weight, [factor[1] for factor in factors if factor is not None], gemm)
+    return [part.forward(shared) if value is None else value for part, value in zip(parts, values, strict=True)]
 
 
 def backward(
@@ -158,180 +285,54 @@ def backward(
 ) -> tuple[Tensor | None, list[list[Tensor | None]]]:
     """(dW in the layout of weight, per part its inputs' gradients) from ∂L/∂z of every part; a None among grads is a
     zero. Where the weight's gradient is pending, its pieces go there and dW is None."""
+    shared = WeightPass(weight, gemm)
     live = [k for k, grad in enumerate(grads) if grad is not None]
-    entries = _EntriesByIdentity(weight.shape[1])
-    pending, d_weight = pending_of(weight) if need_weight else None, None
-    if pending is not None:
-        _put_off(pending, parts, values, grads, live, entries, gemm)
-    elif need_weight:
-        d_weight = _weight_gradient(weight, parts, values, grads, live, entries, gemm)
+    d_weight = None
+    if need_weight:
+        sink = pending_of(weight)
+        sink = DenseGradient(weight) if sink is None else sink
+        _weight_gradient(sink, [parts[k] for k in live], [values[k] for k in live], [grads[k] for k in live], shared)
+        d_weight = sink.value if isinstance(sink, DenseGradient) else None
+    tw = _products_with_weight(parts, grads, [k for k in live if any(need_inputs[k][1:])], shared)
     d_inputs: list[list[Tensor | None]] = [[None] * len(needs) for needs in need_inputs]
-    columns = WeightColumns(weight)
-    want_v = []
     for k in live:
-        part, grad, needs = parts[k], grads[k], need_inputs[k]
-        if isinstance(part, DensePart) and needs[0]:
-            d_inputs[k][0] = _mm(grad, rounded(weight, gemm), gemm)
-        elif isinstance(part, GeneratedPart) and any(needs):
-            sampled = None
-            if part.seen is not None:
-                seen = entries.of(*part.seen)
-                x, col = columns.at(seen)
-                sampled = sampled_dot(seen.crow, col, without(grad, part.apart), x)
-            if needs[0]:
-                d_inputs[k][0] = _u_gradient(part, values[k], grad, sampled)
-            if needs[1]:
-                want_v.append((k, sampled))
-    if want_v:
-        _v_gradients(weight, parts, grads, want_v, entries, d_inputs, gemm)
-    _add_carried(weight, parts, grads, live, need_inputs, d_inputs)
+        d_inputs[k] = parts[k].input_gradients(values[k], grads[k], need_inputs[k], tw.get(k), shared)
     return d_weight, d_inputs
 
 
 def _weight_gradient(
-    weight: Tensor,
+    sink: DenseGradient | PendingGradient,
     parts: Sequence[Part],
     values: Sequence[PartValue],
-    grads: Sequence[Tensor | None],
-    live: Sequence[int],
-    entries: _EntriesByIdentity,
-    gemm: torch.dtype,
-) -> Tensor:
-    """dW: the low-rank part written by one product, everything else added in place."""
-    d_weight = torch.empty_like(weight)  # keeps the layout, so that it can become weight.grad as it is
-    factors = _low_rank_factors(parts, grads, live)
-    if factors:
-        v = _concatenate([v for v, _ in factors], 1)
-        _mm_out(v, torch.cat([t for _, t in factors]), d_weight.mT, gemm)
-    else:
-        d_weight.zero_()
-    for k in live:
-        part, grad = parts[k], grads[k]
-        if isinstance(part, DensePart):
-            addmm_(d_weight.mT, part.x.mT, grad, gemm)
-        elif isinstance(part, SparsePart):
-            WeightColumns.add_(d_weight, entries.of(part.crow, part.col), part.value, grad)
-        elif isinstance(part, TiledPart):
-            for begin, end in item_tiles(part.n_rows, part.n_items):
-                d_weight[:, begin:end].mT.addmm_(part.tile(begin, end).to(grad.dtype).mT, grad)
-        elif part.seen is not None:
-            WeightColumns.add_(d_weight, entries.of(*part.seen), -values[k].products, grad)
-            if part.carried is not None:
-                for block in carried_blocks(part.seen, part.carried, part.v.shape[0]):
-                    rows = block.mask_(part.u[block.rows] @ part.v.mT)
-                    d_weight.mT.addmm_(rows.mT, grad[block.rows])
-    return d_weight
-
-
-def _put_off(
-    pending: PendingGradient,
-    parts: Sequence[Part],
-    values: Sequence[PartValue],
-    grads: Sequence[Tensor | None],
-    live: Sequence[int],
-    entries: _EntriesByIdentity,
-    gemm: torch.dtype,
+    grads: Sequence[Tensor],
+    shared: WeightPass,
 ) -> None:
-    """As `_weight_gradient`, in pieces."""
-    for v, t in _low_rank_factors(parts, grads, live):
-        pending.add_low_rank(v, t, gemm)
-    for k in live:
-        part, grad = parts[k], grads[k]
-        if isinstance(part, DensePart):
-            pending.add_rows(lambda begin, end, x=part.x: x[:, begin:end], grad, gemm)
-        elif isinstance(part, SparsePart):
-            pending.add_sparse(entries.of(part.crow, part.col), part.value, grad)
-        elif isinstance(part, TiledPart):
-            pending.add_rows(part.tile, grad)
-        elif part.seen is not None:
-            pending.add_sparse(entries.of(*part.seen), -values[k].products, grad)
-            if part.carried is not None:
-                for block in carried_blocks(part.seen, part.carried, part.v.shape[0]):
-                    rows = block.mask_(part.u[block.rows] @ part.v.mT)
-                    pending.add_rows(lambda begin, end, rows=rows: rows[:, begin:end], grad[block.rows])
+    """dW: the low-rank share of all parts first, because it is written, not added; then the rest of each part."""
+    factors: dict[tuple, tuple[Tensor, Tensor]] = {}  # of every distinct v: it, and Tᵀ = uᵀy [d, H] summed over parts
+    for part, grad in zip(parts, grads, strict=True):
+        if (low_rank := part.low_rank()) is not None:
+            u, v = low_rank
+            t, key = u.mT @ grad, _key(v)
+            factors[key] = (v, factors[key][1] + t if key in factors else t)
+    sink.start(list(factors.values()), shared.gemm)
+    for part, value, grad in zip(parts, values, grads, strict=True):
+        part.add_weight_gradient(sink, value, grad, shared)
 
 
-def _low_rank_factors(
-    parts: Sequence[Part], grads: Sequence[Tensor | None], live: Sequence[int]
-) -> list[tuple[Tensor, Tensor]]:
-    """(v [I, d], Tᵀ = uᵀy [d, H] summed over the parts that share v) of every distinct v."""
-    factors: dict[tuple, tuple[Tensor, Tensor]] = {}
-    for k in live:
-        if isinstance(part := parts[k], GeneratedPart):
-            t = without(part.u, part.apart).mT @ grads[k]
-            key = _key(part.v)
-            factors[key] = (part.v, factors[key][1] + t if key in factors else t)
-    return list(factors.values())
-
-
-def _u_gradient(part: GeneratedPart, value: PartValue, grad: Tensor, sampled: Tensor | None) -> Tensor:
-    grad = without(grad, part.apart)
-    du = grad @ value.vw.mT
-    if sampled is not None:
-        spmm_add_(du, torch.arange(du.shape[0], device=du.device), *part.seen, -sampled, part.v)
-    return du
-
-
-def _v_gradients(
-    weight: Tensor,
-    parts: Sequence[Part],
-    grads: Sequence[Tensor | None],
-    want: Sequence[tuple[int, Tensor]],
-    entries: _EntriesByIdentity,
-    d_inputs: list[list[Tensor | None]],
-    gemm: torch.dtype,
-) -> None:
-    """dV of every part that wants one, with one product over W: Wᵀ [T¹ | T² | …]."""
-    t = [grads[k].mT @ without(parts[k].u, parts[k].apart) for k, _ in want]
+def _products_with_weight(
+    parts: Sequence[Part], grads: Sequence[Tensor | None], which: Sequence[int], shared: WeightPass
+) -> dict[int, Tensor]:
+    """Wᵀ T [I, d] of some parts, by their number, with one product over W: Wᵀ [T¹ | T² | …]."""
+    if not which:
+        return {}
+    weight, gemm = shared.weight, shared.gemm
+    t = [grads[k].mT @ parts[k].low_rank()[0] for k in which]
     together = _mm(rounded(weight, gemm).mT, torch.cat(t, 1), gemm, weight.dtype)
-    for (k, sampled), dv in zip(want, together.split([x.shape[1] for x in t], 1), strict=True):
-        dv = dv.contiguous()
-        if sampled is not None:
-            part = parts[k]
-            entries.of(*part.seen).add_transposed_(dv, -sampled, without(part.u, part.apart))
-        d_inputs[k][1] = dv
-
-
-def _add_carried(
-    weight: Tensor,
-    parts: Sequence[Part],
-    grads: Sequence[Tensor | None],
-    live: Sequence[int],
-    need_inputs: Sequence[Sequence[bool]],
-    d_inputs: list[list[Tensor | None]],
-) -> None:
-    """The carried rows' share of dU and dV, from their dense form."""
-    for k in live:
-        part = parts[k]
-        if not isinstance(part, GeneratedPart) or part.carried is None or part.seen is None or not any(need_inputs[k]):
-            continue
-        for block in carried_blocks(part.seen, part.carried, part.v.shape[0]):
-            d_rows = block.mask_(grads[k][block.rows] @ weight)
-            if need_inputs[k][0]:
-                d_inputs[k][0][block.rows] = d_rows @ part.v
-            if need_inputs[k][1]:
-                d_inputs[k][1].addmm_(d_rows.mT, part.u[block.rows])
-
-
-class _EntriesByIdentity:
-    """One ItemEntries, and so one transpose, for every CSR block that occurs."""
-
-    def __init__(self, n_items: int) -> None:
-        self.n_items, self.found = n_items, {}
-
-    def of(self, crow: Tensor, col: Tensor) -> ItemEntries:
-        key = (crow.data_ptr(), col.data_ptr(), col.shape[0])
-        if key not in self.found:
-            self.found[key] = ItemEntries(crow, col, self.n_items)
-        return self.found[key]
+    return dict(zip(which, together.split([x.shape[1] for x in t], 1), strict=True))
 
 
 def _key(v: Tensor) -> tuple:
     return v.data_ptr(), version(v), v.shape, v.stride()
-
-
-def _concatenate(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
 def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tuple, Tensor]:
@@ -339,5 +340,6 @@ def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tu
     distinct = {_key(v): v for v in vs}
     if not distinct:
         return {}
-    together = _mm(_concatenate(list(distinct.values()), 1).mT, rounded(weight, gemm).mT, gemm)
+    v = next(iter(distinct.values())) if len(distinct) == 1 else torch.cat(list(distinct.values()), 1)
+    together = _mm(v.mT, rounded(weight, gemm).mT, gemm)
     return dict(zip(distinct, together.split([v.shape[1] for v in distinct.values()]), strict=True))

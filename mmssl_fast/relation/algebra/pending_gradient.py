@@ -1,13 +1,13 @@
 """The gradient of a first layer's weight as the pieces it is made of, formed a few items at a time.
 
 dW of a Linear on relation rows is low rank plus sparse columns, and of the gradient penalty a small matrix times W
-(relation_parts, gradient_norm). At a million items and H = 512 it would be 2 GB beside W's 2 GB and Adam's 4; an
+(parts, gradient_norm). At a million items and H = 512 it would be 2 GB beside W's 2 GB and Adam's 4; an
 optimiser that takes it in tiles never holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -25,10 +25,10 @@ _pending: dict[int, PendingGradient] = {}
 
 
 class PendingGradient:
-    """dL/dW [H, I] of a weight, waiting: `tile` forms the gradient of some items, `dense` all of it.
+    """dL/dW [H, I] of a weight as a list of pieces: `tile` forms the gradient of some items, `dense` all of it.
 
-    Made by `pending_gradient`. The pieces of a penalty read W: they are those of the weight as it was, tile by tile,
-    so a tile may be written once it has been formed.
+    Made by `pending_gradient`. The pieces of a penalty read W itself. A tile of a piece reads only the same tile of W,
+    so an optimiser may write a tile of W as soon as it has formed that tile of the gradient.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -36,7 +36,7 @@ class PendingGradient:
         self._pieces: list[Piece] = []
 
     def __len__(self) -> int:
-        """How many pieces have come in."""
+        """The number of pieces."""
         return len(self._pieces)
 
     @torch.no_grad()
@@ -49,7 +49,7 @@ class PendingGradient:
         return out
 
     def dense(self) -> Tensor:
-        """dL/dW [H, I], in the weight's layout; beside it only tiles are held."""
+        """dL/dW [H, I], in the weight's layout; the only other memory is a tile."""
         dense = torch.empty_like(self.weight)
         item_major = dense.mT.is_contiguous()
         for begin, end in item_tiles(*self.weight.shape):
@@ -60,9 +60,10 @@ class PendingGradient:
                 tile.copy_(self.tile(begin, end))
         return dense
 
-    def add_low_rank(self, v: Tensor, t: Tensor, gemm: torch.dtype) -> None:
-        """dWᵀ += v t, with v [I, k] and t [k, H], rounded to gemm."""
-        self._pieces.append(lambda begin, end, out: addmm_(out, v[begin:end], t, gemm))
+    def start(self, factors: Sequence[tuple[Tensor, Tensor]], gemm: torch.dtype) -> None:
+        """dWᵀ += Σ v t, with v [I, k] and t [k, H], rounded to gemm."""
+        for v, t in factors:
+            self._pieces.append(lambda begin, end, out, v=v, t=t: addmm_(out, v[begin:end], t, gemm))
 
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
         """dWᵀ[col[e]] += value[e] y[row(e)] for every entry; y [B, H]."""
@@ -78,11 +79,13 @@ class PendingGradient:
         weight = self.weight  # not self, whose reference cycle would keep every piece until Python's collector runs
         self._pieces.append(lambda begin, end, out: addmm_(out, weight.mT[begin:end], s, gemm))
 
-    def add_rows(self, rows: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
-        """dWᵀ += rowsᵀ y, with rows(begin, end) → [b, end − begin] and y [b, H]; rounded to gemm where it is given."""
-        self._pieces.append(
-            lambda begin, end, out: addmm_(out, rows(begin, end).to(y.dtype).mT, y, gemm or y.dtype)
-        )
+    def add_rows(self, x: Tensor, y: Tensor, gemm: torch.dtype | None = None) -> None:
+        """dWᵀ += xᵀ y, with x [b, I] and y [b, H]; rounded to gemm where it is given."""
+        self.add_tiles(lambda begin, end: x[:, begin:end], y, gemm)
+
+    def add_tiles(self, tile: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
+        """As add_rows, x given in tiles: tile(begin, end) → [b, end − begin]."""
+        self._pieces.append(lambda begin, end, out: addmm_(out, tile(begin, end).to(y.dtype).mT, y, gemm or y.dtype))
 
 
 @contextmanager
@@ -98,9 +101,9 @@ def pending_gradient(weight: Tensor) -> Iterator[PendingGradient]:
     key = weight.data_ptr()
     if key in _pending:
         raise RuntimeError("pending_gradient: this weight's gradient is pending already")
-    found = _pending[key] = PendingGradient(weight.detach())
+    pending = _pending[key] = PendingGradient(weight.detach())
     try:
-        yield found
+        yield pending
     finally:
         del _pending[key]
 

@@ -1,7 +1,7 @@
 """relation_linear: the discriminator's first Linear on relation rows that are never formed (Eq. 3 and 4).
 
 `relation_linear` is the op on one generated block and compiles; `linear_of_parts` takes any number of parts at once,
-reads the weight once for all of them and is what RelationRows runs on. The arithmetic of both is relation_parts.
+reads the weight once for all of them and is what RelationRows runs on. The arithmetic of both is in parts.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ...ops.derivatives import differentiable, undifferentiable
 from ...ops.unit_rows import unit_rows
 from ...precision import gemm_dtype
 from . import parts as core
-from .parts import DensePart, GeneratedPart, Part, PartValue, check_generated, version
-from .relation_row_norm import row_norm_and_carried
+from .parts import GeneratedPart, Part, PartValue, check_generated, version
+from .relation_row_norm import row_norm_and_cancelled
 
 
 def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str = "dot", row_l2: bool = False) -> Tensor:
@@ -57,8 +57,8 @@ def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str =
     crow, col = (None, None) if seen is None else seen
     if not row_l2:
         return relation_linear_op(u, v, weight, crow, col, None)[0].to(dtype)
-    norm, carried = row_norm_and_carried(u, v, seen)
-    z = relation_linear_op(u, v, weight, crow, col, None if seen is None else carried)[0]
+    norm, cancelled = row_norm_and_cancelled(u, v, seen)
+    z = relation_linear_op(u, v, weight, crow, col, None if seen is None else cancelled)[0]
     return (z * inverse_or_zero(norm)[:, None].to(work)).to(dtype)
 
 
@@ -113,34 +113,35 @@ def linear_of_parts(
     memories = [None] * len(parts) if memories is None else memories
     work = work_dtype(weight.dtype)
     gemm = gemm_dtype(weight.device, work)
-    keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *_part_key(part)) for part in parts]
-    shared = work == weight.dtype and not any(x.requires_grad for part in parts for x in _inputs(part))
+    keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *part.key()) for part in parts]
+    shared = work == weight.dtype and not any(x.requires_grad for part in parts for x in part.inputs())
     outputs = [shared and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)]
     missing = [k for k, z in enumerate(outputs) if not isinstance(z, Tensor)]
     if not missing:
         return outputs
-    fresh = [_cast(parts[k], work) for k in missing]
-    known = [memories[k] and memories[k].get(weight, keys[k]) for k in missing]
-    call = _Call([_detached(part) for part in fresh], known, gemm)
-    found = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in _inputs(part)))
-    for k, value, z in zip(missing, call.values, found, strict=True):
+    fresh = [parts[k].cast(work) for k in missing]
+    values = [memories[k] and memories[k].get(weight, keys[k]) for k in missing]
+    call = _Call([part.detach() for part in fresh], values, gemm)
+    zs = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in part.inputs()))
+    for k, value, z in zip(missing, call.values, zs, strict=True):
         outputs[k] = z
-        if memories[k] is not None and not any(x.is_inference() for x in (weight, *_inputs(parts[k]))):
+        if memories[k] is not None and not any(x.is_inference() for x in (weight, *parts[k].inputs())):
             memories[k].put(weight, keys[k], value, z if shared else None)
     return outputs
 
 
 class _Call:
-    def __init__(self, parts: list[Part], known: list[PartValue | None], gemm: torch.dtype) -> None:
-        self.parts, self.known, self.gemm = parts, known, gemm
-        self.values: list[PartValue] = []
+    """What forward hands to backward besides tensors; values: None where forward has yet to compute them."""
+
+    def __init__(self, parts: list[Part], values: list[PartValue | None], gemm: torch.dtype) -> None:
+        self.parts, self.values, self.gemm = parts, values, gemm
 
 
 class _LinearOfParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, call: _Call, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(weight.device.type, enabled=False):
-            call.values = core.forward(weight.detach(), call.parts, call.known, call.gemm)
+            call.values = core.forward(weight.detach(), call.parts, call.values, call.gemm)
         ctx.call, ctx.versions = call, None
         if any(ctx.needs_input_grad[2:]):
             ctx.save_for_backward(weight, *inputs)  # the inputs so that a change in place before backward is an error
@@ -156,7 +157,7 @@ class _LinearOfParts(torch.autograd.Function):
         weight = _unchanged(ctx) if ctx.versions else ctx.saved_tensors[0]
         needs, needs_per_part = list(ctx.needs_input_grad[2:]), []
         for part in parts:
-            count = len(_inputs(part))
+            count = len(part.inputs())
             needs_per_part.append(needs[:count])
             needs = needs[count:]
         with torch.autocast(weight.device.type, enabled=False):
@@ -167,7 +168,7 @@ class _LinearOfParts(torch.autograd.Function):
 
 
 def _unchanged(ctx) -> Tensor:
-    now = [version(x) for x in (ctx.weight, *(x for part in ctx.call.parts for x in _inputs(part)))]
+    now = [version(x) for x in (ctx.weight, *(x for part in ctx.call.parts for x in part.inputs()))]
     if now != ctx.versions:
         raise RuntimeError(
             "relation_linear: the weight or the rows were modified by an inplace operation between forward and backward"
@@ -175,40 +176,17 @@ def _unchanged(ctx) -> Tensor:
     return ctx.weight
 
 
-def _inputs(part: Part) -> list[Tensor]:
-    if isinstance(part, GeneratedPart):
-        return [part.u, part.v]
-    return [part.x] if isinstance(part, DensePart) else []
-
-
-def _part_key(part: Part) -> tuple:
-    carried = getattr(part, "carried", None)
-    return (*((x.data_ptr(), version(x)) for x in _inputs(part)), None if carried is None else carried.data_ptr())
-
-
-def _cast(part: Part, dtype: torch.dtype) -> Part:
-    if isinstance(part, GeneratedPart):
-        return GeneratedPart(part.u.to(dtype), part.v.to(dtype), part.seen, part.carried)
-    return DensePart(part.x.to(dtype)) if isinstance(part, DensePart) else part
-
-
-def _detached(part: Part) -> Part:
-    if isinstance(part, GeneratedPart):
-        return GeneratedPart(part.u.detach(), part.v.detach(), part.seen, part.carried)
-    return DensePart(part.x.detach()) if isinstance(part, DensePart) else part
-
-
 @torch.library.custom_op("mmssl_fast::relation_linear", mutates_args=())
 def _linear_op(
-    u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, carried: Tensor | None
+    u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, cancelled: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    part = GeneratedPart(u, v, None if crow is None else (crow, col), carried)
+    part = GeneratedPart(u, v, None if crow is None else (crow, col), cancelled)
     (value,) = core.forward(weight, [part], [None], weight.dtype)
     return value.z, value.vw, u.new_empty(0) if value.products is None else value.products
 
 
 @_linear_op.register_fake
-def _(u, v, weight, crow, col, carried):
+def _(u, v, weight, crow, col, cancelled):
     h = weight.shape[0]
     return u.new_empty(u.shape[0], h), u.new_empty(u.shape[1], h), u.new_empty(0 if col is None else col.shape[0])
 
@@ -221,21 +199,21 @@ def _linear_bwd_op(
     weight: Tensor,
     crow: Tensor | None,
     col: Tensor | None,
-    carried: Tensor | None,
+    cancelled: Tensor | None,
     vw: Tensor,
     products: Tensor,
     need_u: bool,
     need_v: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    part = GeneratedPart(u, v, None if crow is None else (crow, col), carried)
+    part = GeneratedPart(u, v, None if crow is None else (crow, col), cancelled)
     value = PartValue(grad, vw, None if crow is None else products)
     d_weight, [[du, dv]] = core.backward(weight, [part], [value], [grad], need_weight, [[need_u, need_v]], weight.dtype)
     return tuple(grad.new_empty(0) if d is None else d for d in (du, dv, d_weight))
 
 
 @_linear_bwd_op.register_fake
-def _(grad, u, v, weight, crow, col, carried, vw, products, need_u, need_v, need_weight):
+def _(grad, u, v, weight, crow, col, cancelled, vw, products, need_u, need_v, need_weight):
     def like(x, needed):
         return torch.empty_like(x, memory_format=torch.preserve_format) if needed else grad.new_empty(0)
 
@@ -254,9 +232,9 @@ def _save(ctx, inputs, output):
 def _grad(ctx, grad, _vw, _products):
     if grad is None:
         return (None,) * 6
-    u, v, weight, crow, col, carried, vw, products = ctx.saved_tensors
+    u, v, weight, crow, col, cancelled, vw, products = ctx.saved_tensors
     needs = ctx.needs_input_grad[:3]
-    grads = relation_linear_bwd(grad, u, v, weight, crow, col, carried, vw, products, *needs)
+    grads = relation_linear_bwd(grad, u, v, weight, crow, col, cancelled, vw, products, *needs)
     return *(g if need else None for g, need in zip(grads, needs, strict=True)), None, None, None
 
 

@@ -1,8 +1,8 @@
 """relation_row_norm: lengths of generated rows that are never formed.
 
-‖row_u‖² = U_u (VᵀV) U_uᵀ − Σ_seen s_ui², with Gram matrix and seen products in float64. Where the seen items carry the
-row, what is left has no digits: rows below CARRIED_SHARE of their unmasked squared length are formed densely, a few at
-a time.
+‖row_u‖² = U_u (VᵀV) U_uᵀ − Σ_seen s_ui², with Gram matrix and seen products in float64. Where the
+seen items make up nearly the whole row, the difference has no digits: rows below CANCELLED_SHARE of their unmasked
+squared length are formed densely, a few at a time.
 
 With c = ∂L/∂n / n: dU = c∘(U VᵀV − s V), dV = V Uᵀ(c∘U) − (c∘s)ᵀ U; 0 at a zero row.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from ...ops.derivatives import differentiable, undifferentiable
 from ...ops.sampled_dot import sampled_dot
 from ...ops.spmm import spmm
-from .cancelled import CARRIED_SHARE, carried_blocks
+from .cancelled import CANCELLED_SHARE, cancelled_blocks
 from .parts import check_generated
 from .weight_columns import ItemEntries
 
@@ -38,11 +38,11 @@ def relation_row_norm(u: Tensor, v: Tensor, seen=None) -> Tensor:
         ValueError: for shapes or dtypes that do not match.
     """
     check_generated("relation_row_norm", u, v, seen)
-    return row_norm_and_carried(u, v, seen)[0].to(u.dtype)
+    return row_norm_and_cancelled(u, v, seen)[0].to(u.dtype)
 
 
-def row_norm_and_carried(u: Tensor, v: Tensor, seen=None) -> tuple[Tensor, Tensor]:
-    """(lengths, float64 [B]; bool [B]: the rows that their seen items carry, which relation_linear must form as
+def row_norm_and_cancelled(u: Tensor, v: Tensor, seen=None) -> tuple[Tensor, Tensor]:
+    """(lengths, float64 [B]; bool [B]: the rows that cancel, which relation_linear must form densely as
     well)."""
     crow, col = (None, None) if seen is None else seen
     work = torch.float32 if u.dtype in (torch.bfloat16, torch.float16) else u.dtype
@@ -81,18 +81,18 @@ class _Seen:
 def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
     wide = u.double()
     full = ((wide @ gram(v)) * wide).sum(1).clamp_min_(0)
-    carried = torch.zeros(u.shape[0], dtype=torch.bool, device=u.device)
+    cancelled = torch.zeros(u.shape[0], dtype=torch.bool, device=u.device)
     if crow is None or col is None or col.numel() == 0:
-        return full.sqrt_(), carried
+        return full.sqrt_(), cancelled
     seen = _Seen(crow, col, u, v)
     square = (full - seen.row_sums(seen.products.square())).clamp_min_(0)
     empty = crow.diff() >= v.shape[0]  # every item seen
-    carried = (square < CARRIED_SHARE * full).logical_and_(~empty)
+    cancelled = (square < CANCELLED_SHARE * full).logical_and_(~empty)
     norm = square.masked_fill_(empty, 0).sqrt_()
-    for block in carried_blocks((crow, col), carried, v.shape[0]):
+    for block in cancelled_blocks((crow, col), cancelled, v.shape[0]):
         rows = block.mask_(u[block.rows] @ v.mT)
         norm[block.rows] = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return norm, carried
+    return norm, cancelled
 
 
 @_row_norm_op.register_fake
@@ -104,7 +104,7 @@ def _(u, v, crow, col):
 def _row_norm_bwd_op(
     grad: Tensor,
     norm: Tensor,
-    carried: Tensor,
+    cancelled: Tensor,
     u: Tensor,
     v: Tensor,
     crow: Tensor | None,
@@ -113,7 +113,7 @@ def _row_norm_bwd_op(
     need_v: bool,
 ) -> tuple[Tensor, Tensor]:
     c = torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
-    plain, wide = torch.where(carried, 0.0, c)[:, None], u.double()
+    plain, wide = torch.where(cancelled, 0.0, c)[:, None], u.double()
     du = plain * (wide @ gram(v)) if need_u else None
     dv = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None
     if crow is not None and col is not None and col.numel():
@@ -125,7 +125,7 @@ def _row_norm_bwd_op(
     if need_u:
         du = du.to(u.dtype)
     if crow is not None and col is not None:
-        for block in carried_blocks((crow, col), carried, v.shape[0]):
+        for block in cancelled_blocks((crow, col), cancelled, v.shape[0]):
             rows = block.mask_(u[block.rows] @ v.mT).mul_(c[block.rows, None].to(u.dtype))
             if need_u:
                 du[block.rows] = rows @ v
@@ -135,7 +135,7 @@ def _row_norm_bwd_op(
 
 
 @_row_norm_bwd_op.register_fake
-def _(grad, norm, carried, u, v, crow, col, need_u, need_v):
+def _(grad, norm, cancelled, u, v, crow, col, need_u, need_v):
     return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
 
 
@@ -145,7 +145,7 @@ def _save(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _grad(ctx, grad, _carried):
+def _grad(ctx, grad, _cancelled):
     if grad is None:
         return None, None, None, None
     needs = ctx.needs_input_grad[:2]

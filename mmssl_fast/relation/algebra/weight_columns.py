@@ -1,7 +1,7 @@
-"""W[:, i] as contiguous rows: how the sparse parts of relation_linear read a weight and add to its gradient.
+"""W[:, i] as contiguous rows: how the sparse parts of relation_linear read a weight.
 
-A weight [H, I] stored item-major (``weight.mT`` contiguous) is read and written in place. Of a row-major one only the
-columns that a CSR block names are gathered, and added back.
+A weight [H, I] stored item-major (``weight.mT`` contiguous) is read in place. Of a row-major one only the columns
+that a CSR block names are gathered.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ItemEntries:
 
     @property
     def compact_col(self) -> Tensor:
-        """[nnz]: the place of every entry's item among the distinct items of the block."""
+        """[nnz]: for every entry, the index of its item among the distinct items of the block."""
         if self._compact is None:
             self._compact = torch.searchsorted(self.by_item[0], self.col.long())
         return self._compact
@@ -55,20 +55,9 @@ class WeightColumns:
         self.weight = weight
         self.item_major = weight.mT.is_contiguous()
 
-    def at(self, entries: ItemEntries) -> tuple[Tensor, Tensor]:
-        """(x [n, H], col [nnz]) with x[col[e]] = W[:, entries.col[e]]: the weight itself, or its columns in
-        question."""
+    def gather(self, entries: ItemEntries) -> tuple[Tensor, Tensor]:
+        """(x [n, H], col [nnz]) with x[col[e]] = W[:, entries.col[e]]: the weight itself, or a copy of the
+        columns that occur."""
         if self.item_major:
             return self.weight.mT, entries.col
         return self.weight.index_select(1, entries.by_item[0]).mT.contiguous(), entries.compact_col
-
-    @staticmethod
-    def add_(grad: Tensor, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
-        """grad[:, col[e]] += value[e] y[row(e)] for every entry; grad [H, I] of either layout, y [B, H]."""
-        if grad.mT.is_contiguous():
-            entries.add_transposed_(grad.mT, value, y)
-            return
-        items, t_crow, t_row, order = entries.by_item
-        columns = y.new_zeros(items.shape[0], y.shape[1])
-        spmm_add_(columns, torch.arange(items.shape[0], device=y.device), t_crow, t_row, value[order], y)
-        grad.index_add_(1, items, columns.mT)

@@ -14,16 +14,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmssl_fast import InteractionGraph
 
-from ...config.sections import Config, load
+from ...config.byte_size import readable
+from ...config.load import load
+from ...config.sections import Config
 from ...errors import InputError
 from ...files import write_text
-from ...memory.plan import readable
 from ...ranking import METRICS, user_metrics
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.curves import draw
 from ...runs.recommend import recommend
-from ...systems import SYSTEMS, TITLES
+from ...systems import SYSTEMS, title
 
 BINS = (0, 4, 6, 9, 13, 100)  # the paper's Table 4, Amazon-Baby
 SHOWN_USERS, SHOWN_ITEMS, K = 5, 10, 20
@@ -93,12 +94,12 @@ def read(path: Path) -> Page:
     data, test = result["data"], result["test"]
     ks = sorted({int(name.partition("@")[2]) for name in test if "@" in name})
     return Page(
-        name=str(path), title=TITLES[config.model.system], fingerprint=data["fingerprint"],
+        name=str(path), title=title(config.model.system), fingerprint=data["fingerprint"],
         data=_data_sentence(data), config=config, result=result,
         metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
         groups=_groups(model, config), top=_top(model), timing=_timing(result, epochs, config),
         balance=_balance(epochs, result["best_epoch"]), settings=_settings(config),
-        curves=_curves(epochs, f"{TITLES[config.model.system]} on {data['name']}"),
+        curves=_curves(epochs, f"{title(config.model.system)} on {data['name']}"),
         not_run=_not_run(result, epochs, config),
     )  # fmt: skip
 
@@ -112,7 +113,7 @@ def _split(pages: list[Page]) -> dict[str, Any]:
         numbers = [str(page.result["best_epoch"]), f"{page.result['seconds_per_epoch']:.2f}"]
         rows.append([f"{page.title} ({Path(page.name).name})", str(page.result["seed"]), *shown, *numbers])
     here = {page.config.model.system for page in pages}
-    missing = [TITLES[name] for name in SYSTEMS if name not in here]
+    missing = [title(name) for name in SYSTEMS if name not in here]
     notes = [f"Systems not among these runs: {', '.join(missing)}."] if missing else []
     if len({page.result["seed"] for page in pages}) == 1:
         notes.append("One seed: nothing here says how far another seed would be off.")
@@ -126,7 +127,7 @@ def _data_sentence(data: dict[str, Any]) -> str:
     return f"{data['name']}: {sizes}, interactions {counts}; features {modalities}"
 
 
-def _groups(model: saved_model.SavedModel, config: Config) -> list[list[str]]:
+def _groups(model: saved_model.Model, config: Config) -> list[list[str]]:
     """Recall and NDCG of the test users by how many training interactions they have."""
     known = model.interactions
     masked = known.train.maximum(known.val) if config.evaluate.mask_validation else known.train
@@ -142,7 +143,7 @@ def _groups(model: saved_model.SavedModel, config: Config) -> list[list[str]]:
     return rows
 
 
-def _top(model: saved_model.SavedModel) -> list[list[str]]:
+def _top(model: saved_model.Model) -> list[list[str]]:
     """The first users with test items: their best items, those held out for testing marked."""
     known = model.interactions
     users = np.flatnonzero(np.diff(known.test.indptr))[:SHOWN_USERS]
@@ -193,12 +194,8 @@ def _share(norm: float, ranking: float) -> str:
 
 def _settings(config: Config) -> list[list[str]]:
     """Every key with its value; the third column says whether it is the default."""
-    default = Config().model_dump()
-    return [
-        [f"{section}.{key}", str(value), "" if value == default[section][key] else "changed"]
-        for section, values in config.model_dump().items()
-        for key, value in values.items()
-    ]
+    changes = config.changes()
+    return [[name, str(value), "changed" if name in changes else ""] for name, value in config.flat().items()]
 
 
 def _curves(epochs: list[dict[str, Any]], title: str) -> str:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, infonce
+from mmssl_fast import infonce
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ...console.markdown import markdown
 from ...data import Dataset
 from ...runs import saved_model
-from ...systems import create
 from .paper import TEMPERATURES
 from .runs import Found
-from .tables import markdown
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,7 @@ def phi(x: Tensor, tau: float) -> Tensor:
 
 def views_of(found: Found, dataset: Dataset) -> tuple[Tensor, list[Tensor]]:
     """h [U, d] and every e^m [U, d] of a finished MMSSL run, float64."""
-    graph = InteractionGraph.from_scipy(dataset.train)
-    system = create("mmssl")
-    system.build(dataset, graph, found.run.config)
-    system.load_parameters(saved_model.load(found.run.folder).parameters)
+    system = saved_model.rebuild(saved_model.load(found.run.folder), dataset, found.run.config)
     system.model.eval()
     with torch.no_grad():
         encoded = system.model()

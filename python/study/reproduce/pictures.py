@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...runs.curves import GRID, INK, LOSS, MUTED, NDCG, RECALL
+from ...runs.curves import INK, LOSS, MUTED, NDCG, RECALL, plain
 from .gradients import Measured, phi
 from .paper import SWEEPS
 from .runs import Found, by_label
@@ -28,18 +28,6 @@ def _canvas(rows: int, columns: int, width: float, height: float):
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _plain(axes, title: str = "") -> None:
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
-    axes.tick_params(colors=MUTED, labelsize=8, length=0)
-    if title:
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
 
 
 def figure3(found: list[Found], path: Path) -> None:
@@ -61,7 +49,7 @@ def figure3(found: list[Found], path: Path) -> None:
             grid[row, 1].plot(seconds, values, color=colour, linewidth=1.8, label=label, marker=marker, markersize=4)
     for row, name in enumerate(NAMES.values()):
         for column, by in enumerate(("epoch", "training seconds")):
-            _plain(grid[row, column], f"validation {name} by {by}")
+            plain(grid[row, column], f"validation {name} by {by}")
             grid[row, column].set_xlabel(by, color=MUTED, fontsize=9)
         grid[row, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
         grid[row, 1].set_xscale("log")
@@ -85,7 +73,7 @@ def figure4(found: list[Found], path: Path) -> None:
             range(len(points)), means, yerr=np.nan_to_num(deviations), color=RECALL, marker="o", markersize=4, capsize=3
         )
         axes.set_xticks(range(len(points)), [f"{value:g}" for value, _ in points])
-        _plain(axes, SYMBOLS[key])
+        plain(axes, SYMBOLS[key])
     grid[0, 0].set_ylabel("test Recall@20", color=MUTED, fontsize=9)
     figure.savefig(path, format="png")
 
@@ -103,8 +91,8 @@ def figure5(measured: list[Measured], path: Path, shown: int = 4000) -> None:
         axes.plot(one.x[::every], (one.weight / top)[::every], ".", color=RECALL, markersize=2.5, alpha=0.5,
                   label="measured")  # fmt: skip
         below.hist(one.x.numpy(), bins=60, range=(-1, 1), color=LOSS)
-        _plain(axes, f"τ' = {one.tau:g}")
-        _plain(below, "negatives by similarity x" if column == 0 else "")
+        plain(axes, f"τ' = {one.tau:g}")
+        plain(below, "negatives by similarity x" if column == 0 else "")
         axes.set_xlim(-1, 1)
         below.set_xlim(-1, 1)
     grid[0, 0].legend(frameon=False, fontsize=8, loc="upper left", labelcolor=INK)

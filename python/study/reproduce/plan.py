@@ -6,15 +6,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ...config.compare import MAY_DIFFER
 from ...config.sections import Config
-from ...runs.complete import changed
-from ...systems import SYSTEMS, TITLES
-from ...training.checkpoints import MAY_DIFFER
+from ...systems import SYSTEMS, title
 from .paper import SWEEPS
 
-TARGETS = ("table2", "table3", "table4", "figure3", "figure4", "figure5")
+Target = Literal["table2", "table3", "table4", "figure3", "figure4", "figure5"]
 DEFAULT_SYSTEMS = {
     "table2": [name for name in SYSTEMS if name != "mmssl"] + ["mmssl"],
     "table4": ["vbpr", "mmgcn", "lattice", "slmrec", "lightgcn", "mmssl"],
@@ -55,7 +54,7 @@ class Settings:
     """What is asked for. base: the configuration of each system before seeds and variants; out: where runs and results
     go; variants: those of `ablations` that Table 3 has; none: all of them."""
 
-    target: str
+    target: Target
     out: Path
     fingerprint: str
     base: dict[str, Config]
@@ -65,7 +64,7 @@ class Settings:
     sweeps: tuple[str, ...] = ()
 
 
-def systems_of(target: str, asked: list[str], quick: bool) -> list[str]:
+def systems_of(target: Target, asked: list[str], quick: bool) -> list[str]:
     """The systems a target compares, in the order of its table."""
     if target not in DEFAULT_SYSTEMS:
         return ["mmssl"]
@@ -91,7 +90,7 @@ def _configurations(settings: Settings) -> list[tuple[str, Config]]:
             if not settings.sweeps or key in settings.sweeps
             for value in (values[:: len(values) - 1][:QUICK_POINTS] if settings.quick else values)
         ]
-    return [(TITLES[name], config) for name, config in settings.base.items()]
+    return [(title(name), config) for name, config in settings.base.items()]
 
 
 def _chosen(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
@@ -112,12 +111,12 @@ def with_values(config: Config, values: dict[str, Any]) -> Config:
     """The configuration with other values, {"section.key": value}."""
     for name, value in values.items():
         section, key = name.split(".")
-        config = changed(config, section, **{key: value})
+        config = config.changed(section, **{key: value})
     return config
 
 
 def _run(settings: Settings, label: str, config: Config, seed: int) -> Run:
-    config = changed(config, "train", seed=seed)
+    config = config.changed("train", seed=seed)
     name = f"{config.model.system}-{identity(config, settings.fingerprint)[:8]}-s{seed}"
     return Run(label, config, settings.out / "runs" / name)
 

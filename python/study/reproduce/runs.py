@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from mmssl_fast import InteractionGraph, sample_bpr
+from mmssl_fast import InteractionGraph
 
 from ...config.sections import Config
 from ...data import Dataset
@@ -21,10 +20,10 @@ from ...ranking import user_metrics
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.complete import complete, refuse_other_data, refuse_other_run
-from ...systems import create
-from ...systems.base import Batch
-from ...training import checkpoints as checkpoint
-from ...training.loop import WATCHED
+from ...training import loop
+from ...training.checkpoints import FOLDER
+from ...training.progress import SELECTION_METRIC, NullObserver
+from ...training.state_file import newest
 from .. import processes
 from .plan import Run, identity
 
@@ -47,7 +46,7 @@ def finish(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: 
     Raises Interrupted after a signal: the same call then goes on from there.
     """
     if jobs > 1:
-        _at_once(runs, dataset, say, jobs)
+        _in_parallel(runs, dataset, say, jobs)
     else:
         _in_turn(runs, dataset, say)
     found = [read(run) for run in runs]
@@ -66,7 +65,7 @@ def _in_turn(runs: list[Run], dataset: Dataset, say: Callable[[str], None]) -> N
         say(_line(at, len(runs), run, "done" if done else "was there"))
 
 
-def _at_once(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: int) -> None:
+def _in_parallel(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: int) -> None:
     todo: dict[Path, Run] = {}
     for run in runs:
         if run.folder not in todo and standing(run, dataset) != "done":
@@ -76,7 +75,7 @@ def _at_once(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs
         say(_line(at, len(runs), run, "is the same as another" if run.folder in todo else "was there"))
     begun = list(todo.values())
     number = itertools.count(len(there) + 1)
-    processes.at_once(
+    processes.run_parallel(
         [_part(run) for run in begun], dataset, jobs, "runs",
         lambda at: say(_line(next(number), len(runs), begun[at], "done")),
     )  # fmt: skip
@@ -96,7 +95,7 @@ def complete_in(dataset: Dataset, config: Config, folder: str) -> None:
 
 def _progress(run: Run) -> tuple[int, int, float]:
     epochs = _epochs(run)
-    best = max((one.get("val", {}).get(WATCHED) or 0.0 for one in epochs), default=0.0)
+    best = max((one.get("val", {}).get(SELECTION_METRIC) or 0.0 for one in epochs), default=0.0)
     return len(epochs), run.config.train.epochs, best
 
 
@@ -139,7 +138,7 @@ def standing(run: Run, dataset: Dataset) -> str:
     if (run.folder / run_folder.RESULT).exists():
         return "done"
     epochs = len(_epochs(run))
-    has_state = checkpoint.newest(run.folder / checkpoint.FOLDER) is not None
+    has_state = newest(run.folder / FOLDER) is not None
     return f"after epoch {epochs}" if has_state else "to do"
 
 
@@ -169,22 +168,14 @@ class Estimates:
 
 
 def _seconds_per_epoch(dataset: Dataset, run: Run, steps: int = 2) -> float:
-    config = run.config
-    graph = InteractionGraph.from_scipy(dataset.train).to(config.train.device)
-    system = create(config.model.system)
-    torch.manual_seed(config.train.seed)
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    system.build(dataset, graph, config)
-    if not system.trains:
+    begun = loop.Run(dataset, run.config, NullObserver())
+    if not begun.trains:
         return 0.0
-    batch = config.train.batch
-    if config.train.sample_over == "users":
-        batch = min(batch, graph.n_eligible)
-    system.start_epoch(1)
+    begun.system.start_epoch(1)
     for step in range(steps + 1):
         if step == 1:  # the first one warms up
-            begun = time.perf_counter()
-        triples = sample_bpr(graph, batch, config.train.seed, step, config.train.sample_over)
-        float(next(iter(system.step(Batch(*triples, step)).values())).detach())
-    return (time.perf_counter() - begun) / steps * (graph.nnz // config.train.batch + 1)
+            started = time.perf_counter()
+        losses = begun.system.step(begun.next_batch())
+        float(next(iter(losses.values())).detach())
+        begun.fit.step += 1
+    return (time.perf_counter() - started) / steps * begun.steps

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...console.markdown import markdown
 from ...data import Dataset
 from . import paper
 from .plan import Settings, ablations
@@ -15,13 +16,6 @@ from .runs import Found, by_label, per_user
 from .statistics import TESTS, compare, spread
 
 REFERENCE = "MMSSL"
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A pipe table; the first column on the left, the others on the right."""
-    lines = ["| " + " | ".join(row) + " |" for row in [columns, *rows]]
-    lines.insert(1, "|---" + "|---:" * (len(columns) - 1) + "|")
-    return "\n".join(lines)
 
 
 def preamble(settings: Settings, dataset: Dataset, found: list[Found], title: str) -> str:
@@ -74,17 +68,12 @@ def _system_row(label: str, runs: list[Found]) -> list[str]:
 
 def changed_settings(found: Found) -> str:
     """The configuration's keys that are not the defaults, as far as they change what is learnt."""
-    from ...config.sections import Config
-
-    skipped = {"system", "epochs", "seed", "device", "threads", "memory", "compare", "cuda_graph", "checkpoint_every",
-               "checkpoint_minutes"}  # fmt: skip
-    default, own = Config().model_dump(), found.run.config.model_dump()
+    skipped = ("system", "epochs", "seed", "device", "threads", "memory", "compare", "cuda_graph", "checkpoint_every",
+               "checkpoint_minutes")  # fmt: skip
     changes = [
-        f"{section}.{key}={value:g}" if isinstance(value, float) else f"{section}.{key}={value}"
-        for section in default
-        if section not in ("data", "evaluate")
-        for key, value in own[section].items()
-        if key not in skipped and value != default[section][key]
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in found.run.config.changes().items()
+        if not name.startswith(("data.", "evaluate.")) and name.partition(".")[2] not in skipped
     ]
     return ", ".join(changes) or "defaults"
 

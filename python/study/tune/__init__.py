@@ -1,0 +1,1 @@
+"""`mmssl-fast tune`: the space that is searched, the search, and its record."""

@@ -6,110 +6,30 @@ preset of the best trial. Test interactions are never looked at.
 
 from __future__ import annotations
 
-import fcntl
-import tomllib
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ...config.sections import Config, known_keys, load, toml_value
+from ...config.compare import refuse_other
+from ...config.sections import Config
 from ...data import Dataset
-from ...errors import InputError, Interrupted, shown
-from ...files import write_text
-from ...training import loop as train
-from ...training import signals
-from ...training.checkpoints import refuse_other
+from ...errors import InputError, Interrupted, NonFiniteLoss
+from ...files import lock, unlock, write_text
+from ...training import loop, signals
+from ...training.progress import SELECTION_METRIC, NullObserver
 from .. import processes
-from ..reproduce.tables import markdown
+from .record import BEST, RECORD, line, preset, table, value_of
+from .space import Space, values_in, with_values
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-JOURNAL, RECORD, BEST = "study.log", "trials.md", "best.toml"
+JOURNAL = "study.log"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-NOT_TUNED = ("data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare")
 STARTUP_TRIALS, LEAST_EPOCHS = 5, 3
-Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is searched: {"section.key": distribution}, and the file that says so."""
-
-    source: str
-    keys: dict[str, Distribution]
-
-
-def find_space(name: str | None, system: str) -> Path:
-    """The TOML file of a bundled space, or the file of that name; without a name the space that has the system's.
-
-    Raises InputError where there is none.
-    """
-    bundled = {Path(one.name).stem: Path(str(one)) for one in (files(__package__) / "searches").iterdir()
-               if one.name.endswith(".toml")}  # fmt: skip
-    if (name or system) in bundled:
-        return bundled[name or system]
-    known = ", ".join(sorted(bundled))
-    if name is None:
-        raise InputError(f"tune: no search space is bundled for {system}, only {known}; give --space")
-    if Path(name).is_file():
-        return Path(name)
-    raise InputError(f"space {shown(name)}: is no file, and the bundled ones are {known}")
-
-
-def read_space(path: Path, base: Config) -> Space:
-    """A TOML file laid out as a configuration, each key with a list of values, or with { low, high } and, where they
-    lie orders apart, log = true.
-
-    Raises InputError for an unknown key, or an end or value that the configuration refuses.
-    """
-    try:
-        sections = tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a search space in TOML") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is not TOML: {error}") from None
-    keys: dict[str, Distribution] = {}
-    ends: dict[str, list[Any]] = {}
-    for section, entries in sections.items():
-        if not isinstance(entries, dict):
-            raise InputError(f"{path}: {section} must be a table, [{section}]")
-        for key, entry in entries.items():
-            name = f"{section}.{key}"
-            if name in NOT_TUNED or section in NOT_TUNED:
-                raise InputError(f"{path}: {name} is not searched over; give it as an option")
-            keys[name], ends[name] = _distribution(path, name, entry)
-    fixed = {name: values[0] for name, values in ends.items() if len(values) == 1}  # every trial has them
-    for name, values in ends.items():
-        for value in values:
-            _with(base, fixed | {name: value}, str(path))
-    if not keys:
-        raise InputError(f"{path}: names no key; write for example lr = {{ low = 1e-3, high = 1e-2, log = true }}")
-    return Space(str(path), keys)
-
-
-def _distribution(path: Path, name: str, entry: Any) -> tuple[Distribution, list[Any]]:
-    """Optuna's distribution of an entry, and the values that must be good for all of it to be."""
-    if isinstance(entry, list) and entry and all(isinstance(one, (bool, int, float, str)) for one in entry):
-        return CategoricalDistribution(entry), entry
-    if isinstance(entry, dict) and {"low", "high"} <= entry.keys() <= {"low", "high", "log"}:
-        low, high, log = entry["low"], entry["high"], entry.get("log", False)
-        numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (low, high))
-        if numbers and isinstance(log, bool) and low < high and (low > 0 or not log):
-            whole = isinstance(low, int) and isinstance(high, int)
-            return (IntDistribution if whole else FloatDistribution)(low, high, log=log), [low, high]
-    raise InputError(
-        f"{path}: {name} = {shown(entry)}: write a list of values, or {{ low = a, high = b }} with a < b, and "
-        "log = true where a > 0"
-    )
 
 
 class Search:
@@ -156,7 +76,7 @@ class Search:
         if not held:
             for name, value in now.items():
                 self.study.set_user_attr(name, value)
-            self.study.enqueue_trial(self._of_base())
+            self.study.enqueue_trial(values_in(self.space, self.base))
             return
         if held["fingerprint"] != now["fingerprint"]:
             raise InputError(f"{self.folder}: holds a search on other data; give another --out")
@@ -165,35 +85,32 @@ class Search:
             if held[name] != now[name]:
                 raise InputError(f"{self.folder}: holds a search {what}; give another --out")
 
-    def _of_base(self) -> dict[str, Any]:
-        """The base configuration's values, as far as the space holds them: the first trial."""
-        held = self.base.model_dump()
-        values = {name: held[name.partition(".")[0]][name.partition(".")[2]] for name in self.space.keys}
-        return {name: value for name, value in values.items() if _holds(self.space.keys[name], value)}
-
     def run(self, trials: int, say: Callable[[str], None], jobs: int = 1) -> None:
         """Until so many trials, those of earlier calls too, have ended, `jobs` at a time. say: told a line for each.
 
         A trial that was interrupted is taken once more, from its beginning. Raises Interrupted after a signal, never
         amid what Optuna writes.
         """
-        with self._alone():
+        lock(self.folder, f"{self.folder}: another process searches there; wait for it, or stop it")
+        try:
             for trial in self.study.get_trials(states=[TrialState.RUNNING]):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.study.enqueue_trial(trial.params)
             if jobs > 1:
-                self._at_once(trials, say, jobs)
+                self._in_parallel(trials, say, jobs)
                 return
-            with signals.kept() as self.stop:
+            with signals.defer_signals() as self.stop:
                 while (ended := self._n_ended()) < trials:
                     number = self.one()
-                    say(f"{ended + 1}/{trials}  {self._line(self.study.trials[number])}")
+                    say(f"{ended + 1}/{trials}  {line(self.study.trials[number])}")
                     self.write()
+        finally:
+            unlock(self.folder)
 
     def _n_ended(self) -> int:
         return len(self.study.get_trials(deepcopy=False, states=ENDED))
 
-    def _at_once(self, trials: int, say: Callable[[str], None], jobs: int) -> None:
+    def _in_parallel(self, trials: int, say: Callable[[str], None], jobs: int) -> None:
         """Each trial in a process of its own, with draws of its own: what is drawn also depends on which trials have
         ended by then."""
         first, told = self._n_ended(), {one.number for one in self.ended()}
@@ -202,38 +119,29 @@ class Search:
             for one in sorted(self.ended(), key=lambda one: one.number):
                 if one.number not in told:
                     told.add(one.number)
-                    say(f"{len(told)}/{trials}  {self._line(one)}")
+                    say(f"{len(told)}/{trials}  {line(one)}")
             self.write()
 
         arguments = {
             "folder": str(self.folder), "source": self.space.source, "seeds": self.seeds, "prune": self.prune,
             "keys": {name: optuna.distributions.distribution_to_json(one) for name, one in self.space.keys.items()},
         }  # fmt: skip
-        processes.at_once(
+        processes.run_parallel(
             [processes.Part(f"trial {at + 1} of {trials}", f"{__name__}:take_one", self.base,
                             arguments | {"draws": self.draws + at}) for at in range(first, trials)],
             self.dataset, jobs, "trials", ended,
         )  # fmt: skip
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with open(self.folder / JOURNAL, "rb") as journal:
-            try:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{self.folder}: another process searches there; wait for it, or stop it") from None
-            yield
 
     def one(self) -> int:
         """One trial: its number."""
         _leave_if_asked(self.stop)
         trial = self.study.ask(self.space.keys)
         try:
-            config = _with(self.base, trial.params, self.space.source)
+            config = with_values(self.base, trial.params, self.space.source)
             self.study.tell(trial, self._value(trial, config))
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-        except (InputError, train.NonFiniteLoss) as error:  # keys that do not go together, a rate that is too high
+        except (InputError, NonFiniteLoss) as error:  # keys that do not go together, a rate that is too high
             trial.set_user_attr("note", str(error))
             self.study.tell(trial, state=TrialState.PRUNED)
         return trial.number
@@ -243,10 +151,9 @@ class Search:
         values = []
         for seed in range(config.train.seed, config.train.seed + self.seeds):
             watch = _Watch(trial, prune=not values, stop=self.stop)
-            seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="sample_bpr: ")  # that it leaves out users with every item
-                fit = train.fit(self.dataset, seeded, watch)
+                fit = loop.fit(self.dataset, config.changed("train", seed=seed), watch)
             values.append(fit.best)
             trial.set_user_attr("epochs", [*trial.user_attrs.get("epochs", []), len(fit.epochs)])
             trial.set_user_attr("best_epoch", [*trial.user_attrs.get("best_epoch", []), fit.best_epoch])
@@ -256,34 +163,16 @@ class Search:
     def ended(self) -> list[FrozenTrial]:
         """The best first, then the pruned ones."""
         found = self.study.get_trials(states=ENDED)
-        return sorted(found, key=lambda one: (one.state != TrialState.COMPLETE, -(_value_of(one) or 0)))
+        return sorted(found, key=lambda one: (one.state != TrialState.COMPLETE, -(value_of(one) or 0)))
 
     def write(self) -> None:
         """The record, and the best trial's preset."""
         found = self.ended()
-        names = list(self.space.keys)
-        rows = [
-            [str(one.number), _text(_value_of(one)), _state(one), *(_text(one.params[name]) for name in names),
-             ", ".join(map(str, one.user_attrs.get("best_epoch", []))), f"{one.duration.total_seconds():.0f}"]
-            for one in found
-        ]  # fmt: skip
-        columns = ["trial", "val. Recall@20", "state", *names, "best epoch", "seconds"]
-        lines = [
-            f"# Search for {self.base.model.system} on {self.dataset.name}", "",
-            f"{len(found)} trials, {sum(one.state == TrialState.PRUNED for one in found)} of them pruned; {self.seeds} "
-            f"seed{'s' * (self.seeds > 1)} from {self.base.train.seed}, at most {self.base.train.epochs} epochs; "
-            f"split {self.dataset.fingerprint[:16]}. Optuna {optuna.__version__}, TPE. A pruned trial shows its best.",
-            "", markdown(columns, rows), "",
-        ]  # fmt: skip
-        write_text(self.folder / RECORD, "\n".join(lines))
+        write_text(self.folder / RECORD, table(found, list(self.space.keys), self.dataset, self.base, self.seeds))
         if found and found[0].state == TrialState.COMPLETE:
-            config = _with(self.base, found[0].params, self.space.source)
+            config = with_values(self.base, found[0].params, self.space.source)
             title = f"{config.model.system} on {self.dataset.name}: trial {found[0].number} of {len(found)}"
             write_text(self.folder / BEST, preset(config, f"{title}, validation Recall@20 {found[0].value:.4f}."))
-
-    def _line(self, one: FrozenTrial) -> str:
-        values = ", ".join(f"{name} {_text(value)}" for name, value in one.params.items())
-        return f"trial {one.number}: {_text(_value_of(one))} {_state(one)}  {values}"
 
 
 def take_one(
@@ -291,7 +180,7 @@ def take_one(
 ) -> None:
     """What a process of its own does for a trial."""
     space = Space(source, {name: optuna.distributions.json_to_distribution(one) for name, one in keys.items()})
-    with signals.kept() as stop:
+    with signals.defer_signals() as stop:
         search = Search(Path(folder), dataset, base, space, seeds, prune, draws)
         search.stop = stop
         search.one()
@@ -302,7 +191,7 @@ def _leave_if_asked(stop: signals.Stop) -> None:
         raise Interrupted("interrupted; repeat the command to go on, the trial from its beginning", stop.received)
 
 
-class _Watch(train.Silent):
+class _Watch(NullObserver):
     """Tells the trial of every validation, and ends a run that is worse than most, or after a signal."""
 
     def __init__(self, trial: Trial, prune: bool, stop: signals.Stop) -> None:
@@ -312,53 +201,9 @@ class _Watch(train.Silent):
         _leave_if_asked(self.stop)
 
     def epoch_ended(self, record):
-        recall = record.get("val", {}).get(train.WATCHED)
+        recall = record.get("val", {}).get(SELECTION_METRIC)
         if recall is None or not self.prune:
             return
         self.trial.report(recall, record["epoch"])
         if self.trial.should_prune():
             raise optuna.TrialPruned
-
-
-def preset(config: Config, title: str) -> str:
-    """TOML of the keys that differ from the defaults, apart from what says where and on what a run is made."""
-    lines, default = [f"# {title}"], Config()
-    for name in known_keys():
-        section, key = name.split(".")
-        value = getattr(getattr(config, section), key)
-        if section in NOT_TUNED or name in NOT_TUNED or value == getattr(getattr(default, section), key):
-            continue
-        if f"[{section}]" not in lines:
-            lines += ["", f"[{section}]"]
-        lines.append(f"{key} = {toml_value(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _with(base: Config, values: dict[str, Any], source: str) -> Config:
-    """The base with a trial's values, checked together."""
-    held = base.model_dump()
-    given = {f"{section}.{key}": (value, source) for section in held for key, value in held[section].items()}
-    return load(None, given | {name: (value, source) for name, value in values.items()})
-
-
-def _holds(distribution: Distribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    return distribution.low <= value <= distribution.high
-
-
-def _value_of(one: FrozenTrial) -> float | None:
-    """A trial's value; of a pruned one the best it had come to."""
-    return one.value if one.state == TrialState.COMPLETE else max(one.intermediate_values.values(), default=None)
-
-
-def _state(one: FrozenTrial) -> str:
-    if one.state == TrialState.COMPLETE:
-        return "complete"
-    return "refused" if "note" in one.user_attrs else f"pruned at epoch {max(one.intermediate_values, default=0)}"
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..memory.retry import StepSnapshot
+from ..systems.base import Batch, System
+
 Balance = dict[str, dict[str, dict[str, float]]]
+
+
+def measure(system: System, batch: Batch, device: torch.device) -> Balance:
+    """`balance` of a system's terms at a batch. The system and torch's generators are left as they were."""
+    before = StepSnapshot(system, device)  # a term may draw, and BatchNorm counts every batch it meets
+    found = balance(system.terms(batch), system.trained_parameters())
+    if not before.restore():
+        raise RuntimeError(f"{type(system).__name__}.terms wrote to a large tensor; it must leave the system as it was")
+    return found
 
 
 def balance(terms: dict[str, Tensor], parameters: Iterable[tuple[str, nn.Parameter]]) -> Balance:

@@ -1,0 +1,17 @@
+// What every op that reads the rows of a graph checks of its arrays on every device. What the arrays hold is checked
+// where it can be read: on the CPU by the binding, on CUDA by the kernel.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "common/check.h"
+
+namespace mmssl {
+
+inline void check_graph_arrays(const char* op, const at::Tensor& crow, const at::Tensor& col) {
+  MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.numel() > 0 && crow.is_contiguous(), op,
+              "crow must be contiguous int64 [U + 1], got ", crow.scalar_type(), " ", crow.sizes());
+  MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), op, "col must be contiguous [nnz], got ", col.sizes());
+}
+
+}  // namespace mmssl

@@ -1,0 +1,24 @@
+// What sampled_dot checks of its factors on every device.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "common/check.h"
+
+namespace mmssl {
+
+inline void check_sampled_rows(const char* op, const char* name, const at::Tensor& x) {
+  MMSSL_CHECK(x.dim() == 2, op, name, " must be [rows, d], got ", x.sizes());
+}
+
+inline void check_sampled_dot(const char* op, const at::Tensor& crow, const at::Tensor& col, const at::Tensor& u,
+                              const at::Tensor& v) {
+  check_sampled_rows(op, "u", u);
+  check_sampled_rows(op, "v", v);
+  MMSSL_CHECK(u.size(1) == v.size(1), op, "u is ", u.size(1), " wide, v is ", v.size(1));
+  MMSSL_CHECK(u.scalar_type() == v.scalar_type(), op, "u is ", u.scalar_type(), ", v is ", v.scalar_type());
+  MMSSL_CHECK(crow.device() == u.device() && col.device() == u.device() && v.device() == u.device(), op, "crow is on ",
+              crow.device(), ", col on ", col.device(), ", u on ", u.device(), ", v on ", v.device());
+}
+
+}  // namespace mmssl

@@ -1,0 +1,80 @@
+"""What a person imports from mmssl_trainer: from data to recommendations in a few calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import presets
+from .config.load import load as _load_config
+from .config.sections import Config as Config
+from .data import Dataset as Dataset
+from .errors import InputError as InputError
+from .ranking import check_list_lengths, split_metrics
+from .runs import recommend as _recommend
+from .runs.complete import load_data as load_data
+from .runs.recommend import Recommendations as Recommendations
+from .runs.saved_model import Model as Model
+from .runs.saved_model import load as load
+from .runs.saved_model import save as save
+from .training import loop
+from .training.progress import Observer as Observer
+
+
+def configure(
+    settings: Mapping[str, Any] | None = None, *, preset: str | None = None, file: str | Path | None = None
+) -> Config:
+    """A configuration: the defaults, changed by a preset, by a TOML file, by settings, the later over the earlier.
+
+    settings: {"section.key": value}, with the keys of docs and of `mmssl-fast train --set`. preset: a bundled name or a
+    TOML file. Raises InputError naming the key, and for an unknown one the nearest known.
+
+    >>> configure({"model.system": "lightgcn", "train.epochs": 5}).train.epochs
+    5
+    """
+    overrides = {name: (value, "settings") for name, value in (settings or {}).items()}
+    return _load_config(file, overrides, None if preset is None else presets.find(preset))
+
+
+def fit(dataset: Dataset, config: Config | None = None, observer: Observer | None = None) -> Model:
+    """Train config.model.system on the dataset: its best model by Recall@20 on the validation split.
+
+    observer: told of every step and epoch. Nothing is written to disk; `mmssl-fast train` keeps a folder of a run that
+    can be resumed. Raises NonFiniteLoss, OutOfMemory, and InputError where data and configuration do not go together.
+
+    >>> model = fit(load_data(), configure({"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096}))
+    >>> len(model.epochs)
+    1
+    """
+    config = config or Config()
+    return Model.of(loop.fit(dataset, config, observer), dataset, config.model.system)
+
+
+def evaluate(
+    model: Model, split: str = "test", ks: Sequence[int] = (10, 20, 50), mask_validation: bool = False
+) -> dict[str, float]:
+    """Rank every item but the user's training items, and average over the users of a split.
+
+    split: "test" or "val". ks: list lengths, each from 1 to the number of items. mask_validation: leave validation
+    items out too when testing. Returns {"recall@20": …} for recall, precision, ndcg, hit and mrr at every K, and
+    "users", the number averaged over.
+    """
+    if split not in ("test", "val"):
+        raise InputError(f"split = {split!r}: choose test or val")
+    check_list_lengths("ks", ks, model.interactions.n_items)
+    return split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
+
+
+def recommend(
+    model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train"
+) -> Recommendations:
+    """The k best items of each user by original ids, best first, those of `exclude` left out.
+
+    users: original ids; None: all. exclude: "train", or "all" for the interactions of every split. Raises InputError
+    naming the first unknown user.
+    """
+    chunks = list(_recommend.recommend(model, users, k, exclude))
+    return Recommendations(*(np.concatenate(column) for column in zip(*chunks, strict=True)))

@@ -1,0 +1,33 @@
+"""The command line: every command, in the order in which --help lists them."""
+
+from __future__ import annotations
+
+import typer
+
+from .benchmark import benchmark
+from .data_check import data_check
+from .doctor import doctor
+from .evaluate import evaluate
+from .recommend import recommend
+from .report import report
+from .reproduce import reproduce
+from .train import train
+from .tune import tune
+
+app = typer.Typer(
+    help="Train, evaluate and use multi-modal self-supervised recommendation (MMSSL).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+
+for command in (train, evaluate, recommend):
+    app.command()(command)
+app.add_typer(data_app, name="data")
+data_app.command("check")(data_check)
+app.command()(doctor)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(benchmark)
+for command in (reproduce, report, tune):
+    app.command()(command)

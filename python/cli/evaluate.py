@@ -1,0 +1,58 @@
+"""mmssl-fast evaluate."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from ..errors import InputError
+from .options import JsonOption, RunPath
+
+
+def evaluate(
+    run: RunPath,
+    split: Annotated[Literal["test", "val"], typer.Option(help="Which split to test on.")] = "test",
+    k: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--k",
+            help="A list length, from 1 to the number of items; may be repeated. [default: 10, 20, 50]",
+            show_default=False,
+        ),
+    ] = None,
+    mask_validation: Annotated[bool, typer.Option(help="Leave validation items out when testing.")] = False,
+    cold: Annotated[
+        bool,
+        typer.Option(
+            "--cold",
+            help="Rank only items without training interactions, by their "
+            "features alone, for the users who have one in the split.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
+    from ..api import evaluate as evaluate_model
+    from ..api import load
+    from ..console import output, tables
+    from ..ranking import DEFAULT_KS, check_list_lengths
+
+    ks = k or DEFAULT_KS
+    model = load(run)
+    check_list_lengths("--k", ks, model.interactions.n_items)
+    if cold:
+        from ..runs.cold import cold_metrics
+
+        model, metrics = cold_metrics(run, split, ks, mask_validation)
+    else:
+        metrics = evaluate_model(model, split, ks, mask_validation)
+    if not metrics["users"]:
+        raise InputError(f"{run}: its data has no {split} interactions")
+    if as_json:
+        print(json.dumps(metrics, indent=2))
+    else:
+        title = f"{model.metadata.get('system', '')} on {model.interactions.name}, {split}: {metrics['users']} users"
+        title += f", {metrics['candidates']} cold items alone ranked" if cold else ""
+        output.OUT.print(tables.metrics_table(title, metrics))

@@ -1,0 +1,166 @@
+"""mmssl-fast train."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ..config.names import SYSTEMS
+from ..errors import InputError
+from ..runs.complete import fit_and_test, load_data
+from .options import (
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    LayoutOption,
+    SetOption,
+    ThreadsOption,
+    configuration,
+)
+
+
+def train(
+    data: DataOption = None,
+    layout: LayoutOption = None,
+    config: ConfigOption = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="Settings found to work: a bundled name, or a TOML file; --config goes above it."
+        ),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help=f"{', '.join(SYSTEMS)}.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory the run may take, as 4GiB. [default: 80% of what is free]", show_default=False),
+    ] = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            help="Fit popularity and LightGCN too. [default: on the embedded catalogue only]", show_default=False
+        ),
+    ] = None,
+    settings: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder. [default: runs/<system>-<data>-<time>]", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's files in that folder.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with the interrupted run in this folder, as it was configured.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train a recommender, keep its best model and say how good it is."""
+    import torch
+
+    from ..config import presets
+    from ..config.compare import refuse_other
+    from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
+    from ..console import output
+    from ..memory import budget
+    from ..ranking import check_list_lengths
+    from ..runs.folder import RunFolder, default_path
+    from ..training import signals
+    from ..training.checkpoints import Checkpoints, resume_command
+    from ..training.loop import pick_device
+
+    flags = {
+        "data.path": (data, "--data"),
+        "data.layout": (layout, "--layout"),
+        "model.system": (system, "--system"),
+        "train.epochs": (epochs, "--epochs"),
+        "train.batch": (batch, "--batch"),
+        "train.seed": (seed, "--seed"),
+        "train.device": (device, "--device"),
+        "train.threads": (threads, "--threads"),
+        "train.memory": (memory, "--memory"),
+        "train.compare": (None if compare is None else "yes" if compare else "no", "--compare"),
+    }
+    if resume is not None:
+        config = _resumed_configuration(
+            resume, {"--config": config, "--preset": preset, "--out": out, "--overwrite": overwrite}
+        )
+    below = None if preset is None else presets.find(preset)
+    chosen = configuration(config, flags, settings or [], below)
+    if resume is not None:
+        refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
+    pick_device(chosen.train.device)
+    dataset = load_data(**chosen.data.model_dump())
+    check_list_lengths("evaluate.ks", chosen.evaluate.ks, dataset.n_items)
+    if chosen.data.path != SYNTHETIC:
+        chosen = chosen.changed("data", path=str(Path(chosen.data.path).resolve()))
+    elif "epochs" not in chosen.train.model_fields_set:
+        chosen = chosen.changed("train", epochs=SYNTHETIC_EPOCHS)
+    if not chosen.train.threads:  # kept for resuming: the number may change results, and the load may change the number
+        chosen = chosen.changed("train", threads=torch.get_num_threads())
+    chosen = budget.settle(dataset, chosen, resumed=resume is not None)
+    place = resume or out or default_path(chosen, dataset)
+    checkpoints = Checkpoints(place, dataset, chosen)
+    going_on = resume is not None and checkpoints.open()
+    folder = RunFolder(place, dataset, chosen, overwrite or resume is not None, going_on)
+    if resume is not None:
+        for note in checkpoints.notes() or ["no state was written yet: starting from the beginning"]:
+            output.ERR.print(f"note: {note}", markup=False)
+    full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
+    for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
+        output.ERR.print(f"note: {note}", markup=False)
+    if line := budget.described(dataset, chosen):
+        output.ERR.print(line, markup=False)
+    warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
+    compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
+    names = [chosen.model.system]
+    names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
+    rows, baselines = [], {}
+    # Within `fit` a signal ends the run after a whole step.
+    with signals.raise_on_signal(f"interrupted; {resume_command(place)} goes on"):
+        for name in reversed(names):
+            own = name == chosen.model.system
+            fit, test, seconds = fit_and_test(dataset, chosen, name, *((folder, checkpoints) if own else ()))
+            rows.insert(0, (name, test, seconds))
+            if not own:
+                baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
+        folder.finish(fit, test, baselines)
+    _show(dataset.name, fit, test, rows, folder.path)
+
+
+def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
+    """The configuration of an interrupted run. Raises InputError for a folder that holds none or is finished."""
+    from ..runs.folder import CONFIG, RESULT
+
+    for flag, given in others.items():
+        if given:
+            raise InputError(f"--resume and {flag} exclude each other; --resume takes all from {run / CONFIG}")
+    if not (run / CONFIG).is_file():
+        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run that was interrupted")
+    if (run / RESULT).exists():
+        raise InputError(f"{run}: is finished, its result is in {RESULT}; there is nothing to resume")
+    return run / CONFIG
+
+
+def _show(data: str, fit, test: dict[str, float], rows: list[tuple[str, dict[str, float], float]], folder) -> None:
+    """The end of `train`: the test metrics of the trained system, a comparison where there is one, the folder."""
+    from ..config.names import title as title_of
+    from ..console import output, tables
+
+    title = title_of(rows[0][0])
+    trained = f", best of {len(fit.epochs)} epochs: {fit.best_epoch}" if fit.epochs else ""
+    if test["users"]:
+        output.OUT.print(tables.metrics_table(f"{title} on {data}, test: {test['users']:,} users{trained}", test))
+    else:
+        output.OUT.print(f"{title} on {data}{trained}; the data has no test interactions", markup=False)
+    if len(rows) > 1:
+        output.OUT.print(tables.comparison_table(f"test on {data}", [(title_of(name), *rest) for name, *rest in rows]))
+    output.OUT.print(f"run folder: {folder}", markup=False)

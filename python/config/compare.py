@@ -1,0 +1,45 @@
+"""Whether two configurations are of one run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, shown
+
+MAY_DIFFER = (
+    "data.path", "data.layout", "train.balance", "train.checkpoint_every", "train.checkpoint_minutes", "train.memory",
+    "train.threads",
+)  # fmt: skip
+
+
+def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise InputError where two configurations (as model_dump gives them) differ in a key that matters to a run."""
+    differences = list(_differences(old, new))
+    if differences:
+        key, before, after = differences[0]
+        more = f" (and {len(differences) - 1} more keys)" if len(differences) > 1 else ""
+        raise InputError(
+            f"{run}: {key} was {before} when the run began, is {after} now{more}; resume without the change, or start "
+            "another run"
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(section.key, old, new) of the configuration's keys that matter to a run and are not the same."""
+    for section in sorted({*old, *new}):
+        before, after = old.get(section, {}), new.get(section, {})
+        for key in sorted({*before, *after}):
+            if f"{section}.{key}" not in MAY_DIFFER and before.get(key) != after.get(key):
+                yield _key(f"{section}.{key}"), _short(before.get(key)), _short(after.get(key))
+
+
+def _key(name: str) -> str:
+    """A key as it is, unless a file made up what no configuration calls one."""
+    return name if name.isascii() and name.isprintable() and len(name) < 60 else shown(name)
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list) else shown(value)

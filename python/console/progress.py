@@ -1,0 +1,103 @@
+"""Progress bars on stderr: of one run, and of the parts of a command that are at work at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from . import output
+
+
+class _Losses(ProgressColumn):
+    """The current losses and the best validation so far."""
+
+    def render(self, task) -> Text:
+        return Text(task.fields.get("losses", ""), style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class ProgressObserver:
+    """An observer that draws one bar for the run on stderr, with the losses and the time left.
+
+    Used as a context manager. Draws nothing where stderr is no terminal.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), _Losses(), console=Console(stderr=True, highlight=False), transient=True,
+            disable=not output.ERR.is_terminal,
+        )  # fmt: skip
+        self.title, self.best = title, ""
+
+    def __enter__(self) -> ProgressObserver:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.progress.stop()
+
+    def resumed(self, fit) -> None:
+        self.improved(fit)
+
+    def started(self, epochs: int, steps: int) -> None:
+        self.epochs = epochs
+        self.task = self.progress.add_task(self.title, total=epochs * steps)
+        self.steps = steps
+
+    def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None:
+        fields = {}
+        if losses is not None:
+            terms = "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            fields["losses"] = f"{self.best}{terms}"
+        self.progress.update(self.task, completed=(epoch - 1) * self.steps + step,
+                             description=f"{self.title} epoch {epoch}/{self.epochs}", **fields)  # fmt: skip
+
+    def epoch_ended(self, record: dict[str, Any]) -> None: ...
+
+    def improved(self, fit) -> None:
+        self.best = f"best recall@20 {fit.best:.4f}  " if fit.val.get("users") else ""
+
+
+class PartsProgress:
+    """A bar on stderr for each of several parts of a command at once. Used as a context manager; draws nothing where
+    stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            _Losses(),
+            console=output.ERR,
+            transient=True,
+            disable=not output.ERR.is_terminal,
+        )
+        self.tasks = {}
+
+    def __enter__(self) -> PartsProgress:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.progress.stop()
+
+    def show(self, title: str, progress: Callable[[], tuple[int, int, float]] | None) -> None:
+        """progress: (epochs behind it, at most, best validation Recall@20 so far), where that is known."""
+        if self.progress.disable:
+            return
+        if title not in self.tasks:
+            self.tasks[title] = self.progress.add_task(title, total=None)
+        if progress is not None:
+            epoch, epochs, best = progress()
+            self.progress.update(
+                self.tasks[title], total=epochs, completed=epoch, description=f"{title} epoch {epoch}/{epochs}",
+                losses=f"best recall@20 {best:.4f}" if best else "",
+            )  # fmt: skip
+
+    def remove(self, title: str) -> None:
+        if title in self.tasks:
+            self.progress.remove_task(self.tasks.pop(title))

@@ -1,0 +1,164 @@
+"""The trainer from Python: what mmssl_trainer exports, its examples, and systems that other packages register."""
+
+import doctest
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import import_graph_trainer as import_graph
+import mmssl_trainer
+import numpy as np
+import pytest
+import torch
+from mmssl_trainer import InputError, configure, evaluate, fit, load, load_data, recommend, save
+from mmssl_trainer.config import names
+from mmssl_trainer.data import LAYOUTS
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {"model.system": "mf", "model.dim": 8, "train.epochs": 2, "train.threads": 1, "train.batch": 4096}
+
+
+@pytest.mark.parametrize("module", ["mmssl_trainer", "mmssl_trainer.api", "mmssl_trainer.runs.complete"])
+def test_examples_of_docstrings(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted and not results.failed
+
+
+def test_every_export_is_there_and_documented():
+    for name in mmssl_trainer.__all__:
+        assert getattr(mmssl_trainer, name).__doc__, name
+    with pytest.raises(AttributeError, match="'fitt'"):
+        mmssl_trainer.fitt  # noqa: B018
+
+
+def test_importing_it_imports_no_torch():
+    code = "import sys, mmssl_trainer; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_from_data_to_recommendations_and_back_from_a_file(tmp_path):
+    model = fit(load_data(), configure(SMALL))
+    assert [record["epoch"] for record in model.epochs] == [1, 2]
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert torch.equal(again.users, model.users) and again.metadata == model.metadata
+    assert evaluate(again, "val", [5]) == evaluate(model, "val", [5])
+    found = recommend(again, [3, 1], k=4)
+    assert found.user.tolist() == [3] * 4 + [1] * 4 and found.rank.tolist() == [1, 2, 3, 4] * 2
+    seen = {user: set(model.interactions.train[[user]].indices) for user in (1, 3)}
+    assert not any(item in seen[user] for user, item in zip(found.user, found.item, strict=True))
+    assert np.all(np.diff(found.score[:4]) <= 0)
+
+
+def test_mistakes_name_the_key():
+    with pytest.raises(InputError, match=r"settings: unknown key 'model.dims'; the nearest known name is 'model.dim'"):
+        configure({"model.dims": 8})
+    with pytest.raises(InputError, match=r"settings: train.batch = 'many'"):
+        configure({"train.batch": "many"})
+    with pytest.raises(InputError, match="split = 'tests': choose test or val"):
+        evaluate(None, "tests")
+
+
+def test_layouts_are_named_once():
+    assert names.LAYOUTS == ("auto", *LAYOUTS)
+
+
+def test_imports_go_down_and_never_in_a_circle(tmp_path):
+    graph = import_graph.imports(ROOT / "python", "mmssl_trainer")
+    assert len(graph) > 90
+    assert import_graph.cycle(graph) == [] and import_graph.upward(graph) == []
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "one.py").write_text("def late():\n    from ..runs import two\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "two.py").write_text("if TYPE_CHECKING:\n    import mmssl_trainer.config.one\n")
+    graph = import_graph.imports(tmp_path, "mmssl_trainer")
+    assert import_graph.upward(graph) == ["mmssl_trainer.config.one imports mmssl_trainer.runs.two"]
+    assert set(import_graph.cycle(graph)) == {"mmssl_trainer.config.one", "mmssl_trainer.runs.two"}
+
+
+# --- systems of other packages ---------------------------------------------------------------------------------------
+SYSTEM = """
+import torch
+from mmssl_trainer.config.section import Section
+from mmssl_trainer.systems.base import ModuleSystem, Recommender, table
+from pydantic import Field
+
+
+class BiasSection(Section):
+    scale: float = Field(1.0, ge=0, description="Scale of the item biases.")
+
+
+class Biased(Recommender):
+    def __init__(self, dataset, graph, config):
+        super().__init__(graph)
+        self.scale = config.biased.scale
+        self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)
+        self.bias = torch.nn.Parameter(torch.zeros(graph.n_items, 1))
+
+    def forward(self):
+        ones = torch.ones_like(self.users[:, :1])
+        return torch.cat([self.users, ones], 1), torch.cat([self.items, self.scale * self.bias], 1)
+
+
+class BiasedSystem(ModuleSystem):
+    model_type, title, section = Biased, "MF with biases", BiasSection
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder for PYTHONPATH with a distribution that registers the system `biased`."""
+    place = tmp_path / "site"
+    (place / "fake-1.0.dist-info").mkdir(parents=True)
+    (place / "fake-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: fake\nVersion: 1.0\n")
+    (place / "fake-1.0.dist-info" / "entry_points.txt").write_text(
+        "[mmssl_fast.systems]\nbiased = fake_systems:BiasedSystem\n"
+    )
+    (place / "fake_systems.py").write_text(SYSTEM)
+    return place
+
+
+def command(place, *arguments, code=0):
+    path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "mmssl_trainer", *map(str, arguments)],
+        capture_output=True, text=True, cwd=place.parent, env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_registered_system_is_trained_tuned_and_reproduced_like_our_own(elsewhere, tmp_path):
+    short = ("--threads", 1, "--set", "model.dim=8", "--set", "train.batch=4096", "--epochs", 1)
+    run = tmp_path / "run"
+    chosen = ("--system", "biased", "--set", "biased.scale=2.0", "--no-compare")
+    assert "MF with biases on synthetic" in command(elsewhere, "train", *chosen, "--out", run, *short)
+    written = (run / "config.toml").read_text()
+    assert "[biased]\n# Scale of the item biases.\nscale = 2.0\n" in written
+    assert json.loads((run / "result.json").read_text())["test"]["recall@20"] > 0
+    assert "biased on synthetic" in command(elsewhere, "evaluate", run)
+    assert "biased.scale = -1" in command(elsewhere, "train", "--set", "biased.scale=-1", code=2)
+    (tmp_path / "space.toml").write_text("[biased]\nscale = [0.5, 2.0]\n")
+    command(elsewhere, "tune", "--system", "biased", "--space", tmp_path / "space.toml", "--trials", 1, *short)
+    assert "biased.scale" in (tmp_path / "tuned" / "trials.md").read_text()
+    page = command(elsewhere, "reproduce", "table2", "--systems", "biased,popularity", "--seeds", 1, *short)
+    assert "| MF with biases |" in page
+
+
+def test_system_that_cannot_be_imported_is_one_line(elsewhere):
+    (elsewhere / "fake_systems.py").write_text("import nothing_of_that_name\n")
+    said = command(elsewhere, "train", "--system", "biased", code=2)
+    assert said.count("\n") == 1 and "system biased: fake_systems:BiasedSystem cannot be imported" in said
+
+
+@pytest.mark.parametrize(
+    "name, says", [("mf", "the name of one of mmssl_fast's own systems"), ("train", "[train] is one")]
+)
+def test_system_that_takes_a_name_of_ours_is_refused(elsewhere, name, says):
+    points = elsewhere / "fake-1.0.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text().replace("biased", name, 1))
+    said = command(elsewhere, "train", code=2)
+    assert said.count("\n") == 1 and f"system {name}: fake_systems:BiasedSystem" in said and says in said
