@@ -7,7 +7,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "_build"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 class NeedsTorch(build_ext):
@@ -20,8 +20,9 @@ class NeedsTorch(build_ext):
 
 
 if find_spec("torch"):
-    from extension import BuildCore, core_extension
-
-    setup(ext_modules=[core_extension()], cmdclass={"build_ext": BuildCore})
+    from _build.extension import BuildCore
 else:
-    setup(ext_modules=[Extension("mmssl_fast._C", [])], cmdclass={"build_ext": NeedsTorch})
+    BuildCore = NeedsTorch
+
+# BuildCore fills the extension in when it runs.
+setup(ext_modules=[Extension("mmssl_fast._C", [])], cmdclass={"build_ext": BuildCore})

@@ -12,9 +12,10 @@ import shutil
 import sys
 import sysconfig
 
-import sources
 from setuptools import build_meta
 from setuptools.build_meta import build_sdist, get_requires_for_build_sdist
+
+from . import sources, toolkit
 
 __all__ = [
     "build_editable",
@@ -47,9 +48,15 @@ def _find_torch():
 
 
 def _requirements(config_settings=None):
-    sources.compiler()  # says so before anything is downloaded
-    oldest = ".".join(map(str, sources.OLDEST_TORCH))
-    return [] if _find_torch() else [f"torch>={oldest}", "numpy"]
+    # What cannot succeed stops here with one sentence, before anything is downloaded or compiled.
+    sources.compiler()
+    toolkit.require_nvcc()
+    if not _find_torch():
+        oldest = ".".join(map(str, sources.OLDEST_TORCH))
+        return [f"torch>={oldest}", "numpy"]
+    if toolkit.requested() == "1":
+        toolkit.choose()
+    return []
 
 
 def _against_torch(hook):

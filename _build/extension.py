@@ -1,8 +1,9 @@
 """The build of mmssl_fast._C: torch's BuildExtension, plus the CPU kernels once per instruction set."""
 
-import copy
 import importlib
+import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,41 +13,77 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-import cuda
-import sources
 import torch
 from setuptools import Extension
-from sources import ROOT
+from setuptools.errors import BaseError, CCompilerError
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+from . import sources, toolkit
+from .sources import ROOT
+
+EXTENSION = "mmssl_fast._C"
 
 if shutil.which("ninja") is None and find_spec("ninja"):
     # The interpreter of a virtual environment that is not activated: torch looks for ninja on PATH alone.
     os.environ["PATH"] += os.pathsep + importlib.import_module("ninja").BIN_DIR
 
 
-def core_extension() -> Extension:
-    """The extension mmssl_fast._C: for the CPU, and for CUDA where nvcc and torch have it (see cuda.py)."""
-    found, note = cuda.wanted()
+def core_extension(generated) -> Extension:
+    """The extension mmssl_fast._C: for the CPU, and for CUDA where toolkit.choose() says so. `generated` is the folder
+    for build_note.h, which csrc/library.cpp includes."""
+    choice = toolkit.choose()
+    write_note(generated / "build_note.h", choice)
     files = sources.files(sources.SOURCES)
     flags = {"cxx": list(sources.CXX_FLAGS)}
-    macros = [("MMSSL_CUDA_NOTE", f'"{note}"')]
+    includes = [str(ROOT / "csrc"), str(generated)]
     if sys.platform == "linux":
         # Compiled with OpenMP and linked without it: at::parallel_for then runs on the libgomp that torch has loaded.
         # A second OpenMP runtime in the process would spin against torch's threads.
         flags["cxx"].append("-fopenmp")
-    make = CppExtension
-    if found:
-        make = CUDAExtension
-        files += sources.files(sources.CUDA_KERNELS + sources.CUDA_BINDINGS)
-        flags["nvcc"] = list(sources.NVCC_FLAGS)
-        macros.append(("MMSSL_CUDA_ARCHS", f'"{cuda.choose_archs()}"'))
-    return make(
-        "mmssl_fast._C", files, include_dirs=[str(ROOT / "csrc")], define_macros=macros, extra_compile_args=flags
+    if choice.toolkit is None:
+        return CppExtension(EXTENSION, files, include_dirs=includes, extra_compile_args=flags)
+    toolkit.use(choice)
+    flags["nvcc"] = list(sources.NVCC_FLAGS)
+    files += sources.files(sources.CUDA_KERNELS + sources.CUDA_BINDINGS)
+    extension = CUDAExtension(
+        EXTENSION,
+        files,
+        include_dirs=[*includes, *choice.toolkit.include_dirs],
+        library_dirs=list(choice.toolkit.library_dirs),
+        extra_compile_args=flags,
     )
+    extension.libraries = toolkit.libraries(extension, choice.toolkit)
+    return extension
+
+
+def write_note(path, choice):
+    """What build_info() says of CUDA, as a header: in a macro on the command line every file would depend on it."""
+    printable = re.sub(r"[^ -~]", "", choice.note)
+    lines = ["#pragma once", f"#define MMSSL_CUDA_NOTE {json.dumps(printable)}"]
+    if choice.toolkit is not None:
+        lines.append(f"#define MMSSL_CUDA_ARCHS {json.dumps(choice.archs)}")
+    text = "\n".join([*lines, ""])
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 class BuildCore(BuildExtension):
     """Compiles csrc/cpu/isa once per instruction set and links the objects into the extension."""
+
+    def run(self):
+        # Filled in here, not in setup.py, which runs for the metadata too: choosing CUDA takes seconds. Anew each time,
+        # because BuildExtension adds to the flags in place and bdist_wheel runs this twice.
+        (extension,) = self.extensions
+        vars(extension).update(vars(core_extension(Path(self.build_temp) / "generated")))
+        print(f"mmssl_fast: CUDA kernels: {toolkit.choose().note}", flush=True)
+        try:
+            super().run()
+        except (RuntimeError, CCompilerError, BaseError) as error:
+            # RuntimeError is what torch makes of a failed compiler.
+            raise SystemExit(
+                f"mmssl_fast: the C++ library was not built ({error}); the compiler's message is above"
+            ) from None
 
     def finalize_options(self):
         super().finalize_options()
@@ -63,7 +100,6 @@ class BuildCore(BuildExtension):
             if sys.platform == "linux" and command and shutil.which(command[0]) is None:
                 self.compiler.set_executable(tool, [*compiler, *command[1:]])
         (extension,) = self.extensions
-        flags = copy.deepcopy(extension.extra_compile_args)
         jobs = isa_jobs(compiler, folder / "isa")
         extension.extra_objects = [str(target) for target, _ in jobs]
         if is_gcc(compiler):
@@ -72,8 +108,6 @@ class BuildCore(BuildExtension):
             cxx += ["-include", str(jobs[0][0].with_suffix(""))]
         compile_stale(jobs)
         super().build_extensions()
-        # BuildExtension adds to the flags in place; bdist_wheel runs this twice, and other flags are another build.
-        extension.extra_compile_args = flags
 
 
 def isa_jobs(compiler, folder):

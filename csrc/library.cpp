@@ -3,6 +3,7 @@
 #include <torch/library.h>
 #include <torch/version.h>
 
+#include "build_note.h"  // written by the build: MMSSL_CUDA_NOTE, and MMSSL_CUDA_ARCHS where the kernels are in
 #include "common/isa.h"
 #include "cpu/infonce.h"
 #include "cpu/numpy_triples.h"

@@ -39,7 +39,7 @@ class InteractionGraph:
         crow [U + 1] int64, col [nnz] int32 (int64 where I exceeds 2³¹ − 1): items of each user, ascending.
         t_crow [I + 1] int64, t_col [nnz]: users of each item, ascending (the transposed CSR).
         value, t_value: float32 [nnz] edge values in either order, or None (every edge counts 1).
-        user_degree [U], item_degree [I]: int64 numbers of neighbours, |N_u| and |N_i| of Eq. 2.
+        user_degree [U], item_degree [I]: int64 numbers of neighbours, ``|N_u|`` and ``|N_i|`` of Eq. 2.
         max_degree: most items of a user; n_eligible: users with both an item and a missing one, whom sample_bpr draws.
 
     Build one with `from_scipy` or `from_pairs`. The constructor takes finished arrays and raises ValueError where they

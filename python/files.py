@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,6 +74,35 @@ def write_with(path: Path, write: Callable[[Path], object], **advice: str) -> No
     """What write(temporary path) writes, at `path`, whole or not at all."""
     with replacing(path, **advice) as temporary:
         write(temporary)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` to fill; on leaving, it takes the place of `path`, which must not exist or be an
+    empty folder.
+
+    An exception inside removes it and leaves `path` as it was. Raises InputError where `path` holds anything, and where
+    it cannot be written.
+    """
+    temporary = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}.tmp")
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file; give a new folder")
+        there = sorted(os.listdir(path)) if path.exists() else []
+        if there:
+            raise InputError(f"{path}: is not empty, it holds {there[0]}; give a new folder")
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                with open(file, "rb+") as handle:
+                    os.fsync(handle.fileno())
+            os.replace(temporary, path)
+            _flush_folder(path.absolute().parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
 
 
 _locked: dict[tuple[int, int], int] = {}  # device and inode of a folder → descriptor, whose lock ends with the process

@@ -79,6 +79,22 @@ def write_plain_parquet(data, folder):
     write_plain(data, folder, "parquet")
 
 
+@writer
+def write_plain_named(data, folder):
+    """Features with ids, in reverse order: .npz and Parquet."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    write_plain(data, folder, "csv")
+    for path in folder.glob("*_feat.npy"):
+        path.unlink()
+    ids = np.arange(data.n_items)[::-1]
+    image, text = data.features["image"][ids], data.features["text"][ids]
+    np.savez(folder / "image_feat.npz", ids=ids.astype(str), features=image)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(text.reshape(-1)), text.shape[1])
+    parquet.write_table(pa.table({"item": ids, "vector": vectors}), folder / "text_feat.parquet")
+
+
 def write_features(data, folder):
     for modality, values in data.features.items():
         np.save(Path(folder) / f"{modality}_feat.npy", values)

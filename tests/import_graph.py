@@ -30,7 +30,7 @@ LAYERS = (
     ("mmssl_fast.relation",),
     ("mmssl_fast.nn", "mmssl_fast.dropin"),
     ("mmssl_fast.__init__",),
-    ("mmssl_trainer.errors",),
+    ("mmssl_trainer.errors", "mmssl_trainer.threads"),
     ("mmssl_trainer.console", "mmssl_trainer.files"),
     ("mmssl_trainer.config",),
     ("mmssl_trainer.data",),

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import import_graph_trainer as import_graph
 import mmssl_trainer
 import numpy as np
 import pytest
@@ -64,19 +63,6 @@ def test_mistakes_name_the_key():
 
 def test_layouts_are_named_once():
     assert names.LAYOUTS == ("auto", *LAYOUTS)
-
-
-def test_imports_go_down_and_never_in_a_circle(tmp_path):
-    graph = import_graph.imports(ROOT / "python", "mmssl_trainer")
-    assert len(graph) > 90
-    assert import_graph.cycle(graph) == [] and import_graph.upward(graph) == []
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "one.py").write_text("def late():\n    from ..runs import two\n")
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "two.py").write_text("if TYPE_CHECKING:\n    import mmssl_trainer.config.one\n")
-    graph = import_graph.imports(tmp_path, "mmssl_trainer")
-    assert import_graph.upward(graph) == ["mmssl_trainer.config.one imports mmssl_trainer.runs.two"]
-    assert set(import_graph.cycle(graph)) == {"mmssl_trainer.config.one", "mmssl_trainer.runs.two"}
 
 
 # --- systems of other packages ---------------------------------------------------------------------------------------

@@ -142,15 +142,21 @@ def test_ids_are_integers_only_when_every_one_is_written_as_one(tmp_path):
         assert data.user_ids.tolist() == sorted(["10", "9", text])
 
 
-def test_rows_of_text_items_follow_the_list_or_else_the_sorted_ids(tmp_path):
+def test_rows_of_text_items_follow_the_list_and_are_refused_without_one(tmp_path):
     features = np.arange(6, dtype=np.float32).reshape(3, 2)
     np.save(tmp_path / "image_feat.npy", features)
     (tmp_path / "interactions.csv").write_text("item,user,price\npear,ann,3\napple,ann,2\nfig,bob,1\n")
-    assert load(tmp_path).item_ids.tolist() == ["apple", "fig", "pear"]
+    with pytest.raises(InputError) as caught:
+        load(tmp_path)
+    one_line(caught, "row 1 has item 'pear'", "3 rows of image_feat.npy", "to_csv('items.csv', index=False)")
+    assert load(tmp_path, modalities=[]).item_ids.tolist() == ["apple", "fig", "pear"]
     (tmp_path / "items.csv").write_text("item,colour\npear,green\nfig,blue\napple,red\n")
     data = load(tmp_path)
     assert data.item_ids.tolist() == ["pear", "fig", "apple"]
     assert data.train.toarray().tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert data.notes[:2] == ["interactions.csv: column price is not read", "items.csv: column colour is not read"]
+    rows = "features: row 0 belongs to item 'pear', row 1 to item 'fig', row 2 (the last) to item 'apple'"
+    assert rows in data.notes
 
 
 def test_listed_integer_items_may_be_any_numbers_and_lack_interactions(tmp_path):
@@ -166,6 +172,7 @@ def test_quoted_ids_with_commas_are_one_id(tmp_path):
     (tmp_path / "interactions.csv").write_bytes(
         '\ufeff"user","item"\r\n"Doe, Ann","x ""1"""\r\n\r\n"Ünal",y\r\n'.encode()
     )
+    (tmp_path / "items.csv").write_text('item\n"x ""1"""\ny\n')
     data = load(tmp_path)
     assert data.user_ids.tolist() == ["Doe, Ann", "Ünal"] and data.item_ids.tolist() == ['x "1"', "y"]
 
@@ -242,6 +249,7 @@ def test_duplicates_are_merged_and_overlaps_dropped_with_a_note(tmp_path):
         [(0, 2), (0, 3)],
     )
     assert data.notes == [
+        "features: row 0 belongs to item 0, row 1 to item 1, row 3 (the last) to item 3",
         "train: 1 duplicate pair merged",
         "val: 1 pair dropped that is in training too",
         "test: 1 pair dropped that is in training too",

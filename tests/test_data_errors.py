@@ -124,18 +124,22 @@ ERRORS = {
         ),
         (
             gone("items.csv", then=text("interactions.csv", "user,item\n1,a\n1,b\n")),
-            "interactions.csv | 2 items | 30 rows | items.csv",
+            "interactions.csv | row 1 has item 'a' | 30 rows of image_feat.npy | items.csv",
+        ),
+        (
+            gone("items.csv", then=text("interactions.csv", "user,item\n1,1\n1,30\n")),
+            "interactions.csv | row 2 has item '30' | count from 0: subtract 1",
         ),
         (gone("items.csv", then=text("interactions.csv", "user,item\n1,-1\n")), "interactions.csv | row 1 | '-1'"),
-        *[
-            (
-                gone("items.csv", then=text("interactions.csv", "user,item\n" + "".join(map(row, range(30))))),
-                f"interactions.csv | row 1 | {row(0)[2:-1]!r}, a number | items.csv",
-            )
-            for row in ("1,{}.0\n".format, "1,{:e}\n".format, "1, {}\n".format)
-        ],
+        (
+            gone("items.csv", then=text("interactions.csv", "user,item\n" + "".join(f"1,{n}.0\n" for n in range(30)))),
+            "interactions.csv | row 1 has item '0.0' | items.csv",
+        ),
+        (text("image_feat.npz", ""), "both image_feat.npz and image_feat.npy"),
+        (text("interactions.csv", "1,2,5\n3,4,1\n"), "interactions.csv | first line '1, 2, 5' is data | data convert"),
+        (text("interactions.csv", "userId,movieId\n1,2\n"), "no column user | data convert reads userId and movieId"),
+        (text("interactions.csv", "user,item\n1,2\n".encode("utf-16")), "interactions.csv | UTF-16"),
         (text("interactions.parquet", ""), "both interactions.parquet and interactions.csv"),
-        (gone("text_feat.npy", "image_feat.npy"), "_feat.npy"),
         (poisoned(np.nan), "text_feat.npy | row 7, column 2 | nan"),
         (poisoned(-np.inf), "text_feat.npy | row 7, column 2 | -inf"),
         (features(lambda right: right.astype(float) * 1e300), "text_feat.npy | row 0 | float32 cannot hold"),
@@ -209,7 +213,7 @@ def test_write_plain_refuses_a_folder_that_holds_data_or_cannot_be_made(small, t
     write_plain(small, tmp_path / "new")
     with pytest.raises(InputError) as caught:
         write_plain(small, tmp_path / "new", "parquet")
-    one_line(caught, "interactions.csv")
+    one_line(caught, tmp_path / "new", "is not empty")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError) as caught:
         write_plain(small, tmp_path / "file" / "new")

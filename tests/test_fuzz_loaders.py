@@ -13,7 +13,8 @@ from fuzz import loaders
 from mmssl_trainer.data import InputError
 
 PROGRAM = Path(__file__).parent / "fuzz" / "loaders.py"
-TARGETS = {"diffmm", "hkuds", "mmrec", "plain_csv", "plain_parquet", "model", "state", "configuration", "figures"}
+DATA = {"diffmm", "hkuds", "mmrec", "plain_csv", "plain_parquet", "plain_named"}
+TARGETS = DATA | {"model", "state", "configuration", "figures"}
 
 
 def fuzz(folder, seconds, number):

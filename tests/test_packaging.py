@@ -1,7 +1,7 @@
 """What is shipped, what it is linked with, what imports what, and what a build says when something is missing."""
 
 import email
-import importlib.util
+import importlib
 import os
 import re
 import shutil
@@ -15,6 +15,7 @@ from pathlib import Path
 import import_graph
 import pytest
 import torch
+import torch.utils.cpp_extension
 from import_graph import TREES
 
 import mmssl_fast
@@ -181,11 +182,22 @@ def test_missing_library_is_one_sentence(tmp_path):
 CORE = {tree: package for tree, package in TREES.items() if tree != "python"}
 
 
-def test_imports_of_the_library_go_down_and_form_no_cycle():
-    found = import_graph.imports(ROOT, CORE)
-    assert len(found) > 100
+def test_imports_go_down_and_form_no_cycle():
+    found = import_graph.imports(ROOT, TREES)
+    assert len(found) > 500
     assert import_graph.cycles(import_graph.graph(found)) == []
     assert import_graph.upward(found) == []
+
+
+MANY_FILES = {"mmssl_fast/ops": "one module each", "python/systems": "one file a system"}
+
+
+def test_folders_are_small_or_say_why_not():
+    for tree in TREES:
+        for folder in {path.parent for path in (ROOT / tree).rglob("*.py")}:
+            name = folder.relative_to(ROOT).as_posix()
+            if len([path for path in folder.glob("*.py") if path.stem != "__init__"]) > 12:
+                assert MANY_FILES[name] in (folder / "__init__.py").read_text()[:200], name
 
 
 def test_a_late_import_is_found(tmp_path):
@@ -224,11 +236,9 @@ def test_packages_import_only_what_they_require():
 # --- what a build says -----------------------------------------------------------------------------------------------
 @pytest.fixture
 def backend(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "_build"))
-    spec = importlib.util.spec_from_file_location("backend", ROOT / "_build" / "backend.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.delenv("MMSSL_FAST_CUDA", raising=False)
+    return importlib.import_module("_build.backend")
 
 
 @pytest.mark.parametrize("version, needed", [("2.13.0+cpu", []), ("2.10.1", ["torch>=2.11", "numpy"]), (None, None)])
@@ -250,7 +260,7 @@ def test_backend_builds_against_the_installed_torch(backend, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("environment", [{"CXX": "/nonexistent/g++"}, {"CXX": "", "PATH": ""}])
 def test_build_without_compiler_is_one_sentence(environment):
-    code = "import sys; sys.path.insert(0, '_build'); import backend; backend.get_requires_for_build_wheel()"
+    code = "import sys; sys.path.insert(0, '.'); import _build.backend as b; b.get_requires_for_build_wheel()"
     result = python(code, check=False, **environment)
     assert result.returncode == 1 and result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -259,52 +269,242 @@ def test_build_without_compiler_is_one_sentence(environment):
     assert build.returncode == 1 and build.stderr.splitlines()[-1] == line
 
 
+def test_failed_compiler_is_one_sentence(tmp_path):
+    """Not a traceback of setuptools or torch, whose ninja runs this compiler."""
+    for name in ("_build", "csrc", "mmssl_fast"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "kernels", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    script(
+        tmp_path / "c++",
+        'for flag; do case $flag in */library.cpp) echo "library.cpp:1:1: error: no" >&2; exit 1;; esac; done',
+        'for flag; do [ "$last" = -o ] && : > "$flag"; last=$flag; done',
+    )
+    command = [sys.executable, "setup.py", "-q", "build_ext"]
+    build = run(*command, check=False, cwd=tmp_path, CXX=str(tmp_path / "c++"), MMSSL_FAST_CUDA="0")
+    assert build.returncode == 1 and "Traceback" not in build.stderr
+    assert "library.cpp:1:1: error: no" in build.stdout + build.stderr
+    assert build.stderr.splitlines()[-1].startswith("mmssl_fast: the C++ library was not built (")
+
+
 @pytest.mark.parametrize("value, sentence", [("2", "must be 0"), ("1", "but CUDA cannot be built: ")])
 def test_cuda_that_cannot_be_built_is_one_sentence(value, sentence):
-    if value == "1" and torch.version.cuda is not None:
-        pytest.skip("this torch has CUDA")
-    result = run(sys.executable, "setup.py", "-q", "build_ext", check=False, MMSSL_FAST_CUDA=value)
+    environment = {"MMSSL_FAST_CUDA": value, "TORCH_CUDA_ARCH_LIST": "0.1"}  # with a torch for CUDA: no such GPU
+    result = run(sys.executable, "setup.py", "-q", "build_ext", check=False, **environment)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f"mmssl_fast: MMSSL_FAST_CUDA={value}")
     assert sentence in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    "release, choice, expected",
-    [
-        ("13.0", "", "True 8.0;9.0;10.0 built with nvcc"),
-        ("13.2", "1", "True 8.0;9.0;10.0 built with nvcc"),
-        ("13.0", "0", "False built with MMSSL_FAST_CUDA=0"),
-        ("12.8", "", "False nvcc is of CUDA 12.8, torch 2.99.0 of CUDA 13.0"),
-        (None, "", "False nvcc was not found on PATH or under CUDA_HOME"),
-        (
-            None,
-            "1",
-            "mmssl_fast: MMSSL_FAST_CUDA=1, but CUDA cannot be built: nvcc was not found on PATH or under CUDA_HOME",
-        ),
-    ],
-)
-def test_cuda_is_built_where_nvcc_and_torch_agree(tmp_path, release, choice, expected):
-    shutil.copytree(ROOT / "_build", tmp_path / "_build")
-    (tmp_path / "csrc/cuda").mkdir(parents=True)
-    (tmp_path / "csrc/cuda/op.cu").touch()
-    (tmp_path / "csrc/cuda/bindings.cpp").touch()
-    (tmp_path / "bin").mkdir()
-    if release:
-        (tmp_path / "bin/nvcc").write_text(
-            f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n"
-        )
-        (tmp_path / "bin/nvcc").chmod(0o755)
-    code = """
-import os, sys, torch, torch.utils.cpp_extension
-torch.version.cuda, torch.__version__, torch.cuda.device_count = "13.0", "2.99.0", lambda: 0
-torch.utils.cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"]  # a CPU torch does not look for it
-sys.path.insert(0, "_build")
-import extension
-made = extension.core_extension()
-macros = {name: value.strip('"') for name, value in made.define_macros}
-print("csrc/cuda/op.cu" in made.sources and "csrc/cuda/bindings.cpp" in made.sources, *sorted(macros.values()))
+def test_build_modules_cannot_be_hidden():
+    """torch's CUDA wheels bring a namespace package `cuda`, which `import torch` loads: the build has no such names."""
+    names = [path.stem for path in (ROOT / "_build").glob("*.py") if path.stem != "__init__"]
+    code = f"""
+import sys, types
+sys.modules |= {{name: types.ModuleType(name) for name in {[*names, "cuda"]}}}
+sys.path.insert(0, "")
+import torch, _build.backend, _build.extension
+print(_build.extension.toolkit.__file__)
 """
-    environment = {"CUDA_HOME": str(tmp_path), "MMSSL_FAST_CUDA": choice, "TORCH_CUDA_ARCH_LIST": ""}
-    result = python(code, check=False, cwd=tmp_path, **environment)
-    assert (result.stdout or result.stderr).strip().splitlines()[-1] == expected
+    assert Path(python(code).stdout.strip()) == ROOT / "_build" / "toolkit.py"
+
+
+# --- which CUDA toolkit ----------------------------------------------------------------------------------------------
+# Shell scripts stand in for nvcc and the C++ compiler: they look only whether the headers and libraries that they would
+# need lie in the folders that they are given.
+HAS_HEADER = [
+    'for flag; do case $flag in -I*) [ -e "${flag#-I}/cuda_runtime.h" ] && found=1;; esac; done',
+    '[ "$found" ] || { echo "launch.h:21:10: fatal error: cuda_runtime.h: No such file or directory" >&2; exit 1; }',
+]
+NVCC = """
+case $1 in
+--version) echo "Cuda compilation tools, release {release}, V{release}.1"; exit;;
+--list-gpu-code) echo sm_80; echo sm_90; exit;;
+--dryrun) {{ echo '#$ TOP={root}/bin/..'; echo '#$ LIBRARIES=  "-L{root}/lib64"'; }} >&2; exit;;
+esac
+"""
+CXX = """
+for flag; do case $flag in
+-shared) link=1;;
+-l*cudart*) cudart=${flag#-l}; [ "$cudart" = cudart ] && cudart=:libcudart.so;;
+esac; done
+[ "$link" ] && {
+  for flag; do case $flag in -L*) [ -e "${flag#-L}/${cudart#:}" ] && exit 0;; esac; done
+  echo "/usr/bin/ld: cannot find -lcudart" >&2; exit 1
+}
+"""
+
+
+def script(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+
+
+class Machine:
+    """A folder with a CUDA toolkit and a compiler of shell scripts, and the environment that leads there."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.set, self.root = folder, monkeypatch.setenv, folder / "cuda-13.0"
+        script(folder / "c++", CXX, *HAS_HEADER)
+        for name in ("CUDA_PATH", "CUDA_HOME", "CONDA_PREFIX", "PYTORCH_NVCC", "TORCH_CUDA_ARCH_LIST", "CC"):
+            # Set first, so that what toolkit.use() leaves there is undone.
+            monkeypatch.setenv(name, "")
+        monkeypatch.setenv("MMSSL_FAST_CUDA", "")
+        monkeypatch.setenv("CXX", str(folder / "c++"))
+        monkeypatch.setenv("PATH", str(folder / "path"))
+
+    def toolkit(self, release="13.0", headers=True, libraries=True):
+        script(self.root / "bin/nvcc", NVCC.format(release=release, root=self.root), *HAS_HEADER)
+        for name in ["include/cuda_runtime.h"] * headers + ["lib64/libcudart.so"] * libraries:
+            (self.root / name).parent.mkdir()
+            (self.root / name).touch()
+
+    def wheels(self):
+        for name in ("include/cuda_runtime.h", "lib/libcudart.so.13"):
+            path = self.folder / "site/nvidia/cu13" / name
+            path.parent.mkdir(parents=True)
+            path.touch()
+
+    def wrapper(self):
+        script(self.folder / "path/nvcc", f'exec {self.root}/bin/nvcc "$@"')
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    extension = importlib.import_module("_build.extension")
+    toolkit = extension.toolkit
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
+    monkeypatch.setattr(toolkit, "DEFAULT_ROOT", str(tmp_path / "nothing"))
+    monkeypatch.setattr(toolkit, "SITE", [str(tmp_path / "site")])
+    toolkit.choose.cache_clear()
+    yield Machine(tmp_path, monkeypatch)
+    toolkit.choose.cache_clear()
+
+
+def chosen():
+    return sys.modules["_build.toolkit"].choose()
+
+
+def no_libraries(machine):
+    machine.toolkit(libraries=False)
+    machine.set("CUDA_HOME", str(machine.root))
+
+
+def test_cuda_toolkit_named_by_cuda_home(machine):
+    machine.toolkit()
+    machine.set("CUDA_HOME", str(machine.root))
+    assert chosen().note == f"built with CUDA 13.0, nvcc from CUDA_HOME={machine.root}"
+    assert chosen().archs == "8.0;9.0", "what this nvcc can compile for"
+
+
+@pytest.mark.parametrize("variable", ["CUDA_PATH", "CONDA_PREFIX"])
+def test_cuda_toolkit_of_other_variables(machine, variable):
+    machine.toolkit()
+    machine.set(variable, str(machine.root))
+    assert chosen().toolkit.root == str(machine.root)
+
+
+def test_cuda_toolkit_behind_a_wrapper(machine, tmp_path):
+    """The wrapper's folder is nobody's toolkit: the extension gets the folders that nvcc itself names."""
+    machine.toolkit()
+    machine.wrapper()
+    made = sys.modules["_build.extension"].core_extension(tmp_path / "generated")
+    assert {"csrc/cuda/spmm.cu", "csrc/cuda/spmm_cuda.cpp"} <= set(made.sources)
+    assert str(machine.root / "include") in made.include_dirs and str(machine.root / "lib64") in made.library_dirs
+    assert torch.utils.cpp_extension.CUDA_HOME == str(machine.root)
+    assert os.environ["PYTORCH_NVCC"] == str(tmp_path / "path/nvcc"), "what was tried is what compiles"
+    note = (tmp_path / "generated/build_note.h").read_text()
+    assert '#define MMSSL_CUDA_NOTE "built with CUDA 13.0, nvcc from PATH"' in note
+    assert '#define MMSSL_CUDA_ARCHS "8.0;9.0"' in note
+
+
+def test_cuda_home_without_a_toolkit_is_passed_over_and_said_so(machine):
+    machine.toolkit()
+    machine.wrapper()
+    machine.set("CUDA_HOME", "/nonexistent")
+    assert chosen().toolkit.root == str(machine.root)
+    assert chosen().note.endswith("nvcc from PATH; passed over, CUDA_HOME=/nonexistent holds no bin/nvcc")
+
+
+def test_cuda_headers_and_library_of_the_nvidia_wheels(machine, tmp_path):
+    machine.toolkit(headers=False, libraries=False)
+    machine.wrapper()
+    machine.wheels()
+    made = sys.modules["_build.extension"].core_extension(tmp_path / "generated")
+    assert str(tmp_path / "site/nvidia/cu13/include") in made.include_dirs
+    assert ":libcudart.so.13" in made.libraries and "cudart" not in made.libraries
+
+
+FAULTS = {
+    "no headers": (
+        lambda machine: (machine.toolkit(headers=False), machine.wrapper()),
+        r"nvcc of \S+, CUDA 13\.0, cannot compile the kernels \(launch\.h:21:10: fatal error: cuda_runtime\.h: "
+        r"No such file or directory\); name the folder of a complete CUDA 13\.0 toolkit in CUDA_HOME",
+    ),
+    "no library": (
+        no_libraries,
+        r"the kernels compiled by nvcc of \S+, CUDA 13\.0, cannot be linked \(/usr/bin/ld: cannot find -lcudart\);",
+    ),
+    "another release": (
+        lambda machine: (machine.toolkit("12.8"), machine.wrapper()),
+        r"nvcc from PATH is of CUDA 12\.8, the installed torch of CUDA 13\.0; install CUDA 13\.0 and name its",
+    ),
+    "no release": (
+        lambda machine: script(machine.folder / "path/nvcc", "echo module cuda is not loaded >&2; exit 3"),
+        r"`\S+nvcc --version` names no release \(module cuda is not loaded\); install CUDA 13\.0",
+    ),
+    "no program": (
+        lambda machine: script(machine.folder / "path/nvcc", "exec /nonexistent"),
+        r"`\S+nvcc --version` names no release \(.*not found.*\); install CUDA 13\.0",
+    ),
+    "no nvcc": (lambda machine: None, r"no nvcc was found under CUDA_HOME, .*; install the CUDA toolkit of torch's"),
+    "empty CUDA_HOME": (
+        lambda machine: machine.set("CUDA_HOME", str(machine.folder)),
+        r"CUDA_HOME=\S+ holds no bin/nvcc; install CUDA 13\.0 and name its folder in CUDA_HOME",
+    ),
+    "unknown GPU": (
+        lambda machine: (machine.toolkit(), machine.wrapper(), machine.set("TORCH_CUDA_ARCH_LIST", "0.1")),
+        r"TORCH_CUDA_ARCH_LIST=0\.1: Unknown CUDA arch",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_cuda_that_fails_the_probe_is_left_out_with_the_reason(machine, fault):
+    arrange, sentence = FAULTS[fault]
+    arrange(machine)
+    assert chosen().toolkit is None and re.match(sentence, chosen().note), chosen().note
+    sys.modules["_build.toolkit"].choose.cache_clear()
+    machine.set("MMSSL_FAST_CUDA", "1")
+    with pytest.raises(SystemExit, match="mmssl_fast: MMSSL_FAST_CUDA=1, but CUDA cannot be built: ") as stopped:
+        chosen()
+    assert re.search(sentence, str(stopped.value))
+
+
+def test_cuda_left_out_on_request_tries_nothing(machine):
+    script(machine.folder / "path/nvcc", f": > {machine.folder}/called")
+    machine.set("MMSSL_FAST_CUDA", "0")
+    assert chosen() == (None, "", "built with MMSSL_FAST_CUDA=0") and not (machine.folder / "called").exists()
+
+
+def test_cuda_demanded_without_nvcc_stops_before_torch_is_fetched(machine, backend, monkeypatch):
+    machine.set("MMSSL_FAST_CUDA", "1")
+    monkeypatch.setattr(backend, "_find_torch", lambda: pytest.fail("torch was looked for"))
+    with pytest.raises(SystemExit, match="but CUDA cannot be built: no nvcc was found"):
+        backend.get_requires_for_build_wheel()
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not here")
+def test_real_nvcc_behind_a_wrapper_names_its_toolkit(machine, monkeypatch):
+    monkeypatch.undo()
+    toolkit = sys.modules["_build.toolkit"]
+    nvcc = shutil.which("nvcc")
+    script(machine.folder / "path/nvcc", f'exec {nvcc} "$@"')
+    release = re.search(r"release (\S+),", run(nvcc, "--version").stdout)[1]
+    found = toolkit.inspect("PATH", [str(machine.folder / "path/nvcc")], release)
+    assert found.release == release and Path(found.root, "bin/nvcc").exists()
+    assert any(Path(folder, "cuda_runtime.h").exists() for folder in found.include_dirs)

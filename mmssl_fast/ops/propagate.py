@@ -20,8 +20,8 @@ def propagate(graph: InteractionGraph, x: torch.Tensor, to: str = "users", norm:
         graph: U users x I items, on x's device.
         x: [I, d] for to="users", [U, d] for to="items"; float32, float64, or bfloat16 (sums are formed in float32).
         to: the side that receives, "users" or "items".
-        norm: "receiver" divides by sqrt|N_r| of the receiving node, "both" by sqrt(|N_r| |N_s|) of receiver and sender
-            (LightGCN's), "none" leaves the sum. Degrees count edges, whatever their values.
+        norm: "receiver" divides by ``sqrt|N_r|`` of the receiving node, "both" by ``sqrt(|N_r| |N_s|)`` of receiver
+            and sender (LightGCN's), "none" leaves the sum. Degrees count edges, whatever their values.
 
     Returns:
         [U, d] for to="users", [I, d] for to="items", dtype of x; 0 for a node without neighbours.

@@ -6,6 +6,7 @@ import typer
 
 from .benchmark import benchmark
 from .data_check import data_check
+from .data_convert import data_convert
 from .doctor import doctor
 from .evaluate import evaluate
 from .recommend import recommend
@@ -27,6 +28,7 @@ for command in (train, evaluate, recommend):
     app.command()(command)
 app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)
+data_app.command("convert")(data_convert)
 app.command()(doctor)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(benchmark)
 for command in (reproduce, report, tune):

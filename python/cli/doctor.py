@@ -57,7 +57,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "compiler": built["compiler"],
         "instruction sets built": ", ".join(built["isa_levels"]),
         "instruction set in use": built["isa"],
-        "CUDA in the build": ", ".join(built["cuda_archs"]) if built["cuda"] else "no",
+        "CUDA in the build": ", ".join(built["cuda_archs"]) if built["cuda"] else f"no: {built['cuda_note']}",
         "threads": f"{torch.get_num_threads()} of {threads.available()} processors that this process may use",
         "threads wait": ", ".join(f"{name}={os.environ[name]}" for name in threads.WAIT_SETTINGS if name in os.environ)
         or "as the OpenMP runtime chooses",
@@ -65,7 +65,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     }
     findings["ops"] = mmssl_fast.backends()
     if torch.cuda.is_available() and not built["cuda"]:
-        problems.append("torch has a GPU, mmssl_fast was built without CUDA; reinstall it where nvcc is on the path")
+        problems.append(f"torch has a GPU, but mmssl_fast was built without CUDA: {built['cuda_note']}")
     return findings, problems
 
 

@@ -23,7 +23,9 @@ def recommend(
             show_default=False,
         ),
     ] = None,
-    users_from: Annotated[Path | None, typer.Option(help="A text file with one user id a line.")] = None,
+    users_from: Annotated[
+        Path | None, typer.Option(help="A text file with one user id a line, or a table with a column user.")
+    ] = None,
     k: Annotated[int, typer.Option("--k", help="Items a user, from 1 to the number of items.")] = 20,
     exclude: Annotated[
         Literal["train", "all"],
@@ -61,13 +63,9 @@ def _asked_users(users: list[str] | None, users_from: Path | None, known) -> lis
         except InputError:
             asked += [one.strip() for one in text.split(",")]
     if users_from is not None:
-        try:
-            lines = users_from.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{users_from}: cannot be read ({error}); give a text file with one user id a line"
-            ) from None
-        asked += [line.strip() for line in lines if line.strip()]
+        from ..data.ids import read_id_list
+
+        asked += read_id_list(users_from, "user")
     if not asked:
         raise InputError(f"{users_from or '--users'}: names no user")
     return asked

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import InputError, shown
+from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 from .options import (
     DataOption,
     DeviceOption,
@@ -82,6 +83,11 @@ def reproduce(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs with the time they may take, and stop.")
     ] = False,
+    interactions: Interactions = None,
+    split_column: SplitColumn = None,
+    split: SplitRule = None,
+    min_rating: MinRating = None,
+    missing_features: MissingFeatures = None,
 ) -> None:
     """One of the paper's tables or figures on your data: runs with several seeds, kept and resumed, then Markdown and
     pictures beside the paper's own figures."""
@@ -98,6 +104,7 @@ def reproduce(
         "train.device": (device, "--device"),
         "train.threads": (threads, "--threads"),
         "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs"),
+        **data_flags(interactions, split_column, split, min_rating, missing_features),
     }
     dataset, base = _base(names, flags, config, preset or [], settings or [])
     chosen = _names(variants, "--variants", plan.ABLATIONS | plan.STRUCTURAL_ABLATIONS)
@@ -141,6 +148,7 @@ def _base(names, flags, config, given, settings):
     from ..config import presets
     from ..ranking import check_list_lengths
     from ..runs.complete import load_data
+    from ..systems import refuse_without_features
     from ..training.loop import pick_device
 
     chosen = {}
@@ -150,6 +158,7 @@ def _base(names, flags, config, given, settings):
             raise InputError(f"--preset {shown(one)}: write SYSTEM=NAME, SYSTEM one of {', '.join(names)}")
         chosen[name] = value
     dataset = load_data(**configuration(config, flags, settings).data.model_dump())
+    refuse_without_features(dataset, names)
     base = {}
     for name in names:
         own = chosen.get(name) or next((one for one in presets.names() if one == f"{name}-{dataset.name}"), None)

@@ -12,6 +12,7 @@ import typer
 from ..config.names import SYSTEMS
 from ..errors import InputError
 from ..runs.complete import fit_and_test, load_data
+from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 from .options import (
     ConfigOption,
     DataOption,
@@ -62,6 +63,11 @@ def train(
             show_default=False,
         ),
     ] = None,
+    interactions: Interactions = None,
+    split_column: SplitColumn = None,
+    split: SplitRule = None,
+    min_rating: MinRating = None,
+    missing_features: MissingFeatures = None,
 ) -> None:
     """Train a recommender, keep its best model and say how good it is."""
     import torch
@@ -73,6 +79,7 @@ def train(
     from ..memory import budget
     from ..ranking import check_list_lengths
     from ..runs.folder import RunFolder, default_path
+    from ..systems import refuse_without_features
     from ..training import signals
     from ..training.checkpoints import Checkpoints, resume_command
     from ..training.loop import pick_device
@@ -88,6 +95,7 @@ def train(
         "train.threads": (threads, "--threads"),
         "train.memory": (memory, "--memory"),
         "train.compare": (None if compare is None else "yes" if compare else "no", "--compare"),
+        **data_flags(interactions, split_column, split, min_rating, missing_features),
     }
     if resume is not None:
         config = _resumed_configuration(
@@ -99,6 +107,7 @@ def train(
         refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
     pick_device(chosen.train.device)
     dataset = load_data(**chosen.data.model_dump())
+    refuse_without_features(dataset, [chosen.model.system])
     check_list_lengths("evaluate.ks", chosen.evaluate.ks, dataset.n_items)
     if chosen.data.path != SYNTHETIC:
         chosen = chosen.changed("data", path=str(Path(chosen.data.path).resolve()))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 from .options import (
     DataOption,
     DeviceOption,
@@ -58,6 +59,11 @@ def tune(
         ),
     ] = 1,
     settings: SetOption = None,
+    interactions: Interactions = None,
+    split_column: SplitColumn = None,
+    split: SplitRule = None,
+    min_rating: MinRating = None,
+    missing_features: MissingFeatures = None,
 ) -> None:
     """Search for settings by validation Recall@20 (Optuna), in a folder from which the search goes on when repeated:
     the trials' record, and the best of them as a preset."""
@@ -68,6 +74,7 @@ def tune(
     from ..study.tune import record
     from ..study.tune import space as spaces
     from ..study.tune.search import Search
+    from ..systems import refuse_without_features
 
     flags = {
         "data.path": (data, "--data"),
@@ -76,12 +83,15 @@ def tune(
         "train.epochs": (epochs, "--epochs"),
         "train.device": (device, "--device"),
         "train.threads": (threads, "--threads"),
+        **data_flags(interactions, split_column, split, min_rating, missing_features),
     }
     base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
     searched = spaces.read_space(spaces.find_space(space, base.model.system), base)
     jobs = min(jobs, trials)
     base = sharing(resolved(base), jobs) if jobs > 1 else resolved(base)
-    found = Search(out, load_data(**base.data.model_dump()), base, searched, seeds, prune)
+    dataset = load_data(**base.data.model_dump())
+    refuse_without_features(dataset, [base.model.system])
+    found = Search(out, dataset, base, searched, seeds, prune)
     found.run(trials, lambda line: output.ERR.print(line, markup=False), jobs)
     for name in (record.RECORD, record.BEST):
         if (out / name).exists():

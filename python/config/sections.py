@@ -28,7 +28,32 @@ SYNTHETIC_EPOCHS = 20
 class DataSection(Section):
     path: str = Field(SYNTHETIC, description='Folder or file with the data; "synthetic" is the embedded catalogue.')
     layout: str = Field("auto", description='How the data is laid out; "auto" looks at the files.')
-    modalities: list[str] = Field([], description="Modalities to use, in this order; empty: all there are.")
+    modalities: list[str] = Field(
+        [], description='Modalities to use, in this order; empty: all there are, ["none"]: no features.'
+    )
+    interactions: str = Field(
+        "", description="The table to read, as seen from the folder; empty: the layout's own, as interactions.csv."
+    )
+    split_column: str = Field("split", min_length=1, description="The table's column that holds train, val or test.")
+    split: Literal["auto", "random", "time", "last"] = Field(
+        "auto",
+        description='"auto": the split that the data gives, else "random", 8:1:1 of each user\'s interactions; "time": '
+        'the latest of all interactions are held out, "last": the latest of each user.',
+    )
+    split_share: float = Field(
+        0.1, gt=0, lt=0.5, description='Share of validation and of testing where split is "random" or "time".'
+    )
+    split_last: int = Field(
+        1, ge=1, description='Interactions of a user in validation and in testing where split is "last".'
+    )
+    min_rating: float | None = Field(
+        None, description="The lowest rating that counts as an interaction; left out: every row counts."
+    )
+    missing_features: Literal["refuse", "mean"] = Field(
+        "refuse",
+        description="Where feature files carry ids: whether an item without a row is refused or gets the mean of the "
+        "others.",
+    )
     split_seed: int = Field(
         0,
         ge=0,

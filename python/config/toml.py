@@ -17,7 +17,8 @@ def to_toml(config: Config) -> str:
         section = getattr(config, name)
         lines += ["", f"[{name}]"]
         for key, field in type(section).model_fields.items():
-            lines += [f"# {field.description}", f"{key} = {toml_value(getattr(section, key))}"]
+            value = getattr(section, key)
+            lines += [f"# {field.description}", f"# {key} =" if value is None else f"{key} = {toml_value(value)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -36,7 +37,7 @@ def toml_value(value: Any) -> str:
 def read_toml(path: Path, what: str = "a configuration") -> dict[str, Any]:
     """What a TOML file holds. Raises InputError, which asks for `what`, where it cannot be read."""
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give {what} in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -1,161 +1,142 @@
-"""Feature matrices from .npy files, with the header checked against the file before anything is allocated."""
-
-import math
-import re
-import struct
+"""A folder's feature files, and which item each of their rows belongs to."""
 
 import numpy as np
 
 from ..errors import InputError, shown
-from .files import existing_file
 from .ids import check_gaps
+from .named_features import read_feature_ids, read_named_features
+from .npy import npy_rows, read_features
+from .tables import numbers_or_texts
 
-_HEADER = re.compile(
-    r"\{\s*'descr':\s*(?P<descr>.{1,200}?),\s*'fortran_order':\s*(?P<fortran>True|False),\s*"
-    r"'shape':\s*\((?P<shape>[0-9, ]{0,100})\),?\s*\}\s*",
-    re.DOTALL,
-)
-_DESCR = re.compile(r"'[<>|=](?:f[248]|[iu][1248]|b1)'")
-_LONGEST_HEADER = 65536
-_ROWS_AT_A_TIME = 1 << 22
-
-
-def read_features(path, n_items=None):
-    """Equals `np.load(path, allow_pickle=False)` as float32 (float16 stays float16), [I, d], C order.
-
-    Row = item index. Raises InputError, naming the file, for anything that is not a complete .npy file of numbers,
-    object arrays, other than two dimensions, zero width, another number of rows than n_items (None: any), and values
-    that are NaN, infinite or too large for float32 (with the row).
-    """
-    try:
-        with existing_file(path).open("rb") as file:
-            dtype, fortran, shape = _header(path, file)
-            if n_items is not None and shape[0] != n_items:
-                raise InputError(
-                    f"{path}: has {shape[0]} rows for {n_items} items; give one row for every item, in item order"
-                )
-            array = np.fromfile(file, dtype, math.prod(shape))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    except MemoryError:
-        raise InputError(
-            f"{path}: {shape[0]} x {shape[1]} {dtype} do not fit in memory; store them as float16"
-        ) from None
-    if len(array) != math.prod(shape):
-        raise InputError(f"{path}: became shorter while it was read; wait until it is written")
-    return _finite(path, array.reshape(shape[::-1]).T if fortran else array.reshape(shape))
+ENDS = (".parquet", ".npz", ".safetensors", ".npy")
 
 
 def feature_files(folder):
-    """{modality: path} of the folder's <modality>_feat.npy: image, audio, text first, others after them by name."""
-    found = {path.name.removesuffix("_feat.npy"): path for path in folder.glob("*_feat.npy")}
-    found.pop("", None)
+    """{modality: path} of the folder's <modality>_feat files: image, audio, text first, others after them by name.
+
+    Raises InputError where a modality has two files.
+    """
+    found = {}
+    for end in ENDS:
+        for path in sorted(folder.glob(f"*_feat{end}")):
+            modality = path.name.removesuffix(f"_feat{end}")
+            if modality in found:
+                raise InputError(f"{folder}: has both {found[modality].name} and {path.name}; keep one")
+            if modality:
+                found[modality] = path
     known = [modality for modality in ("image", "audio", "text") if modality in found]
     return {modality: found[modality] for modality in known + sorted(set(found) - set(known))}
 
 
-def feature_rows(folder):
-    """Rows of the folder's first feature file, read from its header alone; None where there is no feature file."""
-    for path in feature_files(folder).values():
-        try:
-            with existing_file(path).open("rb") as file:
-                return _header(path, file)[2][0]
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    return None
+class FeatureFiles:
+    """A folder's feature files before the items are known: which there are, and which items they name.
 
-
-def catalogue_size(folder, path, items):
-    """Number of items where ids are feature rows: the feature files' rows, or without any the largest id + 1.
-
-    items: int64 [n], the ids that `path` names. Raises InputError where one lies beyond the features, or where without
-    features the ids leave absurd gaps.
+    files: {modality: path}; chosen: the modalities that will be read. ordered: the first file without ids (.npy), whose
+    rows belong to items by their order; rows: its number of rows. ids: {text: None} of the items that the other files
+    name, in their order.
     """
-    files, rows, named = feature_files(folder), feature_rows(folder), int(items.max(initial=-1)) + 1
-    if rows is None:
-        check_gaps(path, "items", named, items)
-        return named
-    if named > rows:
-        first = next(iter(files.values()))
-        raise InputError(
-            f"{first}: has {rows} rows, {path.name} names item {shown(named - 1)}; give one row for every item, row "
-            "= item"
-        )
-    return rows
+
+    def __init__(self, folder, modalities=None):
+        self.folder, self.files = folder, feature_files(folder)
+        self.chosen = list(self.files) if modalities is None else list(modalities)
+        for modality in self.chosen:
+            if modality not in self.files:
+                there = ", ".join(self.files) or "none"
+                raise InputError(f"{folder}: has no {modality}_feat.npy or .parquet; modalities there: {there}")
+        self.ordered = next((path for path in self.files.values() if path.suffix == ".npy"), None)
+        self.rows = None if self.ordered is None else npy_rows(self.ordered)
+        self.ids = {}
+        for path in self.files.values():
+            if path.suffix != ".npy":
+                self.ids |= dict.fromkeys(read_feature_ids(path).texts)
+
+    @property
+    def rows_in_order(self):
+        """The first chosen file whose rows belong to items by their order, None without one."""
+        return next((self.files[m] for m in self.chosen if self.files[m].suffix == ".npy"), None)
+
+    def read(self, n_items, item_ids, options, notes):
+        """{modality: features [n_items, d]} of the chosen modalities.
+
+        item_ids: [n_items], None where an item's id is its index. Files with ids give each item the row of its name;
+        rows of other items are left out with a note. An item without a row is refused, or gets the mean of the others
+        where options.missing_features says so. Notes which items the first rows of files without ids belong to.
+        """
+        features, places = {}, None
+        for modality in self.chosen:
+            path = self.files[modality]
+            if path.suffix == ".npy":
+                features[modality] = read_features(path, n_items)
+                continue
+            if places is None:
+                names = range(n_items) if item_ids is None else item_ids.tolist()
+                places = {str(name): at for at, name in enumerate(names)}
+            column, values = read_named_features(path)
+            features[modality] = _by_name(path, column, values, places, options, notes)
+        if self.rows_in_order is not None and n_items:
+            notes.append(_whose_rows(n_items, item_ids))
+        return features
 
 
-def read_modalities(folder, modalities=None, n_items=None):
-    """{modality: features} for the modalities asked for (None: every <modality>_feat.npy there is).
+def catalogue_size(features, path, items):
+    """Number of items where ids are indices: the rows of feature files without ids, or else the largest id + 1.
 
-    All have n_items rows. Raises InputError where a modality asked for has no file, where there is none at
-    all (an empty list asks for none and is legal), and as read_features.
+    features: FeatureFiles. items: int64 [n], the ids that `path` names. Raises InputError where one lies beyond the
+    features, or where without features the ids leave absurd gaps.
     """
-    files = feature_files(folder)
-    if modalities is None:
-        if not files:
+    named = int(items.max(initial=-1)) + 1
+    if features.rows is not None:
+        if named > features.rows:
             raise InputError(
-                f"{folder}: has no <modality>_feat.npy; MMSSL needs one feature file a modality, row = item"
+                f"{features.ordered}: has {features.rows} rows, {path.name} names item {shown(named - 1)}; give one "
+                "row for every item, row = item"
             )
-        modalities = list(files)
-    features = {}
-    for modality in modalities:
-        if modality not in files:
-            there = ", ".join(files) or "none"
-            raise InputError(f"{folder}: has no {modality}_feat.npy; modalities there: {there}")
-        features[modality] = read_features(files[modality], n_items)
-    return features
-
-
-def _header(path, file):
-    """(dtype, fortran_order, shape), the file left at the first value; the declared size equals what follows."""
-    magic = file.read(8)
-    if magic[:6] != b"\x93NUMPY" or len(magic) < 8 or magic[6] not in (1, 2, 3):
-        raise InputError(f"{path}: is not a .npy file; write it with numpy.save")
-    width = 2 if magic[6] == 1 else 4
-    length = file.read(width)
-    length = struct.unpack("<H" if width == 2 else "<I", length)[0] if len(length) == width else 0
-    header = file.read(min(length, _LONGEST_HEADER)).decode("latin1")
-    parts = _HEADER.fullmatch(header)
-    if length > _LONGEST_HEADER or len(header) != length or not parts:
-        raise InputError(f"{path}: has no plain .npy header; write it with numpy.save as a float32 or float16 matrix")
-    descr = parts["descr"]
-    if "O" in descr:
-        raise InputError(f"{path}: holds Python objects, which are not read; save it with dtype float32")
-    if not _DESCR.fullmatch(descr):
-        raise InputError(f"{path}: has dtype {shown(descr)}; save it as float32 or float16")
-    shape = tuple(int(side) for side in parts["shape"].split(",") if side.strip().isdigit())
-    if len(shape) != 2:
-        raise InputError(f"{path}: has {len(shape)} dimensions; features are a matrix, one row for every item")
-    if shape[1] == 0:
-        raise InputError(f"{path}: has width 0; give at least one feature an item or take the modality out")
-    dtype = np.dtype(descr[1:-1])
-    here = file.tell()
-    held = file.seek(0, 2) - here
-    file.seek(here)
-    if math.prod(shape) * dtype.itemsize != held:
+        return features.rows
+    texts = list(features.ids)
+    ids = numbers_or_texts(texts)
+    if len(ids) and (ids.dtype.kind != "i" or ids.min() < 0):
+        other = next(text for text in texts if not text.isdigit())
         raise InputError(
-            f"{path}: declares {shown(shape[0])} x {shown(shape[1])} {dtype} but holds {held} bytes; copy the file "
-            "again"
+            f"{features.folder}: a feature file names item {shown(other)}, {path.name} has indices counted from 0; "
+            "mmssl-fast data convert makes a folder with ids"
         )
-    return dtype, parts["fortran"] == "True", shape
+    every = np.concatenate([items, ids]) if len(ids) else items
+    named = int(every.max(initial=-1)) + 1
+    check_gaps(path, "items", named, every)
+    return named
 
 
-def _finite(path, array):
-    """float32 or float16, C order, native bytes; refuses what is not finite with its row."""
-    dtype = np.float16 if array.dtype.kind == "f" and array.dtype.itemsize == 2 else np.float32
-    same = array.dtype == dtype and array.flags.c_contiguous
-    out = array if same else np.empty(array.shape, dtype)
-    step = max(1, _ROWS_AT_A_TIME // array.shape[1])
-    for begin in range(0, len(array), step):
-        if not same:
-            with np.errstate(over="ignore"):
-                out[begin : begin + step] = array[begin : begin + step]
-        bad = ~np.isfinite(out[begin : begin + step])
-        if bad.any():
-            row, column = (int(at[0]) for at in np.nonzero(bad))
-            value = array[begin + row, column]
-            why = "which float32 cannot hold" if np.isfinite(value) else "which is not a number to train on"
+def _by_name(path, column, values, places, options, notes):
+    """values' rows in the order of the items, by their ids."""
+    place = np.array([places.get(text, -1) for text in column.texts], np.int64)[column.codes]
+    known = np.flatnonzero(place >= 0)
+    out = np.empty((len(places), values.shape[1]), values.dtype)
+    out[place[known]] = values[known]
+    missing = np.ones(len(places), bool)
+    missing[place[known]] = False
+    count = int(missing.sum())
+    notes.append(f"{path.name}: rows given to items by their ids")
+    if len(known) < len(place):
+        left = len(place) - len(known)
+        notes.append(f"{path.name}: {left} {'row is' if left == 1 else 'rows are'} of no item of the data and left out")
+    if count:
+        names = [name for name, at in places.items() if missing[at]][:5]
+        listed = ", ".join(map(shown, names)) + (", …" if count > 5 else "")
+        if options.missing_features != "mean" or not len(known):
             raise InputError(
-                f"{path}: row {begin + row}, column {column} is {value}, {why}; replace it or drop the modality"
+                f"{path}: has no row for {count} of {len(places)} items ({listed}); add them, or give them the mean of "
+                "the others with --missing-features mean"
             )
+        out[missing] = values[known].mean(axis=0, dtype=np.float64)
+        notes.append(
+            f"{path.name}: {count} of {len(places)} items have no row ({listed}) and get the mean of the others"
+        )
     return out
+
+
+def _whose_rows(n_items, item_ids):
+    name = str if item_ids is None else lambda at: shown(item_ids[at].item())
+    rows = sorted({0, min(1, n_items - 1), n_items - 1})
+    last = " (the last)"
+    listed = [f"row {at}{last if at == n_items - 1 else ''} to item {name(at)}" for at in rows]
+    return f"features: {', '.join(listed).replace(' to item', ' belongs to item', 1)}"

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ..errors import InputError, shown
-from .tables import numbers_or_texts
+from .files import TABLE_ENDS, read_text
+from .tables import column_names, numbers_or_texts, read_table
 
 _FREE_GAPS = 1_000_000
 
@@ -23,6 +24,14 @@ def check_gaps(path, what, count, indices):
         )
 
 
+def read_id_list(path, name):
+    """The ids, texts in file order, of a table with a column `name`, or of a text file with one id a line."""
+    if path.suffix == ".parquet" or (path.name.endswith(TABLE_ENDS) and name in column_names(path)):
+        column = read_table(path, [name])[name]
+        return [column.texts[code] for code in column.codes.tolist()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
 def indices_of(path, name, column):
     """int64 [n] of a column whose ids are themselves indices counted from 0; raises InputError with the row
     otherwise."""
@@ -33,17 +42,26 @@ def indices_of(path, name, column):
         if not (text.isascii() and text.isdigit() and numbers_or_texts([text]).dtype.kind == "i"):
             raise InputError(
                 f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; ids here are integers counted "
-                "from 0, "
-                "use the plain layout for other ids"
+                "from 0, use the plain layout for other ids"
             )
     raise InputError(f"{path}: column {name} holds ids beyond 2^63; use the plain layout for other ids")
 
 
-def sorted_ids(column):
-    """(ids, index [n]): the distinct ids in ascending order (numbers by value, texts by code point) and each row's
-    place."""
-    ids, back = np.unique(numbers_or_texts(column.texts), return_inverse=True)
+def sorted_ids(column, others=()):
+    """(ids, index [n]): the distinct ids of a column and of `others`, texts too, in ascending order (numbers by value,
+    texts by code point), and the place of each row of the column."""
+    texts = list(dict.fromkeys([*column.texts, *others]))
+    ids, back = np.unique(numbers_or_texts(texts), return_inverse=True)
     return ids, back.reshape(-1)[column.codes]
+
+
+def note_counting_from_one(side, index, notes, features=False):
+    """Notes where ids that are indices seem to count from 1: index 0 occurs nowhere and 1 does."""
+    if index.min(initial=2) == 1:
+        effect = "every item has the features of the item after it" if features else f"{side} 0 does not exist"
+        notes.append(
+            f"{side} 0 occurs in no interaction: if your {side} ids count from 1, {effect}; subtract 1 from the ids"
+        )
 
 
 def listed_ids(path, name, column):

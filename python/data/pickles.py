@@ -91,8 +91,23 @@ def read_sparse_pickle(path):
     truncated files, lengths that disagree, indices outside the shape, and values that are not finite.
     """
     content = read_bytes(path)
+    return _read(path, lambda: _matrix(_interpret(content)))
+
+
+def read_integer_lists(path):
+    """Equals `[list(row) for row in np.load(path, allow_pickle=True)]` for a .npy file whose entries are lists, tuples
+    or arrays of integers, read without unpickling. Raises InputError as read_sparse_pickle."""
+    content = read_bytes(path)
+    start = content.find(b"\n") + 1 if content[:6] == b"\x93NUMPY" else 0
+    if b"O'" not in content[:start]:
+        raise InputError(f"{path}: is not a .npy file of lists; write it with numpy.save")
+    return _read(path, lambda: [_integers(row) for row in _objects(_interpret(content[start:]))])
+
+
+def _read(path, read):
+    """What `read` returns; a refusal and whatever a damaged file brings about become an InputError."""
     try:
-        return _matrix(_interpret(content))
+        return read()
     except _Refused as refusal:
         raise InputError(f"{path}: {refusal}") from None
     except (
@@ -258,6 +273,24 @@ def _matrix(root):
     if not np.isfinite(values).all():
         raise _Refused(f"entry {np.flatnonzero(~np.isfinite(values))[0]} is not finite; an interaction's value must be")
     return SparsePairs(rows, columns, values, shape)
+
+
+def _objects(root):
+    """The entries of an array of Python objects of one dimension."""
+    if not (isinstance(root, _Node) and root.kind == "reconstruct"):
+        raise _Refused(f"holds {_described(root)}, not an array of lists")
+    _, shape, _, _, entries = _values(_a(tuple, root.state), 5)
+    (length,) = _values(_a(tuple, shape), 1)
+    return _values(_a(list, entries), _integer(length))
+
+
+def _integers(row):
+    """The integers of a list, a tuple or an array."""
+    if isinstance(row, _Node) and row.kind != "scalar":
+        return _indices(row, "an entry").tolist()
+    if not isinstance(row, (list, tuple)):
+        raise _Refused(f"holds {_described(row)} where a list of integers belongs")
+    return [_integer(value) for value in row]
 
 
 def _coordinates(state):

@@ -12,7 +12,10 @@ def summarise(dataset):
 
     Keys: name, layout, users, items, interactions {split: count}, density (training pairs / (users x items)),
     user_degree and item_degree (of training: {"min", "25%", "50%", "75%", "95%", "max", "mean"}), modalities (a list of
-    {"name", "width", "dtype", "norm_min", "norm_median", "norm_max", "zero_rows"}), notes, fingerprint.
+    {"name", "width", "dtype", "norm_min", "norm_median", "norm_max", "zero_rows"}), without_history {"users", "items":
+    how many have no training interaction}, held_out {"val", "test": {"pairs", "users", "new_users" (of these, without
+    history), "pairs_of_new_users", "cold_items" (items of the split without history), "pairs_of_cold_items"}}, notes,
+    fingerprint.
     """
     train = dataset.train
     return {
@@ -25,8 +28,27 @@ def summarise(dataset):
         "user_degree": _degrees(np.diff(train.indptr)),
         "item_degree": _degrees(np.bincount(train.indices, minlength=dataset.n_items)),
         "modalities": [_modality(name, values) for name, values in dataset.features.items()],
+        "without_history": {
+            "users": int((np.diff(train.indptr) == 0).sum()),
+            "items": dataset.n_items - len(np.unique(train.indices)),
+        },
+        "held_out": {split: _held_out(train, getattr(dataset, split)) for split in SPLITS[1:]},
         "notes": list(dataset.notes),
         "fingerprint": dataset.fingerprint,
+    }
+
+
+def _held_out(train, matrix):
+    """What a split holds, and how much of it has no history to be ranked by."""
+    pairs = matrix.tocoo()
+    new, cold = np.diff(train.indptr) == 0, np.bincount(train.indices, minlength=train.shape[1]) == 0
+    return {
+        "pairs": int(matrix.nnz),
+        "users": len(np.unique(pairs.row)),
+        "new_users": len(np.unique(pairs.row[new[pairs.row]])),
+        "pairs_of_new_users": int(new[pairs.row].sum()),
+        "cold_items": len(np.unique(pairs.col[cold[pairs.col]])),
+        "pairs_of_cold_items": int(cold[pairs.col].sum()),
     }
 
 

@@ -1,21 +1,26 @@
-"""Interaction tables from CSV, TSV and Parquet, every id read as the text it is."""
+"""Interaction tables from CSV, TSV and Parquet, plain or in parts, every id read as the text it is."""
 
 import re
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import InputError, shown
-from .files import existing_file
+from .files import check_gzip, parts_of
+from .names import standard_names
 
 _CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]")
 _ROW = re.compile(r"Row #([0-9]{1,18})")
+_NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]*)?\s*")
 _LONGEST_ID = 200
 _BLOCK = 1 << 24
 _ROWS_A_BYTE = 64
 _EXPANSION = 200
 _SMALL = 1 << 26
+_BATCH = 4096
+_SEPARATORS = ",\t;|"
 
 
 class Column(NamedTuple):
@@ -30,25 +35,57 @@ class Column(NamedTuple):
         return int(np.argmax(self.codes == code)) + 1
 
 
-def read_table(path, required, optional=(), separator=","):
-    """{name: Column} of a table's required columns and of those optional ones it has; other columns are not read.
+class Table(dict):
+    """{name: Column} of the columns read as ids; numbers: {name: float64 or int64 [n]} of those read as numbers;
+    vectors: {name: [n, width]} of those that hold lists of numbers; unread: the names of the others; rows: n."""
 
-    .parquet is read as Parquet, any other name as text with a header line; rows that hold nothing are skipped. Parquet
-    columns may be integers or text, plain or dictionary-encoded. Raises InputError, naming file, column and row, for
-    a missing column, an empty cell, an id of more than 200 characters or with control characters, a type that is no
-    id, a line with a wrong number of fields, text that is not UTF-8, and Parquet headers that declare far more than
-    the file can hold.
+    def __init__(self, columns, numbers, vectors, unread, rows):
+        super().__init__(columns)
+        self.numbers, self.vectors, self.unread, self.rows = numbers, vectors, unread, rows
+
+    def where(self, kept):
+        """The table's rows where kept, bool [n]; texts that no row holds any more are dropped."""
+        columns = {}
+        for name, column in self.items():
+            used, codes = np.unique(column.codes[kept], return_inverse=True)
+            columns[name] = Column([column.texts[code] for code in used.tolist()], codes.reshape(-1))
+        numbers = {name: values[kept] for name, values in self.numbers.items()}
+        vectors = {name: values[kept] for name, values in self.vectors.items()}
+        return Table(columns, numbers, vectors, self.unread, int(kept.sum()))
+
+
+def read_table(path, required, optional=(), separator=None, numbers=(), vectors=False):
+    """A Table of the required columns and of those `optional` and `numbers` that the file has.
+
+    path: a file, or a folder of parts (files.parts_of), whose columns may stand in folder names too. A .parquet file is
+    read as Parquet, any other name as text with a header line, unfolded where it ends in .gz; its fields are separated
+    by `separator`, or by the first of comma, tab, semicolon and bar under which the header has the required columns.
+    Rows that hold nothing are skipped. Parquet columns of ids may be integers or text, in any of Arrow's text types,
+    dictionary-encoded or not. vectors: read every Parquet column of lists of numbers too.
+
+    Raises InputError, naming file, column and row, for a missing column, an empty cell, an id of more than 200
+    characters or with control characters, a type that is no id, a line with a wrong number of fields, text that is not
+    UTF-8, and headers that declare far more than the file can hold.
     """
-    path = existing_file(path)
-    pa = _pyarrow()
-    read = _read_parquet if path.suffix == ".parquet" else _read_text
+    wanted = _Wanted(list(required), list(optional), list(numbers), vectors)
+    parts = [_read_part(part, keys, wanted, separator) for part, keys in parts_of(path)]
+    return parts[0] if len(parts) == 1 else _joined(path, parts, wanted)
+
+
+def column_names(path):
+    """The names of a table's columns, in order, those in its folders' names last."""
+    pa = pyarrow()
+    part, keys = parts_of(path)[0]
     try:
-        table = read(path, list(required), list(optional), separator)
-        table.validate()
-        return {name: _column(path, name, table.column(name)) for name in table.column_names}
-    except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
-        reason = _ROW.sub(lambda found: f"row {int(found[1]) - 1}", str(error))  # pyarrow counts the header
-        raise InputError(f"{path}: is not a readable table ({shown(reason, 160)}); write it again") from None
+        if part.suffix == ".parquet":
+            from pyarrow import parquet
+
+            with parquet.ParquetFile(part) as file:
+                return [*file.schema_arrow.names, *keys]
+        header = first_line(part)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{part}: is not a readable table ({shown(str(error), 160)}); write it again") from None
+    return [*split_header(header, max(_SEPARATORS, key=header.count)), *keys]
 
 
 def numbers_or_texts(texts):
@@ -60,57 +97,191 @@ def numbers_or_texts(texts):
     return np.array(texts, dtype=str)
 
 
-def _read_text(path, required, optional, separator):
+def first_line(path):
+    """A text table's first line, without a byte order mark."""
+    import gzip
+
+    if path.name.endswith(".gz"):
+        check_gzip(path)
+    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        line = file.readline(_BLOCK)
+    if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
+    return line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+
+
+def split_header(line, separator):
+    """The fields of a header line, unquoted."""
+    return [name.strip('"') for name in line.split(separator)]
+
+
+def check_ids(path, name, column):
+    """The column; raises InputError, naming the row, for an id that is empty, too long or not printable."""
+    for code, text in enumerate(column.texts):
+        if not text:
+            raise InputError(f"{path}: row {column.row_of(code)} has no {name}; fill it in or drop the row")
+        if len(text) > _LONGEST_ID or _FORBIDDEN.search(text):
+            raise InputError(
+                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; ids have up to {_LONGEST_ID} "
+                "printable characters"
+            )
+    return column
+
+
+def pyarrow():
+    """The library that reads tables; raises InputError where it is missing."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise InputError("pyarrow is missing, which reads tables; pip install 'mmssl_fast[train]'") from None
+    return pyarrow
+
+
+class _Wanted(NamedTuple):
+    required: list
+    optional: list
+    numbers: list
+    vectors: bool
+
+
+def _read_part(path, keys, wanted, separator):
+    pa = pyarrow()
+    read = _read_parquet if path.suffix == ".parquet" else _read_text
+    try:
+        table, vectors, there = read(path, wanted, keys, separator)
+        table.validate()
+        columns = {
+            name: column_of(path, name, table.column(name))
+            for name in table.column_names
+            if name in wanted.required + wanted.optional
+        }
+        numbers = {name: numbers_of(path, name, table.column(name)) for name in wanted.numbers if name in there}
+        vectors = {name: _matrix(path, name, table.column(name)) for name in vectors}
+    except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
+        if "more than 64 bits" in str(error):
+            raise InputError(
+                f"{path}: holds integers of 128 bits, which Arrow does not; write ids as Int64 or text"
+            ) from None
+        reason = _ROW.sub(lambda found: f"row {int(found[1]) - 1}", str(error))  # pyarrow counts the header
+        raise InputError(f"{path}: is not a readable table ({shown(reason, 160)}); write it again") from None
+    for name, value in keys.items():
+        if name in wanted.required + wanted.optional:
+            columns[name] = check_ids(path, name, Column([value], np.zeros(table.num_rows, np.int64)))
+        elif name in wanted.numbers:
+            numbers[name] = numbers_of(path, name, pa.chunked_array([pa.array([value] * table.num_rows, pa.string())]))
+    used = {*columns, *numbers, *vectors}
+    unread = [name for name in [*there, *keys] if name not in used]
+    return Table(columns, numbers, vectors, unread, table.num_rows)
+
+
+def _read_text(path, wanted, keys, separator):
     import pyarrow as pa
     from pyarrow import csv
 
-    with path.open("rb") as file:
-        header = file.readline(_BLOCK).decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    there = [name.strip('"') for name in header.split(separator)]
-    names = _chosen(path, there, required, optional)
-    return csv.read_csv(
+    header = first_line(path)
+    there, separator = _header(path, header, wanted, keys, separator)
+    names = [name for name in _chosen(path, there, wanted, keys) if name not in keys]
+    ids = [name for name in names if name not in wanted.numbers]
+    if path.name.endswith(".gz"):
+        check_gzip(path)
+    table = csv.read_csv(
         path,
         read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
         parse_options=csv.ParseOptions(delimiter=separator, quote_char=False if separator == "\t" else '"'),
         convert_options=csv.ConvertOptions(
             include_columns=names,
-            column_types=dict.fromkeys(names, pa.dictionary(pa.int32(), pa.string())),
+            column_types={
+                name: pa.dictionary(pa.int32(), pa.string()) if name in ids else pa.string() for name in names
+            },
             strings_can_be_null=False,
             auto_dict_encode=False,
         ),
     )
+    return table, [], there
 
 
-def _read_parquet(path, required, optional, separator):
+def _header(path, line, wanted, keys, separator):
+    """(column names, separator) of a text table's first line."""
+    separators = [separator] if separator else ["\t" if ".tsv" in path.name else ",", *_SEPARATORS]
+    missing = [name for name in wanted.required if name not in keys]
+    for one in separators:
+        there = split_header(line, one)
+        if all(name in there for name in missing):
+            return there, one
+    best = separators[0] if separators[0] in line else max(separators, key=line.count)
+    return split_header(line, best), best
+
+
+def _read_parquet(path, wanted, keys, separator):
+    import pyarrow as pa
+    import pyarrow.compute as pc
     from pyarrow import parquet
 
     size = path.stat().st_size
     with parquet.ParquetFile(path) as file:
-        names = _chosen(path, file.schema_arrow.names, required, optional)
-        texts = [name for name in names if not _integers(path, name, file.schema_arrow.field(name).type)]
-        rows = file.metadata.num_rows
-        declared = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+        schema, metadata = file.schema_arrow, file.metadata
+        there = schema.names
+        names = [name for name in _chosen(path, there, wanted, keys) if name not in keys]
+        ids = [name for name in names if name not in wanted.numbers]
+        texts = [name for name in ids if not _integers(path, name, schema.field(name).type)]
+        vectors = [name for name in there if wanted.vectors and name not in names and _is_vector(schema.field(name))]
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        rows, declared = metadata.num_rows, sum(group.total_byte_size for group in groups)
         if rows < 0 or rows > _ROWS_A_BYTE * size or declared < 0 or declared > max(_SMALL, _EXPANSION * size):
             raise InputError(
                 f"{path}: declares {rows} rows and {declared} bytes in a file of {size} bytes; write it again"
             )
-    with parquet.ParquetFile(path, read_dictionary=texts) as file:
-        return file.read(columns=names, use_threads=False)
+        encodings = defaultdict(set)
+        for group in groups:
+            for chunk in map(group.column, range(group.num_columns)):
+                encodings[chunk.path_in_schema].update(chunk.encodings)
+    # Arrow decodes DELTA encodings into plain text alone, where every row has its own copy
+    plain = [name for name in texts if any("DELTA" in one for one in encodings[name])]
+    with parquet.ParquetFile(path, read_dictionary=[name for name in texts if name not in plain]) as file:
+        table = file.read(columns=[name for name in names + vectors if name not in plain], use_threads=False)
+        for name in plain:
+            chunks = []
+            for batch in file.iter_batches(_BATCH, columns=[name], use_threads=False):
+                chunks.append(batch.column(0).cast(pa.large_string()).dictionary_encode())
+                if (pc.max(pc.utf8_length(chunks[-1].dictionary)).as_py() or 0) > _LONGEST_ID:
+                    column_of(path, name, pa.chunked_array(chunks))  # refuses it before more are decoded
+            columns = dict(zip(table.column_names, table.columns, strict=True))
+            table = pa.table({**columns, name: pa.chunked_array(chunks, pa.dictionary(pa.int32(), pa.large_string()))})
+    return table, vectors, there
 
 
-def _chosen(path, there, required, optional):
-    for name in required:
-        if name not in there:
-            listed = ", ".join(there[:12])
-            raise InputError(f"{path}: has no column {name}; its columns are {shown(listed, 120)}")
-    names = required + [name for name in optional if name in there]
+def _chosen(path, there, wanted, keys):
+    for name in wanted.required:
+        if name not in there and name not in keys:
+            raise InputError(f"{path}: {_missing(name, there)}")
+    names = wanted.required + [name for name in wanted.optional + wanted.numbers if name in there or name in keys]
+    names = list(dict.fromkeys(names))
     for name in names:
         if there.count(name) > 1:
             raise InputError(f"{path}: has {there.count(name)} columns called {name}; keep one")
+        if name in there and name in keys:
+            raise InputError(f"{path}: has the column {name}, which its folder names too; keep one")
     return names
 
 
-def _column(path, name, chunked):
+def _missing(name, there):
+    listed = shown(", ".join(there[:12]), 120)
+    if any(_NUMBER.fullmatch(field) for field in there):
+        return (
+            f"its first line {listed} is data, not a header; write one above it, such as user,item,rating, or let "
+            "mmssl-fast data convert read it"
+        )
+    known = standard_names(there)
+    if "user" in known and "item" in known:
+        return (
+            f"has no column {name}; its columns are {listed}; mmssl-fast data convert reads {known['user']} and "
+            f"{known['item']}, or rename them"
+        )
+    return f"has no column {name}; its columns are {listed}"
+
+
+def column_of(path, name, chunked):
+    """The Column of an Arrow column of integers or text; raises InputError for an empty cell."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -133,17 +304,112 @@ def _column(path, name, chunked):
                 raise InputError(f"{path}: row {row} has no {name}; fill it in or drop the row")
             to[code] = seen.setdefault(str(local[code]), len(seen))
         codes.append(to[index])
-    column = Column(list(seen), np.concatenate(codes) if codes else np.empty(0, np.int64))
-    for code, text in enumerate(column.texts):
-        if not text:
-            raise InputError(f"{path}: row {column.row_of(code)} has no {name}; fill it in or drop the row")
-        if len(text) > _LONGEST_ID or _FORBIDDEN.search(text):
+    return check_ids(path, name, Column(list(seen), np.concatenate(codes) if codes else np.empty(0, np.int64)))
+
+
+def numbers_of(path, name, chunked):
+    """int64 or float64 [n] of a column of numbers or times; times count as microseconds."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = chunked.type
+    if pa.types.is_dictionary(kind):
+        chunked, kind = chunked.cast(kind.value_type), kind.value_type
+    if pa.types.is_temporal(kind):
+        tries = [pa.timestamp("us", getattr(kind, "tz", None))]
+    elif pa.types.is_integer(kind):
+        tries = [pa.int64(), pa.float64()]
+    elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        tries = [pa.float64()]
+    elif _is_text(kind):
+        chunked = pc.utf8_trim_whitespace(chunked.cast(pa.large_string()))
+        tries = [pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")]
+    else:
+        raise InputError(f"{path}: column {name} is of type {kind}; it must hold numbers")
+    for to in tries:
+        try:
+            values = chunked.cast(to, safe=not pa.types.is_temporal(to))
+        except pa.ArrowInvalid:
+            continue
+        if values.null_count:
+            row = pc.index(pc.is_null(values), True).as_py() + 1
+            raise InputError(f"{path}: row {row} has no {name}; fill it in or drop the row")
+        values = (values.cast(pa.int64()) if pa.types.is_temporal(to) else values).to_numpy()
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise InputError(f"{path}: row {bad[0] + 1} has the {name} {values[bad[0]]}; it must be a number")
+        return values
+    for row, text in enumerate(chunked.to_pylist(), 1):
+        if text is None or not _NUMBER.fullmatch(text):
+            raise InputError(f"{path}: row {row} has the {name} {shown(text)}; it must be a number")
+    raise InputError(f"{path}: column {name} holds numbers beyond 2^63")
+
+
+def _matrix(path, name, chunked):
+    """[n, width] of a column of lists that are equally long."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if chunked.null_count:
+        row = pc.index(pc.is_null(chunked), True).as_py() + 1
+        raise InputError(f"{path}: row {row} has no {name}; fill it in or drop the row")
+    blocks, width = [], None
+    for chunk in chunked.chunks:
+        if not len(chunk):
+            continue
+        lengths = pc.list_value_length(chunk).to_numpy(zero_copy_only=False)
+        width = int(lengths[0]) if width is None else width
+        if (lengths != width).any():
+            row = int(np.argmax(lengths != width)) + sum(map(len, blocks)) + 1
             raise InputError(
-                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; ids have up to {_LONGEST_ID} "
-                "printable "
-                "characters"
+                f"{path}: row {row} has {lengths[lengths != width][0]} values in {name}, row 1 has {width}"
             )
-    return column
+        values = chunk.flatten()
+        if values.null_count:
+            row = pc.index(pc.is_null(values), True).as_py() // max(width, 1) + sum(map(len, blocks)) + 1
+            raise InputError(f"{path}: row {row} has an empty value in {name}; fill it in or drop the row")
+        if pa.types.is_boolean(values.type):
+            values = values.cast(pa.uint8())
+        blocks.append(values.to_numpy(zero_copy_only=False).reshape(len(chunk), width))
+    return np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
+
+
+def _joined(path, parts, wanted):
+    """One Table of a folder's parts."""
+    columns, numbers, vectors = {}, {}, {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        seen, codes = {}, []
+        for part in parts:
+            if name not in part:
+                raise InputError(f"{path}: some of its parts have a column {name}, others have none; write them again")
+            to = np.array([seen.setdefault(text, len(seen)) for text in part[name].texts], np.int64)
+            codes.append(to[part[name].codes])
+        columns[name] = Column(list(seen), np.concatenate(codes))
+    for into, kind in ((numbers, "numbers"), (vectors, "vectors")):
+        for name in dict.fromkeys(name for part in parts for name in getattr(part, kind)):
+            blocks = [getattr(part, kind).get(name) for part in parts if part.rows or name in getattr(part, kind)]
+            if any(block is None for block in blocks):
+                raise InputError(f"{path}: some of its parts have a column {name}, others have none; write them again")
+            if len({block.shape[1:] for block in blocks}) > 1:
+                raise InputError(f"{path}: its parts hold lists of different lengths in {name}; write them again")
+            into[name] = np.concatenate(blocks)
+    unread = list(dict.fromkeys(name for part in parts for name in part.unread))
+    return Table(columns, numbers, vectors, unread, sum(part.rows for part in parts))
+
+
+def _is_text(kind):
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_vector(field):
+    from pyarrow import types
+
+    kind = field.type
+    listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    inner = kind.value_type if listed else None
+    return listed and (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner))
 
 
 def _integers(path, name, kind):
@@ -151,14 +417,11 @@ def _integers(path, name, kind):
     from pyarrow import types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
-        raise InputError(f"{path}: column {name} is of type {kind}; ids and splits are integers or text")
-    return types.is_integer(kind)
-
-
-def _pyarrow():
-    try:
-        import pyarrow
-    except ImportError:
-        raise InputError("pyarrow is missing, which reads tables; pip install 'mmssl_fast[train]'") from None
-    return pyarrow
+    if types.is_integer(kind) or _is_text(kind):
+        return types.is_integer(kind)
+    advice = ""
+    if types.is_floating(kind):
+        advice = ", not decimals; convert the column with astype('int64')"
+    elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        advice = ", one a row; mmssl-fast data convert unfolds lists"
+    raise InputError(f"{path}: column {name} is of type {kind}; ids and splits are integers or text{advice}")

@@ -9,27 +9,38 @@ from pathlib import Path
 from typing import Any
 
 from .. import data
-from ..config.sections import SYNTHETIC
+from ..config.sections import SYNTHETIC, DataSection
 from ..data import Dataset
-from ..errors import InputError, NonFiniteLoss, OutOfMemory
+from ..errors import InputError, NonFiniteLoss, OutOfMemory, shown
 
 
 def load_data(
-    path: str | Path = SYNTHETIC, layout: str = "auto", modalities: Sequence[str] = (), split_seed: int = 0
+    path: str | Path = SYNTHETIC,
+    layout: str = "auto",
+    modalities: Sequence[str] = (),
+    split_seed: int = 0,
+    **options: Any,
 ) -> Dataset:
     """Read a data folder, or make the embedded catalogue. The arguments are the keys of the configuration's [data].
 
     path: the folder; "synthetic" is the embedded catalogue. layout: auto, diffmm, hkuds, mmrec or plain. modalities:
     names to read, in this order; none: all there are. split_seed: of the 8:1:1 split per user where the data has none,
-    and of the embedded catalogue. Raises InputError, one line that names the file and what to do.
+    and of the embedded catalogue. options: the section's other keys, such as split="time" or min_rating=4
+    (data.options.LoadOptions); the embedded catalogue takes none. Raises InputError, one line that names the file and
+    what to do.
 
     >>> load_data().modalities
     ['image', 'text']
     """
     if str(path) == SYNTHETIC:
+        for name, value in options.items():
+            if value != DataSection.model_fields[name].default:
+                raise InputError(
+                    f"data.{name} = {shown(value)}: the embedded catalogue has no table; give --data FOLDER"
+                )
         dataset = data.synthetic(split_seed)
         return dataset.with_modalities(list(modalities)) if modalities else dataset
-    return data.load(path, layout, split_seed, list(modalities) or None)
+    return data.load(path, layout, split_seed, list(modalities) or None, **options)
 
 
 def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):

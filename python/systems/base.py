@@ -33,10 +33,12 @@ class System(Protocol):
 
     trains: whether it learns in steps; one that does not is done after `build`.
     least_batch: the fewest triples a step can learn from, known after `build`.
+    reads_features: whether it cannot be built without the items' features.
     optimisers: by name, what a checkpoint must hold beside the parameters.
     """
 
     trains: bool
+    reads_features: bool
     least_batch: int
     optimisers: dict[str, torch.optim.Optimizer]
 
@@ -106,6 +108,7 @@ class ModuleSystem:
     """A System made of one Recommender, `model_type`, under one AdamW."""
 
     trains = True
+    reads_features = False
     least_batch = 1
     model_type: type[Recommender]
 
@@ -170,6 +173,7 @@ class UntrainedSystem:
     """A System whose `build` makes the two embeddings, `users` [U, d] and `items` [I, d], without a step."""
 
     trains = False
+    reads_features = False
     least_batch = 1
     users: Tensor
     items: Tensor
@@ -252,8 +256,8 @@ def features_of(dataset: Dataset, config: Config) -> list[Tensor]:
     """
     if not dataset.features:
         raise InputError(
-            f"{dataset.name}: {config.model.system} needs features; add a <modality>_feat.npy, or train --system "
-            "lightgcn"
+            f"{dataset.name}: {config.model.system} needs features; add a <modality>_feat.npy or .parquet, or train "
+            "--system lightgcn"
         )
     raw = [torch.from_numpy(values).float() for values in dataset.features.values()]
     return [standardised(one).float() for one in raw] if config.model.standardise else raw

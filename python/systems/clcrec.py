@@ -59,4 +59,5 @@ class CLCRec(Recommender):
 class CLCRecSystem(ModuleSystem):
     """CLCRec with AdamW."""
 
+    reads_features = True
     model_type = CLCRec

@@ -94,4 +94,5 @@ class GRCN(Recommender):
 class GRCNSystem(ModuleSystem):
     """GRCN with BPR (Eq. 14) and AdamW."""
 
+    reads_features = True
     model_type = GRCN

@@ -98,4 +98,5 @@ def _item_graph(features: Tensor, k: int) -> InteractionGraph:
 class LATTICESystem(ModuleSystem):
     """LATTICE with BPR (Eq. 14) and AdamW."""
 
+    reads_features = True
     model_type = LATTICE

@@ -37,4 +37,5 @@ class LightGCNM(Recommender):
 class LightGCNMSystem(ModuleSystem):
     """LightGCN-M with BPR (Eq. 14) and AdamW."""
 
+    reads_features = True
     model_type = LightGCNM

@@ -67,4 +67,5 @@ class MMGCL(ThinnedViews, Recommender):
 class MMGCLSystem(ModuleSystem):
     """MMGCL with AdamW."""
 
+    reads_features = True
     model_type = MMGCL

@@ -58,4 +58,5 @@ class MMGCN(Recommender):
 class MMGCNSystem(ModuleSystem):
     """MMGCN with BPR (Eq. 14) and AdamW."""
 
+    reads_features = True
     model_type = MMGCN

@@ -17,11 +17,14 @@ from .step_graph import StepGraph
 class MMSSLSystem(ModuleSystem):
     """D steps with Adam, then one generator step with AdamW, all on the same triples (Eq. 2 to 14)."""
 
+    reads_features = True
+
     def build(self, dataset, graph, config) -> None:
         model, loss, rates = config.model, config.loss, config.optimiser
         if not dataset.features:
             raise InputError(
-                f"{dataset.name}: MMSSL needs features; add a <modality>_feat.npy, or train --system lightgcn"
+                f"{dataset.name}: MMSSL needs features; add a <modality>_feat.npy or .parquet, or train --system "
+                "lightgcn"
             )
         features = {name: torch.from_numpy(values) for name, values in dataset.features.items()}
         self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps

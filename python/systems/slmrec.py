@@ -88,4 +88,5 @@ class SLMRec(Recommender):
 class SLMRecSystem(ModuleSystem):
     """SLMRec with AdamW."""
 
+    reads_features = True
     model_type = SLMRec

@@ -44,4 +44,5 @@ class VBPR(Recommender):
 class VBPRSystem(ModuleSystem):
     """VBPR with BPR (Eq. 14) and AdamW."""
 
+    reads_features = True
     model_type = VBPR

@@ -47,12 +47,11 @@ class OnGpu:
 
 
 def _build() -> Path:
-    sys.path.insert(0, str(ROOT / "_build"))
+    sys.path.insert(0, str(ROOT))
     try:
-        import extension
-        import sources
+        from _build import extension, sources
     finally:
-        sys.path.remove(str(ROOT / "_build"))
+        sys.path.remove(str(ROOT))
     folder = ROOT / "build" / f"emulated-torch{torch.__version__}"
     includes = [str(ROOT / "csrc"), str(ROOT / "tests" / "emulator")]
     # -U: glibc's checked longjmp takes a jump to another stack for an error.

@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # -P leaves the tests' own f
 from data_folders import WRITERS, small_dataset
 from data_fuzz import BYTES, JSON_FILES, JSON_VALUES, NPYS, PICKLES, mutations, parquets, tables
 from mmssl_trainer import systems
-from mmssl_trainer.config import sections as config
+from mmssl_trainer.config import load as config
+from mmssl_trainer.config import toml
 from mmssl_trainer.data import InputError, load, summarise, synthetic
 from mmssl_trainer.runs import saved_model
 from mmssl_trainer.study import benchmarks as measured
@@ -225,7 +226,7 @@ def run_targets(folder):
     keys = st.dictionaries(st.sampled_from(config.known_keys()), JSON_VALUES, max_size=3)
     figures = {"benchmarks": [{"name": "b", "stats": {"median": 1.0}, "extra_info": {
         "ratio": 2.0, "peak_bytes": 5, "peer_peak_bytes": 7, "peer_name": "peer", "device": "cpu"}}]}  # fmt: skip
-    (run / "config.toml").write_text(config.to_toml(made))
+    (run / "config.toml").write_text(toml.to_toml(made))
     (run / "figures.json").write_text(json.dumps(figures))
 
     def read_model(place):
@@ -240,8 +241,8 @@ def run_targets(folder):
             fresh = progress.Fit(torch.empty_like(fitted.users), torch.empty_like(fitted.items), {})
             checkpoints.restore(system, fresh, progress.Position(1, progress.LossTable(3, torch.device("cpu"))))
 
-    def toml(values):
-        lines = [f"{name} = {config.toml_value(value)}" for name, value in values.items()
+    def as_toml(values):
+        lines = [f"{name} = {toml.toml_value(value)}" for name, value in values.items()
                  if not isinstance(value, dict) and value is not None]  # fmt: skip
         return "\n".join(lines).encode("utf-8", "replace")
 
@@ -250,7 +251,7 @@ def run_targets(folder):
         "state": StateTarget(state, read_state),
         "configuration": Target(
             {"config.toml": (run / "config.toml").read_bytes()}, lambda place: config.load(place / "config.toml"),
-            {"config.toml": keys.map(toml)},
+            {"config.toml": keys.map(as_toml)},
         ),
         "figures": Target(
             {"figures.json": (run / "figures.json").read_bytes()}, lambda place: measured.table(measured.read(

@@ -28,7 +28,8 @@ def evaluate(
     """Equals the released ``test_torch``: means over `users` of the metrics of their best unseen items by dot product.
 
     precision@K, recall@K (hits over the number of held-out items), hit_ratio@K, and an ndcg@K whose ideal list holds
-    the hits found down to the largest of `ks`, not min(K, |relevant|) as usual. Equal scores rank by the lower item.
+    the hits found down to the largest of `ks`, not min(K, ``|relevant|``) as usual. Equal scores rank by the lower
+    item.
 
     Args:
         ua_embeddings [U, d], ia_embeddings [I, d].

@@ -1,13 +1,17 @@
 """The layout published beside DiffMM: three pickled SciPy matrices and one .npy a modality.
 
 trnMat.pkl, valMat.pkl, tstMat.pkl: users x items, one shape, an entry a pair. image_feat.npy, audio_feat.npy,
-text_feat.npy (any of them, or others by the same pattern): one row for each column of the matrices. Ids are indices.
+text_feat.npy (any of them, others by the same pattern, or none): one row for each column of the matrices. Ids are
+indices.
 """
+
+import numpy as np
 
 from ...errors import InputError
 from ..dataset import build
-from ..features import read_modalities
-from ..ids import check_gaps
+from ..features import FeatureFiles
+from ..ids import check_gaps, note_counting_from_one
+from ..options import TABLE_OPTIONS
 from ..pickles import read_sparse_pickle
 
 NAME = "diffmm"
@@ -20,8 +24,9 @@ def fits(folder):
     return any((folder / file).exists() for file in FILES.values())
 
 
-def read(folder, modalities=None, seed=0):
-    """The folder as a Dataset; the seed is not used, the split is given. Raises InputError as the readers it calls."""
+def read(folder, options):
+    """The folder as a Dataset; the split is given. Raises InputError as the readers it calls."""
+    options.refuse(folder, NAME, TABLE_OPTIONS)
     splits, notes, shape = {}, [], None
     for split, file in FILES.items():
         pairs = read_sparse_pickle(folder / file)
@@ -32,11 +37,14 @@ def read(folder, modalities=None, seed=0):
         if pairs.shape != shape:
             raise InputError(
                 f"{folder / file}: is {pairs.shape[0]} x {pairs.shape[1]}, {FILES['train']} is {shape[0]} x "
-                f"{shape[1]}; "
-                "the three matrices have one shape"
+                f"{shape[1]}; the three matrices have one shape"
             )
         splits[split] = positive(folder / file, pairs, notes)
-    features = read_modalities(folder, modalities, shape[1])
+    files = FeatureFiles(folder, options.modalities)
+    for at, side in enumerate(("user", "item")):
+        index = np.concatenate([pairs[at] for pairs in splits.values()])
+        note_counting_from_one(side, index, notes, bool(at and files.chosen))
+    features = files.read(shape[1], None, options, notes)
     return build(folder, NAME, shape, splits, features, notes=notes)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ..dataset import build, distinct
-from ..features import catalogue_size, read_modalities
+from ..features import FeatureFiles, catalogue_size
 from ..files import read_bytes
-from ..ids import check_gaps
+from ..ids import check_gaps, note_counting_from_one
+from ..options import TABLE_OPTIONS
 from ..pickles import read_sparse_pickle
 from ..split import split_and_note
 
@@ -31,18 +32,22 @@ def fits(folder):
     return (folder / FILES["train"]).exists()
 
 
-def read(folder, modalities=None, seed=0):
+def read(folder, options):
     """The folder as a Dataset. Raises InputError as the readers it calls, naming the user a wrong entry belongs to."""
     notes, splits = [], {}
     split_given = any((folder / FILES[split]).exists() for split in ("val", "test"))
     for split, file in FILES.items():
         if split == "train" or split_given:
             splits[split] = read_pairs(folder / file)
+    options.refuse(folder, NAME, set(TABLE_OPTIONS) - (set() if split_given else {"split_share"}))
     users, items = (np.concatenate([side[axis] for side in splits.values()]) for axis in (0, 1))
-    n_users, n_items = _shape(folder, users, items, splits["train"], notes)
+    files = FeatureFiles(folder, options.modalities)
+    n_users, n_items = _shape(folder, files, users, items, splits["train"], notes)
+    for side, index in (("user", users), ("item", items)):
+        note_counting_from_one(side, index, notes, side == "item" and bool(files.chosen))
     if not split_given:
-        splits = split_and_note(users, items, seed, notes)
-    features = read_modalities(folder, modalities, n_items)
+        splits = split_and_note(folder / FILES["train"], users, items, options, notes)
+    features = files.read(n_items, None, options, notes)
     return build(folder, NAME, (n_users, n_items), splits, features, notes=notes)
 
 
@@ -78,13 +83,13 @@ def read_pairs(path):
     return np.repeat(np.array(users, np.int64), np.array(counts, np.int64)), np.array(items, np.int64)
 
 
-def _shape(folder, users, items, train, notes):
+def _shape(folder, files, users, items, train, notes):
     """(n_users, n_items): what train_mat declares, else the largest ids and the feature rows."""
     named_users, named_items = (int(side.max(initial=-1)) + 1 for side in (users, items))
     matrix = next((folder / name for name in ("train_mat", "train_mat.pkl") if (folder / name).exists()), None)
     if matrix is None:
         check_gaps(folder / FILES["train"], "users", named_users, users)
-        return named_users, catalogue_size(folder, folder / FILES["train"], items)
+        return named_users, catalogue_size(files, folder / FILES["train"], items)
     pairs = read_sparse_pickle(matrix)
     for what, side, named in (("user", pairs.shape[0], named_users), ("item", pairs.shape[1], named_items)):
         if named > side:

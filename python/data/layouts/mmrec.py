@@ -1,19 +1,19 @@
 """MMRec's layout: one tab-separated <name>.inter and one .npy a modality.
 
-The header names userID, itemID and x_label (0 train, 1 validation, 2 test); other columns are not read. Without x_label
-every user's items are split 8:1:1 by the seed. Ids are indices: feature row r belongs to item r.
+The header names userID, itemID and x_label (0 train, 1 validation, 2 test), and perhaps rating and timestamp, which the
+options min_rating and split read. Without x_label every user's items are split 8:1:1 by the seed. Ids are indices:
+feature row r belongs to item r.
 """
 
-from ...errors import InputError, shown
+from ...errors import InputError
 from ..dataset import build
-from ..features import catalogue_size, read_modalities
-from ..ids import check_gaps, indices_of
-from ..split import split_and_note
-from ..tables import read_table
+from ..features import FeatureFiles, catalogue_size
+from ..ids import check_gaps, indices_of, note_counting_from_one
+from ..interactions import read_interactions, splits_of
 
 NAME = "mmrec"
 NEEDS = "<name>.inter with columns userID, itemID and optionally x_label, separated by tabs"
-LABELS = {"train": "0", "val": "1", "test": "2"}
+LABELS = {"0": "train", "1": "val", "2": "test"}
 
 
 def fits(folder):
@@ -21,35 +21,21 @@ def fits(folder):
     return any(folder.glob("*.inter"))
 
 
-def read(folder, modalities=None, seed=0):
+def read(folder, options):
     """The folder as a Dataset. Raises InputError as the readers it calls, and for more than one .inter file."""
-    tables = sorted(folder.glob("*.inter"))
+    tables = [folder / options.interactions] if options.interactions else sorted(folder.glob("*.inter"))
     if len(tables) != 1:
-        raise InputError(f"{folder}: has {len(tables)} .inter files; the MMRec layout has one")
-    path = tables[0]
-    table = read_table(path, ["userID", "itemID"], ["x_label"], separator="\t")
+        raise InputError(f"{folder}: has {len(tables)} .inter files; choose one with --interactions")
+    path, notes = tables[0], []
+    column = options.split_column if options.split_column != "split" else "x_label"
+    table = read_interactions(path, "userID", "itemID", column, options, notes, separator="\t")
     users, items = indices_of(path, "userID", table["userID"]), indices_of(path, "itemID", table["itemID"])
     n_users = int(users.max(initial=-1)) + 1
     check_gaps(path, "users", n_users, users)
-    n_items = catalogue_size(folder, path, items)
-    notes = []
-    if "x_label" in table:
-        splits = _labelled(path, table["x_label"], users, items)
-    else:
-        splits = split_and_note(users, items, seed, notes)
-    features = read_modalities(folder, modalities, n_items)
+    files = FeatureFiles(folder, options.modalities)
+    n_items = catalogue_size(files, path, items)
+    for side, index in (("user", users), ("item", items)):
+        note_counting_from_one(side, index, notes, side == "item" and bool(files.chosen))
+    splits = splits_of(path, table, column, LABELS, users, items, options, notes)
+    features = files.read(n_items, None, options, notes)
     return build(folder, NAME, (n_users, n_items), splits, features, notes=notes)
-
-
-def _labelled(path, column, users, items):
-    for code, text in enumerate(column.texts):
-        if text not in LABELS.values():
-            raise InputError(
-                f"{path}: row {column.row_of(code)} has x_label {shown(text)}; it is 0 (train), 1 (validation) or 2 "
-                "(test)"
-            )
-    splits = {}
-    for split, label in LABELS.items():
-        chosen = column.codes == (column.texts.index(label) if label in column.texts else -1)
-        splits[split] = (users[chosen], items[chosen])
-    return splits

@@ -1,0 +1,60 @@
+"""RecBole's atomic files: <name>.inter with a typed header, or its three splits, and <name>.item with features."""
+
+import re
+
+import numpy as np
+
+from ...errors import InputError, shown
+from ..names import standard_names
+from ..tables import column_names, read_table
+from .columns import joined, read_columns
+
+NAME = "recbole"
+TITLE = "the layout of RecBole's atomic files"
+_PARTS = {"train": "train", "val": "valid", "test": "test"}
+_TYPED = re.compile(r".+:(token|float|token_seq|float_seq)")
+
+
+def fits(folder):
+    """Whether there is a .inter file whose header has RecBole's types."""
+    return any(_TYPED.fullmatch(column_names(path)[0]) for path in sorted(folder.glob("*.inter"))[:1] if path.is_file())
+
+
+def read(folder):
+    """The folder as a Source: ids, rating and timestamp, the splits where they are files of their own, and every
+    float_seq column of the .item file as a modality."""
+    paths = sorted(folder.glob("*.inter"))
+    named = {split: [path for path in paths if path.name.endswith(f".{part}.inter")] for split, part in _PARTS.items()}
+    parts = [(split, path) for split, there in named.items() for path in there]
+    if not parts:
+        parts = [(None, path) for path in paths]
+    if (len(parts) > 1 and len({split for split, _ in parts}) < len(parts)) or (len(parts) != len(paths)):
+        listed = ", ".join(path.name for path in paths[:6])
+        raise InputError(
+            f"{folder}: has the tables {shown(listed, 120)}; leave one, or its .train, .valid and .test parts"
+        )
+    source = joined([(split, read_columns(path)) for split, path in parts])
+    items = sorted(folder.glob("*.item"))
+    if len(items) == 1:
+        source.features = _vectors(items[0])
+    return source
+
+
+def _vectors(path):
+    """{modality: (item ids, values)} of the float_seq columns of a .item file."""
+    names = column_names(path)
+    columns = [name for name in names if name.endswith(":float_seq")]
+    known = standard_names(names)
+    if not columns or "item" not in known:
+        return {}
+    table = read_table(path, [known["item"]], columns, "\t")
+    found = {}
+    for name in columns:
+        rows = [np.array(text.split(), np.float32) for text in table[name].texts]
+        if len({len(row) for row in rows}) > 1:
+            raise InputError(f"{path}: rows of {name} have different lengths; make them equal or take the column out")
+        found[re.sub(r"_?feat$", "", name.partition(":")[0]) or "item"] = (
+            table[known["item"]],
+            np.stack(rows)[table[name].codes],
+        )
+    return found

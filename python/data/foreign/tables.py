@@ -1,0 +1,192 @@
+"""Tables of interactions whatever they are called: MovieLens' ratings.csv, u.data and ratings.dat, Amazon's ratings
+without a header, and Hugging Face's Parquet with a list of items a row."""
+
+import io
+import re
+
+import numpy as np
+
+from ...errors import InputError, shown
+from ..files import TABLE_ENDS, read_text
+from ..layouts.plain import LABELS
+from ..names import standard_names
+from ..tables import Column, column_names, column_of, first_line, numbers_of, pyarrow
+from .columns import joined, known_columns, read_columns
+from .source import feature_paths
+
+NAME = "tables"
+TITLE = "a table of interactions under other names"
+ENDS = (*TABLE_ENDS, ".dat", ".data", ".txt")
+_OTHERS = re.compile(r"(movies|links|tags|genome.*|books.*|users?|items?|meta.*|README.*|.*_feat)\.")
+_SPLIT = re.compile(r"(train|valid|validation|val|dev|test)(?=[-_.0-9])")
+_ASIN = re.compile(r"[0-9A-Z]{10}")
+_NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]*)?\s*")
+_SEPARATORS = ("::", "\t", ",", ";", "|", " ")
+
+
+def fits(folder):
+    """Whether there are tables, all of one split each or only one, with users and items in them."""
+    try:
+        return bool(_parts(folder))
+    except InputError:
+        return False
+
+
+def find(folder):
+    """The one table in a folder; raises InputError for several."""
+    parts = _parts(folder, False)
+    if len(parts) != 1:
+        listed = ", ".join(path.name for _, path in parts[:8]) or "none"
+        raise InputError(f"{folder}: has {len(parts)} tables ({shown(listed, 120)}); give the file itself")
+    return parts[0][1]
+
+
+def read(folder):
+    """The folder's tables as a Source, one split a file where they are named so."""
+    parts = _parts(folder)
+    groups = {}
+    for split, path in parts:
+        groups.setdefault(split, []).append(path)
+    source = joined([(split, _table(path)) for split, paths in groups.items() for path in paths])
+    source.copied = feature_paths(folder)
+    return source
+
+
+def read_file(path, user=None, item=None):
+    """One table as a Source."""
+    return joined([(None, _table(path, user, item))])
+
+
+def _parts(folder, known=True):
+    """[(split or None, path)] of the tables in the folder or, without any, in its folder data."""
+    for place in (folder, folder / "data"):
+        if not place.is_dir():
+            continue
+        paths = [
+            path
+            for path in sorted(place.iterdir())
+            if path.is_file()
+            and path.name.endswith(ENDS)
+            and not path.name.startswith((".", "_"))
+            and not _OTHERS.match(path.name)
+        ]
+        paths = [path for path in paths if not known or _is_table(path)]
+        named = [(_SPLIT.match(path.name), path) for path in paths]
+        if paths and all(match for match, _ in named):
+            return [(LABELS.get(match[1], "val"), path) for match, path in named]
+        if paths:
+            if known and len(paths) > 1:
+                listed = ", ".join(path.name for path in paths[:8])
+                raise InputError(f"{folder}: has {len(paths)} tables ({shown(listed, 120)}); give the file itself")
+            return [(None, path) for path in paths]
+    return []
+
+
+def _is_table(path):
+    """Whether a file has columns known to hold users and items, or two columns of data without a header."""
+    if path.suffix == ".parquet":
+        return {"user", "item"} <= set(standard_names(column_names(path)))
+    header = first_line(path)
+    fields = header.split(_separator(header))
+    if {"user", "item"} <= set(standard_names([one.strip('"') for one in fields])):
+        return True
+    return _positional(fields) and not (path.suffix == ".txt" and _separator(header) == " ")
+
+
+def _positional(fields):
+    """Whether a first line is data: user, item, rating, perhaps a time."""
+    return 3 <= len(fields) <= 4 and all(_NUMBER.fullmatch(one) for one in fields[2:])
+
+
+def _separator(line):
+    return next((one for one in _SEPARATORS if one in line), ",")
+
+
+def _table(path, user=None, item=None):
+    """What read_columns gives, of any table."""
+    if path.suffix == ".parquet":
+        return _parquet(path, user, item)
+    header = first_line(path)
+    separator = _separator(header)
+    fields = header.split(separator)
+    if _positional(fields) and not (user or item):
+        return _without_header(path, separator, len(fields))
+    return read_columns(path, user, item)
+
+
+def _without_header(path, separator, width):
+    """A table of user, item, rating and perhaps timestamp by position; Amazon's newer files begin with the item."""
+    pa = pyarrow()
+    from pyarrow import csv
+
+    text = read_text(path)
+    if len(separator) > 1:
+        text, separator = text.replace(separator, "\t"), "\t"
+    names = ["user", "item", "rating", "timestamp"][:width]
+    try:
+        table = csv.read_csv(
+            io.BytesIO(text.encode()),
+            csv.ReadOptions(column_names=names, use_threads=False),
+            csv.ParseOptions(delimiter=separator, quote_char=False),
+            csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+        )
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: is not a readable table ({shown(str(error), 160)}); write it again") from None
+    users, items = (column_of(path, name, table.column(name)) for name in ("user", "item"))
+    if _all_asins(users) and not _all_asins(items):
+        users, items = items, users
+    numbers = {name: numbers_of(path, name, table.column(name)) for name in names[2:]}
+    return users, items, numbers, None, []
+
+
+def _all_asins(column):
+    return bool(column.texts) and all(_ASIN.fullmatch(text) for text in column.texts)
+
+
+def _parquet(path, user, item):
+    """A Parquet table, a list of items a row unfolded into a row an item."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import parquet
+
+    columns = known_columns(path, user, item)
+    with parquet.ParquetFile(path) as file:
+        if not _is_list(file.schema_arrow.field(columns["item"]).type):
+            return read_columns(path, user, item)
+        columns = {name: column for name, column in columns.items() if name != "split"}
+        table = file.read(columns=list(columns.values()), use_threads=False).combine_chunks()
+    lists = table.column(columns["item"]).combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    parents, lengths = pc.list_parent_indices(lists), pc.list_value_length(lists)
+    users = column_of(path, columns["user"], table.column(columns["user"]))
+    users = Column(users.texts, users.codes[parents.to_numpy(zero_copy_only=False)])
+    items = column_of(path, columns["item"], pa.chunked_array([pc.list_flatten(lists)]))
+    numbers = {}
+    for name in ("rating", "timestamp"):
+        if name not in columns:
+            continue
+        values = table.column(columns[name]).combine_chunks()
+        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        if not _is_list(values.type):
+            values = values.take(parents)
+        elif not pc.list_value_length(values).equals(lengths):
+            raise InputError(
+                f"{path}: lists of {columns[name]} and {columns['item']} differ in length; make them equal"
+            )
+        else:
+            values = pc.list_flatten(values)
+        numbers[name] = numbers_of(path, name, pa.chunked_array([values]))
+    unread = [name for name in column_names(path) if name not in columns.values()]
+    return _used(users), items, numbers, None, unread
+
+
+def _used(column):
+    """The column without texts that no row holds."""
+    used, codes = np.unique(column.codes, return_inverse=True)
+    return Column([column.texts[code] for code in used.tolist()], codes.reshape(-1))
+
+
+def _is_list(kind):
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)

@@ -1,0 +1,134 @@
+"""Feature matrices from .npy files, with the header checked against the file before anything is allocated."""
+
+import math
+import re
+import struct
+
+import numpy as np
+
+from ..errors import InputError, shown
+from .files import existing_file
+
+_HEADER = re.compile(
+    r"\{\s*'descr':\s*(?P<descr>.{1,200}?),\s*'fortran_order':\s*(?P<fortran>True|False),\s*"
+    r"'shape':\s*\((?P<shape>[0-9, ]{0,100})\),?\s*\}\s*",
+    re.DOTALL,
+)
+_DESCR = re.compile(r"'[<>|=](?:f[248]|[iu][1248]|b1)'")
+_ID_DESCR = re.compile(r"'[<>|=](?:[iu][1248]|[SU][1-9][0-9]{0,3})'")
+_LONGEST_HEADER = 65536
+_ROWS_AT_A_TIME = 1 << 22
+
+
+def read_features(path, n_items=None):
+    """Equals `np.load(path, allow_pickle=False)` as float32 (float16 stays float16), [I, d], C order.
+
+    Row = item index. Raises InputError, naming the file, for anything that is not a complete .npy file of numbers,
+    object arrays, other than two dimensions, zero width, another number of rows than n_items (None: any), and values
+    that are NaN, infinite or too large for float32 (with the row).
+    """
+    try:
+        with existing_file(path).open("rb") as file:
+            dtype, fortran, shape = _header(path, file)
+            if n_items is not None and shape[0] != n_items:
+                raise InputError(
+                    f"{path}: has {shape[0]} rows for {n_items} items; give one row for every item, in item order"
+                )
+            array = np.fromfile(file, dtype, math.prod(shape))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except MemoryError:
+        raise InputError(
+            f"{path}: {shape[0]} x {shape[1]} {dtype} do not fit in memory; store them as float16"
+        ) from None
+    if len(array) != math.prod(shape):
+        raise InputError(f"{path}: became shorter while it was read; wait until it is written")
+    return finite(path, array.reshape(shape[::-1]).T if fortran else array.reshape(shape))
+
+
+def npy_rows(path):
+    """Rows of a .npy file, read from its header alone."""
+    try:
+        with existing_file(path).open("rb") as file:
+            return _header(path, file)[2][0]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _header(path, file):
+    """(dtype, fortran_order, shape), the file left at the first value; the declared size equals what follows."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    return npy_header(path, file, size)
+
+
+def npy_header(path, file, size, ids=False):
+    """_header of a stream of `size` bytes; with `ids`, an array of one or two dimensions of integers or text."""
+    magic = file.read(8)
+    if magic[:6] != b"\x93NUMPY" or len(magic) < 8 or magic[6] not in (1, 2, 3):
+        raise InputError(f"{path}: is not a .npy file; write it with numpy.save")
+    width = 2 if magic[6] == 1 else 4
+    length = file.read(width)
+    length = struct.unpack("<H" if width == 2 else "<I", length)[0] if len(length) == width else 0
+    header = file.read(min(length, _LONGEST_HEADER)).decode("latin1")
+    parts = _HEADER.fullmatch(header)
+    if length > _LONGEST_HEADER or len(header) != length or not parts:
+        raise InputError(f"{path}: has no plain .npy header; write it with numpy.save as a float32 or float16 matrix")
+    descr = parts["descr"]
+    if "O" in descr:
+        to = "ids as text or integers, as with ids.astype(str)" if ids else "it with dtype float32"
+        raise InputError(f"{path}: holds Python objects, which are not read; save {to}")
+    if not (_ID_DESCR if ids else _DESCR).fullmatch(descr):
+        raise InputError(
+            f"{path}: has dtype {shown(descr)}; save it as {'integers or text' if ids else 'float32 or float16'}"
+        )
+    shape = tuple(int(side) for side in parts["shape"].split(",") if side.strip().isdigit())
+    if len(shape) != 2 and not ids:
+        raise InputError(f"{path}: has {len(shape)} dimensions; features are a matrix, one row for every item")
+    if not ids and shape[1] == 0:
+        raise InputError(f"{path}: has width 0; give at least one feature an item or take the modality out")
+    dtype = np.dtype(descr[1:-1])
+    held = size - 8 - width - length
+    if math.prod(shape) * dtype.itemsize != held or not dtype.itemsize:
+        sides = " x ".join(map(shown, shape))
+        raise InputError(f"{path}: declares {sides} {dtype} but holds {held} bytes; copy the file again")
+    return dtype, parts["fortran"] == "True", shape
+
+
+def finite(path, array):
+    """float32 or float16, C order, native bytes; refuses what is not finite with its row."""
+    dtype = np.float16 if array.dtype.kind == "f" and array.dtype.itemsize == 2 else np.float32
+    same = array.dtype == dtype and array.flags.c_contiguous
+    out = array if same else np.empty(array.shape, dtype)
+    step = max(1, _ROWS_AT_A_TIME // array.shape[1])
+    for begin in range(0, len(array), step):
+        if not same:
+            with np.errstate(over="ignore"):
+                out[begin : begin + step] = array[begin : begin + step]
+        bad = ~np.isfinite(out[begin : begin + step])
+        if bad.any():
+            row, column = (int(at[0]) for at in np.nonzero(bad))
+            value = array[begin + row, column]
+            why = "which float32 cannot hold" if np.isfinite(value) else "which is not a number to train on"
+            raise InputError(
+                f"{path}: row {begin + row}, column {column} is {value}, {why}; replace it or drop the modality"
+            )
+    return out
+
+
+def read_integers(path):
+    """Equals `np.load(path, allow_pickle=False)` as int64 for a .npy file of integers."""
+    try:
+        with existing_file(path).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            dtype, fortran, shape = npy_header(path, file, size, ids=True)
+            array = np.fromfile(file, dtype, math.prod(shape))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    if dtype.kind not in "iu":
+        raise InputError(f"{path}: holds {dtype} values; indices are integers")
+    if dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{path}: holds {array.max()}, too large for an index")
+    array = array.astype(np.int64)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)

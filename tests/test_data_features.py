@@ -1,0 +1,176 @@
+"""Which item a feature row belongs to: files with ids in any order, files in the items' order, items without a row."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from data_folders import WRITERS, one_line, small_dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mmssl_trainer.data import InputError, load
+from mmssl_trainer.training.loop import fit
+from pyarrow import parquet
+
+ENDS = ("parquet", "npz", "safetensors")
+
+
+def write_named(folder, name, ids, values, end):
+    """<name>_feat.<end> of ids, integers or texts, and their rows."""
+    ids, path = np.asarray(ids), folder / f"{name}_feat.{end}"
+    if end == "parquet":
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+        parquet.write_table(pa.table({"item": ids.tolist(), "vector": vectors}), path)
+    elif end == "npz":
+        np.savez(path, ids=ids, features=values)
+    else:
+        from safetensors.numpy import save_file
+
+        if ids.dtype.kind == "U":
+            encoded = np.char.encode(ids, "utf-8")
+            ids = encoded.view("u1").reshape(len(ids), -1)
+        save_file({"ids": ids, "features": np.ascontiguousarray(values)}, path)
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """(folder, ids in the order in which the features were made, features): text ids, no list of items."""
+    rng = np.random.default_rng(0)
+    ids = np.array([f"B{n * 7919 % 1000:03d}é" for n in range(12)])
+    rows = [f"u{user},{ids[(user * 5 + n) % 12]}" for user in range(9) for n in range(4)]
+    (tmp_path / "interactions.csv").write_text("user,item\n" + "\n".join(rows))
+    return tmp_path, ids, rng.standard_normal((12, 3)).astype("f4")
+
+
+@pytest.mark.parametrize("end", ENDS)
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(12)), dtype=st.sampled_from(["f2", "f4", "f8", "i2"]))
+def test_rows_with_ids_reach_their_items_in_any_order(end, order, dtype, shop):
+    folder, ids, values = shop
+    values = (100 * values).astype(dtype)
+    write_named(folder, "image", ids[order], values[order], end)
+    data = load(folder)
+    assert data.item_ids.tolist() == sorted(ids.tolist())
+    kept = np.float16 if dtype == "f2" else np.float32
+    expected = values.astype(kept)[np.argsort(ids)]
+    assert data.features["image"].dtype == kept
+    np.testing.assert_array_equal(data.features["image"], expected)
+    assert f"image_feat.{end}: rows given to items by their ids" in data.notes
+
+
+def test_rows_with_ids_give_the_model_of_rows_in_the_listed_order(shop):
+    """The three ways to give the same features: in the listed order, without a list, with ids in another order."""
+    from mmssl_trainer.config.load import load as configuration
+
+    folder, ids, values = shop
+    asked = {"model.system": "vbpr", "model.dim": 4, "train.epochs": 2, "train.batch": 8}
+    config = configuration(None, {key: (value, "test") for key, value in asked.items()})
+    np.save(folder / "image_feat.npy", values)
+    with pytest.raises(InputError, match="nothing says which of the 12 rows"):
+        load(folder)
+    (folder / "items.csv").write_text("item\n" + "\n".join(ids))
+    listed = load(folder)
+    (folder / "image_feat.npy").unlink()
+    write_named(folder, "image", ids[::-1], values[::-1], "npz")
+    named = load(folder)
+    assert named.fingerprint == listed.fingerprint
+    first, second = (fit(data, config) for data in (listed, named))
+    assert first.items.equal(second.items) and first.users.equal(second.users)
+
+
+@pytest.mark.parametrize("layout", ["diffmm", "hkuds", "mmrec"])
+def test_layouts_of_indices_take_rows_with_integer_ids(layout, tmp_path):
+    small = small_dataset()
+    WRITERS[layout](small, tmp_path)
+    (tmp_path / "image_feat.npy").unlink()
+    (tmp_path / "text_feat.npy").unlink()
+    order = np.random.default_rng(1).permutation(30)
+    write_named(tmp_path, "image", order, small.features["image"][order], "npz")
+    write_named(tmp_path, "text", order, small.features["text"][order], "parquet")
+    assert load(tmp_path).fingerprint == small.fingerprint
+
+
+def test_item_without_a_row_is_refused_or_gets_the_mean(shop):
+    folder, ids, values = shop
+    write_named(folder, "image", ids[2:], values[2:], "npz")
+    with pytest.raises(InputError) as caught:
+        load(folder)
+    one_line(caught, "image_feat.npz", "no row for 2 of 12 items", ids[0], ids[1], "--missing-features mean")
+    data = load(folder, missing_features="mean")
+    place = sorted(ids.tolist()).index(ids[0])
+    np.testing.assert_allclose(data.features["image"][place], values[2:].mean(0), rtol=1e-6)
+    assert any("2 of 12 items have no row" in note for note in data.notes)
+
+
+def test_rows_of_unlisted_items_are_left_out_with_a_note_and_others_become_items(shop):
+    folder, ids, values = shop
+    write_named(folder, "image", [*ids, "new"], np.vstack([values, values[:1]]), "npz")
+    assert load(folder).n_items == 13
+    (folder / "items.csv").write_text("item\n" + "\n".join(ids))
+    data = load(folder)
+    assert data.n_items == 12
+    assert "image_feat.npz: 1 row is of no item of the data and left out" in data.notes
+
+
+def _objects(folder):
+    np.savez(folder / "image_feat.npz", ids=np.array(["a", None], object), features=np.ones((2, 2)))
+
+
+WRONG = {
+    "twice": (lambda f: write_named(f, "image", ["a", "b", "a"], np.ones((3, 2), "f4"), "npz"), "row 3 is of item 'a'"),
+    "short": (lambda f: np.savez(f / "image_feat.npz", ids=np.arange(3), x=np.ones((2, 2))), "3 ids for 2 rows"),
+    "no ids": (lambda f: np.savez(f / "image_feat.npz", x=np.ones((2, 2))), "holds 'x'; it must hold ids"),
+    "objects": (_objects, "ids.astype(str)"),
+    "not finite": (lambda f: write_named(f, "image", ["a"], np.full((1, 2), np.nan, "f4"), "npz"), "row 0, column 0"),
+    "uneven": (lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [1.0, 2.0]]}),
+                                             f / "image_feat.parquet"), "row 2 has 2 values in v, row 1 has 1"),
+    "empty value": (lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [None]]}),
+                                                  f / "image_feat.parquet"), "row 2 has an empty value in v"),
+    "no vector": (lambda f: parquet.write_table(pa.table({"item": [1]}), f / "image_feat.parquet"), "has 0 columns"),
+    "damaged": (lambda f: (f / "image_feat.safetensors").write_bytes(b"\0" * 40), "safetensors"),
+    "no zip": (lambda f: (f / "image_feat.npz").write_bytes(b"PK\3\4" + bytes(40)), "not a readable .npz"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_feature_files_with_ids_are_refused(case, shop):
+    write, part = WRONG[case]
+    write(shop[0])
+    with pytest.raises(InputError) as caught:
+        load(shop[0])
+    one_line(caught, "image_feat.", part)
+
+
+def test_archive_that_unfolds_far_is_refused(shop):
+    np.savez_compressed(shop[0] / "image_feat.npz", ids=shop[1], features=np.zeros((12, 2_000_000), "f8"))
+    with pytest.raises(InputError) as caught:
+        load(shop[0])
+    one_line(caught, "image_feat.npz", "unfolds to far more")
+
+
+@pytest.mark.parametrize("layout", ["diffmm", "hkuds", "mmrec", "plain_csv"])
+def test_ids_that_seem_to_count_from_one_are_noted_in_every_layout(layout, tmp_path):
+    small = small_dataset()
+    from mmssl_trainer.data.dataset import build
+
+    splits = {split: getattr(small, split).tocoo() for split in ("train", "val", "test")}
+    shifted = {split: (pairs.row + 1, pairs.col + 1) for split, pairs in splits.items()}
+    data = build("shifted", "made", (41, 31), shifted, {"image": np.ones((31, 2), "f4")})
+    WRITERS[layout](data, tmp_path)
+    for name in ("items.csv", "users.csv"):
+        (tmp_path / name).unlink(missing_ok=True)
+    notes = " | ".join(load(tmp_path).notes)
+    assert "item 0 occurs in no interaction: if your item ids count from 1, every item has the features" in notes
+    assert ("user 0 occurs in no interaction" in notes) == (layout != "plain_csv")
+    assert "features: row 0 belongs to item 0, row 1 to item 1, row 30 (the last) to item 30" in notes
+    original = tmp_path / "original"
+    original.mkdir()
+    WRITERS[layout](small, original)
+    assert "occurs in no interaction" not in " | ".join(load(original).notes)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_every_layout_is_read_without_features(layout, tmp_path):
+    WRITERS[layout](small_dataset(), tmp_path)
+    for path in tmp_path.glob("*_feat.*"):
+        path.unlink()
+    data = load(tmp_path)
+    assert data.features == {} and data.train.nnz == small_dataset().train.nnz
