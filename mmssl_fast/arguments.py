@@ -24,13 +24,15 @@ def check_seen(op: str, seen) -> None:
 def as_ids(op: str, name: str, ids: Tensor) -> Tensor:
     """ids as int64, which is what the kernels read; int32 is widened. Raises TypeError for what is no tensor and
     ValueError for a tensor of another type or shape."""
+    if isinstance(ids, Tensor) and ids.dtype == torch.int64 and ids.ndim == 1:
+        return ids
     if not isinstance(ids, Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor of int64 or int32, got {_kind(ids)}")
     if ids.dtype not in ID_TYPES:
         raise ValueError(f"{op}: {name} must be int64 or int32 [B], got {str(ids.dtype).removeprefix('torch.')}")
     if ids.ndim != 1:
         raise ValueError(f"{op}: {name} must be int64 [B], got {list(ids.shape)}")
-    return ids if ids.dtype == torch.int64 else ids.long()
+    return ids.long()
 
 
 def _kind(x) -> str:

@@ -61,7 +61,7 @@ class InteractionGraph:
     ) -> None:
         for name, x in (("crow", crow), ("col", col), ("t_crow", t_crow), ("t_col", t_col)):
             check_tensors("InteractionGraph", **{name: x})
-            if x.is_meta or is_traced(x):
+            if is_traced(x):
                 raise ValueError(f"InteractionGraph: {name} has no values to check here; build the graph beforehand")
         with outside_modes():
             self._build_from(crow, col, t_crow, t_col, n_users, n_items, value, t_value)
@@ -266,6 +266,8 @@ def _check_csr(
         raise ValueError(f"{where}: {crow_name} is on {crow.device}, {col_name} on {col.device}; all have one device")
     if value is not None and (value.dtype != torch.float32 or value.shape != col.shape):
         raise ValueError(f"{where}: values must be float32 {tuple(col.shape)}, got {value.dtype} {tuple(value.shape)}")
+    if crow.is_meta:
+        raise ValueError(f"{where}: {crow_name} has no values to check here; build the graph beforehand")
     steps = crow.diff()
     if int(crow[0]) != 0 or int(crow[-1]) != col.numel() or bool((crow[1:] < crow[:-1]).any()):
         raise ValueError(f"{where}: {crow_name} must ascend from 0 to nnz = {col.numel()}")

@@ -29,8 +29,8 @@ def bpr_loss(
         RuntimeError: when a second derivative is asked for.
     """
     check_tensors("bpr_loss", user_emb=user_emb, item_emb=item_emb)
-    ids = (as_ids("bpr_loss", name, x) for name, x in (("users", users), ("pos", pos), ("neg", neg)))
-    return bpr_loss_op(user_emb, item_emb, *ids)[0]
+    users, pos, neg = as_ids("bpr_loss", "users", users), as_ids("bpr_loss", "pos", pos), as_ids("bpr_loss", "neg", neg)
+    return bpr_loss_op(user_emb, item_emb, users, pos, neg)[0]
 
 
 @torch.library.register_fake("mmssl_fast::bpr_loss")
