@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -55,7 +56,8 @@ class System(Protocol):
         torch's generators are left as they were."""
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout)."""
+        """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout). Users and items without
+        training interactions have the rows of `without_interactions`."""
 
     def parameters(self) -> dict[str, Tensor]:
         """The learnt parameters by name, detached."""
@@ -126,7 +128,7 @@ class ModuleSystem:
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        return self._without_dropout(self.model)
+        return without_interactions(self.model.graph, *self._without_dropout(self.model), self.cold_items)
 
     @torch.no_grad()
     def cold_items(self) -> Tensor | None:
@@ -194,6 +196,24 @@ class UntrainedSystem:
 def generators_kept(device: torch.device) -> AbstractContextManager:
     """Within it whatever is drawn leaves torch's generators, the CPU's and the device's, as they were before."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def without_interactions(
+    graph: InteractionGraph, users: Tensor, items: Tensor, cold_items: Callable[[], Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """The embeddings with other rows for users and items that have no interaction: their own are little more than the
+    random initial values.
+
+    Users get 0, so `ranking.Ranking` gives them the most popular items. Items get their row of cold_items(), made of
+    their features, or 0 where the system reads none; `ranking.Ranking` puts those after all other items.
+    """
+    new, cold = (graph.user_degree == 0)[:, None], (graph.item_degree == 0)[:, None]
+    if new.any():
+        users = torch.where(new, 0, users)
+    if cold.any():
+        by_features = cold_items()
+        items = torch.where(cold, 0 if by_features is None else by_features, items)
+    return users, items
 
 
 def table(rows: int, dim: int) -> nn.Parameter:

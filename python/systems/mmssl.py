@@ -11,7 +11,7 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..errors import InputError
 from ..study.balance import Balance, balance
-from .base import Batch, generators_kept
+from .base import Batch, generators_kept, without_interactions
 from .step_graph import StepGraph
 
 
@@ -135,7 +135,7 @@ class MMSSLSystem:
         self.model.eval()
         encoded = self.model(views=False)
         self.model.train(training)
-        return encoded.users, encoded.items
+        return without_interactions(self.model.interactions(), encoded.users, encoded.items, self.cold_items)
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}

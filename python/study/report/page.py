@@ -18,7 +18,7 @@ from ...config.sections import Config, load
 from ...errors import InputError
 from ...files import write_text
 from ...memory.plan import readable
-from ...ranking import METRICS, user_metrics
+from ...ranking import METRICS, item_popularity, user_metrics
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.curves import draw
@@ -130,7 +130,8 @@ def _groups(model: saved_model.SavedModel, config: Config) -> list[list[str]]:
     """Recall and NDCG of the test users by how many training interactions they have."""
     known = model.interactions
     masked = known.train.maximum(known.val) if config.evaluate.mask_validation else known.train
-    who, values = user_metrics(model.users, model.items, known.test, K, InteractionGraph.from_scipy(masked))
+    seen, popularity = InteractionGraph.from_scipy(masked), item_popularity(known)
+    who, values = user_metrics(model.users, model.items, known.test, K, seen, popularity=popularity)
     group = np.digitize(np.diff(known.train.indptr)[who], (*BINS, np.inf)) - 1
     rows = []
     for at, (low, high) in enumerate(pairwise((*BINS, None))):
