@@ -274,3 +274,53 @@ def test_tiktok_is_read(capsys):
     assert main(["data", "check", str(path), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["users"], summary["items"], summary["interactions"]["train"]) == (9308, 6710, 59541)
+
+
+# --- a refusal leaves nothing behind ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("more", [[], ["--compare"]])
+def test_system_that_refuses_leaves_no_folder_and_the_corrected_command_works(folder, tmp_path, capsys, more):
+    """40 items allow 39 dimensions; the second command is the first with what the message says."""
+    out = tmp_path / "new" / "run"
+    command = ["train", "--data", str(folder), "--system", "svd", "--threads", "1", "--out", str(out), *more]
+    fails(capsys, command, "set model.dim to 39 or less")
+    assert list(tmp_path.iterdir()) == []
+    assert main([*command, "--set", "model.dim=39"]) == 0
+
+
+def test_refusal_keeps_the_run_that_was_to_be_overwritten(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(folder), "--out", str(out), *SMALL]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    refused = ["--overwrite", "--threads", "1", "--batch", "1", "--system", "mmssl"]
+    fails(capsys, ["train", "--data", str(folder), "--out", str(out), *refused], "needs at least 2")
+    assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert before.keys() == {path.name for path in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "command, fragment",
+    [
+        (["tune", "--system", "svd", "--space", "SPACE", "--out", "tuned"], "model.dim"),
+        (["tune", "--system", "lightgcn", "--device", "cuda:77", "--out", "tuned"], "cuda:77"),
+        (["reproduce", "table2", "--systems", "svd", "--seeds", "1", "--out", "tuned"], "model.dim"),
+    ],
+)
+def test_other_commands_leave_no_folder_either(folder, tmp_path, monkeypatch, capsys, command, fragment):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.toml").write_text("[svd]\npower = [0, 1]\n")
+    command = ["space.toml" if one == "SPACE" else one for one in command]
+    fails(capsys, [*command, "--data", str(folder)], fragment)
+    assert [one.name for one in tmp_path.iterdir()] == ["space.toml"]
+
+
+def test_tune_needs_validation_interactions(tmp_path, monkeypatch, capsys):
+    """Every trial would score 0: refused before the first, with nothing written."""
+    pairs = [f"{u},{(3 * u + n) % 20},{'train' if n < 4 else 'test'}" for u in range(30) for n in range(5)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "interactions.csv").write_text("\n".join(["user,item,split", *pairs]) + "\n")
+    np.save(tmp_path / "data" / "image_feat.npy", np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32))
+    out = tmp_path / "tuned"
+    fails(capsys, ["tune", "--data", str(tmp_path / "data"), "--system", "lightgcn", "--out", str(out)],
+          "no validation interactions", '"val"')  # fmt: skip
+    assert not out.exists()

@@ -95,16 +95,17 @@ def train(
         report.ERR.print(line, markup=False)
     warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
     compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
-    names = [chosen.model.system]
-    names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
-    rows, baselines = [], {}
+    names = [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
+    baselines = {}
     with signals.told(f"interrupted; {checkpoint.resume_command(place)} goes on"):  # within `fit`, after a whole step
-        for name in reversed(names):
-            own = name == chosen.model.system
-            fit, test, seconds = fit_and_test(dataset, chosen, name, *((folder, checkpoints) if own else ()))
-            rows.insert(0, (name, test, seconds))
-            if not own:
-                baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
+        fit, test, seconds = fit_and_test(dataset, chosen, chosen.model.system, folder, checkpoints)
+        rows = [(chosen.model.system, test, seconds)]
+        for name in names:
+            other, metrics, seconds = fit_and_test(dataset, chosen, name)
+            rows.append((name, metrics, seconds))
+            baselines[name] = {
+                "test": metrics, "val": other.val, "best_epoch": other.best_epoch, "seconds": seconds
+            }  # fmt: skip
         folder.finish(fit, test, baselines)
     report.show_run(dataset.name, fit, test, rows, folder.path)
 

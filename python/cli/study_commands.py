@@ -138,7 +138,7 @@ def tune(
     from ..config import presets
     from ..console import output as report
     from ..runs.complete import load_data
-    from ..study.processes import sharing
+    from ..study import processes
     from ..study.tune import search
     from .commands import configuration
 
@@ -148,8 +148,12 @@ def tune(
     base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
     searched = search.read_space(search.find_space(space, base.model.system), base)
     jobs = min(jobs, trials)
-    resolved = sharing(_resolved(base), jobs) if jobs > 1 else _resolved(base)
-    found = search.Search(out, load_data(base.data), resolved, searched, seeds, prune)
+    resolved = processes.sharing(_resolved(base), jobs) if jobs > 1 else _resolved(base)
+    dataset = load_data(base.data)
+    search.refuse_what_cannot_run(dataset, resolved, searched)
+    if not (out / search.JOURNAL).exists():  # a search that goes on may have fewer trials left
+        processes.refuse_what_cannot_fit([resolved] * jobs, dataset, jobs, "trials")
+    found = search.Search(out, dataset, resolved, searched, seeds, prune)
     found.run(trials, lambda line: report.ERR.print(line, markup=False), jobs)
     for name in (search.RECORD, search.BEST):
         if (out / name).exists():

@@ -105,6 +105,8 @@ class ProgressObserver:
     def __exit__(self, *_) -> None:
         self.progress.stop()
 
+    def accepted(self) -> None: ...
+
     def resumed(self, fit) -> None:
         self.improved(fit)
 
@@ -174,6 +176,10 @@ class Several:
 
     def __init__(self, *observers) -> None:
         self.observers = observers
+
+    def accepted(self) -> None:
+        for one in self.observers:
+            one.accepted()
 
     def resumed(self, *args) -> None:
         for one in self.observers:

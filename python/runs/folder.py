@@ -9,6 +9,8 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +38,49 @@ CONFIG, METRICS, RESULT, MODEL, CURVES, BASELINES = FILES = (
 class RunFolder:
     """One training run's folder, and the observer (mmssl_trainer.training.loop.Observer) that fills it as the run goes.
 
-    result.json appears last: a folder that has it holds a finished run. Until then, or until this process ends, no
-    other process gets the folder.
+    Nothing is written until the system accepts the configuration and the data (`accepted`): a refusal leaves no folder,
+    and an earlier run that was to be overwritten or continued stays as it was. result.json appears last: a folder that
+    has it holds a finished run. Until then, or until this process ends, no other process gets the folder.
     """
 
     def __init__(
         self, path: Path, dataset: Dataset, config: Config, overwrite: bool = False, resume: bool = False
     ) -> None:
-        """Make the folder and write config.toml. A folder that holds anything is refused; with overwrite, the files of
-        an earlier run in it are removed and others stay; with resume all of them stay. Raises InputError, leaving
-        everything as it was, where it cannot be written."""
+        """A folder that holds anything is refused, but for overwrite and resume. Raises InputError, leaving everything
+        as it was, where the folder cannot be made or another process has it."""
         self.path, self.dataset, self.config = Path(path), dataset, config
-        try:
-            occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
-            if occupied and not self.path.is_dir():
-                raise InputError(f"{self.path}: is a file; give a folder with --out")
-            if occupied and not (overwrite or resume):
-                raise InputError(f"{self.path}: is not empty; give another folder with --out, or --overwrite")
-            self.path.mkdir(parents=True, exist_ok=True)
+        self.overwrite, self.resume = overwrite, resume
+        with _unwritable(self.path):
+            self._refuse_occupied()
+            if self.path.exists():
+                _hold(self.path)
+            else:
+                _try_to_make(self.path)
+
+    def accepted(self) -> None:
+        """Make the folder and write config.toml. With overwrite, the files of an earlier run are removed and others
+        stay; with resume all of them stay but result.json, since the run is no longer finished."""
+        with _unwritable(self.path):
+            if not self.path.exists():
+                self.path.mkdir(parents=True)
+            else:
+                self._refuse_occupied()  # it may have been made meanwhile
             _hold(self.path)
             with replacing(self.path / CONFIG) as temporary:
-                temporary.write_text(to_toml(config), encoding="utf-8")
-                if not resume:
-                    for name in FILES[1:]:
-                        (self.path / name).unlink(missing_ok=True)
+                temporary.write_text(to_toml(self.config), encoding="utf-8")
+                for name in (RESULT,) if self.resume else FILES[1:]:
+                    (self.path / name).unlink(missing_ok=True)
+                if not self.resume:
                     checkpoint.remove(self.path / checkpoint.FOLDER)
-            if not resume:  # where a run goes on, `resumed` puts the file in the place of whatever has its name
+            if not self.resume:  # where a run goes on, `resumed` puts the file in the place of whatever has its name
                 (self.path / METRICS).touch()
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); give another folder with --out"
-            ) from None
+
+    def _refuse_occupied(self) -> None:
+        occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if occupied and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file; give a folder with --out")
+        if occupied and not (self.overwrite or self.resume):
+            raise InputError(f"{self.path}: is not empty; give another folder with --out, or --overwrite")
 
     def resumed(self, fit: Fit) -> None:
         """metrics.jsonl and model.safetensors as they were at that moment."""
@@ -98,6 +112,23 @@ class RunFolder:
         write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")
         checkpoint.remove(self.path / checkpoint.FOLDER)
         _let_go(self.path)
+
+
+@contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder with --out") from None
+
+
+def _try_to_make(path: Path) -> None:
+    """Make a folder and remove it again. Raises OSError where it cannot be made."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # another process has put something into one of them
+        for one in missing:
+            one.rmdir()
 
 
 _held: dict[tuple[int, int], int] = {}  # device and inode of a folder → descriptor, whose lock ends with the process

@@ -40,6 +40,9 @@ class NonFiniteLoss(RuntimeError):
 class Observer(Protocol):
     """What is told of a run's progress; every call comes from the training thread."""
 
+    def accepted(self) -> None:
+        """First of all: the system is built and nothing is left that could refuse the configuration or the data."""
+
     def resumed(self, fit: Fit) -> None:
         """Before `started`, where the run goes on from a state; fit holds what it had come to."""
 
@@ -59,6 +62,7 @@ class Observer(Protocol):
 class Silent:
     """An observer that does nothing."""
 
+    def accepted(self): ...
     def resumed(self, fit): ...
     def started(self, epochs, steps): ...
     def stepped(self, epoch, step, losses): ...
@@ -190,6 +194,7 @@ def _fit(dataset, config, observer, system, checkpoints) -> Fit:
     fitted = Fit(*(torch.empty(0),) * 2, parameters={})
     _begin(system, dataset, graph, config, fitted)
     if not system.trains or config.train.epochs == 0:
+        observer.accepted()
         fitted.val = split_metrics(
             *system.embeddings(), dataset, "val", config.evaluate.ks, batch=config.evaluate.batch
         )
@@ -204,7 +209,9 @@ def _fit(dataset, config, observer, system, checkpoints) -> Fit:
         )
     steps = graph.nnz // config.train.batch + 1
     position = Position(1, LossTable(steps, device))
-    if checkpoints and checkpoints.restore(system, fitted, position):
+    restored = checkpoints and checkpoints.restore(system, fitted, position)
+    observer.accepted()
+    if restored:
         observer.resumed(fitted)
     observer.started(config.train.epochs, steps)
     tiles = Tiles(fitted.tile)

@@ -22,10 +22,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from mmssl_fast import InteractionGraph
+
 from ...config.sections import Config, known_keys, load, toml_value
 from ...data import Dataset
 from ...errors import InputError, Interrupted, shown
 from ...files import write_text
+from ...systems import create
 from ...training import loop as train
 from ...training import signals
 from ...training.checkpoints import refuse_other
@@ -110,6 +113,29 @@ def _distribution(path: Path, name: str, entry: Any) -> tuple[Distribution, list
         f"{path}: {name} = {shown(entry)}: write a list of values, or {{ low = a, high = b }} with a < b, and "
         "log = true where a > 0"
     )
+
+
+def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None:
+    """Raise InputError where a search could find nothing: the data has no validation interactions, the device is
+    missing, or the system accepts neither the base configuration nor the lowest values of the space."""
+    if not dataset.val.nnz:
+        raise InputError(
+            f"{dataset.name}: has no validation interactions, and tune compares settings by validation Recall@20; give "
+            'some interactions the split "val"'
+        )
+    device, refusals = train.pick_device(base.train.device), []
+    lowest = {
+        name: one.choices[0] if isinstance(one, CategoricalDistribution) else one.low
+        for name, one in space.keys.items()
+    }
+    for values in ({}, lowest):
+        try:
+            graph = InteractionGraph.from_scipy(dataset.train).to(device)
+            create(base.model.system).build(dataset, graph, _with(base, values, space.source))
+            return
+        except InputError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 class Search:
