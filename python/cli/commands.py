@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 import warnings
 from pathlib import Path
@@ -50,13 +51,18 @@ def train(
                                              show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's files in that folder.")] = False,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with the interrupted run in this folder, as "
-                                                                    "it was configured.", show_default=False)] = None,
+                                                                    "it was configured; with more --epochs also with a "
+                                                                    "finished one.", show_default=False)] = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="Begin another run from the model of this "
+                                               "one, with its settings and data unless others are given.",
+                                               show_default=False)] = None,
 ) -> None:  # fmt: skip
     """Train a recommender, keep its best model and say how good it is."""
     from ..config import presets
     from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
     from ..console import output as report
     from ..memory import budget as memory_plan
+    from ..ranking import breakdown
     from ..runs import folder as run_folder
     from ..training import checkpoints as checkpoint
     from ..training import loop as training
@@ -69,11 +75,16 @@ def train(
              "train.compare": (None if compare is None else "yes" if compare else "no", "--compare")}  # fmt: skip
     if resume is not None:
         config = _resumed_configuration(resume, {"--config": config, "--preset": preset, "--out": out,
-                                                 "--overwrite": overwrite})  # fmt: skip
+                                                 "--overwrite": overwrite, "--from": start})  # fmt: skip
     below = None if preset is None else presets.find(preset)
+    if start is not None:
+        below = _configuration_of(start, preset)
+        flags["train.start"] = str(start.resolve()), "--from"
     chosen = configuration(config, flags, settings or [], below)
     if resume is not None:
-        checkpoint.refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
+        began = configuration(config, {}, [])
+        checkpoint.refuse_other(resume, began.model_dump(), chosen.model_dump(), more_epochs=True)
+        _refuse_finished(resume, began, chosen.train.epochs)
     training.pick_device(chosen.train.device)
     dataset = load_data(chosen.data)
     if chosen.data.path != SYNTHETIC:
@@ -106,22 +117,54 @@ def train(
             baselines[name] = {
                 "test": metrics, "val": other.val, "best_epoch": other.best_epoch, "seconds": seconds
             }  # fmt: skip
-        folder.finish(fit, test, baselines)
-    report.show_run(dataset.name, fit, test, rows, folder.path)
+        how = chosen.evaluate
+        groups = breakdown(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
+        folder.finish(fit, test, baselines, groups, keep_state=True)
+    report.show_run(dataset.name, fit, test, rows, folder.path, groups)
 
 
 def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
-    """The configuration of an interrupted run. Raises InputError for a folder that holds none or is finished."""
-    from ..runs.folder import CONFIG, RESULT
+    """The configuration of the run to go on with. Raises InputError for a folder that holds none."""
+    from ..runs.folder import CONFIG
 
     for flag, given in others.items():
         if given:
             raise InputError(f"--resume and {flag} exclude each other; --resume takes all from {run / CONFIG}")
     if not (run / CONFIG).is_file():
-        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run that was interrupted")
-    if (run / RESULT).exists():
-        raise InputError(f"{run}: is finished, its result is in {RESULT}; there is nothing to resume")
+        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run that was interrupted or has ended")
     return run / CONFIG
+
+
+def _refuse_finished(run: Path, began, epochs: int) -> None:
+    """Raise InputError where a run is finished and cannot go on to that many epochs."""
+    from ..runs.folder import RESULT, read_epochs
+    from ..systems import TITLES, create
+    from ..training import checkpoints as checkpoint
+
+    if not (run / RESULT).exists():
+        return
+    finished = f"{run}: is finished, its result is in {RESULT}"
+    if not create(began.model.system).trains:
+        raise InputError(f"{finished}; {TITLES[began.model.system]} takes no epochs, there is nothing to resume")
+    again = f"mmssl-fast train --from {shlex.quote(str(run))} begins another run from its model"
+    if (taken := len(read_epochs(run))) < began.train.epochs:
+        raise InputError(f"{finished}; it ended early, after epoch {taken}, by train.patience; {again}")
+    if epochs <= began.train.epochs:
+        raise InputError(f"{finished}; to train on, give --epochs above its {began.train.epochs}, or {again}")
+    if checkpoint.newest(run / checkpoint.FOLDER) is None:
+        raise InputError(f"{finished}; it has no state to go on from; {again}")
+
+
+def _configuration_of(run: Path, preset: str | None) -> Path:
+    """The configuration of the run whose model another one begins from."""
+    from ..runs.folder import CONFIG
+
+    if preset is not None:
+        raise InputError(f"--from and --preset exclude each other; --from takes the settings of {run}, --set changes some")
+    path = (run.parent if run.is_file() else run) / CONFIG
+    if not path.is_file():
+        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run with --from")
+    return path
 
 
 def configuration(
@@ -153,29 +196,37 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
     from ..console import output as report
-    from ..ranking import MAX_K, split_metrics
-    from ..runs import saved_model
+    from ..ranking import MAX_K, breakdown, split_metrics
+    from ..runs import folder, saved_model
+    from ..systems import TITLES
 
     if split not in ("test", "val"):
         raise InputError(f"--split {split!r}: choose test or val")
     ks = k or [10, 20, 50]
     if not all(1 <= one <= MAX_K for one in ks):
         raise InputError(f"--k {ks}: each must be between 1 and {MAX_K}")
+    groups = {}
     if cold:
         from ..runs.cold import cold_metrics
 
         model, metrics = cold_metrics(run, split, ks, mask_validation)
     else:
         model = saved_model.load(run)
-        metrics = split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
+        arguments = model.users, model.items, model.interactions, split, ks, mask_validation
+        metrics, groups = split_metrics(*arguments), breakdown(*arguments)
     if not metrics["users"]:
         raise InputError(f"{run}: its data has no {split} interactions")
+    if note := folder.unfinished(run):
+        report.ERR.print(f"note: {note}", markup=False)
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print(json.dumps(metrics | ({"breakdown": groups} if groups else {}), indent=2))
     else:
-        title = f"{model.metadata.get('system', '')} on {model.interactions.name}, {split}: {metrics['users']} users"
+        system = model.metadata.get("system", "")
+        title = f"{TITLES.get(system, system)} on {model.interactions.name}, {split}: {metrics['users']:,} users"
         title += f", {metrics['candidates']} cold items alone ranked" if cold else ""
         report.OUT.print(report.metrics_table(title, metrics))
+        if groups:
+            report.OUT.print(report.breakdown_table(groups))
 
 
 @app.command()
@@ -191,14 +242,18 @@ def recommend(
 ) -> None:  # fmt: skip
     """The best items for users, by their own ids, seen items left out."""
     from ..console import output as report
+    from ..runs import folder, saved_model
     from ..runs import recommend as recommending
-    from ..runs import saved_model
 
     model = saved_model.load(run)
     asked = _asked_users(users, users_from, model.interactions)
     if out is None and asked is None:
         raise InputError("name the users with --users, or a file with --out")
     chunks = recommending.recommend(model, asked, k, exclude)
+    if note := folder.unfinished(run):
+        report.ERR.print(f"note: {note}", markup=False)
+    if count := recommending.by_popularity(model, asked):
+        report.ERR.print(f"note: {recommending.popularity_note(count)}", markup=False)
     if out is None:
         rows = [row for chunk in chunks for row in zip(*(column.tolist() for column in chunk), strict=True)]
         shown = [[str(user), rank, str(item), score] for user, rank, item, score in rows]

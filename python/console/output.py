@@ -33,6 +33,18 @@ def metrics_table(title: str, metrics: dict[str, float]) -> Table:
     return table(title, ["K", *METRICS], [[str(k), *(metrics[f"{name}@{k}"] for name in METRICS)] for k in ks])
 
 
+def breakdown_table(groups: dict[str, dict[str, float]]) -> Table:
+    """ranking.breakdown as a table: each group's sizes, and its metrics at K = 20 or else the largest K."""
+    ks = {int(name.partition("@")[2]) for name in next(iter(groups.values())) if "@" in name}
+    k = 20 if 20 in ks else max(ks)
+    rows = [
+        [name, one["users"], one["pairs"], *(one[f"{metric}@{k}"] for metric in ("recall", "ndcg", "hit"))]
+        for name, one in groups.items()
+    ]
+    title = "by training interactions (new users and cold items have none)"
+    return table(title, ["held-out pairs of", "users", "pairs", f"recall@{k}", f"ndcg@{k}", f"hit@{k}"], rows)
+
+
 def comparison_table(title: str, rows: Iterable[tuple[str, dict[str, float], float]]) -> Table:
     """Systems side by side: (name, test metrics, seconds in all)."""
     cells = [[name, test["recall@20"], test["ndcg@20"], f"{seconds:.1f}"] for name, test, seconds in rows]
@@ -202,8 +214,12 @@ class Several:
             one.improved(*args)
 
 
-def show_run(data: str, fit, test: dict[str, float], rows: list[tuple[str, dict[str, float], float]], folder) -> None:
-    """The end of `train`: the test metrics of the trained system, a comparison where there is one, the folder."""
+def show_run(
+    data: str, fit, test: dict[str, float], rows: list[tuple[str, dict[str, float], float]], folder,
+    groups: dict[str, dict[str, float]],
+) -> None:  # fmt: skip
+    """The end of `train`: the test metrics of the trained system, their breakdown and a comparison where there is one,
+    the folder."""
     from ..systems import TITLES
 
     title = TITLES[rows[0][0]]
@@ -212,6 +228,8 @@ def show_run(data: str, fit, test: dict[str, float], rows: list[tuple[str, dict[
         OUT.print(metrics_table(f"{title} on {data}, test: {test['users']:,} users{trained}", test))
     else:
         OUT.print(f"{title} on {data}{trained}; the data has no test interactions", markup=False)
+    if groups:
+        OUT.print(breakdown_table(groups))
     if len(rows) > 1:
         OUT.print(comparison_table(f"test on {data}", [(TITLES[name], *rest) for name, *rest in rows]))
     OUT.print(f"run folder: {folder}", markup=False)

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, OutOfMemory
+from ..errors import InputError, OutOfMemory, shown
 
 
 def load_data(section):
@@ -35,6 +35,9 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     from ..training import signals
 
     config = changed(config, "model", system=name)
+    start = None
+    if folder is not None and config.train.start and not checkpoints.opened:
+        start = _parameters_of(config.train.start, dataset, name)
     started = time.perf_counter()
     with report.ProgressObserver(TITLES[name]) as progress:
         if folder is None:
@@ -42,7 +45,8 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
         else:
             with signals.kept() as checkpoints.stop:
                 try:
-                    fit = training.fit(dataset, config, report.Several(progress, folder), checkpoints=checkpoints)
+                    observers = report.Several(progress, folder)
+                    fit = training.fit(dataset, config, observers, checkpoints=checkpoints, start=start)
                 except (training.NonFiniteLoss, OutOfMemory) as error:
                     kept = f"; the state {checkpoints.last} is kept in {checkpoints.folder}" if checkpoints.last else ""
                     raise type(error)(f"{error}{kept}") from None
@@ -51,6 +55,33 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     how = config.evaluate
     test = split_metrics(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
     return fit, test, seconds
+
+
+def _parameters_of(source: str, dataset, system: str) -> dict[str, Any]:
+    """The parameters of the model in a run folder or file. Raises InputError where it is another system's, or its users
+    or items are others."""
+    from ..systems import TITLES, create
+    from . import saved_model
+
+    model = saved_model.load(source)
+    there = model.metadata.get("system", "")
+    if there != system:
+        raise InputError(f"{source}: is a model of {TITLES.get(there, there)}, this run trains {TITLES[system]}")
+    if not create(system).trains:
+        raise InputError(f"{source}: {TITLES[system]} is not trained, so no run can begin from its model")
+    for side, count in (("users", "n_users"), ("items", "n_items")):
+        pairs = [(one, getattr(one, count)) for one in (model.interactions, dataset)]
+        before, now = ([*map(str, getattr(one, f"original_{side}")(range(n)).tolist())] for one, n in pairs)
+        if before != now:
+            other = next((at for at, (old, new) in enumerate(zip(before, now, strict=False)) if old != new), None)
+            what = f"{len(before):,} {side} there, {len(now):,} in {dataset.name}"
+            if other is not None:
+                what = f"row {other} is {shown(before[other])} there, {shown(now[other])} in {dataset.name}"
+            raise InputError(
+                f"{source}: was trained on other {side}: {what}; a run can begin only from a model of the same users "
+                "and items"
+            )
+    return model.parameters
 
 
 def complete(dataset, config, place: Path) -> bool:

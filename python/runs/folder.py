@@ -20,7 +20,7 @@ import torch
 
 from mmssl_fast import __version__
 
-from ..config.sections import Config, to_toml
+from ..config.sections import Config, load, to_toml
 from ..data import Dataset, summarise
 from ..errors import InputError
 from ..files import replacing, write_text
@@ -102,15 +102,25 @@ class RunFolder:
     def improved(self, fit: Fit) -> None:
         saved_model.save(self.path / MODEL, fit, self.dataset, self.config.model.system, __version__)
 
-    def finish(self, fit: Fit, test: dict[str, float], baselines: dict[str, dict[str, Any]] | None = None) -> None:
-        """Write curves.png, baselines.json (where there are any) and, last, result.json; then state/ goes."""
+    def finish(
+        self, fit: Fit, test: dict[str, float], baselines: dict[str, dict[str, Any]] | None = None,
+        groups: dict[str, dict[str, float]] | None = None, keep_state: bool = False,
+    ) -> None:  # fmt: skip
+        """Write curves.png, baselines.json (where there are any) and, last, result.json; then state/ goes.
+
+        groups: ranking.breakdown of the test. keep_state: where the run ended by train.epochs, keep its last state, so
+        that it can go on for more epochs."""
         if fit.epochs:
             with replacing(self.path / CURVES) as temporary:
                 draw(fit.epochs, temporary, title=f"{TITLES[self.config.model.system]} on {self.dataset.name}")
         if baselines:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
-        write_text(self.path / RESULT, json.dumps(result(fit, test, self.dataset, self.config), indent=2) + "\n")
-        checkpoint.remove(self.path / checkpoint.FOLDER)
+        found = result(fit, test, self.dataset, self.config) | ({"breakdown": groups} if groups else {})
+        write_text(self.path / RESULT, json.dumps(found, indent=2) + "\n")
+        if keep_state and len(fit.epochs) == self.config.train.epochs:
+            checkpoint.keep_newest(self.path / checkpoint.FOLDER)
+        else:
+            checkpoint.remove(self.path / checkpoint.FOLDER)
         _let_go(self.path)
 
 
@@ -182,8 +192,22 @@ def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -
     }  # fmt: skip
 
 
+def unfinished(path: Path) -> str | None:
+    """What to say of a run that has not ended, with the command that goes on; None for any other folder or file."""
+    folder = path.parent if path.is_file() else path
+    if not (folder / CONFIG).is_file() or (folder / RESULT).exists():
+        return None
+    try:
+        epochs = f"after epoch {len(read_epochs(folder))} of at most {load(folder / CONFIG).train.epochs}"
+    except InputError:  # the last line is being written
+        epochs = "in training"
+    return f"{folder}: has not ended, it is {epochs}; {checkpoint.resume_command(folder)} goes on if it was interrupted"
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """What the result.json of a finished run holds. Raises InputError where there is none, or it is not one."""
+    if note := unfinished(path):
+        raise InputError(note)
     try:
         found = json.loads((path / RESULT).read_text(encoding="utf-8"))
         found["test"], found["data"]["fingerprint"]

@@ -59,6 +59,12 @@ def by_popularity(model: SavedModel, users: Sequence[str | int] | None = None) -
     return int(zero.sum() if users is None else zero[known.find_users(list(users))].sum())
 
 
+def popularity_note(count: int) -> str:
+    """What to say of so many users whose embedding is zero."""
+    who = "1 user has" if count == 1 else f"{count:,} users have"
+    return f"{who} no training interactions to go by; their lists are the most popular items, with score 0"
+
+
 def _seen(known: Dataset, exclude: str) -> InteractionGraph:
     seen = known.train if exclude == "train" else known.train.maximum(known.val).maximum(known.test)
     return InteractionGraph.from_scipy(seen)

@@ -66,8 +66,8 @@ class Checkpoints:
     """Writes the states of one run and reads the newest.
 
     A state is written after every train.checkpoint_every epochs, after the first step that ends
-    train.checkpoint_minutes after the last one (but not before 20 times what writing that one took), and when `stop`
-    has received a signal.
+    train.checkpoint_minutes after the last one (but not before 20 times what writing that one took), when `stop` has
+    received a signal, and after the last step of the last epoch, so that a finished run can go on for more epochs.
     """
 
     def __init__(self, run: Path, dataset: Dataset, config: Config, stop: Stop | None = None) -> None:
@@ -127,6 +127,18 @@ class Checkpoints:
         self.took = self.written_at - started
         self.leave_if_asked()
 
+    def keep_last(self, system: System, fit: Fit, position: Position) -> None:
+        """To be called after the last step of the last epoch: writes its state, unless there is one or the
+        configuration asks for no states."""
+        every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
+        if (every or minutes) and self.last != _where(position):
+            self._write(system, fit, position)
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is a state to restore."""
+        return self._state is not None
+
     def leave_if_asked(self) -> None:
         """Raise Interrupted after a signal."""
         if self.stop.received:
@@ -169,11 +181,15 @@ class Checkpoints:
                 f"{self.run}: the data is not what the run began with: fingerprint was {body['fingerprint'][:16]}, is "
                 f"{self.dataset.fingerprint[:16]}; bring back the data, or start another run"
             )
-        refuse_other(self.run, body["config"], self.config.model_dump())
+        refuse_other(self.run, body["config"], self.config.model_dump(), more_epochs=True)
 
 
-def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise InputError where two configurations (as model_dump gives them) differ in a key that matters to a run."""
+def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epochs: bool = False) -> None:
+    """Raise InputError where two configurations (as model_dump gives them) differ in a key that matters to a run.
+    more_epochs: train.epochs may be higher in the new one."""
+    before = old.get("train", {}).get("epochs")
+    if more_epochs and isinstance(before, int) and before < new["train"]["epochs"]:
+        old = {**old, "train": {**old["train"], "epochs": new["train"]["epochs"]}}
     differences = list(_differences(old, new))
     if differences:
         key, before, after = differences[0]
@@ -199,6 +215,14 @@ def _number(folder: Path, step: int) -> int:
     """What the state of that step is called: above every finished one, none of which is touched."""
     last = newest(folder)
     return step if last is None else max(step, int(last.stem) + 1)
+
+
+def keep_newest(folder: Path) -> None:
+    """Remove all states but the newest."""
+    kept = newest(folder)
+    for path in _entries(folder):
+        if _OURS.fullmatch(path.name) and (kept is None or path.stem != kept.stem):
+            path.unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:

@@ -158,6 +158,7 @@ def fit(
     observer: Observer | None = None,
     system: System | None = None,
     checkpoints: Checkpoints | None = None,
+    start: dict[str, Tensor] | None = None,
 ) -> Fit:
     """Train config.model.system on the dataset and return its best model by validation Recall@20.
 
@@ -165,6 +166,7 @@ def fit(
     is a function of its configuration and data. Validation every train.validate_every epochs; training ends after
     train.patience validations without a better Recall@20, or after train.epochs. Without validation interactions the
     last epoch's model is kept. With checkpoints the run goes on from the newest state, and writes states as it goes.
+    start: the parameters of an earlier model of the same users and items, which replace the random initial values.
 
     A step that runs out of memory is undone and taken once more with item tiles of half the size, from the newest state
     (without one: from the beginning) where it had written to a large tensor already.
@@ -173,7 +175,7 @@ def fit(
     InputError where no user has an item left to draw as a negative or the device is missing.
     """
     try:
-        return _fit(dataset, config, observer or Silent(), system, checkpoints)
+        return _fit(dataset, config, observer or Silent(), system, checkpoints, start)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -185,14 +187,14 @@ def fit(
     )
 
 
-def _fit(dataset, config, observer, system, checkpoints) -> Fit:
+def _fit(dataset, config, observer, system, checkpoints, start) -> Fit:
     device = pick_device(config.train.device)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     graph = InteractionGraph.from_scipy(dataset.train).to(device)
     system = system or create(config.model.system)
     fitted = Fit(*(torch.empty(0),) * 2, parameters={})
-    _begin(system, dataset, graph, config, fitted)
+    _begin(system, dataset, graph, config, fitted, start)
     if not system.trains or config.train.epochs == 0:
         observer.accepted()
         fitted.val = split_metrics(
@@ -221,11 +223,14 @@ def _fit(dataset, config, observer, system, checkpoints) -> Fit:
         except GoBack:
             position.table, position.epoch, position.seconds = LossTable(steps, device), 1, 0.0
             if not (checkpoints and checkpoints.open() and checkpoints.restore(system, fitted, position)):
-                _begin(system, dataset, graph, config, fitted)
+                _begin(system, dataset, graph, config, fitted, start)
             tiles.elements = fitted.tile
             observer.resumed(fitted)
             continue
         epoch = position.epoch
+        if checkpoints and epoch == config.train.epochs:
+            # Before the last validation, which a run of more epochs may not have here.
+            checkpoints.keep_last(system, fitted, position)
         record = {"epoch": epoch, "seconds": position.seconds, "losses": position.table.means()}
         if config.train.balance:
             record["balance"] = _balance(system, graph, config, fitted, batch, epoch)
@@ -237,17 +242,37 @@ def _fit(dataset, config, observer, system, checkpoints) -> Fit:
         if fitted.best_epoch == epoch:
             observer.improved(fitted)
         position.epoch, position.table, position.seconds = epoch + 1, LossTable(steps, device), 0.0
-        if checkpoints:
+        if checkpoints and epoch < config.train.epochs:
             checkpoints.visit(system, fitted, position, epoch_ended=True)
     return fitted
 
 
-def _begin(system: System, dataset: Dataset, graph: InteractionGraph, config: Config, fitted: Fit) -> None:
+def _begin(
+    system: System, dataset: Dataset, graph: InteractionGraph, config: Config, fitted: Fit,
+    start: dict[str, Tensor] | None,
+) -> None:  # fmt: skip
     """Make the system and what it has come to as they are before the first step."""
     torch.manual_seed(config.train.seed)
     system.build(dataset, graph, config)
+    if start is not None:
+        _take_over(system, start, config.train.start)
     fresh = Fit(*_to_cpu(system.embeddings()), parameters={}, tile=config.train.tile or TILE_ELEMENTS)
     vars(fitted).update(vars(fresh))
+
+
+def _take_over(system: System, start: dict[str, Tensor], source: str) -> None:
+    """Replace the system's initial values by a model's. Raises InputError where a learnt parameter does not fit."""
+    own = system.parameters()
+    learnt = dict(system.model.named_parameters()) if system.trains else {}
+    fitting = {name: tensor for name, tensor in start.items() if name in own and own[name].shape == tensor.shape}
+    for name, parameter in learnt.items():
+        if name not in fitting:
+            there = f"is {tuple(start[name].shape)} there" if name in start else "is not there"
+            raise InputError(
+                f"{source}: its model does not fit this configuration: {name} {there}, {tuple(parameter.shape)} here; leave "
+                "out the settings that change it"
+            )
+    system.load_parameters(own | fitting)  # buffers that hang on the interactions keep their own shape
 
 
 def _balance(system, graph, config, fitted, batch, epoch) -> Balance:

@@ -38,7 +38,9 @@ from ..reproduce.tables import markdown
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 JOURNAL, RECORD, BEST = "study.log", "trials.md", "best.toml"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-NOT_TUNED = ("data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare")
+NOT_TUNED = (
+    "data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare", "train.start",
+)  # fmt: skip
 STARTUP_TRIALS, LEAST_EPOCHS = 5, 3
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
@@ -118,6 +120,8 @@ def _distribution(path: Path, name: str, entry: Any) -> tuple[Distribution, list
 def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None:
     """Raise InputError where a search could find nothing: the data has no validation interactions, the device is
     missing, or the system accepts neither the base configuration nor the lowest values of the space."""
+    if base.train.start:
+        raise InputError("tune: train.start is set, and trials start from random values; leave it out")
     if not dataset.val.nnz:
         raise InputError(
             f"{dataset.name}: has no validation interactions, and tune compares settings by validation Recall@20; give "
