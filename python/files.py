@@ -59,8 +59,10 @@ HEADER = "header"
 
 
 def write_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None, **advice: str) -> None:
-    """{name: contiguous CPU tensor} as safetensors at `path`, whole or not at all; the same tensors and metadata give the
-    same bytes. `read_header` reads the metadata."""
+    """{name: contiguous CPU tensor} as safetensors at `path`, whole or not at all.
+
+    The same tensors and metadata give the same bytes. `read_header` reads the metadata.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

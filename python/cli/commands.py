@@ -12,16 +12,35 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from mmssl_fast import __version__
+
 from ..errors import InputError
 from ..runs.complete import changed, fit_and_test, load_data
 from .study_commands import register
 
 app = typer.Typer(
-    help="Train, evaluate and use multi-modal self-supervised recommendation (MMSSL).", no_args_is_help=True,
-    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Train, evaluate and use multi-modal self-supervised recommendation (MMSSL).", add_completion=False,
+    pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
-data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
+
+@app.callback(invoke_without_command=True)
+def whole(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(f"mmssl-fast {__version__}")
+        raise typer.Exit
+    help_without_command(context)
+
+
+@data_app.callback(invoke_without_command=True)
+def help_without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that train wrote, or its model.safetensors.")]
 
@@ -160,7 +179,7 @@ def _configuration_of(run: Path, preset: str | None) -> Path:
     from ..runs.folder import CONFIG
 
     if preset is not None:
-        raise InputError(f"--from and --preset exclude each other; --from takes the settings of {run}, --set changes some")
+        raise InputError(f"--from and --preset exclude each other; --from takes the settings of {run}")
     path = (run.parent if run.is_file() else run) / CONFIG
     if not path.is_file():
         raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run with --from")
@@ -391,6 +410,11 @@ def _show_plan(
         raise InputError(f"benchmark --plan: {error}") from None
     if min(*counts, *modalities) < 1:
         raise InputError(f"benchmark --plan: sizes must be positive, got {counts} and widths {list(modalities)}")
+    if counts[2] > counts[0] * counts[1]:
+        raise InputError(
+            f"benchmark --plan: {counts[2]:,} interactions are more than the {counts[0] * counts[1]:,} pairs of "
+            f"{counts[0]:,} users and {counts[1]:,} items; give fewer --interactions"
+        )
     sizes = Sizes(*counts[:3], modalities, hidden=(hidden, max(1, hidden // 2)))
     shown, sentences = cost.table(sizes, device, allowed)
     OUT.print(shown)

@@ -11,9 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, install_command
 
-PACKAGES = ("torch", "numpy", "scipy", "triton", "typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow")
+PACKAGES = (
+    "torch", "numpy", "scipy", "triton", "typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2",
+    "optuna",
+)  # fmt: skip
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
@@ -24,7 +27,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     for name in PACKAGES:
         findings[name] = _version(name)
         if findings[name] == "not installed" and name not in ("triton", "torch", "numpy", "scipy"):
-            problems.append(f"{name} is not installed; pip install mmssl_fast[train]")
+            problems.append(f"{name} is not installed; {install_command('train')}")
     try:
         import mmssl_fast
     except ImportError as error:
@@ -58,7 +61,7 @@ def run_benchmarks(checkout: Path, arguments: list[str]) -> int:
         )
     for module, package in (("pytest", "pytest"), ("pytest_benchmark", "pytest-benchmark")):
         if importlib.util.find_spec(module) is None:
-            raise InputError(f"{package} is not installed; pip install mmssl_fast[bench]")
+            raise InputError(f"{package} is not installed; {install_command('bench')}")
     command = [sys.executable, "-P", "-m", "pytest", "benchmarks", "--benchmark-only", *arguments]
     return subprocess.run(command, cwd=checkout, check=False).returncode
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import Failed, InputError, Interrupted, foreseen
+from ..errors import Failed, InputError, Interrupted, foreseen, install_command
 
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in NEEDED:
             raise
-        extra = "tune" if error.name == "optuna" else "train"
-        return _fail(f"the package {error.name} is not installed; pip install mmssl_fast[{extra}]", 2)
+        return _fail(f"the package {error.name} is not installed; {install_command('train')}", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of stdout has gone, as in `mmssl-fast … | head`

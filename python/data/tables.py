@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import InputError, install_command, shown
 from .files import existing_file
 
 _CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
@@ -160,5 +160,5 @@ def _pyarrow():
     try:
         import pyarrow
     except ImportError:
-        raise InputError("pyarrow is missing, which reads tables; pip install 'mmssl_fast[train]'") from None
+        raise InputError(f"pyarrow is missing, which reads tables; {install_command('train')}") from None
     return pyarrow

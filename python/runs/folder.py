@@ -218,6 +218,19 @@ def read_result(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_baselines(path: Path) -> dict[str, Any]:
+    """What baselines.json of a run holds, by system; {} without one. Raises InputError for another content."""
+    try:
+        found = json.loads((path / BASELINES).read_text(encoding="utf-8"))
+        for one in found.values():
+            one["test"]["recall@20"], one["test"]["precision@20"], one["test"]["ndcg@20"], one["best_epoch"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path / BASELINES}: is not what a run writes; remove it or train again") from None
+    return found
+
+
 def read_epochs(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl. Raises InputError for a line that is not one."""
     try:

@@ -269,8 +269,8 @@ def _take_over(system: System, start: dict[str, Tensor], source: str) -> None:
         if name not in fitting:
             there = f"is {tuple(start[name].shape)} there" if name in start else "is not there"
             raise InputError(
-                f"{source}: its model does not fit this configuration: {name} {there}, {tuple(parameter.shape)} here; leave "
-                "out the settings that change it"
+                f"{source}: its model does not fit this configuration: {name} {there}, {tuple(parameter.shape)} here; "
+                "leave out the settings that change it"
             )
     system.load_parameters(own | fitting)  # buffers that hang on the interactions keep their own shape
 

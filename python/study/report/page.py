@@ -44,6 +44,7 @@ class Page:
     top: list[list[str]]
     timing: list[list[str]]
     balance: list[list[str]]
+    baselines: list[list[str]]
     settings: list[list[str]]
     curves: str
     not_run: list[str]
@@ -67,6 +68,7 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
         "metric_columns": ["K", *METRICS], "group_columns": ["training interactions", "test users", f"Recall@{K}",
                                                              f"NDCG@{K}"],
         "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
+        "baseline_columns": ["system", "Recall@20", "Precision@20", "NDCG@20", "best epoch"],
         "run_columns": ["run", "seed", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s an epoch"],
     }  # fmt: skip
     written = out, out.with_suffix(".md")
@@ -98,6 +100,7 @@ def read(path: Path) -> Page:
         metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
         groups=_groups(model, config), top=_top(model), timing=_timing(result, epochs, config),
         balance=_balance(epochs, result["best_epoch"]), settings=_settings(config),
+        baselines=_baselines(run_folder.read_baselines(path)),
         curves=_curves(epochs, f"{TITLES[config.model.system]} on {data['name']}"),
         not_run=_not_run(result, epochs, config),
     )  # fmt: skip
@@ -186,6 +189,15 @@ def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
                       for at in (first, best)]  # fmt: skip
             rows.append([part, term, *shares, "–" if best is None else f"{best[part][term]['cosine']:+.2f}"])
     return rows
+
+
+def _baselines(found: dict[str, Any]) -> list[list[str]]:
+    """What was fitted beside the run (train.compare)."""
+    return [
+        [TITLES.get(name, name), *(f"{one['test'][f'{metric}@{K}']:.4f}" for metric in ("recall", "precision", "ndcg")),
+         str(one["best_epoch"])]
+        for name, one in found.items()
+    ]  # fmt: skip
 
 
 def _share(norm: float, ranking: float) -> str:
