@@ -87,7 +87,7 @@ def test_finished_run_that_cannot_go_on_says_why_and_stays_as_it_was(folder, tmp
     refused(capsys, ["train", "--resume", str(run), "--epochs", "1"], "train.epochs was 2", "is 1 now")
     refused(capsys, ["train", "--resume", str(run), "--epochs", "5", "--batch", "32"], "train.batch was 64")
     refused(capsys, ["train", "--resume", str(ended), "--epochs", "50"], "train.patience", again)
-    refused(capsys, ["train", "--resume", str(tmp_path / "svd"), "--epochs", "5"], "SVD takes no epochs")
+    refused(capsys, ["train", "--resume", str(tmp_path / "svd"), "--epochs", "500"], "SVD takes no epochs")
     checkpoint.remove(run / "state")
     refused(capsys, ["train", "--resume", str(run), "--epochs", "5"], "no state to go on from", again)
     assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
