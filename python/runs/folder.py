@@ -1,5 +1,5 @@
 """A run's folder: config.toml, metrics.jsonl, result.json, model.safetensors, curves.png, state/ while the run is not
-finished, and nothing half-written."""
+finished or can go on for more epochs, and nothing half-written."""
 
 from __future__ import annotations
 
