@@ -5,8 +5,8 @@ import torch
 from registry import compare, normal
 from roofline import Work
 
-from mmssl_fast.ops.gradient_norm import gradient_norm
 from mmssl_fast.reference import gradient_norm as dense_norm
+from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 
 
 @pytest.mark.parametrize("rows, hidden", [(2048, 1024), (2048, 512), (256, 1024)])

@@ -6,7 +6,7 @@ from registry import compare, normal, permutation, shapes
 from roofline import Work
 
 from mmssl_fast import reference
-from mmssl_fast.ops.relation_linear import relation_linear
+from mmssl_fast.relation.algebra.relation_linear import relation_linear
 
 ROWS, D, HIDDEN = 1024, 64, 1024
 

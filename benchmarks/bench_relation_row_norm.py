@@ -5,8 +5,8 @@ import torch
 from registry import compare, normal, permutation, shapes
 from roofline import Work
 
-from mmssl_fast.ops.relation_row_norm import relation_row_norm
 from mmssl_fast.reference import relation_row_norm as dense_norm
+from mmssl_fast.relation.algebra.relation_row_norm import relation_row_norm
 
 ROWS, D = 1024, 64
 

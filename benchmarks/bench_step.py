@@ -16,8 +16,8 @@ from registry import DEVICE, compare, normal, shapes
 from mmssl_fast import reference
 from mmssl_fast.nn import losses
 from mmssl_fast.nn.discriminator import Discriminator
-from mmssl_fast.ops.pending_gradient import pending_gradient
 from mmssl_fast.relation import RelationRows
+from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 ROWS, D, HIDDEN, MODALITIES, ZETA = 1024, 64, 1024, 2, 100.0
 EXACT = ("real", "fake", "penalty", "generator")

@@ -8,15 +8,15 @@ from .ops.act_norm_dropout import act_norm_dropout
 from .ops.bpr_loss import bpr_loss
 from .ops.cosine_block import cosine_block
 from .ops.cosine_topk import cosine_topk
-from .ops.gradient_norm import gradient_norm
 from .ops.gumbel_linear import gumbel_linear
 from .ops.gumbel_softmax import gumbel_softmax
 from .ops.infonce import infonce
 from .ops.modality_attention import modality_attention
 from .ops.propagate import lightgcn, propagate
-from .ops.relation_linear import relation_linear
 from .ops.sample_bpr import sample_bpr
 from .relation import RelationRows
+from .relation.algebra.gradient_norm import gradient_norm
+from .relation.algebra.relation_linear import relation_linear
 
 __all__ = [
     "InteractionGraph",

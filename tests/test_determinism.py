@@ -30,10 +30,10 @@ from mmssl_fast import (
 from mmssl_fast.ops.csr_transpose import csr_transpose
 from mmssl_fast.ops.gumbel_linear import GumbelRows
 from mmssl_fast.ops.philox import philox4x32, philox_bits
-from mmssl_fast.ops.relation_row_norm import relation_row_norm
 from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.spmm import spmm
 from mmssl_fast.ops.unit_rows import unit_rows
+from mmssl_fast.relation.algebra.relation_row_norm import relation_row_norm
 
 USERS, ITEMS, DIM, HIDDEN = 301, 1271, 48, 96
 THREADS = (2, 3, 7)

@@ -6,9 +6,9 @@ from relation_cases import relative, weights, wide
 from tolerances import assert_as_accurate
 
 from mmssl_fast import reference
-from mmssl_fast.ops import gradient_norm as module
-from mmssl_fast.ops.gradient_norm import gradient_norm
-from mmssl_fast.ops.pending_gradient import pending_gradient
+from mmssl_fast.relation.algebra import gradient_norm as module
+from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
+from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 pytestmark = pytest.mark.usefixtures("poison")
 

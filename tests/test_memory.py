@@ -24,8 +24,8 @@ from mmssl_trainer.training.checkpoints import Checkpoints
 from mmssl_trainer.training.loop import fit
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmssl_fast import tiles
 from mmssl_fast.nn.half_linear import half_linear
-from mmssl_fast.ops import item_tiles
 
 
 def configured(**values):
@@ -121,7 +121,7 @@ def test_step_that_fails_once_leaves_no_trace(place, small, data, whole, length,
     system = short_of_memory(MMSSLSystem, steps + 2, 1 + int(place * length), failure=failure)
     fitted = fit(data, configured(), system=system)
     assert_same(fitted, whole)
-    assert fitted.tile == item_tiles.TILE_ELEMENTS // 2
+    assert fitted.tile == tiles.TILE_ELEMENTS // 2
 
 
 @pytest.mark.parametrize("small", [0, retry.SMALL])
@@ -156,7 +156,7 @@ def test_going_back_to_a_state(place, data, whole, length, tmp_path, monkeypatch
                  checkpoints=checkpoints)  # fmt: skip
     assert_same(fitted, whole)
     states = sorted((tmp_path / "state").glob("*.json"))
-    assert json.loads(states[-1].read_text())["state"]["tile"] == item_tiles.TILE_ELEMENTS // 2
+    assert json.loads(states[-1].read_text())["state"]["tile"] == tiles.TILE_ELEMENTS // 2
     assert len(opened) <= 1 and (place == 0.2 or opened)
 
 
@@ -167,11 +167,11 @@ def test_step_that_fails_twice_ends_the_run_with_the_plan(kind, small, data, tmp
     config = configured(train__checkpoint_every=1, model__system="mmssl" if kind is MMSSLSystem else "lightgcn")
     steps = data.train.nnz // 64 + 1
     checkpoints = Checkpoints(tmp_path, data, config)
-    tiles = item_tiles.TILE_ELEMENTS
+    entries = tiles.TILE_ELEMENTS
     with pytest.raises(OutOfMemory) as caught:
         fit(data, config, system=short_of_memory(kind, steps + 2, 3, 2, FAILURES[0]), checkpoints=checkpoints)
     said = str(caught.value)
-    assert said.startswith(f"out of memory in epoch 2, step 3 of {steps}, with item tiles of {tiles} entries and of ")
+    assert said.startswith(f"out of memory in epoch 2, step 3 of {steps}, with item tiles of {entries} entries and of ")
     assert "can't allocate memory" in said and re.search(r"the plan was [\d.]+ .iB, the largest parts: \w", said)
     again = Checkpoints(tmp_path, data, config)
     assert again.open() and again.last == "after epoch 1"
@@ -191,7 +191,7 @@ def test_steps_that_fail_in_turn_do_not_go_back_for_ever(data, monkeypatch):
                 raise MemoryError
             return found
 
-    half = item_tiles.TILE_ELEMENTS // 2
+    half = tiles.TILE_ELEMENTS // 2
     with pytest.raises(OutOfMemory, match=f"of {2 * half} entries and of {half}: MemoryError"):
         fit(data, configured(), system=InTurn())
     assert len(order) == 15
@@ -229,11 +229,11 @@ def test_any_tile_gives_the_same_to_rounding(values, data):
 
 
 def test_tiles_are_put_back():
-    with pytest.raises(KeyError), item_tiles.tiles_of(100):
-        assert item_tiles.tile_elements() == 100 and len(item_tiles.item_tiles(1, 1000)) == 10
+    with pytest.raises(KeyError), tiles.tiles_of(100):
+        assert tiles.tile_elements() == 100 and len(tiles.item_tiles(1, 1000)) == 10
         raise KeyError
-    assert item_tiles.tile_elements() == 1 << 20
-    with pytest.raises(ValueError, match="at least one entry"), item_tiles.tiles_of(0):
+    assert tiles.tile_elements() == 1 << 20
+    with pytest.raises(ValueError, match="at least one entry"), tiles.tiles_of(0):
         pass
 
 

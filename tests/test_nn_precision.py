@@ -13,9 +13,9 @@ from relation_cases import catalogue
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn import Discriminator
 from mmssl_fast.nn.losses import discriminator_loss, generator_loss
-from mmssl_fast.ops.gradient_norm import gradient_norm
-from mmssl_fast.ops.pending_gradient import pending_gradient
 from mmssl_fast.relation import RelationRows
+from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
+from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 N_USERS, N_ITEMS, ROWS, D, H = 200, 1271, 128, 16, 96
 LOSS, GRADIENT = 5e-3, 0.1  # relative to the float64 step: a loss term's error; the length of a gradient's to its own

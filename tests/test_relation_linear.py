@@ -7,8 +7,8 @@ from tolerances import assert_as_accurate
 
 from mmssl_fast import reference
 from mmssl_fast.graph import SeenRows
-from mmssl_fast.ops.relation_linear import linear_of_parts, relation_linear
-from mmssl_fast.ops.relation_parts import DensePart, GeneratedPart, SparsePart, TiledPart
+from mmssl_fast.relation.algebra.parts import DensePart, GeneratedPart, SparsePart, TiledPart
+from mmssl_fast.relation.algebra.relation_linear import linear_of_parts, relation_linear
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -81,7 +81,7 @@ def test_relation_linear_of_rows_their_seen_items_carry(ratio):
 def test_relation_linear_would_lose_digits_without_the_dense_rows(monkeypatch):
     u, v, seen = carried(torch.float32, 1e-3)
     weight = weights(9, 301, dtype=torch.float32)
-    monkeypatch.setattr("mmssl_fast.ops.relation_row_norm.CARRIED_SHARE", 0.0)
+    monkeypatch.setattr("mmssl_fast.relation.algebra.relation_row_norm.CARRIED_SHARE", 0.0)
     z = relation_linear(u, v, weight, seen, row_l2=True)
     assert relative(z, reference.relation_linear(*wide(u, v, weight), seen, row_l2=True)) > 1e-4
 
@@ -113,16 +113,16 @@ def test_linear_of_parts_shares_one_pass(item_major, monkeypatch):
         x,
     ]
     projections = []
-    from mmssl_fast.ops import relation_parts
+    from mmssl_fast.relation.algebra import parts as algebra
 
-    real_mm = relation_parts._mm
+    real_mm = algebra._mm
 
     def counted(a, b, *dtypes):
         if b.shape == (41, 17) and a.shape[0] % 5 == 0:
             projections.append(a.shape)
         return real_mm(a, b, *dtypes)
 
-    monkeypatch.setattr(relation_parts, "_mm", counted)
+    monkeypatch.setattr(algebra, "_mm", counted)
     z = linear_of_parts(parts, weight)
     assert projections == [(10, 41)]  # v1 and v2, once
     leaves = (u1, v1, u2, v2, x, weight)
@@ -141,10 +141,10 @@ def test_linear_of_parts_leaves_out_what_needs_no_gradient(frozen, monkeypatch):
     leaves = {"u": u, "v": v, "weight": weight}
     for name in ("u", "v") if frozen == "inputs" else (frozen,):
         leaves.pop(name).requires_grad_(False)
-    from mmssl_fast.ops import relation_parts
+    from mmssl_fast.relation.algebra import parts as algebra
 
     if frozen == "weight":
-        monkeypatch.setattr(relation_parts, "_weight_gradient", lambda *a: pytest.fail("dW of a frozen weight"))
+        monkeypatch.setattr(algebra, "_weight_gradient", lambda *a: pytest.fail("dW of a frozen weight"))
     (z,) = linear_of_parts([GeneratedPart(u, v, seen)], weight)
     actual = torch.autograd.grad(z.square().sum(), list(leaves.values()))
     truth = torch.autograd.grad(reference.relation_linear(u, v, weight, seen).square().sum(), list(leaves.values()))

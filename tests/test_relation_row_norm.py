@@ -7,8 +7,8 @@ from tolerances import assert_as_accurate
 
 from mmssl_fast import reference
 from mmssl_fast.graph import SeenRows
-from mmssl_fast.ops import relation_row_norm as module
-from mmssl_fast.ops.relation_row_norm import relation_row_norm
+from mmssl_fast.relation.algebra import relation_row_norm as module
+from mmssl_fast.relation.algebra.relation_row_norm import relation_row_norm
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -67,9 +67,9 @@ def test_relation_row_norm_would_lose_digits_without_the_dense_rows(monkeypatch)
 
 
 def test_relation_row_norm_forms_carried_rows_in_blocks(monkeypatch):
-    from mmssl_fast.ops import relation_carried
+    from mmssl_fast.relation.algebra import cancelled
 
-    monkeypatch.setattr(relation_carried, "BLOCK_ELEMENTS", 301)
+    monkeypatch.setattr(cancelled, "BLOCK_ELEMENTS", 301)
     u, v, seen = carried(torch.float64, 1e-6)
     actual = results(relation_row_norm, u, v, seen, torch.ones(6))
     truth = results(reference.relation_row_norm, u, v, seen, torch.ones(6))

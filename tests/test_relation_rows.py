@@ -235,9 +235,9 @@ def test_normalize_is_f_normalize_with_eps():
 @pytest.mark.parametrize("fused", [0, 128])
 @pytest.mark.parametrize("masked", [False, True])
 def test_topk_ties_go_to_the_lower_item_by_every_way(scale, fused, masked, monkeypatch):
-    from mmssl_fast.relation import selection
+    from mmssl_fast.relation import topk
 
-    monkeypatch.setattr(selection, "FUSED_K", fused)
+    monkeypatch.setattr(topk, "FUSED_K", fused)
     _, _, seen, (u, v, *_) = setting()
     seen = seen if masked else None
     u, v = u.detach().round(), v.detach().round()  # many equal entries, and seen ones at 0
@@ -246,7 +246,7 @@ def test_topk_ties_go_to_the_lower_item_by_every_way(scale, fused, masked, monke
     dense = reference.cosine_block(u, v, seen, "dot") * factor
     values, items = torch.sort(dense, dim=1, descending=True, stable=True)
     for elements in (1, 1 << 19):
-        monkeypatch.setattr(selection, "TILE_ELEMENTS", elements)
+        monkeypatch.setattr(topk, "TILE_ELEMENTS", elements)
         for k in (1, 7, 30, N_ITEMS):
             found = torch.topk(rows, k)
             assert torch.equal(found.indices, items[:, :k])
@@ -279,11 +279,11 @@ def test_rows_are_taken_by_slice_and_id(key):
 
 def test_values_are_computed_once_a_weight_version(monkeypatch):
     """Real, fake and interpolated rows of one step meet W once; a changed W is met again; backwards stay separate."""
-    from mmssl_fast.ops import relation_parts
+    from mmssl_fast.relation.algebra import parts as algebra
 
     passes = []
-    project = relation_parts._project
-    monkeypatch.setattr(relation_parts, "_project", lambda w, vs, gemm: passes.append(len(vs)) or project(w, vs, gemm))
+    project = algebra._project
+    monkeypatch.setattr(algebra, "_project", lambda w, vs, gemm: passes.append(len(vs)) or project(w, vs, gemm))
     graph, users, seen, (u, v, a, b) = setting()
     weight = weights(H, N_ITEMS)
     real = (RelationRows.gumbel(graph, users, TAUS[0], 3) + 3.0 * RelationRows.generated(u, v)).normalize().detach()
@@ -313,11 +313,11 @@ def test_values_are_computed_once_a_weight_version(monkeypatch):
 
 def test_gradients_of_one_backward_meet_before_the_weight(monkeypatch):
     """What reaches the same constant rows by several calls is summed at their z: one product for dW, not one a call."""
-    from mmssl_fast.ops import relation_parts
+    from mmssl_fast.relation.algebra import parts as algebra
 
     products = []
-    gradient = relation_parts._weight_gradient
-    monkeypatch.setattr(relation_parts, "_weight_gradient", lambda *a: products.append(1) or gradient(*a))
+    gradient = algebra._weight_gradient
+    monkeypatch.setattr(algebra, "_weight_gradient", lambda *a: products.append(1) or gradient(*a))
     x, (u, v) = torch.randn(13, N_ITEMS, dtype=torch.float64), factors(13, N_ITEMS, D)
     real, fake, weight = RelationRows.from_dense(x), RelationRows.generated(u.detach(), v.detach()), weights(H, N_ITEMS)
 

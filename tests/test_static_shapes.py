@@ -6,10 +6,10 @@ from one_step import NoWaiting, parts
 
 from mmssl_fast import static_shapes
 from mmssl_fast.nn import MMSSLObjective
-from mmssl_fast.ops.gradient_norm import gradient_norm
 from mmssl_fast.ops.row_sums import row_sums
 from mmssl_fast.ops.sample_bpr import sample_bpr
 from mmssl_fast.relation import RelationRows
+from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 
 
 def step(graph, model, discriminator, gumbel_tau=0.2):

@@ -12,9 +12,9 @@ from relation_cases import catalogue
 from mmssl_fast.nn import Discriminator
 from mmssl_fast.nn.losses import discriminator_loss, generator_loss
 from mmssl_fast.nn.tiled_adam import TiledAdam
-from mmssl_fast.ops.gradient_norm import gradient_norm
-from mmssl_fast.ops.pending_gradient import pending_gradient
 from mmssl_fast.relation import RelationRows
+from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
+from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 N_USERS, N_ITEMS, ROWS, D = 60, 401, 41, 8
 GRAPH = catalogue(N_USERS, N_ITEMS, 0.05)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn.discriminator import Discriminator
-from mmssl_fast.ops.gradient_norm import gradient_norm
 from mmssl_fast.ops.infonce import infonce
 from mmssl_fast.ops.propagate import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
+from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 
 
 def discriminator_loss(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from mmssl_fast.ops.item_tiles import item_tiles, tile_elements
-from mmssl_fast.ops.pending_gradient import PendingGradient
+from mmssl_fast.relation.algebra.pending_gradient import PendingGradient
+from mmssl_fast.tiles import item_tiles, tile_elements
 
 
 class TiledAdam(torch.optim.Optimizer):

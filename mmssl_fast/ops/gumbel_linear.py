@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..tiles import tile_elements
 from . import _triton
 from .csr_transpose import csr_transpose
 from .gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from .gumbel_softmax import gumbel_softmax
-from .item_tiles import tile_elements
 from .philox import seed_offset
 from .spmm import spmm, spmm_add_
 

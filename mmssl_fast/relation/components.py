@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..graph import SeenRows
-from ..ops.relation_linear import PartMemory
-from ..ops.relation_parts import DensePart, GeneratedPart, check_generated, version
-from ..ops.relation_row_norm import row_norm_and_carried
 from ..ops.sampled_dot import sampled_dot
+from .algebra.parts import DensePart, GeneratedPart, check_generated, version
+from .algebra.relation_linear import PartMemory
+from .algebra.relation_row_norm import row_norm_and_carried
 
 
 class Generated:

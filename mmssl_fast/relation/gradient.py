@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..ops.gradient_norm import gradient_norm
+from .algebra.gradient_norm import gradient_norm
+from .registry import call
 
 
 class RelationGradient:
@@ -101,8 +102,6 @@ class RelationGradient:
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        from .dispatch import call
-
         return call(func, args, kwargs or {})
 
 
@@ -124,6 +123,4 @@ class RelationGradientSquare:
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        from .dispatch import call
-
         return call(func, args, kwargs or {})

@@ -9,13 +9,13 @@ from torch import Tensor
 from ..graph import InteractionGraph, SeenRows
 from ..ops.gumbel_rows import choose_method, entry_capacity, gumbel_lse, gumbel_order_statistics, gumbel_tile
 from ..ops.gumbel_softmax import gumbel_softmax
-from ..ops.item_tiles import item_tiles
-from ..ops.relation_linear import PartMemory
-from ..ops.relation_parts import SparsePart, TiledPart
 from ..ops.row_sums import row_sums
 from ..ops.sampled_dot import sampled_dot
-from ..ops.weight_columns import ItemEntries
 from ..static_shapes import is_static
+from ..tiles import item_tiles
+from .algebra.parts import SparsePart, TiledPart
+from .algebra.relation_linear import PartMemory
+from .algebra.weight_columns import ItemEntries
 from .components import Generated, seen_pairs, select_entries
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..graph import SeenRows
-from ..ops.item_tiles import item_tiles
-from ..ops.relation_carried import BLOCK_ELEMENTS, CARRIED_SHARE
-from ..ops.relation_row_norm import gram
 from ..ops.sampled_dot import sampled_dot
 from ..static_shapes import rows_to_rescue
+from ..tiles import item_tiles
+from .algebra.cancelled import BLOCK_ELEMENTS, CARRIED_SHARE
+from .algebra.relation_row_norm import gram
 from .components import Dense, Generated, seen_pairs
 from .gumbel import Gumbel
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..graph import InteractionGraph, SeenRows
-from ..ops.relation_linear import inverse_or_zero, linear_of_parts
 from ..ops.unit_rows import unit_rows
+from .algebra.relation_linear import inverse_or_zero, linear_of_parts
 from .blocks import Block, Scale, aligned, combined
 from .components import Dense, Generated, converted
 from .gumbel import Gumbel
-from .selection import top_of_block
+from .registry import call
+from .topk import top_of_block
 
 
 class RelationRows:
@@ -380,6 +381,4 @@ class RelationRows:
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        from .dispatch import call
-
         return call(func, args, kwargs or {})

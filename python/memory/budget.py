@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmssl_fast.ops.item_tiles import TILE_ELEMENTS
+from mmssl_fast.tiles import TILE_ELEMENTS
 
 from . import plan
 from .retry import LEAST_TILE

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmssl_fast.ops.item_tiles import tiles_of
+from mmssl_fast.tiles import tiles_of
 
 from ..errors import OutOfMemory, is_out_of_memory
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAdam
-from mmssl_fast.ops.pending_gradient import pending_gradient
 from mmssl_fast.ops.unit_rows import unit_rows
+from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 from ..errors import InputError
 from ..study.balance import Balance, balance

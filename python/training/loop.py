@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, backends, sample_bpr
-from mmssl_fast.ops.item_tiles import TILE_ELEMENTS
+from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.sections import Config
 from ..data import Dataset

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops.cosine_topk import cosine_topk
-from ..ops.item_tiles import item_tiles, tile_elements
+from ..tiles import item_tiles, tile_elements
 from .components import Generated
 
 FUSED_K = 128

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .item_tiles import item_tiles
-from .rounded_products import addmm_
-from .spmm import spmm_add_
+from ...ops.spmm import spmm_add_
+from ...precision import addmm_
+from ...tiles import item_tiles
 from .weight_columns import ItemEntries
 
 Piece = Callable[[int, int, Tensor], None]  # (begin, end, out): out [end − begin, H] += the items' share of dWᵀ

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .item_tiles import item_tiles
+from ...ops.sampled_dot import sampled_dot
+from ...ops.spmm import spmm, spmm_add_
+from ...precision import addmm_, rounded
+from ...precision import mm as _mm
+from ...precision import mm_out as _mm_out
+from ...tiles import item_tiles
+from .cancelled import carried_blocks, formed_apart, without
 from .pending_gradient import PendingGradient, pending_of
-from .relation_carried import carried_blocks, formed_apart, without
-from .rounded_products import addmm_, rounded
-from .rounded_products import mm as _mm
-from .rounded_products import mm_out as _mm_out
-from .sampled_dot import sampled_dot
-from .spmm import spmm, spmm_add_
 from .weight_columns import ItemEntries, WeightColumns
 
 

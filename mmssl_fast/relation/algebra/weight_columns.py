@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .csr_transpose import csr_transpose
-from .spmm import spmm_add_
+from ...ops.csr_transpose import csr_transpose
+from ...ops.spmm import spmm_add_
 
 
 class ItemEntries:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import relation_parts as core
-from .relation_parts import DensePart, GeneratedPart, Part, PartValue, check_generated, version
+from ...ops.unit_rows import unit_rows
+from ...precision import gemm_dtype
+from . import parts as core
+from .parts import DensePart, GeneratedPart, Part, PartValue, check_generated, version
 from .relation_row_norm import row_norm_and_carried
-from .rounded_products import gemm_dtype
-from .unit_rows import unit_rows
 
 
 def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str = "dot", row_l2: bool = False) -> Tensor:

@@ -7,39 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.item_tiles import item_tiles
+from ..tiles import item_tiles
 from .gradient import RelationGradient, RelationGradientSquare
+from .registry import handles
 from .rows import RelationRows
-
-_HANDLERS = {}
-
-
-def call(func, args: tuple, kwargs: dict):
-    """func(*args, **kwargs) where some argument is a relation object."""
-    handler = _HANDLERS.get(func)
-    if handler is None:
-        kind = next((type(x).__name__ for x in _flat((*args, *kwargs.values())) if hasattr(x, "dense")), "RelationRows")
-        name = getattr(func, "__name__", str(func))
-        raise TypeError(
-            f"{name} does not take {kind}; use .dense() to form the matrix (its size in memory is rows x items)"
-        )
-    return handler(*args, **kwargs)
-
-
-def _handles(*functions):
-    def register(handler):
-        _HANDLERS.update(dict.fromkeys(functions, handler))
-        return handler
-
-    return register
-
-
-def _flat(values):
-    for value in values:
-        if isinstance(value, tuple | list):
-            yield from _flat(value)
-        else:
-            yield value
 
 
 def _refuse_out(name: str, **options) -> None:
@@ -48,14 +19,14 @@ def _refuse_out(name: str, **options) -> None:
         raise TypeError(f"{name} of RelationRows does not take {', '.join(given)}; use .dense()")
 
 
-@_handles(F.linear)
+@handles(F.linear)
 def _linear(input, weight, bias=None):
     if not isinstance(input, RelationRows):
         raise TypeError("linear: RelationRows may be the input, not the weight or bias; use .dense()")
     return input.linear(weight, bias)
 
 
-@_handles(torch.matmul, torch.mm)
+@handles(torch.matmul, torch.mm)
 def _matmul(a, b, *, out=None):
     _refuse_out("matmul", out=out)
     if not isinstance(a, RelationRows):
@@ -63,7 +34,7 @@ def _matmul(a, b, *, out=None):
     return a @ b
 
 
-@_handles(F.normalize)
+@handles(F.normalize)
 def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):
     if not isinstance(input, RelationRows) or p != 2 or dim not in (1, -1) or out is not None:
         raise TypeError(
@@ -72,7 +43,7 @@ def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):
     return input.normalize(eps)
 
 
-@_handles(torch.cat, torch.concat, torch.concatenate)
+@handles(torch.cat, torch.concat, torch.concatenate)
 def _cat(tensors, dim=0, *, axis=None, out=None):
     dim = dim if axis is None else axis
     if dim not in (0, -2) or out is not None:
@@ -80,32 +51,32 @@ def _cat(tensors, dim=0, *, axis=None, out=None):
     return RelationRows.cat(list(tensors))
 
 
-@_handles(torch.topk)
+@handles(torch.topk)
 def _topk(input, k, dim=-1, largest=True, sorted=True, *, out=None):
     _refuse_out("topk", out=out)
     return input.topk(k, dim, largest, sorted)
 
 
-@_handles(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
+@handles(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
 def _add(a, b, *, alpha=1, out=None):
     _refuse_out("add", out=out)
     b = b if alpha == 1 else b * alpha
     return a + b if isinstance(a, RelationRows) else b + a
 
 
-@_handles(torch.sub, torch.subtract, Tensor.sub, Tensor.__sub__)
+@handles(torch.sub, torch.subtract, Tensor.sub, Tensor.__sub__)
 def _sub(a, b, *, alpha=1, out=None):
     _refuse_out("sub", out=out)
     b = b if alpha == 1 else b * alpha
     return a - b if isinstance(a, RelationRows) else (-b) + a
 
 
-@_handles(Tensor.__rsub__)
+@handles(Tensor.__rsub__)
 def _rsub(a, b):
     return _sub(b, a)
 
 
-@_handles(Tensor.add_, Tensor.__iadd__)
+@handles(Tensor.add_, Tensor.__iadd__)
 def _add_to_dense(dense, rows, *, alpha=1):
     """dense += rows: dense changes in place, and what comes back is rows again, so that what follows stays lazy."""
     if dense.shape != rows.shape:
@@ -122,18 +93,18 @@ def _add_to_dense(dense, rows, *, alpha=1):
     return RelationRows.from_dense(dense)
 
 
-@_handles(Tensor.sub_, Tensor.__isub__)
+@handles(Tensor.sub_, Tensor.__isub__)
 def _sub_from_dense(dense, rows, *, alpha=1):
     return _add_to_dense(dense, rows, alpha=-alpha)
 
 
-@_handles(torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
+@handles(torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
 def _mul(a, b, *, out=None):
     _refuse_out("mul", out=out)
     return a * b if isinstance(a, RelationRows) else b * a
 
 
-@_handles(torch.div, torch.divide, torch.true_divide)
+@handles(torch.div, torch.divide, torch.true_divide)
 def _div(a, b, *, rounding_mode=None, out=None):
     _refuse_out("div", rounding_mode=rounding_mode, out=out)
     if not isinstance(a, RelationRows):
@@ -141,19 +112,19 @@ def _div(a, b, *, rounding_mode=None, out=None):
     return a / b
 
 
-@_handles(torch.neg, torch.negative)
+@handles(torch.neg, torch.negative)
 def _neg(a, *, out=None):
     _refuse_out("neg", out=out)
     return -a
 
 
-@_handles(torch.lerp, Tensor.lerp)
+@handles(torch.lerp, Tensor.lerp)
 def _lerp(start, end, weight, *, out=None):
     _refuse_out("lerp", out=out)
     return start * (1 - weight) + end * weight
 
 
-@_handles(Tensor.expand_as)
+@handles(Tensor.expand_as)
 def _expand_as(tensor, rows):
     """[B, 1], which scales rows as the expanded matrix would, and stays [B, 1] through arithmetic of its own (1 −
     α)."""
@@ -164,23 +135,23 @@ def _expand_as(tensor, rows):
     raise TypeError(f"expand_as: {tuple(tensor.shape)} is not [rows, 1]; use .dense() of the RelationRows")
 
 
-@_handles(torch.detach)
+@handles(torch.detach)
 def _detach(rows):
     return rows.detach()
 
 
-@_handles(torch.clone)
+@handles(torch.clone)
 def _clone(rows, *, memory_format=None):
     return rows.clone()
 
 
-@_handles(torch.norm, torch.functional.norm)
+@handles(torch.norm, torch.functional.norm)
 def _norm(input, p="fro", dim=None, keepdim=False, out=None, dtype=None):
     _refuse_out("norm", out=out, dtype=dtype)
     return _row_lengths(input, p, dim, keepdim)
 
 
-@_handles(torch.linalg.norm, torch.linalg.vector_norm)
+@handles(torch.linalg.norm, torch.linalg.vector_norm)
 def _linalg_norm(x, ord=None, dim=None, keepdim=False, *, dtype=None, out=None):
     _refuse_out("norm", out=out, dtype=dtype)
     return _row_lengths(x, 2 if ord is None else ord, dim, keepdim)
@@ -196,13 +167,13 @@ def _row_lengths(x, p, dim, keepdim):
     return norm[:, None] if keepdim else norm
 
 
-@_handles(torch.square)
+@handles(torch.square)
 def _square(x, *, out=None):
     _refuse_out("square", out=out)
     return _pow(x, 2)
 
 
-@_handles(torch.pow)
+@handles(torch.pow)
 def _pow(x, exponent, *, out=None):
     _refuse_out("pow", out=out)
     if not isinstance(x, RelationGradient):
@@ -210,7 +181,7 @@ def _pow(x, exponent, *, out=None):
     return x.pow(exponent)
 
 
-@_handles(torch.sum)
+@handles(torch.sum)
 def _sum(x, dim=None, keepdim=False, *, dtype=None, out=None):
     _refuse_out("sum", dtype=dtype, out=out)
     if not isinstance(x, RelationGradientSquare):
@@ -218,21 +189,21 @@ def _sum(x, dim=None, keepdim=False, *, dtype=None, out=None):
     return x.sum(dim, keepdim)
 
 
-@_handles(torch.flatten)
+@handles(torch.flatten)
 def _flatten(x, start_dim=0, end_dim=-1):
     if not isinstance(x, RelationGradient):
         raise TypeError(f"flatten does not take {type(x).__name__}; use .dense()")
     return x.flatten(start_dim, end_dim)
 
 
-@_handles(torch.reshape)
+@handles(torch.reshape)
 def _reshape(x, shape):
     if not isinstance(x, RelationGradient):
         raise TypeError("reshape does not take RelationRows; use .dense()")
     return x.view(*shape)
 
 
-@_handles(torch.autograd.grad)
+@handles(torch.autograd.grad)
 def _autograd_grad(
     outputs,
     inputs,

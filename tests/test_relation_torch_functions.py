@@ -9,8 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from relation_cases import catalogue, factors, relative, weights
 
-from mmssl_fast import reference
-from mmssl_fast.ops import item_tiles
+from mmssl_fast import reference, tiles
 from mmssl_fast.relation import RelationGradient, RelationRows
 
 N_ROWS, N_ITEMS, D, H = 13, 41, 5, 17
@@ -104,8 +103,8 @@ def test_in_place_addition_changes_every_name_of_the_rows(rows, other, block):
 
 
 def test_dense_block_takes_rows_in_place_and_goes_on_as_rows(rows, other, block, monkeypatch):
-    monkeypatch.setattr(item_tiles, "TILE_ELEMENTS", 1)
-    monkeypatch.setattr(item_tiles, "MIN_WIDTH", 7)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 1)
+    monkeypatch.setattr(tiles, "MIN_WIDTH", 7)
     start, truth, alias = block.clone(), block + 2 * torch.cat((rows, other)).dense()[:N_ROWS].detach(), block
     block += rows.detach() * 2
     assert isinstance(block, RelationRows) and torch.allclose(alias, truth) and relative(block.dense(), truth) < 1e-12

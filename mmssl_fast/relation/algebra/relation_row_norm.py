@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .relation_carried import CARRIED_SHARE, carried_blocks
-from .relation_parts import check_generated
-from .sampled_dot import sampled_dot
-from .spmm import spmm
+from ...ops.sampled_dot import sampled_dot
+from ...ops.spmm import spmm
+from .cancelled import CARRIED_SHARE, carried_blocks
+from .parts import check_generated
 from .weight_columns import ItemEntries
 
 GRAM_ROWS = 1 << 16

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..static_shapes import is_static, rows_to_rescue
-from .item_tiles import item_tiles
+from ...precision import addmm_, gemm_dtype, mm, mm_out, rounded
+from ...static_shapes import is_static, rows_to_rescue
+from ...tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of
-from .rounded_products import addmm_, gemm_dtype, mm, mm_out, rounded
 
 MIRROR_BLOCKS = 6
 KEPT_ELEMENTS = 1 << 22  # of g W, less than half of W: 16 MiB of float32
