@@ -573,10 +573,9 @@ def test_resuming_makes_no_file_elsewhere(folder, whole, tmp_path, monkeypatch, 
 def test_overwrite_removes_the_states_of_an_earlier_run(folder, whole, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    (run / "state").mkdir()
     (run / "state" / "0000000099.json").write_text("{}")
     assert main([*begin(folder, run, "--epochs", "1"), "--overwrite"]) == 0
-    assert not (run / "state").exists()
+    assert {path.name for path in (run / "state").iterdir()} == {"0000000008.json", "0000000008.safetensors"}
 
 
 # --- only sound states -----------------------------------------------------------------------------------------------
