@@ -1,6 +1,10 @@
 """What ends a command with one line instead of a traceback."""
 
+import json
 import re
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _LONGEST = 600
@@ -42,6 +46,22 @@ class NonFiniteLoss(RuntimeError):
 
 class WorkerFailed(RuntimeError):
     """A worker process failed unexpectedly; what it printed says how."""
+
+
+def install_command(extra: str) -> str:
+    """How to install mmssl_fast with an extra: from the checkout or wheel that it came from, where that is still there.
+
+    Never by its name alone, which no package index knows: whoever registered it there would be installed.
+    """
+    try:
+        text = metadata.distribution("mmssl_fast").read_text("direct_url.json")
+        place = urlsplit(json.loads(text or "{}").get("url", ""))
+    except (metadata.PackageNotFoundError, ValueError, AttributeError):
+        place = urlsplit("")
+    path = Path(unquote(place.path))
+    if place.scheme == "file" and path.exists():
+        return f'pip install "{path}[{extra}]"'
+    return f'in the folder of the mmssl_fast checkout: pip install ".[{extra}]"'
 
 
 _WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",

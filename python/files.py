@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -56,18 +57,36 @@ def write_text(path: Path, text: str, **advice: str) -> None:
     write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), **advice)
 
 
+HEADER = "header"
+
+
 def write_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None, **advice: str) -> None:
-    """{name: contiguous CPU tensor} as safetensors at `path`, whole or not at all."""
+    """{name: contiguous CPU tensor} as safetensors at `path`, whole or not at all.
+
+    The same tensors and metadata give the same bytes. `read_header` reads the metadata.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     def write(temporary: Path) -> None:
         try:
-            save_file(tensors, temporary, metadata)
+            # safetensors writes several keys of metadata in an order that changes from call to call
+            save_file(tensors, temporary, metadata and {HEADER: json.dumps(metadata, sort_keys=True)})
         except SafetensorError as error:  # how the library passes a full disk on
             raise OSError(str(error)) from None
 
     write_with(path, write, **advice)
+
+
+def read_header(found: dict[str, str] | None) -> dict[str, str]:
+    """The metadata that write_tensors was given, from what the file has; earlier versions wrote its keys one by one."""
+    if not found or HEADER not in found:
+        return found or {}
+    try:
+        header = json.loads(found[HEADER])
+        return {str(key): str(value) for key, value in header.items()}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def write_with(path: Path, write: Callable[[Path], object], **advice: str) -> None:

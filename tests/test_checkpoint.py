@@ -138,7 +138,7 @@ def test_state_at_the_end_of_an_epoch(data, tmp_path):
     whole = fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
     states = sorted(path.name for path in (tmp_path / "state").iterdir())
     steps = data.train.nnz // 128 + 1
-    assert states == [f"{2 * steps:010d}.json", f"{2 * steps:010d}.safetensors"]
+    assert states == [f"{n * steps:010d}.{end}" for n in (2, 3) for end in ("json", "safetensors")]
     assert json.loads((tmp_path / "state" / states[0]).read_text())["state"]["where"] == "after epoch 2"
     assert_same(resumed(tmp_path, data, config), whole)
 
@@ -149,7 +149,7 @@ def test_last_two_are_kept_and_leftovers_of_a_killed_process_go(data, tmp_path):
     for name in (".0000000001.json.77.tmp", "0000000003.safetensors", "notes.txt", "0000000001.json.bak"):
         (tmp_path / "state" / name).write_text("x")
     fit(data, config, checkpoints=EachStep(tmp_path, data, config))
-    last = (data.train.nnz // 128 + 2) * 2  # an epoch ends with a state more
+    last = (data.train.nnz // 128 + 2) * 2 - 1  # the first epoch ends with a state more
     there = {path.name for path in (tmp_path / "state").iterdir()}
     states = {f"{step:010d}.{end}" for step in (last - 1, last) for end in ("json", "safetensors")}
     assert there == {*states, "notes.txt", "0000000001.json.bak"}
@@ -213,15 +213,17 @@ def test_killed_at_random_moments(processes):
 def test_signal_finishes_the_step_and_says_how_to_go_on(processes, number, code):
     returned, said, step = processes["stopped"][str(int(number))]
     assert returned == code and step > 0
-    assert said.count("\n") == 1 and said.startswith("mmssl-fast: interrupted "), said
-    assert "mmssl-fast train --resume " in said
+    *epochs, last = said.splitlines()
+    assert all(line.startswith("MMSSL epoch ") for line in epochs)
+    assert last.startswith("mmssl-fast: interrupted ") and "mmssl-fast train --resume " in last, said
 
 
 @pytest.mark.parametrize("limit", [300, 20_000])
 def test_disk_that_really_ends(processes, limit):
     """The operating system refuses to let any file grow further: one line, exit code 2, no half-written file."""
     code, said, left = processes["full"][str(limit)]
-    assert code == 2 and said.count("\n") == 1 and "cannot be written" in said, said
+    assert code == 2 and "cannot be written" in said.splitlines()[-1], said
+    assert all(line.startswith("MMSSL epoch ") for line in said.splitlines()[:-1]), said
     assert not left
 
 
@@ -280,7 +282,7 @@ def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatc
 
 
 def test_command_resumes_to_the_same_run(folder, whole, tmp_path, monkeypatch, capsys):
-    """The model, the lines of metrics and the result; the states are gone afterwards."""
+    """The model, the lines of metrics and the result; of the states the last one stays, for more epochs."""
     run = tmp_path / "run"
     interrupted_at(monkeypatch, 13)
     assert main(begin(folder, run, "--epochs", "6")) == 130
@@ -290,7 +292,7 @@ def test_command_resumes_to_the_same_run(folder, whole, tmp_path, monkeypatch, c
     capsys.readouterr()
     assert main(["train", "--resume", str(run)]) == 0
     assert "note: resumed from the state in epoch 2, after step 5 of 8" in capsys.readouterr().err
-    assert same_model(whole, run) and not (run / "state").exists()
+    assert same_model(whole, run) and len(list((run / "state").iterdir())) == 2
     lines = [[json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()] for one in (whole, run)]
     assert [(line["epoch"], line["losses"]) for line in lines[0]] == [
         (line["epoch"], line["losses"]) for line in lines[1]
@@ -391,8 +393,9 @@ def test_other_data_is_refused(data, copied):
     "values, part",
     [
         ({"train__seed": 5}, r"train\.seed was 0 when the run began, is 5 now"),
+        ({"train__epochs": 3}, r"train\.epochs was 4 when the run began, is 3 now"),  # more are allowed
         ({"model__hidden": [3, 4]}, r"model\.hidden was \[\] .* is \[3, 4\] now"),
-        ({"system": "lightgcn", "train__epochs": 9}, r"model\.system was 'mmssl' .*, is 'lightgcn' now \(and 1 more"),
+        ({"system": "lightgcn", "train__epochs": 3}, r"model\.system was 'mmssl' .*, is 'lightgcn' now \(and 1 more"),
     ],
 )
 def test_other_configuration_is_refused(data, copied, values, part):
@@ -572,10 +575,9 @@ def test_resuming_makes_no_file_elsewhere(folder, whole, tmp_path, monkeypatch, 
 def test_overwrite_removes_the_states_of_an_earlier_run(folder, whole, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    (run / "state").mkdir()
     (run / "state" / "0000000099.json").write_text("{}")
     assert main([*begin(folder, run, "--epochs", "1"), "--overwrite"]) == 0
-    assert not (run / "state").exists()
+    assert {path.name for path in (run / "state").iterdir()} == {"0000000008.json", "0000000008.safetensors"}
 
 
 # --- only sound states -----------------------------------------------------------------------------------------------

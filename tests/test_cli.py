@@ -256,7 +256,7 @@ def test_missing_extra_is_one_sentence(capsys, monkeypatch):
     for name in [name for name in sys.modules if name == "typer" or name.startswith(loaded)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "typer", None)
-    fails(capsys, ["train"], "typer", "pip install mmssl_fast[train]")
+    fails(capsys, ["train"], "typer", "pip install", '[train]"')
 
 
 def test_installed_command_and_closed_pipe(run):
@@ -278,3 +278,142 @@ def test_tiktok_is_read(capsys):
     assert main(["data", "check", str(path), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["users"], summary["items"], summary["interactions"]["train"]) == (9308, 6710, 59541)
+
+
+# --- a refusal leaves nothing behind ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("more", [[], ["--compare"]])
+def test_system_that_refuses_leaves_no_folder_and_the_corrected_command_works(folder, tmp_path, capsys, more):
+    """40 items allow 39 dimensions, 4 heads 36 of them; the second command is the first with what the message says."""
+    out = tmp_path / "new" / "run"
+    command = ["train", "--data", str(folder), "--system", "svd", "--threads", "1", "--out", str(out), *more]
+    fails(capsys, command, "set model.dim to 36 or less")
+    assert list(tmp_path.iterdir()) == []
+    assert main([*command, "--set", "model.dim=36"]) == 0
+
+
+def test_refusal_keeps_the_run_that_was_to_be_overwritten(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(folder), "--out", str(out), *SMALL]) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    refused = ["--overwrite", "--threads", "1", "--batch", "1", "--system", "mmssl"]
+    fails(capsys, ["train", "--data", str(folder), "--out", str(out), *refused], "needs at least 2")
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "command, fragment",
+    [
+        (["tune", "--system", "svd", "--space", "SPACE", "--out", "tuned"], "model.dim"),
+        (["tune", "--system", "lightgcn", "--device", "cuda:77", "--out", "tuned"], "cuda:77"),
+        (["reproduce", "table2", "--systems", "svd", "--seeds", "1", "--out", "tuned"], "model.dim"),
+    ],
+)
+def test_other_commands_leave_no_folder_either(folder, tmp_path, monkeypatch, capsys, command, fragment):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.toml").write_text("[svd]\npower = [0, 1]\n")
+    command = ["space.toml" if one == "SPACE" else one for one in command]
+    fails(capsys, [*command, "--data", str(folder)], fragment)
+    assert [one.name for one in tmp_path.iterdir()] == ["space.toml"]
+
+
+def test_tune_needs_validation_interactions(tmp_path, monkeypatch, capsys):
+    """Every trial would score 0: refused before the first, with nothing written."""
+    pairs = [f"{u},{(3 * u + n) % 20},{'train' if n < 4 else 'test'}" for u in range(30) for n in range(5)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "interactions.csv").write_text("\n".join(["user,item,split", *pairs]) + "\n")
+    np.save(tmp_path / "data" / "image_feat.npy", np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32))
+    out = tmp_path / "tuned"
+    fails(capsys, ["tune", "--data", str(tmp_path / "data"), "--system", "lightgcn", "--out", str(out)],
+          "no validation interactions", '"val"')  # fmt: skip
+    assert not out.exists()
+
+
+# --- what is said --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("arguments, shown", [([], "Commands:"), (["data"], "check"), (["--version"], "mmssl-fast 0.")])
+def test_help_and_version_alone_are_no_mistake(capsys, arguments, shown):
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert shown in captured.out and captured.err == ""
+
+
+def test_a_line_an_epoch_without_a_terminal(folder, tmp_path, capsys):
+    assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " epoch " in line]
+    assert [line.partition(":")[0] for line in lines] == ["LightGCN epoch 1/2", "LightGCN epoch 2/2"]
+    assert all("bpr 0." in line and "validation recall@20 0." in line for line in lines)
+
+
+def test_evaluate_and_train_name_the_system_alike(run, folder, tmp_path, capsys):
+    assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert "LightGCN on data, test: " in capsys.readouterr().out
+    assert main(["evaluate", str(run)]) == 0
+    assert "LightGCN on data, test: " in capsys.readouterr().out
+
+
+def test_plan_of_more_interactions_than_pairs_is_refused(capsys):
+    fails(capsys, ["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "101"],
+          "101 interactions are more than the 100 pairs")  # fmt: skip
+    assert main(["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "100"]) == 0
+
+
+def test_run_that_has_not_ended_says_so(folder, tmp_path, monkeypatch, capsys):
+    written, out = RunFolder.epoch_ended, tmp_path / "run"
+
+    def interrupted(self, record):
+        written(self, record)
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "epoch_ended", interrupted)
+    assert main(["train", "--data", str(folder), "--out", str(out), *SMALL, "--epochs", "9"]) == 130
+    said = f"{out}: has not ended, it is after epoch 2 of at most 9; mmssl-fast train --resume {out} goes on"
+    for command in (["evaluate", str(out)], ["recommend", str(out / "model.safetensors"), "--users", "user001"]):
+        capsys.readouterr()
+        assert main(command) == 0
+        assert capsys.readouterr().err.startswith(f"note: {said}")
+    fails(capsys, ["report", str(out), "--out", str(tmp_path / "page.html")], said)
+    (out / "model.safetensors").unlink()
+    fails(capsys, ["evaluate", str(out)], "has no model yet", f"train --resume {out}")
+
+
+@pytest.fixture(scope="module")
+def newcomers(tmp_path_factory):
+    """Users and items with held-out interactions only: a folder, and a run of SVD on it."""
+    place = tmp_path_factory.mktemp("newcomers")
+    rows = [f"u{u},i{(7 * u + n * n) % 20},{'train' if n < 4 else 'test'}" for u in range(30) for n in range(6)]
+    rows += [f"new{u},i{n},test" for u in range(3) for n in range(4)] + [f"u{u},cold,test" for u in range(5)]
+    (place / "data").mkdir()
+    (place / "data" / "interactions.csv").write_text("\n".join(["user,item,split", *rows]) + "\n")
+    items = sorted({row.split(",")[1] for row in rows})
+    (place / "data" / "items.csv").write_text("\n".join(["item", *items]) + "\n")
+    np.save(place / "data" / "image_feat.npy", np.ones((len(items), 2), np.float32))
+    command = ["train", "--data", str(place / "data"), "--system", "svd", "--set", "model.dim=8", "--threads", "1"]
+    assert main([*command, "--out", str(place / "run")]) == 0
+    return place, command
+
+
+def test_breakdown_of_new_users_and_cold_items_is_printed(newcomers, tmp_path, capsys):
+    place, command = newcomers
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    trained = capsys.readouterr().out
+    assert main(["evaluate", str(place / "run")]) == 0
+    evaluated = capsys.readouterr().out
+    for printed in (trained, evaluated):
+        assert all(name in printed for name in ("known users", "new users", "known items", "cold items"))
+    assert main(["evaluate", str(place / "run"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["breakdown"]
+    assert found["new users"]["users"] == 3 and found["new users"]["pairs"] == 12 and found["cold items"]["pairs"] == 5
+    kept = json.loads((place / "run" / "result.json").read_text())["breakdown"]
+    assert all(found[name] == pytest.approx(kept[name]) for name in kept) and found.keys() == kept.keys()
+
+
+def test_lists_of_new_users_are_the_most_popular_items_and_said_to_be(newcomers, capsys):
+    place, _ = newcomers
+    assert main(["recommend", str(place / "run"), "--users", "new0,new1,u3", "--k", "3"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "note: 2 users have no training interactions to go by; their lists are the most popular items, with score 0\n"
+    )
+    assert main(["recommend", str(place / "run"), "--users", "u3"]) == 0
+    assert capsys.readouterr().err == ""

@@ -1,5 +1,6 @@
 """All-ranking metrics against a literal NumPy implementation, a user at a time."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import scipy.sparse as sp
 import torch
 from mmssl_trainer import ranking
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.ranking import METRICS, ranking_metrics, split_metrics
+from mmssl_trainer.ranking import METRICS, Ranking, ranking_metrics, split_metrics, user_metrics
 
 from mmssl_fast.graph import InteractionGraph
 
@@ -16,7 +17,7 @@ KS = (1, 3, 20)
 
 
 def literal(users, items, heldout, ks, seen=None):
-    """The definitions, written out: every item scored, seen ones dropped, ties to the lower id."""
+    """The definitions, written out: every item scored, seen ones dropped; no two scores are equal."""
     totals = {f"{name}@{k}": 0.0 for name in METRICS for k in ks}
     count = 0
     for user in range(users.shape[0]):
@@ -58,11 +59,11 @@ def test_metrics_equal_literal(n_users, n_items, batch):
 
 
 def test_metrics_tied_scores():
-    """Equal scores rank the lower item id first, whatever the batch."""
+    """Of four tied items one is wanted: it is at each rank with probability 1/4, whatever its id."""
     heldout = sp.csr_array(np.array([[0, 0, 1, 0], [0, 1, 0, 0]], np.float32))
     got = ranking_metrics(torch.ones(2, 3), torch.ones(4, 3), heldout, [1, 2, 3])
-    assert (got["recall@1"], got["recall@2"], got["recall@3"]) == (0.0, 0.5, 1.0)
-    assert got["mrr@3"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert (got["recall@1"], got["recall@2"], got["recall@3"]) == (0.25, 0.5, 0.75)
+    assert got["mrr@3"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 4)
 
 
 def test_ndcg_ideal_counts_all_relevant():
@@ -137,3 +138,83 @@ def test_masking_of_validation_items():
     assert split_metrics(users, items, data, "test", [1])["recall@1"] == 0.0
     assert split_metrics(users, items, data, "test", [1], mask_validation=True)["recall@1"] == 1.0
     assert split_metrics(users, items, data, "val", [1], mask_validation=True)["recall@1"] == 1.0
+
+
+# --- ties, and what the system knows nothing of ----------------------------------------------------------------------
+def in_every_order(score, popularity, wanted, seen, k):
+    """The metrics of one user, averaged over every order of the items that score and popularity leave tied."""
+    unseen = [item for item in range(len(score)) if item not in seen]
+    keys = {item: (-score[item], -popularity[item]) for item in unseen}
+    tied = [[item for item in unseen if keys[item] == key] for key in sorted(set(keys.values()))]
+    lists = [list(itertools.chain(*orders)) for orders in itertools.product(*map(itertools.permutations, tied))]
+    totals = np.zeros(len(METRICS))
+    for ranked in lists:
+        hits = [item in wanted for item in ranked[:k]]
+        gain = sum(1 / math.log2(place + 2) for place, hit in enumerate(hits) if hit)
+        ideal = sum(1 / math.log2(place + 2) for place in range(min(k, len(wanted))))
+        first = next((1 / (place + 1) for place, hit in enumerate(hits) if hit), 0.0)
+        totals += (sum(hits) / len(wanted), sum(hits) / k, gain / ideal, any(hits), first)
+    return totals / len(lists)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("seed", range(6))
+def test_tied_items_count_as_in_every_order_of_them(seed, k):
+    """Expected values over all orders, popularity decided first; some held-out items are left out of the ranking."""
+    rng = np.random.default_rng(seed)
+    items, popularity = rng.integers(1, 4, (7, 1)), rng.integers(0, 2, 7)
+    users = np.array([[1.0], [0.0], [-1.0]])
+    kinds = rng.integers(0, 3, (3, 7))
+    kinds[:, 0] = 2
+    seen = sp.csr_array((kinds == 1).astype(np.float32))
+    heldout = sp.csr_array(((kinds == 2) | (rng.random((3, 7)) < 0.1)).astype(np.float32))
+    tensors = torch.from_numpy(users), torch.from_numpy(items.astype(float))
+    who, got = user_metrics(*tensors, heldout, k, InteractionGraph.from_scipy(seen), popularity=popularity)
+    assert who.tolist() == [0, 1, 2]
+    for user in range(3):
+        wanted, left_out = (set(matrix[[user]].indices.tolist()) for matrix in (heldout, seen))
+        want = in_every_order(users[user, 0] * items[:, 0], popularity, wanted, left_out, k)
+        assert [got[name][user] for name in METRICS] == pytest.approx(want.tolist(), abs=1e-12)
+
+
+def test_user_without_embedding_gets_the_most_popular_items():
+    """Not items 0, 1, 2, …: scores are all 0, and popularity decides."""
+    popularity = np.array([1, 5, 0, 9, 7])
+    _, best = Ranking(torch.randn(5, 3), popularity).best(torch.zeros(1, 3), torch.tensor([0]), 4)
+    assert best.tolist() == [[3, 4, 1, 0]]
+
+
+def test_items_without_embedding_come_last_by_popularity():
+    """Items 1, 2 and 4 score 0, above the −1 of item 0; that says nothing of them. Item 4 is seen."""
+    items = torch.tensor([[-1.0], [0.0], [0.0], [2.0], [0.0]])
+    seen = InteractionGraph.from_pairs([0], [4], 1, 5)
+    ranking = Ranking(items, np.array([3, 1, 2, 4, 9]), seen)
+    scores, best = ranking.best(torch.ones(1, 1), torch.tensor([0]), 6)
+    assert best.tolist() == [[3, 0, 2, 1, -1, -1]]
+    assert scores.tolist() == [[2.0, -1.0, 0.0, 0.0, -math.inf, -math.inf]]
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_metrics_and_lists_do_not_change_with_the_numbering(k):
+    """Users and items permuted, with ties of every kind: equal rows, zero rows of users and of items."""
+    rng = np.random.default_rng(0)
+    users, items, heldout, seen, _ = catalogue(50, 30, seed=1)
+    users[::7], items[::4] = 0, 0
+    items[1::4] = items[1]
+    items = items.round(decimals=1)
+    popularity, names = rng.integers(0, 4, 30), rng.integers(0, 2**40, 30)
+    metrics = ranking_metrics(users, items, heldout, [k], InteractionGraph.from_scipy(seen), 16, popularity)
+    lists = best_names(users, items, seen, popularity, names, k)
+    for _ in range(5):
+        at, to = rng.permutation(50), rng.permutation(30)
+        moved = users[at], items[to], heldout[at][:, to]
+        graph = InteractionGraph.from_scipy(seen[at][:, to])
+        again = ranking_metrics(*moved, [k], graph, 16, popularity[to])
+        assert again == pytest.approx(metrics, abs=1e-12)
+        assert best_names(users[at], items[to], seen[at][:, to], popularity[to], names[to], k) == [lists[u] for u in at]
+
+
+def best_names(users, items, seen, popularity, names, k):
+    ranking = Ranking(items, popularity, InteractionGraph.from_scipy(seen), names.astype(np.uint64))
+    _, best = ranking.best(users, torch.arange(len(users)), k)
+    return [[int(names[item]) for item in row if item >= 0] for row in best.tolist()]

@@ -249,5 +249,7 @@ def test_command_names_the_state_that_is_kept(tmp_path, monkeypatch, capsys):
     every = ["--set", "train.checkpoint_every=1", "--set", "train.sample_over=interactions"]
     assert main(["train", "--data", str(data), "--out", str(run), *arguments, *every]) == 1
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "epoch" in said and "is kept in" in said and str(run / "state") in said
+    *epochs, last = said.splitlines()
+    assert all(line.startswith("MMSSL epoch ") for line in epochs)
+    assert "epoch" in last and "is kept in" in last and str(run / "state") in last
     state_file.read(state_file.newest(run / "state"))

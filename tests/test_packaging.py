@@ -1,5 +1,6 @@
 """What is shipped, what it is linked with, what imports what, and what a build says when something is missing."""
 
+import ast
 import email
 import importlib
 import os
@@ -189,7 +190,11 @@ def test_imports_go_down_and_form_no_cycle():
     assert import_graph.upward(found) == []
 
 
-MANY_FILES = {"mmssl_fast/ops": "one module each", "python/systems": "one file a system"}
+MANY_FILES = {
+    "mmssl_fast/ops": "one module each",
+    "python/systems": "one file a system",
+    "python/cli": "one file for each command",
+}
 
 
 def test_folders_are_small_or_say_why_not():
@@ -508,3 +513,55 @@ def test_real_nvcc_behind_a_wrapper_names_its_toolkit(machine, monkeypatch):
     found = toolkit.inspect("PATH", [str(machine.folder / "path/nvcc")], release)
     assert found.release == release and Path(found.root, "bin/nvcc").exists()
     assert any(Path(folder, "cuda_runtime.h").exists() for folder in found.include_dirs)
+
+
+# --- what to install -------------------------------------------------------------------------------------------------
+def test_one_extra_holds_all_that_the_trainer_imports():
+    """README's installation is ".[train]"; every command works after it."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    installed = {re.match(r"[\w-]+", each)[0] for each in named}
+    imported = set()
+    for path in (ROOT / "python").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    ours = {"mmssl_fast", "mmssl_trainer"}
+    assert "optuna" in imported and imported - set(sys.stdlib_module_names) - ours <= installed
+
+
+@pytest.mark.parametrize(
+    "url, said",
+    [
+        (None, 'in the folder of the mmssl_fast checkout: pip install ".[train]"'),
+        ("file://{}/check%20out", 'pip install "{}/check out[train]"'),
+        ("file://{}/gone", 'in the folder of the mmssl_fast checkout: pip install ".[train]"'),
+        ("https://example.org/mmssl_fast.whl", 'in the folder of the mmssl_fast checkout: pip install ".[train]"'),
+    ],
+)
+def test_advice_never_names_the_project_on_an_index(tmp_path, monkeypatch, url, said):
+    """No project of that name is on the index; whoever registers it would be installed."""
+    import json
+    from importlib import metadata
+
+    from mmssl_trainer.errors import install_command
+
+    class Found:
+        def read_text(self, name):
+            assert name == "direct_url.json"
+            return url and json.dumps({"url": url.format(tmp_path)})
+
+    (tmp_path / "check out").mkdir()
+    monkeypatch.setattr(metadata, "distribution", lambda name: Found())
+    assert install_command("train") == said.format(tmp_path)
+
+
+def test_no_message_or_page_says_to_install_the_bare_name():
+    paths = [*(ROOT / "python").rglob("*.py"), *(ROOT / "mmssl_fast").rglob("*.py"), *ROOT.glob("*.md")]
+    paths += [*(ROOT / "docs").glob("*.md"), *(ROOT / "kernels").glob("*.py")]
+    for path in paths:
+        assert not re.search(r"pip install\s+[\"']?mmssl", path.read_text(encoding="utf-8")), path

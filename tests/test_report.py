@@ -121,3 +121,20 @@ def test_a_part_that_is_not_mmssls_is_named(structural):
     notes = _not_run({"test": {"users": 1}, "val": {"users": 1}, "best_epoch": 0}, [], config)
     assert "Parts of MMSSL that are off: gumbel." in notes
     assert any("not part of MMSSL" in note for note in notes) == structural
+
+
+def test_baselines_fitted_beside_a_run_are_shown(runs, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "page.html"
+    arguments = ["--system", "mf", "--epochs", "1", "--threads", "1", "--batch", "64", "--compare"]
+    assert main(["train", "--data", str(runs / "data"), "--out", str(run), *arguments]) == 0
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    found = json.loads((run / "baselines.json").read_text())
+    assert set(found) == {"popularity", "lightgcn"}
+    text = out.with_suffix(".md").read_text()
+    for name, title in (("popularity", "popularity"), ("lightgcn", "LightGCN")):
+        test = found[name]["test"]
+        assert f"| {title} | {test['recall@20']:.4f} | {test['precision@20']:.4f} | {test['ndcg@20']:.4f} |" in text
+    assert "Fitted beside it" in out.read_text()
+    (run / "baselines.json").write_text("[1]")
+    assert main(["report", str(run), "--out", str(out)]) == 2
+    assert "baselines.json" in capsys.readouterr().err

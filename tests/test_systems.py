@@ -514,7 +514,7 @@ def test_svd_ranks_better_than_popularity(data):
 
 
 def test_svd_refuses_a_rank_that_there_is_not(data):
-    with pytest.raises(InputError, match=r"model\.dim = 100 and 150 users, 100 items: set model.dim to 99 or less"):
+    with pytest.raises(InputError, match=r"model\.dim = 100 and 150 users, 100 items: set model.dim to 96 or less"):
         fit(data, configured("svd", model__dim=100))
     one = sp.csr_array(np.ones((1, 8), np.float32))
     alone = Dataset("alone", "made", 1, 8, one, 0 * one, 0 * one, {})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mmssl_trainer import threads
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.study.processes import sharing
 
 GROUPS = "sys/fs/cgroup/"
@@ -277,7 +277,7 @@ void GOMP_parallel(void (*function)(void *), void *data, unsigned threads, unsig
 ONE_STEP = """
 import ctypes, sys, torch
 from mmssl_fast import InteractionGraph, sample_bpr
-from mmssl_trainer.config.sections import load
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.systems import create
 from mmssl_trainer.systems.base import Batch

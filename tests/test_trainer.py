@@ -444,6 +444,8 @@ def test_overwrite_replaces_the_run_and_keeps_the_rest(data, tmp_path):
     (tmp_path / "run" / "notes.txt").write_text("mine")
     config = configured(train__epochs=1, train__seed=9)
     folder = run_folder.RunFolder(tmp_path / "run", data, config, overwrite=True)
+    assert (folder.path / "result.json").exists()  # until the system accepts
+    folder.accepted()
     assert {one.name for one in folder.path.iterdir()} == {"config.toml", "metrics.jsonl", "notes.txt"}
     assert (folder.path / "config.toml").read_text() == to_toml(config)
 

@@ -1,1 +1,1 @@
-"""The command mmssl-fast, one file a command. Serves people at a terminal; from Python there is api.py."""
+"""The command mmssl-fast: one file for each command, app.py with their table, options.py with what several take."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
+
+from mmssl_fast import __version__
 
 from .benchmark import benchmark
 from .data_check import data_check
@@ -17,12 +21,29 @@ from .tune import tune
 
 app = typer.Typer(
     help="Train, evaluate and use multi-modal self-supervised recommendation (MMSSL).",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at data before training on it.")
+
+
+@app.callback(invoke_without_command=True)
+def whole(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(f"mmssl-fast {__version__}")
+        raise typer.Exit
+    help_without_command(context)
+
+
+@data_app.callback(invoke_without_command=True)
+def help_without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
 
 for command in (train, evaluate, recommend):
     app.command()(command)

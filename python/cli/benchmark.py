@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, install_command
 
 
 def benchmark(
@@ -74,6 +74,11 @@ def _show_plan(
         raise InputError(f"benchmark --plan: {error}") from None
     if min(*counts, *modalities) < 1:
         raise InputError(f"benchmark --plan: sizes must be positive, got {counts} and widths {list(modalities)}")
+    if counts[2] > counts[0] * counts[1]:
+        raise InputError(
+            f"benchmark --plan: {counts[2]:,} interactions are more than the {counts[0] * counts[1]:,} pairs of "
+            f"{counts[0]:,} users and {counts[1]:,} items; give fewer --interactions"
+        )
     sizes = Sizes(*counts[:3], modalities, hidden=(hidden, max(1, hidden // 2)))
     shown, sentences = cost.table(sizes, device, allowed)
     OUT.print(shown)
@@ -91,6 +96,6 @@ def run_benchmarks(checkout: Path, arguments: list[str]) -> int:
         )
     for module, package in (("pytest", "pytest"), ("pytest_benchmark", "pytest-benchmark")):
         if importlib.util.find_spec(module) is None:
-            raise InputError(f"{package} is not installed; pip install mmssl_fast[bench]")
+            raise InputError(f"{package} is not installed; {install_command('bench')}")
     command = [sys.executable, "-P", "-m", "pytest", "benchmarks", "--benchmark-only", *arguments]
     return subprocess.run(command, cwd=checkout, check=False).returncode

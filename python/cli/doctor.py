@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .. import threads
+from ..errors import install_command
 from .options import JsonOption
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-PACKAGES = ("torch", "numpy", "scipy", "triton", "typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow")
+PACKAGES = (
+    "torch", "numpy", "scipy", "triton", "typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2",
+    "optuna",
+)  # fmt: skip
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -43,7 +47,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     for name in PACKAGES:
         findings[name] = _version(name)
         if findings[name] == "not installed" and name not in ("triton", "torch", "numpy", "scipy"):
-            problems.append(f"{name} is not installed; pip install mmssl_fast[train]")
+            problems.append(f"{name} is not installed; {install_command('train')}")
     try:
         import mmssl_fast
     except ImportError as error:

@@ -36,23 +36,32 @@ def evaluate(
     """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
     from ..api import evaluate as evaluate_model
     from ..api import load
+    from ..config.names import title as title_of
     from ..console import output, tables
-    from ..ranking import DEFAULT_KS, check_list_lengths
+    from ..ranking import DEFAULT_KS, breakdown, check_list_lengths
+    from ..runs.folder import unfinished
 
     ks = k or DEFAULT_KS
     model = load(run)
     check_list_lengths("--k", ks, model.interactions.n_items)
+    groups = {}
     if cold:
         from ..runs.cold import cold_metrics
 
         model, metrics = cold_metrics(run, split, ks, mask_validation)
     else:
         metrics = evaluate_model(model, split, ks, mask_validation)
+        groups = breakdown(model.users, model.items, model.interactions, split, ks, mask_validation)
     if not metrics["users"]:
         raise InputError(f"{run}: its data has no {split} interactions")
+    if note := unfinished(run):
+        output.ERR.print(f"note: {note}", markup=False)
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print(json.dumps(metrics | ({"breakdown": groups} if groups else {}), indent=2))
     else:
-        title = f"{model.metadata.get('system', '')} on {model.interactions.name}, {split}: {metrics['users']} users"
+        system = title_of(model.metadata.get("system", ""))
+        title = f"{system} on {model.interactions.name}, {split}: {metrics['users']:,} users"
         title += f", {metrics['candidates']} cold items alone ranked" if cold else ""
         output.OUT.print(tables.metrics_table(title, metrics))
+        if groups:
+            output.OUT.print(tables.breakdown_table(groups))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import threads
-from ..errors import InputError, Interrupted, NonFiniteLoss, WorkerFailed, as_user_error
+from ..errors import InputError, Interrupted, NonFiniteLoss, WorkerFailed, as_user_error, install_command
 
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in NEEDED:
             raise
-        extra = "tune" if error.name == "optuna" else "train"
-        return _fail(f"the package {error.name} is not installed; pip install mmssl_fast[{extra}]", 2)
+        return _fail(f"the package {error.name} is not installed; {install_command('train')}", 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of stdout has gone, as in `mmssl-fast … | head`

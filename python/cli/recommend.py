@@ -36,12 +36,17 @@ def recommend(
     from ..console import output, tables
     from ..runs import recommend as recommending
     from ..runs import saved_model
+    from ..runs.folder import unfinished
 
     model = saved_model.load(run)
     asked = _asked_users(users, users_from, model.interactions)
     if out is None and asked is None:
         raise InputError("name the users with --users, or a file with --out")
     chunks = recommending.recommend(model, asked, k, exclude)
+    if note := unfinished(run):
+        output.ERR.print(f"note: {note}", markup=False)
+    if count := recommending.by_popularity(model, asked):
+        output.ERR.print(f"note: {recommending.popularity_note(count)}", markup=False)
     if out is None:
         rows = [row for chunk in chunks for row in zip(*(column.tolist() for column in chunk), strict=True)]
         shown = [[str(user), rank, str(item), score] for user, rank, item, score in rows]

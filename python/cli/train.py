@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,7 +60,17 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with the interrupted run in this folder, as it was configured.",
+            help="Go on with the interrupted run in this folder, as it was configured; with more --epochs also with a "
+            "finished one.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Begin another run from the model of this one, with its settings and data unless others are given.",
             show_default=False,
         ),
     ] = None,
@@ -77,7 +88,7 @@ def train(
     from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS
     from ..console import output
     from ..memory import budget
-    from ..ranking import check_list_lengths
+    from ..ranking import breakdown, check_list_lengths
     from ..runs.folder import RunFolder, default_path
     from ..systems import refuse_without_features
     from ..training import signals
@@ -99,12 +110,17 @@ def train(
     }
     if resume is not None:
         config = _resumed_configuration(
-            resume, {"--config": config, "--preset": preset, "--out": out, "--overwrite": overwrite}
+            resume, {"--config": config, "--preset": preset, "--out": out, "--overwrite": overwrite, "--from": start}
         )
     below = None if preset is None else presets.find(preset)
+    if start is not None:
+        below = _configuration_of(start, preset)
+        flags["train.start"] = str(start.resolve()), "--from"
     chosen = configuration(config, flags, settings or [], below)
     if resume is not None:
-        refuse_other(resume, configuration(config, {}, []).model_dump(), chosen.model_dump())
+        began = configuration(config, {}, [])
+        refuse_other(resume, began.model_dump(), chosen.model_dump(), more_epochs=True)
+        _refuse_finished(resume, began, chosen.train.epochs)
     pick_device(chosen.train.device)
     dataset = load_data(**chosen.data.model_dump())
     refuse_without_features(dataset, [chosen.model.system])
@@ -130,37 +146,82 @@ def train(
         output.ERR.print(line, markup=False)
     warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
     compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
-    names = [chosen.model.system]
-    names += [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
-    rows, baselines = [], {}
+    names = [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
+    baselines = {}
     # Within `fit` a signal ends the run after a whole step.
     with signals.raise_on_signal(f"interrupted; {resume_command(place)} goes on"):
-        for name in reversed(names):
-            own = name == chosen.model.system
-            fit, test, seconds = fit_and_test(dataset, chosen, name, *((folder, checkpoints) if own else ()))
-            rows.insert(0, (name, test, seconds))
-            if not own:
-                baselines[name] = {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
-        folder.finish(fit, test, baselines)
-    _show(dataset.name, fit, test, rows, folder.path)
+        fit, test, seconds = fit_and_test(dataset, chosen, chosen.model.system, folder, checkpoints)
+        rows = [(chosen.model.system, test, seconds)]
+        for name in names:
+            other, metrics, seconds = fit_and_test(dataset, chosen, name)
+            rows.append((name, metrics, seconds))
+            baselines[name] = {
+                "test": metrics,
+                "val": other.val,
+                "best_epoch": other.best_epoch,
+                "seconds": seconds,
+            }
+        how = chosen.evaluate
+        groups = breakdown(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
+        folder.finish(fit, test, baselines, groups, keep_state=True)
+    _show(dataset.name, fit, test, rows, folder.path, groups)
 
 
 def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
-    """The configuration of an interrupted run. Raises InputError for a folder that holds none or is finished."""
-    from ..runs.folder import CONFIG, RESULT
+    """The configuration of the run to go on with. Raises InputError for a folder that holds none."""
+    from ..runs.folder import CONFIG
 
     for flag, given in others.items():
         if given:
             raise InputError(f"--resume and {flag} exclude each other; --resume takes all from {run / CONFIG}")
     if not (run / CONFIG).is_file():
-        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run that was interrupted")
-    if (run / RESULT).exists():
-        raise InputError(f"{run}: is finished, its result is in {RESULT}; there is nothing to resume")
+        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run that was interrupted or has ended")
     return run / CONFIG
 
 
-def _show(data: str, fit, test: dict[str, float], rows: list[tuple[str, dict[str, float], float]], folder) -> None:
-    """The end of `train`: the test metrics of the trained system, a comparison where there is one, the folder."""
+def _refuse_finished(run: Path, began, epochs: int) -> None:
+    """Raise InputError where a run is finished and cannot go on to that many epochs."""
+    from ..runs.folder import RESULT, read_epochs
+    from ..systems import create, title
+    from ..training.checkpoints import FOLDER
+    from ..training.state_file import newest
+
+    if not (run / RESULT).exists():
+        return
+    finished = f"{run}: is finished, its result is in {RESULT}"
+    if not create(began.model.system).trains:
+        raise InputError(f"{finished}; {title(began.model.system)} takes no epochs, there is nothing to resume")
+    again = f"mmssl-fast train --from {shlex.quote(str(run))} begins another run from its model"
+    if (taken := len(read_epochs(run))) < began.train.epochs:
+        raise InputError(f"{finished}; it ended early, after epoch {taken}, by train.patience; {again}")
+    if epochs <= began.train.epochs:
+        raise InputError(f"{finished}; to train on, give --epochs above its {began.train.epochs}, or {again}")
+    if newest(run / FOLDER) is None:
+        raise InputError(f"{finished}; it has no state to go on from; {again}")
+
+
+def _configuration_of(run: Path, preset: str | None) -> Path:
+    """The configuration of the run whose model another one begins from."""
+    from ..runs.folder import CONFIG
+
+    if preset is not None:
+        raise InputError(f"--from and --preset exclude each other; --from takes the settings of {run}")
+    path = (run.parent if run.is_file() else run) / CONFIG
+    if not path.is_file():
+        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run with --from")
+    return path
+
+
+def _show(
+    data: str,
+    fit,
+    test: dict[str, float],
+    rows: list[tuple[str, dict[str, float], float]],
+    folder,
+    groups: dict[str, dict[str, float]],
+) -> None:
+    """The end of `train`: the test metrics of the trained system, their breakdown and a comparison where there is one,
+    the folder."""
     from ..config.names import title as title_of
     from ..console import output, tables
 
@@ -170,6 +231,8 @@ def _show(data: str, fit, test: dict[str, float], rows: list[tuple[str, dict[str
         output.OUT.print(tables.metrics_table(f"{title} on {data}, test: {test['users']:,} users{trained}", test))
     else:
         output.OUT.print(f"{title} on {data}{trained}; the data has no test interactions", markup=False)
+    if groups:
+        output.OUT.print(tables.breakdown_table(groups))
     if len(rows) > 1:
         output.OUT.print(tables.comparison_table(f"test on {data}", [(title_of(name), *rest) for name, *rest in rows]))
     output.OUT.print(f"run folder: {folder}", markup=False)

@@ -70,10 +70,10 @@ def tune(
     from ..config import presets
     from ..console import output
     from ..runs.complete import load_data
-    from ..study.processes import sharing
+    from ..study.processes import refuse_what_cannot_fit, sharing
     from ..study.tune import record
     from ..study.tune import space as spaces
-    from ..study.tune.search import Search
+    from ..study.tune.search import JOURNAL, Search, refuse_what_cannot_run
     from ..systems import refuse_without_features
 
     flags = {
@@ -91,6 +91,9 @@ def tune(
     base = sharing(resolved(base), jobs) if jobs > 1 else resolved(base)
     dataset = load_data(**base.data.model_dump())
     refuse_without_features(dataset, [base.model.system])
+    refuse_what_cannot_run(dataset, base, searched)
+    if not (out / JOURNAL).exists():  # a search that goes on may have fewer trials left
+        refuse_what_cannot_fit([base] * jobs, dataset, jobs, "trials")
     found = Search(out, dataset, base, searched, seeds, prune)
     found.run(trials, lambda line: output.ERR.print(line, markup=False), jobs)
     for name in (record.RECORD, record.BEST):

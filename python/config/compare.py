@@ -15,8 +15,12 @@ MAY_DIFFER = (
 )  # fmt: skip
 
 
-def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise InputError where two configurations (as model_dump gives them) differ in a key that matters to a run."""
+def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epochs: bool = False) -> None:
+    """Raise InputError where two configurations (as model_dump gives them) differ in a key that matters to a run.
+    more_epochs: train.epochs may be higher in the new one."""
+    before = old.get("train", {}).get("epochs")
+    if more_epochs and isinstance(before, int) and before < new["train"]["epochs"]:
+        old = {**old, "train": {**old["train"], "epochs": new["train"]["epochs"]}}
     differences = list(_differences(old, new))
     if differences:
         key, before, after = differences[0]

@@ -53,5 +53,8 @@ def system_class(name: str) -> Any:
 
 
 def title(name: str) -> str:
-    """What a system is called in tables: of another package's, its class attribute `title`, else its name."""
-    return _OWN[name][0] if name in _OWN else getattr(system_class(name), "title", name)
+    """What a system is called in tables: of another package's, its class attribute `title`, else its name. A name not
+    in SYSTEMS stays as it is, such as a saved model's whose package is not installed."""
+    if name in _OWN:
+        return _OWN[name][0]
+    return getattr(system_class(name), "title", name) if name in EXTERNAL else name

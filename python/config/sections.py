@@ -229,6 +229,11 @@ class TrainSection(Section):
     refresh_every: int = Field(
         1, ge=1, description="Epochs between renewals of Eq. 8's neighbours. Left open by the paper."
     )
+    start: str = Field(
+        "",
+        description="Run folder, or model file, from whose parameters training starts; empty: from random ones. Its "
+        "users and items must be the data's.",
+    )
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
     patience: int = Field(
         10, ge=0, description="Validations without a better Recall@20 before training stops; 0: never stops early."

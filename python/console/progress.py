@@ -20,10 +20,8 @@ class _Losses(ProgressColumn):
 
 
 class ProgressObserver:
-    """An observer that draws one bar for the run on stderr, with the losses and the time left.
-
-    Used as a context manager. Draws nothing where stderr is no terminal.
-    """
+    """An observer that draws one bar for the run on stderr, with the losses and the time left; where stderr is no
+    terminal it prints a line an epoch instead. Used as a context manager."""
 
     def __init__(self, title: str) -> None:
         self.progress = Progress(
@@ -39,6 +37,8 @@ class ProgressObserver:
 
     def __exit__(self, *_) -> None:
         self.progress.stop()
+
+    def accepted(self) -> None: ...
 
     def resumed(self, fit) -> None:
         self.improved(fit)
@@ -56,7 +56,14 @@ class ProgressObserver:
         self.progress.update(self.task, completed=(epoch - 1) * self.steps + step,
                              description=f"{self.title} epoch {epoch}/{self.epochs}", **fields)  # fmt: skip
 
-    def epoch_ended(self, record: dict[str, Any]) -> None: ...
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        if output.ERR.is_terminal or output.quiet:
+            return
+        parts = [f"{name} {value:.4g}" for name, value in record["losses"].items()]
+        if record.get("val", {}).get("users"):
+            parts.append(f"validation recall@20 {record['val']['recall@20']:.4f}")
+        line = f"{self.title} epoch {record['epoch']}/{self.epochs}: {', '.join(parts)}, {record['seconds']:.1f} s"
+        output.ERR.print(line, markup=False)
 
     def improved(self, fit) -> None:
         self.best = f"best recall@20 {fit.best:.4f}  " if fit.val.get("users") else ""

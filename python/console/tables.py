@@ -27,6 +27,18 @@ def metrics_table(title: str, metrics: dict[str, float]) -> Table:
     return table(title, ["K", *names], [[str(k), *(metrics[f"{name}@{k}"] for name in names)] for k in ks])
 
 
+def breakdown_table(groups: dict[str, dict[str, float]]) -> Table:
+    """ranking.breakdown as a table: each group's sizes, and its metrics at K = 20 or else the largest K."""
+    ks = {int(name.partition("@")[2]) for name in next(iter(groups.values())) if "@" in name}
+    k = 20 if 20 in ks else max(ks)
+    rows = [
+        [name, one["users"], one["pairs"], *(one[f"{metric}@{k}"] for metric in ("recall", "ndcg", "hit"))]
+        for name, one in groups.items()
+    ]
+    title = "by training interactions (new users and cold items have none)"
+    return table(title, ["held-out pairs of", "users", "pairs", f"recall@{k}", f"ndcg@{k}", f"hit@{k}"], rows)
+
+
 def comparison_table(title: str, rows: Iterable[tuple[str, dict[str, float], float]]) -> Table:
     """Systems side by side: (name, test metrics, seconds in all)."""
     cells = [[name, test["recall@20"], test["ndcg@20"], f"{seconds:.1f}"] for name, test, seconds in rows]

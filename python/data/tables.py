@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import InputError, install_command, shown
 from .files import check_gzip, parts_of
 from .names import standard_names
 
@@ -133,7 +133,7 @@ def pyarrow():
     try:
         import pyarrow
     except ImportError:
-        raise InputError("pyarrow is missing, which reads tables; pip install 'mmssl_fast[train]'") from None
+        raise InputError(f"pyarrow is missing, which reads tables; {install_command('train')}") from None
     return pyarrow
 
 

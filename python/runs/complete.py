@@ -52,6 +52,9 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     from ..training.progress import ObserverList
 
     config = config.changed("model", system=name)
+    start = None
+    if folder is not None and config.train.start and not checkpoints.opened:
+        start = _parameters_of(config.train.start, dataset, name)
     started = time.perf_counter()
     with ProgressObserver(title(name)) as progress:
         if folder is None:
@@ -59,7 +62,8 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
         else:
             with signals.defer_signals() as checkpoints.stop:
                 try:
-                    fit = loop.fit(dataset, config, ObserverList(progress, folder), checkpoints=checkpoints)
+                    observers = ObserverList(progress, folder)
+                    fit = loop.fit(dataset, config, observers, checkpoints=checkpoints, start=start)
                 except (NonFiniteLoss, OutOfMemory) as error:
                     kept = f"; the state {checkpoints.last} is kept in {checkpoints.folder}" if checkpoints.last else ""
                     raise type(error)(f"{error}{kept}") from None
@@ -68,6 +72,33 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     how = config.evaluate
     test = split_metrics(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
     return fit, test, seconds
+
+
+def _parameters_of(source: str, dataset, system: str) -> dict[str, Any]:
+    """The parameters of the model in a run folder or file. Raises InputError where it is another system's, or its users
+    or items are others."""
+    from ..systems import create, title
+    from . import saved_model
+
+    model = saved_model.load(source)
+    there = model.metadata.get("system", "")
+    if there != system:
+        raise InputError(f"{source}: is a model of {title(there)}, this run trains {title(system)}")
+    if not create(system).trains:
+        raise InputError(f"{source}: {title(system)} is not trained, so no run can begin from its model")
+    for side, count in (("users", "n_users"), ("items", "n_items")):
+        pairs = [(one, getattr(one, count)) for one in (model.interactions, dataset)]
+        before, now = ([*map(str, getattr(one, f"original_{side}")(range(n)).tolist())] for one, n in pairs)
+        if before != now:
+            other = next((at for at, (old, new) in enumerate(zip(before, now, strict=False)) if old != new), None)
+            what = f"{len(before):,} {side} there, {len(now):,} in {dataset.name}"
+            if other is not None:
+                what = f"row {other} is {shown(before[other])} there, {shown(now[other])} in {dataset.name}"
+            raise InputError(
+                f"{source}: was trained on other {side}: {what}; a run can begin only from a model of the same users "
+                "and items"
+            )
+    return model.parameters
 
 
 def complete(dataset, config, place: Path) -> bool:

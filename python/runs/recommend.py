@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mmssl_fast import InteractionGraph, cosine_topk
+from mmssl_fast import InteractionGraph
 
 from ..data import Dataset
 from ..errors import InputError
 from ..files import write_with
-from ..ranking import check_list_lengths, users_at_once
+from ..ranking import Ranking, check_list_lengths, item_popularity, users_at_once
 from .saved_model import Model
 
 COLUMNS = ("user", "rank", "item", "score")
@@ -24,7 +25,7 @@ EXCLUDE = ("train", "all")
 
 class Recommendations(NamedTuple):
     """Rows of the answer, users in the order asked, best item first. user, item: original ids [n]; rank: int64 from 1;
-    score: float32, the dot product of the embeddings."""
+    score: float32, the dot product of the embeddings, 0 where one of them is zero and popularity decides."""
 
     user: np.ndarray
     rank: np.ndarray
@@ -35,7 +36,8 @@ class Recommendations(NamedTuple):
 def recommend(
     model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train", batch: int = 4096
 ) -> Iterator[Recommendations]:
-    """The k best items of each user, at most `batch` users at a time.
+    """The k best items of each user in the order of `ranking.Ranking`, at most `batch` users at a time; what is tied to
+    the end comes by a hash of the items' ids.
 
     users: original ids, as int or text; None: all. k: from 1 to the number of items; a user with fewer left gets those.
     exclude: "train" leaves out the training interactions (as evaluation does), "all" those of validation and test too.
@@ -49,14 +51,35 @@ def recommend(
     return _chunks(model, known, torch.from_numpy(index), k, _seen(known, exclude), batch)
 
 
+def by_popularity(model: Model, users: Sequence[str | int] | None = None) -> int:
+    """How many of these users have an embedding of zero, so that popularity alone makes their lists."""
+    known = model.interactions
+    zero = (model.users == 0).all(1).numpy()
+    return int(zero.sum() if users is None else zero[known.find_users(list(users))].sum())
+
+
+def popularity_note(count: int) -> str:
+    """What to say of so many users whose embedding is zero."""
+    who = "1 user has" if count == 1 else f"{count:,} users have"
+    return f"{who} no training interactions to go by; their lists are the most popular items, with score 0"
+
+
 def _seen(known: Dataset, exclude: str) -> InteractionGraph:
     seen = known.train if exclude == "train" else known.train.maximum(known.val).maximum(known.test)
     return InteractionGraph.from_scipy(seen)
 
 
+def _hashes(ids: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each id's text, uint64 [n]: the same wherever the id stands."""
+    digests = b"".join(hashlib.blake2b(str(one).encode(), digest_size=8).digest() for one in ids.tolist())
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
 def _chunks(model, known, index, k, seen, batch) -> Iterator[Recommendations]:
+    labels = _hashes(known.original_items(np.arange(known.n_items)))
+    ranking = Ranking(model.items, item_popularity(known), seen, labels)
     for chunk in index.split(users_at_once(batch, k)):
-        values, items = cosine_topk(model.users[chunk], model.items, k, seen=seen.rows(chunk), kind="dot")
+        values, items = ranking.best(model.users[chunk], chunk, k)
         there = (items >= 0).numpy()
         row, column = np.nonzero(there)
         yield Recommendations(

@@ -18,9 +18,10 @@ from mmssl_fast import InteractionGraph, __version__
 from ..config.sections import Config
 from ..data import SPLITS, Dataset
 from ..errors import InputError
-from ..files import write_tensors
+from ..files import read_header, write_tensors
 from ..systems import create
 from ..systems.base import System
+from ..training.checkpoints import resume_command
 from ..training.progress import Fit
 
 FORMAT = "mmssl_fast model 1"
@@ -75,10 +76,15 @@ def load(path: str | Path) -> Model:
     if path.is_dir():
         path = path / FILE
     if not path.is_file():
+        if (path.parent / "config.toml").is_file():
+            raise InputError(
+                f"{path.parent}: has no model yet; a run writes its first after the first validation, and "
+                f"{resume_command(path.parent)} goes on with one that was interrupted"
+            )
         raise InputError(f"{path}: there is no such file; give the folder that mmssl-fast train wrote")
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            metadata = read_header(file.metadata())
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); train again or restore the file") from None

@@ -59,7 +59,8 @@ class System(Protocol):
         """By name what `terms` have gradients on."""
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout)."""
+        """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout). Users and items without
+        training interactions have the rows of `without_interactions`."""
 
     def cold_items(self) -> Tensor | None:
         """Items [I, d] by their features alone, detached, for items that nobody has interacted with; None where
@@ -140,7 +141,7 @@ class ModuleSystem:
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        return self._without_dropout(self.model)
+        return without_interactions(self.model.graph, *self._without_dropout(self.model), self.cold_items)
 
     @torch.no_grad()
     def cold_items(self) -> Tensor | None:
@@ -210,6 +211,24 @@ class UntrainedSystem:
 
     def load_parameters(self, tensors: dict[str, Tensor]) -> None:
         pass
+
+
+def without_interactions(
+    graph: InteractionGraph, users: Tensor, items: Tensor, cold_items: Callable[[], Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """The embeddings with other rows for users and items that have no interaction: their own are little more than the
+    random initial values.
+
+    Users get 0, so `ranking.Ranking` gives them the most popular items. Items get their row of cold_items(), made of
+    their features, or 0 where the system reads none; `ranking.Ranking` puts those after all other items.
+    """
+    new, cold = (graph.user_degree == 0)[:, None], (graph.item_degree == 0)[:, None]
+    if new.any():
+        users = torch.where(new, 0, users)
+    if cold.any():
+        by_features = cold_items()
+        items = torch.where(cold, 0 if by_features is None else by_features, items)
+    return users, items
 
 
 def table(rows: int, dim: int) -> nn.Parameter:

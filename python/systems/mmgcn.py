@@ -51,6 +51,16 @@ class MMGCN(Recommender):
             )
         return x
 
+    def cold_items(self) -> Tensor:
+        """h_i without neighbours and id: the mean over modalities of x^{m,L}, what is received and e being 0."""
+        outputs = []
+        for m, project in enumerate(self.project):
+            x = unit_rows(project(getattr(self, f"features_{m}")))
+            for gather, keep in zip(self.gather[m], self.keep[m], strict=True):
+                x = F.leaky_relu(gather.bias + F.leaky_relu(keep(x)))
+            outputs.append(x)
+        return torch.stack(outputs).mean(0)
+
     def _mean(self, x: Tensor, to: str) -> Tensor:
         return propagate(self.graph, x, to) * self.graph.inv_sqrt_degree(to)[:, None]
 

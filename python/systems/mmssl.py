@@ -10,7 +10,7 @@ from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 from ..errors import InputError
-from .base import Batch, ModuleSystem
+from .base import Batch, ModuleSystem, without_interactions
 from .step_graph import StepGraph
 
 
@@ -125,7 +125,7 @@ class MMSSLSystem(ModuleSystem):
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
         encoded = self._without_dropout(lambda: self.model(views=False))
-        return encoded.users, encoded.items
+        return without_interactions(self.model.interactions(), encoded.users, encoded.items, self.cold_items)
 
     @torch.no_grad()
     def cold_items(self) -> Tensor:

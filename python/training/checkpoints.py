@@ -28,8 +28,8 @@ class Checkpoints:
     """Writes the states of one run and reads the newest.
 
     A state is written after every train.checkpoint_every epochs, after the first step that ends
-    train.checkpoint_minutes after the last one (but not before 20 times what writing that one took), and when `stop`
-    has received a signal.
+    train.checkpoint_minutes after the last one (but not before 20 times what writing that one took), when `stop` has
+    received a signal, and after the last step of the last epoch, so that a finished run can go on for more epochs.
     """
 
     def __init__(self, run: Path, dataset: Dataset, config: Config, stop: Stop | None = None) -> None:
@@ -89,6 +89,18 @@ class Checkpoints:
         self.took = self.written_at - started
         self.leave_if_asked()
 
+    def keep_last(self, system: System, fit: Fit, position: Position) -> None:
+        """To be called after the last step of the last epoch: writes its state, unless there is one or the
+        configuration asks for no states."""
+        every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
+        if (every or minutes) and self.last != str(position):
+            self._write(system, fit, position)
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is a state to restore."""
+        return self._state is not None
+
     def leave_if_asked(self) -> None:
         """Raise Interrupted after a signal."""
         if self.stop.received:
@@ -122,7 +134,7 @@ class Checkpoints:
                 f"{self.run}: the data is not what the run began with: fingerprint was {body['fingerprint'][:16]}, is "
                 f"{self.dataset.fingerprint[:16]}; bring back the data, or start another run"
             )
-        refuse_other(self.run, body["config"], self.config.model_dump())
+        refuse_other(self.run, body["config"], self.config.model_dump(), more_epochs=True)
 
 
 def resume_command(run: Path) -> str:

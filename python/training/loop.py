@@ -37,6 +37,7 @@ def fit(
     observer: Observer | None = None,
     system: System | None = None,
     checkpoints: Checkpoints | None = None,
+    start: dict[str, Tensor] | None = None,
 ) -> Fit:
     """Train config.model.system on the dataset and return its best model by validation Recall@20.
 
@@ -44,6 +45,7 @@ def fit(
     is a function of its configuration and data. Validation every train.validate_every epochs; training ends after
     train.patience validations without a better Recall@20, or after train.epochs. Without validation interactions the
     last epoch's model is kept. With checkpoints the run goes on from the newest state, and writes states as it goes.
+    start: the parameters of an earlier model of the same users and items, which replace the random initial values.
 
     A step that runs out of memory is undone and taken once more with item tiles of half the size, from the newest state
     (without one: from the beginning) where it had written to a large tensor already.
@@ -52,7 +54,7 @@ def fit(
     InputError where no user has an item left to draw as a negative or the device is missing.
     """
     try:
-        return Run(dataset, config, observer or NullObserver(), system, checkpoints).to_end()
+        return Run(dataset, config, observer or NullObserver(), system, checkpoints, start).to_end()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -74,8 +76,10 @@ class Run:
         observer: Observer,
         system: System | None = None,
         checkpoints: Checkpoints | None = None,
+        start: dict[str, Tensor] | None = None,
     ) -> None:
         self.dataset, self.config, self.observer, self.checkpoints = dataset, config, observer, checkpoints
+        self.start = start
         self.device = pick_device(config.train.device)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
@@ -90,6 +94,8 @@ class Run:
         """Everything as it is before the first step."""
         torch.manual_seed(self.config.train.seed)
         self.system.build(self.dataset, self.graph, self.config)
+        if self.start is not None:
+            _take_over(self.system, self.start, self.config.train.start)
         tile = self.config.train.tile or TILE_ELEMENTS
         self.fit = Fit(*_to_cpu(self.system.embeddings()), parameters={}, tile=tile)
         self._start_epoch(1)
@@ -100,11 +106,14 @@ class Run:
     def to_end(self) -> Fit:
         """Train until the last epoch or until patience runs out; see `fit`."""
         if not self.trains:
+            self.observer.accepted()
             self.fit.val = self._rank(*self.system.embeddings())
             self.fit.best, self.fit.parameters = self.fit.val[SELECTION_METRIC], _copies(self.system)
             self.observer.improved(self.fit)
             return self.fit
-        if self._restore():
+        restored = self._restore()
+        self.observer.accepted()
+        if restored:
             self.observer.resumed(self.fit)
         self.observer.started(self.config.train.epochs, self.steps)
         self.tiles = Tiles(self.fit.tile)
@@ -181,6 +190,9 @@ class Run:
     def _end_epoch(self) -> None:
         """The epoch's record, its validation, and a state where one is due."""
         epoch, train = self.position.epoch, self.config.train
+        if self.checkpoints and epoch == train.epochs:
+            # Before the last validation, which a run of more epochs may not have here.
+            self.checkpoints.keep_last(self.system, self.fit, self.position)
         record = {"epoch": epoch, "seconds": self.position.seconds, "losses": self.position.table.means()}
         if train.balance:
             record["balance"] = self._balance()
@@ -192,7 +204,7 @@ class Run:
         if self.fit.best_epoch == epoch:
             self.observer.improved(self.fit)
         self._start_epoch(epoch + 1)
-        if self.checkpoints:
+        if self.checkpoints and epoch < train.epochs:
             self.checkpoints.visit(self.system, self.fit, self.position, epoch_ended=True)
 
     def _balance(self) -> Balance:
@@ -240,6 +252,21 @@ class Run:
             fitted.users, fitted.items = _to_cpu((users, items))
             fitted.parameters, fitted.val, fitted.best_epoch = _copies(self.system), metrics, record["epoch"]
             fitted.best = metrics[SELECTION_METRIC]
+
+
+def _take_over(system: System, start: dict[str, Tensor], source: str) -> None:
+    """Replace the system's initial values by a model's. Raises InputError where a learnt parameter does not fit."""
+    own = system.parameters()
+    learnt = dict(system.model.named_parameters()) if system.trains else {}
+    fitting = {name: tensor for name, tensor in start.items() if name in own and own[name].shape == tensor.shape}
+    for name, parameter in learnt.items():
+        if name not in fitting:
+            there = f"is {tuple(start[name].shape)} there" if name in start else "is not there"
+            raise InputError(
+                f"{source}: its model does not fit this configuration: {name} {there}, {tuple(parameter.shape)} here; "
+                "leave out the settings that change it"
+            )
+    system.load_parameters(own | fitting)  # buffers that hang on the interactions keep their own shape
 
 
 def pick_device(name: str) -> torch.device:

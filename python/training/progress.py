@@ -138,6 +138,9 @@ class Position:
 class Observer(Protocol):
     """What is told of a run's progress; every call comes from the training thread."""
 
+    def accepted(self) -> None:
+        """First of all: the system is built and nothing is left that could refuse the configuration or the data."""
+
     def resumed(self, fit: Fit) -> None:
         """Before `started`, where the run goes on from a state; fit holds what it had come to."""
 
@@ -157,6 +160,7 @@ class Observer(Protocol):
 class NullObserver:
     """An observer that does nothing."""
 
+    def accepted(self): ...
     def resumed(self, fit): ...
     def started(self, epochs, steps): ...
     def stepped(self, epoch, step, losses): ...
@@ -169,6 +173,10 @@ class ObserverList:
 
     def __init__(self, *observers) -> None:
         self.observers = observers
+
+    def accepted(self) -> None:
+        for one in self.observers:
+            one.accepted()
 
     def resumed(self, *args) -> None:
         for one in self.observers:

@@ -95,6 +95,14 @@ def _number(folder: Path, step: int) -> int:
     return step if last is None else max(step, int(last.stem) + 1)
 
 
+def keep_newest(folder: Path) -> None:
+    """Remove all states but the newest."""
+    kept = newest(folder)
+    for path in _entries(folder):
+        if _OURS.fullmatch(path.name) and (kept is None or path.stem != kept.stem):
+            path.unlink(missing_ok=True)
+
+
 def remove(folder: Path) -> None:
     """Remove the states, finished or not, and the folder where nothing else is in it."""
     for path in _entries(folder):

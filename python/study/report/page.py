@@ -19,7 +19,7 @@ from ...config.load import load
 from ...config.sections import Config
 from ...errors import InputError
 from ...files import write_text
-from ...ranking import METRICS, user_metrics
+from ...ranking import METRICS, item_popularity, user_metrics
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.curves import draw
@@ -45,6 +45,7 @@ class Page:
     top: list[list[str]]
     timing: list[list[str]]
     balance: list[list[str]]
+    baselines: list[list[str]]
     settings: list[list[str]]
     curves: str
     not_run: list[str]
@@ -68,6 +69,7 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
         "metric_columns": ["K", *METRICS], "group_columns": ["training interactions", "test users", f"Recall@{K}",
                                                              f"NDCG@{K}"],
         "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
+        "baseline_columns": ["system", "Recall@20", "Precision@20", "NDCG@20", "best epoch"],
         "run_columns": ["run", "seed", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s an epoch"],
     }  # fmt: skip
     written = out, out.with_suffix(".md")
@@ -99,6 +101,7 @@ def read(path: Path) -> Page:
         metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
         groups=_groups(model, config), top=_top(model), timing=_timing(result, epochs, config),
         balance=_balance(epochs, result["best_epoch"]), settings=_settings(config),
+        baselines=_baselines(run_folder.read_baselines(path)),
         curves=_curves(epochs, f"{title(config.model.system)} on {data['name']}"),
         not_run=_not_run(result, epochs, config),
     )  # fmt: skip
@@ -131,7 +134,8 @@ def _groups(model: saved_model.Model, config: Config) -> list[list[str]]:
     """Recall and NDCG of the test users by how many training interactions they have."""
     known = model.interactions
     masked = known.train.maximum(known.val) if config.evaluate.mask_validation else known.train
-    who, values = user_metrics(model.users, model.items, known.test, K, InteractionGraph.from_scipy(masked))
+    seen, popularity = InteractionGraph.from_scipy(masked), item_popularity(known)
+    who, values = user_metrics(model.users, model.items, known.test, K, seen, popularity=popularity)
     group = np.digitize(np.diff(known.train.indptr)[who], (*BINS, np.inf)) - 1
     rows = []
     for at, (low, high) in enumerate(pairwise((*BINS, None))):
@@ -186,6 +190,15 @@ def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
                       for at in (first, best)]  # fmt: skip
             rows.append([part, term, *shares, "–" if best is None else f"{best[part][term]['cosine']:+.2f}"])
     return rows
+
+
+def _baselines(found: dict[str, Any]) -> list[list[str]]:
+    """What was fitted beside the run (train.compare)."""
+    return [
+        [title(name), *(f"{one['test'][f'{metric}@{K}']:.4f}" for metric in ("recall", "precision", "ndcg")),
+         str(one["best_epoch"])]
+        for name, one in found.items()
+    ]  # fmt: skip
 
 
 def _share(norm: float, ranking: float) -> str:

@@ -16,7 +16,7 @@ from mmssl_fast import InteractionGraph
 from ...config.sections import Config
 from ...data import Dataset
 from ...errors import InputError, Interrupted
-from ...ranking import user_metrics
+from ...ranking import item_popularity, user_metrics
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.complete import complete, refuse_other_data, refuse_other_run
@@ -124,7 +124,9 @@ def per_user(found: list[Found], dataset: Dataset) -> tuple[np.ndarray, dict[str
         if one.run.config.evaluate.mask_validation:
             masked = masked.maximum(dataset.val)
         seen = InteractionGraph.from_scipy(masked)
-        who, values = user_metrics(model.users, model.items, dataset.test, K, seen)
+        who, values = user_metrics(
+            model.users, model.items, dataset.test, K, seen, popularity=item_popularity(dataset)
+        )
         parts.append(values)
     return who, {name: np.mean([values[name] for values in parts], 0) for name in parts[0]}
 

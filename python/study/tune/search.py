@@ -11,15 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mmssl_fast import InteractionGraph
 
 from ...config.compare import refuse_other
 from ...config.sections import Config
 from ...data import Dataset
 from ...errors import InputError, Interrupted, NonFiniteLoss
 from ...files import lock, unlock, write_text
+from ...systems import create
 from ...training import loop, signals
 from ...training.progress import SELECTION_METRIC, NullObserver
 from .. import processes
@@ -30,6 +34,31 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 JOURNAL = "study.log"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 STARTUP_TRIALS, LEAST_EPOCHS = 5, 3
+
+
+def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None:
+    """Raise InputError where a search could find nothing: the data has no validation interactions, the device is
+    missing, or the system accepts neither the base configuration nor the lowest values of the space."""
+    if base.train.start:
+        raise InputError("tune: train.start is set, and trials start from random values; leave it out")
+    if not dataset.val.nnz:
+        raise InputError(
+            f"{dataset.name}: has no validation interactions, and tune compares settings by validation Recall@20; give "
+            'some interactions the split "val"'
+        )
+    device, refusals = loop.pick_device(base.train.device), []
+    lowest = {
+        name: one.choices[0] if isinstance(one, CategoricalDistribution) else one.low
+        for name, one in space.keys.items()
+    }
+    for values in ({}, lowest):
+        try:
+            graph = InteractionGraph.from_scipy(dataset.train).to(device)
+            create(base.model.system).build(dataset, graph, with_values(base, values, space.source))
+            return
+        except InputError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 class Search:

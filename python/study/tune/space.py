@@ -14,7 +14,9 @@ from ...config.sections import Config
 from ...config.toml import read_toml
 from ...errors import InputError, shown
 
-NOT_TUNED = ("data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare")
+NOT_TUNED = (
+    "data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare", "train.start",
+)  # fmt: skip
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
