@@ -250,6 +250,6 @@ def test_command_names_the_state_that_is_kept(tmp_path, monkeypatch, capsys):
     assert main(["train", "--data", str(data), "--out", str(run), *arguments, *every]) == 1
     said = capsys.readouterr().err
     *epochs, last = said.splitlines()
-    assert all(line.startswith("MMSSL epoch ") for line in epochs)
+    assert all(line.startswith(("note: features: row 0 ", "MMSSL epoch ")) for line in epochs)
     assert "epoch" in last and "is kept in" in last and str(run / "state") in last
     state_file.read(state_file.newest(run / "state"))

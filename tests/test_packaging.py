@@ -194,6 +194,7 @@ MANY_FILES = {
     "mmssl_fast/ops": "one module each",
     "python/systems": "one file a system",
     "python/cli": "one file for each command",
+    "python/data": "one file for each step",
 }
 
 

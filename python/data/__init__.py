@@ -1,4 +1,5 @@
-"""The trainer's data layer: folders of four layouts and a synthetic catalogue, as one Dataset.
+"""The trainer's data layer: folders of four layouts and a synthetic catalogue, as one Dataset. It has one file for each
+step of reading (files, tables, ids, interactions, splits, features) and for each kind of file.
 
 >>> from mmssl_trainer.data import load, synthetic
 >>> data = load("data/tiktok")
