@@ -63,7 +63,11 @@ class RelationGradient(Refusal):
     def view(self, *shape) -> RelationGradient:
         """Returns self where the shape does not change, as in gradients.view(gradients.size(0), -1)."""
         shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-        if len(shape) == 2 and shape != (-1, -1) and all(n in (-1, size) for n, size in zip(shape, self.shape, strict=True)):
+        if (
+            len(shape) == 2
+            and shape != (-1, -1)
+            and all(n in (-1, size) for n, size in zip(shape, self.shape, strict=True))
+        ):
             return self
         raise TypeError(f"RelationGradient.view{shape}: its shape is {tuple(self.shape)}; use .dense() for another")
 

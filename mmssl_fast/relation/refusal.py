@@ -10,7 +10,7 @@ OPERATORS = (
     "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow matmul rmatmul "
     "and rand or ror xor rxor lshift rlshift rshift rrshift iadd isub imul itruediv ifloordiv imod ipow iand ior ixor "
     "ilshift irshift imatmul eq ne lt le gt ge neg pos abs invert round bool int float complex index iter contains "
-    "getitem setitem delitem len array array_function"
+    "getitem setitem delitem len reversed array array_function"
 ).split()
 
 

@@ -24,8 +24,8 @@ def call(func, args: tuple, kwargs: dict):
     handler, signature = _HANDLERS.get(func, (None, None))
     if handler is None:
         raise TypeError(
-            f"{_name(func)} does not take {_kind(args, kwargs)}; use .dense() to form the matrix (its size in memory is "
-            "rows x items)"
+            f"{_name(func)} does not take {_kind(args, kwargs)}; use .dense() to form the matrix (its size in memory is"
+            " rows x items)"
         )
     try:
         signature.bind(*args, **kwargs)

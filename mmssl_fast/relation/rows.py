@@ -177,11 +177,11 @@ class RelationRows(Refusal):
         rows._through = self._through
         return rows
 
-    def float(self) -> RelationRows:
-        return self.to(torch.float32)
+    def float(self, memory_format=None) -> RelationRows:
+        return self.to(torch.float32, memory_format=memory_format)
 
-    def double(self) -> RelationRows:
-        return self.to(torch.float64)
+    def double(self, memory_format=None) -> RelationRows:
+        return self.to(torch.float64, memory_format=memory_format)
 
     def cpu(self) -> RelationRows:
         return self.to("cpu")
@@ -288,7 +288,9 @@ class RelationRows(Refusal):
     def cat(many: Sequence[RelationRows | Tensor]) -> RelationRows:
         """The row blocks stacked; dense [B, I] blocks may be among them."""
         if any(rows.ndim != 2 for rows in many):
-            raise TypeError(f"RelationRows.cat: shapes {[tuple(x.shape) for x in many]} are not all [b, I]; use .dense()")
+            raise TypeError(
+                f"RelationRows.cat: shapes {[tuple(x.shape) for x in many]} are not all [b, I]; use .dense()"
+            )
         items = {rows.shape[1] for rows in many}
         if len(items) != 1:
             raise ValueError(f"RelationRows.cat: rows over {sorted(items)} items cannot be stacked")

@@ -39,9 +39,10 @@ def _matmul(a, b, *, out=None):
 
 @handles(F.normalize)
 def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):
-    if not isinstance(input, RelationRows) or p != 2 or dim not in (1, -1) or out is not None:
+    if not isinstance(input, RelationRows) or p != 2 or dim not in (1, -1) or out is not None or eps <= 0:
         raise TypeError(
-            f"normalize of RelationRows: only rows by their length (p=2, dim=1), got p={p}, dim={dim}; use .dense()"
+            f"normalize of RelationRows: only rows by their length (p=2, dim=1, eps > 0), got p={p}, dim={dim}, "
+            f"eps={eps}; use .dense()"
         )
     return input.normalize(eps)
 

@@ -82,10 +82,12 @@ def observed(result, leaves: list[Tensor] = ()) -> list[tuple[str, object]]:
         if isinstance(x, Tensor) and x.requires_grad:
             weight = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype, device=x.device).cos().view(x.shape)
             gradients = torch.autograd.grad(x, leaves, weight, retain_graph=True, allow_unused=True)
-            found.append((
-                f"the gradient of {name}",
-                [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves, strict=True)],
-            ))
+            found.append(
+                (
+                    f"the gradient of {name}",
+                    [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves, strict=True)],
+                )
+            )
     return found
 
 
@@ -116,7 +118,7 @@ def _parameters(signature: inspect.Signature) -> tuple[list[str] | None, list[st
 def _run(function: Callable, case: Case):
     """(what the case observed, or what it raised; the states of the generators afterwards)."""
     random.seed(SEED)
-    np.random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
     torch.manual_seed(SEED)
     try:
         with warnings.catch_warnings(), torch.enable_grad():
@@ -124,19 +126,19 @@ def _run(function: Callable, case: Case):
             found = case(function)
     except Exception as error:  # whatever the client's code raises is a reason to leave it alone
         found = error
-    return found, (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())
+    return found, (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())  # noqa: NPY002
 
 
 @contextmanager
 def _generators_kept() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _line(error: Exception) -> str:
@@ -164,10 +166,10 @@ def _unequal_values(own, mine, tolerance: float) -> str | None:
 
 
 def _unequal_entries(own, mine, tolerance: float, largest: float) -> str | None:
-    """largest: of all gradients of a result. A gradient of rounding errors, as a bias before BatchNorm has, is noise."""
+    """largest: of all gradients of a result. Rounding errors, as a bias before BatchNorm has, are noise."""
     arrays = (Tensor, np.ndarray)
     if not (isinstance(own, arrays) and isinstance(mine, arrays)):
-        same = type(own) is type(mine) or not isinstance(own, arrays) and not isinstance(mine, arrays)
+        same = type(own) is type(mine) or (not isinstance(own, arrays) and not isinstance(mine, arrays))
         return None if same and own == mine else f"{_short(own)}, the replacement gives {_short(mine)}"
     own, mine = (x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x)) for x in (own, mine))
     for what in ("shape", "dtype", "device"):

@@ -183,7 +183,12 @@ def _client_globals(own: Callable, default: dict) -> dict:
 
 
 def _replacement(
-    part: str, own: Callable, cls: type, names: dict, overrides: SimpleNamespace, gemm: torch.dtype | None,
+    part: str,
+    own: Callable,
+    cls: type,
+    names: dict,
+    overrides: SimpleNamespace,
+    gemm: torch.dtype | None,
     skip_unread: bool,
 ) -> FunctionType:
     if part == "Discriminator.forward":

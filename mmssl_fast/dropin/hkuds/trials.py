@@ -14,7 +14,10 @@ from torch import Tensor
 
 from .compare import Case, observed, product, stand_in
 
-DECAY, BATCH = 0.37, 24  # of the stand-in; a client that has args.batch_size uses that, as released gradient penalties do
+DECAY, BATCH = (
+    0.37,
+    24,
+)  # of the stand-in; a client that has args.batch_size uses that, as released gradient penalties do
 USERS, SEEN = 12, [0, 3, 11, 3, 7]  # rows of the small graph; users asked for, one of them twice
 EVALUATED = 24  # users whose lists are compared
 
