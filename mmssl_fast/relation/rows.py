@@ -8,7 +8,9 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from ..arguments import as_ids, check_seen, check_tensors
 from ..graph import InteractionGraph, SeenRows
+from ..ops.derivatives import is_transforming
 from ..ops.gumbel_rows import GumbelRows, check_temperature
 from ..ops.unit_rows import unit_rows
 from .algebra.relation_linear import inverse_or_zero, linear_of_parts
@@ -36,6 +38,11 @@ class RelationRows(Refusal):
     __slots__ = ("__weakref__", "_blocks", "_leaf", "_through")
 
     def __init__(self, blocks: Sequence[Block], leaf: bool = False) -> None:
+        if is_transforming():
+            raise NotImplementedError(
+                "RelationRows: torch.func transforms and forward mode do not follow rows that are never a matrix; use "
+                "reverse mode (torch.autograd), or cosine_block and gumbel_softmax, which form the matrix"
+            )
         self._blocks = list(blocks)
         self._leaf = leaf  # requires_grad_() was called: z of `linear` is recorded for torch.autograd.grad
         # What rows that require grad went through: (edge, weight) of each `linear`, (name, None) of anything else.
@@ -55,6 +62,8 @@ class RelationRows(Refusal):
         """
         if kind not in ("cosine", "dot"):
             raise ValueError(f'RelationRows.generated: kind must be "cosine" or "dot", got {kind!r}')
+        check_tensors("RelationRows.generated", u=u, v=v)
+        check_seen("RelationRows.generated", seen)
         if kind == "cosine":
             u, v = unit_rows(u), unit_rows(v)
         rows = cls([Block([(1.0, Generated(u, v, seen))])])
@@ -74,10 +83,11 @@ class RelationRows(Refusal):
         """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)`` (Eq. 5 without its ζ
         term).
 
-        users: int64 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA, distinct users
-        take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are float32; `to` changes
-        the dtype they are used in.
+        users: int64 or int32 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA,
+        distinct users take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are
+        float32; `to` changes the dtype they are used in.
         """
+        users = as_ids("RelationRows.gumbel", "users", users)
         check_temperature("RelationRows.gumbel", tau, noise_scale)
         rows = Gumbel(GumbelRows(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats))
         return cls([Block([(1.0, rows)])])
@@ -85,6 +95,7 @@ class RelationRows(Refusal):
     @classmethod
     def from_dense(cls, x: Tensor) -> RelationRows:
         """The rows of a matrix x [B, I], to be summed or stacked with others."""
+        check_tensors("RelationRows.from_dense", x=x)
         if x.ndim != 2 or not x.is_floating_point() or x.layout != torch.strided:
             raise ValueError(
                 f"RelationRows.from_dense: a dense floating-point x [B, I] is needed, got {tuple(x.shape)}, {x.dtype}, "
@@ -308,7 +319,7 @@ class RelationRows(Refusal):
         Fastest when weight is item-major (``weight.mT`` contiguous). Raises ValueError when the shapes or dtypes do
         not match.
         """
-        if not _plain(weight, 2) or not (bias is None or _plain(bias, 1)) or functorch_is_active():
+        if not _plain(weight, 2) or not (bias is None or _plain(bias, 1)) or is_transforming():
             raise TypeError(
                 "RelationRows.linear: a dense weight [H, I] and bias [H] are needed, outside torch.func; use .dense()"
             )
@@ -384,7 +395,7 @@ class RelationRows(Refusal):
 
     def _exact(self, operation: str):
         """The context in which entries are computed: in their own dtype, also under autocast."""
-        if functorch_is_active():
+        if is_transforming():
             raise TypeError(f"{operation} of RelationRows inside torch.func; use .dense() outside of it")
         return torch.autocast(self.device.type, enabled=False)
 
@@ -434,11 +445,6 @@ class RelationRows(Refusal):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         return call(func, args, kwargs or {})
-
-
-def functorch_is_active() -> bool:
-    """Whether a transform of torch.func (vmap, grad, jvp) is running, which the kernels here have no rules for."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _plain(x, ndim: int) -> bool:
