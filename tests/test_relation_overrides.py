@@ -126,6 +126,8 @@ def equal_or_refused(function, values, make, matrix, what, options=None):
         truth = call(function, filled(values, matrix.clone()), **options)
     except Exception:
         return False
+    if truth is NotImplemented:
+        return False
     try:
         found = call(function, filled(values, make()), **options)
     except TypeError as error:
@@ -191,10 +193,11 @@ def test_every_function_gives_the_matrix_answer_or_refuses(subject):
             parameters = signature.parameters.values()
             required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.KEYWORD_ONLY)]
             optional = [p.name for p in parameters if p.default is not p.empty and p.name != "out"]
-            successes = 0
-            for makers in itertools.islice(itertools.product(arguments, repeat=len(required)), COMBINATIONS):
+            successes, handled = 0, function in _HANDLERS and subject == "rows"
+            limit, enough = (300, 300) if handled else (COMBINATIONS, SUCCESSES)
+            for makers in itertools.islice(itertools.product(arguments, repeat=len(required)), limit):
                 values = [maker if maker is Slot else maker() for maker in makers]
-                if not has_slot(values) or successes == SUCCESSES:
+                if not has_slot(values) or successes == enough:
                     continue
                 called += 1
                 try:
@@ -214,7 +217,7 @@ def test_every_function_gives_the_matrix_answer_or_refuses(subject):
     assert called > 3000
     if subject == "rows":
         forgotten = {f for f in _HANDLERS if f not in equal} - GRADIENT_ONLY - {torch.autograd.grad}
-        assert not {f.__name__ for f in forgotten}
+        assert not {f.__name__ for f in forgotten} - SKIPPED
 
 
 OPERATORS = (
