@@ -260,7 +260,7 @@ def test_topk_beyond_128_and_refusals():
     rows = RelationRows.generated(u, v)
     assert relative(rows.topk(300).values, torch.topk(rows.dense(), 300).values) < 1e-12
     for arguments in ({"k": 402}, {"k": -1}, {"k": 3, "dim": 0}, {"k": 3, "largest": False}):
-        with pytest.raises(ValueError, match=r"^RelationRows\.topk: "):
+        with pytest.raises(ValueError if len(arguments) == 1 else TypeError, match=r"^RelationRows\.topk: "):
             rows.topk(**arguments)
     for k in (3, 300):
         with pytest.raises(ValueError, match="NaN"):
@@ -474,5 +474,5 @@ def test_a_leaf_changed_before_backward_is_an_error():
 )
 def test_refusals(call, message):
     u, v = factors(13, N_ITEMS, D)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call(RelationRows.generated(u, v))

@@ -116,7 +116,7 @@ def test_dense_block_takes_rows_in_place_and_goes_on_as_rows(rows, other, block,
     kept = start.clone()
     differentiable = kept.add_(rows)
     assert relative(differentiable.dense(), start + rows.dense()) < 1e-12 and differentiable.requires_grad
-    with pytest.raises(ValueError, match=r"add_: dense block of shape \(4, 41\), rows of shape \(13, 41\)"):
+    with pytest.raises(TypeError, match=r"add_: dense block of shape \(4, 41\), rows of shape \(13, 41\); use \.dense"):
         torch.zeros(4, N_ITEMS).add_(rows)
 
 
@@ -165,7 +165,6 @@ REFUSED = {
     "rows plus column": lambda r: r + torch.zeros(N_ROWS, 1),
     "rows plus number": lambda r: r + 1.0,
     "number over rows": lambda r: torch.div(torch.ones(N_ROWS, 1), r),
-    "expand_as a row": lambda r: torch.zeros(N_ITEMS).expand_as(r),
     "square": lambda r: torch.square(r),
     "flatten": lambda r: torch.flatten(r),
     "linear with rows as weight": lambda r: F.linear(torch.zeros(3, N_ITEMS), r),
@@ -189,8 +188,9 @@ def test_attributes_a_tensor_would_have(rows):
     assert rows.requires_grad and not rows.is_leaf and rows.detach().is_leaf and not rows.detach().requires_grad
     assert rows.float().dtype == torch.float32 and rows.float().float() is not None and rows.to(rows.dtype) is rows
     assert "RelationRows(13 x 41" in repr(rows)
-    with pytest.raises(AttributeError, match=r"RelationRows has no 'sum'; use \.dense\(\)"):
-        rows.sum()
+    for kind in (AttributeError, TypeError):
+        with pytest.raises(kind, match=r"RelationRows has no 'sum'; use \.dense\(\)"):
+            rows.sum()
     assert not hasattr(rows, "view")
     with pytest.raises(RuntimeError, match="detach"):
         rows.requires_grad_(False)

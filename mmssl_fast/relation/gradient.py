@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
 from .algebra.gradient_norm import gradient_norm
+from .refusal import Refusal
 from .registry import call
 
 
-class RelationGradient:
+class RelationGradient(Refusal):
     """Σ g W [B, I], the gradient of a result with respect to rows that went through `linear`, as factors.
 
     `.norm(2, dim=1)`, `.square().sum(1)` and the like run on gradient_norm and are differentiable in g and W;
@@ -59,8 +62,12 @@ class RelationGradient:
 
     def view(self, *shape) -> RelationGradient:
         """Returns self where the shape does not change, as in gradients.view(gradients.size(0), -1)."""
-        shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        if len(shape) == 2 and all(n in (-1, size) for n, size in zip(shape, self.shape, strict=True)):
+        shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+        if (
+            len(shape) == 2
+            and shape != (-1, -1)
+            and all(n in (-1, size) for n, size in zip(shape, self.shape, strict=True))
+        ):
             return self
         raise TypeError(f"RelationGradient.view{shape}: its shape is {tuple(self.shape)}; use .dense() for another")
 
@@ -88,14 +95,11 @@ class RelationGradient:
         return RelationGradientSquare(self)
 
     def pow(self, exponent) -> RelationGradientSquare:
-        if exponent != 2:
+        if not isinstance(exponent, Real) or exponent != 2:
             raise TypeError(f"RelationGradient ** {exponent}: only the square; use .dense()")
         return RelationGradientSquare(self)
 
     __pow__ = pow
-
-    def __getattr__(self, name: str):
-        raise AttributeError(f"RelationGradient has no {name!r}; use .dense() for the matrix itself")
 
     def __repr__(self) -> str:
         return f"RelationGradient({self.shape[0]} x {self.shape[1]}, {self.dtype}, {self.device})"
@@ -105,7 +109,7 @@ class RelationGradient:
         return call(func, args, kwargs or {})
 
 
-class RelationGradientSquare:
+class RelationGradientSquare(Refusal):
     """The squared entries of a RelationGradient; only their row sums can be computed."""
 
     def __init__(self, gradient: RelationGradient) -> None:
@@ -117,9 +121,6 @@ class RelationGradientSquare:
 
     def dense(self) -> Tensor:
         return self._gradient.dense().square()
-
-    def __getattr__(self, name: str):
-        raise AttributeError(f"RelationGradientSquare has no {name!r}; use .dense() for the matrix itself")
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):

@@ -17,11 +17,12 @@ from .algebra.relation_linear import inverse_or_zero, linear_of_parts
 from .blocks import Block, Scale, aligned, combined
 from .components import Dense, Generated, converted
 from .gumbel import Gumbel
+from .refusal import Refusal
 from .registry import call
 from .topk import topk_of_block
 
 
-class RelationRows:
+class RelationRows(Refusal):
     """A [B, I] block of relation rows. Every operation equals the one on `.dense()`, without forming the matrix.
 
     Its row blocks are sums of scaled components: generated rows (Eq. 3), Gumbel rows (Eq. 5), dense blocks.
@@ -35,7 +36,6 @@ class RelationRows:
     """
 
     __slots__ = ("__weakref__", "_blocks", "_leaf", "_through")
-    __array_ufunc__ = None  # a NumPy number on the left leaves the product to these rows
 
     def __init__(self, blocks: Sequence[Block], leaf: bool = False) -> None:
         if is_transforming():
@@ -45,7 +45,8 @@ class RelationRows:
             )
         self._blocks = list(blocks)
         self._leaf = leaf  # requires_grad_() was called: z of `linear` is recorded for torch.autograd.grad
-        self._through: list[tuple[torch.autograd.graph.GradientEdge, Tensor]] = []
+        # What rows that require grad went through: (edge, weight) of each `linear`, (name, None) of anything else.
+        self._through: list[tuple[torch.autograd.graph.GradientEdge | str, Tensor | None]] = []
 
     # --- making -------------------------------------------------------------------------------------------------------
     @classmethod
@@ -95,8 +96,11 @@ class RelationRows:
     def from_dense(cls, x: Tensor) -> RelationRows:
         """The rows of a matrix x [B, I], to be summed or stacked with others."""
         check_tensors("RelationRows.from_dense", x=x)
-        if x.ndim != 2:
-            raise ValueError(f"RelationRows.from_dense: x [B, I] is needed, got shape {tuple(x.shape)}")
+        if x.ndim != 2 or not x.is_floating_point() or x.layout != torch.strided:
+            raise ValueError(
+                f"RelationRows.from_dense: a dense floating-point x [B, I] is needed, got {tuple(x.shape)}, {x.dtype}, "
+                f"{x.layout}"
+            )
         return cls([Block([(1.0, Dense(x))])])
 
     # --- what existing code asks a tensor -----------------------------------------------------------------------------
@@ -169,8 +173,12 @@ class RelationRows:
 
         Gradients with respect to these rows are found through the result as well.
         """
+        if "copy" in kwargs or kwargs.get("memory_format") is not None:
+            raise TypeError("RelationRows.to takes a device and a dtype, not copy or memory_format; use .dense()")
         device, dtype = torch._C._nn._parse_to(*args, **kwargs)[:2]
         device, dtype = device or self.device, dtype or self.dtype
+        if not dtype.is_floating_point:
+            raise TypeError(f"RelationRows.to({dtype}): rows have a floating dtype; use .dense()")
         if device == self.device and all(c.dtype == dtype for c in self._components()):
             return self
         moved = {id(c): converted(c, device, dtype) for c in self._components()}
@@ -180,11 +188,11 @@ class RelationRows:
         rows._through = self._through
         return rows
 
-    def float(self) -> RelationRows:
-        return self.to(torch.float32)
+    def float(self, memory_format=None) -> RelationRows:
+        return self.to(torch.float32, memory_format=memory_format)
 
-    def double(self) -> RelationRows:
-        return self.to(torch.float64)
+    def double(self, memory_format=None) -> RelationRows:
+        return self.to(torch.float64, memory_format=memory_format)
 
     def cpu(self) -> RelationRows:
         return self.to("cpu")
@@ -197,7 +205,8 @@ class RelationRows:
     # --- combining ----------------------------------------------------------------------------------------------------
     def __add__(self, other) -> RelationRows:
         if isinstance(other, Real) and other == 0:  # where sum() starts
-            return self
+            self._note("+")
+            return self.clone()
         if isinstance(other, Tensor):
             other = self._dense_like(other, "+")
         if not isinstance(other, RelationRows):
@@ -205,7 +214,11 @@ class RelationRows:
                 f"RelationRows + {type(other).__name__}: rows take rows or a dense block; use .dense() for the matrix"
             )
         if self.shape != other.shape:
-            raise ValueError(f"RelationRows +: shapes {tuple(self.shape)} and {tuple(other.shape)} differ")
+            raise TypeError(
+                f"RelationRows +: shapes {tuple(self.shape)} and {tuple(other.shape)} differ; use .dense() to broadcast"
+            )
+        self._note("+")
+        other._note("+")
         mine, theirs = aligned(self._blocks, other._blocks)
         return RelationRows([Block([*a.terms, *b.terms]) for a, b in zip(mine, theirs, strict=True)])
 
@@ -226,11 +239,16 @@ class RelationRows:
     def __neg__(self) -> RelationRows:
         return self * -1.0
 
+    def __pos__(self) -> RelationRows:
+        return self
+
     def __mul__(self, factor) -> RelationRows:
         """factor: a number, a 0-dim tensor, or [B, 1] (or a matrix of stride 0 along its row, which is the same
         thing)."""
-        scales = self._row_factors(factor, "*")
-        return RelationRows([block.scaled(scale) for block, scale in zip(self._blocks, scales, strict=True)])
+        self._note("*")
+        rows = self._promoted(factor)
+        scales = rows._row_factors(factor, "*")
+        return RelationRows([block.scaled(scale) for block, scale in zip(rows._blocks, scales, strict=True)])
 
     __rmul__ = __mul__
 
@@ -238,6 +256,10 @@ class RelationRows:
         return self._become(self * factor)
 
     def __truediv__(self, divisor) -> RelationRows:
+        if isinstance(divisor, Real) and divisor == 0:
+            raise TypeError("RelationRows / 0: a sum of rows would not give the infinities of torch; use .dense()")
+        if isinstance(divisor, Tensor) and not divisor.is_complex():  # the reciprocal is taken in the quotient's dtype
+            divisor = divisor.to(torch.promote_types(self.dtype, divisor.dtype) if divisor.ndim else self.dtype)
         return self * (1 / divisor)
 
     def __itruediv__(self, divisor) -> RelationRows:
@@ -249,20 +271,14 @@ class RelationRows:
             raise TypeError("RelationRows @: a matrix [I, H] is needed; use .dense() for anything else")
         return self.linear(matrix.mT)
 
-    def _refuse(self, *_):
-        raise TypeError(
-            "RelationRows: rows are added, scaled and multiplied by a weight; use .dense() for anything else"
-        )
-
-    __rmatmul__ = __rtruediv__ = __pow__ = __rpow__ = __lt__ = __le__ = __gt__ = __ge__ = __abs__ = _refuse
-
     def __getitem__(self, key) -> RelationRows:
         """rows[a:b] or rows[ids] (int64 or bool [B]): the same rows, still no matrix."""
+        self._note("[]")
         if isinstance(key, slice):
             key = torch.arange(len(self), device=self.device)[key]
         elif isinstance(key, Tensor) and key.dtype == torch.bool and key.shape == (len(self),):
             key = key.nonzero().flatten()
-        if not isinstance(key, Tensor) or key.ndim != 1 or key.is_floating_point():
+        if not isinstance(key, Tensor) or key.ndim != 1 or key.dtype not in (torch.int64, torch.int32):
             raise TypeError("RelationRows[…]: rows are taken by slice or by ids [b]; use .dense() for columns")
         if key.numel() and not -len(self) <= int(key.min()) <= int(key.max()) < len(self):
             raise IndexError(
@@ -282,12 +298,17 @@ class RelationRows:
     @staticmethod
     def cat(many: Sequence[RelationRows | Tensor]) -> RelationRows:
         """The row blocks stacked; dense [B, I] blocks may be among them."""
+        if any(rows.ndim != 2 for rows in many):
+            raise TypeError(
+                f"RelationRows.cat: shapes {[tuple(x.shape) for x in many]} are not all [b, I]; use .dense()"
+            )
         items = {rows.shape[1] for rows in many}
         if len(items) != 1:
             raise ValueError(f"RelationRows.cat: rows over {sorted(items)} items cannot be stacked")
-        if len(many) == 1 and isinstance(many[0], RelationRows):
-            return many[0]
-        many = [RelationRows.from_dense(rows) if isinstance(rows, Tensor) else rows for rows in many]
+        dtype = next(rows for rows in many if not isinstance(rows, Tensor)).dtype
+        many = [_rows_of(x, dtype, "cat") if isinstance(x, Tensor) else x for x in many]
+        for rows in many:
+            rows._note("cat")
         return RelationRows([block for rows in many for block in rows._blocks])
 
     # --- using --------------------------------------------------------------------------------------------------------
@@ -298,7 +319,11 @@ class RelationRows:
         Fastest when weight is item-major (``weight.mT`` contiguous). Raises ValueError when the shapes or dtypes do
         not match.
         """
-        if weight.ndim != 2 or weight.shape[1] != self.shape[1]:
+        if not _plain(weight, 2) or not (bias is None or _plain(bias, 1)) or is_transforming():
+            raise TypeError(
+                "RelationRows.linear: a dense weight [H, I] and bias [H] are needed, outside torch.func; use .dense()"
+            )
+        if weight.shape[1] != self.shape[1]:
             raise ValueError(
                 f"RelationRows.linear: weight is {tuple(weight.shape)}, the rows have {self.shape[1]} items"
             )
@@ -321,31 +346,40 @@ class RelationRows:
 
     def row_norm(self) -> Tensor:
         """Equals ``self.dense().norm(dim=1)``: [B], gradient 0 at a zero row."""
-        return torch.cat([block.norm() for block in self._blocks]).to(self.dtype)
+        self._note("row_norm")
+        with self._exact("row_norm"):
+            return torch.cat([block.norm() for block in self._blocks]).to(self.dtype)
 
     def normalize(self, eps: float = 0.0) -> RelationRows:
         """Rows of length 1 (divided by max(length, eps)); a zero row stays zero, with gradient 0."""
-        return RelationRows([block.scaled(inverse_or_zero(block.norm(), eps).to(self.dtype)) for block in self._blocks])
+        self._note("normalize")
+        with self._exact("normalize"):
+            scales = [inverse_or_zero(block.norm(), eps).to(self.dtype) for block in self._blocks]
+        return RelationRows([block.scaled(scale) for block, scale in zip(self._blocks, scales, strict=True)])
 
     def topk(self, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> torch.return_types.topk:
         """Equals ``torch.topk(self.dense(), k)``: values [B, k], items int64 [B, k], best first, ties to the lower
         item id.
 
         A seen entry is the value 0 and takes part. Works in tiles; gradients reach what the rows are made of.
-        Raises ValueError when k is outside [0, I], and for another dim or largest=False.
+        Raises ValueError when k is outside [0, I], TypeError for another dim or largest=False.
         """
         if dim not in (1, -1) or not largest:
-            raise ValueError(
+            raise TypeError(
                 f"RelationRows.topk: only the largest along dim 1, got dim={dim}, largest={largest}; use .dense()"
             )
         if not 0 <= k <= self.shape[1]:
             raise ValueError(f"RelationRows.topk: k must lie in [0, {self.shape[1]}], got {k}")
-        best = [topk_of_block(block, k) for block in self._blocks]
+        self._note("topk")
+        with self._exact("topk"):
+            best = [topk_of_block(block, k) for block in self._blocks]
         return torch.return_types.topk(best[0] if len(best) == 1 else tuple(map(torch.cat, zip(*best, strict=True))))
 
     def dense(self) -> Tensor:
         """The matrix itself, [B, I], with its gradients: the one call that forms it."""
-        return torch.cat([block.tile(0, self.shape[1]) for block in self._blocks]).to(self.dtype)
+        self._note("dense")
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.cat([block.tile(0, self.shape[1]) for block in self._blocks]).to(self.dtype)
 
     # --- inside -------------------------------------------------------------------------------------------------------
     def _components(self) -> list:
@@ -354,12 +388,29 @@ class RelationRows:
     def _has_graph(self) -> bool:
         return any(block.requires_grad for block in self._blocks)
 
+    def _note(self, operation: str) -> None:
+        """Notes that rows that require grad went through something torch.autograd.grad cannot follow."""
+        if torch.is_grad_enabled() and self.requires_grad and (operation, None) not in self._through:
+            self._through.append((operation, None))
+
+    def _exact(self, operation: str):
+        """The context in which entries are computed: in their own dtype, also under autocast."""
+        if is_transforming():
+            raise TypeError(f"{operation} of RelationRows inside torch.func; use .dense() outside of it")
+        return torch.autocast(self.device.type, enabled=False)
+
+    def _promoted(self, factor) -> RelationRows:
+        """The rows in the dtype that torch gives their product with a tensor of one or more dimensions."""
+        if not isinstance(factor, Tensor) or factor.ndim == 0 or factor.is_complex():
+            return self
+        return self.to(torch.promote_types(self.dtype, factor.dtype))
+
     def _become(self, other: RelationRows) -> RelationRows:
         if self._leaf and torch.is_grad_enabled():
             raise RuntimeError(
                 "RelationRows: rows that require grad are being changed in place; add out of place instead"
             )
-        self._blocks, self._through = other._blocks, []
+        self._blocks, self._through = other.to(self.dtype)._blocks, []
         return self
 
     def _dense_like(self, x: Tensor, operator: str) -> RelationRows:
@@ -368,13 +419,13 @@ class RelationRows:
                 f"RelationRows {operator} tensor of shape {tuple(x.shape)}: rows of shape {tuple(self.shape)} take a "
                 f"dense block of that shape; use .dense() for anything else"
             )
-        return RelationRows.from_dense(x)
+        return _rows_of(x, self.dtype, operator)
 
     def _row_factors(self, factor, operator: str) -> list[Scale]:
         """One scale a block of a number, a 0-dim tensor, [B, 1], or a matrix constant along its rows by stride."""
         if isinstance(factor, Real):
             return [float(factor)] * len(self._blocks)
-        if isinstance(factor, Tensor):
+        if isinstance(factor, Tensor) and not factor.is_complex():
             if factor.ndim == 2 and factor.shape == self.shape and (factor.stride(1) == 0 or factor.shape[1] == 1):
                 factor = factor[:, :1]
             if factor.numel() == 1 and factor.ndim <= 2:
@@ -387,9 +438,6 @@ class RelationRows:
             "use .dense() for anything else"
         )
 
-    def __getattr__(self, name: str):
-        raise AttributeError(f"RelationRows has no {name!r}; use .dense() for the matrix itself")
-
     def __repr__(self) -> str:
         blocks = "; ".join(" + ".join(type(c).__name__ for _, c in block.terms) for block in self._blocks)
         return f"RelationRows({self.shape[0]} x {self.shape[1]}, {self.dtype}, {self.device}: {blocks})"
@@ -397,3 +445,14 @@ class RelationRows:
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         return call(func, args, kwargs or {})
+
+
+def _plain(x, ndim: int) -> bool:
+    return isinstance(x, Tensor) and x.ndim == ndim and x.layout == torch.strided
+
+
+def _rows_of(x: Tensor, dtype: torch.dtype, operator: str) -> RelationRows:
+    """A dense block as rows; integers in `dtype`, as torch promotes them."""
+    if x.is_complex() or x.layout != torch.strided:
+        raise TypeError(f"RelationRows {operator} tensor of {x.dtype}, {x.layout}; use .dense()")
+    return RelationRows.from_dense(x if x.is_floating_point() else x.to(dtype))

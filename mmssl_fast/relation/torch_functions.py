@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tiles import item_tiles
+from .column import ExpandedColumn
 from .gradient import RelationGradient, RelationGradientSquare
 from .registry import handles
 from .rows import RelationRows
@@ -38,9 +39,10 @@ def _matmul(a, b, *, out=None):
 
 @handles(F.normalize)
 def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):
-    if not isinstance(input, RelationRows) or p != 2 or dim not in (1, -1) or out is not None:
+    if not isinstance(input, RelationRows) or p != 2 or dim not in (1, -1) or out is not None or eps <= 0:
         raise TypeError(
-            f"normalize of RelationRows: only rows by their length (p=2, dim=1), got p={p}, dim={dim}; use .dense()"
+            f"normalize of RelationRows: only rows by their length (p=2, dim=1, eps > 0), got p={p}, dim={dim}, "
+            f"eps={eps}; use .dense()"
         )
     return input.normalize(eps)
 
@@ -81,8 +83,9 @@ def _rsub(a, b):
 @handles(Tensor.add_, Tensor.__iadd__)
 def _add_to_dense(dense, rows, *, alpha=1):
     """dense += rows: dense changes in place, and what comes back is rows again, so that what follows stays lazy."""
-    if dense.shape != rows.shape:
-        raise ValueError(f"add_: dense block of shape {tuple(dense.shape)}, rows of shape {tuple(rows.shape)}")
+    if not isinstance(rows, RelationRows) or dense.shape != rows.shape:
+        shape = tuple(getattr(rows, "shape", ()))
+        raise TypeError(f"add_: dense block of shape {tuple(dense.shape)}, rows of shape {shape}; use .dense()")
     rows = rows if alpha == 1 else rows * alpha
     if torch.is_grad_enabled() and (rows.requires_grad or dense.requires_grad):
         return RelationRows.from_dense(dense.add_(rows.dense()))
@@ -128,13 +131,8 @@ def _lerp(start, end, weight, *, out=None):
 
 @handles(Tensor.expand_as)
 def _expand_as(tensor, rows):
-    """[B, 1], which scales rows as the expanded matrix would, and stays [B, 1] through arithmetic of its own (1 −
-    α)."""
-    if tensor.ndim == 2 and tensor.shape in ((len(rows), 1), (1, 1)):
-        return tensor.expand(len(rows), 1)
-    if tensor.ndim == 0:
-        return tensor
-    raise TypeError(f"expand_as: {tuple(tensor.shape)} is not [rows, 1]; use .dense() of the RelationRows")
+    """The expanded view [B, I]; of a column or a number, one that stays a column through arithmetic with numbers."""
+    return ExpandedColumn.of(tensor.expand(rows.shape))
 
 
 @handles(torch.detach)
@@ -232,6 +230,12 @@ def _autograd_grad(
             raise RuntimeError(
                 f"autograd.grad: input {place}, RelationRows of shape {tuple(rows.shape)}, did not go through "
                 "linear while it required grad; call requires_grad_() before, and nothing in between but linear"
+            )
+        elsewhere = [operation for operation, weight in rows._through if weight is None]
+        if elsewhere:
+            raise TypeError(
+                f"autograd.grad: input {place}, RelationRows of shape {tuple(rows.shape)}, went through "
+                f"{', '.join(elsewhere)} while it required grad; only linear can be followed, use .dense()"
             )
         flat += [edge for edge, _ in rows._through]
     gradients = iter(torch.autograd.grad(outputs, flat, grad_outputs, retain_graph, create_graph, allow_unused=True))

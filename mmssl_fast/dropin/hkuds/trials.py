@@ -1,0 +1,146 @@
+"""The inputs on which each part of a client is compared with its replacement: small, random, the same for both."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from .compare import Case, observed, product, stand_in
+
+DECAY, BATCH = (
+    0.37,
+    24,
+)  # of the stand-in; a client that has args.batch_size uses that, as released gradient penalties do
+USERS, SEEN = 12, [0, 3, 11, 3, 7]  # rows of the small graph; users asked for, one of them twice
+EVALUATED = 24  # users whose lists are compared
+
+
+def trials(
+    part: str, own: dict, names: dict, cls: type, device: torch.device, overrides: SimpleNamespace
+) -> list[Case]:
+    """The cases of a part. own: globals of the client's function; names: globals of its Trainer, cls."""
+    batch = int(getattr(names.get("args"), "batch_size", BATCH))
+    given = {key: value for key, value in (("tau", overrides.tau), ("decay", overrides.decay)) if value is not None}
+
+    def trainer(n_items: int = 40, weighted: bool = False):
+        graph = _interactions(USERS, n_items, weighted)
+        attributes = {"decay": DECAY, "batch_size": batch, "n_users": USERS, "n_items": n_items, "device": device}
+        return stand_in(cls, ui_graph_raw=graph, **attributes | given)
+
+    def rows_of(n_items: int, weighted: bool) -> Case:
+        def case(u_sim_calculation):
+            leaves = _leaves(device, (USERS, 6), (n_items, 6))
+            return observed(u_sim_calculation(trainer(n_items, weighted), list(SEEN), *leaves), leaves)
+
+        return case
+
+    def penalty(gradient_penalty):
+        judge = nn.Sequential(nn.Linear(30, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1), nn.Sigmoid()).to(device)
+        leaves = _leaves(device, (2 * batch, 30), (2 * batch, 30))
+        loss = gradient_penalty(trainer(), lambda x: (30 * judge(x)).view(-1), *leaves)
+        return observed(loss, [*leaves, *judge.parameters()])
+
+    def contrast(n: int, **options) -> Case:
+        def case(batched_contrastive_loss):
+            leaves = _leaves(device, (n, 8), (n, 8))
+            return observed(batched_contrastive_loss(trainer(), *leaves, **options), leaves)
+
+        return case
+
+    def ranking(scale: float) -> Case:
+        def case(bpr_loss):
+            leaves = _leaves(device, *[(21, 8)] * 3, scale=scale)
+            return observed(bpr_loss(trainer(), *leaves), leaves)
+
+        return case
+
+    def matrix(convert):
+        graph = _interactions(USERS, 40, weighted=True)
+        return product(convert(trainer(), graph), _leaves("cpu", (40, 5))[0].detach())
+
+    def discriminator(training: bool) -> Case:
+        def case(forward):
+            d = names["Discriminator"](64).to(device).train(training)
+            x = _leaves(device, (24, 64))[0]
+            found = observed(forward(d, x), [x, *d.parameters()])
+            return found + [(name, value.clone()) for name, value in d.named_buffers()]
+
+        return case
+
+    def sampler(batch_size: int) -> Case:
+        def case(sample):
+            items = {user: [(7 * user + 3 * i) % 50 for i in range(1 + user % 6)] for user in range(28)}
+            data = {"n_users": 30, "n_items": 50, "train_items": items, "exist_users": list(items)}
+            return observed(sample(stand_in(type(names["data_generator"]), batch_size=batch_size, **data)))
+
+        return case
+
+    return {
+        "u_sim_calculation": [rows_of(40, False), rows_of(batch + batch // 2 + 7, False), rows_of(40, True)],
+        "gradient_penalty": [penalty],
+        # More rows than the default batch_size, so that a loss over each chunk alone differs.
+        "batched_contrastive_loss": [contrast(21), contrast(1030)],
+        "bpr_loss": [ranking(0.5), ranking(2.0)],
+        "matrix_to_tensor": [matrix],
+        "sparse_mx_to_torch_sparse_tensor": [matrix],
+        "Discriminator.forward": [discriminator(True), discriminator(False)],
+        "Data.sample": [sampler(8), sampler(40)],
+        "test_torch": [_evaluation(own, device, is_val) for is_val in (True, False)],
+    }[part]
+
+
+def matrix_device(part: str, own: Callable, cls: type) -> torch.device:
+    """Where the client's own function puts a matrix; the current CUDA device, whichever that is, without a number."""
+    if not part.endswith("tensor"):
+        return torch.device("cpu")
+    with contextlib.suppress(Exception):  # what it raises is reported by the comparison
+        device = own(stand_in(cls), _interactions(USERS, 40)).device
+        current = device.type == "cuda" and device.index == torch.cuda.current_device()
+        return torch.device("cuda") if current else device
+    return torch.device("cpu")
+
+
+def _evaluation(names: dict, device: torch.device, is_val: bool) -> Case:
+    """The metrics of some users of the client's own data. Their held-out and training items score high, some more than
+    others, so that lists have hits, misses and items to leave out."""
+
+    def case(test_torch):
+        data = names["data_generator"]
+        held_out = data.val_set if is_val else data.test_set
+        users = list(held_out)[:EVALUATED]
+        u, v = (x.detach() for x in _leaves("cpu", (data.n_users, 32), (data.n_items, 32)))
+        random = np.random.RandomState(5)
+        for user in users:
+            for items in (held_out[user], data.train_items.get(user, ())):
+                items = torch.as_tensor(list(items), dtype=torch.int64)
+                strength = torch.from_numpy(random.uniform(0, 1.2, (len(items), 1))).float()
+                v.index_add_(0, items, strength * u[user])
+        metrics = test_torch(u.to(device), v.to(device), users, is_val)
+        if not isinstance(metrics, dict):
+            return observed(metrics)
+        found = [(f"metric {name!r}", np.asarray(metrics[name])) for name in sorted(metrics)]
+        if not any(value.any() for _, value in found):
+            raise RuntimeError("none of the lists compared has a hit")
+        return found
+
+    return case
+
+
+def _leaves(device, *shapes: tuple[int, int], scale: float = 1.0) -> list[Tensor]:
+    random = torch.Generator().manual_seed(3)
+    return [(scale * torch.randn(shape, generator=random)).to(device).requires_grad_() for shape in shapes]
+
+
+def _interactions(n_users: int, n_items: int, weighted: bool = False) -> sp.csr_matrix:
+    """float32 [n_users, n_items], the last user without items."""
+    random = np.random.RandomState(7)
+    present = (random.rand(n_users, n_items) < 0.2).astype(np.float32)
+    present[-1] = 0
+    return sp.csr_matrix(present * random.uniform(0.25, 2, present.shape).astype(np.float32) if weighted else present)
