@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +37,8 @@ class Encoded:
 
     def detach(self) -> Encoded:
         """The same values outside the graph of gradients."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return Encoded(
-            *([x.detach() for x in value] if isinstance(value, list) else value.detach() for value in values)
-        )
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Encoded(**{k: [x.detach() for x in v] if isinstance(v, list) else v.detach() for k, v in values.items()})
 
 
 # So that torch.export, torch.func and the like take an Encoded apart and put it together again.
@@ -117,7 +117,7 @@ class MMSSL(nn.Module):
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
         # (which contents of semantic_neighbours, their graphs); made with the neighbours, not when first used, since
         # torch.export and torch.compile see no values to make them of
-        self._neighbour_graphs: tuple[tuple, list[InteractionGraph]] | None = None
+        self._neighbour_graphs: tuple[tuple[Any, ...], list[InteractionGraph]] | None = None
         self.register_load_state_dict_post_hook(_after_load)
         self.reset_parameters()
 
@@ -214,7 +214,7 @@ class MMSSL(nn.Module):
             self._neighbour_graphs = known
         return known[1]
 
-    def _apply(self, fn, recurse: bool = True) -> MMSSL:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MMSSL:
         super()._apply(fn, recurse)
         device = self.user_embedding.device
         if device.type != "meta":
@@ -236,7 +236,7 @@ def _projected(x: Tensor, fc: nn.Linear) -> Tensor:
     return fc(x) if x.dtype == fc.weight.dtype else half_linear(x, fc.weight, fc.bias)
 
 
-def _after_load(module: MMSSL, _) -> None:
+def _after_load(module: MMSSL, _: object) -> None:
     module._neighbour_graphs = None
     if module.neighbours and not module.semantic_neighbours.is_meta and not is_traced(module.semantic_neighbours):
         module._semantic_graphs()

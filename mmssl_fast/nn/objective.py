@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class MMSSLObjective:
         *,
         seed: int | Tensor = 0,
         max_repeats: int | None = None,
-        **changes,
+        **changes: Any,
     ) -> None:
         self.options = options = replace(options or ObjectiveOptions(), **changes)
         _check_model(model, discriminator, options)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn, cast
+
 import torch
 from torch import Tensor
 
@@ -27,7 +30,7 @@ class RelationGradient:
     def shape(self) -> torch.Size:
         return torch.Size((self.factors[0][0].shape[0], self.factors[0][1].shape[1]))
 
-    def size(self, dim: int | None = None):
+    def size(self, dim: int | None = None) -> torch.Size | int:
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
@@ -52,12 +55,12 @@ class RelationGradient:
 
     def dense(self) -> Tensor:
         """The matrix itself, [B, I]."""
-        return sum(g @ weight for g, weight in self.factors)
+        return cast(Tensor, sum(g @ weight for g, weight in self.factors))
 
     def detach(self) -> RelationGradient:
         return RelationGradient([(g.detach(), weight.detach()) for g, weight in self.factors])
 
-    def view(self, *shape) -> RelationGradient:
+    def view(self, *shape: Any) -> RelationGradient:
         """Returns self where the shape does not change, as in gradients.view(gradients.size(0), -1)."""
         shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
         if len(shape) == 2 and all(n in (-1, size) for n, size in zip(shape, self.shape, strict=True)):
@@ -71,7 +74,7 @@ class RelationGradient:
             return self
         raise TypeError(f"RelationGradient.flatten({start_dim}): only over dim 1, which changes nothing; use .dense()")
 
-    def norm(self, p=2, dim=None, keepdim: bool = False) -> Tensor:
+    def norm(self, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
         """Equals ``self.dense().norm(2, dim=1)``: [B] (or [B, 1]), by gradient_norm."""
         dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
         if p not in (2, "fro", None) or dim not in (1, -1):
@@ -87,21 +90,27 @@ class RelationGradient:
     def square(self) -> RelationGradientSquare:
         return RelationGradientSquare(self)
 
-    def pow(self, exponent) -> RelationGradientSquare:
+    def pow(self, exponent: object) -> RelationGradientSquare:
         if exponent != 2:
             raise TypeError(f"RelationGradient ** {exponent}: only the square; use .dense()")
         return RelationGradientSquare(self)
 
     __pow__ = pow
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"RelationGradient has no {name!r}; use .dense() for the matrix itself")
 
     def __repr__(self) -> str:
         return f"RelationGradient({self.shape[0]} x {self.shape[1]}, {self.dtype}, {self.device})"
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         return call(func, args, kwargs or {})
 
 
@@ -111,16 +120,22 @@ class RelationGradientSquare:
     def __init__(self, gradient: RelationGradient) -> None:
         self._gradient = gradient
 
-    def sum(self, dim=None, keepdim: bool = False) -> Tensor:
+    def sum(self, dim: Any = None, keepdim: bool = False) -> Tensor:
         """Equals ``gradient.dense().square().sum(1)``: [B] (or [B, 1])."""
         return self._gradient.norm(2, dim, keepdim).square()
 
     def dense(self) -> Tensor:
         return self._gradient.dense().square()
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"RelationGradientSquare has no {name!r}; use .dense() for the matrix itself")
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         return call(func, args, kwargs or {})

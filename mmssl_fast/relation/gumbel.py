@@ -3,6 +3,8 @@ tiles."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,14 +17,14 @@ from ..static_shapes import is_static
 from .algebra.parts import SparsePart, TiledPart
 from .algebra.relation_linear import PartMemory
 from .algebra.weight_columns import ItemEntries
-from .components import Generated, seen_pairs, select_entries
+from .components import Dense, Generated, seen_pairs, select_entries
 
 
 class Gumbel:
     """Constant rows: a GumbelRows, which decides by τ, σ and I how P is evaluated, and the dtype of its use."""
 
     requires_grad = False
-    copy = None
+    copy: tuple[Any, Any] | None = None
 
     def __init__(self, rows: GumbelRows, dtype: torch.dtype = torch.float32) -> None:
         self.rows, self.dtype, self.memory = rows, dtype, PartMemory()
@@ -121,11 +123,14 @@ class Gumbel:
         return Gumbel(rows, dtype)
 
 
+Component = Dense | Generated | Gumbel
+
+
 class _TilesTimes(torch.autograd.Function):
     """(P v [B, d], P at the seen entries [nnz] or empty) in one pass over the tiles; linear in v."""
 
     @staticmethod
-    def forward(ctx, v: Tensor, rows: GumbelRows, seen: SeenRows | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, v: Tensor, rows: GumbelRows, seen: SeenRows | None) -> tuple[Tensor, Tensor]:
         ctx.rows, ctx.dtype = rows, v.dtype
         product, square = v.new_zeros(rows.shape[0], v.shape[1]), 0.0
         row, item = (None, None) if seen is None else seen_pairs(seen)
@@ -142,7 +147,7 @@ class _TilesTimes(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor, _at_seen):
+    def backward(ctx: Any, grad: Tensor, _at_seen: Tensor | None) -> tuple[Tensor | None, ...]:
         dv = grad.new_zeros(ctx.rows.n_items, grad.shape[1])
         ctx.rows.backward([grad], [dv])
         return dv, None, None

@@ -4,20 +4,25 @@ torch_functions.py fills it. It lies in a module of its own, which imports nothi
 without importing the functions that are written in terms of the classes.
 """
 
-_HANDLERS = {}
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+
+_HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
-def handles(*functions):
+def handles(*functions: Callable[..., Any]) -> Callable[[_Handler], _Handler]:
     """Decorator: the function below is called in place of each of `functions`, with their arguments."""
 
-    def register(handler):
+    def register(handler: _Handler) -> _Handler:
         _HANDLERS.update(dict.fromkeys(functions, handler))
         return handler
 
     return register
 
 
-def call(func, args: tuple, kwargs: dict):
+def call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """func(*args, **kwargs) where some argument is a relation object."""
     handler = _HANDLERS.get(func)
     if handler is None:
@@ -29,7 +34,7 @@ def call(func, args: tuple, kwargs: dict):
     return handler(*args, **kwargs)
 
 
-def _flat(values):
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, tuple | list):
             yield from _flat(value)

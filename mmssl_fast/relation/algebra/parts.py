@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,8 +48,8 @@ class WeightPass:
 
     def __init__(self, weight: Tensor, gemm: torch.dtype) -> None:
         self.weight, self.gemm, self.columns = weight, gemm, WeightColumns(weight)
-        self.vw: dict[tuple, Tensor] = {}  # (W V)ᵀ [d, H] by `_key` of v
-        self._entries: dict[tuple, ItemEntries] = {}
+        self.vw: dict[tuple[Any, ...], Tensor] = {}  # (W V)ᵀ [d, H] by `_key` of v
+        self._entries: dict[tuple[Any, ...], ItemEntries] = {}
 
     def entries(self, crow: Tensor, col: Tensor) -> ItemEntries:
         key = (crow.data_ptr(), col.data_ptr(), col.shape[0])
@@ -72,7 +73,7 @@ class Part:
         """The part with its inputs cut from the graph."""
         return self
 
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         """Changes whenever the rows do."""
         return tuple((x.data_ptr(), version(x)) for x in self.inputs())
 
@@ -122,7 +123,7 @@ class GeneratedPart(Part):
     def detach(self) -> GeneratedPart:
         return GeneratedPart(self.u.detach(), self.v.detach(), self.seen, self.cancelled)
 
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         return (*super().key(), None if self.cancelled is None else self.cancelled.data_ptr())
 
     def low_rank(self) -> tuple[Tensor, Tensor]:
@@ -142,13 +143,17 @@ class GeneratedPart(Part):
             z[block.rows] = self._dense(block) @ shared.weight.mT
         return PartValue(z, vw, products)
 
-    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
         if self.seen is not None:
             sink.add_sparse(shared.entries(*self.seen), -value.products, grad)
         for block in self._cancelled_blocks():
             sink.add_rows(self._dense(block), grad[block.rows])
 
-    def input_gradients(self, value, grad, needs, tw, shared) -> list[Tensor | None]:
+    def input_gradients(
+        self, value: PartValue, grad: Tensor, needs: Sequence[bool], tw: Tensor | None, shared: WeightPass
+    ) -> list[Tensor | None]:
         if not any(needs):
             return [None, None]
         du = dv = sampled = None
@@ -195,7 +200,9 @@ class SparsePart(Part):
         x, col = shared.columns.gather(shared.entries(self.crow, self.col))
         return PartValue(spmm(self.crow, col, self.value, x))
 
-    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
         sink.add_sparse(shared.entries(self.crow, self.col), self.value, grad)
 
 
@@ -214,7 +221,9 @@ class TiledPart(Part):
             z.addmm_(self.tile(begin, end).to(z.dtype), weight[:, begin:end].mT)
         return PartValue(z)
 
-    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
         sink.add_tiles(self.tile, grad)
 
 
@@ -236,14 +245,18 @@ class DensePart(Part):
     def forward(self, shared: WeightPass) -> PartValue:
         return PartValue(_mm(self.x, rounded(shared.weight, shared.gemm).mT, shared.gemm))
 
-    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
         sink.add_rows(self.x, grad, shared.gemm)
 
-    def input_gradients(self, value, grad, needs, tw, shared) -> list[Tensor | None]:
+    def input_gradients(
+        self, value: PartValue, grad: Tensor, needs: Sequence[bool], tw: Tensor | None, shared: WeightPass
+    ) -> list[Tensor | None]:
         return [_mm(grad, rounded(shared.weight, shared.gemm), shared.gemm) if needs[0] else None]
 
 
-def check_generated(op: str, u: Tensor, v: Tensor, seen, kind: str = "dot") -> None:
+def check_generated(op: str, u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None, kind: str = "dot") -> None:
     """Raises ValueError unless (u [B, d], v [I, d], seen, kind) describe generated rows."""
     if kind not in ("cosine", "dot"):
         raise ValueError(f'{op}: kind must be "cosine" or "dot", got {kind!r}')
@@ -308,7 +321,9 @@ def _weight_gradient(
     shared: WeightPass,
 ) -> None:
     """dW: the low-rank share of all parts first, because it is written, not added; then the rest of each part."""
-    factors: dict[tuple, tuple[Tensor, Tensor]] = {}  # of every distinct v: it, and Tᵀ = uᵀy [d, H] summed over parts
+    factors: dict[
+        tuple[Any, ...], tuple[Tensor, Tensor]
+    ] = {}  # of every distinct v: it, and Tᵀ = uᵀy [d, H] summed over parts
     for part, grad in zip(parts, grads, strict=True):
         if (low_rank := part.low_rank()) is not None:
             u, v = low_rank
@@ -331,11 +346,11 @@ def _products_with_weight(
     return dict(zip(which, together.split([x.shape[1] for x in t], 1), strict=True))
 
 
-def _key(v: Tensor) -> tuple:
+def _key(v: Tensor) -> tuple[Any, ...]:
     return v.data_ptr(), version(v), v.shape, v.stride()
 
 
-def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tuple, Tensor]:
+def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tuple[Any, ...], Tensor]:
     """(W V)ᵀ [d, H] of every distinct v, by one product."""
     distinct = {_key(v): v for v in vs}
     if not distinct:

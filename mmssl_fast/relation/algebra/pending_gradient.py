@@ -19,7 +19,7 @@ from ...precision import addmm_
 from ...tiles import item_tiles
 from .weight_columns import ItemEntries
 
-Piece = Callable[[int, int, Tensor], None]  # (begin, end, out): out [end − begin, H] += the items' share of dWᵀ
+Piece = Callable[[int, int, Tensor], object]  # (begin, end, out): out [end − begin, H] += the items' share of dWᵀ
 
 _pending: dict[int, PendingGradient] = {}
 
