@@ -106,7 +106,7 @@ class InteractionGraph:
         a value is not finite, not real or, without weights, negative.
         """
         where = "InteractionGraph.from_scipy"
-        return cls._build(*_pairs_of(where, matrix), *matrix.shape, weights, where)
+        return cls._build(*_pairs_of(where, matrix), matrix.shape[0], matrix.shape[1], weights, where)
 
     @classmethod
     def from_pairs(cls, users: Any, items: Any, n_users: int, n_items: int, values: Any = None) -> InteractionGraph:
@@ -205,7 +205,7 @@ def interactions(matrix: sp.spmatrix | sp.sparray, where: str) -> sp.csr_array:
 
     where: what errors name.
     """
-    return _csr_of(*_pairs_of(where, matrix), *matrix.shape, False, where)
+    return _csr_of(*_pairs_of(where, matrix), matrix.shape[0], matrix.shape[1], False, where)
 
 
 def _pairs_of(where: str, matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -235,7 +235,7 @@ def _csr_of(
         if data.ndim != 1:
             raise ValueError(f"{where}: values must be a 1-D sequence, got shape {data.shape}")
         users, items, data = _edges(users, items, data, weights, where)
-    values = data.astype(np.float32) if weights else np.ones(len(users), np.float32)
+    values = data.astype(np.float32) if weights and data is not None else np.ones(len(users), np.float32)
     index = np.int32 if max(n_users, n_items) <= _INT32_MAX else np.int64
     csr = sp.coo_array((values, (users.astype(index), items.astype(index))), shape=(n_users, n_items)).tocsr()
     csr.sum_duplicates()

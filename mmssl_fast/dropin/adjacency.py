@@ -34,7 +34,7 @@ class Adjacency:
 
     def __init__(self, forward: tuple[Tensor, Tensor, Tensor], backward: tuple[Tensor, Tensor, Tensor]) -> None:
         """forward: (crow int64 [R + 1], col [nnz], value [nnz]); backward: the same of the transpose, [C + 1]."""
-        self._forward, self._backward = (tuple(lasting(x) for x in side) for side in (forward, backward))
+        self._forward, self._backward = _lasting(forward), _lasting(backward)
 
     @classmethod
     def from_torch(cls, matrix: Tensor) -> Adjacency:
@@ -125,7 +125,8 @@ class Adjacency:
         return self.to_torch().to_dense()
 
     def _map(self, ids: Callable[[Tensor], Tensor], value: Callable[[Tensor], Tensor]) -> Adjacency:
-        return Adjacency(*((ids(x[0]), ids(x[1]), value(x[2])) for x in (self._forward, self._backward)))
+        forward, backward = ((ids(x[0]), ids(x[1]), value(x[2])) for x in (self._forward, self._backward))
+        return Adjacency(forward, backward)
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"Adjacency has no {name!r}; use .to_torch() for the torch sparse tensor")
@@ -167,7 +168,7 @@ class Snapshot:
             if max(matrix.shape) <= _INT32_MAX:
                 parts[1] = parts[1].to(torch.int32)
                 parts[0] = parts[0].to(torch.int32) if matrix.layout == torch.sparse_coo else parts[0]
-            return cls(matrix.layout, matrix.shape, tuple(parts))
+            return cls(matrix.layout, matrix.shape, (parts[0], parts[1], parts[2]))
 
     def is_still(self, matrix: Tensor) -> bool:
         """Whether the matrix holds, bit for bit, what it held."""
@@ -199,6 +200,11 @@ def _same(x: Tensor, kept: Tensor) -> bool:
     if x.device.type != "cpu":
         return torch.equal(x, kept.to(x.dtype))
     return np.array_equal(x.numpy(), kept.numpy())  # several times as fast as torch.equal
+
+
+def _lasting(side: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    crow, col, value = side
+    return lasting(crow), lasting(col), lasting(value)
 
 
 def _both_ways(

@@ -156,9 +156,10 @@ def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout
     y, mean, variance = act_norm_dropout(z, norm.weight, norm.bias, drop.p, seed_offset, act.negative_slope, norm.eps)
     rows = z.shape[0]
     with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-        norm.running_var.lerp_((variance * (rows / (rows - 1))).to(norm.running_var.dtype), norm.momentum)
+        tracked: Any = norm  # running statistics and a momentum: this module's BatchNorm has both
+        tracked.num_batches_tracked.add_(1)
+        tracked.running_mean.lerp_(mean.to(tracked.running_mean.dtype), tracked.momentum)
+        tracked.running_var.lerp_((variance * (rows / (rows - 1))).to(tracked.running_var.dtype), tracked.momentum)
     return y
 
 

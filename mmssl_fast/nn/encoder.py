@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,9 @@ class Encoded:
 
     def detach(self) -> Encoded:
         """The same values outside the graph of gradients."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Encoded(**{k: [x.detach() for x in v] if isinstance(v, list) else v.detach() for k, v in values.items()})
+        values = (getattr(self, field.name) for field in fields(self))
+        detached: list[Any] = [[x.detach() for x in v] if isinstance(v, list) else v.detach() for v in values]
+        return Encoded(*detached)
 
 
 # So that torch.export, torch.func and the like take an Encoded apart and put it together again.
@@ -114,6 +115,7 @@ class MMSSL(nn.Module):
         self.user_embedding = nn.Parameter(torch.empty(graph.n_users, dim))
         self.item_embedding = nn.Parameter(torch.empty(graph.n_items, dim))
         self.attention = ModalityAttention(dim=dim, heads=heads)
+        self.semantic_neighbours: Tensor
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
         # (which contents of semantic_neighbours, their graphs); made with the neighbours, not when first used, since
         # torch.export and torch.compile see no values to make them of
@@ -123,7 +125,7 @@ class MMSSL(nn.Module):
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, zero biases, and the semantic neighbours these give."""
-        for projection in self.projections:
+        for projection in cast(Iterable[nn.Linear], self.projections):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
         nn.init.xavier_uniform_(self.user_embedding)
@@ -149,7 +151,7 @@ class MMSSL(nn.Module):
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
         """Eq. 2: f_u^m [U, d] and f_i^m [I, d] of every modality; one propagation serves them all, side by side."""
         raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
-        pairs = zip(self.projections, raw, strict=True)
+        pairs = zip(cast(Iterable[nn.Linear], self.projections), raw, strict=True)
         projected = torch.cat([self.dropout(_projected(x, fc)) for fc, x in pairs], 1)
         users = propagate(self.interactions(), projected, "users", self.norm)
         items = propagate(self.interactions(), users, "items", self.norm)
@@ -187,7 +189,8 @@ class MMSSL(nn.Module):
         modal_users, modal_items = self.modality_features()
         attends = bool(self.neighbours and self.eta)
         view_users, view_items = self.views() if views or attends else ([], [])
-        users, items = self.user_embedding, self.item_embedding
+        users: Tensor = self.user_embedding
+        items: Tensor = self.item_embedding
         if attends:
             users = users + self.eta * unit_rows(self.attention(torch.stack(view_users)))
             items = items + self.eta * unit_rows(self.attention(torch.stack(view_items)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ def discriminator_loss(
         raise ValueError(
             f"discriminator_loss: alpha has shape {tuple(alpha.shape)}, expected [{count} modalities x {batch} rows]"
         )
-    z = discriminator.first(torch.cat([real, *fakes]))
+    z = discriminator.first(torch.cat(cast(list[Tensor], [real, *fakes])))
     z_real, z_fake = z.split([batch, count * batch])
     alpha = alpha.to(z.dtype)[:, None]
     z_mixed = alpha * z_real.repeat(count, 1) + (1 - alpha) * z_fake
@@ -82,7 +82,7 @@ def generator_loss(discriminator: Discriminator, fakes: Sequence[Tensor | Relati
     fakes: Â^m of Eq. 3, one entry a modality, dense [B, I] or RelationRows.
     """
     with discriminator.frozen():
-        return -discriminator(torch.cat(list(fakes))).mean()
+        return -discriminator(torch.cat(cast(list[Tensor], list(fakes)))).mean()
 
 
 def contrastive_loss(

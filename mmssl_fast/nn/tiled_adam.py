@@ -65,7 +65,7 @@ class TiledAdam(torch.optim.Optimizer):
         self._moments, self._tile, self._seed = moments, tile, seed
 
     @torch.no_grad()
-    def step(self, pending: PendingGradient) -> None:
+    def step(self, pending: PendingGradient) -> None:  # type: ignore[override]  # the gradient is not in weight.grad
         """One update from the pending gradient of this optimiser's weight; nothing when no piece came in."""
         (group,) = self.param_groups
         (weight,) = group["params"]

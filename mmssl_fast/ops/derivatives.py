@@ -90,6 +90,7 @@ def _callable(
     vmap: Callable[..., Any] | None,
 ) -> Callable[..., Any]:
     op = getattr(torch.ops.mmssl_fast, name)
+    function: Any  # the class made below
 
     def call(*args: Any) -> Any:
         return function.apply(*args) if is_transforming() else op(*args)
@@ -115,7 +116,7 @@ def _callable(
             return torch.stack(calls), 0
         return tuple(torch.stack(parts) for parts in zip(*calls, strict=True)), (0,) * len(calls[0])
 
-    function: Any = type(
+    function = type(
         f"mmssl_fast_{name}",
         (torch.autograd.Function,),
         {

@@ -64,13 +64,14 @@ def _rows(
     users: Tensor,
     n_items: int,
     tau: float,
-    seed_offset: Any,
+    seed_offset: Tensor,
     noise_scale: float,
     order_statistics: bool,
     capacity: int,
 ) -> GumbelRows:
     method = "order_statistics" if order_statistics else "dense"
-    return GumbelRows(GraphRows(crow, col, n_items), users, tau, *seed_offset, noise_scale, method, capacity)
+    seed, offset = seed_offset
+    return GumbelRows(GraphRows(crow, col, n_items), users, tau, seed, offset, noise_scale, method, capacity)
 
 
 def gumbel_linear_by_rows(weight: Tensor, crow: Tensor, col: Tensor, users: Tensor, *noise: Any) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -195,7 +195,7 @@ def gumbel_order_statistics(
     """
     words = seed_offset("gumbel_order_statistics", seed, offset, graph.crow.device)
     if capacity is None:
-        capacity = entry_capacity(graph, users, tau, noise_scale)
+        capacity = entry_capacity(cast(InteractionGraph, graph), users, tau, noise_scale)
     return _ops.gumbel_order_statistics(graph.crow, graph.col, users, graph.n_items, tau, words, noise_scale, capacity)
 
 
@@ -258,7 +258,9 @@ class GumbelRows:
     def capacity(self) -> int:
         if self._capacity is None:
             tau, _, _, noise_scale = self.noise
-            self._capacity = entry_capacity(self.graph, self.users, tau, noise_scale, self.max_repeats)
+            self._capacity = entry_capacity(
+                cast(InteractionGraph, self.graph), self.users, tau, noise_scale, self.max_repeats
+            )
         return self._capacity
 
     def block(self) -> tuple[Tensor, Tensor, Tensor]:

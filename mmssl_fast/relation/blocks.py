@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -42,10 +43,10 @@ class Block:
         for scale, component in self.terms:
             tile = _column(scale) * component.tile(begin, end)
             total = tile if total is None else total + tile
-        return total
+        return cast(Tensor, total)
 
     def gather(self, items: Tensor) -> Tensor:
-        return sum(_column(scale) * component.gather(items) for scale, component in self.terms)
+        return cast(Tensor, sum(_column(scale) * component.gather(items) for scale, component in self.terms))
 
     def select(self, rows: Tensor) -> Block:
         return Block(
@@ -83,7 +84,7 @@ def combined(block: Block, values: dict[int, Tensor], bias: Tensor | None) -> Te
             total = torch.addcmul(total.to(z.dtype), z, scale[:, None].to(z.dtype))
         else:
             total = torch.add(total.to(z.dtype), z, alpha=scale)
-    return total
+    return cast(Tensor, total)
 
 
 def aligned(a: list[Block], b: list[Block]) -> tuple[list[Block], list[Block]]:

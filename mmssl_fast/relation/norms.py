@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -36,11 +36,11 @@ def block_norm(terms: Sequence[tuple[float | Tensor, Component]], dense_rows: Ca
     norms = [c.norm() for c in components]
     if len(terms) == 1:
         return norms[0] * (scales[0].abs() if isinstance(scales[0], Tensor) else abs(scales[0]))
-    square = sum((s * n) ** 2 for s, n in zip(scales, norms, strict=True))
+    square: Any = sum((s * n) ** 2 for s, n in zip(scales, norms, strict=True))
     for i, j, product in crossed:
         square = square + 2 * scales[i] * scales[j] * product
     with torch.no_grad():
-        lengths = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
+        lengths: Any = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
         badness = CANCELLED_SHARE * lengths.square() / square.clamp_min(0)
         badness = badness.nan_to_num(0, posinf=torch.inf)  # 0 / 0: a zero row
         for mask in (c.cancelled for c in components if isinstance(c, Generated) and c.cancelled is not None):
@@ -77,7 +77,7 @@ def _inner(a: Component, b: Component) -> Tensor:
             return _inner_by_tiles(x, y)
         if isinstance(x, Dense) and isinstance(y, Generated):
             return _dense_generated(x, y)
-    return _generated_generated(a, b) if isinstance(a, Generated) else _inner_by_tiles(a, b)
+    return _generated_generated(a, cast(Generated, b)) if isinstance(a, Generated) else _inner_by_tiles(a, b)
 
 
 def _generated_generated(a: Generated, b: Generated) -> Tensor:

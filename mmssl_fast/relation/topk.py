@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,8 +91,7 @@ def _topk_of_whole_rows(block: Block, n_items: int, k: int) -> tuple[Tensor, Ten
         if tied.numel():
             values[tied], items[tied] = _in_order(x[tied], _largest(x[tied], k))
         chunks.append((values, items))
-    values, items = zip(*chunks, strict=True)
-    return torch.cat(values), torch.cat(items)
+    return torch.cat([values for values, _ in chunks]), torch.cat([items for _, items in chunks])
 
 
 def _in_order(x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ def _topk_of_tiles(
     items = torch.empty(n_rows, 0, dtype=torch.int64, device=device)
     if k == 0 or n_rows == 0:
         return tile(0, 0).new_zeros(n_rows, k), items.new_zeros(n_rows, k)
-    best = None
+    best: Any = None
     for begin, end in item_tiles(n_rows, n_items, min(TILE_ELEMENTS, tile_elements())):
         values = tile(begin, end)
         values = values if best is None else torch.cat((best, values), 1)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -147,7 +147,7 @@ class GeneratedPart(Part):
         self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
     ) -> None:
         if self.seen is not None:
-            sink.add_sparse(shared.entries(*self.seen), -value.products, grad)
+            sink.add_sparse(shared.entries(*self.seen), -cast(Tensor, value.products), grad)
         for block in self._cancelled_blocks():
             sink.add_rows(self._dense(block), grad[block.rows])
 
@@ -156,18 +156,22 @@ class GeneratedPart(Part):
     ) -> list[Tensor | None]:
         if not any(needs):
             return [None, None]
-        du = dv = sampled = None
+        du: Any = None
+        dv: Any = None
+        sampled = None
         kept_grad = zero_rows(grad, self.excluded)
         if self.seen is not None:
             seen = shared.entries(*self.seen)
             x, col = shared.columns.gather(seen)
             sampled = sampled_dot(seen.crow, col, kept_grad, x)
         if needs[0]:
-            du = kept_grad @ value.vw.mT
-            if sampled is not None:
+            du = kept_grad @ cast(Tensor, value.vw).mT
+            if self.seen is not None and sampled is not None:
                 spmm_add_(du, torch.arange(du.shape[0], device=du.device), *self.seen, -sampled, self.v)
         if needs[1]:
-            dv = tw.contiguous()  # a slice of the columns of one product: rows must be adjacent to be added to
+            dv = cast(
+                Tensor, tw
+            ).contiguous()  # a slice of the columns of one product: rows must be adjacent to be added to
             if sampled is not None:
                 seen.add_transposed_(dv, -sampled, self.low_rank()[0])
         for block in self._cancelled_blocks():
@@ -302,14 +306,16 @@ def backward(
     live = [k for k, grad in enumerate(grads) if grad is not None]
     d_weight = None
     if need_weight:
-        sink = pending_of(weight)
-        sink = DenseGradient(weight) if sink is None else sink
-        _weight_gradient(sink, [parts[k] for k in live], [values[k] for k in live], [grads[k] for k in live], shared)
+        pending = pending_of(weight)
+        sink = DenseGradient(weight) if pending is None else pending
+        _weight_gradient(
+            sink, [parts[k] for k in live], [values[k] for k in live], [cast(Tensor, grads[k]) for k in live], shared
+        )
         d_weight = sink.value if isinstance(sink, DenseGradient) else None
     tw = _products_with_weight(parts, grads, [k for k in live if any(need_inputs[k][1:])], shared)
     d_inputs: list[list[Tensor | None]] = [[None] * len(needs) for needs in need_inputs]
     for k in live:
-        d_inputs[k] = parts[k].input_gradients(values[k], grads[k], need_inputs[k], tw.get(k), shared)
+        d_inputs[k] = parts[k].input_gradients(values[k], cast(Tensor, grads[k]), need_inputs[k], tw.get(k), shared)
     return d_weight, d_inputs
 
 
@@ -341,7 +347,7 @@ def _products_with_weight(
     if not which:
         return {}
     weight, gemm = shared.weight, shared.gemm
-    t = [grads[k].mT @ parts[k].low_rank()[0] for k in which]
+    t = [cast(Tensor, grads[k]).mT @ cast(tuple[Tensor, Tensor], parts[k].low_rank())[0] for k in which]
     together = _mm(rounded(weight, gemm).mT, torch.cat(t, 1), gemm, weight.dtype)
     return dict(zip(which, together.split([x.shape[1] for x in t], 1), strict=True))
 

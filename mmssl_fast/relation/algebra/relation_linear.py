@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -123,25 +123,28 @@ def linear_of_parts(
     gemm = gemm_dtype(weight.device, work)
     keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *part.key()) for part in parts]
     shared = work == weight.dtype and not any(x.requires_grad for part in parts for x in part.inputs())
-    outputs = [shared and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)]
+    outputs: list[Any] = [
+        shared and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)
+    ]
     missing = [k for k, z in enumerate(outputs) if not isinstance(z, Tensor)]
     if not missing:
         return outputs
     fresh = [parts[k].cast(work) for k in missing]
-    values = [memories[k] and memories[k].get(weight, keys[k]) for k in missing]
+    values = [None if (kept := memories[k]) is None else kept.get(weight, keys[k]) for k in missing]
     call = _Call([part.detach() for part in fresh], values, gemm)
     zs = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in part.inputs()))
     for k, value, z in zip(missing, call.values, zs, strict=True):
         outputs[k] = z
-        if memories[k] is not None and not any(x.is_inference() for x in (weight, *parts[k].inputs())):
-            memories[k].put(weight, keys[k], value, z if shared else None)
+        memory = memories[k]
+        if memory is not None and not any(x.is_inference() for x in (weight, *parts[k].inputs())):
+            memory.put(weight, keys[k], cast(PartValue, value), z if shared else None)
     return outputs
 
 
 class _Call:
     """What forward hands to backward besides tensors; values: None where forward has yet to compute them."""
 
-    def __init__(self, parts: list[Part], values: list[PartValue | None], gemm: torch.dtype) -> None:
+    def __init__(self, parts: list[Part], values: Sequence[PartValue | None], gemm: torch.dtype) -> None:
         self.parts, self.values, self.gemm = parts, values, gemm
 
 
@@ -149,14 +152,14 @@ class _LinearOfParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(weight.device.type, enabled=False):
-            call.values = core.forward(weight.detach(), call.parts, call.values, call.gemm)
+            call.values = values = core.forward(weight.detach(), call.parts, call.values, call.gemm)
         ctx.call, ctx.versions = call, None
         if any(ctx.needs_input_grad[2:]):
             ctx.save_for_backward(weight, *inputs)  # the inputs so that a change in place before backward is an error
         else:  # of constant parts, whose node PartMemory shares: nothing that a backward frees
             ctx.weight, ctx.versions = weight, [version(x) for x in (weight, *inputs)]
         ctx.set_materialize_grads(False)
-        return tuple(value.z.detach() for value in call.values)
+        return tuple(value.z.detach() for value in values)
 
     @staticmethod
     @once_differentiable
@@ -188,9 +191,9 @@ def _unchanged(ctx: Any) -> Tensor:
 def _linear_op(
     u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, cancelled: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    part = GeneratedPart(u, v, None if crow is None else (crow, col), cancelled)
+    part = GeneratedPart(u, v, None if crow is None or col is None else (crow, col), cancelled)
     (value,) = core.forward(weight, [part], [None], weight.dtype)
-    return value.z, value.vw, u.new_empty(0) if value.products is None else value.products
+    return value.z, cast(Tensor, value.vw), u.new_empty(0) if value.products is None else value.products
 
 
 @_linear_op.register_fake
@@ -216,10 +219,11 @@ def _linear_bwd_op(
     need_v: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    part = GeneratedPart(u, v, None if crow is None else (crow, col), cancelled)
+    part = GeneratedPart(u, v, None if crow is None or col is None else (crow, col), cancelled)
     value = PartValue(grad, vw, None if crow is None else products)
     d_weight, [[du, dv]] = core.backward(weight, [part], [value], [grad], need_weight, [[need_u, need_v]], weight.dtype)
-    return tuple(grad.new_empty(0) if d is None else d for d in (du, dv, d_weight))
+    d_u, d_v, d_w = (grad.new_empty(0) if d is None else d for d in (du, dv, d_weight))
+    return d_u, d_v, d_w
 
 
 @_linear_bwd_op.register_fake

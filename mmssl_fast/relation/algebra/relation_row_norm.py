@@ -116,8 +116,9 @@ def _row_norm_bwd_op(
 ) -> tuple[Tensor, Tensor]:
     c = torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
     plain, wide = torch.where(cancelled, 0.0, c)[:, None], u.double()
-    du = plain * (wide @ gram(v)) if need_u else None
-    dv = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None
+    # Any: a tensor where it is needed, else None
+    du: Any = plain * (wide @ gram(v)) if need_u else None
+    dv: Any = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None
     if crow is not None and col is not None and col.numel():
         seen = _Seen(crow, col, u, v)
         if need_u:
