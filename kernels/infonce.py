@@ -356,7 +356,7 @@ class _Call:
         self.block_d, self.block_out = min(power_of_2(self.d, 16), most), min(power_of_2(self.d, 16), 64)
         self.tiles_a_part, self.parts = split(cdiv(self.users, self.block_looped), cdiv(self.anchors, self.block_owned))
         self.constants: dict[str, Any] = {"D": self.d, "ACC": tl.float64 if wide else tl.float32}
-        self.blocks = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
+        self.blocks: dict[str, Any] = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
         self.outs = cdiv(self.d, self.block_out)
 
     def scale(self) -> tuple[float, float]:
