@@ -6,7 +6,7 @@ A component gives its part for relation_linear, its entries in a tile of items, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from ..tiles import tile_elements
 from .algebra.parts import DensePart, GeneratedPart, check_generated, version
 from .algebra.relation_linear import PartMemory
 from .algebra.relation_row_norm import row_norm_and_cancelled
-
-if TYPE_CHECKING:
-    from .gumbel import Component
 
 DENSE_SHARE = 16  # a gathered product costs about as much as this many of a matrix product
 
@@ -183,7 +180,19 @@ class Dense:
         return self if device == self.device and dtype == self.dtype else Dense(self.x.to(device, dtype))
 
 
-def converted(component: Component, device: torch.device, dtype: torch.dtype) -> Component:
+class _Convertible(Protocol):
+    copy: tuple[Any, Any] | None
+
+    @property
+    def requires_grad(self) -> bool: ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Any: ...
+
+
+_Component = TypeVar("_Component", bound=_Convertible)
+
+
+def converted(component: _Component, device: torch.device, dtype: torch.dtype) -> _Component:
     """component.to(device, dtype); where the component is constant, the same object at every
     call, so that its cached values are reused."""
     own = [x for x in (getattr(component, name, None) for name in ("u", "v", "x")) if x is not None]
