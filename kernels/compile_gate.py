@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -204,7 +204,7 @@ def compile_launch(case: str, launch: Launch, arch: int) -> Report:
 
 def gate(cases: list[str], archs: tuple[int, ...] = ARCHS, jobs: int = 1, once: bool = False) -> list[Report]:
     """Every distinct launch of the cases, compiled for every architecture; with `once` the first of each kernel."""
-    work = {}
+    work: dict[Any, Any] = {}
     for arch, case in itertools.product(archs, cases):
         for launch in launches(case, arch):
             place = (arch, launch.kernel) if once else (arch, launch.kernel, case, str(launch.constants))

@@ -12,6 +12,8 @@ Over 400 lines in one file, because forward and backward share how the seen entr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -388,7 +390,7 @@ def _bwd_blocks(precision: str, arch: int) -> tuple[int, int]:
     return (32, 32) if precision == "ieee" else (64, 64)
 
 
-def _factor_grad(kernel, call: _Call, data: tuple, other: Tensor, factor: Tensor) -> Tensor:
+def _factor_grad(kernel, call: _Call, data: tuple[Any, ...], other: Tensor, factor: Tensor) -> Tensor:
     """The gradient of one factor as a sum over parts of the other's rows."""
     block_a, block_i = _bwd_blocks(call.precision, call.arch)
     size, other_size = (block_a, block_i) if kernel is cosine_block_bwd_u_kernel else (block_i, block_a)

@@ -224,7 +224,8 @@ def cosine_topk(u: Tensor, v: Tensor, k: int, crow: Tensor | None, col: Tensor |
     most_parts = MERGED // block_k
     while best.shape[1] > most_parts:
         groups = cdiv(best.shape[1], most_parts)
-        best, item = _merge(best, item, *(x.new_empty(rows, groups, kept) for x in (best, item)), most_parts)
+        fewer = best.new_empty(rows, groups, kept), item.new_empty(rows, groups, kept)
+        best, item = _merge(best, item, *fewer, most_parts)
     return _merge(best, item, values, found, most_parts)
 
 

@@ -16,6 +16,7 @@ Over 400 lines in one file, because forward and backward share the tile of produ
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -354,8 +355,8 @@ class _Call:
         self.block_owned, self.block_looped, most = _blocks(precision, wide, self.d, arch_of(h.device))
         self.block_d, self.block_out = min(power_of_2(self.d, 16), most), min(power_of_2(self.d, 16), 64)
         self.tiles_a_part, self.parts = split(cdiv(self.users, self.block_looped), cdiv(self.anchors, self.block_owned))
-        self.constants = {"D": self.d, "ACC": tl.float64 if wide else tl.float32}
-        self.blocks = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
+        self.constants: dict[str, Any] = {"D": self.d, "ACC": tl.float64 if wide else tl.float32}
+        self.blocks: dict[str, Any] = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
         self.outs = cdiv(self.d, self.block_out)
 
     def scale(self) -> tuple[float, float]:

@@ -14,7 +14,7 @@ class Launch(NamedTuple):
 
     kernel: Any
     grid: tuple[int, ...]
-    args: tuple
+    args: tuple[Any, ...]
     constants: dict[str, Any]
     options: dict[str, Any]
 
@@ -31,7 +31,7 @@ def arch_of(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def launch(kernel, grid: tuple[int, ...], *args, warps: int = 4, stages: int = 2, **constants) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stages: int = 2, **constants: Any) -> None:
     """Starts ``kernel[grid](*args, **constants)`` on the device of the first tensor; nothing to do for an empty grid.
 
     Args:

@@ -77,8 +77,8 @@ def check_seen(op: str, crow: Tensor | None, col: Tensor | None, rows: int) -> N
     """crow int64 [B + 1] and col [nnz] of the seen items, or neither."""
     if crow is None and col is None:
         return
-    given = "col" if crow is None else "crow"
-    require(crow is not None and col is not None, op, f"seen needs both crow and col, got only {given}")
+    if crow is None or col is None:
+        raise ValueError(f"{op}: seen needs both crow and col, got only {'col' if crow is None else 'crow'}")
     require(
         crow.ndim == 1 and crow.dtype == torch.int64 and crow.is_contiguous(),
         op,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 ID_TYPES = (torch.int64, torch.int32)
 
 
-def check_tensors(op: str, **arguments) -> None:
+def check_tensors(op: str, **arguments: object) -> None:
     """Raises TypeError naming the first argument that is not a torch.Tensor."""
     for name, x in arguments.items():
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: {name} must be a torch.Tensor, got {_kind(x)}")
 
 
-def check_seen(op: str, seen) -> None:
+def check_seen(op: str, seen: Any) -> None:
     """Raises TypeError unless `seen` is None or a pair of tensors."""
     if seen is not None:
         check_tensors(op, **{"seen.crow": seen[0], "seen.col": seen[1]})
@@ -35,7 +37,7 @@ def as_ids(op: str, name: str, ids: Tensor) -> Tensor:
     return ids.long()
 
 
-def _kind(x) -> str:
+def _kind(x: object) -> str:
     kind = type(x)
     if kind.__module__ == "numpy":
         return f"a NumPy {kind.__name__}; use torch.from_numpy"

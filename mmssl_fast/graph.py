@@ -7,7 +7,7 @@ out-of-range, unsorted or duplicated index is looked for.
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -66,7 +66,17 @@ class InteractionGraph:
         with outside_modes():
             self._build_from(crow, col, t_crow, t_col, n_users, n_items, value, t_value)
 
-    def _build_from(self, crow, col, t_crow, t_col, n_users: int, n_items: int, value, t_value) -> None:
+    def _build_from(
+        self,
+        crow: Tensor,
+        col: Tensor,
+        t_crow: Tensor,
+        t_col: Tensor,
+        n_users: int,
+        n_items: int,
+        value: Tensor | None,
+        t_value: Tensor | None,
+    ) -> None:
         _check_csr("crow", crow, "col", col, n_users, n_items, value)
         _check_csr("t_crow", t_crow, "t_col", t_col, n_items, n_users, t_value)
         if col.numel() != t_col.numel() or col.device != t_col.device or (value is None) != (t_value is None):
@@ -96,10 +106,10 @@ class InteractionGraph:
         a value is not finite, not real or, without weights, negative.
         """
         where = "InteractionGraph.from_scipy"
-        return cls._build(*_pairs_of(where, matrix), *matrix.shape, weights, where)
+        return cls._build(*_pairs_of(where, matrix), matrix.shape[0], matrix.shape[1], weights, where)
 
     @classmethod
-    def from_pairs(cls, users, items, n_users: int, n_items: int, values=None) -> InteractionGraph:
+    def from_pairs(cls, users: Any, items: Any, n_users: int, n_items: int, values: Any = None) -> InteractionGraph:
         """A graph from two integer sequences of equal length (arrays, tensors or lists); repeated pairs are merged.
 
         values: optional edge values of either sign (float32, repeated pairs summed; zeros are no edges). Raises
@@ -111,12 +121,21 @@ class InteractionGraph:
         return cls._build(users, items, data, int(n_users), int(n_items), values is not None, where)
 
     @classmethod
-    def _build(cls, users, items, data, n_users: int, n_items: int, weights: bool, where: str) -> InteractionGraph:
+    def _build(
+        cls,
+        users: np.ndarray,
+        items: np.ndarray,
+        data: np.ndarray | None,
+        n_users: int,
+        n_items: int,
+        weights: bool,
+        where: str,
+    ) -> InteractionGraph:
         csr = _csr_of(users, items, data, n_users, n_items, weights, where)
         csc = csr.tocsc()
         csc.sort_indices()
 
-        def index_tensor(a, dtype):
+        def index_tensor(a: np.ndarray, dtype: type | np.dtype) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(a, dtype))
 
         with outside_modes():
@@ -186,10 +205,10 @@ def interactions(matrix: sp.spmatrix | sp.sparray, where: str) -> sp.csr_array:
 
     where: what errors name.
     """
-    return _csr_of(*_pairs_of(where, matrix), *matrix.shape, False, where)
+    return _csr_of(*_pairs_of(where, matrix), matrix.shape[0], matrix.shape[1], False, where)
 
 
-def _pairs_of(where: str, matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pairs_of(where: str, matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if not sp.issparse(matrix) or matrix.ndim != 2:
         raise ValueError(f"{where}: expected a 2-D SciPy sparse matrix, got {type(matrix).__name__}")
     if matrix.format == "csr":
@@ -198,7 +217,9 @@ def _pairs_of(where: str, matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return coo.row, coo.col, np.asarray(coo.data)
 
 
-def _csr_of(users, items, data, n_users: int, n_items: int, weights: bool, where: str) -> sp.csr_array:
+def _csr_of(
+    users: np.ndarray, items: np.ndarray, data: np.ndarray | None, n_users: int, n_items: int, weights: bool, where: str
+) -> sp.csr_array:
     if n_users < 0 or n_items < 0:
         raise ValueError(f"{where}: sizes must not be negative, got {n_users} users x {n_items} items")
     if len(users) != len(items) or (data is not None and len(data) != len(users)):
@@ -214,7 +235,7 @@ def _csr_of(users, items, data, n_users: int, n_items: int, weights: bool, where
         if data.ndim != 1:
             raise ValueError(f"{where}: values must be a 1-D sequence, got shape {data.shape}")
         users, items, data = _edges(users, items, data, weights, where)
-    values = data.astype(np.float32) if weights else np.ones(len(users), np.float32)
+    values = data.astype(np.float32) if weights and data is not None else np.ones(len(users), np.float32)
     index = np.int32 if max(n_users, n_items) <= _INT32_MAX else np.int64
     csr = sp.coo_array((values, (users.astype(index), items.astype(index))), shape=(n_users, n_items)).tocsr()
     csr.sum_duplicates()
@@ -226,12 +247,14 @@ def _csr_of(users, items, data, n_users: int, n_items: int, weights: bool, where
     return csr
 
 
-def _edges(users, items, data, weights: bool, where: str):
+def _edges(
+    users: np.ndarray, items: np.ndarray, data: np.ndarray, weights: bool, where: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs whose value makes an edge, with those values."""
     if data.dtype.kind not in "biuf":
         raise ValueError(f"{where}: values must be real numbers, got {data.dtype}")
 
-    def refuse(bad, rule: str) -> None:
+    def refuse(bad: np.ndarray, rule: str) -> None:
         if bad.any():
             at = int(bad.argmax())
             raise ValueError(f"{where}: value {at} (user {users[at]}, item {items[at]}) is {data[at]:g}; {rule}")
@@ -293,11 +316,11 @@ def _check_degrees(degree: Tensor, col: Tensor, crow_name: str, col_name: str) -
         )
 
 
-def _to_numpy(x) -> np.ndarray:
+def _to_numpy(x: Any) -> np.ndarray:
     return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
-def _to_int_array(x, name: str) -> np.ndarray:
+def _to_int_array(x: Any, name: str) -> np.ndarray:
     a = _to_numpy(x)
     if a.ndim != 1 or (a.size and a.dtype.kind not in "iu"):
         raise ValueError(
@@ -306,7 +329,7 @@ def _to_int_array(x, name: str) -> np.ndarray:
     return a.astype(np.int64)
 
 
-def _csr_to_pairs(matrix, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _csr_to_pairs(matrix: sp.spmatrix | sp.sparray, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The (row, column, value) triples of a CSR whose arrays may be inconsistent: checked before anything reads through
     them, because SciPy's own conversions do not."""
     indptr, indices, data = np.asarray(matrix.indptr), np.asarray(matrix.indices), np.asarray(matrix.data)

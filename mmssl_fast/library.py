@@ -1,6 +1,7 @@
 """Loads the C++ library, which registers the ops as torch.ops.mmssl_fast.*, and refuses one that does not fit torch."""
 
 import importlib
+from typing import Any
 
 import torch  # loads the libraries that _C is linked against
 
@@ -14,7 +15,7 @@ except ImportError as error:
     raise ImportError(f"mmssl_fast: the C++ library does not load with torch {torch.__version__} ({error})") from error
 
 
-def _major_minor(version):
+def _major_minor(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
@@ -25,7 +26,7 @@ if _major_minor(_C.build_info()["torch"]) != _major_minor(torch.__version__):
     )
 
 
-def build_info():
+def build_info() -> dict[str, Any]:
     """How the library was built and what it runs with.
 
     Returns:

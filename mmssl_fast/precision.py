@@ -1,5 +1,7 @@
 """Matrix products whose operands are rounded to a narrower dtype, as torch.autocast has them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -7,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from .modes import is_traced
 
 KEPT_BYTES = 1 << 28  # of a rounded weight that is kept between products
-_kept: tuple[tuple, StorageWeakRef, Tensor] | None = None
+_kept: tuple[tuple[Any, ...], StorageWeakRef, Tensor] | None = None
 
 
 def gemm_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

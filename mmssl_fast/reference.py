@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .graph import InteractionGraph, SeenRows
+
 MASK32 = 0xFFFFFFFF
 # Streams keep uses of one (seed, offset) apart: the last word of the Philox counter.
 STREAM_DENSE, STREAM_GAP, STREAM_ITEM, STREAM_POSITIVE, STREAM_NEGATIVE, STREAM_USER, STREAM_ALPHA = range(7)
@@ -89,7 +91,9 @@ def sampled_dot(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return (u[row_ids(crow)] * v[col.long()]).sum(-1)
 
 
-def cosine_block(u: Tensor, v: Tensor, seen=None, kind: str = "cosine", row_l2: bool = False) -> Tensor:
+def cosine_block(
+    u: Tensor, v: Tensor, seen: SeenRows | None = None, kind: str = "cosine", row_l2: bool = False
+) -> Tensor:
     """Eq. 3: cosine (or dot) of every user row with every item row, seen entries 0, rows optionally of length 1;
     [B, I]."""
     if kind == "cosine":
@@ -100,7 +104,9 @@ def cosine_block(u: Tensor, v: Tensor, seen=None, kind: str = "cosine", row_l2: 
     return unit_rows(rows) if row_l2 else rows
 
 
-def cosine_topk(u: Tensor, v: Tensor, k: int, seen=None, kind: str = "cosine") -> tuple[Tensor, Tensor]:
+def cosine_topk(
+    u: Tensor, v: Tensor, k: int, seen: SeenRows | None = None, kind: str = "cosine"
+) -> tuple[Tensor, Tensor]:
     """The k best items of each row of the same similarities, best first, ties to the lower id, seen items excluded;
     values [B, k], items int64 [B, k]; −inf and −1 where fewer than k are left."""
     scores = cosine_block(u, v, kind=kind)
@@ -129,14 +135,14 @@ def gumbel_logits(
 
 
 def gumbel_softmax(
-    graph,
+    graph: InteractionGraph,
     users: Tensor,
     tau: float,
     seed: int,
     offset: int = 0,
     *,
     noise_scale: float = 1.0,
-    augment=None,
+    augment: tuple[Tensor, Tensor] | None = None,
     zeta: float = 0.0,
     row_l2: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -151,7 +157,7 @@ def gumbel_softmax(
 
 
 def gumbel_order_statistics(
-    graph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0
+    graph: InteractionGraph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows softmax((A + σ g)/τ) of Eq. 5 from their order statistics: CSR (crow, col ascending, value float32); τ < σ.
 
@@ -194,19 +200,32 @@ def gumbel_order_statistics(
     return torch.tensor(crow), torch.tensor(items, dtype=graph.col.dtype), torch.tensor(values, dtype=torch.float32)
 
 
-def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str = "dot", row_l2: bool = False) -> Tensor:
+def relation_linear(
+    u: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    seen: SeenRows | None = None,
+    kind: str = "dot",
+    row_l2: bool = False,
+) -> Tensor:
     """F.linear of generated rows, formed densely; weight [H, I] → [B, H]."""
     return F.linear(cosine_block(u, v, seen, kind, row_l2), weight)
 
 
-def relation_row_norm(u: Tensor, v: Tensor, seen=None) -> Tensor:
+def relation_row_norm(u: Tensor, v: Tensor, seen: SeenRows | None = None) -> Tensor:
     """‖row‖₂ of dot rows with seen entries 0; [B], gradient 0 at a zero row."""
     square = cosine_block(u, v, seen, "dot").square().sum(-1)
     return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
 
 
 def gumbel_linear(
-    graph, users: Tensor, weight: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0
+    graph: InteractionGraph,
+    users: Tensor,
+    weight: Tensor,
+    tau: float,
+    seed: int,
+    offset: int = 0,
+    noise_scale: float = 1.0,
 ) -> Tensor:
     """F.linear of Gumbel rows (dense evaluation); weight [H, I] → [B, H]."""
     rows = gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale, dtype=weight.dtype)
@@ -235,7 +254,7 @@ def spmm(crow: Tensor, col: Tensor, value: Tensor | None, x: Tensor) -> Tensor:
     return x.new_zeros(crow.numel() - 1, x.shape[1]).index_add(0, row_ids(crow), gathered)
 
 
-def propagate(graph, x: Tensor, to: str = "users", norm: str = "receiver") -> Tensor:
+def propagate(graph: InteractionGraph, x: Tensor, to: str = "users", norm: str = "receiver") -> Tensor:
     """Eq. 2, 8, 10: y_r = Σ_{c∈N_r} x_c / sqrt|N_r| (norm="receiver"), / sqrt(|N_r||N_c|) ("both"), or the sum."""
     crow, col, value = (
         (graph.crow, graph.col, graph.value) if to == "users" else (graph.t_crow, graph.t_col, graph.t_value)
@@ -247,7 +266,9 @@ def propagate(graph, x: Tensor, to: str = "users", norm: str = "receiver") -> Te
     return y if norm == "none" else y * graph.inv_sqrt_degree(to, x.dtype)[:, None]
 
 
-def lightgcn(graph, users: Tensor, items: Tensor, layers: int, norm: str = "receiver") -> tuple[Tensor, Tensor]:
+def lightgcn(
+    graph: InteractionGraph, users: Tensor, items: Tensor, layers: int, norm: str = "receiver"
+) -> tuple[Tensor, Tensor]:
     """Eq. 10: users' = A items, items' = Aᵀ users, L times; the mean over layers 0..L."""
     sum_users, sum_items = users, items
     for _ in range(layers):
@@ -288,7 +309,7 @@ def bpr_loss(user_emb: Tensor, item_emb: Tensor, users: Tensor, pos: Tensor, neg
 
 # --- sampling --------------------------------------------------------------------------------------------------------
 def sample_bpr(
-    graph, batch: int, seed: int, offset: int = 0, over: str = "interactions"
+    graph: InteractionGraph, batch: int, seed: int, offset: int = 0, over: str = "interactions"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Users, positives and negatives, int64 [batch]. Users who have every item (no negative) are left out.
 

@@ -11,7 +11,7 @@ True
 `save(model, path)` keeps a model, `load(path)` reads one, or that of a folder which `mmssl-fast train` wrote.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import (
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in __all__:  # late, so that `mmssl-fast --help` does not wait for torch
         from . import api
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,7 +34,7 @@ class Adjacency:
 
     def __init__(self, forward: tuple[Tensor, Tensor, Tensor], backward: tuple[Tensor, Tensor, Tensor]) -> None:
         """forward: (crow int64 [R + 1], col [nnz], value [nnz]); backward: the same of the transpose, [C + 1]."""
-        self._forward, self._backward = (tuple(lasting(x) for x in side) for side in (forward, backward))
+        self._forward, self._backward = _lasting(forward), _lasting(backward)
 
     @classmethod
     def from_torch(cls, matrix: Tensor) -> Adjacency:
@@ -72,7 +74,7 @@ class Adjacency:
     def shape(self) -> torch.Size:
         return torch.Size((self._forward[0].numel() - 1, self._backward[0].numel() - 1))
 
-    def size(self, dim: int | None = None):
+    def size(self, dim: int | None = None) -> torch.Size | int:
         return self.shape if dim is None else self.shape[dim]
 
     @property
@@ -83,7 +85,7 @@ class Adjacency:
     def device(self) -> torch.device:
         return self._forward[2].device
 
-    def to(self, *args, **kwargs) -> Adjacency:
+    def to(self, *args: Any, **kwargs: Any) -> Adjacency:
         """As Tensor.to(device), .to(dtype), .to(device, dtype): itself when nothing changes."""
         device, dtype = torch._C._nn._parse_to(*args, **kwargs)[:2]
         device, dtype = device or self.device, dtype or self.dtype
@@ -91,7 +93,7 @@ class Adjacency:
             return self
         return self._map(lambda ids: ids.to(device), lambda value: value.to(device, dtype))
 
-    def cuda(self, *args, **kwargs) -> Adjacency:
+    def cuda(self, *args: Any, **kwargs: Any) -> Adjacency:
         return self._map(*(2 * (lambda x: x.cuda(*args, **kwargs),)))
 
     def cpu(self) -> Adjacency:
@@ -122,17 +124,24 @@ class Adjacency:
     def to_dense(self) -> Tensor:
         return self.to_torch().to_dense()
 
-    def _map(self, ids, value) -> Adjacency:
-        return Adjacency(*((ids(x[0]), ids(x[1]), value(x[2])) for x in (self._forward, self._backward)))
+    def _map(self, ids: Callable[[Tensor], Tensor], value: Callable[[Tensor], Tensor]) -> Adjacency:
+        forward, backward = ((ids(x[0]), ids(x[1]), value(x[2])) for x in (self._forward, self._backward))
+        return Adjacency(forward, backward)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"Adjacency has no {name!r}; use .to_torch() for the torch sparse tensor")
 
     def __repr__(self) -> str:
         return f"Adjacency({self.shape[0]} x {self.shape[1]}, {self._forward[1].numel()} entries, {self.device})"
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if func in _PRODUCTS and len(args) == 2 and not kwargs and isinstance(args[0], cls):
             return args[0].mm(args[1])
         name = getattr(func, "__name__", str(func))
@@ -159,7 +168,7 @@ class Snapshot:
             if max(matrix.shape) <= _INT32_MAX:
                 parts[1] = parts[1].to(torch.int32)
                 parts[0] = parts[0].to(torch.int32) if matrix.layout == torch.sparse_coo else parts[0]
-            return cls(matrix.layout, matrix.shape, tuple(parts))
+            return cls(matrix.layout, matrix.shape, (parts[0], parts[1], parts[2]))
 
     def is_still(self, matrix: Tensor) -> bool:
         """Whether the matrix holds, bit for bit, what it held."""
@@ -191,6 +200,11 @@ def _same(x: Tensor, kept: Tensor) -> bool:
     if x.device.type != "cpu":
         return torch.equal(x, kept.to(x.dtype))
     return np.array_equal(x.numpy(), kept.numpy())  # several times as fast as torch.equal
+
+
+def _lasting(side: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    crow, col, value = side
+    return lasting(crow), lasting(col), lasting(value)
 
 
 def _both_ways(

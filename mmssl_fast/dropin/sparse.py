@@ -13,9 +13,9 @@ import threading
 import types
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ _PRODUCTS = frozenset({torch.mm, torch.matmul, torch.sparse.mm, Tensor.mm, Tenso
 
 
 class _Prepared(NamedTuple):
-    tensor: weakref.ref
+    tensor: weakref.ref[Tensor]
     snapshot: Snapshot
     adjacency: Adjacency
 
@@ -96,7 +96,13 @@ def disable() -> None:
 
 
 class _Products(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if func in _PRODUCTS and args and isinstance(args[0], Tensor) and args[0].layout != torch.strided:
             reason = "an option of the product" if kwargs or len(args) != 2 else _obstacle(*args)
@@ -109,7 +115,7 @@ class _Products(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _under_modes(function: types.FunctionType) -> types.FunctionType:
+def _under_modes(function: Any) -> Callable[..., Any]:
     """`function`, an entry to backward that torch takes every mode off for, with the modes on.
 
     Activation checkpointing runs the forward again during backward. Without this mode torch would take the products
@@ -124,11 +130,17 @@ def _under_modes(function: types.FunctionType) -> types.FunctionType:
 _backward = _under_modes(torch.autograd.backward)
 
 
-def _tensor_backward(tensor, gradient=None, retain_graph=None, create_graph=False, inputs=None) -> None:
+def _tensor_backward(
+    tensor: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
     _backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
 
 
-_BACKWARD = {
+_BACKWARD: dict[Any, Callable[..., Any]] = {
     Tensor.backward: _tensor_backward,
     torch.autograd.backward: _backward,
     torch.autograd.grad: _under_modes(torch.autograd.grad),
@@ -166,7 +178,7 @@ def _tell(reason: str) -> None:
         warnings.warn(f"mmssl_fast.dropin.sparse: {reason} is left to torch (said once)", stacklevel=4)
 
 
-def _is(key: int, ref: weakref.ref) -> bool:
+def _is(key: int, ref: weakref.ref[Tensor]) -> bool:
     return key in _prepared and _prepared[key].tensor is ref
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl_fast.ops.act_norm_dropout import act_norm_dropout
+
+if TYPE_CHECKING:
+    from mmssl_fast.relation.rows import RelationRows
 
 MAX_HIDDEN = 512
 
@@ -31,14 +35,14 @@ class ItemMajorLinear(nn.Linear):
         if not self.weight.mT.is_contiguous():
             self.weight = nn.Parameter(self.weight.detach().mT.contiguous().mT, self.weight.requires_grad)
 
-    def forward(self, rows) -> Tensor:
+    def forward(self, rows: Tensor | RelationRows) -> Tensor:
         """F.linear(rows, weight, bias) for a dense [B, I] tensor or RelationRows → [B, H]."""
         if isinstance(rows, Tensor):
             return F.linear(rows, self.weight, self.bias)
         return rows.linear(self.weight, self.bias)
 
 
-def _restore_order(module: ItemMajorLinear, _) -> None:
+def _restore_order(module: ItemMajorLinear, _: object) -> None:
     module._to_item_major()
 
 
@@ -102,22 +106,23 @@ class Discriminator(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, rows) -> Tensor:
+    def forward(self, rows: Tensor | RelationRows) -> Tensor:
         """rows: dense [B, I] or RelationRows → D [B], each in (0, scale)."""
         return self.head(self.first(rows))
 
-    def products(self) -> AbstractContextManager:
+    def products(self) -> AbstractContextManager[Any]:
         """Within it torch.autocast is as `gemm` has it: around a product with W that is made outside."""
         return nullcontext() if self.gemm is None else torch.autocast(self.linear.weight.device.type, self.gemm)
 
-    def first(self, rows) -> Tensor:
+    def first(self, rows: Tensor | RelationRows) -> Tensor:
         """The first Linear: rows, dense [B, I] or RelationRows → z [B, H] in the weight's dtype."""
         with self.products():
             return self.linear(rows).to(self.linear.weight.dtype)
 
     def head(self, z: Tensor) -> Tensor:
         """Everything above the first Linear: z [B, H] → D [B]. In training BatchNorm couples the rows of one call."""
-        act, norm, drop, linear, second_act, second_norm, second_drop, *last = self.head_layers
+        layers: list[Any] = list(self.head_layers)
+        act, norm, drop, linear, second_act, second_norm, second_drop, *last = layers
         z = _hidden(z, act, norm, drop)
         with self.products():
             z = linear(z)
@@ -151,9 +156,10 @@ def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout
     y, mean, variance = act_norm_dropout(z, norm.weight, norm.bias, drop.p, seed_offset, act.negative_slope, norm.eps)
     rows = z.shape[0]
     with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-        norm.running_var.lerp_((variance * (rows / (rows - 1))).to(norm.running_var.dtype), norm.momentum)
+        tracked: Any = norm  # running statistics and a momentum: this module's BatchNorm has both
+        tracked.num_batches_tracked.add_(1)
+        tracked.running_mean.lerp_(mean.to(tracked.running_mean.dtype), tracked.momentum)
+        tracked.running_var.lerp_((variance * (rows / (rows - 1))).to(tracked.running_var.dtype), tracked.momentum)
     return y
 
 

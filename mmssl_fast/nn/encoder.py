@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +38,8 @@ class Encoded:
     def detach(self) -> Encoded:
         """The same values outside the graph of gradients."""
         values = (getattr(self, field.name) for field in fields(self))
-        return Encoded(
-            *([x.detach() for x in value] if isinstance(value, list) else value.detach() for value in values)
-        )
+        detached: list[Any] = [[x.detach() for x in v] if isinstance(v, list) else v.detach() for v in values]
+        return Encoded(*detached)
 
 
 # So that torch.export, torch.func and the like take an Encoded apart and put it together again.
@@ -114,16 +115,17 @@ class MMSSL(nn.Module):
         self.user_embedding = nn.Parameter(torch.empty(graph.n_users, dim))
         self.item_embedding = nn.Parameter(torch.empty(graph.n_items, dim))
         self.attention = ModalityAttention(dim=dim, heads=heads)
+        self.semantic_neighbours: Tensor
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
         # (which contents of semantic_neighbours, their graphs); made with the neighbours, not when first used, since
         # torch.export and torch.compile see no values to make them of
-        self._neighbour_graphs: tuple[tuple, list[InteractionGraph]] | None = None
+        self._neighbour_graphs: tuple[tuple[Any, ...], list[InteractionGraph]] | None = None
         self.register_load_state_dict_post_hook(_after_load)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, zero biases, and the semantic neighbours these give."""
-        for projection in self.projections:
+        for projection in cast(Iterable[nn.Linear], self.projections):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
         nn.init.xavier_uniform_(self.user_embedding)
@@ -149,7 +151,7 @@ class MMSSL(nn.Module):
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
         """Eq. 2: f_u^m [U, d] and f_i^m [I, d] of every modality; one propagation serves them all, side by side."""
         raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
-        pairs = zip(self.projections, raw, strict=True)
+        pairs = zip(cast(Iterable[nn.Linear], self.projections), raw, strict=True)
         projected = torch.cat([self.dropout(_projected(x, fc)) for fc, x in pairs], 1)
         users = propagate(self.interactions(), projected, "users", self.norm)
         items = propagate(self.interactions(), users, "items", self.norm)
@@ -187,7 +189,8 @@ class MMSSL(nn.Module):
         modal_users, modal_items = self.modality_features()
         attends = bool(self.neighbours and self.eta)
         view_users, view_items = self.views() if views or attends else ([], [])
-        users, items = self.user_embedding, self.item_embedding
+        users: Tensor = self.user_embedding
+        items: Tensor = self.item_embedding
         if attends:
             users = users + self.eta * unit_rows(self.attention(torch.stack(view_users)))
             items = items + self.eta * unit_rows(self.attention(torch.stack(view_items)))
@@ -214,7 +217,7 @@ class MMSSL(nn.Module):
             self._neighbour_graphs = known
         return known[1]
 
-    def _apply(self, fn, recurse: bool = True) -> MMSSL:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MMSSL:
         super()._apply(fn, recurse)
         device = self.user_embedding.device
         if device.type != "meta":
@@ -236,7 +239,7 @@ def _projected(x: Tensor, fc: nn.Linear) -> Tensor:
     return fc(x) if x.dtype == fc.weight.dtype else half_linear(x, fc.weight, fc.bias)
 
 
-def _after_load(module: MMSSL, _) -> None:
+def _after_load(module: MMSSL, _: object) -> None:
     module._neighbour_graphs = None
     if module.neighbours and not module.semantic_neighbours.is_meta and not is_traced(module.semantic_neighbours):
         module._semantic_graphs()

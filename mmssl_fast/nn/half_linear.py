@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ BLOCK_ELEMENTS = 1 << 20  # of an input block in the weight's precision: 4 MiB o
 
 class _HalfLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         out = weight.new_empty(x.shape[0], weight.shape[0])
         for begin, end in _blocks(x):
@@ -21,7 +23,7 @@ class _HalfLinear(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         d_weight = torch.zeros_like(weight)
         for begin, end in _blocks(x):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,16 @@ from mmssl_fast.ops.propagate import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 
+if TYPE_CHECKING:
+    from mmssl_fast.relation.rows import RelationRows
+
 
 def discriminator_loss(
-    discriminator: Discriminator, real, fakes: Sequence, alpha: Tensor, penalty_weight: float = 1.0
+    discriminator: Discriminator,
+    real: Tensor | RelationRows,
+    fakes: Sequence[Tensor | RelationRows],
+    alpha: Tensor,
+    penalty_weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """L_D of Eq. 7 by parts; rows go through the first Linear once, interpolation and penalty happen behind it.
 
@@ -54,7 +62,7 @@ def discriminator_loss(
         raise ValueError(
             f"discriminator_loss: alpha has shape {tuple(alpha.shape)}, expected [{count} modalities x {batch} rows]"
         )
-    z = discriminator.first(torch.cat([real, *fakes]))
+    z = discriminator.first(torch.cat(cast(list[Tensor], [real, *fakes])))
     z_real, z_fake = z.split([batch, count * batch])
     alpha = alpha.to(z.dtype)[:, None]
     z_mixed = alpha * z_real.repeat(count, 1) + (1 - alpha) * z_fake
@@ -68,13 +76,13 @@ def discriminator_loss(
     }
 
 
-def generator_loss(discriminator: Discriminator, fakes: Sequence) -> Tensor:
+def generator_loss(discriminator: Discriminator, fakes: Sequence[Tensor | RelationRows]) -> Tensor:
     """L_G of Eq. 7: −D(cat(fakes)).mean(); gradients reach the rows' embeddings, none is computed for D's parameters.
 
     fakes: Â^m of Eq. 3, one entry a modality, dense [B, I] or RelationRows.
     """
     with discriminator.frozen():
-        return -discriminator(torch.cat(list(fakes))).mean()
+        return -discriminator(torch.cat(cast(list[Tensor], list(fakes)))).mean()
 
 
 def contrastive_loss(

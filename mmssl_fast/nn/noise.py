@@ -9,7 +9,7 @@ from mmssl_fast.ops.philox import philox_bits
 from mmssl_fast.reference import STREAM_ALPHA
 
 
-def interpolation_weights(seed: int, step: int, users: Tensor, modalities: int) -> Tensor:
+def interpolation_weights(seed: int | Tensor, step: int, users: Tensor, modalities: int) -> Tensor:
     """α ~ U(0, 1) of Eq. 7, one a user and modality: float32 [modalities * B], modality by modality, on users' device.
 
     α = (k + ½)·2⁻³² clamped to 1 − 2⁻²⁴, k = philox_bits(seed, step, users, modalities, STREAM_ALPHA): a row's weight

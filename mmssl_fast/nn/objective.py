@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class MMSSLObjective:
         *,
         seed: int | Tensor = 0,
         max_repeats: int | None = None,
-        **changes,
+        **changes: Any,
     ) -> None:
         self.options = options = replace(options or ObjectiveOptions(), **changes)
         _check_model(model, discriminator, options)
@@ -97,7 +98,7 @@ class MMSSLObjective:
         alpha = interpolation_weights(self.seed, step, users, len(encoded.modal_users))
         return _with_total(
             losses.discriminator_loss(
-                self.discriminator,
+                cast(Discriminator, self.discriminator),
                 self.real_rows(encoded, users, step),
                 self.fake_rows(encoded, users),
                 alpha,
@@ -136,7 +137,7 @@ class MMSSLObjective:
             )
         if self.adversarial:
             terms["generator"] = options.lambda_generator * losses.generator_loss(
-                self.discriminator, self.fake_rows(encoded, users)
+                cast(Discriminator, self.discriminator), self.fake_rows(encoded, users)
             )
         if options.autoencoder:
             terms["autoencoder"] = options.lambda_autoencoder * losses.autoencoder_loss(
@@ -152,7 +153,7 @@ def _with_total(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check_model(model: MMSSL, discriminator: Discriminator | None, options: ObjectiveOptions) -> None:
     if options.adversarial and discriminator is None:
         raise ValueError("MMSSLObjective: the adversarial part needs a discriminator; pass one or adversarial=False")
-    if options.adversarial and discriminator.n_items != model.graph.n_items:
+    if options.adversarial and discriminator is not None and discriminator.n_items != model.graph.n_items:
         raise ValueError(
             f"MMSSLObjective: the discriminator reads rows of {discriminator.n_items} items, "
             f"the graph has {model.graph.n_items}"

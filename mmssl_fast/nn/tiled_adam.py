@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
@@ -63,7 +65,7 @@ class TiledAdam(torch.optim.Optimizer):
         self._moments, self._tile, self._seed = moments, tile, seed
 
     @torch.no_grad()
-    def step(self, pending: PendingGradient) -> None:
+    def step(self, pending: PendingGradient) -> None:  # type: ignore[override]  # the gradient is not in weight.grad
         """One update from the pending gradient of this optimiser's weight; nothing when no piece came in."""
         (group,) = self.param_groups
         (weight,) = group["params"]
@@ -84,14 +86,14 @@ class TiledAdam(torch.optim.Optimizer):
             self._update(weight, state, gradient, slice(begin, end), group)
         state["step"] += 1
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's; the moments keep the dtype this optimiser was made for."""
         super().load_state_dict(state_dict)
         for state in self.state.values():
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = state[name].to(self._moments)
 
-    def _update(self, weight: Tensor, state: dict, grad: Tensor, items: slice, group: dict) -> None:
+    def _update(self, weight: Tensor, state: dict[str, Any], grad: Tensor, items: slice, group: dict[str, Any]) -> None:
         stored = [state[name].mT[items] for name in ("exp_avg", "exp_avg_sq")]
         wide = [moment.to(grad.dtype) for moment in stored]  # the same tensors where the dtypes agree
         adam(

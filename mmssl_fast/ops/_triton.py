@@ -1,6 +1,8 @@
 """Registers the Triton kernels for CUDA. Triton is imported by the first op that runs on a GPU, never before."""
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -20,7 +22,7 @@ KERNELS = {
 PARTS = {"gumbel_linear": "gumbel_linear", "gumbel_linear_bwd": "gumbel_linear"}
 
 
-def kernel(op: str):
+def kernel(op: str) -> Callable[..., Any]:
     """The function that serves `op` on CUDA. Raises ImportError where triton is missing."""
     try:
         module = importlib.import_module(f"mmssl_fast.kernels.{(KERNELS | PARTS)[op]}")

@@ -1,5 +1,7 @@
 """act_norm_dropout: what follows a Linear in the discriminator's hidden layers (Eq. 4), with its two derivatives."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,14 +57,18 @@ def _check_rows(op: str, z: Tensor) -> None:
         raise ValueError(f"{op}: z must be [rows, H] of at least 2 rows, got {tuple(z.shape)}")
 
 
-def forward_by_torch(z, weight, bias, seed_offset, slope, eps, rate):
+def forward_by_torch(
+    z: Tensor, weight: Tensor, bias: Tensor, seed_offset: Tensor, slope: float, eps: float, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
     _check_rows("act_norm_dropout", z)
     variance, mean = torch.var_mean(a := F.leaky_relu(z, slope), 0, correction=0)
     y = (a - mean) * (weight * (variance + eps).rsqrt()) + bias
     return y * _factors(z, seed_offset, rate), mean, variance
 
 
-def _unit_and_bend(z, mean, variance, slope, eps):
+def _unit_and_bend(
+    z: Tensor, mean: Tensor, variance: Tensor, slope: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """x̂, leaky_relu'(z) and 1 / sqrt(variance + eps)."""
     inverse = (variance + eps).rsqrt()
     return (F.leaky_relu(z, slope) - mean) * inverse, torch.full_like(z, slope).masked_fill_(z > 0, 1), inverse
@@ -72,14 +78,37 @@ def _project(q: Tensor, unit: Tensor) -> Tensor:
     return q - q.mean(0) - unit * (q * unit).mean(0)
 
 
-def backward_by_torch(grad, z, mean, variance, weight, seed_offset, slope, eps, rate):
+def backward_by_torch(
+    grad: Tensor,
+    z: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor,
+    seed_offset: Tensor,
+    slope: float,
+    eps: float,
+    rate: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     _check_rows("act_norm_dropout_bwd", z)
     unit, bend, inverse = _unit_and_bend(z, mean, variance, slope, eps)
     e = grad * _factors(z, seed_offset, rate)
     return bend * weight * inverse * _project(e, unit), (e * unit).sum(0), e.sum(0)
 
 
-def double_backward_by_torch(gg_z, gg_weight, gg_bias, grad, z, mean, variance, weight, seed_offset, slope, eps, rate):
+def double_backward_by_torch(
+    gg_z: Tensor,
+    gg_weight: Tensor,
+    gg_bias: Tensor,
+    grad: Tensor,
+    z: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor,
+    seed_offset: Tensor,
+    slope: float,
+    eps: float,
+    rate: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The formulas above act_norm_dropout_bwd_bwd in csrc/cpu/isa/act_norm_dropout.cpp."""
     _check_rows("act_norm_dropout_bwd_bwd", z)
     unit, bend, inverse = _unit_and_bend(z, mean, variance, slope, eps)
@@ -100,38 +129,63 @@ torch.library.impl("mmssl_fast::act_norm_dropout_bwd_bwd", "cuda", double_backwa
 
 
 @torch.library.register_fake("mmssl_fast::act_norm_dropout")
-def _(z, weight, bias, seed_offset, slope, eps, rate):
+def _(
+    z: Tensor, weight: Tensor, bias: Tensor, seed_offset: Tensor, slope: float, eps: float, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
     return z.new_empty(z.shape), z.new_empty(z.shape[1]), z.new_empty(z.shape[1])
 
 
 @torch.library.register_fake("mmssl_fast::act_norm_dropout_bwd")
-def _(grad, z, mean, variance, weight, seed_offset, slope, eps, rate):
+def _(
+    grad: Tensor,
+    z: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor,
+    seed_offset: Tensor,
+    slope: float,
+    eps: float,
+    rate: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     return z.new_empty(z.shape), z.new_empty(z.shape[1]), z.new_empty(z.shape[1])
 
 
 @torch.library.register_fake("mmssl_fast::act_norm_dropout_bwd_bwd")
-def _(gg_z, gg_weight, gg_bias, grad, z, mean, variance, weight, seed_offset, slope, eps, rate):
+def _(
+    gg_z: Tensor,
+    gg_weight: Tensor,
+    gg_bias: Tensor,
+    grad: Tensor,
+    z: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor,
+    seed_offset: Tensor,
+    slope: float,
+    eps: float,
+    rate: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     return z.new_empty(z.shape), z.new_empty(z.shape), z.new_empty(z.shape[1])
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     z, weight, _, seed_offset, *ctx.how = inputs
     _, mean, variance = output
     ctx.mark_non_differentiable(mean, variance)
     ctx.save_for_backward(z, mean, variance, weight, seed_offset)
 
 
-def _grad(ctx, grad, _mean, _variance):
+def _grad(ctx: Any, grad: Tensor, _mean: Tensor | None, _variance: Tensor | None) -> tuple[Tensor | None, ...]:
     return *act_norm_dropout_bwd(grad, *ctx.saved_tensors, *ctx.how), None, None, None, None
 
 
-def _save_bwd(ctx, inputs, output):
+def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, slope, eps, rate = inputs
     ctx.how = slope, eps, rate
     ctx.save_for_backward(*tensors)
 
 
-def _grad_bwd(ctx, gg_z, gg_weight, gg_bias):
+def _grad_bwd(ctx: Any, gg_z: Tensor, gg_weight: Tensor, gg_bias: Tensor) -> tuple[Tensor | None, ...]:
     d_grad, d_z, d_weight = act_norm_dropout_bwd_bwd(gg_z, gg_weight, gg_bias, *ctx.saved_tensors, *ctx.how)
     return d_grad, d_z, None, None, d_weight, None, None, None, None
 

@@ -1,6 +1,9 @@
 """bpr_loss: the Bayesian personalised ranking loss of a batch of triples."""
 
+from typing import Any, NoReturn
+
 import torch
+from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from ..arguments import as_ids, check_tensors
@@ -34,37 +37,39 @@ def bpr_loss(
 
 
 @torch.library.register_fake("mmssl_fast::bpr_loss")
-def _(user_emb, item_emb, users, pos, neg):
+def _(user_emb: Tensor, item_emb: Tensor, users: Tensor, pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
     sums = torch.float32 if user_emb.dtype == torch.bfloat16 else user_emb.dtype
     return user_emb.new_empty(()), user_emb.new_empty(users.shape, dtype=sums)
 
 
 @torch.library.register_fake("mmssl_fast::bpr_loss_bwd")
-def _(user_emb, item_emb, users, pos, neg, slope):
+def _(
+    user_emb: Tensor, item_emb: Tensor, users: Tensor, pos: Tensor, neg: Tensor, slope: float
+) -> tuple[Tensor, Tensor]:
     return user_emb.new_empty(user_emb.shape), item_emb.new_empty(item_emb.shape)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
-def _grad(ctx, grad, _):
+def _grad(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     *inputs, slope = ctx.saved_tensors
     # slope is d loss_b / d margin_b; the mean divides by B.
     return *bpr_loss_bwd(*inputs, slope * (grad.to(slope.dtype) / max(slope.shape[0], 1))), None, None, None
 
 
-def _no_second(ctx, *grads):
+def _no_second(ctx: Any, *grads: Tensor) -> NoReturn:
     raise RuntimeError("bpr_loss: has no second derivative; use mmssl_fast.reference.bpr_loss")
 
 
-def _tangent(inputs, outputs, tangents):
+def _tangent(inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Tensor, None]:
     user_emb, item_emb, users, pos, neg = inputs
     user_move, item_move = tangents[:2]
     _, slope = outputs
 
-    def gap(items):
+    def gap(items: Tensor) -> Tensor:
         return items[pos].to(slope.dtype) - items[neg].to(slope.dtype)
 
     margin = torch.zeros_like(slope)

@@ -1,5 +1,7 @@
 """cosine_block: generated relation rows as a matrix."""
 
+from typing import Any, NoReturn
+
 import torch
 from torch import Tensor
 
@@ -46,41 +48,53 @@ def cosine_block(
     return block
 
 
-def _wide(dtype):
+def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
 @torch.library.register_fake("mmssl_fast::cosine_block")
-def _(u, v, crow, col, row_l2):
+def _(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None, row_l2: bool) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape[0], v.shape[0]), u.new_empty(u.shape[0] if row_l2 else 0, dtype=_wide(u.dtype))
 
 
 @torch.library.register_fake("mmssl_fast::cosine_block_bwd")
-def _(grad, u, v, crow, col, block, inverse, need_u, need_v):
+def _(
+    grad: Tensor,
+    u: Tensor,
+    v: Tensor,
+    crow: Tensor | None,
+    col: Tensor | None,
+    block: Tensor,
+    inverse: Tensor,
+    need_u: bool,
+    need_v: bool,
+) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     u, v, crow, col, row_l2 = inputs
     block, inverse = output if row_l2 else (None, None)
     ctx.save_for_backward(u, v, crow, col, block, inverse)
     ctx.mark_non_differentiable(output[1])
 
 
-def _cosine_block_grad(ctx, grad, _):
+def _cosine_block_grad(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     u, v, crow, col, block, inverse = ctx.saved_tensors
     need_u, need_v = ctx.needs_input_grad[:2]
     u_grad, v_grad = cosine_block_bwd(grad, u, v, crow, col, block, inverse, need_u, need_v)
     return u_grad if need_u else None, v_grad if need_v else None, None, None, None
 
 
-def _no_second_derivative(ctx, *grads):
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
     raise NotImplementedError(
         "cosine_block: the gradient has no derivative; use mmssl_fast.reference.cosine_block for one"
     )
 
 
-def _cosine_block_tangent(inputs, outputs, tangents):
+def _cosine_block_tangent(
+    inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Tensor, None]:
     """Of x = (u vᵀ) ∘ (1 − S): ẋ = (u̇ vᵀ + u v̇ᵀ) ∘ (1 − S); of y = r x, r = 1/‖x‖: ẏ = r ẋ − y (y·r ẋ)."""
     u, v, crow, col, row_l2 = inputs
     block, inverse = outputs

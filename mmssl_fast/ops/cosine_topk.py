@@ -53,5 +53,5 @@ def cosine_topk(
 
 
 @torch.library.register_fake("mmssl_fast::cosine_topk")
-def _(u, v, k, crow, col):
+def _(u: Tensor, v: Tensor, k: int, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape[0], k), u.new_empty(u.shape[0], k, dtype=torch.int64)

@@ -77,7 +77,7 @@ torch.library.impl("mmssl_fast::csr_transpose", "cuda", transpose_padded)
 
 
 @torch.library.register_fake("mmssl_fast::csr_transpose")
-def _(crow, col, n_cols):
+def _(crow: Tensor, col: Tensor, n_cols: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     nnz = col.shape[0]
     if col.device.type == "cuda":
         distinct = torch.sym_min(nnz, n_cols)

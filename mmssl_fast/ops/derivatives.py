@@ -9,6 +9,7 @@ backward, a forward-mode formula where there is one, and vmap by looping over th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,14 +33,14 @@ def is_tracked(x: Tensor) -> bool:
 
 def differentiable(
     name: str,
-    backward: Callable,
-    setup_context: Callable,
+    backward: Callable[..., Any],
+    setup_context: Callable[..., Any],
     *,
-    jvp: Callable | None = None,
-    vmap: Callable | None = None,
+    jvp: Callable[..., Any] | None = None,
+    vmap: Callable[..., Any] | None = None,
     once: bool = False,
     public: str | None = None,
-) -> Callable:
+) -> Callable[..., Any]:
     """Registers the backward formula of ``torch.ops.mmssl_fast.<name>`` and returns what to call in the op's place.
 
     Args:
@@ -58,7 +59,7 @@ def differentiable(
     torch.library.register_autograd(f"mmssl_fast::{name}", registered, setup_context=setup_context)
     public = public or name.removesuffix("_bwd")
 
-    def no_jvp(*_):
+    def no_jvp(*_: Any) -> NoReturn:
         raise NotImplementedError(
             f"{public}: no forward-mode derivative here; use reverse mode once (torch.func.vjp, jacrev), or "
             f"mmssl_fast.reference.{public}"
@@ -67,39 +68,46 @@ def differentiable(
     return _callable(name, backward, setup_context, jvp or no_jvp, vmap)
 
 
-def no_context(ctx, inputs, output) -> None:
+def no_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """The setup_context of a formula that needs nothing."""
 
 
-def undifferentiable(name: str, message: str) -> Callable:
+def undifferentiable(name: str, message: str) -> Callable[..., Any]:
     """What to call in the place of an op without any derivative: where one is asked for it raises NotImplementedError
     with `message`, in torch.func and forward mode too."""
 
-    def refuse(*_):
+    def refuse(*_: Any) -> NoReturn:
         raise NotImplementedError(message)
 
     return _callable(name, refuse, no_context, refuse, None)
 
 
-def _callable(name, backward, setup_context, jvp, vmap) -> Callable:
+def _callable(
+    name: str,
+    backward: Callable[..., Any],
+    setup_context: Callable[..., Any],
+    jvp: Callable[..., Any],
+    vmap: Callable[..., Any] | None,
+) -> Callable[..., Any]:
     op = getattr(torch.ops.mmssl_fast, name)
+    function: Any  # the class made below
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         return function.apply(*args) if is_transforming() else op(*args)
 
-    def setup(ctx, inputs, output):
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         setup_context(ctx, inputs, output)
         outputs = output if isinstance(output, tuple) else (output,)
         ctx.tensors = [isinstance(x, Tensor) for x in inputs]
         ctx.rest = [None if isinstance(x, Tensor) else x for x in inputs]
         ctx.save_for_forward(*(x for x in (*inputs, *outputs) if isinstance(x, Tensor)))
 
-    def forward_mode(ctx, *tangents):
+    def forward_mode(ctx: Any, *tangents: tuple[Any, ...]) -> Any:
         saved = iter(ctx.saved_tensors)
         inputs = [next(saved) if is_tensor else x for x, is_tensor in zip(ctx.rest, ctx.tensors, strict=True)]
         return jvp(inputs, tuple(saved), tangents)
 
-    def loop(info, in_dims, *args):
+    def loop(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         calls = [
             call(*(x if dim is None else x.select(dim, at) for x, dim in zip(args, in_dims, strict=True)))
             for at in range(info.batch_size)

@@ -1,9 +1,12 @@
 """gumbel_linear: a linear layer on Gumbel rows (equations 4 and 5)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..arguments import as_ids, check_tensors
+from ..graph import InteractionGraph
 from . import _triton
 from .derivatives import differentiable
 from .gumbel_rows import GraphRows, GumbelRows, choose_method, entry_capacity, summing_dtype
@@ -16,7 +19,7 @@ ONE_PASS_COLUMNS = 128
 
 
 def gumbel_linear(
-    graph,
+    graph: InteractionGraph,
     users: Tensor,
     weight: Tensor,
     tau: float,
@@ -55,30 +58,53 @@ def gumbel_linear(
     return gumbel_linear_op(weight, graph.crow, graph.col, users, *noise, capacity)
 
 
-def _rows(crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics, capacity) -> GumbelRows:
+def _rows(
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    n_items: int,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+    order_statistics: bool,
+    capacity: int,
+) -> GumbelRows:
     method = "order_statistics" if order_statistics else "dense"
-    return GumbelRows(GraphRows(crow, col, n_items), users, tau, *seed_offset, noise_scale, method, capacity)
+    seed, offset = seed_offset
+    return GumbelRows(GraphRows(crow, col, n_items), users, tau, seed, offset, noise_scale, method, capacity)
 
 
-def gumbel_linear_by_rows(weight, crow, col, users, *noise):
+def gumbel_linear_by_rows(weight: Tensor, crow: Tensor, col: Tensor, users: Tensor, *noise: Any) -> Tensor:
     (y,), _ = _rows(crow, col, users, weight.shape[1], *noise).forward([weight.mT])
     return y
 
 
-def gumbel_linear_bwd_by_rows(grad, crow, col, users, n_items, *noise):
+def gumbel_linear_bwd_by_rows(
+    grad: Tensor, crow: Tensor, col: Tensor, users: Tensor, n_items: int, *noise: Any
+) -> Tensor:
     out = grad.new_zeros(n_items, grad.shape[1], dtype=summing_dtype(grad))
     _rows(crow, col, users, n_items, *noise).backward([grad], [out])
     return out.to(grad.dtype)
 
 
-def _in_one_pass(matrix, order_statistics) -> bool:
+def _in_one_pass(matrix: Tensor, order_statistics: bool) -> bool:
     """Whether a CUDA kernel that makes dense rows and multiplies them at once takes [rows, columns] `matrix`."""
     return (
         not order_statistics and matrix.shape[1] <= ONE_PASS_COLUMNS and matrix.dtype in (torch.float32, torch.bfloat16)
     )
 
 
-def gumbel_linear_cuda(weight, crow, col, users, tau, seed_offset, noise_scale, order_statistics, capacity):
+def gumbel_linear_cuda(
+    weight: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+    order_statistics: bool,
+    capacity: int,
+) -> Tensor:
     if not _in_one_pass(weight.mT, order_statistics):
         noise = tau, seed_offset, noise_scale, order_statistics, capacity
         return gumbel_linear_by_rows(weight, crow, col, users, *noise)
@@ -86,7 +112,18 @@ def gumbel_linear_cuda(weight, crow, col, users, tau, seed_offset, noise_scale, 
     return _triton.kernel("gumbel_linear")(weight, crow, col, users, lse, tau, seed_offset, noise_scale)
 
 
-def gumbel_linear_bwd_cuda(grad, crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics, capacity):
+def gumbel_linear_bwd_cuda(
+    grad: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    n_items: int,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+    order_statistics: bool,
+    capacity: int,
+) -> Tensor:
     if not _in_one_pass(grad, order_statistics):
         noise = tau, seed_offset, noise_scale, order_statistics, capacity
         return gumbel_linear_bwd_by_rows(grad, crow, col, users, n_items, *noise)
@@ -102,45 +139,66 @@ torch.library.impl("mmssl_fast::gumbel_linear_bwd", "cuda", gumbel_linear_bwd_cu
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear")
-def _(weight, crow, col, users, tau, seed_offset, noise_scale, order_statistics, capacity):
+def _(
+    weight: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+    order_statistics: bool,
+    capacity: int,
+) -> Tensor:
     return weight.new_empty(users.shape[0], weight.shape[0])
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear_bwd")
-def _(grad, crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics, capacity):
+def _(
+    grad: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    n_items: int,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+    order_statistics: bool,
+    capacity: int,
+) -> Tensor:
     return grad.new_empty(n_items, grad.shape[1])
 
 
 # Both are linear: y = P Wᵀ has the gradient dWᵀ = Pᵀ dy, and Pᵀ dy that of P times what it receives.
 
 
-def _save_linear(ctx, inputs, output):
+def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     weight, crow, col, users, tau, seed_offset, *how = inputs
     ctx.save_for_backward(crow, col, users, seed_offset)
     ctx.n_items, ctx.tau, ctx.how = weight.shape[1], tau, how
 
 
-def _linear_grad(ctx, grad):
+def _linear_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *rows, seed_offset = ctx.saved_tensors
     return gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 8
 
 
-def _save_bwd(ctx, inputs, output):
+def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _, crow, col, users, _, tau, seed_offset, *how = inputs
     ctx.save_for_backward(crow, col, users, seed_offset)
     ctx.tau, ctx.how = tau, how
 
 
-def _bwd_grad(ctx, grad):
+def _bwd_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *rows, seed_offset = ctx.saved_tensors
     return gumbel_linear_op(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 9
 
 
-def _linear_tangent(inputs, _, tangents):
+def _linear_tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, ...]) -> Tensor:
     return gumbel_linear_op(tangents[0], *inputs[1:])
 
 
-def _bwd_tangent(inputs, _, tangents):
+def _bwd_tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, ...]) -> Tensor:
     return gumbel_linear_bwd(tangents[0], *inputs[1:])
 
 

@@ -5,15 +5,18 @@ E = e^{−g} ~ Exp(1) an unseen item's weight is E^{−σ/τ}, so at a small τ/
 drawn in order, with their items, and nothing else is. Both have the same distribution, not the same rows for one seed.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..graph import InteractionGraph
 from ..modes import lasting
 from ..static_shapes import is_static
 from ..tiles import item_tiles
@@ -43,7 +46,9 @@ def expected_draws(tau: float, noise_scale: float = 1.0) -> float:
     return 2.0**exponent * power ** (-1 / power) if exponent < 1000 else float("inf")
 
 
-def entry_capacity(graph, users: Tensor, tau: float, noise_scale: float = 1.0, max_repeats: int | None = None) -> int:
+def entry_capacity(
+    graph: InteractionGraph, users: Tensor, tau: float, noise_scale: float = 1.0, max_repeats: int | None = None
+) -> int:
     """Room for the order-statistics rows of `users` on CUDA, known without looking at them; 0 on the CPU, which needs
     none. Rows that need more come up at most once in 10¹² batches.
 
@@ -118,7 +123,12 @@ def check_temperature(op: str, tau: float, noise_scale: float) -> None:
 
 
 def gumbel_lse(
-    graph, users: Tensor, tau: float, seed: int | Tensor, offset: int | Tensor = 0, noise_scale: float = 1.0
+    graph: InteractionGraph | GraphRows,
+    users: Tensor,
+    tau: float,
+    seed: int | Tensor,
+    offset: int | Tensor = 0,
+    noise_scale: float = 1.0,
 ) -> Tensor:
     """Equals ``logsumexp((A[users] + noise_scale * g) / tau, dim=1)``, without forming the logits.
 
@@ -135,7 +145,7 @@ def gumbel_lse(
 
 
 def gumbel_tile(
-    graph,
+    graph: InteractionGraph | GraphRows,
     users: Tensor,
     lse: Tensor,
     first: int,
@@ -159,7 +169,7 @@ def gumbel_tile(
 
 
 def gumbel_order_statistics(
-    graph,
+    graph: InteractionGraph | GraphRows,
     users: Tensor,
     tau: float,
     seed: int | Tensor,
@@ -185,7 +195,7 @@ def gumbel_order_statistics(
     """
     words = seed_offset("gumbel_order_statistics", seed, offset, graph.crow.device)
     if capacity is None:
-        capacity = entry_capacity(graph, users, tau, noise_scale)
+        capacity = entry_capacity(cast(InteractionGraph, graph), users, tau, noise_scale)
     return _ops.gumbel_order_statistics(graph.crow, graph.col, users, graph.n_items, tau, words, noise_scale, capacity)
 
 
@@ -220,7 +230,7 @@ class GumbelRows:
 
     def __init__(
         self,
-        graph,
+        graph: InteractionGraph | GraphRows,
         users: Tensor,
         tau: float,
         seed: int | Tensor,
@@ -248,7 +258,9 @@ class GumbelRows:
     def capacity(self) -> int:
         if self._capacity is None:
             tau, _, _, noise_scale = self.noise
-            self._capacity = entry_capacity(self.graph, self.users, tau, noise_scale, self.max_repeats)
+            self._capacity = entry_capacity(
+                cast(InteractionGraph, self.graph), self.users, tau, noise_scale, self.max_repeats
+            )
         return self._capacity
 
     def block(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,7 +269,8 @@ class GumbelRows:
             raise ValueError(f"GumbelRows.block: rows are sparse by order statistics only, method is {self.method!r}")
         if self._block is None:
             block = gumbel_order_statistics(self.graph, self.users, *self.noise, self.capacity)
-            self._block = tuple(lasting(x) for x in block)
+            crow, col, value = block
+            self._block = lasting(crow), lasting(col), lasting(value)
         return self._block
 
     def lse(self) -> Tensor:
@@ -354,7 +367,7 @@ class GumbelRows:
             if self._transposed is None:
                 crow, col, value = self.block()
                 cols, t_crow, t_row, order = csr_transpose(crow, col, self.n_items)
-                self._transposed = tuple(lasting(x) for x in (cols, t_crow, t_row, value[order]))
+                self._transposed = lasting(cols), lasting(t_crow), lasting(t_row), lasting(value[order])
             for y, out in zip(grads, outs, strict=True):
                 spmm_add_(out, *self._transposed, y.to(out.dtype))
             return
@@ -374,17 +387,39 @@ def summing_dtype(x: Tensor) -> torch.dtype:
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_lse")
-def _(crow, col, users, n_items, tau, seed_offset, noise_scale):
+def _(
+    crow: Tensor, col: Tensor, users: Tensor, n_items: int, tau: float, seed_offset: Tensor, noise_scale: float
+) -> Tensor:
     return users.new_empty(users.shape, dtype=torch.float64)
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_tile")
-def _(crow, col, users, lse, n_items, first, last, tau, seed_offset, noise_scale):
+def _(
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    lse: Tensor,
+    n_items: int,
+    first: int,
+    last: int,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+) -> Tensor:
     return users.new_empty(users.shape[0], last - first, dtype=torch.float32)
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_order_statistics")
-def _(crow, col, users, n_items, tau, seed_offset, noise_scale, capacity):
+def _(
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    n_items: int,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+    capacity: int,
+) -> tuple[Tensor, Tensor, Tensor]:
     entries = capacity if users.is_cuda else torch.library.get_ctx().new_dynamic_size()
     return (
         users.new_empty(users.shape[0] + 1),

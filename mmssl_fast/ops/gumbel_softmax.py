@@ -1,10 +1,13 @@
 """gumbel_softmax: the rows of equation 5 as a matrix."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from ..arguments import as_ids, check_tensors
+from ..graph import InteractionGraph
 from .derivatives import differentiable
 from .gumbel_rows import choose_method, entry_capacity
 from .philox import seed_offset
@@ -12,7 +15,7 @@ from .unit_rows import unit_rows
 
 
 def gumbel_softmax(
-    graph,
+    graph: InteractionGraph,
     users: Tensor,
     tau: float,
     seed: int | Tensor,
@@ -81,12 +84,25 @@ def gumbel_softmax(
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_softmax")
-def _(crow, col, users, user_unit, item_unit, n_items, tau, seed_offset, noise_scale, zeta, row_l2, *how):
+def _(
+    crow: Tensor,
+    col: Tensor,
+    users: Tensor,
+    user_unit: Tensor | None,
+    item_unit: Tensor | None,
+    n_items: int,
+    tau: float,
+    seed_offset: Tensor,
+    noise_scale: float,
+    zeta: float,
+    row_l2: bool,
+    *how: Any,
+) -> tuple[Tensor, Tensor]:
     dtype = torch.float32 if user_unit is None else user_unit.dtype
     return users.new_empty(users.shape[0], n_items, dtype=dtype), users.new_empty(users.shape, dtype=dtype)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     user_unit, item_unit = inputs[3:5]
     ctx.zeta, ctx.row_l2 = inputs[9:11]
     ctx.set_materialize_grads(False)
@@ -94,10 +110,10 @@ def _save(ctx, inputs, output):
         ctx.save_for_backward(user_unit, item_unit, *(output if ctx.row_l2 else ()))
 
 
-def _gumbel_softmax_grad(ctx, grad, grad_inv_norm):
+def _gumbel_softmax_grad(ctx: Any, grad: Tensor | None, grad_inv_norm: Tensor | None) -> tuple[Tensor | None, ...]:
     """With x the rows before division, y = r x, r = 1/‖x‖ and ḡ, ρ the gradients of y and r:
     x̄ = r ḡ − c y, c = r (ḡ·y) + ρ r²; then ū = ζ x̄ V and v̄ = ζ x̄ᵀ U, as products of ḡ and y, without forming x̄."""
-    none = (None,) * 13
+    none: tuple[None, ...] = (None,) * 13
     if (grad is None and grad_inv_norm is None) or not ctx.saved_tensors:
         return none
     user_unit, item_unit, *saved = ctx.saved_tensors
@@ -117,9 +133,9 @@ def _gumbel_softmax_grad(ctx, grad, grad_inv_norm):
     return *none[:3], ctx.zeta * du, ctx.zeta * dv, *none[5:]
 
 
-def _tangent(inputs, outputs, tangents):
+def _tangent(inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Tensor, None]:
     """Of x = P + ζ U Vᵀ: ẋ = ζ (U̇ Vᵀ + U V̇ᵀ); of y = r x, r = 1/‖x‖: ẏ = r ẋ − y (y·r ẋ)."""
-    user_unit, item_unit, zeta, row_l2 = *inputs[3:5], *inputs[9:11]
+    (user_unit, item_unit), (zeta, row_l2) = inputs[3:5], inputs[9:11]
     user_move, item_move = tangents[3:5]
     rows, inv_norm = outputs
     terms = [(user_move, item_unit), (user_unit, item_move)]

@@ -1,6 +1,6 @@
 """infonce: the contrastive loss with all users as negatives."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -96,39 +96,41 @@ def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> bool:
 
 
 @torch.library.register_fake("mmssl_fast::infonce")
-def _(h, e, ids, tau, exclude_self):
+def _(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> tuple[Tensor, Tensor]:
     return h.new_empty(ids.shape), h.new_empty(ids.shape)
 
 
 @torch.library.register_fake("mmssl_fast::infonce_bwd")
-def _(term_grad, lse_grad, h, e, ids, lse, tau, exclude_self):
+def _(
+    term_grad: Tensor, lse_grad: Tensor, h: Tensor, e: Tensor, ids: Tensor, lse: Tensor, tau: float, exclude_self: bool
+) -> tuple[Tensor, Tensor]:
     return h.new_empty(h.shape), e.new_empty(e.shape)
 
 
 @torch.library.register_fake("mmssl_fast::infonce_with_grad")
-def _(h, e, ids, tau, exclude_self):
+def _(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> tuple[Tensor, Tensor, Tensor]:
     return h.new_empty(()), h.new_empty(h.shape), e.new_empty(e.shape)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     h, e, ids, ctx.tau, ctx.exclude_self = inputs
     ctx.save_for_backward(h, e, ids, output[1])
 
 
-def _infonce_grad(ctx, term_grad, lse_grad):
+def _infonce_grad(ctx: Any, term_grad: Tensor, lse_grad: Tensor) -> tuple[Tensor | None, ...]:
     h, e, ids, lse = ctx.saved_tensors
     h_grad, e_grad = infonce_bwd(term_grad, lse_grad, h, e, ids, lse, ctx.tau, ctx.exclude_self)
     return h_grad, e_grad, None, None, None
 
 
-def _save_grads(ctx, inputs, output):
+def _save_grads(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     h, e, ids, ctx.tau, ctx.exclude_self = inputs
     ctx.save_for_backward(h, e, ids, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _scaled_grads(ctx, grad, _h_grad, _e_grad):
+def _scaled_grads(ctx: Any, grad: Tensor, _h_grad: Tensor | None, _e_grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
     h, e, ids, h_grad, e_grad = ctx.saved_tensors
@@ -142,7 +144,7 @@ def _scaled_grads(ctx, grad, _h_grad, _e_grad):
     return grad * h_grad, grad * e_grad, None, None, None
 
 
-def _no_second_derivative(ctx, *grads):
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
     raise NotImplementedError("infonce: the gradient has no derivative; use mmssl_fast.reference.infonce for one")
 
 

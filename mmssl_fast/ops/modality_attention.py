@@ -1,6 +1,9 @@
 """modality_attention: attention between the modalities of a node, averaged over them."""
 
+from typing import Any, NoReturn
+
 import torch
+from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from ..arguments import check_tensors
@@ -47,25 +50,25 @@ def modality_attention(
 
 
 @torch.library.register_fake("mmssl_fast::modality_mix")
-def _(q, k, e, heads):
+def _(q: Tensor, k: int, e: Tensor, heads: int) -> Tensor:
     return e.new_empty(e.shape[1], heads * e.shape[2])
 
 
 @torch.library.register_fake("mmssl_fast::modality_mix_bwd")
-def _(grad, q, k, e, heads):
+def _(grad: Tensor, q: Tensor, k: int, e: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return e.new_empty(e.shape), e.new_empty(e.shape), e.new_empty(e.shape)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:3])
     ctx.heads = inputs[3]
 
 
-def _grad(ctx, grad):
+def _grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *modality_mix_bwd(grad, *ctx.saved_tensors, ctx.heads), None
 
 
-def _no_second(ctx, *grads):
+def _no_second(ctx: Any, *grads: Tensor) -> NoReturn:
     raise RuntimeError("modality_attention: has no second derivative; use mmssl_fast.reference.modality_attention")
 
 

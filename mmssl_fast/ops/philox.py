@@ -78,10 +78,10 @@ def _check_integer(op: str, name: str, value: int | Tensor) -> None:
 
 
 @torch.library.register_fake("mmssl_fast::philox4x32")
-def _(counter, seed):
+def _(counter: Tensor, seed: Tensor) -> Tensor:
     return counter.new_empty(counter.shape)
 
 
 @torch.library.register_fake("mmssl_fast::philox_bits")
-def _(rows, columns, seed_offset, stream):
+def _(rows: Tensor, columns: int, seed_offset: Tensor, stream: int) -> Tensor:
     return rows.new_empty(rows.shape[0], columns)

@@ -1,6 +1,9 @@
 """propagate and lightgcn: normalised sums over the neighbours of an interaction graph, one layer and many."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from ..arguments import check_tensors
@@ -97,7 +100,10 @@ def _check_rows(op: str, name: str, x: torch.Tensor, graph: InteractionGraph, si
         raise ValueError(f"{op}: {name} is on {x.device}, the graph is on {graph.device}")
 
 
-def _directions(graph: InteractionGraph, to: str) -> tuple[tuple, tuple]:
+_Csr = tuple[Tensor, Tensor, Tensor | None]  # crow, col, value
+
+
+def _directions(graph: InteractionGraph, to: str) -> tuple[_Csr, _Csr]:
     by_user, by_item = (graph.crow, graph.col, graph.value), (graph.t_crow, graph.t_col, graph.t_value)
     return (by_user, by_item) if to == "users" else (by_item, by_user)
 
@@ -107,32 +113,56 @@ def _scale(graph: InteractionGraph, side: str, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.library.register_fake("mmssl_fast::propagate")
-def _(crow, col, value, t_crow, t_col, t_value, row_scale, col_scale, x):
+def _(
+    crow: Tensor,
+    col: Tensor,
+    value: Tensor | None,
+    t_crow: Tensor,
+    t_col: Tensor,
+    t_value: Tensor | None,
+    row_scale: Tensor | None,
+    col_scale: Tensor | None,
+    x: Tensor,
+) -> Tensor:
     return x.new_empty(crow.shape[0] - 1, x.shape[1])
 
 
 @torch.library.register_fake("mmssl_fast::lightgcn")
-def _(crow, col, value, t_crow, t_col, t_value, users_receive, users_send, items_receive, items_send, users, items, n):
+def _(
+    crow: Tensor,
+    col: Tensor,
+    value: Tensor | None,
+    t_crow: Tensor,
+    t_col: Tensor,
+    t_value: Tensor | None,
+    users_receive: Tensor,
+    users_send: Tensor,
+    items_receive: Tensor,
+    items_send: Tensor,
+    users: Tensor,
+    items: Tensor,
+    n: int,
+) -> tuple[Tensor, Tensor]:
     return users.new_empty(users.shape), items.new_empty(items.shape)
 
 
-def _save_propagate(ctx, inputs, output):
+def _save_propagate(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:8])
 
 
-def _propagate_grad(ctx, grad):
+def _propagate_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # y = R A C x: the gradient is C Aᵀ R grad.
     crow, col, value, t_crow, t_col, t_value, row_scale, col_scale = ctx.saved_tensors
     dx = propagate_csr(t_crow, t_col, t_value, crow, col, value, col_scale, row_scale, grad)
     return *(None,) * 8, dx
 
 
-def _save_lightgcn(ctx, inputs, output):
+def _save_lightgcn(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:10])
     ctx.layers = inputs[12]
 
 
-def _lightgcn_grad(ctx, users_grad, items_grad):
+def _lightgcn_grad(ctx: Any, users_grad: Tensor, items_grad: Tensor) -> tuple[Tensor | None, ...]:
     # A layer is M = [[0, R_u A S_i], [R_i Aᵀ S_u, 0]]. Mᵀ = [[0, S_u A R_i], [S_i Aᵀ R_u, 0]] is one as well, with the
     # scales of receiving (R) and sending (S) exchanged. The gradient is the mean of its powers.
     *graph, users_receive, users_send, items_receive, items_send = ctx.saved_tensors
@@ -140,22 +170,24 @@ def _lightgcn_grad(ctx, users_grad, items_grad):
     return *(None,) * 10, *lightgcn_csr(*graph, *scales, users_grad, items_grad, ctx.layers), None
 
 
-def _propagate_tangent(inputs, _, tangents):
+def _propagate_tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, ...]) -> Tensor:
     return propagate_csr(*inputs[:8], tangents[8])
 
 
-def _lightgcn_tangent(inputs, _, tangents):
+def _lightgcn_tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, ...]) -> Tensor:
     moved = (torch.zeros_like(x) if t is None else t for x, t in zip(inputs[10:12], tangents[10:12], strict=True))
     return lightgcn_csr(*inputs[:10], *moved, inputs[12])
 
 
-def _propagate_batch(info, in_dims, *args):
+def _propagate_batch(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
     """A batch of x lies side by side along the feature axis."""
     *graph, x = args
     return _apart(propagate_csr(*graph, _side_by_side(x, in_dims[8], info.batch_size)), info.batch_size), 0
 
 
-def _lightgcn_batch(info, in_dims, *args):
+def _lightgcn_batch(
+    info: Any, in_dims: tuple[int | None, ...], *args: Any
+) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
     *graph, users, items, layers = args
     wide = (_side_by_side(x, dim, info.batch_size) for x, dim in zip((users, items), in_dims[10:12], strict=True))
     return tuple(_apart(y, info.batch_size) for y in lightgcn_csr(*graph, *wide, layers)), (0, 0)

@@ -1,5 +1,7 @@
 """row_sums: sums over the rows of a CSR block's values."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,13 +22,13 @@ def row_sums(crow: Tensor, value: Tensor) -> Tensor:
 
 class _RowSums(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, crow: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, crow: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(crow)
         ctx.nnz = value.shape[0]
         return spmm(crow, torch.zeros_like(value, dtype=torch.int32), value, value.new_ones(1, 1)).squeeze(1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         (crow,) = ctx.saved_tensors
         entry = torch.arange(ctx.nnz, device=crow.device)
         row = torch.searchsorted(crow, entry, right=True) - 1

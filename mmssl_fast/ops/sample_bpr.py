@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..graph import InteractionGraph
 from .philox import seed_offset
 
 _ops = torch.ops.mmssl_fast
-_told: WeakSet = WeakSet()  # graphs whose users without a negative have been reported
+_told: WeakSet[InteractionGraph] = WeakSet()  # graphs whose users without a negative have been reported
 
 
 def sample_bpr(
-    graph, batch: int, seed: int | Tensor, offset: int | Tensor = 0, over: str = "interactions"
+    graph: InteractionGraph, batch: int, seed: int | Tensor, offset: int | Tensor = 0, over: str = "interactions"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Equals ``reference.sample_bpr(graph, batch, seed, offset, over)`` to the bit: a batch of (user, item the user
     has, item the user has not) of equation 14.
@@ -58,10 +59,12 @@ def sample_bpr(
 
 
 @torch.library.register_fake("mmssl_fast::sample_bpr")
-def _(crow, col, full_users, n_items, batch, seed_offset):
+def _(
+    crow: Tensor, col: Tensor, full_users: Tensor, n_items: int, batch: int, seed_offset: Tensor
+) -> tuple[Tensor, ...]:
     return tuple(crow.new_empty(batch) for _ in range(3))
 
 
 @torch.library.register_fake("mmssl_fast::sample_bpr_users")
-def _(crow, col, n_items, batch, seed_offset):
+def _(crow: Tensor, col: Tensor, n_items: int, batch: int, seed_offset: Tensor) -> tuple[Tensor, ...]:
     return tuple(crow.new_empty(batch) for _ in range(3))

@@ -1,6 +1,10 @@
 """sampled_dot: the entries of U Vᵀ at the places of a CSR block."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from .csr_transpose import transpose_padded
@@ -31,25 +35,25 @@ def sampled_dot(crow: torch.Tensor, col: torch.Tensor, u: torch.Tensor, v: torch
 
 
 @torch.library.register_fake("mmssl_fast::sampled_dot")
-def _(crow, col, u, v):
+def _(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return u.new_empty(col.shape)
 
 
 @torch.library.register_fake("mmssl_fast::sampled_dot_bwd_u")
-def _(crow, col, grad, v):
+def _(crow: Tensor, col: Tensor, grad: Tensor, v: Tensor) -> Tensor:
     return v.new_empty(crow.shape[0] - 1, v.shape[1])
 
 
 @torch.library.register_fake("mmssl_fast::sampled_dot_bwd_v")
-def _(crow, col, grad, u, n_items):
+def _(crow: Tensor, col: Tensor, grad: Tensor, u: Tensor, n_items: int) -> Tensor:
     return u.new_empty(n_items, u.shape[1])
 
 
-def _bwd_u_cuda(crow, col, grad, v):
+def _bwd_u_cuda(crow: Tensor, col: Tensor, grad: Tensor, v: Tensor) -> Tensor:
     return _ops.spmm(crow, col, grad, None, None, v)
 
 
-def _bwd_v_cuda(crow, col, grad, u, n_items):
+def _bwd_v_cuda(crow: Tensor, col: Tensor, grad: Tensor, u: Tensor, n_items: int) -> Tensor:
     items, t_crow, t_row, order = transpose_padded(crow, col, n_items)
     dv = u.new_zeros(n_items, u.shape[1])
     _ops.spmm_add_(dv, items, t_crow, t_row, grad[order], u)
@@ -63,35 +67,35 @@ torch.library.impl("mmssl_fast::sampled_dot_bwd_v", "cuda", _bwd_v_cuda)
 #   bwd_u(w, v)[r] = Σ_e∈r w_e v[col e]     bwd_v(w, u)[i] = Σ_{col e = i} w_e u[row e]
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:4])
 
 
-def _sampled_dot_grad(ctx, grad):
+def _sampled_dot_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     crow, col, u, v = ctx.saved_tensors
     du = bwd_u_op(crow, col, grad, v) if ctx.needs_input_grad[2] else None
     dv = bwd_v_op(crow, col, grad, u, v.shape[0]) if ctx.needs_input_grad[3] else None
     return None, None, du, dv
 
 
-def _bwd_u_grad(ctx, grad):
+def _bwd_u_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     crow, col, w, v = ctx.saved_tensors
     dw = sampled_dot_op(crow, col, grad, v) if ctx.needs_input_grad[2] else None
     dv = bwd_v_op(crow, col, w, grad, v.shape[0]) if ctx.needs_input_grad[3] else None
     return None, None, dw, dv
 
 
-def _bwd_v_grad(ctx, grad):
+def _bwd_v_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     crow, col, w, u = ctx.saved_tensors
     dw = sampled_dot_op(crow, col, u, grad) if ctx.needs_input_grad[2] else None
     du = bwd_u_op(crow, col, w, grad) if ctx.needs_input_grad[3] else None
     return None, None, dw, du, None
 
 
-def _bilinear(op):
+def _bilinear(op: Callable[[], Callable[..., Any]]) -> Callable[..., Tensor]:
     """The tangent of an op that is linear in its third and in its fourth argument."""
 
-    def tangent(inputs, _, tangents):
+    def tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, ...]) -> Tensor:
         crow, col, a, b, *rest = inputs
         a_moved = [] if tangents[2] is None else [op()(crow, col, tangents[2], b, *rest)]
         b_moved = [] if tangents[3] is None else [op()(crow, col, a, tangents[3], *rest)]
@@ -100,6 +104,8 @@ def _bilinear(op):
     return tangent
 
 
-sampled_dot_op = differentiable("sampled_dot", _sampled_dot_grad, _save, jvp=_bilinear(lambda: sampled_dot_op))
-bwd_u_op = differentiable("sampled_dot_bwd_u", _bwd_u_grad, _save, jvp=_bilinear(lambda: bwd_u_op))
-bwd_v_op = differentiable("sampled_dot_bwd_v", _bwd_v_grad, _save, jvp=_bilinear(lambda: bwd_v_op))
+sampled_dot_op: Callable[..., Any] = differentiable(
+    "sampled_dot", _sampled_dot_grad, _save, jvp=_bilinear(lambda: sampled_dot_op)
+)
+bwd_u_op: Callable[..., Any] = differentiable("sampled_dot_bwd_u", _bwd_u_grad, _save, jvp=_bilinear(lambda: bwd_u_op))
+bwd_v_op: Callable[..., Any] = differentiable("sampled_dot_bwd_v", _bwd_v_grad, _save, jvp=_bilinear(lambda: bwd_v_op))

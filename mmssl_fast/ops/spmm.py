@@ -1,6 +1,7 @@
 """spmm and spmm_add_: a CSR block times a dense matrix, which propagate and the sparse corrections are made of."""
 
 import torch
+from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from .derivatives import is_tracked, is_transforming
@@ -75,10 +76,12 @@ def _refuse_gradient(op: str, *tensors: torch.Tensor | None) -> None:
 
 
 @torch.library.register_fake("mmssl_fast::spmm")
-def _(crow, col, value, row_scale, col_scale, x):
+def _(
+    crow: Tensor, col: Tensor, value: Tensor | None, row_scale: Tensor | None, col_scale: Tensor | None, x: Tensor
+) -> Tensor:
     return x.new_empty(crow.shape[0] - 1, x.shape[1])
 
 
 @torch.library.register_fake("mmssl_fast::spmm_add_")
-def _(out, rows, crow, col, value, x):
+def _(out: Tensor, rows: Tensor, crow: Tensor, col: Tensor, value: Tensor | None, x: Tensor) -> None:
     return None

@@ -1,5 +1,7 @@
 """unit_rows: rows divided by their length."""
 
+from typing import Any, NoReturn
+
 import torch
 from torch import Tensor
 
@@ -51,26 +53,26 @@ def _unit_and_inverse(x: Tensor) -> tuple[Tensor, Tensor]:
     return scaled * inverse, inverse / largest
 
 
-def _wide(dtype):
+def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 @torch.library.register_fake("mmssl_fast::unit_rows")
-def _(x):
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=_wide(x.dtype))
 
 
 @torch.library.register_fake("mmssl_fast::unit_rows_bwd")
-def _(grad, x, inverse):
+def _(grad: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*inputs, output[1])
 
 
-def _unit_rows_grad(ctx, grad, _):
+def _unit_rows_grad(ctx: Any, grad: Tensor, _: Tensor | None) -> Tensor:
     x, inverse = ctx.saved_tensors
     if not torch.is_grad_enabled() and not is_transforming():
         return torch.ops.mmssl_fast.unit_rows_bwd(grad, x, inverse)
@@ -84,12 +86,14 @@ def _across(x: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
     return inverse * (x - unit * (unit * x).sum(-1, keepdim=True))
 
 
-def _unit_rows_tangent(inputs, outputs, tangents):
+def _unit_rows_tangent(
+    inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Tensor, None]:
     unit, inverse = _unit_and_inverse(inputs[0])
     return _across(tangents[0].to(unit.dtype), unit, inverse).to(inputs[0].dtype), None
 
 
-def _no_derivative(ctx, grad):
+def _no_derivative(ctx: Any, grad: Tensor) -> NoReturn:
     raise NotImplementedError("unit_rows_bwd: call unit_rows, which is differentiable any number of times")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from .gumbel import Component
 from .norms import block_norm
 
 Scale = float | Tensor  # of one block: a number or [B]
@@ -15,8 +17,8 @@ Scale = float | Tensor  # of one block: a number or [B]
 class Block:
     """n_rows rows that are Σ scale · component over the same rows."""
 
-    def __init__(self, terms: Iterable[tuple[Scale, object]]) -> None:
-        merged: dict[int, tuple[Scale, object]] = {}
+    def __init__(self, terms: Iterable[tuple[Scale, Component]]) -> None:
+        merged: dict[int, tuple[Scale, Component]] = {}
         for scale, component in terms:
             before = merged.get(id(component))
             merged[id(component)] = (scale if before is None else before[0] + scale, component)
@@ -41,10 +43,10 @@ class Block:
         for scale, component in self.terms:
             tile = _column(scale) * component.tile(begin, end)
             total = tile if total is None else total + tile
-        return total
+        return cast(Tensor, total)
 
     def gather(self, items: Tensor) -> Tensor:
-        return sum(_column(scale) * component.gather(items) for scale, component in self.terms)
+        return cast(Tensor, sum(_column(scale) * component.gather(items) for scale, component in self.terms))
 
     def select(self, rows: Tensor) -> Block:
         return Block(
@@ -56,7 +58,7 @@ class Block:
         n_items = self.terms[0][1].n_items
         return block_norm(self.terms, lambda rows: self.select(rows).tile(0, n_items))
 
-    def map(self, scale_map, component_map) -> Block:
+    def map(self, scale_map: Callable[[Tensor], Tensor], component_map: Callable[[Component], Component]) -> Block:
         return Block(
             (scale_map(scale) if isinstance(scale, Tensor) else scale, component_map(component))
             for scale, component in self.terms
@@ -82,7 +84,7 @@ def combined(block: Block, values: dict[int, Tensor], bias: Tensor | None) -> Te
             total = torch.addcmul(total.to(z.dtype), z, scale[:, None].to(z.dtype))
         else:
             total = torch.add(total.to(z.dtype), z, alpha=scale)
-    return total
+    return cast(Tensor, total)
 
 
 def aligned(a: list[Block], b: list[Block]) -> tuple[list[Block], list[Block]]:

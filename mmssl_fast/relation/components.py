@@ -6,6 +6,8 @@ A component gives its part for relation_linear, its entries in a tile of items, 
 
 from __future__ import annotations
 
+from typing import Any, Protocol, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,9 @@ class Generated:
     u [B, d], v [I, d] of one floating dtype; seen: the entries of S, or None.
     """
 
-    copy = None  # in every component: (key, itself in another dtype or on another device) of the last `converted`
+    copy: tuple[Any, Any] | None = (
+        None  # in every component: (key, itself in another dtype or on another device) of the last `converted`
+    )
 
     def __init__(
         self,
@@ -128,7 +132,7 @@ class Generated:
 class Dense:
     """Rows that exist as a matrix x [B, I]."""
 
-    copy = None
+    copy: tuple[Any, Any] | None = None
 
     def __init__(self, x: Tensor, memory: PartMemory | None = None) -> None:
         self.x, self.memory = x, memory or PartMemory()
@@ -176,7 +180,19 @@ class Dense:
         return self if device == self.device and dtype == self.dtype else Dense(self.x.to(device, dtype))
 
 
-def converted(component, device: torch.device, dtype: torch.dtype):
+class _Convertible(Protocol):
+    copy: tuple[Any, Any] | None
+
+    @property
+    def requires_grad(self) -> bool: ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Any: ...
+
+
+_Component = TypeVar("_Component", bound=_Convertible)
+
+
+def converted(component: _Component, device: torch.device, dtype: torch.dtype) -> _Component:
     """component.to(device, dtype); where the component is constant, the same object at every
     call, so that its cached values are reused."""
     own = [x for x in (getattr(component, name, None) for name in ("u", "v", "x")) if x is not None]

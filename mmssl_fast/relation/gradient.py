@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from numbers import Real
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ class RelationGradient(Refusal):
     def shape(self) -> torch.Size:
         return torch.Size((self.factors[0][0].shape[0], self.factors[0][1].shape[1]))
 
-    def size(self, dim: int | None = None):
+    def size(self, dim: int | None = None) -> torch.Size | int:
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
@@ -55,12 +57,12 @@ class RelationGradient(Refusal):
 
     def dense(self) -> Tensor:
         """The matrix itself, [B, I]."""
-        return sum(g @ weight for g, weight in self.factors)
+        return cast(Tensor, sum(g @ weight for g, weight in self.factors))
 
     def detach(self) -> RelationGradient:
         return RelationGradient([(g.detach(), weight.detach()) for g, weight in self.factors])
 
-    def view(self, *shape) -> RelationGradient:
+    def view(self, *shape: Any) -> RelationGradient:
         """Returns self where the shape does not change, as in gradients.view(gradients.size(0), -1)."""
         shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
         if (
@@ -78,7 +80,7 @@ class RelationGradient(Refusal):
             return self
         raise TypeError(f"RelationGradient.flatten({start_dim}): only over dim 1, which changes nothing; use .dense()")
 
-    def norm(self, p=2, dim=None, keepdim: bool = False) -> Tensor:
+    def norm(self, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
         """Equals ``self.dense().norm(2, dim=1)``: [B] (or [B, 1]), by gradient_norm."""
         dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
         if p not in (2, "fro", None) or dim not in (1, -1):
@@ -94,7 +96,7 @@ class RelationGradient(Refusal):
     def square(self) -> RelationGradientSquare:
         return RelationGradientSquare(self)
 
-    def pow(self, exponent) -> RelationGradientSquare:
+    def pow(self, exponent: object) -> RelationGradientSquare:
         if not isinstance(exponent, Real) or exponent != 2:
             raise TypeError(f"RelationGradient ** {exponent}: only the square; use .dense()")
         return RelationGradientSquare(self)
@@ -105,7 +107,13 @@ class RelationGradient(Refusal):
         return f"RelationGradient({self.shape[0]} x {self.shape[1]}, {self.dtype}, {self.device})"
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         return call(func, args, kwargs or {})
 
 
@@ -115,7 +123,7 @@ class RelationGradientSquare(Refusal):
     def __init__(self, gradient: RelationGradient) -> None:
         self._gradient = gradient
 
-    def sum(self, dim=None, keepdim: bool = False) -> Tensor:
+    def sum(self, dim: Any = None, keepdim: bool = False) -> Tensor:
         """Equals ``gradient.dense().square().sum(1)``: [B] (or [B, 1])."""
         return self._gradient.norm(2, dim, keepdim).square()
 
@@ -123,5 +131,11 @@ class RelationGradientSquare(Refusal):
         return self._gradient.dense().square()
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         return call(func, args, kwargs or {})

@@ -3,10 +3,12 @@ tiles."""
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
-from ..graph import SeenRows
+from ..graph import InteractionGraph, SeenRows
 from ..modes import lasting
 from ..ops.gumbel_rows import GumbelRows, tile_square
 from ..ops.row_sums import row_sums
@@ -15,17 +17,21 @@ from ..static_shapes import is_static
 from .algebra.parts import SparsePart, TiledPart
 from .algebra.relation_linear import PartMemory
 from .algebra.weight_columns import ItemEntries
-from .components import Generated, seen_pairs, select_entries
+from .components import Dense, Generated, seen_pairs, select_entries
 
 
 class Gumbel:
     """Constant rows: a GumbelRows, which decides by τ, σ and I how P is evaluated, and the dtype of its use."""
 
     requires_grad = False
-    copy = None
+    copy: tuple[Any, Any] | None = None
 
     def __init__(self, rows: GumbelRows, dtype: torch.dtype = torch.float32) -> None:
         self.rows, self.dtype, self.memory = rows, dtype, PartMemory()
+
+    @property
+    def _graph(self) -> InteractionGraph:
+        return cast(InteractionGraph, self.rows.graph)
 
     @property
     def method(self) -> str:
@@ -41,7 +47,7 @@ class Gumbel:
 
     @property
     def device(self) -> torch.device:
-        return self.rows.graph.device
+        return self._graph.device
 
     def part(self) -> SparsePart | TiledPart:
         if self.method == "order_statistics":
@@ -114,21 +120,26 @@ class Gumbel:
     def to(self, device: torch.device, dtype: torch.dtype) -> Gumbel:
         if device == self.device and dtype == self.dtype:
             return self
-        graph, users, block = self.rows.graph.to(device), self.rows.users.to(device), self.rows.drawn
-        block = block and tuple(lasting(x.to(device)) for x in block)
+        graph, users, block = self._graph.to(device), self.rows.users.to(device), self.rows.drawn
+        if block is not None:
+            crow, col, value = block
+            block = lasting(crow.to(device)), lasting(col.to(device)), lasting(value.to(device))
         repeats = self.rows.max_repeats
         rows = GumbelRows(graph, users, *self.rows.noise, self.method, max_repeats=repeats, block=block)
         return Gumbel(rows, dtype)
+
+
+Component = Dense | Generated | Gumbel
 
 
 class _TilesTimes(torch.autograd.Function):
     """(P v [B, d], P at the seen entries [nnz] or empty) in one pass over the tiles; linear in v."""
 
     @staticmethod
-    def forward(ctx, v: Tensor, rows: GumbelRows, seen: SeenRows | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, v: Tensor, rows: GumbelRows, seen: SeenRows | None) -> tuple[Tensor, Tensor]:
         ctx.rows, ctx.dtype = rows, v.dtype
-        product, square = v.new_zeros(rows.shape[0], v.shape[1]), 0.0
-        row, item = (None, None) if seen is None else seen_pairs(seen)
+        product, square = v.new_zeros(rows.shape[0], v.shape[1]), cast(Any, 0.0)
+        row, item = cast(Any, (None, None)) if seen is None else seen_pairs(seen)
         at_seen = v.new_zeros(0 if seen is None else item.numel())
         for begin, end, tile in rows.tiles():
             product.addmm_(tile.to(v.dtype), v[begin:end])
@@ -142,7 +153,7 @@ class _TilesTimes(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor, _at_seen):
+    def backward(ctx: Any, grad: Tensor, _at_seen: Tensor | None) -> tuple[Tensor | None, ...]:
         dv = grad.new_zeros(ctx.rows.n_items, grad.shape[1])
         ctx.rows.backward([grad], [dv])
         return dv, None, None

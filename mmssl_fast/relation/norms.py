@@ -6,7 +6,9 @@ CANCELLED_SHARE of the squared sum of their lengths is formed densely instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,10 +21,10 @@ from ..tiles import item_tiles
 from .algebra.cancelled import BLOCK_ELEMENTS, CANCELLED_SHARE
 from .algebra.relation_row_norm import gram
 from .components import Dense, Generated, seen_pairs
-from .gumbel import Gumbel
+from .gumbel import Component, Gumbel
 
 
-def block_norm(terms: list, dense_rows) -> Tensor:
+def block_norm(terms: Sequence[tuple[float | Tensor, Component]], dense_rows: Callable[[Tensor], Tensor]) -> Tensor:
     """Row lengths, float64 [B], of Σ scale · component; a zero row has length and gradient 0.
 
     terms: (scale, component) pairs, scale a float or [B]; dense_rows(rows) forms those rows, [b, I].
@@ -34,11 +36,11 @@ def block_norm(terms: list, dense_rows) -> Tensor:
     norms = [c.norm() for c in components]
     if len(terms) == 1:
         return norms[0] * (scales[0].abs() if isinstance(scales[0], Tensor) else abs(scales[0]))
-    square = sum((s * n) ** 2 for s, n in zip(scales, norms, strict=True))
+    square: Any = sum((s * n) ** 2 for s, n in zip(scales, norms, strict=True))
     for i, j, product in crossed:
         square = square + 2 * scales[i] * scales[j] * product
     with torch.no_grad():
-        lengths = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
+        lengths: Any = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
         badness = CANCELLED_SHARE * lengths.square() / square.clamp_min(0)
         badness = badness.nan_to_num(0, posinf=torch.inf)  # 0 / 0: a zero row
         for mask in (c.cancelled for c in components if isinstance(c, Generated) and c.cancelled is not None):
@@ -54,11 +56,11 @@ def block_norm(terms: list, dense_rows) -> Tensor:
     return norm
 
 
-def _dense_norm(dense_rows, rows: Tensor) -> Tensor:
+def _dense_norm(dense_rows: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(dense_rows(rows), dim=1, dtype=torch.float64)
 
 
-def inner(a, b) -> Tensor:
+def inner(a: Component, b: Component) -> Tensor:
     """Row by row ⟨a, b⟩ of two components, float64 [B]; exactly 0 for a generated row whose every item is seen."""
     product = _inner(a, b)
     for x in (a, b):
@@ -67,7 +69,7 @@ def inner(a, b) -> Tensor:
     return product
 
 
-def _inner(a, b) -> Tensor:
+def _inner(a: Component, b: Component) -> Tensor:
     for x, y in ((a, b), (b, a)):
         if isinstance(x, Gumbel) and isinstance(y, Generated):
             return x.inner_generated(y)
@@ -75,7 +77,7 @@ def _inner(a, b) -> Tensor:
             return _inner_by_tiles(x, y)
         if isinstance(x, Dense) and isinstance(y, Generated):
             return _dense_generated(x, y)
-    return _generated_generated(a, b) if isinstance(a, Generated) else _inner_by_tiles(a, b)
+    return _generated_generated(a, cast(Generated, b)) if isinstance(a, Generated) else _inner_by_tiles(a, b)
 
 
 def _generated_generated(a: Generated, b: Generated) -> Tensor:
@@ -101,7 +103,7 @@ def _dense_generated(a: Dense, b: Generated) -> Tensor:
     return total.index_add(0, row, -(a.x[row, item] * sampled_dot(*b.seen, b.u, b.v)).double())
 
 
-def _inner_by_tiles(a, b) -> Tensor:
+def _inner_by_tiles(a: Component, b: Component) -> Tensor:
     total = torch.zeros(a.n_rows, dtype=torch.float64, device=a.device)
     for begin, end in item_tiles(a.n_rows, a.n_items):
         total = total + (a.tile(begin, end) * b.tile(begin, end)).sum(1, dtype=torch.float64)
@@ -121,12 +123,12 @@ class _Gram(torch.autograd.Function):
     """vᵀw in float64 [d, d'], with no float64 copy of v and w."""
 
     @staticmethod
-    def forward(ctx, v: Tensor, w: Tensor) -> Tensor:
+    def forward(ctx: Any, v: Tensor, w: Tensor) -> Tensor:
         ctx.save_for_backward(v, w)
         return gram(v, w)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         v, w = ctx.saved_tensors
         return w @ grad.mT.to(w.dtype), v @ grad.to(v.dtype)

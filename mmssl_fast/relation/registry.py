@@ -5,28 +5,33 @@ without importing the functions that are written in terms of the classes.
 """
 
 import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
-_HANDLERS = {}
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+
+_HANDLERS: dict[Callable[..., Any], tuple[Callable[..., Any], inspect.Signature]] = {}
 
 
-def handles(*functions):
+def handles(*functions: Callable[..., Any]) -> Callable[[_Handler], _Handler]:
     """Decorator: the function below is called in place of each of `functions`, with their arguments."""
 
-    def register(handler):
+    def register(handler: _Handler) -> _Handler:
         _HANDLERS.update(dict.fromkeys(functions, (handler, inspect.signature(handler))))
         return handler
 
     return register
 
 
-def call(func, args: tuple, kwargs: dict):
+def call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """func(*args, **kwargs) where some argument is a relation object."""
-    handler, signature = _HANDLERS.get(func, (None, None))
-    if handler is None:
+    registered = _HANDLERS.get(func)
+    if registered is None:
         raise TypeError(
             f"{_name(func)} does not take {_kind(args, kwargs)}; use .dense() to form the matrix (its size in memory is"
             " rows x items)"
         )
+    handler, signature = registered
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -34,15 +39,15 @@ def call(func, args: tuple, kwargs: dict):
     return handler(*args, **kwargs)
 
 
-def _name(func) -> str:
+def _name(func: Callable[..., Any]) -> str:
     return getattr(func, "__name__", str(func))
 
 
-def _kind(args: tuple, kwargs: dict) -> str:
+def _kind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return next((type(x).__name__ for x in _flat((*args, *kwargs.values())) if hasattr(x, "dense")), "RelationRows")
 
 
-def _flat(values):
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, tuple | list):
             yield from _flat(value)

@@ -75,8 +75,8 @@ class RelationRows(Refusal):
         graph: InteractionGraph,
         users: Tensor,
         tau: float,
-        seed: int,
-        offset: int = 0,
+        seed: int | Tensor,
+        offset: int | Tensor = 0,
         noise_scale: float = 1.0,
         max_repeats: int | None = None,
     ) -> RelationRows:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..ops.cosine_topk import cosine_topk
 from ..tiles import item_tiles, tile_elements
+from .blocks import Block
 from .components import Generated
 
 WHOLE_ROWS_K = 128  # beyond, whole rows are selected from, a few at a time: the best so far no longer fit beside a tile
@@ -16,7 +18,7 @@ TILE_ELEMENTS = 1 << 19  # smaller than elsewhere: the selection makes several t
 MERGE_ELEMENTS = 1 << 17  # list entries merged with seen items at a time: their temporaries stay in cache
 
 
-def topk_of_block(block, k: int) -> tuple[Tensor, Tensor]:
+def topk_of_block(block: Block, k: int) -> tuple[Tensor, Tensor]:
     """Values [n_rows, k] and items int64 [n_rows, k] of the k largest entries of every row of a block, best first,
     equal ones by item. The values carry gradients where the block does."""
     scale, component = block.terms[0]
@@ -74,7 +76,7 @@ def _merge_seen(values: Tensor, items: Tensor, crow: Tensor, col: Tensor) -> Non
         values[at], items[at] = value[order], both[order]
 
 
-def _topk_of_whole_rows(block, n_items: int, k: int) -> tuple[Tensor, Tensor]:
+def _topk_of_whole_rows(block: Block, n_items: int, k: int) -> tuple[Tensor, Tensor]:
     """By torch.topk of a few rows at a time. Which of equal entries it takes, and their order, is not defined: rows
     with any are selected from again."""
     rows_at_once = max(1, min(TILE_ELEMENTS, tile_elements()) // max(1, n_items))
@@ -89,8 +91,7 @@ def _topk_of_whole_rows(block, n_items: int, k: int) -> tuple[Tensor, Tensor]:
         if tied.numel():
             values[tied], items[tied] = _in_order(x[tied], _largest(x[tied], k))
         chunks.append((values, items))
-    values, items = zip(*chunks, strict=True)
-    return torch.cat(values), torch.cat(items)
+    return torch.cat([values for values, _ in chunks]), torch.cat([items for _, items in chunks])
 
 
 def _in_order(x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +110,7 @@ def _topk_of_tiles(
     items = torch.empty(n_rows, 0, dtype=torch.int64, device=device)
     if k == 0 or n_rows == 0:
         return tile(0, 0).new_zeros(n_rows, k), items.new_zeros(n_rows, k)
-    best = None
+    best: Any = None
     for begin, end in item_tiles(n_rows, n_items, min(TILE_ELEMENTS, tile_elements())):
         values = tile(begin, end)
         values = values if best is None else torch.cat((best, values), 1)

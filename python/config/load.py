@@ -9,13 +9,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from ..errors import InputError, shown
 from .sections import Config
 from .toml import read_toml, toml_value
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def load(
@@ -70,8 +73,8 @@ def parse_set(assignment: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise InputError(f"--set {shown(assignment)}: write --set section.key=value")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")
-        value = value["value"] if list(value) == ["value"] else text
+        table = tomllib.loads(f"value = {text.strip()}")
+        value = table["value"] if list(table) == ["value"] else text
     except tomllib.TOMLDecodeError:
         value = text
     return name.strip(), value
@@ -82,7 +85,7 @@ def known_keys() -> list[str]:
     return list(Config().flat())
 
 
-def _put_file(values: dict, path: Path, sources: dict[str, str]) -> None:
+def _put_file(values: dict[str, Any], path: Path, sources: dict[str, str]) -> None:
     for name, value in read_toml(path).items():
         if name not in Config.model_fields:
             raise InputError(f"{path}: {_unknown(name)}")
@@ -92,7 +95,7 @@ def _put_file(values: dict, path: Path, sources: dict[str, str]) -> None:
             _put(values, f"{name}.{key}", one, str(path), sources)
 
 
-def _put(values: dict, name: str, value: Any, where: str, sources: dict[str, str]) -> None:
+def _put(values: dict[str, Any], name: str, value: Any, where: str, sources: dict[str, str]) -> None:
     if name not in known_keys():
         raise InputError(f"{where}: {_unknown(name)}")
     section, key = name.split(".")
@@ -118,11 +121,11 @@ def _unknown(name: str) -> str:
     return f"unknown key {shown(name)}; the nearest known name is {near[0]!r}"
 
 
-def _at(values: dict, name: str) -> Any:
+def _at(values: dict[str, Any], name: str) -> Any:
     section, _, key = name.partition(".")
     return values.get(section, {}).get(key)
 
 
-def _sentence(error: dict) -> str:
+def _sentence(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

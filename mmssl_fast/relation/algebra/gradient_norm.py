@@ -10,6 +10,8 @@ static_shapes).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -120,7 +122,7 @@ def _gradient_norm_op(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Ten
 
 
 @_gradient_norm_op.register_fake
-def _(g, weight, gemm):
+def _(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = g.shape[0]
     kept = weight.shape[1] if _keeps(g, weight) else 0
     return g.new_empty(rows), g.new_empty(g.shape), g.new_empty(rows, dtype=torch.bool), g.new_empty(rows, kept)
@@ -151,11 +153,20 @@ def _gradient_norm_bwd_op(
 
 
 @_gradient_norm_bwd_op.register_fake
-def _(grad, g, weight, norm, streamed, kept, gemm):
+def _(grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor, streamed: Tensor, kept: Tensor, gemm: str) -> Tensor:
     return torch.empty_like(weight)
 
 
-def _add_to_pending(pending: PendingGradient, grad, g, weight, norm, streamed, kept, gemm: str) -> None:
+def _add_to_pending(
+    pending: PendingGradient,
+    grad: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    norm: Tensor,
+    streamed: Tensor,
+    kept: Tensor,
+    gemm: str,
+) -> None:
     """Adds to `pending` the pieces of what `_gradient_norm_bwd_op` returns as a matrix."""
     a, narrow = _per_length(grad, norm)[:, None], getattr(torch, gemm)
     if kept.shape[1]:
@@ -184,14 +195,16 @@ def _per_length(grad: Tensor, norm: Tensor) -> Tensor:
     return torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     g, weight, ctx.gemm = inputs
     ctx.save_for_backward(g, weight, *output)
     ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
 
 
-def _grad(ctx, grad, q_grad, _streamed, kept_grad):
+def _grad(
+    ctx: Any, grad: Tensor | None, q_grad: Tensor | None, _streamed: Tensor | None, kept_grad: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if is_transforming() and (q_grad is not None or kept_grad is not None):  # of a second derivative, by torch.func
         raise NotImplementedError(NO_SECOND_DERIVATIVE)
     if grad is None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -47,8 +48,8 @@ class WeightPass:
 
     def __init__(self, weight: Tensor, gemm: torch.dtype) -> None:
         self.weight, self.gemm, self.columns = weight, gemm, WeightColumns(weight)
-        self.vw: dict[tuple, Tensor] = {}  # (W V)ᵀ [d, H] by `_key` of v
-        self._entries: dict[tuple, ItemEntries] = {}
+        self.vw: dict[tuple[Any, ...], Tensor] = {}  # (W V)ᵀ [d, H] by `_key` of v
+        self._entries: dict[tuple[Any, ...], ItemEntries] = {}
 
     def entries(self, crow: Tensor, col: Tensor) -> ItemEntries:
         key = (crow.data_ptr(), col.data_ptr(), col.shape[0])
@@ -72,7 +73,7 @@ class Part:
         """The part with its inputs cut from the graph."""
         return self
 
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         """Changes whenever the rows do."""
         return tuple((x.data_ptr(), version(x)) for x in self.inputs())
 
@@ -122,7 +123,7 @@ class GeneratedPart(Part):
     def detach(self) -> GeneratedPart:
         return GeneratedPart(self.u.detach(), self.v.detach(), self.seen, self.cancelled)
 
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         return (*super().key(), None if self.cancelled is None else self.cancelled.data_ptr())
 
     def low_rank(self) -> tuple[Tensor, Tensor]:
@@ -142,27 +143,35 @@ class GeneratedPart(Part):
             z[block.rows] = self._dense(block) @ shared.weight.mT
         return PartValue(z, vw, products)
 
-    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
         if self.seen is not None:
-            sink.add_sparse(shared.entries(*self.seen), -value.products, grad)
+            sink.add_sparse(shared.entries(*self.seen), -cast(Tensor, value.products), grad)
         for block in self._cancelled_blocks():
             sink.add_rows(self._dense(block), grad[block.rows])
 
-    def input_gradients(self, value, grad, needs, tw, shared) -> list[Tensor | None]:
+    def input_gradients(
+        self, value: PartValue, grad: Tensor, needs: Sequence[bool], tw: Tensor | None, shared: WeightPass
+    ) -> list[Tensor | None]:
         if not any(needs):
             return [None, None]
-        du = dv = sampled = None
+        du: Any = None
+        dv: Any = None
+        sampled = None
         kept_grad = zero_rows(grad, self.excluded)
         if self.seen is not None:
             seen = shared.entries(*self.seen)
             x, col = shared.columns.gather(seen)
             sampled = sampled_dot(seen.crow, col, kept_grad, x)
         if needs[0]:
-            du = kept_grad @ value.vw.mT
-            if sampled is not None:
+            du = kept_grad @ cast(Tensor, value.vw).mT
+            if self.seen is not None and sampled is not None:
                 spmm_add_(du, torch.arange(du.shape[0], device=du.device), *self.seen, -sampled, self.v)
         if needs[1]:
-            dv = tw.contiguous()  # a slice of the columns of one product: rows must be adjacent to be added to
+            dv = cast(
+                Tensor, tw
+            ).contiguous()  # a slice of the columns of one product: rows must be adjacent to be added to
             if sampled is not None:
                 seen.add_transposed_(dv, -sampled, self.low_rank()[0])
         for block in self._cancelled_blocks():
@@ -195,7 +204,9 @@ class SparsePart(Part):
         x, col = shared.columns.gather(shared.entries(self.crow, self.col))
         return PartValue(spmm(self.crow, col, self.value, x))
 
-    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
         sink.add_sparse(shared.entries(self.crow, self.col), self.value, grad)
 
 
@@ -214,7 +225,9 @@ class TiledPart(Part):
             z.addmm_(self.tile(begin, end).to(z.dtype), weight[:, begin:end].mT)
         return PartValue(z)
 
-    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
         sink.add_tiles(self.tile, grad)
 
 
@@ -236,14 +249,18 @@ class DensePart(Part):
     def forward(self, shared: WeightPass) -> PartValue:
         return PartValue(_mm(self.x, rounded(shared.weight, shared.gemm).mT, shared.gemm))
 
-    def add_weight_gradient(self, sink, value, grad, shared) -> None:
+    def add_weight_gradient(
+        self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
+    ) -> None:
         sink.add_rows(self.x, grad, shared.gemm)
 
-    def input_gradients(self, value, grad, needs, tw, shared) -> list[Tensor | None]:
+    def input_gradients(
+        self, value: PartValue, grad: Tensor, needs: Sequence[bool], tw: Tensor | None, shared: WeightPass
+    ) -> list[Tensor | None]:
         return [_mm(grad, rounded(shared.weight, shared.gemm), shared.gemm) if needs[0] else None]
 
 
-def check_generated(op: str, u: Tensor, v: Tensor, seen, kind: str = "dot") -> None:
+def check_generated(op: str, u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None, kind: str = "dot") -> None:
     """Raises ValueError unless (u [B, d], v [I, d], seen, kind) describe generated rows."""
     if kind not in ("cosine", "dot"):
         raise ValueError(f'{op}: kind must be "cosine" or "dot", got {kind!r}')
@@ -289,14 +306,16 @@ def backward(
     live = [k for k, grad in enumerate(grads) if grad is not None]
     d_weight = None
     if need_weight:
-        sink = pending_of(weight)
-        sink = DenseGradient(weight) if sink is None else sink
-        _weight_gradient(sink, [parts[k] for k in live], [values[k] for k in live], [grads[k] for k in live], shared)
+        pending = pending_of(weight)
+        sink = DenseGradient(weight) if pending is None else pending
+        _weight_gradient(
+            sink, [parts[k] for k in live], [values[k] for k in live], [cast(Tensor, grads[k]) for k in live], shared
+        )
         d_weight = sink.value if isinstance(sink, DenseGradient) else None
     tw = _products_with_weight(parts, grads, [k for k in live if any(need_inputs[k][1:])], shared)
     d_inputs: list[list[Tensor | None]] = [[None] * len(needs) for needs in need_inputs]
     for k in live:
-        d_inputs[k] = parts[k].input_gradients(values[k], grads[k], need_inputs[k], tw.get(k), shared)
+        d_inputs[k] = parts[k].input_gradients(values[k], cast(Tensor, grads[k]), need_inputs[k], tw.get(k), shared)
     return d_weight, d_inputs
 
 
@@ -308,7 +327,9 @@ def _weight_gradient(
     shared: WeightPass,
 ) -> None:
     """dW: the low-rank share of all parts first, because it is written, not added; then the rest of each part."""
-    factors: dict[tuple, tuple[Tensor, Tensor]] = {}  # of every distinct v: it, and Tᵀ = uᵀy [d, H] summed over parts
+    factors: dict[
+        tuple[Any, ...], tuple[Tensor, Tensor]
+    ] = {}  # of every distinct v: it, and Tᵀ = uᵀy [d, H] summed over parts
     for part, grad in zip(parts, grads, strict=True):
         if (low_rank := part.low_rank()) is not None:
             u, v = low_rank
@@ -326,16 +347,16 @@ def _products_with_weight(
     if not which:
         return {}
     weight, gemm = shared.weight, shared.gemm
-    t = [grads[k].mT @ parts[k].low_rank()[0] for k in which]
+    t = [cast(Tensor, grads[k]).mT @ cast(tuple[Tensor, Tensor], parts[k].low_rank())[0] for k in which]
     together = _mm(rounded(weight, gemm).mT, torch.cat(t, 1), gemm, weight.dtype)
     return dict(zip(which, together.split([x.shape[1] for x in t], 1), strict=True))
 
 
-def _key(v: Tensor) -> tuple:
+def _key(v: Tensor) -> tuple[Any, ...]:
     return v.data_ptr(), version(v), v.shape, v.stride()
 
 
-def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tuple, Tensor]:
+def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tuple[Any, ...], Tensor]:
     """(W V)ᵀ [d, H] of every distinct v, by one product."""
     distinct = {_key(v): v for v in vs}
     if not distinct:

@@ -19,7 +19,7 @@ from ...precision import addmm_
 from ...tiles import item_tiles
 from .weight_columns import ItemEntries
 
-Piece = Callable[[int, int, Tensor], None]  # (begin, end, out): out [end − begin, H] += the items' share of dWᵀ
+Piece = Callable[[int, int, Tensor], object]  # (begin, end, out): out [end − begin, H] += the items' share of dWᵀ
 
 _pending: dict[int, PendingGradient] = {}
 
@@ -63,7 +63,7 @@ class PendingGradient:
     def start(self, factors: Sequence[tuple[Tensor, Tensor]], gemm: torch.dtype) -> None:
         """dWᵀ += Σ v t, with v [I, k] and t [k, H], rounded to gemm."""
         for v, t in factors:
-            self._pieces.append(lambda begin, end, out, v=v, t=t: addmm_(out, v[begin:end], t, gemm))
+            self._pieces.append(_product(v, t, gemm))
 
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
         """dWᵀ[col[e]] += value[e] y[row(e)] for every entry; y [B, H]."""
@@ -86,6 +86,10 @@ class PendingGradient:
     def add_tiles(self, tile: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
         """As add_rows, x given in tiles: tile(begin, end) → [b, end − begin]."""
         self._pieces.append(lambda begin, end, out: addmm_(out, tile(begin, end).to(y.dtype).mT, y, gemm or y.dtype))
+
+
+def _product(v: Tensor, t: Tensor, gemm: torch.dtype) -> Piece:
+    return lambda begin, end, out: addmm_(out, v[begin:end], t, gemm)
 
 
 @contextmanager

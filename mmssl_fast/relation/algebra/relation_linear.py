@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,14 @@ from .parts import GeneratedPart, Part, PartValue, check_generated, version
 from .relation_row_norm import row_norm_and_cancelled
 
 
-def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str = "dot", row_l2: bool = False) -> Tensor:
+def relation_linear(
+    u: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    seen: tuple[Tensor, Tensor] | None = None,
+    kind: str = "dot",
+    row_l2: bool = False,
+) -> Tensor:
     """Equals ``F.linear(cosine_block(u, v, seen, kind, row_l2), weight)``, without forming the [B, I] block (Eq. 3, 4).
 
     Costs I·d·H + nnz·H instead of B·I·H, where nnz counts the seen pairs of the block. Gradients reach u, v and
@@ -86,19 +94,19 @@ class PartMemory:
 
     def __init__(self) -> None:
         # (weight, key, value, z): one object, so that a second thread never meets the parts of two calls
-        self._kept: tuple = (lambda: None, (), None, None)
+        self._kept: tuple[Any, ...] = (lambda: None, (), None, None)
 
-    def get(self, weight: Tensor, key: tuple) -> PartValue | None:
+    def get(self, weight: Tensor, key: tuple[Any, ...]) -> PartValue | None:
         of, its_key, value, _ = self._kept
         return value if of() is weight and its_key == key else None
 
-    def node(self, weight: Tensor, key: tuple) -> Tensor | None:
+    def node(self, weight: Tensor, key: tuple[Any, ...]) -> Tensor | None:
         """z [B, H] with the graph node of an earlier call, where that call had one and this one needs it."""
         of, its_key, _, z = self._kept
         kept = z is not None and z.requires_grad and torch.is_grad_enabled() and weight.requires_grad
         return z if kept and of() is weight and its_key == key else None
 
-    def put(self, weight: Tensor, key: tuple, value: PartValue, z: Tensor | None) -> None:
+    def put(self, weight: Tensor, key: tuple[Any, ...], value: PartValue, z: Tensor | None) -> None:
         self._kept = weakref.ref(weight), key, value, z
 
 
@@ -115,44 +123,47 @@ def linear_of_parts(
     gemm = gemm_dtype(weight.device, work)
     keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *part.key()) for part in parts]
     shared = work == weight.dtype and not any(x.requires_grad for part in parts for x in part.inputs())
-    outputs = [shared and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)]
+    outputs: list[Any] = [
+        shared and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)
+    ]
     missing = [k for k, z in enumerate(outputs) if not isinstance(z, Tensor)]
     if not missing:
         return outputs
     fresh = [parts[k].cast(work) for k in missing]
-    values = [memories[k] and memories[k].get(weight, keys[k]) for k in missing]
+    values = [None if (kept := memories[k]) is None else kept.get(weight, keys[k]) for k in missing]
     call = _Call([part.detach() for part in fresh], values, gemm)
     zs = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in part.inputs()))
     for k, value, z in zip(missing, call.values, zs, strict=True):
         outputs[k] = z
-        if memories[k] is not None and not any(x.is_inference() for x in (weight, *parts[k].inputs())):
-            memories[k].put(weight, keys[k], value, z if shared else None)
+        memory = memories[k]
+        if memory is not None and not any(x.is_inference() for x in (weight, *parts[k].inputs())):
+            memory.put(weight, keys[k], cast(PartValue, value), z if shared else None)
     return outputs
 
 
 class _Call:
     """What forward hands to backward besides tensors; values: None where forward has yet to compute them."""
 
-    def __init__(self, parts: list[Part], values: list[PartValue | None], gemm: torch.dtype) -> None:
+    def __init__(self, parts: list[Part], values: Sequence[PartValue | None], gemm: torch.dtype) -> None:
         self.parts, self.values, self.gemm = parts, values, gemm
 
 
 class _LinearOfParts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, call: _Call, weight: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(weight.device.type, enabled=False):
-            call.values = core.forward(weight.detach(), call.parts, call.values, call.gemm)
+            call.values = values = core.forward(weight.detach(), call.parts, call.values, call.gemm)
         ctx.call, ctx.versions = call, None
         if any(ctx.needs_input_grad[2:]):
             ctx.save_for_backward(weight, *inputs)  # the inputs so that a change in place before backward is an error
         else:  # of constant parts, whose node PartMemory shares: nothing that a backward frees
             ctx.weight, ctx.versions = weight, [version(x) for x in (weight, *inputs)]
         ctx.set_materialize_grads(False)
-        return tuple(value.z.detach() for value in call.values)
+        return tuple(value.z.detach() for value in values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor | None):
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         parts = ctx.call.parts
         weight = _unchanged(ctx) if ctx.versions else ctx.saved_tensors[0]
         needs, needs_per_part = list(ctx.needs_input_grad[2:]), []
@@ -167,7 +178,7 @@ class _LinearOfParts(torch.autograd.Function):
         return None, d_weight, *(d for per_part in d_inputs for d in per_part)
 
 
-def _unchanged(ctx) -> Tensor:
+def _unchanged(ctx: Any) -> Tensor:
     now = [version(x) for x in (ctx.weight, *(x for part in ctx.call.parts for x in part.inputs()))]
     if now != ctx.versions:
         raise RuntimeError(
@@ -180,13 +191,15 @@ def _unchanged(ctx) -> Tensor:
 def _linear_op(
     u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, cancelled: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    part = GeneratedPart(u, v, None if crow is None else (crow, col), cancelled)
+    part = GeneratedPart(u, v, None if crow is None or col is None else (crow, col), cancelled)
     (value,) = core.forward(weight, [part], [None], weight.dtype)
-    return value.z, value.vw, u.new_empty(0) if value.products is None else value.products
+    return value.z, cast(Tensor, value.vw), u.new_empty(0) if value.products is None else value.products
 
 
 @_linear_op.register_fake
-def _(u, v, weight, crow, col, cancelled):
+def _(
+    u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, cancelled: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     h = weight.shape[0]
     return u.new_empty(u.shape[0], h), u.new_empty(u.shape[1], h), u.new_empty(0 if col is None else col.shape[0])
 
@@ -206,15 +219,29 @@ def _linear_bwd_op(
     need_v: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    part = GeneratedPart(u, v, None if crow is None else (crow, col), cancelled)
+    part = GeneratedPart(u, v, None if crow is None or col is None else (crow, col), cancelled)
     value = PartValue(grad, vw, None if crow is None else products)
     d_weight, [[du, dv]] = core.backward(weight, [part], [value], [grad], need_weight, [[need_u, need_v]], weight.dtype)
-    return tuple(grad.new_empty(0) if d is None else d for d in (du, dv, d_weight))
+    d_u, d_v, d_w = (grad.new_empty(0) if d is None else d for d in (du, dv, d_weight))
+    return d_u, d_v, d_w
 
 
 @_linear_bwd_op.register_fake
-def _(grad, u, v, weight, crow, col, cancelled, vw, products, need_u, need_v, need_weight):
-    def like(x, needed):
+def _(
+    grad: Tensor,
+    u: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    crow: Tensor | None,
+    col: Tensor | None,
+    cancelled: Tensor | None,
+    vw: Tensor,
+    products: Tensor,
+    need_u: bool,
+    need_v: bool,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    def like(x: Tensor, needed: bool) -> Tensor:
         return torch.empty_like(x, memory_format=torch.preserve_format) if needed else grad.new_empty(0)
 
     return (
@@ -224,12 +251,12 @@ def _(grad, u, v, weight, crow, col, cancelled, vw, products, need_u, need_v, ne
     )
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs, *output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _grad(ctx, grad, _vw, _products):
+def _grad(ctx: Any, grad: Tensor | None, _vw: Tensor | None, _products: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
     u, v, weight, crow, col, cancelled, vw, products = ctx.saved_tensors

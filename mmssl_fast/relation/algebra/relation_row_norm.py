@@ -9,6 +9,8 @@ With c = ∂L/∂n / n: dU = c∘(U VᵀV − s V), dV = V Uᵀ(c∘U) − (c∘
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from .weight_columns import ItemEntries
 GRAM_ROWS = 1 << 16
 
 
-def relation_row_norm(u: Tensor, v: Tensor, seen=None) -> Tensor:
+def relation_row_norm(u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Equals ``(u @ v.T).masked_fill(seen, 0).norm(dim=1)``, without forming the [B, I] block.
 
     The scale of Eq. 3 and 5's rows when they are divided by their length. Differentiable once in u and v.
@@ -41,7 +43,7 @@ def relation_row_norm(u: Tensor, v: Tensor, seen=None) -> Tensor:
     return row_norm_and_cancelled(u, v, seen)[0].to(u.dtype)
 
 
-def row_norm_and_cancelled(u: Tensor, v: Tensor, seen=None) -> tuple[Tensor, Tensor]:
+def row_norm_and_cancelled(u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """(lengths, float64 [B]; bool [B]: the rows that cancel, which relation_linear must form densely as
     well)."""
     crow, col = (None, None) if seen is None else seen
@@ -96,7 +98,7 @@ def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) 
 
 
 @_row_norm_op.register_fake
-def _(u, v, crow, col):
+def _(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape[0], dtype=torch.float64), u.new_empty(u.shape[0], dtype=torch.bool)
 
 
@@ -114,8 +116,9 @@ def _row_norm_bwd_op(
 ) -> tuple[Tensor, Tensor]:
     c = torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
     plain, wide = torch.where(cancelled, 0.0, c)[:, None], u.double()
-    du = plain * (wide @ gram(v)) if need_u else None
-    dv = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None
+    # Any: a tensor where it is needed, else None
+    du: Any = plain * (wide @ gram(v)) if need_u else None
+    dv: Any = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None
     if crow is not None and col is not None and col.numel():
         seen = _Seen(crow, col, u, v)
         if need_u:
@@ -135,17 +138,27 @@ def _row_norm_bwd_op(
 
 
 @_row_norm_bwd_op.register_fake
-def _(grad, norm, cancelled, u, v, crow, col, need_u, need_v):
+def _(
+    grad: Tensor,
+    norm: Tensor,
+    cancelled: Tensor,
+    u: Tensor,
+    v: Tensor,
+    crow: Tensor | None,
+    col: Tensor | None,
+    need_u: bool,
+    need_v: bool,
+) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*output, *inputs)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _grad(ctx, grad, _cancelled):
+def _grad(ctx: Any, grad: Tensor | None, _cancelled: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None
     needs = ctx.needs_input_grad[:2]
