@@ -390,7 +390,7 @@ def test_other_data_is_refused(data, copied):
 @pytest.mark.parametrize(
     "values, part",
     [
-        ({"train__seed": 5}, r"train\.seed was 0 when the run began, is 5 now"),
+        ({"train__seed": 5}, r"train\.seed was 0 when the run was started, but is 5 now"),
         ({"model__hidden": [3, 4]}, r"model\.hidden was \[\] .* is \[3, 4\] now"),
         ({"system": "lightgcn", "train__epochs": 9}, r"model\.system was 'mmssl' .*, is 'lightgcn' now \(and 1 more"),
     ],

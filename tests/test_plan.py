@@ -63,7 +63,7 @@ def test_sizes_as_people_write_them(text, count):
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1G", "4Q", "nan", "1e30", "four"])
 def test_what_is_no_size(text):
-    with pytest.raises(ValueError, match="is no size; write 4GiB, 512M or 2e9"):
+    with pytest.raises(ValueError, match="is not a memory size; write for example 4GiB, 512M or 2e9"):
         parse_bytes(text)
 
 

@@ -182,7 +182,7 @@ def test_a_second_process_is_refused(tmp_path, space, capsys):
     ("[data]\nlayout = ['auto', 'plain']", "data.layout is not searched"),
     ("model = 1", "[model]"),
     ("", "names no key"),
-    ("[", "is not TOML"),
+    ("[", "is not valid TOML"),
 ])  # fmt: skip
 def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, capsys):
     space.write_text(text)
@@ -196,7 +196,7 @@ def test_values_are_checked_with_those_that_every_trial_has(space):
     space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [false]\n")
     assert {*read_space(space, Config()).keys} == {"loss.autoencoder", "loss.adversarial"}
     space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [false, true]\n")
-    with pytest.raises(InputError, match="the one replaces the other"):
+    with pytest.raises(InputError, match="the auto-encoder replaces the adversarial task"):
         read_space(space, Config())
 
 
