@@ -44,7 +44,7 @@ class DataSection(Section):
     split: Literal["auto", "random", "time", "last"] = Field(
         "auto",
         description='"auto": the split that comes with the data, otherwise "random". "random": each user\'s '
-        'interactions 8:1:1. "time": the most recent interactions overall are held out. "last": the most '
+        'interactions are split 8:1:1 at random. "time": the most recent interactions overall are held out. "last": the most '
         "recent interactions of each user are held out.",
     )
     split_share: float = Field(
@@ -194,8 +194,8 @@ class LossSection(Section):
     zeta: float = Field(
         100.0,
         ge=0,
-        description="Weight zeta of the cosine similarities that Eq. 5 adds to the real rows. Paper: searched in {0, 10, 20, 50, 100, 150}, best "
-        "100.",
+        description="Weight zeta of the cosine similarities that Eq. 5 adds to the real rows. Paper: "
+        "searched in {0, 10, 20, 50, 100, 150}, best 100.",
     )
     gumbel_tau: float = Field(
         0.2, ge=1e-3, le=10, description="Softmax temperature tau in Eq. 5. Not specified in the paper."
