@@ -113,7 +113,7 @@ def test_missing_file(tmp_path):
 def test_binary_file(tmp_path):
     path = tmp_path / "run.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not TOML"):
+    with pytest.raises(InputError, match="not valid TOML"):
         load(path)
 
 

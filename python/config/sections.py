@@ -44,8 +44,8 @@ class DataSection(Section):
     split: Literal["auto", "random", "time", "last"] = Field(
         "auto",
         description='"auto": the split that comes with the data, otherwise "random". "random": each user\'s '
-        'interactions are split 8:1:1 at random. "time": the most recent interactions overall are held out. "last": the most '
-        "recent interactions of each user are held out.",
+        'interactions are split 8:1:1 at random. "time": the most recent interactions overall are '
+        'held out. "last": the most recent interactions of each user are held out.',
     )
     split_share: float = Field(
         0.1,
