@@ -1,4 +1,4 @@
-"""The two streams that a person reads."""
+"""The consoles for stdout and stderr."""
 
 from rich.console import Console
 
@@ -6,7 +6,7 @@ OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def draw_no_bars() -> None:
-    """For a process whose stderr is another's terminal."""
+def disable_progress_bars() -> None:
+    """Treat stderr as no terminal. For a worker process, whose bars would overwrite those of its parent."""
     global ERR
     ERR = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=False)
