@@ -86,7 +86,7 @@ def test_runs_at_once_come_out_as_in_turn(folder, tmp_path, capsys):
     assert [line[:3] for line in lines] == ["1/2", "2/2"] and all(": done, " in line for line in lines)
     assert results(tmp_path / "turn") == results(tmp_path / "once") and len(results(tmp_path / "once")) == 2
     assert main(command(folder, tmp_path / "once", *asked, "--jobs", "2")) == 0
-    assert capsys.readouterr().err.count("was there") == 2
+    assert capsys.readouterr().err.count("already done") == 2
 
 
 def test_a_signal_ends_every_run_after_a_step_and_the_command_goes_on(folder, tmp_path, monkeypatch, capsys):
@@ -248,7 +248,7 @@ def test_what_ends_a_part_is_one_line(folder, tmp_path, capfd):
     parts = [part(folder, "missing_file", place=str(tmp_path)), part(folder, "mistake", place=str(tmp_path)),
              part(folder, "bits", count=1 << 18), part(folder, "bits", count=1)]  # fmt: skip
     begun = [processes._Worker(at, one, data.fingerprint if at < 3 else "0" * 64) for at, one in enumerate(parts)]
-    until(lambda: not any(one.running() for one in begun))
+    until(lambda: not any(one.is_running() for one in begun))
     missing, mistake, none, changed = [one.wait() for one in begun]
     path = tmp_path / "nothing"
     assert str(missing) == f"missing_file: {path}: No such file or directory; check the name and its permissions"

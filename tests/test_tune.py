@@ -90,7 +90,7 @@ def test_a_search_goes_on_and_takes_an_interrupted_trial_again(tmp_path, space, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_search_after_a_step_and_not_amid_the_journal(tmp_path, space, monkeypatch, capsys, number):
-    told, sent = tune._Watch.epoch_ended, []
+    told, sent = tune._TrialObserver.epoch_ended, []
 
     def interrupting(self, record):
         if self.trial.number == 1 and not sent:
@@ -98,10 +98,10 @@ def test_a_signal_ends_a_search_after_a_step_and_not_amid_the_journal(tmp_path, 
             signal.raise_signal(number)
         told(self, record)  # writes, and is not cut off
 
-    monkeypatch.setattr(tune._Watch, "epoch_ended", interrupting)
+    monkeypatch.setattr(tune._TrialObserver, "epoch_ended", interrupting)
     out = tmp_path / "out"
     assert tuned(space, out, trials=3) == 128 + number
-    assert "interrupted; repeat the command to go on" in capsys.readouterr().err and sorted(table(out)) == [0]
+    assert "interrupted; repeat the command to continue" in capsys.readouterr().err and sorted(table(out)) == [0]
     assert tuned(space, out, trials=3) == 0
     lines = [json.loads(line) for line in (out / tune.JOURNAL).read_text().splitlines()]
     written = [one["trial_id"] for one in lines if "intermediate_value" in one]
@@ -178,10 +178,10 @@ def test_a_second_process_is_refused(tmp_path, space, capsys):
     ("[optimiser]\nlr = 0.1", "list of values"),
     ("[optimiser]\nrate = [0.1, 0.2]", "optimiser.rate"),
     ("[model]\nlayers = [1, 1000]", "model.layers = 1000"),
-    ("[train]\nseed = [1, 2]", "train.seed is not searched"),
-    ("[data]\nlayout = ['auto', 'plain']", "data.layout is not searched"),
+    ("[train]\nseed = [1, 2]", "train.seed cannot be searched over"),
+    ("[data]\nlayout = ['auto', 'plain']", "data.layout cannot be searched over"),
     ("model = 1", "[model]"),
-    ("", "names no key"),
+    ("", "contains no key"),
     ("[", "is not valid TOML"),
 ])  # fmt: skip
 def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, capsys):
@@ -206,7 +206,7 @@ def test_bundled_spaces_are_read_and_others_asked_for(capsys):
     assert find_space(None, "mmssl") == find_space("mmssl", "lightgcn")
     with pytest.raises(InputError, match="give --space"):
         find_space(None, "popularity")
-    with pytest.raises(InputError, match="space 'nosuch': is no file, and the bundled ones are clcrec, grcn, hccf"):
+    with pytest.raises(InputError, match="space 'nosuch': no such file; the bundled spaces are clcrec, grcn, hccf"):
         find_space("nosuch", "mmssl")
     assert "mmssl" in SYSTEMS and optuna.logging.get_verbosity() == optuna.logging.WARNING
 

@@ -1,4 +1,4 @@
-"""From a target's name to its files: <target>.md, <target>.png where the paper has a figure, and the runs' folders."""
+"""Producing a target: <target>.md, <target>.png if it is a figure, and the run folders."""
 
 from __future__ import annotations
 
@@ -10,55 +10,56 @@ from ...data import Dataset
 from ...files import replacing, write_text
 from . import gradients, pictures, tables
 from .plan import Settings, runs_of
-from .runs import Estimates, Found, finish, standing
+from .runs import Estimates, FinishedRun, finish, progress_of
 
 TITLES = {
-    "table2": "Table 2: systems", "table3": "Table 3: ablations", "table4": "Table 4: by training interactions",
+    "table2": "Table 2: systems", "table3": "Table 3: ablations", "table4": "Table 4: users by training interactions",
     "figure3": "Figure 3: training curves", "figure4": "Figure 4: sweeps",
-    "figure5": "Figure 5: gradient of negatives",
+    "figure5": "Figure 5: gradient weights of negatives",
 }  # fmt: skip
 ANCHORS, QUICK_ANCHORS = 64, 8
 
 
 def foresee(settings: Settings, dataset: Dataset) -> list[tuple[str, int, str, str, float]]:
-    """(label, seed, standing, folder's name, seconds at most) of every run."""
+    """(label, seed, progress, folder name, maximum seconds) of every run, for --dry-run."""
     estimates = Estimates(dataset)
     return [
-        (run.label, run.seed, standing(run, dataset), run.folder.name, estimates.seconds(run))
+        (run.label, run.seed, progress_of(run, dataset), run.folder.name, estimates.seconds(run))
         for run in runs_of(settings)
     ]
 
 
 def makespan(seconds: Iterable[float], jobs: int) -> float:
-    """Seconds until all have ended, where the next begins as soon as one of `jobs` at once ends."""
+    """Total time of runs that start in order, at most `jobs` at a time, the next one as soon as one ends."""
     ends: list[float] = []
-    for one in seconds:
-        begun = heapq.heappop(ends) if len(ends) == jobs else 0.0
-        heapq.heappush(ends, begun + one)
+    for duration in seconds:
+        start = heapq.heappop(ends) if len(ends) == jobs else 0.0
+        heapq.heappush(ends, start + duration)
     return max(ends, default=0.0)
 
 
-def produce(settings: Settings, dataset: Dataset, say: Callable[[str], None], jobs: int = 1) -> Path:
-    """Run what is left to run, `jobs` runs at a time, and write the target's files; returns the Markdown's path."""
+def produce(settings: Settings, dataset: Dataset, report: Callable[[str], None], jobs: int = 1) -> Path:
+    """Complete the runs, `jobs` at a time, and write the files of the target. Returns the path of the Markdown file."""
     settings.out.mkdir(parents=True, exist_ok=True)
-    found = finish(runs_of(settings), dataset, say, jobs)
-    body = _body(settings, dataset, found)
-    folders = "\n".join(f"- {one.run.label}, seed {one.run.seed}: `runs/{one.run.folder.name}`" for one in found)
+    finished = finish(runs_of(settings), dataset, report, jobs)
+    body = _body(settings, dataset, finished)
+    runs = [each.run for each in finished]
+    folders = "\n".join(f"- {run.label}, seed {run.seed}: `runs/{run.folder.name}`" for run in runs)
     text = "\n\n".join([
-        tables.preamble(settings, dataset, found, TITLES[settings.target]), body, f"Runs:\n\n{folders}"
+        tables.preamble(settings, dataset, finished, TITLES[settings.target]), body, f"Runs:\n\n{folders}"
     ])  # fmt: skip
     path = settings.out / f"{settings.target}.md"
     write_text(path, text + "\n")
     return path
 
 
-def _body(settings: Settings, dataset: Dataset, found: list[Found]) -> str:
+def _body(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> str:
     if settings.target == "figure5":
-        measured = gradients.measure_run(found[0], dataset, QUICK_ANCHORS if settings.quick else ANCHORS)
+        measured = gradients.measure_run(finished[0], dataset, QUICK_ANCHORS if settings.quick else ANCHORS)
         with replacing(settings.out / "figure5.png") as temporary:
             pictures.figure5(measured, temporary)
         return gradients.report(measured, dataset.modalities[0])
     if settings.target in ("figure3", "figure4"):
         with replacing(settings.out / f"{settings.target}.png") as temporary:
-            getattr(pictures, settings.target)(found, temporary)
-    return getattr(tables, settings.target)(settings, dataset, found)
+            getattr(pictures, settings.target)(finished, temporary)
+    return getattr(tables, settings.target)(settings, dataset, finished)
