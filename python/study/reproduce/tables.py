@@ -32,16 +32,14 @@ def preamble(settings: Settings, dataset: Dataset, finished: list[FinishedRun], 
         versions = finished[0].result["versions"]
         epochs = " or ".join(map(str, sorted({each.run.config.train.epochs for each in finished})))
         lines += [
-            "All items except the user's training items are ranked; K = 20. The epoch with the best validation "
-            "Recall@20 is "
-            f"used, of at most {epochs} epochs. Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}. "
+            "All items except the user's training items are ranked; K = 20. The epoch is selected by validation "
+            f"Recall@20, from at most {epochs}. Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}. "
             f"mmssl_fast {versions['mmssl_fast']}, torch {versions['torch']}.",
         ]  # fmt: skip
     if settings.quick:
         lines += [
             "",
-            "**Quick mode (--quick): few epochs, one seed, a subset of the runs. Do not use these numbers as "
-            "results.**",
+            "**Quick mode: few epochs, one seed, a subset of the runs. Do not use these numbers as results.**",
         ]
     return "\n".join(lines)
 
