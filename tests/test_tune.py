@@ -144,7 +144,7 @@ def test_a_trial_whose_keys_do_not_go_together_is_noted_and_passed_over(tmp_path
 
 @pytest.mark.parametrize("change, says", [
     (["--set", "model.omega=0.3"], "model.omega was 0.1"),
-    (["--seeds", "2"], "1 seeds a trial"),
+    (["--seeds", "2"], "1 seeds per trial"),
     (["space"], "another space"),
     (["data"], "other data"),
 ])  # fmt: skip
