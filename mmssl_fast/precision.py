@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from .modes import is_traced
+
 KEPT_BYTES = 1 << 28  # of a rounded weight that is kept between products
 _kept: tuple[tuple, StorageWeakRef, Tensor] | None = None
 
@@ -18,7 +20,8 @@ def rounded(weight: Tensor, gemm: torch.dtype) -> Tensor:
     """weight.to(gemm), of the last weight kept until it is written to: a step multiplies by the same one eight times.
 
     Keyed on the storage, its version and the view, whose transpose finds it too. A write through ``weight.data`` leaves
-    no version and is not noticed. Nothing is kept while a CUDA graph is recorded, which must hold the rounding itself.
+    no version and is not noticed. Nothing is kept while a CUDA graph is recorded, which must hold the rounding itself,
+    nor under torch.inference_mode and of a tensor without data, whose rounding would be of no use afterwards.
     """
     global _kept
     if weight.dtype == gemm:
@@ -26,13 +29,16 @@ def rounded(weight: Tensor, gemm: torch.dtype) -> Tensor:
     if not weight.is_contiguous() and weight.mT.is_contiguous():
         return rounded(weight.mT, gemm).mT
     recording = weight.is_cuda and torch.cuda.is_current_stream_capturing()
-    if recording or weight.is_inference() or weight.numel() * gemm.itemsize > KEPT_BYTES:
+    if recording or weight.is_inference() or is_traced(weight) or weight.numel() * gemm.itemsize > KEPT_BYTES:
         return weight.to(gemm)
     storage = StorageWeakRef(weight.untyped_storage())  # while it is kept, no other storage has this cdata
     key = storage.cdata, weight._version, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, gemm
-    if _kept is None or _kept[0] != key:
-        _kept = key, storage, weight.detach().to(gemm)
-    return _kept[2]
+    kept = _kept  # read once: another thread may replace it
+    if kept is None or kept[0] != key:
+        kept = key, storage, weight.detach().to(gemm)
+        if not kept[2].is_inference():
+            _kept = kept
+    return kept[2]
 
 
 def mm(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dtype | None = None) -> Tensor:

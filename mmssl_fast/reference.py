@@ -15,7 +15,7 @@ from torch import Tensor
 MASK32 = 0xFFFFFFFF
 # Streams keep uses of one (seed, offset) apart: the last word of the Philox counter.
 STREAM_DENSE, STREAM_GAP, STREAM_ITEM, STREAM_POSITIVE, STREAM_NEGATIVE, STREAM_USER, STREAM_ALPHA = range(7)
-STREAM_DROPOUT = 7
+STREAM_DROPOUT, STREAM_ROUNDING = 7, 8
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------

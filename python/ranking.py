@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, cosine_topk
+from mmssl_fast.graph import interactions
 
 from .data import Dataset
 from .errors import InputError, is_out_of_memory
@@ -40,9 +41,10 @@ def ranking_metrics(
 ) -> dict[str, float]:
     """Averages over the users with a held-out item of the metrics of their K best items by users @ items.T.
 
-    users [U, d], items [I, d]: embeddings on one device. heldout: SciPy CSR [U, I] of the relevant items. ks: list
-    lengths, each at least 1. seen: interactions left out of the ranking. batch: users ranked at once, fewer where a K
-    above 128 makes their lists long. Where fewer than K items are left, the missing places count as misses.
+    users [U, d], items [I, d]: embeddings on one device. heldout: SciPy matrix [U, I] of the relevant items, read as
+    `InteractionGraph.from_scipy` reads one. ks: list lengths, each at least 1. seen: interactions left out of the
+    ranking. batch: users ranked at once, fewer where a K above 128 makes their lists long. Where fewer than K items are
+    left, the missing places count as misses.
 
     With R_u the user's held-out items and h_j = 1 where the item at rank j (from 1) is among them:
     recall Σ_{j≤K} h_j / |R_u|; precision Σ_{j≤K} h_j / K; ndcg Σ_{j≤K} h_j / log2(j + 1) over the same sum of the ideal
@@ -57,7 +59,7 @@ def ranking_metrics(
         raise ValueError(f"ranking_metrics: every K must be at least 1, got {list(ks)}")
     sums = torch.zeros(len(METRICS), len(ks), dtype=torch.float64, device=users.device)
     who = 0
-    for chunk, hits, relevant in _ranked(users, items, heldout, ks[-1], seen, batch):
+    for chunk, hits, relevant in _ranked("ranking_metrics", users, items, heldout, ks[-1], seen, batch):
         who += chunk.numel()
         sums += _chunk_metrics(hits, relevant, ks).sum(0).mT
     means = (sums / max(1, who)).tolist()
@@ -76,7 +78,7 @@ def user_metrics(
     """What ranking_metrics averages: (the users with a held-out item, int64 ascending [n]; each metric at k for each of
     them, float64 [n])."""
     who, values = [np.empty(0, np.int64)], [np.empty((0, len(METRICS)))]
-    for chunk, hits, relevant in _ranked(users, items, heldout, k, seen, batch):
+    for chunk, hits, relevant in _ranked("user_metrics", users, items, heldout, k, seen, batch):
         who.append(chunk.cpu().numpy())
         values.append(_chunk_metrics(hits, relevant, [k])[:, 0].cpu().numpy())
     columns = np.concatenate(values).T
@@ -84,15 +86,16 @@ def user_metrics(
 
 
 def _ranked(
-    users: Tensor, items: Tensor, heldout: sp.csr_array, k: int, seen: InteractionGraph | None, batch: int
+    op: str, users: Tensor, items: Tensor, heldout: sp.csr_array, k: int, seen: InteractionGraph | None, batch: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """At most `batch` users with a held-out item at a time: (their ids, whether each of their k best is held out,
     bool [B, k], how many are held out)."""
     if heldout.shape != (users.shape[0], items.shape[0]):
         raise ValueError(
-            f"ranking_metrics: held-out pairs of {heldout.shape[0]} users x {heldout.shape[1]} items, "
+            f"{op}: held-out pairs of {heldout.shape[0]} users x {heldout.shape[1]} items, "
             f"embeddings of {users.shape[0]} x {items.shape[0]}"
         )
+    heldout = interactions(heldout, op)
     device, n_items = users.device, items.shape[0]
     counts = np.diff(heldout.indptr)
     who = torch.from_numpy(np.flatnonzero(counts)).to(device)

@@ -24,7 +24,7 @@ TREES = {"mmssl_fast": "mmssl_fast", "kernels": "mmssl_fast.kernels", "python": 
 LAYERS = (
     ("mmssl_fast._C", "mmssl_fast._version"),
     ("mmssl_fast.kernels", "mmssl_fast.library"),
-    ("mmssl_fast.precision", "mmssl_fast.static_shapes", "mmssl_fast.tiles"),
+    ("mmssl_fast.modes", "mmssl_fast.precision", "mmssl_fast.static_shapes", "mmssl_fast.tiles"),
     ("mmssl_fast.ops",),
     ("mmssl_fast.relation.algebra",),
     ("mmssl_fast.relation",),

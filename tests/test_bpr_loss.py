@@ -137,7 +137,7 @@ def test_ids_out_of_range_are_an_index_error(which, name, rows, bad):
         ({"item_emb": torch.zeros(7, 3).double()}, "user_emb is Float, item_emb is Double"),
         ({"user_emb": torch.zeros(5, 3).half(), "item_emb": torch.zeros(7, 3).half()}, "values must be float32"),
         ({"pos": torch.zeros(3, dtype=torch.int64)}, r"pos must be int64 \[2\], as long as users, got Long \[3\]"),
-        ({"neg": torch.zeros(2, dtype=torch.int32)}, r"neg must be int64 \[2\], as long as users, got Int \[2\]"),
+        ({"neg": torch.zeros(2)}, r"neg must be int64 or int32 \[B\], got float32"),
         ({"users": torch.zeros(2, 1, dtype=torch.int64)}, r"users must be int64 \[B\], got \[2, 1\]"),
     ],
 )

@@ -320,7 +320,7 @@ GOOD = {"graph": GRAPH, "users": torch.arange(9), "tau": 0.5, "seed": 1}
         ({"offset": -1}, "offset must be in"),
         ({"users": torch.tensor([0, 9])}, r"users\[1\] = 9 is outside the 9 users"),
         ({"users": torch.tensor([-1])}, r"users\[0\] = -1 is outside the 9 users"),
-        ({"users": torch.tensor([0.0])}, r"users must be contiguous int64 \[B\], got Float"),
+        ({"users": torch.tensor([0.0])}, r"users must be int64 or int32 \[B\], got float32"),
         ({"augment": (torch.zeros(8, 3), torch.zeros(41, 3))}, r"h_u must be \[9, d\], got \[8, 3\]"),
         ({"augment": (torch.zeros(9, 3), torch.zeros(41, 4))}, r"h_i must be \[41, 3\], got \[41, 4\]"),
         ({"augment": (torch.zeros(9, 3), torch.zeros(41, 3).double())}, "h_u and h_i must both be float32 or both"),

@@ -241,7 +241,7 @@ def test_the_least_temperature_is_finite(dtype, tau):
         ({"tau": 9e-38}, "tau must be at least 1e-37 for torch.float32, got 9e-38"),
         ({"ids": torch.tensor([1, 4])}, r"ids\[1\] = 4 is outside the 4 users"),
         ({"ids": torch.tensor([-1])}, r"ids\[0\] = -1 is outside"),
-        ({"ids": torch.tensor([1.0])}, r"ids must be int64 \[B\], got Float"),
+        ({"ids": torch.tensor([1.0])}, r"ids must be int64 or int32 \[B\], got float32"),
         ({"ids": torch.tensor(1)}, r"ids must be int64 \[B\]"),
         ({"e": torch.zeros(5, 3)}, r"h and e must both be \[U, d\], got \[4, 3\] and \[5, 3\]"),
         ({"e": torch.zeros(4, 3, dtype=torch.float64)}, "h is torch.float32, e is torch.float64"),

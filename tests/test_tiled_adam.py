@@ -11,10 +11,10 @@ from relation_cases import catalogue
 
 from mmssl_fast.nn import Discriminator
 from mmssl_fast.nn.losses import discriminator_loss, generator_loss
-from mmssl_fast.nn.tiled_adam import TiledAdam
+from mmssl_fast.nn.tiled_adam import TiledAdam, _rounded_at_random
 from mmssl_fast.relation import RelationRows
 from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
-from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
+from mmssl_fast.relation.algebra.pending_gradient import PendingGradient, pending_gradient
 
 N_USERS, N_ITEMS, ROWS, D = 60, 401, 41, 8
 GRAPH = catalogue(N_USERS, N_ITEMS, 0.05)
@@ -168,3 +168,66 @@ def test_tiled_adam_refuses_another_weights_gradient():
         pass
     with pytest.raises(ValueError, match="of another weight"):
         TiledAdam(weight).step(pending)
+
+
+# --- bfloat16 moments over a long run ---------------------------------------------------------------------------------
+def long_run(moments, betas, gradient, steps=5000, tile=None, halt=None):
+    """(first moment, second moment, weight) [4, 64]; halt: a step at which the state is saved and loaded."""
+    weight = torch.nn.Parameter(torch.zeros(64, 4).mT)
+    optimiser = TiledAdam(weight, lr=1e-3, betas=betas, moments=moments, tile=tile)
+    for step in range(steps):
+        if step == halt:
+            state = optimiser.state_dict()
+            optimiser = TiledAdam(weight, lr=1e-3, betas=betas, moments=moments, tile=tile)
+            optimiser.load_state_dict(state)
+        pending, dense = PendingGradient(weight), gradient(step)
+        pending._pieces.append(lambda begin, end, out, dense=dense: out.add_(dense[begin:end]))
+        optimiser.step(pending)
+    state = optimiser.state[weight]
+    return state["exp_avg"].float(), state["exp_avg_sq"].float(), weight.detach()
+
+
+def one_large_gradient(step):
+    return torch.full((64, 4), 10.0 if step == 0 else 0.01)
+
+
+def noisy(step):
+    generator = torch.Generator().manual_seed(step)
+    return 0.1 + torch.randn(64, 4, generator=generator)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.9)])
+@pytest.mark.parametrize("gradient", [one_large_gradient, noisy])
+def test_bfloat16_moments_follow_float32_over_5000_steps(gradient, betas):
+    """Rounded to the nearest, the second moment stays at 0.1001 for ever at beta2 = 0.999 (float32: 0.00077)."""
+    expected, found = (long_run(moments, betas, gradient) for moments in (torch.float32, torch.bfloat16))
+    for a, b in zip(found, expected, strict=True):
+        assert a.abs().mean().item() == pytest.approx(b.abs().mean().item(), rel=0.02)
+
+
+def test_random_rounding_is_of_the_entry_and_step_alone():
+    """Neither tiles nor a restart change a bit, another step does."""
+    betas = (0.9, 0.999)
+    whole = long_run(torch.bfloat16, betas, noisy, 30)
+    for options in ({"tile": 40}, {"halt": 11}):
+        other = long_run(torch.bfloat16, betas, noisy, 30, **options)
+        assert all(torch.equal(a, b) for a, b in zip(whole, other, strict=True))
+    value = torch.full((4096,), 1 + 2.0**-10)  # an eighth of the way from 1 to the next bfloat16
+    bits = torch.arange(4096) * 16
+    rounded = _rounded_at_random(value, bits)
+    assert rounded.unique().tolist() == [1.0, 1 + 2.0**-7]
+    assert rounded.double().mean().item() == pytest.approx(value[0].item(), rel=1e-5)
+
+
+def test_random_rounding_leaves_what_is_not_finite():
+    odd = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0])
+    all_ones = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    for bits in (torch.zeros(5, dtype=torch.int64), torch.full((5,), 0xFFFF)):
+        found = _rounded_at_random(odd, bits)
+        assert found[:2].tolist() == [torch.inf, -torch.inf] and found[2].isnan() and found[3:].abs().max() < 1e-38
+    assert _rounded_at_random(all_ones, torch.tensor([0xFFFF])).isnan().all()
+
+
+def test_moments_of_float16_are_refused():
+    with pytest.raises(ValueError, match=r"moments must be bfloat16, float32 or float64, got torch\.float16"):
+        TiledAdam(make_weight(4, True), moments=torch.float16)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..modes import lasting, outside_modes
+from ..ops.derivatives import is_transforming
+from ..ops.propagate import propagate_csr
 
 _INT32_MAX = 2**31 - 1
 _PRODUCTS = (torch.mm, torch.matmul, torch.sparse.mm, Tensor.mm, Tensor.matmul, Tensor.__matmul__)
@@ -26,25 +32,20 @@ class Adjacency:
 
     def __init__(self, forward: tuple[Tensor, Tensor, Tensor], backward: tuple[Tensor, Tensor, Tensor]) -> None:
         """forward: (crow int64 [R + 1], col [nnz], value [nnz]); backward: the same of the transpose, [C + 1]."""
-        self._forward, self._backward = forward, backward
+        self._forward, self._backward = (tuple(lasting(x) for x in side) for side in (forward, backward))
 
     @classmethod
     def from_torch(cls, matrix: Tensor) -> Adjacency:
         """Of a COO, CSR or CSC tensor; its values are copied as constants."""
-        matrix = matrix.detach()
-        if matrix.layout == torch.sparse_coo:
-            matrix = matrix.coalesce()
-            (row, col), value = matrix.indices(), matrix.values()
-        elif matrix.layout == torch.sparse_csr:
-            row = torch.repeat_interleave(matrix.crow_indices().diff())
-            col, value = matrix.col_indices(), matrix.values()
-        elif matrix.layout == torch.sparse_csc:
-            return cls.from_torch(matrix.mT).t()
-        else:
-            raise TypeError(f"Adjacency.from_torch: a sparse COO, CSR or CSC tensor is needed, got {matrix.layout}")
-        n_rows, n_cols = matrix.shape
-        order = torch.argsort(col, stable=True)
-        return cls(_csr(row, col, value, n_rows, n_cols), _csr(col[order], row[order], value[order], n_cols, n_rows))
+        return cls.from_snapshot(Snapshot.of(matrix))
+
+    @classmethod
+    def from_snapshot(cls, snapshot: Snapshot) -> Adjacency:
+        """Of the matrix as it was."""
+        with outside_modes():
+            if snapshot.layout == torch.sparse_csc:
+                return cls(*_both_ways(*snapshot.parts, snapshot.shape[::-1], torch.sparse_csr)).t()
+            return cls(*_both_ways(*snapshot.parts, snapshot.shape, snapshot.layout))
 
     @classmethod
     def from_scipy(cls, matrix: sp.spmatrix | sp.sparray, dtype: torch.dtype = torch.float32) -> Adjacency:
@@ -63,7 +64,7 @@ class Adjacency:
             raise ValueError(
                 f"Adjacency.mm: x is {x.dtype} on {x.device}, the matrix {self.dtype} on {self.device}; use .to()"
             )
-        return torch.ops.mmssl_fast.propagate(*self._forward, *self._backward, None, None, x)
+        return propagate_csr(*self._forward, *self._backward, None, None, x)
 
     __matmul__ = matmul = mm
 
@@ -116,7 +117,7 @@ class Adjacency:
         """The same matrix as a coalesced COO tensor."""
         crow, col, value = self._forward
         indices = torch.stack((torch.repeat_interleave(crow.diff()), col.long()))
-        return torch.sparse_coo_tensor(indices, value, self.shape, is_coalesced=True, check_invariants=False)
+        return torch.sparse_coo_tensor(indices, value, self.shape, check_invariants=False).coalesce()
 
     def to_dense(self) -> Tensor:
         return self.to_torch().to_dense()
@@ -136,6 +137,72 @@ class Adjacency:
             return args[0].mm(args[1])
         name = getattr(func, "__name__", str(func))
         raise TypeError(f"{name} does not take an Adjacency but as the first factor of a product; use .to_torch()")
+
+
+@dataclass(eq=False)
+class Snapshot:
+    """What a sparse tensor held: a copy of its stored tensors, which no later write to it can change.
+
+    Nothing that torch keeps of a tensor tells of every write: ``.data``, ``.set_`` and NumPy views leave no version,
+    and tensors of inference mode have none. So the contents are compared.
+    """
+
+    layout: torch.layout
+    shape: torch.Size
+    parts: tuple[Tensor, Tensor, Tensor]
+
+    @classmethod
+    def of(cls, matrix: Tensor) -> Snapshot:
+        """Of a COO, CSR or CSC tensor. Copies its indices, as int32 where they fit, and its values."""
+        with outside_modes():
+            parts = [x.clone(memory_format=torch.contiguous_format) for x in _stored(matrix)]
+            if max(matrix.shape) <= _INT32_MAX:
+                parts[1] = parts[1].to(torch.int32)
+                parts[0] = parts[0].to(torch.int32) if matrix.layout == torch.sparse_coo else parts[0]
+            return cls(matrix.layout, matrix.shape, tuple(parts))
+
+    def is_still(self, matrix: Tensor) -> bool:
+        """Whether the matrix holds, bit for bit, what it held."""
+        if matrix.layout != self.layout or matrix.shape != self.shape:
+            return False
+        with outside_modes() if is_transforming() else nullcontext():  # torch.func would wrap what is read
+            return all(_same(x, kept) for x, kept in zip(_stored(matrix), self.parts, strict=True))
+
+
+def _stored(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The stored tensors of a COO (row, column, value), CSR (offsets, column, value) or CSC (offsets, row, value)."""
+    if matrix.layout == torch.sparse_coo:
+        return *matrix._indices(), matrix._values().detach()
+    if matrix.layout == torch.sparse_csr:
+        return matrix.crow_indices(), matrix.col_indices(), matrix.values().detach()
+    if matrix.layout == torch.sparse_csc:
+        return matrix.ccol_indices(), matrix.row_indices(), matrix.values().detach()
+    raise TypeError(f"Adjacency.from_torch: a sparse COO, CSR or CSC tensor is needed, got {matrix.layout}")
+
+
+def _same(x: Tensor, kept: Tensor) -> bool:
+    if x.shape != kept.shape or x.device != kept.device or x.is_floating_point() != kept.is_floating_point():
+        return False
+    if x.is_floating_point():
+        if x.dtype != kept.dtype:
+            return False
+        bits = {4: torch.int32, 8: torch.int64}[x.itemsize]  # NaN equals itself, and 0.0 is not -0.0
+        x, kept = x.view(bits), kept.view(bits)
+    if x.device.type != "cpu":
+        return torch.equal(x, kept.to(x.dtype))
+    return np.array_equal(x.numpy(), kept.numpy())  # several times as fast as torch.equal
+
+
+def _both_ways(
+    first: Tensor, col: Tensor, value: Tensor, shape: torch.Size, layout: torch.layout
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """The CSR and transposed CSR of entries given as rows (COO, in any order) or offsets (CSR) with columns."""
+    row = first if layout == torch.sparse_coo else torch.repeat_interleave(first.diff())
+    if bool((row[1:] < row[:-1]).any()):
+        order = torch.argsort(row, stable=True)
+        row, col, value = row[order], col[order], value[order]
+    order = torch.argsort(col, stable=True)
+    return _csr(row, col, value, *shape), _csr(col[order], row[order], value[order], *reversed(shape))
 
 
 def _csr(row: Tensor, col: Tensor, value: Tensor, n_rows: int, n_cols: int) -> tuple[Tensor, Tensor, Tensor]:

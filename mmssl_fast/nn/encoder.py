@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl_fast.graph import NORMS, InteractionGraph, SeenRows
+from mmssl_fast.modes import is_traced, outside_modes
 from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.half_linear import half_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
@@ -38,6 +39,10 @@ class Encoded:
         return Encoded(
             *([x.detach() for x in value] if isinstance(value, list) else value.detach() for value in values)
         )
+
+
+# So that torch.export, torch.func and the like take an Encoded apart and put it together again.
+torch.export.register_dataclass(Encoded, serialized_type_name="mmssl_fast.nn.Encoded")
 
 
 class MMSSL(nn.Module):
@@ -110,7 +115,9 @@ class MMSSL(nn.Module):
         self.item_embedding = nn.Parameter(torch.empty(graph.n_items, dim))
         self.attention = ModalityAttention(dim=dim, heads=heads)
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
-        self._neighbour_graphs: list[InteractionGraph] | None = None
+        # (which contents of semantic_neighbours, their graphs); made with the neighbours, not when first used, since
+        # torch.export and torch.compile see no values to make them of
+        self._neighbour_graphs: tuple[tuple, list[InteractionGraph]] | None = None
         self.register_load_state_dict_post_hook(_after_load)
         self.reset_parameters()
 
@@ -137,7 +144,7 @@ class MMSSL(nn.Module):
         self.train(training)
         for m, (users, items) in enumerate(zip(modal_users, modal_items, strict=True)):
             self.semantic_neighbours[m] = semantic_neighbours(users, items, self.neighbours, seen)
-        self._drop_neighbour_graphs()
+        self._semantic_graphs()
 
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
         """Eq. 2: f_u^m [U, d] and f_i^m [I, d] of every modality; one propagation serves them all, side by side."""
@@ -191,17 +198,31 @@ class MMSSL(nn.Module):
 
     def interactions(self) -> InteractionGraph:
         """The interaction graph, on the parameters' device."""
-        self.graph = self.graph.to(self.user_embedding.device)
-        return self.graph
+        graph = self.graph.to(self.user_embedding.device)
+        if graph is not self.graph and not self.user_embedding.is_meta:  # what is on "meta" does not come back
+            self.graph = graph
+        return graph
 
     def _semantic_graphs(self) -> list[InteractionGraph]:
-        device = self.user_embedding.device
-        if self._neighbour_graphs is None or self._neighbour_graphs[0].device != device:
-            self._neighbour_graphs = [neighbour_graph(items, self.graph.n_items) for items in self.semantic_neighbours]
-        return self._neighbour_graphs
+        neighbours, known = self.semantic_neighbours, self._neighbour_graphs
+        if known is not None and (torch.compiler.is_compiling() or is_traced(neighbours) or neighbours.is_meta):
+            return [graph.to(neighbours.device) for graph in known[1]]
+        which = neighbours.device, neighbours.data_ptr(), 0 if neighbours.is_inference() else neighbours._version
+        if known is None or known[0] != which:
+            with outside_modes():
+                known = which, [neighbour_graph(items, self.graph.n_items) for items in neighbours]
+            self._neighbour_graphs = known
+        return known[1]
 
-    def _drop_neighbour_graphs(self) -> None:
-        self._neighbour_graphs = None
+    def _apply(self, fn, recurse: bool = True) -> MMSSL:
+        super()._apply(fn, recurse)
+        device = self.user_embedding.device
+        if device.type != "meta":
+            self.graph = self.graph.to(device)
+            if self._neighbour_graphs is not None:
+                which, graphs = self._neighbour_graphs
+                self._neighbour_graphs = which, [graph.to(device) for graph in graphs]
+        return self
 
     def extra_repr(self) -> str:
         return (
@@ -216,7 +237,9 @@ def _projected(x: Tensor, fc: nn.Linear) -> Tensor:
 
 
 def _after_load(module: MMSSL, _) -> None:
-    module._drop_neighbour_graphs()
+    module._neighbour_graphs = None
+    if module.neighbours and not module.semantic_neighbours.is_meta and not is_traced(module.semantic_neighbours):
+        module._semantic_graphs()
 
 
 def standardised(raw: Tensor) -> Tensor:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from mmssl_fast.ops.derivatives import is_transforming
 
 BLOCK_ELEMENTS = 1 << 20  # of an input block in the weight's precision: 4 MiB of float32
 
@@ -30,8 +33,12 @@ def half_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Equals ``F.linear(x.to(weight.dtype), weight, bias)``, of which autograd saves x itself, not the converted copy.
 
     x: [N, k] of any floating dtype, constant; weight: [d, k]; bias: [d], dtype of weight. Returns [N, d]. Blocks are
-    cut by x's width alone, so memory limits do not change a result.
+    cut by x's width alone, so memory limits do not change a result. Within torch.func, forward mode and torch.export it
+    is that expression itself.
     """
+    # torch.export keeps the forward alone of an autograd.Function: the program's weights would have no gradient.
+    if is_transforming() or torch.compiler.is_exporting():
+        return F.linear(x.to(weight.dtype), weight, bias)
     return _HalfLinear.apply(x, weight, bias)
 
 

@@ -3,10 +3,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..arguments import check_tensors
 from ..reference import STREAM_DROPOUT, dropped_below
+from .derivatives import differentiable, undifferentiable
 
 _ops = torch.ops.mmssl_fast
 
@@ -35,8 +36,9 @@ def act_norm_dropout(
     Raises:
         ValueError: for a single row, shapes or dtypes that do not match, or a number out of range.
     """
+    check_tensors("act_norm_dropout", z=z, weight=weight, bias=bias, seed_offset=seed_offset)
     work = torch.float32 if weight.dtype in (torch.bfloat16, torch.float16) else weight.dtype
-    y, mean, variance = _ops.act_norm_dropout(z.to(work), weight.to(work), bias.to(work), seed_offset, slope, eps, rate)
+    y, mean, variance = act_norm_dropout_op(z.to(work), weight.to(work), bias.to(work), seed_offset, slope, eps, rate)
     return y.to(weight.dtype), mean, variance
 
 
@@ -120,7 +122,7 @@ def _save(ctx, inputs, output):
 
 
 def _grad(ctx, grad, _mean, _variance):
-    return *_ops.act_norm_dropout_bwd(grad, *ctx.saved_tensors, *ctx.how), None, None, None, None
+    return *act_norm_dropout_bwd(grad, *ctx.saved_tensors, *ctx.how), None, None, None, None
 
 
 def _save_bwd(ctx, inputs, output):
@@ -130,11 +132,12 @@ def _save_bwd(ctx, inputs, output):
 
 
 def _grad_bwd(ctx, gg_z, gg_weight, gg_bias):
-    d_grad, d_z, d_weight = _ops.act_norm_dropout_bwd_bwd(gg_z, gg_weight, gg_bias, *ctx.saved_tensors, *ctx.how)
+    d_grad, d_z, d_weight = act_norm_dropout_bwd_bwd(gg_z, gg_weight, gg_bias, *ctx.saved_tensors, *ctx.how)
     return d_grad, d_z, None, None, d_weight, None, None, None, None
 
 
-torch.library.register_autograd("mmssl_fast::act_norm_dropout", _grad, setup_context=_save)
-torch.library.register_autograd(
-    "mmssl_fast::act_norm_dropout_bwd", once_differentiable(_grad_bwd), setup_context=_save_bwd
+act_norm_dropout_op = differentiable("act_norm_dropout", _grad, _save)
+act_norm_dropout_bwd = differentiable("act_norm_dropout_bwd", _grad_bwd, _save_bwd, once=True)
+act_norm_dropout_bwd_bwd = undifferentiable(
+    "act_norm_dropout_bwd_bwd", "act_norm_dropout: has no third derivative; use mmssl_fast.reference.act_norm_dropout"
 )

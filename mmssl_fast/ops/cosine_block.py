@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..arguments import check_seen, check_tensors
 from ..graph import SeenRows
+from .derivatives import differentiable, no_context
 from .unit_rows import unit_rows
 
 KINDS = ("cosine", "dot")
-_ops = torch.ops.mmssl_fast
 
 
 def cosine_block(
@@ -36,10 +37,12 @@ def cosine_block(
     """
     if kind not in KINDS:
         raise ValueError(f"cosine_block: kind must be one of {KINDS}, got {kind!r}")
+    check_tensors("cosine_block", u=u, v=v)
+    check_seen("cosine_block", seen)
     if kind == "cosine":
         u, v = unit_rows(u), unit_rows(v)
     crow, col = (None, None) if seen is None else (seen.crow, seen.col)
-    block, _ = _ops.cosine_block(u, v, crow, col, row_l2)
+    block, _ = cosine_block_op(u, v, crow, col, row_l2)
     return block
 
 
@@ -67,7 +70,7 @@ def _save(ctx, inputs, output):
 def _cosine_block_grad(ctx, grad, _):
     u, v, crow, col, block, inverse = ctx.saved_tensors
     need_u, need_v = ctx.needs_input_grad[:2]
-    u_grad, v_grad = _ops.cosine_block_bwd(grad, u, v, crow, col, block, inverse, need_u, need_v)
+    u_grad, v_grad = cosine_block_bwd(grad, u, v, crow, col, block, inverse, need_u, need_v)
     return u_grad if need_u else None, v_grad if need_v else None, None, None, None
 
 
@@ -77,5 +80,17 @@ def _no_second_derivative(ctx, *grads):
     )
 
 
-torch.library.register_autograd("mmssl_fast::cosine_block", _cosine_block_grad, setup_context=_save)
-torch.library.register_autograd("mmssl_fast::cosine_block_bwd", _no_second_derivative)
+def _cosine_block_tangent(inputs, outputs, tangents):
+    """Of x = (u vᵀ) ∘ (1 − S): ẋ = (u̇ vᵀ + u v̇ᵀ) ∘ (1 − S); of y = r x, r = 1/‖x‖: ẏ = r ẋ − y (y·r ẋ)."""
+    u, v, crow, col, row_l2 = inputs
+    block, inverse = outputs
+    terms = [(tangents[0], v), (u, tangents[1])]
+    moved = sum(cosine_block_op(a, b, crow, col, False)[0] for a, b in terms if a is not None and b is not None)
+    if row_l2:
+        moved = moved * inverse[:, None].to(moved.dtype)
+        moved = moved - block * (block * moved).sum(1, keepdim=True)
+    return moved, None
+
+
+cosine_block_op = differentiable("cosine_block", _cosine_block_grad, _save, jvp=_cosine_block_tangent)
+cosine_block_bwd = differentiable("cosine_block_bwd", _no_second_derivative, no_context)

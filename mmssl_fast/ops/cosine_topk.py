@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..arguments import check_seen, check_tensors
 from ..graph import SeenRows
 from .unit_rows import unit_rows
 
@@ -38,6 +39,8 @@ def cosine_topk(
     """
     if kind not in KINDS:
         raise ValueError(f"cosine_topk: kind must be one of {KINDS}, got {kind!r}")
+    check_tensors("cosine_topk", u=u, v=v)
+    check_seen("cosine_topk", seen)
     dtype = u.dtype
     u, v = u.detach(), v.detach()
     if kind == "cosine":

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..arguments import as_ids, check_tensors
 from . import _triton
+from .derivatives import differentiable
 from .gumbel_rows import GraphRows, GumbelRows, choose_method, entry_capacity, summing_dtype
 from .philox import seed_offset
 
@@ -42,13 +44,15 @@ def gumbel_linear(
         ValueError: as `gumbel_softmax`, and for a weight that is not [H, I].
     """
     op = "gumbel_linear"
+    check_tensors(op, weight=weight)
+    users = as_ids(op, "users", users)
     if weight.ndim != 2 or weight.shape[1] != graph.n_items:
         raise ValueError(f"{op}: weight must be [H, {graph.n_items}], got {tuple(weight.shape)}")
     method = choose_method(op, method, tau, noise_scale, graph.n_items)
     sparse = method == "order_statistics"
     noise = tau, seed_offset(op, seed, offset, weight.device), noise_scale, sparse
     capacity = entry_capacity(graph, users, tau, noise_scale) if sparse else 0
-    return _ops.gumbel_linear(weight, graph.crow, graph.col, users, *noise, capacity)
+    return gumbel_linear_op(weight, graph.crow, graph.col, users, *noise, capacity)
 
 
 def _rows(crow, col, users, n_items, tau, seed_offset, noise_scale, order_statistics, capacity) -> GumbelRows:
@@ -118,7 +122,7 @@ def _save_linear(ctx, inputs, output):
 
 def _linear_grad(ctx, grad):
     *rows, seed_offset = ctx.saved_tensors
-    return _ops.gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 8
+    return gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 8
 
 
 def _save_bwd(ctx, inputs, output):
@@ -129,8 +133,16 @@ def _save_bwd(ctx, inputs, output):
 
 def _bwd_grad(ctx, grad):
     *rows, seed_offset = ctx.saved_tensors
-    return _ops.gumbel_linear(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 9
+    return gumbel_linear_op(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 9
 
 
-torch.library.register_autograd("mmssl_fast::gumbel_linear", _linear_grad, setup_context=_save_linear)
-torch.library.register_autograd("mmssl_fast::gumbel_linear_bwd", _bwd_grad, setup_context=_save_bwd)
+def _linear_tangent(inputs, _, tangents):
+    return gumbel_linear_op(tangents[0], *inputs[1:])
+
+
+def _bwd_tangent(inputs, _, tangents):
+    return gumbel_linear_bwd(tangents[0], *inputs[1:])
+
+
+gumbel_linear_op = differentiable("gumbel_linear", _linear_grad, _save_linear, jvp=_linear_tangent)
+gumbel_linear_bwd = differentiable("gumbel_linear_bwd", _bwd_grad, _save_bwd, jvp=_bwd_tangent)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..modes import lasting
 from ..static_shapes import is_static
 from ..tiles import item_tiles
 from .csr_transpose import csr_transpose
@@ -255,13 +256,14 @@ class GumbelRows:
         if self.method != "order_statistics":
             raise ValueError(f"GumbelRows.block: rows are sparse by order statistics only, method is {self.method!r}")
         if self._block is None:
-            self._block = gumbel_order_statistics(self.graph, self.users, *self.noise, self.capacity)
+            block = gumbel_order_statistics(self.graph, self.users, *self.noise, self.capacity)
+            self._block = tuple(lasting(x) for x in block)
         return self._block
 
     def lse(self) -> Tensor:
         """Log-sum-exp of the logits, float64 [B], computed once: all that tiles need."""
         if self._lse is None:
-            self._lse = gumbel_lse(self.graph, self.users, *self.noise)
+            self._lse = lasting(gumbel_lse(self.graph, self.users, *self.noise))
         return self._lse
 
     @property
@@ -297,15 +299,15 @@ class GumbelRows:
         if self._square is None:
             if self.method == "order_statistics":
                 crow, _, value = self.block()
-                self._square = row_sums(crow, value.double().square())
+                self._square = lasting(row_sums(crow, value.double().square()))
             else:
                 none = self.users.new_zeros(self.shape[0], dtype=torch.float64)
-                self._square = sum((tile_square(tile) for *_, tile in self.tiles()), none)
+                self._square = lasting(sum((tile_square(tile) for *_, tile in self.tiles()), none))
         return self._square
 
     def keep_square(self, square: Tensor) -> None:
         """Takes `square()` from a caller whose own pass over the tiles has summed `tile_square`."""
-        self._square = square
+        self._square = lasting(square)
 
     @torch.no_grad()
     def forward(self, mats: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -352,7 +354,7 @@ class GumbelRows:
             if self._transposed is None:
                 crow, col, value = self.block()
                 cols, t_crow, t_row, order = csr_transpose(crow, col, self.n_items)
-                self._transposed = cols, t_crow, t_row, value[order]
+                self._transposed = tuple(lasting(x) for x in (cols, t_crow, t_row, value[order]))
             for y, out in zip(grads, outs, strict=True):
                 spmm_add_(out, *self._transposed, y.to(out.dtype))
             return

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..arguments import as_ids, check_tensors
+from .derivatives import differentiable
 from .gumbel_rows import choose_method, entry_capacity
 from .philox import seed_offset
 from .unit_rows import unit_rows
-
-_ops = torch.ops.mmssl_fast
 
 
 def gumbel_softmax(
@@ -34,7 +34,7 @@ def gumbel_softmax(
 
     Args:
         graph: InteractionGraph of U users and I items; A is its 0/1 matrix.
-        users: int64 [B], repeats allowed (equal ids give equal rows).
+        users: int64 or int32 [B], repeats allowed (equal ids give equal rows).
         tau: temperature, positive.
         seed: 64-bit integer, or a 0-d int64 tensor.
         offset: integer in [0, 2³²) or 0-d int64 tensor; another offset, other noise. Advance it every step.
@@ -53,14 +53,16 @@ def gumbel_softmax(
             dtypes of augment that do not fit.
     """
     op = "gumbel_softmax"
+    users = as_ids(op, "users", users)
     method = choose_method(op, method, tau, noise_scale, graph.n_items)
     user_unit = item_unit = None
     if augment is not None:
+        check_tensors(op, h_u=augment[0], h_i=augment[1])
         user_unit, item_unit = (unit_rows(h.float() if h.dtype == torch.bfloat16 else h) for h in augment)
     at = seed_offset(op, seed, offset, graph.crow.device)
     sparse = method == "order_statistics"
     capacity = entry_capacity(graph, users, tau, noise_scale) if sparse else 0
-    rows, _ = _ops.gumbel_softmax(
+    rows, _ = gumbel_softmax_op(
         graph.crow,
         graph.col,
         users,
@@ -115,4 +117,18 @@ def _gumbel_softmax_grad(ctx, grad, grad_inv_norm):
     return *none[:3], ctx.zeta * du, ctx.zeta * dv, *none[5:]
 
 
-torch.library.register_autograd("mmssl_fast::gumbel_softmax", _gumbel_softmax_grad, setup_context=_save)
+def _tangent(inputs, outputs, tangents):
+    """Of x = P + ζ U Vᵀ: ẋ = ζ (U̇ Vᵀ + U V̇ᵀ); of y = r x, r = 1/‖x‖: ẏ = r ẋ − y (y·r ẋ)."""
+    user_unit, item_unit, zeta, row_l2 = *inputs[3:5], *inputs[9:11]
+    user_move, item_move = tangents[3:5]
+    rows, inv_norm = outputs
+    terms = [(user_move, item_unit), (user_unit, item_move)]
+    moved = zeta * sum(a @ b.mT for a, b in terms if a is not None and b is not None)
+    if not row_l2:
+        return moved, None
+    moved = inv_norm[:, None] * moved
+    along = (rows * moved).sum(1, keepdim=True)
+    return moved - rows * along, -inv_norm * along.squeeze(1)
+
+
+gumbel_softmax_op = differentiable("gumbel_softmax", _gumbel_softmax_grad, _save, jvp=_tangent)

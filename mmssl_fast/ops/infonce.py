@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..arguments import as_ids, check_tensors
 from ..library import infonce_sizes  # registers torch.ops.mmssl_fast as well
+from .derivatives import differentiable, is_transforming, no_context
 from .unit_rows import unit_rows
-
-_ops = torch.ops.mmssl_fast
 
 # Where the CPU makes the gradient in one pass with the loss: exponentials without a running maximum must stay normal
 # float32, and the few anchors held at once must not become fewer than a product wants.
@@ -30,7 +30,7 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
     Args:
         h: [U, d] final embeddings, float32, float64 or bfloat16 (computed in float32); not normalised.
         e: [U, d] embeddings of one modality, dtype of h.
-        ids: int64 [B], the anchors; repeats count as often as they occur.
+        ids: int64 or int32 [B], the anchors; repeats count as often as they occur.
         tau: temperature τ' > 0.
         exclude_self: leave u' = u out of the second sum.
 
@@ -42,6 +42,8 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
             of float64 1e-300.
         NotImplementedError: from backward, when a second derivative is asked for.
     """
+    check_tensors("infonce", h=h, e=e)
+    ids = as_ids("infonce", "ids", ids)
     dtype = h.dtype
     if dtype != e.dtype:
         raise ValueError(f"infonce: h is {dtype}, e is {e.dtype}")
@@ -51,8 +53,8 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
         raise ValueError(f"infonce: tau must be at least {LEAST[h.dtype]} for {h.dtype}, got {tau}")
     h, e = unit_rows(h), unit_rows(e)
     if _is_one_pass(h, e, ids, tau):
-        return _ops.infonce_with_grad(h, e, ids, tau, exclude_self)[0].to(dtype)
-    terms, _ = _ops.infonce(h, e, ids, tau, exclude_self)
+        return infonce_with_grad(h, e, ids, tau, exclude_self)[0].to(dtype)
+    terms, _ = infonce_op(h, e, ids, tau, exclude_self)
     return terms.mean().to(dtype)
 
 
@@ -115,7 +117,7 @@ def _save(ctx, inputs, output):
 
 def _infonce_grad(ctx, term_grad, lse_grad):
     h, e, ids, lse = ctx.saved_tensors
-    h_grad, e_grad = _ops.infonce_bwd(term_grad, lse_grad, h, e, ids, lse, ctx.tau, ctx.exclude_self)
+    h_grad, e_grad = infonce_bwd(term_grad, lse_grad, h, e, ids, lse, ctx.tau, ctx.exclude_self)
     return h_grad, e_grad, None, None, None
 
 
@@ -130,11 +132,12 @@ def _scaled_grads(ctx, grad, _h_grad, _e_grad):
     if grad is None:
         return None, None, None, None, None
     h, e, ids, h_grad, e_grad = ctx.saved_tensors
-    if torch.is_grad_enabled():  # create_graph: through the op that knows it has no second derivative
+    # create_graph: through the op that knows it has no second derivative
+    if torch.is_grad_enabled() or is_transforming():
         with torch.no_grad():
-            _, lse = _ops.infonce(h, e, ids, ctx.tau, ctx.exclude_self)
+            _, lse = infonce_op(h, e, ids, ctx.tau, ctx.exclude_self)
         term_grad = (grad / ids.numel()).expand(ids.shape)
-        h_grad, e_grad = _ops.infonce_bwd(term_grad, torch.zeros_like(lse), h, e, ids, lse, ctx.tau, ctx.exclude_self)
+        h_grad, e_grad = infonce_bwd(term_grad, torch.zeros_like(lse), h, e, ids, lse, ctx.tau, ctx.exclude_self)
         return h_grad, e_grad, None, None, None
     return grad * h_grad, grad * e_grad, None, None, None
 
@@ -143,6 +146,6 @@ def _no_second_derivative(ctx, *grads):
     raise NotImplementedError("infonce: the gradient has no derivative; use mmssl_fast.reference.infonce for one")
 
 
-torch.library.register_autograd("mmssl_fast::infonce", _infonce_grad, setup_context=_save)
-torch.library.register_autograd("mmssl_fast::infonce_bwd", _no_second_derivative)
-torch.library.register_autograd("mmssl_fast::infonce_with_grad", _scaled_grads, setup_context=_save_grads)
+infonce_op = differentiable("infonce", _infonce_grad, _save)
+infonce_bwd = differentiable("infonce_bwd", _no_second_derivative, no_context)
+infonce_with_grad = differentiable("infonce_with_grad", _scaled_grads, _save_grads, public="infonce")

@@ -3,8 +3,8 @@
 import torch
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
-
-_ops = torch.ops.mmssl_fast
+from ..arguments import check_tensors
+from .derivatives import differentiable, no_context
 
 
 def modality_attention(
@@ -30,6 +30,7 @@ def modality_attention(
         ValueError: for shapes or dtypes that do not match, or heads that do not divide d.
         RuntimeError: when a second derivative is asked for.
     """
+    check_tensors("modality_attention", e=e, wq=wq, wk=wk, wo=wo)
     if e.ndim != 3 or e.shape[0] < 1 or e.shape[2] < 1:
         raise ValueError(f"modality_attention: e must be [M, N, d] with M and d of 1 or more, got {tuple(e.shape)}")
     d = e.shape[2]
@@ -42,7 +43,7 @@ def modality_attention(
             raise ValueError(f"modality_attention: {name} is {weight.dtype}, e is {e.dtype}")
     # Under autocast the products come in another dtype than e.
     q, k = (e @ wq).to(e.dtype), (e @ wk).to(e.dtype)
-    return _ops.modality_mix(q, k, e, heads) @ wo
+    return modality_mix(q, k, e, heads) @ wo
 
 
 @torch.library.register_fake("mmssl_fast::modality_mix")
@@ -61,12 +62,12 @@ def _save(ctx, inputs, output):
 
 
 def _grad(ctx, grad):
-    return *_ops.modality_mix_bwd(grad, *ctx.saved_tensors, ctx.heads), None
+    return *modality_mix_bwd(grad, *ctx.saved_tensors, ctx.heads), None
 
 
 def _no_second(ctx, *grads):
-    raise RuntimeError("modality_attention: has no second derivative")
+    raise RuntimeError("modality_attention: has no second derivative; use mmssl_fast.reference.modality_attention")
 
 
-torch.library.register_autograd("mmssl_fast::modality_mix", _grad, setup_context=_save)
-torch.library.register_autograd("mmssl_fast::modality_mix_bwd", _no_second)
+modality_mix = differentiable("modality_mix", _grad, _save, public="modality_attention")
+modality_mix_bwd = differentiable("modality_mix_bwd", _no_second, no_context, public="modality_attention")

@@ -3,9 +3,9 @@
 import torch
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from ..arguments import check_tensors
 from ..graph import NORMS, InteractionGraph
-
-_ops = torch.ops.mmssl_fast
+from .derivatives import differentiable
 
 
 def propagate(graph: InteractionGraph, x: torch.Tensor, to: str = "users", norm: str = "receiver") -> torch.Tensor:
@@ -32,12 +32,13 @@ def propagate(graph: InteractionGraph, x: torch.Tensor, to: str = "users", norm:
     if to not in ("users", "items"):
         raise ValueError(f'propagate: to must be "users" or "items", got {to!r}')
     _check_norm("propagate", norm)
+    check_tensors("propagate", x=x)
     senders = "items" if to == "users" else "users"
     _check_rows("propagate", "x", x, graph, senders)
     forward, backward = _directions(graph, to)
     row_scale = None if norm == "none" else _scale(graph, to, x)
     col_scale = _scale(graph, senders, x) if norm == "both" else None
-    return _ops.propagate(*forward, *backward, row_scale, col_scale, x)
+    return propagate_csr(*forward, *backward, row_scale, col_scale, x)
 
 
 def lightgcn(
@@ -54,7 +55,10 @@ def lightgcn(
         graph: U users x I items, on the embeddings' device.
         users: [U, d] and items: [I, d], both float32, float64 or bfloat16 (every layer is then kept in float32).
         layers: L ≥ 0; 0 returns copies.
-        norm: as in `propagate`.
+        norm: degree scaling of every layer. "both" is LightGCN's (He et al., SIGIR 2020, Eq. 3), and with it the result
+            equals the paper's (α_k = 1 / (K + 1)), RecBole's LightGCN and PyTorch Geometric's LightGCN given each
+            interaction in both directions. "receiver", the default, is MMSSL's Eq. 10 and equals none of them; "none"
+            sums.
 
     Returns:
         users [U, d] and items [I, d], dtype as given.
@@ -65,6 +69,7 @@ def lightgcn(
     _check_norm("lightgcn", norm)
     if layers < 0:
         raise ValueError(f"lightgcn: layers must not be negative, got {layers}")
+    check_tensors("lightgcn", users=users, items=items)
     _check_rows("lightgcn", "users", users, graph, "users")
     _check_rows("lightgcn", "items", items, graph, "items")
     if users.shape[1] != items.shape[1] or users.dtype != items.dtype:
@@ -74,7 +79,7 @@ def lightgcn(
     user_scale, item_scale = (None, None) if norm == "none" else (_scale(graph, s, users) for s in ("users", "items"))
     send = (user_scale, item_scale) if norm == "both" else (None, None)
     forward, backward = _directions(graph, "users")
-    return _ops.lightgcn(*forward, *backward, user_scale, send[0], item_scale, send[1], users, items, layers)
+    return lightgcn_csr(*forward, *backward, user_scale, send[0], item_scale, send[1], users, items, layers)
 
 
 def _check_norm(op: str, norm: str) -> None:
@@ -118,7 +123,7 @@ def _save_propagate(ctx, inputs, output):
 def _propagate_grad(ctx, grad):
     # y = R A C x: the gradient is C Aᵀ R grad.
     crow, col, value, t_crow, t_col, t_value, row_scale, col_scale = ctx.saved_tensors
-    dx = _ops.propagate(t_crow, t_col, t_value, crow, col, value, col_scale, row_scale, grad)
+    dx = propagate_csr(t_crow, t_col, t_value, crow, col, value, col_scale, row_scale, grad)
     return *(None,) * 8, dx
 
 
@@ -132,8 +137,40 @@ def _lightgcn_grad(ctx, users_grad, items_grad):
     # scales of receiving (R) and sending (S) exchanged. The gradient is the mean of its powers.
     *graph, users_receive, users_send, items_receive, items_send = ctx.saved_tensors
     scales = (users_send, users_receive, items_send, items_receive)
-    return *(None,) * 10, *_ops.lightgcn(*graph, *scales, users_grad, items_grad, ctx.layers), None
+    return *(None,) * 10, *lightgcn_csr(*graph, *scales, users_grad, items_grad, ctx.layers), None
 
 
-torch.library.register_autograd("mmssl_fast::propagate", _propagate_grad, setup_context=_save_propagate)
-torch.library.register_autograd("mmssl_fast::lightgcn", _lightgcn_grad, setup_context=_save_lightgcn)
+def _propagate_tangent(inputs, _, tangents):
+    return propagate_csr(*inputs[:8], tangents[8])
+
+
+def _lightgcn_tangent(inputs, _, tangents):
+    moved = (torch.zeros_like(x) if t is None else t for x, t in zip(inputs[10:12], tangents[10:12], strict=True))
+    return lightgcn_csr(*inputs[:10], *moved, inputs[12])
+
+
+def _propagate_batch(info, in_dims, *args):
+    """A batch of x lies side by side along the feature axis."""
+    *graph, x = args
+    return _apart(propagate_csr(*graph, _side_by_side(x, in_dims[8], info.batch_size)), info.batch_size), 0
+
+
+def _lightgcn_batch(info, in_dims, *args):
+    *graph, users, items, layers = args
+    wide = (_side_by_side(x, dim, info.batch_size) for x, dim in zip((users, items), in_dims[10:12], strict=True))
+    return tuple(_apart(y, info.batch_size) for y in lightgcn_csr(*graph, *wide, layers)), (0, 0)
+
+
+def _side_by_side(x: torch.Tensor, dim: int | None, batch: int) -> torch.Tensor:
+    x = x.expand(batch, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def _apart(y: torch.Tensor, batch: int) -> torch.Tensor:
+    return y.unflatten(1, (batch, -1)).transpose(0, 1) if y.shape[1] else y.new_zeros(batch, *y.shape)
+
+
+propagate_csr = differentiable(
+    "propagate", _propagate_grad, _save_propagate, jvp=_propagate_tangent, vmap=_propagate_batch
+)
+lightgcn_csr = differentiable("lightgcn", _lightgcn_grad, _save_lightgcn, jvp=_lightgcn_tangent, vmap=_lightgcn_batch)

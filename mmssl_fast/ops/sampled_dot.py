@@ -4,6 +4,7 @@ import torch
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from .csr_transpose import transpose_padded
+from .derivatives import differentiable
 
 _ops = torch.ops.mmssl_fast
 
@@ -26,7 +27,7 @@ def sampled_dot(crow: torch.Tensor, col: torch.Tensor, u: torch.Tensor, v: torch
     Raises:
         ValueError: for shapes or dtypes that do not match, offsets that fall, or a column outside [0, I).
     """
-    return _ops.sampled_dot(crow, col, u, v)
+    return sampled_dot_op(crow, col, u, v)
 
 
 @torch.library.register_fake("mmssl_fast::sampled_dot")
@@ -68,25 +69,37 @@ def _save(ctx, inputs, output):
 
 def _sampled_dot_grad(ctx, grad):
     crow, col, u, v = ctx.saved_tensors
-    du = _ops.sampled_dot_bwd_u(crow, col, grad, v) if ctx.needs_input_grad[2] else None
-    dv = _ops.sampled_dot_bwd_v(crow, col, grad, u, v.shape[0]) if ctx.needs_input_grad[3] else None
+    du = bwd_u_op(crow, col, grad, v) if ctx.needs_input_grad[2] else None
+    dv = bwd_v_op(crow, col, grad, u, v.shape[0]) if ctx.needs_input_grad[3] else None
     return None, None, du, dv
 
 
 def _bwd_u_grad(ctx, grad):
     crow, col, w, v = ctx.saved_tensors
-    dw = _ops.sampled_dot(crow, col, grad, v) if ctx.needs_input_grad[2] else None
-    dv = _ops.sampled_dot_bwd_v(crow, col, w, grad, v.shape[0]) if ctx.needs_input_grad[3] else None
+    dw = sampled_dot_op(crow, col, grad, v) if ctx.needs_input_grad[2] else None
+    dv = bwd_v_op(crow, col, w, grad, v.shape[0]) if ctx.needs_input_grad[3] else None
     return None, None, dw, dv
 
 
 def _bwd_v_grad(ctx, grad):
     crow, col, w, u = ctx.saved_tensors
-    dw = _ops.sampled_dot(crow, col, u, grad) if ctx.needs_input_grad[2] else None
-    du = _ops.sampled_dot_bwd_u(crow, col, w, grad) if ctx.needs_input_grad[3] else None
+    dw = sampled_dot_op(crow, col, u, grad) if ctx.needs_input_grad[2] else None
+    du = bwd_u_op(crow, col, w, grad) if ctx.needs_input_grad[3] else None
     return None, None, dw, du, None
 
 
-torch.library.register_autograd("mmssl_fast::sampled_dot", _sampled_dot_grad, setup_context=_save)
-torch.library.register_autograd("mmssl_fast::sampled_dot_bwd_u", _bwd_u_grad, setup_context=_save)
-torch.library.register_autograd("mmssl_fast::sampled_dot_bwd_v", _bwd_v_grad, setup_context=_save)
+def _bilinear(op):
+    """The tangent of an op that is linear in its third and in its fourth argument."""
+
+    def tangent(inputs, _, tangents):
+        crow, col, a, b, *rest = inputs
+        a_moved = [] if tangents[2] is None else [op()(crow, col, tangents[2], b, *rest)]
+        b_moved = [] if tangents[3] is None else [op()(crow, col, a, tangents[3], *rest)]
+        return sum(a_moved + b_moved)
+
+    return tangent
+
+
+sampled_dot_op = differentiable("sampled_dot", _sampled_dot_grad, _save, jvp=_bilinear(lambda: sampled_dot_op))
+bwd_u_op = differentiable("sampled_dot_bwd_u", _bwd_u_grad, _save, jvp=_bilinear(lambda: bwd_u_op))
+bwd_v_op = differentiable("sampled_dot_bwd_v", _bwd_v_grad, _save, jvp=_bilinear(lambda: bwd_v_op))

@@ -3,6 +3,7 @@
 import torch
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from .derivatives import is_tracked, is_transforming
 
 _ops = torch.ops.mmssl_fast
 
@@ -68,7 +69,8 @@ def spmm_add_(
 
 
 def _refuse_gradient(op: str, *tensors: torch.Tensor | None) -> None:
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if tracked or (is_transforming() and any(t is not None and is_tracked(t) for t in tensors)):
         raise RuntimeError(f"{op}: has no gradient; use propagate, or call it under torch.no_grad()")
 
 

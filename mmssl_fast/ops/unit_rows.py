@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+from .derivatives import differentiable, is_transforming
 
-_ops = torch.ops.mmssl_fast
 _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -30,17 +30,25 @@ def unit_rows(x: Tensor) -> Tensor:
         return x.clone()
     if x.device.type not in ("cpu", "cuda") or x.dtype not in _KERNEL_DTYPES:
         return _composed(x)
-    unit, _ = _ops.unit_rows(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
+    unit, _ = unit_rows_op(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
     return unit if x.dim() == 2 else unit.reshape(x.shape)
 
 
 def _composed(x: Tensor) -> Tensor:
+    unit, _ = _unit_and_inverse(x)
+    return unit.to(x.dtype)
+
+
+def _unit_and_inverse(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x / ‖x‖ and 1 / ‖x‖ [..., 1], in float32 or wider, with every derivative."""
     wide = x.to(_wide(x.dtype))
     largest = wide.detach().abs().amax(-1, keepdim=True)
-    scaled = wide / torch.where(largest > 0, largest, 1.0)
+    largest = torch.where(largest > 0, largest, 1.0)
+    scaled = wide / largest
     square = (scaled * scaled).sum(-1, keepdim=True)
     # 1/sqrt(inf) = 0: the value and every derivative of a zero row.
-    return (scaled * torch.where(square == 0, torch.inf, square).rsqrt()).to(x.dtype)
+    inverse = torch.where(square == 0, torch.inf, square).rsqrt()
+    return scaled * inverse, inverse / largest
 
 
 def _wide(dtype):
@@ -64,15 +72,26 @@ def _save(ctx, inputs, output):
 
 def _unit_rows_grad(ctx, grad, _):
     x, inverse = ctx.saved_tensors
-    if not torch.is_grad_enabled():
-        return _ops.unit_rows_bwd(grad, x, inverse)
-    # A derivative of this one is wanted: the same gradient from ops that have it.
-    return torch.autograd.grad(_composed(x), x, grad, create_graph=True)[0]
+    if not torch.is_grad_enabled() and not is_transforming():
+        return torch.ops.mmssl_fast.unit_rows_bwd(grad, x, inverse)
+    # A derivative of this one may be wanted: the same gradient from ops that have it.
+    unit, inverse = _unit_and_inverse(x)
+    return _across(grad.to(unit.dtype), unit, inverse).to(x.dtype)
+
+
+def _across(x: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+    """The derivative of x / ‖x‖, which is symmetric: of x what is perpendicular to the row, divided by its length."""
+    return inverse * (x - unit * (unit * x).sum(-1, keepdim=True))
+
+
+def _unit_rows_tangent(inputs, outputs, tangents):
+    unit, inverse = _unit_and_inverse(inputs[0])
+    return _across(tangents[0].to(unit.dtype), unit, inverse).to(inputs[0].dtype), None
 
 
 def _no_derivative(ctx, grad):
     raise NotImplementedError("unit_rows_bwd: call unit_rows, which is differentiable any number of times")
 
 
-torch.library.register_autograd("mmssl_fast::unit_rows", _unit_rows_grad, setup_context=_save)
+unit_rows_op = differentiable("unit_rows", _unit_rows_grad, _save, jvp=_unit_rows_tangent)
 torch.library.register_autograd("mmssl_fast::unit_rows_bwd", _no_derivative)

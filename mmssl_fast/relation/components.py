@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..graph import SeenRows
+from ..modes import lasting
 from ..ops.sampled_dot import sampled_dot
 from ..tiles import tile_elements
 from .algebra.parts import DensePart, GeneratedPart, check_generated, version
@@ -67,7 +68,7 @@ class Generated:
         """Row lengths, float64 [B]. From then on `linear` forms the rows that cancel densely, too."""
         norm, cancelled = row_norm_and_cancelled(self.u, self.v, self.seen)
         if self.seen is not None and self.cancelled is None:
-            self.cancelled = cancelled
+            self.cancelled = lasting(cancelled)
         return norm
 
     def tile(self, begin: int, end: int) -> Tensor:
@@ -83,10 +84,12 @@ class Generated:
         """Entries at items int64 [B, k], any k of each row: [B, k]."""
         if items.shape[1] > self.n_items // DENSE_SHARE:
             rows_at_once = max(1, tile_elements() // self.n_items)
-            return torch.cat([
-                self.select(rows).tile(0, self.n_items).gather(1, items[rows])
-                for rows in torch.arange(self.n_rows, device=items.device).split(rows_at_once)
-            ])
+            return torch.cat(
+                [
+                    self.select(rows).tile(0, self.n_items).gather(1, items[rows])
+                    for rows in torch.arange(self.n_rows, device=items.device).split(rows_at_once)
+                ]
+            )
         crow = torch.arange(self.n_rows + 1, device=items.device) * items.shape[1]
         values = sampled_dot(crow, items.flatten(), self.u, self.v).view(items.shape)
         if self.seen is None:
@@ -176,10 +179,10 @@ class Dense:
 def converted(component, device: torch.device, dtype: torch.dtype):
     """component.to(device, dtype); where the component is constant, the same object at every
     call, so that its cached values are reused."""
-    if component.requires_grad:
+    own = [x for x in (getattr(component, name, None) for name in ("u", "v", "x")) if x is not None]
+    if component.requires_grad or any(x.is_inference() for x in own):
         return component.to(device, dtype)
-    own = (getattr(component, name, None) for name in ("u", "v", "x"))
-    key = (device, dtype, *(version(x) for x in own if x is not None))
+    key = (device, dtype, torch.is_inference_mode_enabled(), *(version(x) for x in own))
     if component.copy is None or component.copy[0] != key:
         component.copy = key, component.to(device, dtype)
     return component.copy[1]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..graph import SeenRows
+from ..modes import lasting
 from ..ops.gumbel_rows import GumbelRows, tile_square
 from ..ops.row_sums import row_sums
 from ..ops.sampled_dot import sampled_dot
@@ -114,7 +115,7 @@ class Gumbel:
         if device == self.device and dtype == self.dtype:
             return self
         graph, users, block = self.rows.graph.to(device), self.rows.users.to(device), self.rows.drawn
-        block = block and tuple(x.to(device) for x in block)
+        block = block and tuple(lasting(x.to(device)) for x in block)
         repeats = self.rows.max_repeats
         rows = GumbelRows(graph, users, *self.rows.noise, self.method, max_repeats=repeats, block=block)
         return Gumbel(rows, dtype)

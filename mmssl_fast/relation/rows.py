@@ -8,7 +8,9 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from ..arguments import as_ids, check_seen, check_tensors
 from ..graph import InteractionGraph, SeenRows
+from ..ops.derivatives import is_transforming
 from ..ops.gumbel_rows import GumbelRows, check_temperature
 from ..ops.unit_rows import unit_rows
 from .algebra.relation_linear import inverse_or_zero, linear_of_parts
@@ -36,6 +38,11 @@ class RelationRows:
     __array_ufunc__ = None  # a NumPy number on the left leaves the product to these rows
 
     def __init__(self, blocks: Sequence[Block], leaf: bool = False) -> None:
+        if is_transforming():
+            raise NotImplementedError(
+                "RelationRows: torch.func transforms and forward mode do not follow rows that are never a matrix; use "
+                "reverse mode (torch.autograd), or cosine_block and gumbel_softmax, which form the matrix"
+            )
         self._blocks = list(blocks)
         self._leaf = leaf  # requires_grad_() was called: z of `linear` is recorded for torch.autograd.grad
         self._through: list[tuple[torch.autograd.graph.GradientEdge, Tensor]] = []
@@ -54,6 +61,8 @@ class RelationRows:
         """
         if kind not in ("cosine", "dot"):
             raise ValueError(f'RelationRows.generated: kind must be "cosine" or "dot", got {kind!r}')
+        check_tensors("RelationRows.generated", u=u, v=v)
+        check_seen("RelationRows.generated", seen)
         if kind == "cosine":
             u, v = unit_rows(u), unit_rows(v)
         rows = cls([Block([(1.0, Generated(u, v, seen))])])
@@ -73,10 +82,11 @@ class RelationRows:
         """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)`` (Eq. 5 without its ζ
         term).
 
-        users: int64 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA, distinct users
-        take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are float32; `to` changes
-        the dtype they are used in.
+        users: int64 or int32 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA,
+        distinct users take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are
+        float32; `to` changes the dtype they are used in.
         """
+        users = as_ids("RelationRows.gumbel", "users", users)
         check_temperature("RelationRows.gumbel", tau, noise_scale)
         rows = Gumbel(GumbelRows(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats))
         return cls([Block([(1.0, rows)])])
@@ -84,6 +94,7 @@ class RelationRows:
     @classmethod
     def from_dense(cls, x: Tensor) -> RelationRows:
         """The rows of a matrix x [B, I], to be summed or stacked with others."""
+        check_tensors("RelationRows.from_dense", x=x)
         if x.ndim != 2:
             raise ValueError(f"RelationRows.from_dense: x [B, I] is needed, got shape {tuple(x.shape)}")
         return cls([Block([(1.0, Dense(x))])])

@@ -30,7 +30,7 @@ def topk_of_block(block, k: int) -> tuple[Tensor, Tensor]:
         else:
             values, items = _topk_of_tiles(block.tile, block.n_rows, component.n_items, k, component.device)
     if torch.is_grad_enabled() and block.requires_grad:
-        values = block.at(items)
+        values = block.gather(items)
     return values, items
 
 

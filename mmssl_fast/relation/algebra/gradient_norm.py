@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ...arguments import check_tensors
+from ...ops.derivatives import differentiable, is_transforming, undifferentiable
 from ...precision import addmm_, gemm_dtype, mm, mm_out, rounded
 from ...static_shapes import is_static, rows_to_rescue
 from ...tiles import item_tiles
@@ -26,6 +27,8 @@ KEPT_ELEMENTS = 1 << 22  # of g W, less than half of W: 16 MiB of float32
 # is under that share of ‖g‖‖K‖.
 CANCELLED_LENGTH = {torch.float32: 1e-2, torch.float64: 1e-4, torch.bfloat16: 1e-1, torch.float16: 3e-2}
 CANCELLED_GRADIENT = {torch.float32: 6e-4, torch.float64: 1e-5, torch.bfloat16: 3e-3, torch.float16: 1e-3}
+
+NO_SECOND_DERIVATIVE = "gradient_norm: has no second derivative; use mmssl_fast.reference.gradient_norm"
 
 
 def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
@@ -44,6 +47,7 @@ def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
     Raises:
         ValueError: for shapes or dtypes that do not match.
     """
+    check_tensors("gradient_norm", g=g, weight=weight)
     if g.ndim != 2 or weight.ndim != 2 or g.shape[1] != weight.shape[0]:
         raise ValueError(
             f"gradient_norm: g [B, H] and weight [H, I] are needed, got {tuple(g.shape)} and {tuple(weight.shape)}"
@@ -53,7 +57,7 @@ def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
     work = torch.float32 if g.dtype in (torch.bfloat16, torch.float16) else g.dtype
     gemm = str(gemm_dtype(g.device, work)).removeprefix("torch.")
     with torch.autocast(g.device.type, enabled=False):
-        return torch.ops.mmssl_fast.gradient_norm(g.to(work), weight.to(work), gemm)[0].to(g.dtype)
+        return gradient_norm_op(g.to(work), weight.to(work), gemm)[0].to(g.dtype)
 
 
 def _symmetric_product(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dtype) -> Tensor:
@@ -187,7 +191,9 @@ def _save(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _grad(ctx, grad, _q, _streamed, _kept):
+def _grad(ctx, grad, q_grad, _streamed, kept_grad):
+    if is_transforming() and (q_grad is not None or kept_grad is not None):  # of a second derivative, by torch.func
+        raise NotImplementedError(NO_SECOND_DERIVATIVE)
     if grad is None:
         return None, None, None
     g, weight, norm, q, streamed, kept = ctx.saved_tensors
@@ -197,8 +203,9 @@ def _grad(ctx, grad, _q, _streamed, _kept):
     if pending is not None:
         _add_to_pending(pending, grad, g, weight, norm, streamed, kept, ctx.gemm)
     elif ctx.needs_input_grad[1]:
-        d_weight = torch.ops.mmssl_fast.gradient_norm_bwd(grad, g, weight, norm, streamed, kept, ctx.gemm)
+        d_weight = gradient_norm_bwd(grad, g, weight, norm, streamed, kept, ctx.gemm)
     return d_g, d_weight, None
 
 
-_gradient_norm_op.register_autograd(once_differentiable(_grad), setup_context=_save)
+gradient_norm_op = differentiable("gradient_norm", _grad, _save, once=True)
+gradient_norm_bwd = undifferentiable("gradient_norm_bwd", NO_SECOND_DERIVATIVE)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ...ops.derivatives import is_transforming
 from ...ops.spmm import spmm_add_
 from ...precision import addmm_
 from ...tiles import item_tiles
@@ -109,4 +110,4 @@ def pending_gradient(weight: Tensor) -> Iterator[PendingGradient]:
 
 def pending_of(weight: Tensor) -> PendingGradient | None:
     """The PendingGradient that a backward pass is to fill for this weight, if there is one."""
-    return _pending.get(weight.data_ptr()) if _pending else None
+    return _pending.get(weight.data_ptr()) if _pending and not is_transforming() else None

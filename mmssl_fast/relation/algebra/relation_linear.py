@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...arguments import check_tensors
+from ...ops.derivatives import differentiable, undifferentiable
 from ...ops.unit_rows import unit_rows
 from ...precision import gemm_dtype
 from . import parts as core
@@ -40,6 +42,7 @@ def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str =
     Raises:
         ValueError: for shapes or dtypes that do not match, or another kind.
     """
+    check_tensors("relation_linear", u=u, v=v, weight=weight)
     check_generated("relation_linear", u, v, seen, kind)
     if weight.ndim != 2 or weight.shape[1] != v.shape[0]:
         raise ValueError(
@@ -53,9 +56,9 @@ def relation_linear(u: Tensor, v: Tensor, weight: Tensor, seen=None, kind: str =
         u, v = unit_rows(u), unit_rows(v)
     crow, col = (None, None) if seen is None else seen
     if not row_l2:
-        return torch.ops.mmssl_fast.relation_linear(u, v, weight, crow, col, None)[0].to(dtype)
+        return relation_linear_op(u, v, weight, crow, col, None)[0].to(dtype)
     norm, cancelled = row_norm_and_cancelled(u, v, seen)
-    z = torch.ops.mmssl_fast.relation_linear(u, v, weight, crow, col, None if seen is None else cancelled)[0]
+    z = relation_linear_op(u, v, weight, crow, col, None if seen is None else cancelled)[0]
     return (z * inverse_or_zero(norm)[:, None].to(work)).to(dtype)
 
 
@@ -77,25 +80,26 @@ class PartMemory:
     Of constant parts also z with its graph node, so that the gradients of several calls meet there and dW takes one
     product; that node saves nothing autograd would free, and separate backwards may each go through it. Valid while
     the weight is the same object at the same version, in the same dtypes, and the part's own tensors are at the
-    versions they had. A write through ``weight.data`` leaves no version and is not noticed.
+    versions they had; tensors of inference mode have no version, so nothing of theirs is kept. A write through
+    ``weight.data`` leaves no version and is not noticed.
     """
 
     def __init__(self) -> None:
-        self._weight = lambda: None
-        self._key: tuple = ()
-        self._value: PartValue | None = None
-        self._z: Tensor | None = None
+        # (weight, key, value, z): one object, so that a second thread never meets the parts of two calls
+        self._kept: tuple = (lambda: None, (), None, None)
 
     def get(self, weight: Tensor, key: tuple) -> PartValue | None:
-        return self._value if self._weight() is weight and self._key == key else None
+        of, its_key, value, _ = self._kept
+        return value if of() is weight and its_key == key else None
 
     def node(self, weight: Tensor, key: tuple) -> Tensor | None:
         """z [B, H] with the graph node of an earlier call, where that call had one and this one needs it."""
-        kept = self._z is not None and self._z.requires_grad and torch.is_grad_enabled() and weight.requires_grad
-        return self._z if kept and self.get(weight, key) else None
+        of, its_key, _, z = self._kept
+        kept = z is not None and z.requires_grad and torch.is_grad_enabled() and weight.requires_grad
+        return z if kept and of() is weight and its_key == key else None
 
     def put(self, weight: Tensor, key: tuple, value: PartValue, z: Tensor | None) -> None:
-        self._weight, self._key, self._value, self._z = weakref.ref(weight), key, value, z
+        self._kept = weakref.ref(weight), key, value, z
 
 
 def linear_of_parts(
@@ -121,7 +125,7 @@ def linear_of_parts(
     zs = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in part.inputs()))
     for k, value, z in zip(missing, call.values, zs, strict=True):
         outputs[k] = z
-        if memories[k] is not None:
+        if memories[k] is not None and not any(x.is_inference() for x in (weight, *parts[k].inputs())):
             memories[k].put(weight, keys[k], value, z if shared else None)
     return outputs
 
@@ -230,8 +234,11 @@ def _grad(ctx, grad, _vw, _products):
         return (None,) * 6
     u, v, weight, crow, col, cancelled, vw, products = ctx.saved_tensors
     needs = ctx.needs_input_grad[:3]
-    grads = torch.ops.mmssl_fast.relation_linear_bwd(grad, u, v, weight, crow, col, cancelled, vw, products, *needs)
+    grads = relation_linear_bwd(grad, u, v, weight, crow, col, cancelled, vw, products, *needs)
     return *(g if need else None for g, need in zip(grads, needs, strict=True)), None, None, None
 
 
-_linear_op.register_autograd(_grad, setup_context=_save)
+relation_linear_op = differentiable("relation_linear", _grad, _save)
+relation_linear_bwd = undifferentiable(
+    "relation_linear_bwd", "relation_linear: has no second derivative; use mmssl_fast.reference.relation_linear"
+)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...ops.derivatives import differentiable, undifferentiable
 from ...ops.sampled_dot import sampled_dot
 from ...ops.spmm import spmm
 from .cancelled import CANCELLED_SHARE, cancelled_blocks
@@ -46,7 +47,7 @@ def row_norm_and_cancelled(u: Tensor, v: Tensor, seen=None) -> tuple[Tensor, Ten
     crow, col = (None, None) if seen is None else seen
     work = torch.float32 if u.dtype in (torch.bfloat16, torch.float16) else u.dtype
     with torch.autocast(u.device.type, enabled=False):
-        return torch.ops.mmssl_fast.relation_row_norm(u.to(work), v.to(work), crow, col)
+        return relation_row_norm_op(u.to(work), v.to(work), crow, col)
 
 
 def gram(v: Tensor, w: Tensor | None = None) -> Tensor:
@@ -148,8 +149,11 @@ def _grad(ctx, grad, _cancelled):
     if grad is None:
         return None, None, None, None
     needs = ctx.needs_input_grad[:2]
-    grads = torch.ops.mmssl_fast.relation_row_norm_bwd(grad, *ctx.saved_tensors, *needs)
+    grads = relation_row_norm_bwd(grad, *ctx.saved_tensors, *needs)
     return *(g if need else None for g, need in zip(grads, needs, strict=True)), None, None
 
 
-_row_norm_op.register_autograd(_grad, setup_context=_save)
+relation_row_norm_op = differentiable("relation_row_norm", _grad, _save)
+relation_row_norm_bwd = undifferentiable(
+    "relation_row_norm_bwd", "relation_row_norm: has no second derivative; use mmssl_fast.reference.relation_row_norm"
+)
