@@ -66,7 +66,16 @@ def test_page_stands_alone_and_holds_the_results(runs, tmp_path, capsys):
     for system in ("mf", "popularity"):
         test = json.loads((runs / system / "result.json").read_text())["test"]
         assert f"{test['recall@20']:.4f}" in text and f"{test['ndcg@20']:.4f}" in text
-    for part in ("MF-BPR", "MMSSL", "optimiser.lr", "<b>&|0", "Only one seed", "peak memory", "not use a GPU", "4 to 5"):
+    for part in (
+        "MF-BPR",
+        "MMSSL",
+        "optimiser.lr",
+        "<b>&|0",
+        "Only one seed",
+        "peak memory",
+        "not use a GPU",
+        "4 to 5",
+    ):
         assert part in text, part
 
 
