@@ -273,7 +273,7 @@ def test_runs_that_do_not_fit_together_are_refused(folder, tmp_path, monkeypatch
     assert not list(tmp_path.glob("runs/*"))
     processes.refuse_what_cannot_fit([config] * 3, data, 2, "runs")
     processes.refuse_what_cannot_fit([config], data, 3, "runs")
-    with pytest.raises(InputError, match=r"--jobs 4: 3 trials at once .* give --jobs 2"):
+    with pytest.raises(InputError, match=r"--jobs 4: 3 trials at once .* use --jobs 2"):
         processes.refuse_what_cannot_fit([config] * 3, data, 4, "trials")
 
 
