@@ -53,7 +53,7 @@ def test_from_data_to_recommendations_and_back_from_a_file(tmp_path):
 
 
 def test_mistakes_name_the_key():
-    with pytest.raises(InputError, match=r"settings: unknown key 'model.dims'; the nearest known name is 'model.dim'"):
+    with pytest.raises(InputError, match=r"settings: unknown key 'model.dims'; did you mean 'model.dim'"):
         configure({"model.dims": 8})
     with pytest.raises(InputError, match=r"settings: train.batch = 'many'"):
         configure({"train.batch": "many"})
@@ -141,7 +141,11 @@ def test_system_that_cannot_be_imported_is_one_line(elsewhere):
 
 
 @pytest.mark.parametrize(
-    "name, says", [("mf", "the name of one of mmssl_fast's own systems"), ("train", "[train] is one")]
+    "name, says",
+    [
+        ("mf", "is registered under the name of a built-in system"),
+        ("train", "defines the section [train], which mmssl_fast already has"),
+    ],
 )
 def test_system_that_takes_a_name_of_ours_is_refused(elsewhere, name, says):
     points = elsewhere / "fake-1.0.dist-info" / "entry_points.txt"

@@ -66,7 +66,7 @@ def test_unknown_key_names_the_nearest(tmp_path, text, named, nearest):
     with pytest.raises(InputError) as caught:
         load(path)
     message = str(caught.value)
-    assert str(path) in message and repr(named) in message and f"nearest known name is '{nearest}" in message
+    assert str(path) in message and repr(named) in message and f"did you mean '{nearest}" in message
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_unknown_key_names_the_nearest(tmp_path, text, named, nearest):
         ("[train]\nbatch = 0\n", ["train.batch", "greater than or equal to 1"]),
         ("[train]\nbatch = 9223372036854775808\n", ["train.batch", "less than 2147483648"]),
         ("[train]\nthreads = 100000\n", ["train.threads", "less than or equal to 1024"]),
-        ("[train]\nmemory = 'garbage'\n", ["train.memory", "'garbage' is no size; write 4GiB"]),
+        ("[train]\nmemory = 'garbage'\n", ["train.memory", "'garbage' is not a memory size; write for example 4GiB"]),
         ("[train]\nepochs = true\n", ["train.epochs"]),
         ("[loss]\nzeta = nan\n", ["loss.zeta", "finite"]),
         ("[loss]\nkind = 'vae'\n", ["loss.kind", "'cosine' or 'dot'"]),
@@ -87,7 +87,7 @@ def test_unknown_key_names_the_nearest(tmp_path, text, named, nearest):
         ("[loss]\nautoencoder = true\n", ["loss.autoencoder = true", "loss.adversarial = true"]),
         ("[evaluate]\nks = [0]\n", ["evaluate.ks", "at least 1"]),
         ("train = 3\n", ["train", "table"]),
-        ("[train\n", ["not TOML"]),
+        ("[train\n", ["not valid TOML"]),
     ],
 )
 def test_wrong_value_names_file_and_key(tmp_path, text, fragments):
@@ -113,7 +113,7 @@ def test_missing_file(tmp_path):
 def test_binary_file(tmp_path):
     path = tmp_path / "run.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not TOML"):
+    with pytest.raises(InputError, match="not valid TOML"):
         load(path)
 
 

@@ -33,7 +33,7 @@ def test_plan_is_printed(capsys):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (["--device", "v100"], "--device v100: the plan knows"),
+        (["--device", "v100"], "--device v100: must be one of h100, h200, a100, cpu"),
         (["--users", "0"], "sizes must be positive"),
         (["--widths", "a,b"], "benchmark --plan: invalid literal"),
         (["--users", "nan"], "benchmark --plan: cannot convert float NaN"),

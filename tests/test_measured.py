@@ -49,7 +49,7 @@ def test_runs_of_two_machines_are_not_compared(tmp_path, key, other):
 def test_files_that_are_no_measurements_are_refused(tmp_path):
     for content in ("", "[]", '{"benchmarks": [{}]}'):
         (tmp_path / "x.json").write_text(content)
-        with pytest.raises(InputError, match=r"x\.json: is not what pytest-benchmark writes"):
+        with pytest.raises(InputError, match=r"x\.json: is not a file written by pytest --benchmark-json"):
             measured.read(tmp_path / "x.json")
     with pytest.raises(InputError, match="cannot be read"):
         measured.read(tmp_path / "nothing.json")

@@ -272,8 +272,15 @@ def test_autoencoder_pulls_observed_pairs_together():
         *(
             ({name: -0.5}, f"{name} must not be negative, got -0.5")
             for name in (
-                "lambda_penalty", "lambda_contrastive", "lambda_generator", "lambda_l2", "lambda_features",
-                "lambda_autoencoder", "lambda_structural", "zeta", "noise_scale",
+                "lambda_penalty",
+                "lambda_contrastive",
+                "lambda_generator",
+                "lambda_l2",
+                "lambda_features",
+                "lambda_autoencoder",
+                "lambda_structural",
+                "zeta",
+                "noise_scale",
             )
         ),
         ({"lambda_l2": float("nan")}, "lambda_l2 must not be negative, got nan"),

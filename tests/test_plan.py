@@ -63,7 +63,7 @@ def test_sizes_as_people_write_them(text, count):
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1G", "4Q", "nan", "1e30", "four"])
 def test_what_is_no_size(text):
-    with pytest.raises(ValueError, match="is no size; write 4GiB, 512M or 2e9"):
+    with pytest.raises(ValueError, match="is not a memory size; write for example 4GiB, 512M or 2e9"):
         parse_bytes(text)
 
 
@@ -75,7 +75,7 @@ def test_what_cannot_fit_is_refused_before_a_folder_is_made(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--memory", "1MiB"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "1.00 MiB may be used (train.memory)" in said and "largest parts: " in said
+    assert said.count("\n") == 1 and "its budget is 1.00 MiB (train.memory)" in said and "largest parts: " in said
     monkeypatch.setattr(budget, "free_memory", lambda device: 1000)
     assert main(["train"]) == 2
     assert "80% of what is free" in capsys.readouterr().err

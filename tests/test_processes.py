@@ -86,13 +86,13 @@ def test_runs_at_once_come_out_as_in_turn(folder, tmp_path, capsys):
     assert [line[:3] for line in lines] == ["1/2", "2/2"] and all(": done, " in line for line in lines)
     assert results(tmp_path / "turn") == results(tmp_path / "once") and len(results(tmp_path / "once")) == 2
     assert main(command(folder, tmp_path / "once", *asked, "--jobs", "2")) == 0
-    assert capsys.readouterr().err.count("was there") == 2
+    assert capsys.readouterr().err.count("already done") == 2
 
 
 def test_a_signal_ends_every_run_after_a_step_and_the_command_goes_on(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, "POLL", 0.02)
     asked = command(folder, tmp_path / "a", "--systems", "lightgcn", "--seeds", "2", "--epochs", "100", "--jobs", "2")
-    shown = processes.progress.PartsProgress.show
+    shown = processes.progress.WorkerProgress.show
     sent = []
 
     def interrupting(self, title, progress):
@@ -101,10 +101,10 @@ def test_a_signal_ends_every_run_after_a_step_and_the_command_goes_on(folder, tm
             sent.append(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(processes.progress.PartsProgress, "show", interrupting)
+    monkeypatch.setattr(processes.progress.WorkerProgress, "show", interrupting)
     assert main(asked) == 143
-    assert said(capsys) == "mmssl-fast: interrupted with 2 of 2 runs left; repeat the command to go on"
-    monkeypatch.setattr(processes.progress.PartsProgress, "show", shown)
+    assert said(capsys) == "mmssl-fast: interrupted with 2 of 2 runs left; repeat the command to continue"
+    monkeypatch.setattr(processes.progress.WorkerProgress, "show", shown)
     for run in begun(tmp_path / "a", "lightgcn"):
         assert list((run / "state").glob("*.json")) and not (run / "result.json").exists()
     assert main(asked) == 0
@@ -113,7 +113,7 @@ def test_a_signal_ends_every_run_after_a_step_and_the_command_goes_on(folder, tm
 
 
 def test_a_run_that_fails_ends_the_others_with_their_states(folder, tmp_path, monkeypatch, capsys):
-    told = processes._Process.error
+    told = processes._Worker.wait
 
     def late(self):
         deadline = time.monotonic() + 90
@@ -122,7 +122,7 @@ def test_a_run_that_fails_ends_the_others_with_their_states(folder, tmp_path, mo
             time.sleep(0.05)
         return told(self)
 
-    monkeypatch.setattr(processes._Process, "error", late)
+    monkeypatch.setattr(processes._Worker, "wait", late)
     (tmp_path / "wild.toml").write_text("[optimiser]\nlr = 1e30\n")
     asked = ["--systems", "mf,lightgcn", "--seeds", "1", "--epochs", "3000", "--jobs", "2", "--preset",
              f"mf={tmp_path / 'wild.toml'}"]  # fmt: skip
@@ -134,18 +134,18 @@ def test_a_run_that_fails_ends_the_others_with_their_states(folder, tmp_path, mo
 
 
 def test_a_killed_run_is_named(folder, tmp_path, monkeypatch, capsys):
-    told = processes._Process.running
+    told = processes._Worker.is_running
 
     def killing(self):
         if self.part.config.model.system == "mf":
             self.process.kill()
         return told(self)
 
-    monkeypatch.setattr(processes._Process, "running", killing)
+    monkeypatch.setattr(processes._Worker, "is_running", killing)
     asked = command(folder, tmp_path, "--systems", "mf,popularity", "--seeds", "1", "--epochs", "2", "--jobs", "2")
     assert main(asked) == 1
-    assert "MF-BPR, seed 0: was killed, as happens for want of memory; give fewer --jobs" in said(capsys)
-    monkeypatch.setattr(processes._Process, "running", told)
+    assert "MF-BPR, seed 0: was killed, probably because the memory ran out; use fewer --jobs" in said(capsys)
+    monkeypatch.setattr(processes._Worker, "is_running", told)
     assert main(asked) == 0 and len(results(tmp_path)) == 2
 
 
@@ -236,7 +236,7 @@ def test_a_process_that_cannot_be_begun_lets_the_others_leave(folder, tmp_path, 
 
     monkeypatch.setattr(subprocess, "Popen", failing)
     parts = [part(folder, "leave_when_asked", place=str(tmp_path), own=own) for own in ("long", "next")]
-    with pytest.raises(InputError, match=r"next: no process for it .Resource temporarily unavailable.; give fewer"):
+    with pytest.raises(InputError, match=r"next: cannot start a process .Resource temporarily unavailable.; use fewer"):
         processes.run_parallel(parts, load_data(str(folder)), 2, "parts", print)
     assert (tmp_path / "long.left").exists() and begun[0].poll() is not None
 
@@ -247,17 +247,17 @@ def test_what_ends_a_part_is_one_line(folder, tmp_path, capfd):
 
     parts = [part(folder, "missing_file", place=str(tmp_path)), part(folder, "mistake", place=str(tmp_path)),
              part(folder, "bits", count=1 << 18), part(folder, "bits", count=1)]  # fmt: skip
-    begun = [processes._Process(at, one, data.fingerprint if at < 3 else "0" * 64) for at, one in enumerate(parts)]
-    until(lambda: not any(one.running() for one in begun))
-    missing, mistake, none, changed = [one.error() for one in begun]
+    begun = [processes._Worker(at, one, data.fingerprint if at < 3 else "0" * 64) for at, one in enumerate(parts)]
+    until(lambda: not any(one.is_running() for one in begun))
+    missing, mistake, none, changed = [one.wait() for one in begun]
     path = tmp_path / "nothing"
     assert str(missing) == f"missing_file: {path}: No such file or directory; check the name and its permissions"
-    assert str(mistake) == "mistake: ended with exit code 1; see the lines above"
+    assert str(mistake) == "mistake: the worker process failed with exit code 1; see its output above"
     kinds = [InputError, WorkerFailed, type(None), InputError]
     assert [type(one) for one in (missing, mistake, none, changed)] == kinds
     printed = capfd.readouterr().err
     assert "a line on stdout" in printed and "ZeroDivisionError: by mistake" in printed
-    assert "has changed since the command began; repeat it" in str(changed)
+    assert "has changed since the command started; repeat it" in str(changed)
 
 
 def test_runs_that_do_not_fit_together_are_refused(folder, tmp_path, monkeypatch, capsys):
@@ -269,11 +269,11 @@ def test_runs_that_do_not_fit_together_are_refused(folder, tmp_path, monkeypatch
     asked = ["--systems", "lightgcn", "--seeds", "3", "--epochs", "1"]
     assert main(command(folder, tmp_path, *asked, "--jobs", "3")) == 2
     line = said(capsys)
-    assert "--jobs 3: 3 runs at once need about" in line and line.endswith("give --jobs 2")
+    assert "--jobs 3: 3 runs at once need about" in line and line.endswith("use --jobs 2")
     assert not list(tmp_path.glob("runs/*"))
     processes.refuse_what_cannot_fit([config] * 3, data, 2, "runs")
     processes.refuse_what_cannot_fit([config], data, 3, "runs")
-    with pytest.raises(InputError, match=r"--jobs 4: 3 trials at once .* give --jobs 2"):
+    with pytest.raises(InputError, match=r"--jobs 4: 3 trials at once .* use --jobs 2"):
         processes.refuse_what_cannot_fit([config] * 3, data, 4, "trials")
 
 
@@ -349,7 +349,7 @@ def test_trials_at_once(folder, tmp_path, monkeypatch, capsys):
 
 def test_trials_at_once_that_are_interrupted_are_taken_again(folder, tmp_path, monkeypatch, capsys):
     out, sent = tmp_path / "tuned", []
-    shown = processes.progress.PartsProgress.show
+    shown = processes.progress.WorkerProgress.show
     asked = search(folder, out, "--epochs", "60", "--trials", "2", "--jobs", "2", "--no-prune")
 
     def interrupting(self, title, progress):
@@ -360,9 +360,9 @@ def test_trials_at_once_that_are_interrupted_are_taken_again(folder, tmp_path, m
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(processes, "POLL", 0.02)
-    monkeypatch.setattr(processes.progress.PartsProgress, "show", interrupting)
+    monkeypatch.setattr(processes.progress.WorkerProgress, "show", interrupting)
     assert main(asked) == 130
-    assert said(capsys) == "mmssl-fast: interrupted with 2 of 2 trials left; repeat the command to go on"
+    assert said(capsys) == "mmssl-fast: interrupted with 2 of 2 trials left; repeat the command to continue"
     assert not (out / "study.log.lock").is_symlink()
     assert main(asked) == 0
     trials = {state: [one for one in held(folder, out, epochs=60) if one.state.name == state]

@@ -66,7 +66,16 @@ def test_page_stands_alone_and_holds_the_results(runs, tmp_path, capsys):
     for system in ("mf", "popularity"):
         test = json.loads((runs / system / "result.json").read_text())["test"]
         assert f"{test['recall@20']:.4f}" in text and f"{test['ndcg@20']:.4f}" in text
-    for part in ("MF-BPR", "MMSSL", "optimiser.lr", "<b>&|0", "One seed", "peak memory", "on a GPU", "4 to 5"):
+    for part in (
+        "MF-BPR",
+        "MMSSL",
+        "optimiser.lr",
+        "<b>&|0",
+        "Only one seed",
+        "peak memory",
+        "not use a GPU",
+        "4 to 5",
+    ):
         assert part in text, part
 
 
@@ -119,7 +128,7 @@ def test_a_part_that_is_not_mmssls_is_named(structural):
     chosen = {"loss.structural": structural, "loss.gumbel": False}
     config = load(None, {name: (value, "test") for name, value in chosen.items()})
     notes = _not_run({"test": {"users": 1}, "val": {"users": 1}, "best_epoch": 0}, [], config)
-    assert "Parts of MMSSL that are off: gumbel." in notes
+    assert "Disabled parts of MMSSL: gumbel." in notes
     assert any("not part of MMSSL" in note for note in notes) == structural
 
 

@@ -34,7 +34,7 @@ def trained(steps, recorded):
             triples = sample_bpr(graph, 40, 5, step, "users")
             losses.append(float(run(*triples, torch.tensor(step))["bpr"].detach()))
         if recorded and step == WARM_UP + 1:
-            run.forget()
+            run.reset()
     return losses, [p.detach().clone() for m in (model, discriminator) for p in m.parameters()]
 
 

@@ -90,7 +90,7 @@ def test_a_search_goes_on_and_takes_an_interrupted_trial_again(tmp_path, space, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_search_after_a_step_and_not_amid_the_journal(tmp_path, space, monkeypatch, capsys, number):
-    told, sent = tune._Watch.epoch_ended, []
+    told, sent = tune._TrialObserver.epoch_ended, []
 
     def interrupting(self, record):
         if self.trial.number == 1 and not sent:
@@ -98,10 +98,10 @@ def test_a_signal_ends_a_search_after_a_step_and_not_amid_the_journal(tmp_path, 
             signal.raise_signal(number)
         told(self, record)  # writes, and is not cut off
 
-    monkeypatch.setattr(tune._Watch, "epoch_ended", interrupting)
+    monkeypatch.setattr(tune._TrialObserver, "epoch_ended", interrupting)
     out = tmp_path / "out"
     assert tuned(space, out, trials=3) == 128 + number
-    assert "interrupted; repeat the command to go on" in capsys.readouterr().err and sorted(table(out)) == [0]
+    assert "interrupted; repeat the command to continue" in capsys.readouterr().err and sorted(table(out)) == [0]
     assert tuned(space, out, trials=3) == 0
     lines = [json.loads(line) for line in (out / tune.JOURNAL).read_text().splitlines()]
     written = [one["trial_id"] for one in lines if "intermediate_value" in one]
@@ -144,7 +144,7 @@ def test_a_trial_whose_keys_do_not_go_together_is_noted_and_passed_over(tmp_path
 
 @pytest.mark.parametrize("change, says", [
     (["--set", "model.omega=0.3"], "model.omega was 0.1"),
-    (["--seeds", "2"], "1 seeds a trial"),
+    (["--seeds", "2"], "1 seeds per trial"),
     (["space"], "another space"),
     (["data"], "other data"),
 ])  # fmt: skip
@@ -178,11 +178,11 @@ def test_a_second_process_is_refused(tmp_path, space, capsys):
     ("[optimiser]\nlr = 0.1", "list of values"),
     ("[optimiser]\nrate = [0.1, 0.2]", "optimiser.rate"),
     ("[model]\nlayers = [1, 1000]", "model.layers = 1000"),
-    ("[train]\nseed = [1, 2]", "train.seed is not searched"),
-    ("[data]\nlayout = ['auto', 'plain']", "data.layout is not searched"),
+    ("[train]\nseed = [1, 2]", "train.seed cannot be searched over"),
+    ("[data]\nlayout = ['auto', 'plain']", "data.layout cannot be searched over"),
     ("model = 1", "[model]"),
-    ("", "names no key"),
-    ("[", "is not TOML"),
+    ("", "contains no key"),
+    ("[", "is not valid TOML"),
 ])  # fmt: skip
 def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, capsys):
     space.write_text(text)
@@ -196,7 +196,7 @@ def test_values_are_checked_with_those_that_every_trial_has(space):
     space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [false]\n")
     assert {*read_space(space, Config()).keys} == {"loss.autoencoder", "loss.adversarial"}
     space.write_text("[loss]\nautoencoder = [false, true]\nadversarial = [false, true]\n")
-    with pytest.raises(InputError, match="the one replaces the other"):
+    with pytest.raises(InputError, match="the auto-encoder replaces the adversarial task"):
         read_space(space, Config())
 
 
@@ -204,9 +204,9 @@ def test_bundled_spaces_are_read_and_others_asked_for(capsys):
     for name in ("mmssl", "lightgcn", "mmssl-encoder", "mmssl-selfsupervised", "mmssl-structural"):
         assert read_space(find_space(name, "mf"), Config()).keys
     assert find_space(None, "mmssl") == find_space("mmssl", "lightgcn")
-    with pytest.raises(InputError, match="give --space"):
+    with pytest.raises(InputError, match="use --space"):
         find_space(None, "popularity")
-    with pytest.raises(InputError, match="space 'nosuch': is no file, and the bundled ones are clcrec, grcn, hccf"):
+    with pytest.raises(InputError, match="space 'nosuch': no such file; the bundled spaces are clcrec, grcn, hccf"):
         find_space("nosuch", "mmssl")
     assert "mmssl" in SYSTEMS and optuna.logging.get_verbosity() == optuna.logging.WARNING
 

@@ -1,1 +1,1 @@
-"""What a run is made of, as sections of keys: defaults, checks, TOML. Serves every room above it."""
+"""The configuration of a run: sections, defaults, validation, and reading and writing TOML."""

@@ -1,24 +1,30 @@
-"""Sizes of memory as people write them."""
+"""Memory sizes as text, such as "4GiB"."""
 
-UNITS = {"": 1, "B": 1, **{f"{p}{end}": 1024 ** (at + 1) for at, p in enumerate("KMGT") for end in ("", "B", "iB")}}
+# K, KB and KiB all mean 1024 bytes, as they do for Docker and systemd memory limits.
+UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": 1024**power for power, prefix in enumerate("KMGT", 1) for suffix in ("", "B", "iB")
+}
 
 
 def parse_bytes(text: str) -> int:
-    """4GiB, 512M, 2e9: as bytes, K to T by 1024. Raises ValueError for anything else."""
+    """The number of bytes in a text such as "4GiB", "512M" or "2e9". K, M, G and T are powers of 1024.
+
+    Raises ValueError if the text is not a positive size.
+    """
     number = text.strip().rstrip("BKMGTibkmgt")
     unit = text.strip()[len(number) :]
-    known = {name.lower(): factor for name, factor in UNITS.items()}
+    factors = {name.lower(): factor for name, factor in UNITS.items()}
     try:
         value = float(number)
     except ValueError:
         value = 0.0
-    if unit.lower() not in known or not 0 < value < 1e18:
-        raise ValueError(f"{text!r} is no size; write 4GiB, 512M or 2e9")
-    return int(value * known[unit.lower()])
+    if unit.lower() not in factors or not 0 < value < 1e18:
+        raise ValueError(f"{text!r} is not a memory size; write for example 4GiB, 512M or 2e9")
+    return int(value * factors[unit.lower()])
 
 
 def readable(count: float) -> str:
-    """Bytes as people write them."""
+    """A number of bytes as text, such as "1.50 GiB"."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if count < 1024 or unit == "TiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"

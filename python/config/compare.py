@@ -1,4 +1,4 @@
-"""Whether two configurations are of one run."""
+"""Comparison of two configurations: which keys may differ when a run is resumed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError, shown
 
+# These keys do not affect the result of a run. (train.threads changes it only by rounding.)
 MAY_DIFFER = (
     "data.path", "data.layout", "train.balance", "train.checkpoint_every", "train.checkpoint_minutes", "train.memory",
     "train.threads",
@@ -24,15 +25,15 @@ def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epoch
     differences = list(_differences(old, new))
     if differences:
         key, before, after = differences[0]
-        more = f" (and {len(differences) - 1} more keys)" if len(differences) > 1 else ""
+        more = f" ({len(differences) - 1} more keys differ)" if len(differences) > 1 else ""
         raise InputError(
-            f"{run}: {key} was {before} when the run began, is {after} now{more}; resume without the change, or start "
-            "another run"
+            f"{run}: {key} was {before} when the run was started, but is {after} now{more}; resume without the change, "
+            "or start a new run"
         )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(section.key, old, new) of the configuration's keys that matter to a run and are not the same."""
+    """(section.key, old value, new value) of every key that differs and affects the result."""
     for section in sorted({*old, *new}):
         before, after = old.get(section, {}), new.get(section, {})
         for key in sorted({*before, *after}):
@@ -41,7 +42,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str
 
 
 def _key(name: str) -> str:
-    """A key as it is, unless a file made up what no configuration calls one."""
+    """The key, quoted and shortened if it came from a damaged file and cannot be printed as it is."""
     return name if name.isascii() and name.isprintable() and len(name) < 60 else shown(name)
 
 

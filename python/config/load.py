@@ -1,7 +1,7 @@
-"""A configuration from its defaults, TOML files and the command line.
+"""Loading a configuration from the defaults, TOML files and command-line options.
 
-Values come from the defaults, then a TOML file, then the command line (`--set section.key=value`), and are checked
-once, with the source of a wrong one named.
+Later sources override earlier ones: defaults, preset, TOML file, command line (`--set section.key=value`). The result
+is validated once, and an error names the source of the invalid value.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def load(
     overrides: dict[str, tuple[Any, str]] | None = None,
     preset: str | Path | None = None,
 ) -> Config:
-    """The defaults, changed by a preset (TOML too), by a TOML file, by overrides {"section.key": (value, where it was
-    given)}.
+    """The configuration that results from the defaults, a preset, a TOML file and overrides, in this order.
 
-    Raises InputError naming the file or option, the key, and for an unknown key the nearest known one.
+    path, preset: TOML files; overrides: {"section.key": (value, source)}, with the source that error messages name.
+    Raises InputError with the source and the key; for an unknown key it suggests the closest existing one.
     """
     values: dict[str, dict[str, Any]] = {}
     sources: dict[str, str] = {}
@@ -43,14 +43,16 @@ def load(
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:2])
-        given = _at(values, name)
-        raise InputError(f"{sources.get(name, 'configuration')}: {name} = {shown(given)}: {_sentence(first)}") from None
+        given = _value_of(values, name)
+        raise InputError(
+            f"{sources.get(name, 'configuration')}: {name} = {shown(given)}: {_lower_first(first)}"
+        ) from None
     _check_together(config, sources)
     return config
 
 
 def _check_together(config: Config, sources: dict[str, str]) -> None:
-    """What no key can be wrong about alone."""
+    """Check rules that involve two keys. pydantic validates each key by itself."""
     values = config.flat()
 
     def refuse(key: str, other: str, rule: str) -> None:
@@ -60,15 +62,23 @@ def _check_together(config: Config, sources: dict[str, str]) -> None:
         )
 
     if config.model.dim % config.model.heads:
-        refuse("model.heads", "model.dim", "the first must divide the second")
+        refuse("model.heads", "model.dim", "model.dim must be a multiple of model.heads")
     if config.loss.autoencoder and config.loss.adversarial:
-        refuse("loss.autoencoder", "loss.adversarial", "the one replaces the other, set one of them to false")
+        refuse(
+            "loss.autoencoder",
+            "loss.adversarial",
+            "the auto-encoder replaces the adversarial task, set one of the two to false",
+        )
     if config.loss.contrastive and not config.model.neighbours:
-        refuse("model.neighbours", "loss.contrastive", "the contrastive part needs neighbours, or set it to false")
+        refuse(
+            "model.neighbours",
+            "loss.contrastive",
+            "the contrastive task needs at least one neighbour; increase it, or set loss.contrastive = false",
+        )
 
 
 def parse_set(assignment: str) -> tuple[str, Any]:
-    """("section.key", value) of "section.key=value". The value is read as TOML; what is not TOML is a string."""
+    """Parse "section.key=value" into ("section.key", value). The value is parsed as TOML, or else taken as a string."""
     name, equals, text = assignment.partition("=")
     if not equals or not name.strip():
         raise InputError(f"--set {shown(assignment)}: write --set section.key=value")
@@ -81,7 +91,7 @@ def parse_set(assignment: str) -> tuple[str, Any]:
 
 
 def known_keys() -> list[str]:
-    """Every "section.key"."""
+    """All keys, as "section.key"."""
     return list(Config().flat())
 
 
@@ -91,8 +101,8 @@ def _put_file(values: dict[str, Any], path: Path, sources: dict[str, str]) -> No
             raise InputError(f"{path}: {_unknown(name)}")
         if not isinstance(value, dict):
             raise InputError(f"{path}: {name} must be a table, [{name}]")
-        for key, one in value.items():
-            _put(values, f"{name}.{key}", one, str(path), sources)
+        for key, entry in value.items():
+            _put(values, f"{name}.{key}", entry, str(path), sources)
 
 
 def _put(values: dict[str, Any], name: str, value: Any, where: str, sources: dict[str, str]) -> None:
@@ -104,21 +114,24 @@ def _put(values: dict[str, Any], name: str, value: Any, where: str, sources: dic
 
 
 def _unknown(name: str) -> str:
-    """What to say of a key nobody knows: nearest by the key alone when the section is right or the key is elsewhere."""
-    known = known_keys()
+    """The error message for an unknown key, with the closest existing key.
+
+    A key of the same name in another section is preferred, then a similar full name, then a similar key in the section.
+    """
+    keys = known_keys()
     section, _, key = name.partition(".")
     if not key:
         near = difflib.get_close_matches(name, list(Config.model_fields), 1, 0)
-        elsewhere = [one for one in known if one.endswith(f".{name}")]
-        return f"unknown section {shown(name)}; the nearest known name is {(elsewhere or near)[0]!r}"
-    same_key = [one for one in known if one.partition(".")[2] == key]
+        same_key = [existing for existing in keys if existing.endswith(f".{name}")]
+        return f"unknown section {shown(name)}; did you mean {(same_key or near)[0]!r}?"
+    same_key = [existing for existing in keys if existing.partition(".")[2] == key]
     near = (
         same_key
-        or difflib.get_close_matches(name, known, 1, 0.6)
-        or difflib.get_close_matches(key, [one for one in known if one.startswith(f"{section}.")] or known, 1, 0)
-        or [known[0]]
+        or difflib.get_close_matches(name, keys, 1, 0.6)
+        or difflib.get_close_matches(key, [other for other in keys if other.startswith(f"{section}.")] or keys, 1, 0)
+        or [keys[0]]
     )
-    return f"unknown key {shown(name)}; the nearest known name is {near[0]!r}"
+    return f"unknown key {shown(name)}; did you mean {near[0]!r}?"
 
 
 def _at(values: dict[str, Any], name: str) -> Any:

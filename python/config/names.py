@@ -1,5 +1,7 @@
-"""The names that a configuration may give: systems and data layouts. Nothing of the trainer is imported here until a
-system is asked for."""
+"""Names that a configuration may use: systems and data layouts.
+
+A system's module is imported only when `system_class` is called, so that `--help` does not wait for torch.
+"""
 
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -9,7 +11,7 @@ from ..errors import InputError
 
 GROUP = "mmssl_fast.systems"  # entry points of other packages: <name> = "<module>:<class>"
 LAYOUTS = ("auto", "diffmm", "hkuds", "mmrec", "plain")
-_OWN = {  # name: (title, class)
+_BUILT_IN = {  # name: (title, class)
     "mmssl": ("MMSSL", "MMSSLSystem"),
     "popularity": ("popularity", "PopularitySystem"),
     "svd": ("SVD", "SVDSystem"),
@@ -29,25 +31,24 @@ _OWN = {  # name: (title, class)
     "slmrec": ("SLMRec", "SLMRecSystem"),
 }
 EXTERNAL = {point.name: point.value for point in entry_points(group=GROUP)}
-if taken := sorted(EXTERNAL.keys() & _OWN.keys()):
+if conflicts := sorted(EXTERNAL.keys() & _BUILT_IN.keys()):
     raise InputError(
-        f"system {taken[0]}: {EXTERNAL[taken[0]]} is registered under the name of one of mmssl_fast's own systems; "
-        "rename it, or remove the package"
+        f"system {conflicts[0]}: {EXTERNAL[conflicts[0]]} is registered under the name of a built-in system; "
+        "rename it, or uninstall its package"
     )
-SYSTEMS = {name: f"mmssl_trainer.systems.{name}:{kind}" for name, (_, kind) in _OWN.items()} | EXTERNAL
+SYSTEMS = {name: f"mmssl_trainer.systems.{name}:{kind}" for name, (_, kind) in _BUILT_IN.items()} | EXTERNAL
 
 
 def system_class(name: str) -> Any:
-    """The class of a system. Raises KeyError for an unknown name, InputError where another package's cannot be
-    imported."""
+    """The class of a system. Raises KeyError for an unknown name, InputError if an external system fails to import."""
     module, _, kind = SYSTEMS[name].partition(":")
     try:
         return getattr(import_module(module), kind)
     except (ImportError, AttributeError) as error:
-        if name in _OWN:
+        if name in _BUILT_IN:
             raise
         raise InputError(
-            f"system {name}: {SYSTEMS[name]} cannot be imported ({error}); repair or remove the package that registers "
+            f"system {name}: {SYSTEMS[name]} cannot be imported ({error}); fix or uninstall the package that registers "
             f"it under {GROUP}"
         ) from error
 

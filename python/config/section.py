@@ -1,9 +1,9 @@
-"""The base of every section of a configuration."""
+"""The base class of all configuration sections."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A table of the configuration: unknown keys and values of another type are refused."""
+    """One table of the configuration. Unknown keys, values of the wrong type, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""A configuration as a TOML file."""
+"""Writing a configuration as TOML, and reading TOML files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .sections import Config
 
 
 def to_toml(config: Config) -> str:
-    """The configuration as TOML, each key under its description. `load` of it gives an equal configuration."""
-    lines = ["# Resolved configuration of this run; mmssl-fast train --config <this file> repeats it."]
+    """The configuration as TOML, with the description of each key as a comment. `load` reads it back unchanged."""
+    lines = ["# Complete configuration of this run. To repeat it: mmssl-fast train --config <this file>"]
     for name in Config.model_fields:
         section = getattr(config, name)
         lines += ["", f"[{name}]"]
@@ -23,7 +23,7 @@ def to_toml(config: Config) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A value of the configuration as TOML writes it."""
+    """A configuration value in TOML syntax."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -35,10 +35,10 @@ def toml_value(value: Any) -> str:
 
 
 def read_toml(path: Path, what: str = "a configuration") -> dict[str, Any]:
-    """What a TOML file holds. Raises InputError, which asks for `what`, where it cannot be read."""
+    """The contents of a TOML file. Raises InputError if it cannot be read; `what` names the expected content."""
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give {what} in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is not TOML: {error}") from None
+        raise InputError(f"{path}: is not valid TOML: {error}") from None

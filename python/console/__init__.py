@@ -1,1 +1,1 @@
-"""What a person sees at a terminal: streams, tables, progress bars. Knows nothing of recommendation."""
+"""Terminal output: streams, tables, progress bars."""

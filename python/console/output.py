@@ -1,4 +1,4 @@
-"""The two streams that a person reads."""
+"""The consoles for stdout and stderr."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Progress bars on stderr: of one run, and of the parts of a command that are at work at once."""
+"""Progress bars on stderr: for a single run, and for several worker processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import output
 
 
 class _Losses(ProgressColumn):
-    """The current losses and the best validation so far."""
+    """The current losses and the best validation result so far."""
 
     def render(self, task) -> Text:
         return Text(task.fields.get("losses", ""), style="dim", no_wrap=True, overflow="ellipsis")
@@ -69,9 +69,8 @@ class ProgressObserver:
         self.best = f"best recall@20 {fit.best:.4f}  " if fit.val.get("users") else ""
 
 
-class PartsProgress:
-    """A bar on stderr for each of several parts of a command at once. Used as a context manager; draws nothing where
-    stderr is no terminal."""
+class WorkerProgress:
+    """One progress bar per worker process. A context manager; shows nothing if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self.progress = Progress(
@@ -85,7 +84,7 @@ class PartsProgress:
         )
         self.tasks = {}
 
-    def __enter__(self) -> PartsProgress:
+    def __enter__(self) -> WorkerProgress:
         self.progress.start()
         return self
 
@@ -93,7 +92,8 @@ class PartsProgress:
         self.progress.stop()
 
     def show(self, title: str, progress: Callable[[], tuple[int, int, float]] | None) -> None:
-        """progress: (epochs behind it, at most, best validation Recall@20 so far), where that is known."""
+        """Update the bar `title`. progress: returns (epochs done, maximum epochs, best validation Recall@20), if
+        known."""
         if self.progress.disable:
             return
         if title not in self.tasks:

@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rich.text import Text
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    """A rich table; the first column is text, the others are numbers or short values on the right."""
+    """A rich table. The first column is left-aligned, the others right-aligned; floats get four decimals."""
     grid = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
-    for at, name in enumerate(columns):
-        grid.add_column(name, justify="left" if at == 0 else "right", overflow="fold")
+    for index, name in enumerate(columns):
+        grid.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(one if isinstance(one, str) else _number(one)) for one in row))
+        grid.add_row(*(Text(cell if isinstance(cell, str) else _number(cell)) for cell in row))
     return grid
 
 
 def metrics_table(title: str, metrics: dict[str, float]) -> Table:
-    """One split's metrics: a row for each K."""
+    """The metrics of one split, with a row per K."""
     ks = sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics if "@" in name))
     return table(title, ["K", *names], [[str(k), *(metrics[f"{name}@{k}"] for name in names)] for k in ks])
@@ -40,7 +40,7 @@ def breakdown_table(groups: dict[str, dict[str, float]]) -> Table:
 
 
 def comparison_table(title: str, rows: Iterable[tuple[str, dict[str, float], float]]) -> Table:
-    """Systems side by side: (name, test metrics, seconds in all)."""
+    """A comparison of systems. rows: (name, test metrics, total seconds)."""
     cells = [[name, test["recall@20"], test["ndcg@20"], f"{seconds:.1f}"] for name, test, seconds in rows]
     return table(title, ["system", "Recall@20", "NDCG@20", "seconds"], cells)
 

@@ -1,2 +1,2 @@
-"""What a run needs of memory, reckoned before it starts, and what happens where that was not enough. Serves training/
-and the commands that plan."""
+"""Memory: estimating the peak of a run before it starts, choosing tile sizes, and retrying a step that ran out of
+memory."""

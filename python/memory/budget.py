@@ -1,4 +1,4 @@
-"""How a run stays within its memory: entries of a tile, users ranked at once, and what features are kept in."""
+"""Keeping a run within its memory budget: the tile size, the evaluation batch and the dtype of the features."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from .free import free_memory
 from .plan import FLOAT, largest, peak, sizes_of, stages
 from .retry import LEAST_TILE
 
-SHARE = 0.8  # of what is free
-TILE_BYTES = 8 * FLOAT  # of an entry: the tile itself and what is made of it at once
-RANKED_BYTES = 128  # of a place in a user's list
-FEWEST_USERS = 64
+SHARE = 0.8  # fraction of the free memory that a run may use by default
+TILE_BYTES = 8 * FLOAT  # bytes per entry of a tile: the tile and the temporaries derived from it
+RANKED_BYTES = 128  # bytes per position of a user's recommendation list
+MIN_EVALUATION_BATCH = 64
 
 
 def settle(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
-    """The configuration with train.tile, train.feature_dtype and evaluate.batch settled by train.memory.
+    """The configuration with train.tile, train.feature_dtype and evaluate.batch chosen to fit train.memory.
 
-    Features are kept in float16 where that alone makes the run fit. What the plan leaves goes half to tiles, half to
-    evaluation, each no larger than is of use. A key that was chosen already stays; of a run that is resumed, by its
-    resolved configuration, all do. Raises InputError with the plan's figures where nothing makes it fit.
+    Features are stored in float16 only if the run does not fit otherwise. Of the memory that the estimate leaves free,
+    half goes to tiles and half to evaluation, up to their default sizes. Keys that the user has set are not changed.
+    For a resumed run nothing is changed: its configuration already has all values. Raises InputError, with the
+    estimate, if the run does not fit.
     """
     allowed, planned = _allowed(dataset, config), needed(dataset, config)
     dtype = config.train.feature_dtype
@@ -40,15 +41,19 @@ def settle(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
         share = max(0, allowed - planned) // 2
         train["tile"] = _halved(TILE_ELEMENTS, TILE_BYTES, share, LEAST_TILE)
         users = config.evaluate.batch
-        evaluate["batch"] = _halved(users, RANKED_BYTES * max(config.evaluate.ks), share, min(users, FEWEST_USERS))
+        evaluate["batch"] = _halved(
+            users, RANKED_BYTES * max(config.evaluate.ks), share, min(users, MIN_EVALUATION_BATCH)
+        )
     return config.changed("train", **train).changed("evaluate", **evaluate)
 
 
 def described(dataset: Dataset, config: Config) -> str | None:
-    """One line: the plan against what may be used, and what was chosen by it. None where train.memory is not given and
-    nothing was made smaller by it."""
-    smaller = 0 < config.train.tile < TILE_ELEMENTS or config.train.feature_dtype == "float16"
-    if not config.train.memory and not smaller:
+    """One line with the estimated memory, the budget and the chosen sizes.
+
+    None if train.memory is not set and no default was reduced.
+    """
+    reduced = 0 < config.train.tile < TILE_ELEMENTS or config.train.feature_dtype == "float16"
+    if not config.train.memory and not reduced:
         return None
     planned = needed(dataset, config)
     features = ""
@@ -56,47 +61,51 @@ def described(dataset: Dataset, config: Config) -> str | None:
         features = f", features in {config.train.feature_dtype.replace('auto', 'float32')}"
         planned -= _saved(dataset, config) if config.train.feature_dtype == "float16" else 0
     return (
-        f"memory: about {readable(planned)} of the {readable(_allowed(dataset, config))} that may be used; "
+        f"memory: estimated {readable(planned)} of a budget of {readable(_allowed(dataset, config))}; "
         f"item tiles of {config.train.tile or TILE_ELEMENTS} entries, {config.evaluate.batch} users ranked at "
         f"once{features}"
     )
 
 
 def refuse_what_cannot_fit(dataset: Dataset, config: Config) -> None:
-    """Raise InputError, naming the stages that need most, where a run would need more memory than train.memory allows:
-    so many bytes in all, or by default 80% of what is free beyond the data that is already there."""
+    """Raise InputError, with the largest stages, if the estimated memory of a run exceeds its budget.
+
+    The budget is train.memory, or by default 80% of the free memory. Data that is already loaded does not count against
+    the free memory.
+    """
     planned, allowed = needed(dataset, config), _allowed(dataset, config)
     if planned > allowed:
         parts = largest(stages(sizes_of(dataset, config)))
-        what = "train.memory" if config.train.memory else f"{SHARE:.0%} of what is free"
+        budget = "train.memory" if config.train.memory else f"{SHARE:.0%} of the free memory"
         raise InputError(
-            f"{dataset.name}: the run needs about {readable(planned)}, {readable(allowed)} may be used ({what}); the "
-            f"largest parts: {parts}; choose a smaller model.dim or model.hidden, or more with --memory"
+            f"{dataset.name}: the run needs about {readable(planned)}, but its budget is {readable(allowed)} "
+            f"({budget}); largest parts: {parts}; choose a smaller model.dim or model.hidden, or raise --memory"
         )
 
 
 def needed(dataset: Dataset, config: Config) -> int:
-    """Bytes that a run has resident at the highest, by the plan."""
+    """Estimated peak resident memory of a run in bytes."""
     return peak(stages(sizes_of(dataset, config)))
 
 
 def _saved(dataset: Dataset, config: Config) -> int:
-    """Bytes that the encoder's features take less in float16."""
+    """Bytes saved by storing the encoder's features in float16."""
     sizes = sizes_of(dataset, config)
     return FLOAT // 2 * sizes.items * sum(sizes.widths) if config.model.system == "mmssl" else 0
 
 
 def _allowed(dataset: Dataset, config: Config) -> int:
-    """Bytes that the plan may come to."""
+    """The memory budget in bytes."""
     if config.train.memory:
         return parse_bytes(config.train.memory)
-    found = stages(sizes_of(dataset, config))
-    loaded = 0 if config.train.device.startswith("cuda") else sum(stage.held for stage in found if stage.loaded)
+    # The estimate includes the data, which already occupies memory that is no longer free.
+    on_cpu = not config.train.device.startswith("cuda")
+    loaded = sum(stage.persistent for stage in stages(sizes_of(dataset, config)) if stage.loaded and on_cpu)
     return int(SHARE * free_memory(config.train.device)) + loaded
 
 
-def _halved(count: int, each: int, within: int, least: int) -> int:
-    """`count`, halved until so many of `each` bytes are within the limit, but no less than `least`."""
-    while count // 2 >= least and count * each > within:
+def _halved(count: int, bytes_each: int, limit: int, minimum: int) -> int:
+    """Halve `count` until `count * bytes_each` is within the limit, but not below `minimum`."""
+    while count // 2 >= minimum and count * bytes_each > limit:
         count //= 2
     return count

@@ -1,4 +1,4 @@
-"""How much memory can still be had, of the machine, of the cgroups above this process, of a GPU."""
+"""Free memory: of the machine, of the cgroups of this process, of a GPU."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def free_memory(device: str = "cpu") -> int:
-    """Bytes that can still be had: of the device for CUDA, else of the machine and of every cgroup above this
-    process."""
+    """Free memory in bytes: of the GPU for a CUDA device, otherwise the minimum over the machine and the cgroups that
+    contain this process."""
     if device.startswith("cuda"):
         import torch
 
@@ -24,19 +24,19 @@ def _available() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What each limit leaves, of cgroups of version 2 (version 1: the memory controller's own limit)."""
+def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """The bytes that each cgroup limit leaves. Version 2: every ancestor; version 1: the memory controller."""
     left = []
     try:
-        unified = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::/")]
+        unified = [line[3:] for line in membership.read_text().splitlines() if line.startswith("0::/")]
     except OSError:
         return left
-    places = [root / part.lstrip("/") for part in unified]
-    for place in [*places, *(above for one in places for above in one.parents if above.is_relative_to(root)),
-                  root / "memory"]:  # fmt: skip
+    groups = [root / part.lstrip("/") for part in unified]
+    ancestors = [parent for group in groups for parent in group.parents if parent.is_relative_to(root)]
+    for group in [*groups, *ancestors, root / "memory"]:
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             try:
-                left.append(max(0, int((place / limit).read_text()) - int((place / used).read_text())))
-            except (OSError, ValueError):  # not there, or "max"
+                left.append(max(0, int((group / limit).read_text()) - int((group / used).read_text())))
+            except (OSError, ValueError):  # the file does not exist, or contains "max"
                 continue
     return left

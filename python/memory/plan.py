@@ -1,8 +1,8 @@
-"""What one run costs, computed from its sizes alone: bytes held, bytes needed for a while, bytes moved and operations
-of every stage. The one place that knows; `--memory` and the refusal before training read it.
+"""Memory and cost estimate of a run, from its sizes: persistent bytes, temporary bytes, memory traffic and operations
+of every stage. `--memory`, `benchmark --plan` and the check before training use it.
 
-A plan is for float32 on the CPU and counts tensors; Python, torch and the other libraries are not in it. What the
-allocator keeps of freed blocks is the one thing that is estimated, see SLACK.
+The estimate is for float32 on the CPU and counts tensors only, without the memory of Python, torch and other libraries.
+Everything is counted except the overhead of the allocator, which is an empirical factor, SLACK.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
     from ..data import Dataset
 
 FLOAT, INDEX, OFFSET = 4, 4, 8
-# Blocks from glibc's greatest mmap threshold up are given back when freed; smaller ones stay, and as torch asks for
-# aligned blocks, one of them seldom serves a request of another size. SLACK is measured: 1.6 to 1.9 on small runs.
-GIVEN_BACK, SLACK = 32 << 20, 1.75
-TILE = 1 << 20  # entries of TiledAdam's gradient at once
+# glibc returns freed blocks of at least 32 MiB (its largest mmap threshold) to the system. It keeps smaller ones, and
+# because torch requests aligned blocks, a freed block rarely fits a request of another size. SLACK, the resident bytes
+# per live byte of such blocks, is empirical: 1.6 to 1.9 on small runs.
+RETURNED_BLOCK, SLACK = 32 << 20, 1.75
+TILE = 1 << 20  # entries of the gradient that TiledAdam forms at once
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a plan is computed from. widths: of every modality's features; hidden: the discriminator's two widths, None
-    without one; content: columns of features that the SVD sets beside its own; draws: order statistics a Gumbel row
-    takes."""
+    """The sizes that the estimate depends on.
+
+    widths: feature columns per modality; hidden: the two widths of the discriminator, None without one; content:
+    feature columns of the SVD system; draws: order statistics drawn per Gumbel row.
+    """
 
     users: int
     items: int
@@ -62,19 +65,26 @@ class Sizes:
         return len(self.widths)
 
 
-Blocks = dict[int, int]  # size of a tensor in bytes → how many of that size
+Blocks = dict[int, int]  # size of a tensor in bytes → number of tensors of that size
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a run. held: bytes it keeps from then on; kept: tensors that stay until the step's end, or until a
-    stage that names their phase in freed; working: tensors it needs while it runs; moved: bytes read and written a
-    step; operations: of matrix products and the like a step; loaded: whether it is there once the data has been read;
-    phase: of the run, one after the other."""
+    """One stage of a run.
+
+    phase: name of the phase that the stage belongs to.
+    persistent: bytes allocated for the rest of the run.
+    kept: tensors that live until the end of the step, or until a stage that lists their phase in `freed`.
+    working: tensors that live only during the stage.
+    freed: phases whose `kept` tensors are released before the stage.
+    moved: bytes read and written per step.
+    operations: arithmetic operations per step, mostly of matrix products.
+    loaded: whether the memory is already allocated when the data has been read.
+    """
 
     name: str
     phase: str = "build"
-    held: int = 0
+    persistent: int = 0
     kept: Blocks = field(default_factory=dict)
     working: Blocks = field(default_factory=dict)
     freed: tuple[str, ...] = ()
@@ -83,28 +93,28 @@ class Stage:
     loaded: bool = False
 
     @property
-    def passing(self) -> int:
-        """Bytes beyond what is held."""
+    def temporary(self) -> int:
+        """Bytes of the tensors that are not persistent."""
         return _bytes(self.kept) + _bytes(self.working)
 
 
 def blocks(*tensors: tuple[int, int]) -> Blocks:
-    """Of (size in bytes, how many) pairs, equal sizes added up."""
-    found: Counter[int] = Counter()
+    """Blocks from (size in bytes, count) pairs. Equal sizes are added up and empty ones dropped."""
+    counts: Counter[int] = Counter()
     for size, count in tensors:
-        found[size] += count
-    return +found
+        counts[size] += count
+    return +counts
 
 
 def sizes_of(dataset: Dataset, config: Config) -> Sizes:
-    """The sizes of a run of config.model.system on a dataset."""
+    """The sizes of a run with this dataset and configuration."""
     model, loss = config.model, config.loss
     adversarial = loss.adversarial and model.system == "mmssl"
     by_user = config.train.sample_over == "users"  # without replacement
-    content = sum(one.shape[1] for one in dataset.features.values())
+    content = sum(features.shape[1] for features in dataset.features.values())
     return Sizes(
         dataset.n_users, dataset.n_items, dataset.train.nnz,
-        tuple(one.shape[1] for one in dataset.features.values()) if model.system == "mmssl" else (),
+        tuple(features.shape[1] for features in dataset.features.values()) if model.system == "mmssl" else (),
         dim=model.dim, hidden=(tuple(model.hidden) or hidden_widths(dataset.n_items)) if adversarial else None,
         batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
         layers=model.layers, heads=model.heads,
@@ -117,68 +127,72 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
 
 
 def stages(s: Sizes) -> list[Stage]:
-    """Every stage of a run with Adam-type optimisers and float32 parameters, in the order in which memory is taken."""
+    """All stages of a run with Adam-type optimisers and float32 parameters, in the order of allocation."""
     n, d, m = s.nodes, s.dim, s.modalities
     widest, wide = max(s.widths, default=0), sum(s.widths)
-    user, item = FLOAT * s.users * d, FLOAT * s.items * d  # an embedding of every user, of every item
+    user, item = FLOAT * s.users * d, FLOAT * s.items * d  # bytes of one embedding table
     encoder = user + item + FLOAT * (wide * d + (2 + s.heads) * d * d)
-    edges = s.users * s.neighbours  # of a modality
-    found = [
-        Stage("interactions", held=(INDEX + FLOAT) * s.interactions + 3 * OFFSET * s.users, loaded=True),
-        Stage("features as given", held=FLOAT * s.items * wide, loaded=True),
-        Stage("graph and its transpose", held=2 * INDEX * s.interactions + (2 * OFFSET + FLOAT) * n,
+    edges = s.users * s.neighbours  # of one modality
+    result = [
+        Stage("interactions", persistent=(INDEX + FLOAT) * s.interactions + 3 * OFFSET * s.users, loaded=True),
+        Stage("features as given", persistent=FLOAT * s.items * wide, loaded=True),
+        Stage("graph and its transpose", persistent=2 * INDEX * s.interactions + (2 * OFFSET + FLOAT) * n,
               working=blocks((OFFSET * s.interactions, 2), (INDEX * s.interactions, 5))),
     ]  # fmt: skip
     if m:
-        found.append(
-            Stage("features, standardised", held=FLOAT * s.items * wide, working=blocks((OFFSET * s.items * widest, 4)))
+        result.append(
+            Stage(
+                "features, standardised",
+                persistent=FLOAT * s.items * wide,
+                working=blocks((OFFSET * s.items * widest, 4)),
+            )
         )
-    found.append(Stage("encoder with AdamW", held=4 * encoder, working=blocks((user, 2)), moved=7 * encoder))
+    result.append(Stage("encoder with AdamW", persistent=4 * encoder, working=blocks((user, 2)), moved=7 * encoder))
     if s.hidden:
         weights = FLOAT * (s.items * s.hidden[0] + s.hidden[0] * s.hidden[1])
-        found.append(Stage("discriminator with its moments", held=3 * weights, moved=7 * weights))
+        result.append(Stage("discriminator with its moments", persistent=3 * weights, moved=7 * weights))
     if m and edges:
-        found.append(
-            Stage("semantic neighbours (8)", held=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
+        result.append(
+            Stage("semantic neighbours (8)", persistent=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
                   working=blocks((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)))
         )  # fmt: skip
     if s.content:
-        found.append(
-            Stage("features beside the SVD", held=FLOAT * n * (d + s.content),
+        result.append(
+            Stage("features beside the SVD", persistent=FLOAT * n * (d + s.content),
                   working=blocks((FLOAT * s.users * s.content, 2), (FLOAT * s.items * s.content, 2)))
         )  # fmt: skip
-    found.append(Stage("best model", held=encoder + user + item + m * OFFSET * edges))
-    found += _encoder_stages(s, user, item, edges)
-    return found + _loss_stages(s, user, item, edges)
+    result.append(Stage("best model", persistent=encoder + user + item + m * OFFSET * edges))
+    result += _encoder_stages(s, user, item, edges)
+    return result + _loss_stages(s, user, item, edges)
 
 
 def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
-    """The way forward: dropout's masks, and what each layer keeps for its gradient."""
+    """The forward pass of the encoder: dropout masks and the activations kept for the backward pass."""
     d, m = s.dim, s.modalities
     table = user + item
-    edge = INDEX + FLOAT * d  # read for an entry of a sparse product
-    found = []
+    edge = INDEX + FLOAT * d  # bytes read per entry of a sparse product
+    result = []
     if m:
-        found.append(
+        result.append(
             Stage("modality features (2)", "forward", kept=blocks((item, m), (m * user, 1), (m * item, 1)),
                   working=blocks((item, 2 * m), (m * item, 1)),
                   moved=3 * FLOAT * s.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
                   operations=4 * s.items * sum(s.widths) * d + 8 * m * s.interactions * d)
         )  # fmt: skip
     if m and edges and (s.attention or s.contrastive):
-        found.append(
+        result.append(
             Stage("views (8)", "forward", kept=blocks((user, m), (item, m)),
                   moved=4 * m * edges * edge, operations=8 * m * edges * d)
         )  # fmt: skip
     if m and edges and s.attention:
         sides = [pair for side in (user, item) for pair in ((side, 1), (m * side, 3), (s.heads * side, 1))]
-        found.append(
+        result.append(
             Stage("attention (9)", "forward", kept=blocks(*sides), working=blocks((user, 2), (item, 2)),
                   moved=3 * (4 * m + s.heads + 2) * table,
                   operations=6 * s.nodes * d * d * (2 * m + s.heads))
         )  # fmt: skip
     return [
-        *found,
+        *result,
         Stage("graph layers and sums (10, 12)", "forward", kept=blocks((user, 2), (item, 2)),
               working=blocks((user, 3), (item, 3)),
               moved=4 * s.layers * s.interactions * edge + 6 * (s.layers + 2 + 2 * m) * table,
@@ -187,10 +201,10 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
 
 
 def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1) -> Stage:
-    """So many losses, each over every one of `nodes` keys twice."""
+    """`losses` InfoNCE losses, each with `nodes` keys in both sums of the denominator."""
     table = FLOAT * nodes * s.dim
-    chunk = 256 * -(-nodes // (32 * 256))  # keys of a task, csrc/cpu/tile.h
-    one_pass = nodes <= MOST_USERS  # csrc/cpu/infonce.cpp: the gradients and a block's exponentials are held
+    chunk = 256 * -(-nodes // (32 * 256))  # keys per task, see csrc/cpu/tile.h
+    one_pass = nodes <= MOST_USERS  # csrc/cpu/infonce.cpp then keeps the gradients and the exponentials of a block
     anchors = min(s.batch, max(32, min(256, (1 << 22) // (2 * nodes))) if one_pass else 1024)
     return Stage(
         name, phase, kept=blocks((table, (4 if one_pass else 2) * losses)),
@@ -201,22 +215,23 @@ def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1)
 
 
 def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
-    """D's step, then the generator's losses, and the way back, where gradients meet what the way forward kept."""
+    """The discriminator step, the losses of the generator, and the backward pass, where gradients and kept activations
+    are live together."""
     d, m = s.dim, s.modalities
     table = user + item
-    found = []
+    result = []
     if s.hidden:
-        found += _discriminator_stages(s, item)
+        result += _discriminator_stages(s, item)
     if s.contrastive and m and edges:
-        found.append(_infonce_stage("InfoNCE (11)", "contrastive", s, s.users, m))
+        result.append(_infonce_stage("InfoNCE (11)", "contrastive", s, s.users, m))
     if s.structural:
         hops = Stage("two hops", "structural", kept=blocks((user, 2), (item, 2)),
                      moved=8 * s.interactions * (INDEX + FLOAT * d), operations=16 * s.interactions * d)  # fmt: skip
-        found += [hops, _infonce_stage("InfoNCE, users and two hops", "structural", s, s.users),
+        result += [hops, _infonce_stage("InfoNCE, users and two hops", "structural", s, s.users),
                   _infonce_stage("InfoNCE, items and two hops", "structural", s, s.items)]  # fmt: skip
     if s.hidden:
         wide = FLOAT * s.batch * s.hidden[0]
-        found.append(
+        result.append(
             Stage("generator's rows (6)", "generator", kept=blocks((item, m)),
                   working=blocks((item, 1), (m * item, 1), (wide, 3 * m + 4), (m * wide, 3),
                                  (FLOAT * s.batch * d, 4 * m + 5)),
@@ -224,25 +239,25 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                   operations=4 * m * d * s.hidden[0] * (s.items + s.batch) + 4 * m * s.batch * prod(s.hidden))
         )  # fmt: skip
     sums = [(user, m + 2), (item, m + 4)]
-    if m and edges and s.attention:  # one side's attention after the other
+    if m and edges and s.attention:  # users and items one after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
-    losses = tuple({stage.phase for stage in found})
-    if s.balance:  # each term's way back with all that any term kept, beside the ranking's gradients
-        found.append(
+    losses = tuple({stage.phase for stage in result})
+    if s.balance:  # one backward pass per term: the graph stays, plus the gradients of the ranking term
+        result.append(
             Stage("every term's gradient (train.balance)", "generator", working=blocks(*sums, (user, 3), (item, 3)))
         )
     return [
-        *found,
+        *result,
         Stage("encoder, back", "generator", working=blocks(*sums), freed=losses, moved=2 * (4 + 7 * m) * table),
     ]
 
 
 def _discriminator_stages(s: Sizes, item: int) -> list[Stage]:
-    """D's own step, discriminator_steps of them. Its rows of items stay until the generator's step is over."""
+    """The discriminator steps. The relation rows over the items live until the generator step is over."""
     (h, h2), d, m, b = s.hidden, s.dim, s.modalities, s.batch
     rows, steps = (1 + m) * b, s.discriminator_steps
     weight, wide, narrow = FLOAT * s.items * h, FLOAT * b * h, FLOAT * b * h2
-    tile = max(1, TILE // h)  # items of it
+    tile = max(1, TILE // h)  # items per tile
     return [
         Stage("first layer of D (4)", "discriminator", kept=blocks((item, 1 + m)),
               working=blocks((item, 1), ((1 + m) * item, 1), ((1 + m) * wide, 1), (wide, 2 * m + 3),
@@ -263,24 +278,27 @@ def _discriminator_stages(s: Sizes, item: int) -> list[Stage]:
     ]  # fmt: skip
 
 
-def held(found: list[Stage]) -> int:
-    """Bytes that a run keeps throughout."""
-    return sum(stage.held for stage in found)
+def persistent_bytes(run: list[Stage]) -> int:
+    """Bytes that are allocated for the whole run."""
+    return sum(stage.persistent for stage in run)
 
 
-def live(found: list[Stage]) -> int:
-    """Bytes of the tensors that are there at the worst moment: the peak under an allocator that gives every freed block
-    back, as glibc does below MALLOC_MMAP_THRESHOLD_."""
-    return max((held + _bytes(alive) for _, held, alive in _moments(found)), default=0)
+def live(run: list[Stage]) -> int:
+    """Peak bytes of live tensors.
+
+    This is the peak resident memory if the allocator returns every freed block, as glibc does with a small
+    MALLOC_MMAP_THRESHOLD_.
+    """
+    return max((persistent + _bytes(tensors) for persistent, tensors in _timeline(run)), default=0)
 
 
-def peak(found: list[Stage]) -> int:
-    """Bytes resident at the highest: `live` with what glibc's allocator keeps of freed blocks, see SLACK."""
-    return max((held + _resident(alive) for _, held, alive in _moments(found)), default=0)
+def peak(run: list[Stage]) -> int:
+    """Peak resident bytes: `live` plus the freed blocks that glibc keeps, see SLACK."""
+    return max((persistent + _resident(tensors) for persistent, tensors in _timeline(run)), default=0)
 
 
 def _resident(tensors: Blocks) -> int:
-    small = _bytes({size: count for size, count in tensors.items() if size < GIVEN_BACK})
+    small = _bytes({size: count for size, count in tensors.items() if size < RETURNED_BLOCK})
     return round(SLACK * small) + _bytes(tensors) - small
 
 
@@ -288,19 +306,19 @@ def _bytes(tensors: Blocks) -> int:
     return sum(size * count for size, count in tensors.items())
 
 
-def _moments(found: list[Stage]) -> Iterator[tuple[Stage, int, Blocks]]:
-    """Of each stage: it, the bytes held by then, and the other tensors that are there while it runs."""
+def _timeline(run: list[Stage]) -> Iterator[tuple[int, Blocks]]:
+    """For each stage: the persistent bytes so far, and the other tensors that are live during the stage."""
     kept: dict[str, Counter[int]] = {}
-    held = 0
-    for stage in found:
+    persistent = 0
+    for stage in run:
         for phase in stage.freed:
             kept.pop(phase, None)
-        held += stage.held
+        persistent += stage.persistent
         kept.setdefault(stage.phase, Counter()).update(stage.kept)
-        yield stage, held, sum(kept.values(), Counter(stage.working))
+        yield persistent, sum(kept.values(), Counter(stage.working))
 
 
-def largest(found: list[Stage], count: int = 3) -> str:
-    """The stages that need most, as a sentence's end."""
-    worst = sorted(found, key=lambda stage: stage.held + stage.passing, reverse=True)[:count]
-    return ", ".join(f"{stage.name} {readable(stage.held + stage.passing)}" for stage in worst)
+def largest(run: list[Stage], count: int = 3) -> str:
+    """The largest stages with their sizes, for an error message."""
+    ordered = sorted(run, key=lambda stage: stage.persistent + stage.temporary, reverse=True)
+    return ", ".join(f"{stage.name} {readable(stage.persistent + stage.temporary)}" for stage in ordered[:count])

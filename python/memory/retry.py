@@ -1,4 +1,4 @@
-"""A step that ran out of memory: everything as it was before it, and the step once more with item tiles of half the
+"""Recovering from an out-of-memory error in a training step: undo the step, and repeat it with item tiles of half the
 size."""
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from mmssl_fast.tiles import tiles_of
 
 from ..errors import OutOfMemory, first_line, is_out_of_memory
 
-SMALL = 1 << 16  # bytes of a tensor that is copied before every step; a larger one is only watched
+# Tensors up to this many bytes are copied before every step. Copying the larger ones would cost too much time and
+# memory; for these only a change is detected, which `StepSnapshot.restore` cannot undo.
+SMALL = 1 << 16
 LEAST_TILE = 1 << 12
 
 
 class Stateful(Protocol):
-    """What a step is taken of, of systems.base.System: every tensor that it writes."""
+    """The part of systems.base.System that a snapshot needs: every tensor that a step writes."""
 
     optimisers: dict[str, torch.optim.Optimizer]
 
@@ -27,14 +29,11 @@ class Stateful(Protocol):
 
 
 class RestoreNeeded(Exception):
-    """A step ran out of memory after it had written to a large tensor: only an earlier state can undo that."""
+    """A step ran out of memory after it had written to a large tensor. The run must continue from a checkpoint."""
 
 
 class StepSnapshot:
-    """What a step may change, as it was: copies of small tensors, version counters of large ones, torch's generators.
-
-    restore() puts it back.
-    """
+    """The state before a step: copies of the small tensors, version counters of the large ones, random generators."""
 
     def __init__(self, system: Stateful, device: torch.device) -> None:
         self.system, self.device = system, device
@@ -49,14 +48,14 @@ class StepSnapshot:
 
     @torch.no_grad()
     def restore(self) -> bool:
-        """Whether all could be put back: not where a large tensor was written to."""
-        now = _tensors(self.system)
-        if now.keys() != self.copies.keys() | self.versions.keys():
+        """Restore the state. Returns False, and restores nothing, if the step has written to a large tensor."""
+        current = _tensors(self.system)
+        if current.keys() != self.copies.keys() | self.versions.keys():
             return False
-        if any((now[name].data_ptr(), now[name]._version) != seen for name, seen in self.versions.items()):
+        if any((current[name].data_ptr(), current[name]._version) != before for name, before in self.versions.items()):
             return False
         for name, tensor in self.copies.items():
-            now[name].copy_(tensor)
+            current[name].copy_(tensor)
         torch.set_rng_state(self.generator)
         if self.cuda_generator is not None:
             torch.cuda.set_rng_state(self.cuda_generator, self.device)
@@ -64,10 +63,12 @@ class StepSnapshot:
 
 
 class Tiles:
-    """The entries of an item tile through a run, and which steps ran out of memory with them.
+    """The item tile size during a run. It is halved when a step runs out of memory.
 
-    elements: now; failed: of each step that ran out of memory, counted from the run's start, the entries it did with
-    and those it is taken with instead, also when it is met again after going back to an earlier state.
+    elements: current number of entries in a tile.
+    failed: {step: (entries with which it ran out of memory, entries for the retry)}. Steps are counted from the start
+    of
+        the run. A retry can also happen later, when the run reaches the step again after returning to a checkpoint.
     """
 
     def __init__(self, elements: int) -> None:
@@ -75,40 +76,46 @@ class Tiles:
         self.failed: dict[int, tuple[int, int]] = {}
 
     def take(
-        self, system: Stateful, device: torch.device, step: int, act: Callable[[], dict[str, Tensor]], undoable: bool
+        self,
+        system: Stateful,
+        device: torch.device,
+        step: int,
+        run_step: Callable[[], dict[str, Tensor]],
+        undoable: bool,
     ) -> dict[str, Tensor]:
-        """act(), which is step number `step` of the system; a second time where it runs out of memory.
+        """Call run_step(), which is step number `step`. If it runs out of memory, undo it and call it again.
 
-        Raises RestoreNeeded where that is not possible without an earlier state (never the second time, nor where
-        `undoable` is false: a recorded step writes unseen), and OutOfMemory the second time.
+        undoable: False if writes cannot be detected, as in a captured CUDA graph.
+
+        Raises RestoreNeeded if the step cannot be undone, and OutOfMemory if it runs out of memory a second time.
         """
-        first, second = self.failed.get(step, (0, self.elements))
-        self.elements = min(self.elements, second)
-        before = StepSnapshot(system, device) if undoable else None
+        failed_with, retry_with = self.failed.get(step, (0, self.elements))
+        self.elements = min(self.elements, retry_with)
+        snapshot = StepSnapshot(system, device) if undoable else None
         try:
             with tiles_of(self.elements):
-                return act()
+                return run_step()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             reason = first_line(error)
-        if first:
-            raise OutOfMemory(f"with item tiles of {first} entries and of {self.elements}: {reason[:120]}")
+        if failed_with:
+            raise OutOfMemory(f"with item tiles of {failed_with} entries and of {self.elements}: {reason[:120]}")
         self.failed[step] = self.elements, min(self.elements, max(LEAST_TILE, self.elements // 2))
-        gc.collect()  # what the failed step held, in cycles through its traceback
+        gc.collect()  # reference cycles through the traceback keep the tensors of the failed step alive
         if device.type == "cuda":
             torch.cuda.empty_cache()
         for optimiser in system.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        if before is None or not before.restore():
+        if snapshot is None or not snapshot.restore():
             raise RestoreNeeded
-        return self.take(system, device, step, act, undoable)
+        return self.take(system, device, step, run_step, undoable)
 
 
 def _tensors(system: Stateful) -> dict[str, Tensor]:
-    """Every tensor a step writes, by name: parameters, buffers and the optimisers' own."""
-    found = dict(system.state())
+    """Every tensor that a step writes, by name: parameters, buffers and optimiser states."""
+    tensors = dict(system.state())
     for name, optimiser in system.optimisers.items():
-        for at, state in enumerate(optimiser.state.values()):
-            found |= {f"{name}.{at}.{key}": one for key, one in state.items() if isinstance(one, Tensor)}
-    return found
+        for index, state in enumerate(optimiser.state.values()):
+            tensors |= {f"{name}.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+    return tensors

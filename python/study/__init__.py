@@ -1,2 +1,1 @@
-"""What is done over many runs: searches, the paper's tables and figures, reports, benchmarks. Serves the commands of
-the same names."""
+"""Commands that work on many runs: tune, reproduce, report and benchmark."""

@@ -1,4 +1,4 @@
-"""What a benchmark run found, from pytest-benchmark's JSON: a table, a comparison with an earlier run, a picture."""
+"""Benchmark results from the JSON of pytest-benchmark: a table, a comparison with an earlier run, a plot."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from ..errors import InputError, shown
 from ..runs.curves import GRID, INK, LOSS, MUTED, NDCG, RECALL
 
 SAME_MACHINE = ("device", "machine", "processor", "isa", "threads", "torch")
-HOLDS = {"ratio": (int, float), "name": str, "median_s": (int, float), "peak_bytes": (int, float),
+FIELDS = {"ratio": (int, float), "name": str, "median_s": (int, float), "peak_bytes": (int, float),
          "peer_peak_bytes": (int, float), "peer_name": str}  # fmt: skip
-NOTABLE = 1.1  # a change of a ratio that two runs on a quiet machine do not show by themselves
+NOTABLE = 1.1  # repeated runs on an idle machine differ by less than this factor
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The benchmarks of a file that compared themselves with a peer: name, median and extra_info's keys.
+    """The benchmarks in a file that were compared with a peer: name, median, and the keys of extra_info.
 
-    Raises InputError where it is not pytest-benchmark's JSON.
+    Raises InputError if the file is not JSON from pytest-benchmark.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
-        rows = [each["extra_info"] | {"name": each["name"], "median_s": each["stats"]["median"]} for each in found]
+        entries = json.loads(path.read_text(encoding="utf-8"))["benchmarks"]
+        rows = [e["extra_info"] | {"name": e["name"], "median_s": e["stats"]["median"]} for e in entries]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: is not what pytest-benchmark writes with --benchmark-json") from None
+        raise InputError(f"{path}: is not a file written by pytest --benchmark-json") from None
     rows = [row for row in rows if "ratio" in row or "scale" in row]
-    for key, kind in HOLDS.items():
+    for key, kind in FIELDS.items():
         for row in rows:
             if "ratio" in row and not (isinstance(row.get(key), kind) and row["ratio"]):
-                raise InputError(f"{path}: {key} of a benchmark is {shown(row.get(key))}; measure again")
+                raise InputError(f"{path}: {key} of a benchmark is {shown(row.get(key))}; run the benchmarks again")
     return rows
 
 
 def table(rows: list[dict[str, Any]], earlier: list[dict[str, Any]] | None = None) -> Table:
-    """A line a benchmark: median time, times faster than the peer, memory of both, and the earlier ratio."""
-    shown = Table(title="against the peer, in one process", title_justify="left")
-    for heading, side in (("benchmark", "left"), ("ms", "right"), ("times faster", "right"), ("peak MiB", "right"),
+    """A row per benchmark: median time, speedup over the peer, memory of both, and the speedup of an earlier run."""
+    grid = Table(title="compared with the peer, in the same process", title_justify="left")
+    for heading, side in (("benchmark", "left"), ("ms", "right"), ("speedup", "right"), ("peak MiB", "right"),
                           ("peer's MiB", "right"), ("peer", "left")):  # fmt: skip
-        shown.add_column(heading, justify=side)
+        grid.add_column(heading, justify=side)
     before = {row["name"]: row for row in earlier or ()}
     if earlier is not None:
-        shown.add_column("before", justify="right")
+        grid.add_column("before", justify="right")
     for row in rows:
         if "ratio" not in row:
             continue
@@ -58,8 +58,8 @@ def table(rows: list[dict[str, Any]], earlier: list[dict[str, Any]] | None = Non
         ]  # fmt: skip
         if earlier is not None:
             cells.append(_change(row, before.get(row["name"])))
-        shown.add_row(*cells)
-    return shown
+        grid.add_row(*cells)
+    return grid
 
 
 def _change(row: dict[str, Any], before: dict[str, Any] | None) -> str:
@@ -71,47 +71,47 @@ def _change(row: dict[str, Any], before: dict[str, Any] | None) -> str:
 
 
 def check_same_machine(rows: list[dict[str, Any]], earlier: list[dict[str, Any]], path: Path) -> None:
-    """Raises InputError when the two runs are of different machines or torch versions: their times say nothing of each
-    other."""
+    """Raise InputError if the two runs are from different machines or torch versions, whose times are not
+    comparable."""
     for key in SAME_MACHINE:
-        now, then = ({row.get(key) for row in run if key in row} for run in (rows, earlier))
-        if now and then and now != then:
+        current, previous = ({row.get(key) for row in run if key in row} for run in (rows, earlier))
+        if current and previous and current != previous:
             raise InputError(
-                f"{path}: was measured with {key} {_words(then)}, this run with {_words(now)}; compare runs of one "
-                "machine only"
+                f"{path}: was measured with {key} {_listed(previous)}, this run with {_listed(current)}; "
+                "only runs on the same machine can be compared"
             )
 
 
-def _words(values: set) -> str:
+def _listed(values: set) -> str:
     return ", ".join(str(value) for value in sorted(values, key=str))
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A PNG: time and memory against catalogue size where the run measured that, else a bar a benchmark."""
+    """Write a PNG: time and memory by catalogue size if the run measured it, otherwise a bar per benchmark."""
     scales = [row["scale"] for row in rows if "scale" in row]
     if scales:
         figure = _against_size(scales)
     elif rows:
         figure = _bars(rows)
     else:
-        raise InputError(f"{path}: nothing was measured, there is nothing to draw")
+        raise InputError(f"{path}: nothing was measured, so there is nothing to plot")
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png")
 
 
 def _against_size(scales: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(10, 4.2), dpi=130, layout="constrained", facecolor="white")
-    panels = ("seconds", "seconds a step", 1), ("bytes", "peak MiB a step", 2**-20)
-    for place, (key, label, factor) in enumerate(panels):
-        axes = figure.add_subplot(1, 2, place + 1)
+    panels = ("seconds", "seconds per step", 1), ("bytes", "peak MiB per step", 2**-20)
+    for position, (key, label, factor) in enumerate(panels, 1):
+        axes = figure.add_subplot(1, 2, position)
         for side, colour in (("dense", NDCG), ("ours", RECALL)):
-            points = sorted((one["items"], one[side][key] * factor) for one in scales if one.get(side))
+            points = sorted((size["items"], size[side][key] * factor) for size in scales if size.get(side))
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=side)
                 last = f"{points[-1][1]:,.0f}" if points[-1][1] >= 100 else f"{points[-1][1]:.3g}"
                 axes.annotate(last, points[-1], textcoords="offset points", xytext=(0, 6), color=colour, ha="center")
         axes.set(xscale="log", yscale="log", xlabel="items in the catalogue", title=label)
-        sizes = sorted({one["items"] for one in scales})
+        sizes = sorted({size["items"] for size in scales})
         axes.set_xticks(sizes, [f"{count:,}" for count in sizes])
         axes.set_xticks([], minor=True)
         axes.margins(x=0.12, y=0.15)
@@ -128,7 +128,7 @@ def _bars(rows: list[dict[str, Any]]) -> Figure:
               color=[RECALL if row["ratio"] >= 1 else NDCG for row in rows], height=0.7)  # fmt: skip
     axes.axvline(1, color=LOSS, linewidth=1)
     axes.set_xscale("log")
-    axes.set_title("times faster than the peer", loc="left", color=INK)
+    axes.set_title("speedup over the peer", loc="left", color=INK)
     axes.tick_params(labelsize=7, colors=MUTED)
     axes.grid(True, axis="x", color=GRID)
     axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Parts of a command at once, each in a process of its own that ends when the one that began it does."""
+"""Parallel worker processes (`--jobs`), one per run or trial. A worker ends when its parent process ends."""
 
 from __future__ import annotations
 
@@ -26,22 +26,30 @@ from ..memory import budget
 from ..runs.complete import load_data
 from ..training import signals
 
-POLL = 0.5  # seconds between two looks at the processes
-PROCESS = 256 << 20  # bytes of a process by itself, Python and torch
-BEGIN = """import sys
+POLL = 0.5  # seconds between checks of the workers
+PROCESS = 256 << 20  # bytes that Python and torch need in each process
+# A worker starts with -P and takes sys.path from its parent: a module in the current folder must not replace one of
+# ours.
+WORKER_CODE = """import sys
 line = sys.stdin.readline()
 import json
-asked = json.loads(line)
-sys.path[:] = asked["path"]
+request = json.loads(line)
+sys.path[:] = request["path"]
 from mmssl_trainer.study.processes import work
-work(asked)"""  # nothing is imported from the current folder unless the parent would
+work(request)"""
 ERRORS = {error.__name__: error for error in (InputError, NonFiniteLoss, OutOfMemory)}
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a process does: call, "module:function", with the dataset that the configuration names, the configuration
-    and **arguments (of JSON). progress: (epochs behind it, at most, best validation Recall@20), where that is known."""
+    """The work of one process: it calls function(dataset, config, **arguments).
+
+    title: name in messages and progress bars.
+    call: the function, as "module:function".
+    config: the configuration; the worker loads the dataset that it names.
+    arguments: keyword arguments that can be written as JSON.
+    progress: returns (epochs done, maximum epochs, best validation Recall@20); None if that is not known.
+    """
 
     title: str
     call: str
@@ -51,152 +59,162 @@ class Part:
 
 
 def sharing(config: Config, jobs: int) -> Config:
-    """The configuration of one of `jobs` simultaneous processes: this process's threads are divided among them, unless
-    train.threads says how many each has."""
+    """The configuration for each of `jobs` simultaneous processes.
+
+    If train.threads is 0, the threads of this process are divided among them.
+    """
     return config.changed("train", threads=config.train.threads or max(1, torch.get_num_threads() // jobs))
 
 
-def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, what: str, ended: Callable[[int], None]) -> None:
-    """Every part, `jobs` at a time, begun in order. what: what the parts are, in the plural; ended: told which part
-    has ended.
+def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, what: str, on_end: Callable[[int], None]) -> None:
+    """Run all parts, at most `jobs` at a time, started in order.
 
-    Raises Interrupted after a signal, InputError where so many parts do not fit into memory together, and what a part
-    or `ended` raised, naming the part. The others have been asked to leave by then (SIGTERM), and have left; a second
-    SIGINT kills them.
+    what: plural noun for the parts in messages ("runs", "trials"); on_end: called with the index of each finished part.
+
+    Raises Interrupted after a signal, InputError if `jobs` parts do not fit into memory together, and whatever a part
+    or `on_end` raises, with the title of the part. The other workers are first asked to stop (SIGTERM) and waited for,
+    so that they can write their checkpoints. A second SIGINT kills them.
     """
     refuse_what_cannot_fit([part.config for part in parts], dataset, jobs, what)
-    waiting, at_work, failed, n_ended = list(enumerate(parts)), [], None, 0
-    with signals.defer_signals() as stop, progress.PartsProgress() as bars:
+    waiting, running, failure, n_ended = list(enumerate(parts)), [], None, 0
+    with signals.defer_signals() as stop, progress.WorkerProgress() as bars:
         try:
-            while at_work or (waiting and not (failed or stop.received)):
-                while waiting and len(at_work) < jobs and not (failed or stop.received):
-                    at_work.append(_Process(*waiting.pop(0), dataset.fingerprint))
+            while running or (waiting and not (failure or stop.received)):
+                while waiting and len(running) < jobs and not (failure or stop.received):
+                    running.append(_Worker(*waiting.pop(0), dataset.fingerprint))
                 time.sleep(POLL)
-                for one in list(at_work):
-                    if failed or stop.received:
-                        one.ask_to_leave()
-                    bars.show(one.part.title, one.part.progress)
-                    if one.running():
+                for worker in list(running):
+                    if failure or stop.received:
+                        worker.request_stop()
+                    bars.show(worker.part.title, worker.part.progress)
+                    if worker.is_running():
                         continue
-                    at_work.remove(one)
-                    bars.remove(one.part.title)
-                    error = one.error()
+                    running.remove(worker)
+                    bars.remove(worker.part.title)
+                    error = worker.wait()
                     if error is None:
                         n_ended += 1
-                        ended(one.at)
-                    elif not (failed or (stop.received and isinstance(error, Interrupted))):
-                        failed = error
+                        on_end(worker.index)
+                    elif not (failure or (stop.received and isinstance(error, Interrupted))):
+                        failure = error
         except KeyboardInterrupt:
-            for one in at_work:
-                one.process.kill()
+            for worker in running:
+                worker.process.kill()
             raise
         finally:
-            for one in at_work:  # none is left where nothing was raised
-                one.ask_to_leave()
-            for one in at_work:
-                one.error()
-    if failed:
-        raise failed
+            for worker in running:  # empty unless an exception was raised
+                worker.request_stop()
+            for worker in running:
+                worker.wait()
+    if failure:
+        raise failure
     if stop.received:
         left = f"{len(parts) - n_ended} of {len(parts)} {what} left"
-        raise Interrupted(f"interrupted with {left}; repeat the command to go on", stop.received)
+        raise Interrupted(f"interrupted with {left}; repeat the command to continue", stop.received)
 
 
 def refuse_what_cannot_fit(configs: list[Config], dataset: Dataset, jobs: int, what: str) -> None:
-    """Raise InputError where the `jobs` that need most do not fit into memory together."""
-    if min(jobs, len(configs)) < 2:  # the run itself looks
+    """Raise InputError if the `jobs` largest runs do not fit into memory together."""
+    if min(jobs, len(configs)) < 2:  # a single run checks this itself
         return
-    distinct = {id(one): one for one in configs}
-    planned = {at: budget.needed(dataset, one) for at, one in distinct.items()}
-    needed = sorted((PROCESS + planned[id(one)] for one in configs), reverse=True)[:jobs]
+    # The trials of a search share one configuration object; each distinct one is estimated once.
+    distinct = {id(config): config for config in configs}
+    estimates = {key: budget.needed(dataset, config) for key, config in distinct.items()}
+    needed = sorted((PROCESS + estimates[id(config)] for config in configs), reverse=True)[:jobs]
     allowed = int(budget.SHARE * budget.free_memory(configs[0].train.device))
     if sum(needed) > allowed:
         fits = next(count for count in range(len(needed) - 1, 0, -1) if count == 1 or sum(needed[:count]) <= allowed)
         raise InputError(
-            f"--jobs {jobs}: {len(needed)} {what} at once need about {readable(sum(needed))}, "
-            f"{readable(allowed)} may be used ({budget.SHARE:.0%} of what is free); give --jobs {fits}"
+            f"--jobs {jobs}: {len(needed)} {what} at once need about {readable(sum(needed))}, but the budget is "
+            f"{readable(allowed)} ({budget.SHARE:.0%} of the free memory); use --jobs {fits}"
         )
 
 
-class _Process:
-    """A part at work, in a session of its own: a terminal's Ctrl-C reaches the parent alone."""
+class _Worker:
+    """A worker process. It runs in its own session, so that Ctrl-C in the terminal reaches only the parent."""
 
-    def __init__(self, at: int, part: Part, fingerprint: str) -> None:
-        self.at, self.part = at, part
+    def __init__(self, index: int, part: Part, fingerprint: str) -> None:
+        self.index, self.part = index, part
         threads = part.config.train.threads
-        asked = {"path": sys.path, "call": part.call, "config": part.config.model_dump_json(),
+        request = {"path": sys.path, "call": part.call, "config": part.config.model_dump_json(),
                  "arguments": part.arguments, "fingerprint": fingerprint}  # fmt: skip
         environ = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         thread_settings.configure(environ=environ)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", BEGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                [sys.executable, "-P", "-c", WORKER_CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 start_new_session=True, env=environ,
             )  # fmt: skip
         except OSError as error:
-            raise InputError(f"{part.title}: no process for it ({error.strerror}); give fewer --jobs") from None
+            raise InputError(f"{part.title}: cannot start a process ({error.strerror}); use fewer --jobs") from None
         try:
-            self.process.stdin.write(json.dumps(asked) + "\n")
+            self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:  # it has ended; error() says how
+        except BrokenPipeError:  # the worker has already ended; wait() reports how
             pass
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self.process.poll() is None
 
-    def ask_to_leave(self) -> None:
-        """What the end of this process would do as well."""
+    def request_stop(self) -> None:
+        """Close the worker's stdin, at which it stops itself. This also happens when the parent dies."""
         try:
             self.process.stdin.close()
         except BrokenPipeError:
             pass
 
-    def error(self) -> Exception | None:
-        """What ended the process, None where the part is done; waits until then."""
-        self.ask_to_leave()
-        with self.process as ended:
-            answer, code = ended.stdout.read(), ended.wait()
+    def wait(self) -> Exception | None:
+        """Wait for the process to end. Returns its error, or None if the part is done."""
+        self.request_stop()
+        with self.process as process:
+            output_text, code = process.stdout.read(), process.wait()
         try:
-            said = json.loads(answer)
+            outcome = json.loads(output_text)
         except ValueError:
-            said = {}
-        if said.get("kind") in ERRORS:
-            return ERRORS[said["kind"]](f"{self.part.title}: {said['message']}")
-        if said.get("kind") == Interrupted.__name__ or code in (-signal.SIGTERM, -signal.SIGINT):
-            return Interrupted(f"{self.part.title}: was ended by a signal; repeat the command to go on", signal.SIGTERM)
+            outcome = {}
+        if outcome.get("kind") in ERRORS:
+            return ERRORS[outcome["kind"]](f"{self.part.title}: {outcome['message']}")
+        if outcome.get("kind") == Interrupted.__name__ or code in (-signal.SIGTERM, -signal.SIGINT):
+            message = "was stopped by a signal; repeat the command to continue"
+            return Interrupted(f"{self.part.title}: {message}", signal.SIGTERM)
         if code == -signal.SIGKILL:
-            return OutOfMemory(f"{self.part.title}: was killed, as happens for want of memory; give fewer --jobs")
+            return OutOfMemory(f"{self.part.title}: was killed, probably because the memory ran out; use fewer --jobs")
         if code:
-            return WorkerFailed(f"{self.part.title}: ended with exit code {code}; see the lines above")
+            return WorkerFailed(
+                f"{self.part.title}: the worker process failed with exit code {code}; see its output above"
+            )
         return None
 
 
-def work(asked: dict[str, Any]) -> None:
-    """A process of one part. The end of its stdin asks it to leave; how it ended goes to stdout as JSON, and whatever
-    else is printed to stderr."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    output.draw_no_bars()
-    module, _, function = asked["call"].partition(":")
-    answer = {}
+def work(request: dict[str, Any]) -> None:
+    """The main function of a worker process.
+
+    It stops when its stdin is closed. It writes its outcome to stdout as JSON; everything else that is printed goes to
+    stderr.
+    """
+    outcome_stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # so that a print in a library cannot corrupt the outcome
+    output.disable_progress_bars()
+    module, _, function = request["call"].partition(":")
+    outcome = {}
     try:
         with signals.raise_on_signal("interrupted"):
-            threading.Thread(target=_leave_with_stdin, daemon=True).start()
-            config = Config.model_validate_json(asked["config"])
+            threading.Thread(target=_stop_when_stdin_closes, daemon=True).start()
+            config = Config.model_validate_json(request["config"])
             dataset = load_data(**config.data.model_dump())
-            if dataset.fingerprint != asked["fingerprint"]:
-                raise InputError(f"{config.data.path}: has changed since the command began; repeat it")
-            getattr(importlib.import_module(module), function)(dataset, config, **asked["arguments"])
+            if dataset.fingerprint != request["fingerprint"]:
+                raise InputError(f"{config.data.path}: has changed since the command started; repeat it")
+            getattr(importlib.import_module(module), function)(dataset, config, **request["arguments"])
     except (InputError, Interrupted, NonFiniteLoss) as error:
-        answer = {"kind": type(error).__name__, "message": str(error)}
+        outcome = {"kind": type(error).__name__, "message": str(error)}
     except Exception as error:
-        if (known := as_user_error(error)) is None:
+        if (user_error := as_user_error(error)) is None:
             raise
-        answer = {"kind": type(known).__name__, "message": str(known)}
-    answers.write(json.dumps(answer))
-    answers.close()
+        outcome = {"kind": type(user_error).__name__, "message": str(user_error)}
+    outcome_stream.write(json.dumps(outcome))
+    outcome_stream.close()
 
 
-def _leave_with_stdin() -> None:
-    os.read(0, 1)  # not sys.stdin, whose lock this thread would keep while the process ends
+def _stop_when_stdin_closes() -> None:
+    os.read(0, 1)  # not sys.stdin: this thread would hold its lock at interpreter exit
     os.kill(os.getpid(), signal.SIGTERM)

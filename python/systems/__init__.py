@@ -1,5 +1,7 @@
-"""What can be trained: one file a system, all behind `base.System`. Other packages add systems of their own under the
-entry point group `mmssl_fast.systems`."""
+"""The recommender systems, one per file. Each implements the protocol `base.System`.
+
+Other packages can register their own systems under the entry point group `mmssl_fast.systems`.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,23 @@ __all__ = ["SYSTEMS", "create", "refuse_without_features", "title", "without_fea
 
 
 def create(name: str) -> System:
-    """A new, unbuilt system. Raises KeyError for a name not in SYSTEMS."""
+    """A new system, before `build`. Raises KeyError if the name is not in SYSTEMS."""
     return system_class(name)()
 
 
 def without_features() -> list[str]:
-    """The systems that train without features."""
+    """The names of the systems that do not need item features."""
     return [name for name in SYSTEMS if not getattr(system_class(name), "reads_features", False)]
 
 
 def refuse_without_features(dataset: Dataset, names: Iterable[str]) -> None:
-    """Raise InputError where one of these systems needs features and the data has none."""
+    """Raise InputError if one of these systems needs item features and the dataset has none."""
     if dataset.features:
         return
-    remaining = without_features()
-    needing = [title(name) for name in names if name not in remaining]
-    if needing:
+    feature_free = without_features()
+    refused = [title(name) for name in names if name not in feature_free]
+    if refused:
         raise InputError(
-            f"{dataset.name}: has no features, which {', '.join(needing)} need{'s' if len(needing) == 1 else ''}; add "
-            f"a <modality>_feat.npy or .parquet, or choose among {', '.join(remaining)}"
+            f"{dataset.name}: has no features, which {', '.join(refused)} need{'s' if len(refused) == 1 else ''}; add "
+            f"<modality>_feat.npy or .parquet, or choose one of {', '.join(feature_free)}"
         )

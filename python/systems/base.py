@@ -1,4 +1,4 @@
-"""The protocol between the training loop and what it trains, and what systems made of one module share."""
+"""The protocol `System` that the training loop uses, and base classes for the baselines."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """One step's triples. users, positives, negatives: int64 [B]; step: steps taken before it, counted from the run's
-    start, which is also the offset of every counter-based draw the step makes."""
+    """The (user, positive, negative) triples of one training step.
+
+    users, positives, negatives: int64 [B].
+    step: number of steps since the start of the run. It is also the offset of the counter-based random numbers that the
+        step draws, so that a resumed run draws the same numbers.
+    """
 
     users: Tensor
     positives: Tensor
@@ -29,12 +33,12 @@ class Batch(NamedTuple):
 
 
 class System(Protocol):
-    """A recommender whose score of an item for a user is the dot product of two embeddings.
+    """A recommender that scores an item for a user by the dot product of their embeddings.
 
-    trains: whether it learns in steps; one that does not is done after `build`.
-    least_batch: the fewest triples a step can learn from, known after `build`.
-    reads_features: whether it cannot be built without the items' features.
-    optimisers: by name, what a checkpoint must hold beside the parameters.
+    trains: whether the system is trained in steps. If not, it is ready after `build`.
+    least_batch: smallest batch size that a step accepts; set by `build`.
+    reads_features: whether `build` needs item features.
+    optimisers: optimisers by name; their state is part of a checkpoint.
     """
 
     trains: bool
@@ -43,70 +47,78 @@ class System(Protocol):
     optimisers: dict[str, torch.optim.Optimizer]
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
-        """Make the parameters on graph.device. The caller has seeded torch's generators."""
+        """Create the parameters on graph.device. The caller seeds torch's generators first."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Called before the first step of epoch 1, 2, …; not when an epoch is resumed after that step."""
+        """Called before the first step of each epoch (1, 2, …). Not called when a run resumes within an epoch."""
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Update the parameters; returns every loss term (0-dim, detached or not, on the device) by name."""
+        """Update the parameters. Returns the loss terms by name: 0-dim tensors on the device, detached or not."""
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss terms of the recommender at this batch, with their graph, the one that ranks first; nothing learns
-        from them. Large tensors of `state` are left as they were."""
+        """The loss terms of this batch, with their autograd graph and without an update. The ranking loss comes first.
+
+        Must not write to the large tensors of `state`.
+        """
 
     def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """By name what `terms` have gradients on."""
+        """(name, parameter) of every parameter that `terms` depends on."""
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout). Users and items without
         training interactions have the rows of `without_interactions`."""
 
     def cold_items(self) -> Tensor | None:
-        """Items [I, d] by their features alone, detached, for items that nobody has interacted with; None where
-        features play no part."""
+        """Embeddings of cold-start items (no interactions), from their features alone: [I, d], detached.
+
+        None if the system does not use features.
+        """
 
     def parameters(self) -> dict[str, Tensor]:
-        """The learnt parameters by name, detached."""
+        """The trained parameters by name, detached."""
 
     def load_parameters(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `parameters` of an equally built system gave."""
+        """Copy the result of `parameters` of a system built the same way."""
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor by name that `step` reads and writes, buffers too; without the optimisers' own."""
+        """All tensors that `step` reads and writes, by name, including buffers but not the state of the optimisers."""
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take over, in place, what `state` of an equally built system gave. Raises KeyError, ValueError or
-        RuntimeError for missing, unknown or wrongly shaped tensors."""
+        """Copy, in place, the result of `state` of a system built the same way.
+
+        Raises KeyError, ValueError or RuntimeError if a tensor is missing, unknown or has the wrong shape.
+        """
 
 
 class Recommender(nn.Module):
-    """A baseline's parameters and equations. A subclass makes its parameters on the CPU in __init__(dataset, graph,
-    config), so that every device starts from the same numbers, and gives `forward`; ModuleSystem does the rest."""
+    """The parameters and equations of a baseline; ModuleSystem turns it into a System.
+
+    A subclass defines `forward`, and creates its parameters in __init__(dataset, graph, config). It creates them on the
+    CPU, so that the initial values do not depend on the device.
+    """
 
     def __init__(self, graph: InteractionGraph) -> None:
         super().__init__()
         self.graph = graph
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Users [U, d] and items [I, d], whose dot products are the scores."""
+        """User embeddings [U, d] and item embeddings [I, d]; their dot products are the scores."""
         raise NotImplementedError
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss terms of one step by name; their sum is minimised. By default BPR (Eq. 14) alone."""
+        """The loss terms of one step by name. Their sum is minimised. Default: BPR (Eq. 14)."""
         return {"bpr": bpr_loss(*self(), batch.users, batch.positives, batch.negatives)}
 
     def start_epoch(self, epoch: int) -> None:
-        """What is renewed once an epoch."""
+        """Hook for what is recomputed once per epoch."""
 
     def cold_items(self) -> Tensor | None:
-        """Items [I, d] by their features alone, for items that nobody has interacted with; None where features play no
-        part."""
+        """Embeddings [I, d] of cold-start items, from their features alone; None if features are not used."""
         return None
 
 
 class ModuleSystem:
-    """A System made of one Recommender, `model_type`, under one AdamW."""
+    """A System that trains one Recommender, of class `model_type`, with AdamW."""
 
     trains = True
     reads_features = False
@@ -115,9 +127,9 @@ class ModuleSystem:
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         self.model = self.model_type(dataset, graph, config).to(graph.device)
-        rates = config.optimiser
+        settings = config.optimiser
         self.optimisers: dict[str, torch.optim.Optimizer] = {
-            "adamw": torch.optim.AdamW(self.model.parameters(), lr=rates.lr, weight_decay=rates.weight_decay)
+            "adamw": torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         }
 
     def start_epoch(self, epoch: int) -> None:
@@ -158,7 +170,7 @@ class ModuleSystem:
         self.model.load_state_dict(tensors)
 
     def load_parameters(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `parameters` of an equally built system gave."""
+        """Copy the result of `parameters` of a system built the same way."""
         self.model.load_state_dict(tensors)
 
     def _without_dropout(self, call: Callable[[], Any]) -> Any:
@@ -171,7 +183,7 @@ class ModuleSystem:
 
 
 class UntrainedSystem:
-    """A System whose `build` makes the two embeddings, `users` [U, d] and `items` [I, d], without a step."""
+    """A System without training: `build` computes the embeddings `users` [U, d] and `items` [I, d] directly."""
 
     trains = False
     reads_features = False
@@ -186,7 +198,7 @@ class UntrainedSystem:
         pass
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        raise RuntimeError(f"{type(self).__name__} has nothing to train")
+        raise RuntimeError(f"{type(self).__name__} is not trained in steps")
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         return {}
@@ -232,51 +244,53 @@ def without_interactions(
 
 
 def table(rows: int, dim: int) -> nn.Parameter:
-    """A Xavier-uniform embedding table [rows, dim]."""
+    """An embedding table [rows, dim] with Xavier-uniform initialisation."""
     return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim)))
 
 
 def thinned(graph: InteractionGraph, kept: Tensor) -> InteractionGraph:
-    """The graph with only those of its edges where kept, bool [nnz], says so."""
+    """The graph restricted to the edges where kept, bool [nnz], is true."""
     users = torch.repeat_interleave(torch.arange(graph.n_users, device=graph.device), graph.user_degree)
     return InteractionGraph.from_pairs(users[kept], graph.col[kept], graph.n_users, graph.n_items).to(graph.device)
 
 
 class ThinnedViews:
-    """For a Recommender whose loss contrasts graphs that keep every edge with probability 1 − drop, drawn anew each
-    epoch: the edges kept are in its state, the graphs are made of them when they are asked for."""
+    """Mix-in for a Recommender that contrasts views of the graph with random edge dropout, resampled every epoch.
+
+    Only the edge masks are part of the state; a resumed run rebuilds the graphs from them.
+    """
 
     graph: InteractionGraph
     kept: Tensor
 
     def draw_views(self, count: int, drop: float) -> None:
-        """To be called once the graph is there: so many views; until the first epoch they keep every edge."""
+        """Create `count` views. Call it after Recommender.__init__. The views have all edges until the first epoch."""
         self.drop = drop
         self.register_buffer("kept", torch.ones(count, self.graph.nnz, dtype=torch.bool))
         self._views: list[InteractionGraph] = []
         self.register_load_state_dict_post_hook(lambda module, _: module._views.clear())
 
     def start_epoch(self, epoch: int) -> None:
-        drawn = torch.rand(self.kept.shape) >= self.drop  # on the CPU: alike on every device
-        self.kept.copy_(drawn)
+        kept = torch.rand(self.kept.shape) >= self.drop  # on the CPU, so that every device gets the same views
+        self.kept.copy_(kept)
         self._views.clear()
 
     def views(self) -> list[InteractionGraph]:
-        """This epoch's graphs."""
+        """The graphs of this epoch."""
         if not self._views:
             self._views += [thinned(self.graph, kept) for kept in self.kept]
         return self._views
 
 
 def features_of(dataset: Dataset, config: Config) -> list[Tensor]:
-    """The modalities' features, float32 [I, d_m], columns of mean 0 and variance 1 with model.standardise.
+    """The features of every modality, float32 [I, d_m]. With model.standardise, columns have mean 0 and variance 1.
 
-    Raises InputError where the dataset has none.
+    Raises InputError if the dataset has no features.
     """
     if not dataset.features:
         raise InputError(
-            f"{dataset.name}: {config.model.system} needs features; add a <modality>_feat.npy or .parquet, or train "
+            f"{dataset.name}: {config.model.system} needs features; add <modality>_feat.npy or .parquet, or train "
             "--system lightgcn"
         )
     raw = [torch.from_numpy(values).float() for values in dataset.features.values()]
-    return [standardised(one).float() for one in raw] if config.model.standardise else raw
+    return [standardised(features).float() for features in raw] if config.model.standardise else raw

@@ -1,4 +1,4 @@
-"""CLCRec (Wei et al., MM 2021): items whose features learn to stand in for their collaborative embeddings."""
+"""CLCRec (Wei et al., MM 2021): contrastive learning of a feature encoder for cold-start items."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from .base import Batch, ModuleSystem, Recommender, features_of, table
 
 
 class CLCRec(Recommender):
-    """ŷ_ui = e_u·e_i, or e_u·g_i for an item that nobody has interacted with, g = W₂ σ(W₁ f), f the modalities side by
-    side, σ LeakyReLU. L = (1 − λ) L_U + λ infonce(g, e_items), anchors the batch's positive items, and
+    """ŷ_ui = e_u·e_i, and e_u·g_i for an item without interactions. g = W₂ σ(W₁ f), where f is the concatenation of the
+    modality features and σ is LeakyReLU. The loss is L = (1 − λ) L_U + λ infonce(g, e_items) with
 
-        L_U = mean over the batch of −log softmax(e_u·z_j / τ over j ∈ {i} ∪ negatives)[i],
+        L_U = mean over the batch of −log softmax(e_u·z_j / τ over j ∈ {i} ∪ negatives)[i].
 
-    z_j one of e_j and g_j, by chance (clcrec.share is that of g): users learn to know either.
+    z_j is g_j with probability clcrec.share and e_j otherwise, so that user embeddings match both. The anchors of
+    `infonce` are the positive items of the batch.
 
-    Negatives of L_U are those of the whole batch, for every user, without the user's own positive; the published code
-    draws 512 a user, so here one of them may be an item the user has. The denominator of the other term sums over all
-    items, and `infonce` adds the embeddings' own without the anchor, as SimCLR does; the paper's samples features.
+    Differences from the published code. L_U: all users share the negatives of the batch, except a user's own positive;
+    the published code draws 512 per user. A negative can therefore be an item that the user has. Second term: the
+    denominator sums over all items, and `infonce` adds the similarities between embeddings except the anchor's own, as
+    in SimCLR; the paper samples features.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -34,22 +36,23 @@ class CLCRec(Recommender):
         )
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        known = (self.graph.item_degree > 0)[:, None]
-        return self.users, torch.where(known, self.items, self.encoder(self.features))
+        has_interactions = (self.graph.item_degree > 0)[:, None]
+        return self.users, torch.where(has_interactions, self.items, self.encoder(self.features))
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        seen, tau = self.encoder(self.features), self.settings.tau
+        encoded, tau = self.encoder(self.features), self.settings.tau
         candidates = torch.cat([batch.positives, batch.negatives])
-        drawn = torch.rand(len(candidates), 1) < self.settings.share  # on the CPU: alike on every device
-        chosen = torch.where(drawn.to(seen.device), F.embedding(candidates, seen), F.embedding(candidates, self.items))
-        positives, negatives = chosen.chunk(2)
+        # Drawn on the CPU, so that every device gets the same choice.
+        by_features = (torch.rand(len(candidates), 1) < self.settings.share).to(encoded.device)
+        z = torch.where(by_features, F.embedding(candidates, encoded), F.embedding(candidates, self.items))
+        positives, negatives = z.chunk(2)
         users = F.embedding(batch.users, self.users)
-        own = batch.negatives == batch.positives[:, None]
-        against = (users @ negatives.mT).masked_fill(own, -torch.inf)
-        scores = torch.cat([(users * positives).sum(1, keepdim=True), against], 1) / tau
+        is_positive = batch.negatives == batch.positives[:, None]
+        negative_scores = (users @ negatives.mT).masked_fill(is_positive, -torch.inf)
+        scores = torch.cat([(users * positives).sum(1, keepdim=True), negative_scores], 1) / tau
         ranking = F.cross_entropy(scores, torch.zeros_like(batch.users))
-        features = infonce(seen, self.items, batch.positives, tau, exclude_self=True)
-        return {"ranking": (1 - self.settings.weight) * ranking, "contrastive": self.settings.weight * features}
+        contrastive = infonce(encoded, self.items, batch.positives, tau, exclude_self=True)
+        return {"ranking": (1 - self.settings.weight) * ranking, "contrastive": self.settings.weight * contrastive}
 
     def cold_items(self) -> Tensor:
         """g_i."""

@@ -1,4 +1,4 @@
-"""GRCN (Wei et al., MM 2020): a graph whose edges are weighed, and pruned, by users' tastes in features."""
+"""GRCN (Wei et al., MM 2020): graph edges are weighted and pruned by the user's preference for the item features."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ _ops = torch.ops.mmssl_fast
 
 
 class GRCN(Recommender):
-    """h = [Σ_{l=0..L} x^l ; y^1 ; …; y^M], users and items alike. Of modality m, f_i = unit_rows(σ(W_m f_i^m)) and p_u
-    a user's prototype, unit rows, routed three times towards the items it has:
+    """h = [Σ_{l=0..L} x^l ; y^1 ; …; y^M] for users and items. σ is LeakyReLU.
 
-        p_u ← unit_rows(p_u + Σ_{i∈N_u} a_ui f_i),  a_ui = softmax over N_u of p_u·f_i,
+    For modality m, f_i = unit_rows(σ(W_m f_i^m)). The user prototype p_u has unit length and is updated by three rounds
+    of routing over the user's items:
 
-    then y_u = p_u + σ(Σ a_ui f_i) and y_i = f_i + σ(Σ a_iu p_u), a_iu the softmax over N_i. On the refined graph
+        p_u ← unit_rows(p_u + Σ_{i∈N_u} a_ui f_i),  a_ui = softmax over N_u of p_u·f_i.
 
-        x^{l+1}_u = σ(Σ_i w_ui x^l_i),  w_ui = max(0, max_m c_i^m a_ui^m),  likewise w_iu with c_u^m,
+    Then y_u = p_u + σ(Σ a_ui f_i) and y_i = f_i + σ(Σ a_iu p_u), where a_iu is the softmax over N_i. On the refined
+    graph
 
-    x⁰ the unit rows of the id embeddings, c a node's learnt confidence in the modality, σ LeakyReLU: the paper's
-    pruning is where no modality has a positive one. L is model.layers.
+        x^{l+1}_u = σ(Σ_i w_ui x^l_i),  w_ui = max(0, max_m c_i^m a_ui^m),  and likewise w_iu with c_u^m.
 
-    All parts are model.dim wide. Confidences start at 1, where the published code's random ones prune some nodes from
-    the start and for good. The published code's edge dropout is left out.
+    x⁰ is the id embedding scaled to unit length, c is the learnt confidence of a node in a modality, and L is
+    model.layers. An edge is pruned (weight 0) if no modality has a positive confidence.
+
+    Every part has width model.dim. Differences from the published code: confidences start at 1, because random initial
+    values would prune some nodes permanently; there is no edge dropout.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -43,21 +46,21 @@ class GRCN(Recommender):
         self.user_confidence = nn.Parameter(torch.ones(graph.n_users, len(features)))
         self.item_confidence = nn.Parameter(torch.ones(graph.n_items, len(features)))
         rows = torch.arange(graph.n_users, device=graph.device).repeat_interleave(graph.user_degree)
-        self.register_buffer("rows", rows, persistent=False)  # the user and the item of every edge
+        self.register_buffer("rows", rows, persistent=False)  # the user of every edge; columns: its item
         self.register_buffer("columns", graph.col.long(), persistent=False)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         parts, to_users, to_items = [], [], []
-        for prototypes, seen in zip(self.prototypes, self._seen(), strict=True):
+        for prototypes, f in zip(self.prototypes, self._projected(), strict=True):
             p = unit_rows(prototypes)
             for _ in range(ROUTINGS):
-                p = unit_rows(p + self._to_users(self._by_user(self._affinities(p, seen)), seen))
-            affinities = self._affinities(p, seen)
-            user_share, item_share = self._by_user(affinities), self._by_item(affinities)
-            received = self._to_users(user_share, seen), self._to_items(item_share, p)
-            parts.append((p + F.leaky_relu(received[0]), seen + F.leaky_relu(received[1])))
-            to_users.append(user_share)
-            to_items.append(item_share)
+                p = unit_rows(p + self._to_users(self._by_user(self._affinities(p, f)), f))
+            affinities = self._affinities(p, f)
+            a_users, a_items = self._by_user(affinities), self._by_item(affinities)
+            received = self._to_users(a_users, f), self._to_items(a_items, p)
+            parts.append((p + F.leaky_relu(received[0]), f + F.leaky_relu(received[1])))
+            to_users.append(a_users)
+            to_items.append(a_items)
         w_users = (torch.stack(to_users, 1) * F.embedding(self.columns, self.item_confidence)).amax(1).relu()
         w_items = (torch.stack(to_items, 1) * F.embedding(self.rows, self.user_confidence)).amax(1).relu()
         x = users, items = unit_rows(self.users), unit_rows(self.items)
@@ -67,15 +70,16 @@ class GRCN(Recommender):
         return tuple(torch.cat(side, 1) for side in zip((users, items), *parts, strict=True))
 
     def cold_items(self) -> Tensor:
-        """h_i of an item without neighbours and id: [0 ; f_i of every modality]."""
-        return torch.cat([torch.zeros_like(self.items), *self._seen()], 1)
+        """h_i without neighbours and id embedding: [0 ; f_i of every modality]."""
+        return torch.cat([torch.zeros_like(self.items), *self._projected()], 1)
 
-    def _seen(self) -> list[Tensor]:
+    def _projected(self) -> list[Tensor]:
         return [unit_rows(F.leaky_relu(layer(getattr(self, f"features_{m}")))) for m, layer in enumerate(self.project)]
 
-    def _affinities(self, p: Tensor, seen: Tensor) -> Tensor:
-        """exp(p_u·f_i) of every edge [nnz]; cosines need no maximum taken off first."""
-        return sampled_dot(self.graph.crow, self.graph.col, p, seen).exp()
+    def _affinities(self, p: Tensor, f: Tensor) -> Tensor:
+        """exp(p_u·f_i) of every edge [nnz]. Cosines are at most 1, so the softmax needs no subtraction of the
+        maximum."""
+        return sampled_dot(self.graph.crow, self.graph.col, p, f).exp()
 
     def _by_user(self, weights: Tensor) -> Tensor:
         return weights / F.embedding(self.rows, self._to_users(weights, torch.ones_like(self.items[:, :1])))[:, 0]
@@ -83,7 +87,8 @@ class GRCN(Recommender):
     def _by_item(self, weights: Tensor) -> Tensor:
         return weights / F.embedding(self.columns, self._to_items(weights, torch.ones_like(self.users[:, :1])))[:, 0]
 
-    # The gradients of sampled_dot are the graph's weighted sums, differentiable in the weights too.
+    # The backward ops of sampled_dot compute sums over neighbours with edge weights, and are differentiable in the
+    # weights, which `propagate` is not.
     def _to_users(self, weights: Tensor, items: Tensor) -> Tensor:
         return _ops.sampled_dot_bwd_u(self.graph.crow, self.graph.col, weights, items)
 

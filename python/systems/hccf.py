@@ -1,4 +1,4 @@
-"""HCCF (Xia et al., SIGIR 2022): each graph layer beside a learnt hypergraph, and a contrast between the two."""
+"""HCCF (Xia et al., SIGIR 2022): contrastive learning between graph layers and a learnt hypergraph."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ class HCCF(Recommender):
 
         z^{l+1} = σ(Σ over neighbours of x^l / sqrt(|N_u| |N_i|)),  g^{l+1} = σ(H σ(Hᵀ x^l)),  x^{l+1} = z + g + x^l,
 
-    x⁰ the id embeddings, H = x⁰ W a node's share in each of hccf.edges hyperedges, W one matrix a side, σ LeakyReLU.
-    L = L_BPR + λ Σ_l (infonce(g^l_u, z^l_u) + infonce(g^l_i, z^l_i)).
+    x⁰ are the id embeddings, σ is LeakyReLU, and H = x⁰ W gives the weight of a node in each of hccf.edges hyperedges;
+    W is one matrix for users and one for items. The loss is
 
-    Anchors are the batch's users and positive items. The paper's denominator sums over the hypergraph's view; `infonce`
-    adds the anchor's own view without the anchor itself, as SimCLR does. H and the graph are taken without the
-    published code's dropout.
+        L = L_BPR + λ Σ_l (infonce(g^l_u, z^l_u) + infonce(g^l_i, z^l_i)).
+
+    The anchors are the users and the positive items of the batch. The paper's denominator sums over the hypergraph
+    view; `infonce` adds the anchor's own view except the anchor itself, as in SimCLR. Unlike the published code, this
+    one applies no dropout to H and to the graph.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -35,25 +37,23 @@ class HCCF(Recommender):
     def _layers(self) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
         """((h_u, h_i), [(z_u, g_u, z_i, g_i) of every layer])."""
         x = users, items = self.users, self.items
-        shares, kept = (users @ self.user_edges, items @ self.item_edges), []
+        memberships, layers = (users @ self.user_edges, items @ self.item_edges), []
         for _ in range(self.layers):
             local = propagate(self.graph, x[1], "users", "both"), propagate(self.graph, x[0], "items", "both")
             local = tuple(F.leaky_relu(z) for z in local)
-            wide = tuple(
-                F.leaky_relu(share @ F.leaky_relu(share.mT @ own)) for share, own in zip(shares, x, strict=True)
-            )
-            x = tuple(z + g + own for z, g, own in zip(local, wide, x, strict=True))
+            hyper = tuple(F.leaky_relu(h @ F.leaky_relu(h.mT @ side)) for h, side in zip(memberships, x, strict=True))
+            x = tuple(z + g + side for z, g, side in zip(local, hyper, x, strict=True))
             users, items = users + x[0], items + x[1]
-            kept.append((local[0], wide[0], local[1], wide[1]))
-        return (users, items), kept
+            layers.append((local[0], hyper[0], local[1], hyper[1]))
+        return (users, items), layers
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        embeddings, kept = self._layers()
+        embeddings, layers = self._layers()
         tau = self.settings.tau
         contrasts = [
             infonce(g_u, z_u, batch.users, tau, exclude_self=True)
             + infonce(g_i, z_i, batch.positives, tau, exclude_self=True)
-            for z_u, g_u, z_i, g_i in kept
+            for z_u, g_u, z_i, g_i in layers
         ]
         bpr = bpr_loss(*embeddings, batch.users, batch.positives, batch.negatives)
         return {"bpr": bpr, "contrastive": self.settings.weight * sum(contrasts, bpr.new_zeros(()))}

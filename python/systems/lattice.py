@@ -1,4 +1,4 @@
-"""LATTICE (Zhang et al., MM 2021): LightGCN beside propagation over item-item graphs mined from the features."""
+"""LATTICE (Zhang et al., MM 2021): LightGCN plus propagation over item-item graphs computed from the features."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ class LATTICE(Recommender):
 
         y = Σ_m α_m (λ S^m + (1 − λ) A^m) e_i,  α = softmax of a learnt weight a modality.
 
-    S^m[i, j] = cos(f_i, f_j)₊ for the k items j most similar to i (`cosine_topk`; i is one of them), 0 elsewhere,
-    scaled by 1/sqrt(degree_i degree_j), degrees being the sums of rows; fixed. A^m is the same of W_m f. Its
-    neighbours are read again each epoch, its values at every step, so W_m learns. λ, k and the number of rounds over
-    the item graph are lattice.keep, .neighbours and .layers, by default the published ones: 0.9, 10, 1.
+    S^m[i, j] = max(0, cos(f_i, f_j)) for the k items j most similar to i (`cosine_topk`, which includes i itself), and
+    0 elsewhere. It is scaled by 1/sqrt(degree_i degree_j), where the degrees are row sums, and it does not change. A^m
+    is the same for W_m f. Its neighbours are recomputed every epoch and its values at every step, so that W_m gets a
+    gradient. λ, k and the number of layers over the item graph are lattice.keep, lattice.neighbours and lattice.layers,
+    with the published defaults 0.9, 10 and 1.
 
-    Each modality's graph is scaled before the mixture; the published code scales A after it.
+    The graph of each modality is scaled before the mixture; the published code scales the mixture of the A^m.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -37,14 +38,14 @@ class LATTICE(Recommender):
         self.mixture = nn.Parameter(torch.zeros(len(features)))
         self.register_buffer("neighbours", torch.zeros(len(features), graph.n_items, self.k, dtype=torch.int64))
         self.fixed = [_item_graph(raw, self.k).to(graph.device) for raw in features]
-        self._read_neighbours()
+        self._update_neighbours()
 
     def start_epoch(self, epoch: int) -> None:
         if epoch > 1:
-            self._read_neighbours()
+            self._update_neighbours()
 
     @torch.no_grad()
-    def _read_neighbours(self) -> None:
+    def _update_neighbours(self) -> None:
         for m, projected in enumerate(self._projected()):
             self.neighbours[m] = cosine_topk(projected, projected, self.k)[1]
 
@@ -69,15 +70,16 @@ class LATTICE(Recommender):
         return users, items + self.over_items(self.items)
 
     def cold_items(self) -> Tensor:
-        """y_i/‖y_i‖, what the items most like it say; those that nobody has interacted with say nothing."""
-        known = (self.graph.item_degree > 0)[:, None]
-        return self.over_items(torch.where(known, self.items, 0))
+        """y_i/‖y_i‖: the embeddings of the most similar items. Items without interactions contribute 0."""
+        has_interactions = (self.graph.item_degree > 0)[:, None]
+        return self.over_items(torch.where(has_interactions, self.items, 0))
 
 
 def _weights(x: Tensor, near: Tensor) -> Tensor:
-    """The scaled values of a graph on unit rows x [I, d] with neighbours near [I, k]: [I, k]."""
+    """The scaled edge weights [I, k] of an item graph with unit rows x [I, d] and neighbours near [I, k]."""
     values = (F.embedding(near, x) * x[:, None]).sum(2).clamp(min=0)
     degree = values.sum(1)
+    # The clamp keeps rsqrt, and its gradient, finite in the branch that torch.where discards.
     scale = torch.where(degree > 0, degree.clamp(min=torch.finfo(x.dtype).tiny).rsqrt(), 0)
     return scale[:, None] * values * scale[near]
 
@@ -88,7 +90,7 @@ def _weighted(values: Tensor, near: Tensor, x: Tensor) -> Tensor:
 
 
 def _item_graph(features: Tensor, k: int) -> InteractionGraph:
-    """S^m as a graph from items to items."""
+    """S^m, as a graph whose users and items are both the items."""
     near = cosine_topk(features, features, k)[1]
     rows = torch.arange(features.shape[0]).repeat_interleave(near.shape[1])
     values = _weights(unit_rows(features), near)

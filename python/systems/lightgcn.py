@@ -1,4 +1,4 @@
-"""LightGCN (He et al., SIGIR 2020): id embeddings propagated over the graph, trained with BPR alone."""
+"""LightGCN (He et al., SIGIR 2020): id embeddings propagated over the graph, trained with BPR."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .base import ModuleSystem, Recommender, table
 
 
 class LightGCN(Recommender):
-    """(h_u, h_i) = lightgcn(graph, e_u, e_i, L, norm="both"): the mean over layers 0..L of the propagation scaled by
-    1/sqrt(|N_u| |N_i|)."""
+    """(h_u, h_i) = lightgcn(graph, e_u, e_i, L, norm="both"): the mean of layers 0..L, where each layer propagates with
+    the weights 1/sqrt(|N_u| |N_i|)."""
 
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(graph)

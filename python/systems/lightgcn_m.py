@@ -1,7 +1,7 @@
-"""LightGCN-M: LightGCN whose items also send their features along the graph.
+"""LightGCN-M: LightGCN with item features added to the item embeddings.
 
-The paper compares with it and gives no formula: "incorporate multi-modal item features during the graph-based message
-passing". Here the features enter where messages start, at layer 0.
+The MMSSL paper compares with it but gives no formula: "incorporate multi-modal item features during the graph-based
+message passing". Here the features are added at layer 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class LightGCNM(Recommender):
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(graph)
         self.layers = config.model.layers
-        features = torch.cat(features_of(dataset, config), 1)  # Σ_m W_m f^m is one product
+        features = torch.cat(features_of(dataset, config), 1)  # Σ_m W_m f^m as a single product
         self.register_buffer("features", features, persistent=False)
         self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)
         self.project = nn.Linear(features.shape[1], config.model.dim, bias=False)
@@ -30,7 +30,7 @@ class LightGCNM(Recommender):
         return lightgcn(self.graph, self.users, self.items + self.project(self.features), self.layers, norm="both")
 
     def cold_items(self) -> Tensor:
-        """What is left of h_i without neighbours and id: Σ_m W_m f_i^m / (L + 1)."""
+        """h_i without neighbours and id embedding: Σ_m W_m f_i^m / (L + 1)."""
         return self.project(self.features) / (self.layers + 1)
 
 

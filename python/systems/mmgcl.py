@@ -1,4 +1,5 @@
-"""MMGCL (Yi et al., SIGIR 2022): a graph a modality, and a contrast of two views that each harm modalities."""
+"""MMGCL (Yi et al., SIGIR 2022): one graph encoder per modality, with contrastive learning between two augmented
+views."""
 
 from __future__ import annotations
 
@@ -11,17 +12,19 @@ from .base import Batch, ModuleSystem, Recommender, ThinnedViews, features_of, t
 
 
 class MMGCL(ThinnedViews, Recommender):
-    """h = Σ_{m=0..M} x^m, x^m = lightgcn(graph, p^m, W_m f^m, L, norm="both") with users' own preferences p^m for each
-    modality, and x^0 the same of id embeddings. L = L_BPR + λ (infonce(h''_u, h'_u) + infonce(h''_i, h'_i)):
+    """h = Σ_{m=0..M} x^m with x^m = lightgcn(graph, p^m, W_m f^m, L, norm="both"). p^m are the users' preferences for
+    modality m; x^0 uses the id embeddings of users and items. The loss is
 
-        h'  modality edge dropout: every x^m on a graph of its own that keeps each edge with probability 1 − mmgcl.drop,
-        h'' modality masking: h without one modality's x^m, m drawn at every step.
+        L = L_BPR + λ (infonce(h''_u, h'_u) + infonce(h''_i, h'_i)),
 
-    Graphs are drawn anew each epoch. Anchors are the batch's users and positive items, the negatives all nodes of
-    their side, also in the anchor's own view but for itself, as SimCLR has it.
+        h'  modality edge dropout: each x^m on its own graph, which keeps an edge with probability 1 − mmgcl.drop;
+        h'' modality masking: h without the x^m of one modality m, which is drawn at every step.
 
-    The paper's encoder is MMGCN's, its mask a freshly initialised embedding at the input, and it adds challenging
-    negatives, items one modality of which is another item's; those are left out.
+    The graphs are resampled every epoch. The anchors are the users and the positive items of the batch. The negatives
+    are all users, or all items, in both views except the anchor itself, as in SimCLR.
+
+    Differences from the paper: its encoder is MMGCN, it masks the input with a newly initialised embedding, and it adds
+    "challenging negatives", items with one modality taken from another item.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -35,23 +38,24 @@ class MMGCL(ThinnedViews, Recommender):
         self.project = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features)
         self.draw_views(1 + len(features), self.settings.drop)
 
-    def _seen(self) -> list[Tensor]:
+    def _projected(self) -> list[Tensor]:
         return [layer(getattr(self, f"features_{m}")) for m, layer in enumerate(self.project)]
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        return self._propagated(self.graph, self.users + sum(self.preferences), self.items + sum(self._seen()))
+        return self._propagated(self.graph, self.users + sum(self.preferences), self.items + sum(self._projected()))
 
     def _propagated(self, graph: InteractionGraph, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         return lightgcn(graph, users, items, self.layers, norm="both")
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        seen = self._seen()
-        whole = self._propagated(self.graph, self.users + sum(self.preferences), self.items + sum(seen))
+        projected = self._projected()
+        whole = self._propagated(self.graph, self.users + sum(self.preferences), self.items + sum(projected))
         bpr = bpr_loss(*whole, batch.users, batch.positives, batch.negatives)
-        starts = zip((self.users, *self.preferences), (self.items, *seen), strict=True)
+        starts = zip((self.users, *self.preferences), (self.items, *projected), strict=True)
         parts = [self._propagated(view, *start) for view, start in zip(self.views(), starts, strict=True)]
-        hidden = int(torch.randint(len(seen), ()))  # on the CPU
-        masked = self._propagated(self.graph, self.preferences[hidden], seen[hidden])
+        masked_modality = int(torch.randint(len(projected), ()))  # on the CPU: no synchronisation with a GPU
+        # Propagation is linear, so that h'' = h minus the masked modality.
+        masked = self._propagated(self.graph, self.preferences[masked_modality], projected[masked_modality])
         contrasts = [
             infonce(whole[side] - masked[side], sum(part[side] for part in parts), anchors, self.settings.tau,
                     exclude_self=True)
@@ -60,8 +64,8 @@ class MMGCL(ThinnedViews, Recommender):
         return {"bpr": bpr, "contrastive": self.settings.weight * torch.stack(contrasts).sum()}
 
     def cold_items(self) -> Tensor:
-        """What is left of h_i without neighbours and id: Σ_m W_m f_i^m / (L + 1)."""
-        return sum(self._seen()) / (self.layers + 1)
+        """h_i without neighbours and id embedding: Σ_m W_m f_i^m / (L + 1)."""
+        return sum(self._projected()) / (self.layers + 1)
 
 
 class MMGCLSystem(ModuleSystem):

@@ -1,4 +1,4 @@
-"""MMGCN (Wei et al., MM 2019): a graph network of its own for every modality, tied together by the id embeddings."""
+"""MMGCN (Wei et al., MM 2019): one graph network per modality, with shared id embeddings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from .base import ModuleSystem, Recommender, features_of, table
 
 
 class MMGCN(Recommender):
-    """h = mean over modalities of x^{m,L}, where for users and items alike
+    """h = mean over modalities of x^{m,L}, where for users and items
 
         x^{m,0} = unit_rows([p^m ; W_m f^m]),  x^{l+1} = σ(G_l (mean over neighbours of x^l) + σ(H_l x^l) + e),
 
-    p^m users' preferences for the modality, e the id embeddings that all modalities share, σ LeakyReLU: the paper's
-    element-wise combination. The mean over neighbours is `propagate` with its "receiver" scale applied once more. L
-    is model.layers.
+    p^m are the users' preferences for modality m, e the id embeddings shared by all modalities, and σ is LeakyReLU.
+    This is the element-wise combination of the paper. L is model.layers.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -46,8 +45,8 @@ class MMGCN(Recommender):
         for gather, keep in zip(self.gather[m], self.keep[m], strict=True):
             received = self._mean(x[1], "users"), self._mean(x[0], "items")
             x = tuple(
-                F.leaky_relu(gather(mean) + F.leaky_relu(keep(own)) + ids)
-                for mean, own, ids in zip(received, x, (self.users, self.items), strict=True)
+                F.leaky_relu(gather(mean) + F.leaky_relu(keep(side)) + ids)
+                for mean, side, ids in zip(received, x, (self.users, self.items), strict=True)
             )
         return x
 
@@ -62,6 +61,7 @@ class MMGCN(Recommender):
         return torch.stack(outputs).mean(0)
 
     def _mean(self, x: Tensor, to: str) -> Tensor:
+        # propagate divides by sqrt(degree) of the receiver; dividing once more makes it a mean.
         return propagate(self.graph, x, to) * self.graph.inv_sqrt_degree(to)[:, None]
 
 

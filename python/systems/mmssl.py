@@ -1,4 +1,4 @@
-"""MMSSL: mmssl_fast.nn's encoder, discriminator and objective under their two optimisers."""
+"""MMSSL: the encoder, discriminator and objective of mmssl_fast.nn with their optimisers."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .step_graph import StepGraph
 
 
 class MMSSLSystem(ModuleSystem):
-    """D steps with Adam, then one generator step with AdamW, all on the same triples (Eq. 2 to 14)."""
+    """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
 
     reads_features = True
 
     def build(self, dataset, graph, config) -> None:
-        model, loss, rates = config.model, config.loss, config.optimiser
+        model, loss, optimiser = config.model, config.loss, config.optimiser
         if not dataset.features:
             raise InputError(
-                f"{dataset.name}: MMSSL needs features; add a <modality>_feat.npy or .parquet, or train --system "
-                "lightgcn"
+                f"{dataset.name}: MMSSL needs features; add <modality>_feat.npy or .parquet, or train --system lightgcn"
             )
         features = {name: torch.from_numpy(values) for name, values in dataset.features.items()}
         self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps
         half = config.train.feature_dtype == "float16"
-        too_large = half and not model.standardise and _beyond_half(features)
-        if too_large:
+        # Standardised features are small enough.
+        overflowing = half and not model.standardise and _first_overflowing_float16(features)
+        if overflowing:
             raise InputError(
-                f"{dataset.name}: features of {too_large!r} are too large for torch.float16; set train.feature_dtype = "
-                '"float32" or model.standardise = true'
+                f"{dataset.name}: features of {overflowing!r} are too large for torch.float16; set "
+                'train.feature_dtype = "float32" or model.standardise = true'
             )
         self.model = MMSSL(
             graph, features, dim=model.dim, layers=model.layers, heads=model.heads, eta=model.eta, omega=model.omega,
@@ -43,7 +43,7 @@ class MMSSLSystem(ModuleSystem):
         ).to(graph.device)  # fmt: skip
         self.discriminator, self.least_batch = None, 1
         if loss.adversarial:
-            self.least_batch = 2  # BatchNorm has no statistics of one row
+            self.least_batch = 2  # BatchNorm cannot compute a variance from one row
             hidden = tuple(model.hidden) or None
             gemm = _gemm(config.train.precision, graph.device)
             self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm).to(graph.device)
@@ -51,52 +51,53 @@ class MMSSLSystem(ModuleSystem):
             self.model, self.discriminator, seed=config.train.seed,
             max_repeats=1 if config.train.sample_over == "users" else None, **loss.model_dump(),
         )  # fmt: skip
-        recorded = config.train.cuda_graph
-        if recorded and (graph.device.type != "cuda" or loss.mask_seen):
+        use_graph = config.train.cuda_graph
+        if use_graph and (graph.device.type != "cuda" or loss.mask_seen):
             raise InputError(
                 f"train.cuda_graph = true: needs a CUDA device and loss.mask_seen = false, got {graph.device.type} and "
-                f"{str(loss.mask_seen).lower()}; leave it out"
+                f"{str(loss.mask_seen).lower()}; set train.cuda_graph = false"
             )
-        self.step_graph = StepGraph(self._learn) if recorded else None
+        self.step_graph = StepGraph(self._update) if use_graph else None
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             "adamw": torch.optim.AdamW(
-                self.model.parameters(), lr=rates.lr, weight_decay=rates.weight_decay, capturable=recorded
+                self.model.parameters(), lr=optimiser.lr, weight_decay=optimiser.weight_decay, capturable=use_graph
             )
         }
         if self.discriminator is not None:
             options = {
-                "lr": rates.discriminator_lr, "betas": (rates.discriminator_beta1, rates.discriminator_beta2)
-            }  # fmt: skip
+                "lr": optimiser.discriminator_lr,
+                "betas": (optimiser.discriminator_beta1, optimiser.discriminator_beta2),
+            }
             first, rest = self.discriminator.linear.weight, list(self.discriminator.parameters())
-            if not recorded:  # a recorded step reads no step count from the host, which TiledAdam does
+            if not use_graph:  # TiledAdam reads its step count on the host, which a captured step cannot
                 rest = [parameter for parameter in rest if parameter is not first]
-                moments = getattr(torch, rates.first_layer_moments)
+                moments = getattr(torch, optimiser.first_layer_moments)
                 self.optimisers["first_layer"] = TiledAdam(first, **options, moments=moments)
-            self.optimisers["adam"] = torch.optim.Adam(rest, **options, capturable=recorded)
+            self.optimisers["adam"] = torch.optim.Adam(rest, **options, capturable=use_graph)
 
     def start_epoch(self, epoch: int) -> None:
         self.model.train()
         if epoch > 1 and (epoch - 1) % self.refresh_every == 0:
             self.model.refresh_neighbours()
             if self.step_graph is not None:
-                self._encoded()  # makes the new neighbours' graphs, which a recording must find
-                self.step_graph.forget()
+                self._encoded()  # builds the neighbour graphs lazily, which must not happen during capture
+                self.step_graph.reset()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         triples = batch.users, batch.positives, batch.negatives
         if self.step_graph is None:
-            return self._learn(*triples, batch.step)
+            return self._update(*triples, batch.step)
         return self.step_graph(*triples, torch.full((), batch.step, device=batch.users.device))
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         return self.objective.generator_terms(self._encoded(), batch.users, batch.positives, batch.negatives)
 
-    def _learn(self, users: Tensor, positives: Tensor, negatives: Tensor, step: int | Tensor) -> dict[str, Tensor]:
+    def _update(self, users: Tensor, positives: Tensor, negatives: Tensor, step: int | Tensor) -> dict[str, Tensor]:
         terms = {}
         encoded = self._encoded()
         if self.discriminator is not None:
-            for at in range(self.discriminator_steps):
-                offset = step * self.discriminator_steps + at
+            for i in range(self.discriminator_steps):
+                offset = step * self.discriminator_steps + i  # every discriminator step draws its own noise
                 losses = self.objective.discriminator_terms(encoded, users, offset)
                 self._descend_discriminator(losses["total"])
                 terms |= {f"D {name}": value for name, value in losses.items()}
@@ -112,6 +113,7 @@ class MMSSLSystem(ModuleSystem):
         if first_layer is None:
             self._descend("adam", loss)
             return
+        # The gradient of the first weight is formed tile by tile within the optimiser step, never as a whole.
         with pending_gradient(self.discriminator.linear.weight) as pending:
             self._descend("adam", loss)
         first_layer.step(pending)
@@ -129,8 +131,8 @@ class MMSSLSystem(ModuleSystem):
 
     @torch.no_grad()
     def cold_items(self) -> Tensor:
-        """ω Σ_m f̄_i^m/‖f̄_i^m‖ [I, d]: Eq. 12 of an item without interactions, its own modality features in the place of
-        those that users pass on, and no id part."""
+        """ω Σ_m f̄_i^m/‖f̄_i^m‖ [I, d]: Eq. 12 for items without interactions. The item's own projected features
+        replace those aggregated from its users, and there is no id embedding."""
 
         def projected() -> list[Tensor]:
             layers = enumerate(self.model.projections)
@@ -150,18 +152,21 @@ class MMSSLSystem(ModuleSystem):
 
 
 def _gemm(precision: str, device: torch.device) -> torch.dtype | None:
-    """Discriminator's gemm. torch's CPU products in bfloat16 without oneDNN are loops, a hundred times slower."""
+    """The argument `gemm` of Discriminator.
+
+    Without oneDNN support, torch multiplies bfloat16 matrices on a CPU in plain loops, about a hundred times slower.
+    """
     if precision == "float32":
         return None
     if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise InputError(
-            f'train.precision = "{precision}": torch has no fast {precision} product on this processor (x86: AVX-512), '
-            'it would take a hundred times as long; leave it "float32"'
+            f'train.precision = "{precision}": torch has no fast {precision} product on this processor (on x86 it '
+            'needs AVX-512); set train.precision = "float32"'
         )
     return getattr(torch, precision)
 
 
-def _beyond_half(features: dict[str, Tensor]) -> str | None:
-    """The first modality with a value that float16 cannot hold."""
+def _first_overflowing_float16(features: dict[str, Tensor]) -> str | None:
+    """The first modality with a value outside the range of float16; None if there is none."""
     limit = torch.finfo(torch.float16).max
     return next((name for name, values in features.items() if values.abs().amax() > limit), None)

@@ -1,4 +1,4 @@
-"""NCL (Lin et al., WWW 2022): LightGCN contrasted with its neighbourhood in the graph and with clusters of its kind."""
+"""NCL (Lin et al., WWW 2022): LightGCN with structural and prototype contrastive losses."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ ROUNDS = 10
 class NCL(LightGCN):
     """L = L_BPR + λ (infonce(x⁰_u, x²_u) + infonce(x⁰_i, x²_i)) + λ' (L_P(users) + L_P(items)) with
 
-        L_P = mean of −log softmax(cos(x⁰, c_k) / τ over the clusters k)[own cluster],
+        L_P = mean of −log softmax(cos(x⁰, c_k) / τ over the clusters k)[cluster of the anchor].
 
-    x⁰ the id embeddings, x² two hops of propagation away: a node's neighbours of its own kind, whatever model.layers
-    is. Anchors are the batch's users and positive items. Clusters of x⁰ are found anew each epoch (the paper's E-step)
-    after the first ncl.warm_up; until then L_P is 0.
+    x⁰ are the id embeddings and x² the result of two propagation steps, whatever model.layers is: users are contrasted
+    with similar users, items with similar items. The anchors are the users and the positive items of the batch. x⁰ is
+    clustered every epoch (the paper's E-step) after the first ncl.warm_up epochs; before that L_P is 0.
 
-    The paper's structural denominator sums over x⁰ alone; `infonce` adds the anchor's own layer without the anchor
-    itself, as SimCLR does. Clusters are those of k-means by cosine; the published code's are Euclidean, their centres
-    then made unit vectors. Users and items weigh the same: the published α is 0.5 to 1.5.
+    Differences from the paper and the published code. The structural denominator of the paper sums over x⁰ only;
+    `infonce` adds the anchor's own layer except the anchor itself, as in SimCLR. Clustering is k-means with cosine
+    similarity; the published code uses Euclidean k-means and normalises the centres afterwards. Users and items have
+    the same weight; the published α is 0.5 to 1.5.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -59,16 +60,17 @@ class NCL(LightGCN):
 
 
 def cluster_rows(x: Tensor, centres: Tensor) -> Tensor:
-    """Spherical k-means of x [N, d]: the cluster of every row, int64 [N]; writes the unit centres [k, d], k ≤ N.
+    """Spherical k-means on x [N, d]. Returns the cluster of every row, int64 [N], and writes the unit-length centres to
+    `centres` [k, d], k ≤ N.
 
-    Starts from k rows drawn from torch's CPU generator; a cluster that has lost all its rows keeps its centre.
+    The initial centres are k rows chosen with torch's CPU generator. A cluster that becomes empty keeps its centre.
     """
     x, rows = unit_rows(x), torch.arange(x.shape[0], device=x.device)
     centres.copy_(x[torch.randperm(x.shape[0])[: centres.shape[0]].to(x.device)])
     for _ in range(ROUNDS):
         nearest = cosine_topk(x, centres, 1)[1][:, 0]
         members = InteractionGraph.from_pairs(nearest, rows, centres.shape[0], x.shape[0]).to(x.device)
-        means = unit_rows(propagate(members, x, "users", "none"))  # sums in a fixed order, which index_add's are not
+        means = unit_rows(propagate(members, x, "users", "none"))  # deterministic, unlike index_add on CUDA
         centres.copy_(torch.where(members.user_degree[:, None] > 0, means, centres))
     return cosine_topk(x, centres, 1)[1][:, 0]
 

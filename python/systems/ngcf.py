@@ -1,4 +1,4 @@
-"""NGCF (Wang et al., SIGIR 2019): graph layers with weights, and the product of a node with its neighbours."""
+"""NGCF (Wang et al., SIGIR 2019): graph layers with weight matrices and element-wise products with the neighbours."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .base import ModuleSystem, Recommender, table
 
 
 class NGCF(Recommender):
-    """h = [x⁰; unit_rows(x¹); …; unit_rows(x^L)], where for users and items alike
+    """h = [x⁰; unit_rows(x¹); …; unit_rows(x^L)], where for users and items
 
         x^{l+1} = dropout(σ(W1_l (x^l + a) + W2_l (a * x^l))),  a = Σ over neighbours of x^l / sqrt(|N_u| |N_i|),
 
-    x⁰ the id embeddings, σ LeakyReLU(0.2); unit rows as in the published code. L is model.layers; of dropout the
-    published code's message rate, 0.1.
+    x⁰ are the id embeddings, σ is LeakyReLU(0.2) and L is model.layers. The unit rows and the message dropout rate of
+    0.1 are those of the published code.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -38,8 +38,8 @@ class NGCF(Recommender):
         for sums, products in zip(self.sums, self.products, strict=True):
             received = propagate(self.graph, x[1], "users", "both"), propagate(self.graph, x[0], "items", "both")
             x = tuple(
-                self.dropout(F.leaky_relu(sums(own + a) + products(a * own), 0.2))
-                for own, a in zip(x, received, strict=True)
+                self.dropout(F.leaky_relu(sums(side + a) + products(a * side), 0.2))
+                for side, a in zip(x, received, strict=True)
             )
             layers.append(tuple(unit_rows(side) for side in x))
         return tuple(torch.cat(side, 1) for side in zip(*layers, strict=True))

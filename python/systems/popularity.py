@@ -1,4 +1,4 @@
-"""Popularity: every user gets the items with the most training interactions."""
+"""Popularity: recommend the items with the most training interactions to every user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import UntrainedSystem
 
 
 class PopularitySystem(UntrainedSystem):
-    """The score of an item is the number of its training interactions, whoever asks."""
+    """The score of an item is its number of training interactions, for every user."""
 
     def build(self, dataset, graph, config) -> None:
         self.users = torch.ones(graph.n_users, 1, device=graph.device)

@@ -1,4 +1,4 @@
-"""SGL (Wu et al., SIGIR 2021): LightGCN with a contrastive loss between two views of the graph, edges left out."""
+"""SGL (Wu et al., SIGIR 2021): LightGCN with a contrastive loss between two views of the graph with edge dropout."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from .lightgcn import LightGCN
 
 
 class SGL(ThinnedViews, LightGCN):
-    """L = L_BPR + λ (infonce(z''_u, z'_u) + infonce(z''_i, z'_i)), z' and z'' LightGCN on two graphs that keep every
-    edge with probability 1 − sgl.drop, drawn anew each epoch (the paper's edge dropout, SGL-ED).
+    """L = L_BPR + λ (infonce(z''_u, z'_u) + infonce(z''_i, z'_i)), where z' and z'' are LightGCN on two
+    graphs that keep each edge with probability 1 − sgl.drop. The graphs are resampled every epoch (edge dropout, SGL-ED
+    in the paper).
 
-    Anchors are the batch's users and positive items; the negatives all nodes of their side. The paper's denominator
-    sums over the other view; `infonce` adds the anchor's own view without the anchor itself, as SimCLR does.
+    The anchors are the users and the positive items of the batch; the negatives are all users, or all items. The
+    paper's denominator sums over the other view; `infonce` adds the anchor's own view except the anchor itself, as in
+    SimCLR.
     """
 
     def __init__(self, dataset, graph, config) -> None:

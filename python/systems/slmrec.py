@@ -1,4 +1,4 @@
-"""SLMRec (Tao et al., TMM 2022): modalities each on the graph, contrasted with some left out and with each other."""
+"""SLMRec (Tao et al., TMM 2022): graph propagation per modality, with masking and alignment contrastive losses."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from .base import Batch, ModuleSystem, Recommender, features_of, table
 
 
 class SLMRec(Recommender):
-    """h = V [x^0 ; x^1 ; …; x^M], V a linear map a side, x^m = lightgcn(graph, e_u, W_m f^m, L, norm="both") and x^0
-    the same of items' id embeddings; users start every one of them from e_u. L = L_BPR + λ (L_F + L_A), of which
+    """h = V [x^0 ; x^1 ; …; x^M] with x^m = lightgcn(graph, e_u, W_m f^m, L, norm="both"). x^0 uses the id embeddings
+    of the items instead of features, and all of them share the user embeddings e_u. V is a linear map, one for users
+    and one for items. The loss is L = L_BPR + λ (L_F + L_A):
 
-        L_F (feature masking and dropout) = infonce(h''_u, h'_u) + infonce(h''_i, h'_i), where each of h' and h'' is
-            read off layer 0 with one of the items' M + 1 parts put to 0, another in each, and slmrec.drop dropped out,
-        L_A (fine and coarse alignment) = Σ_m infonce(B_m x^m_i, s^m), s⁰ = x⁰_i, s^m = A_m s^{m−1}: a modality agrees
-            with the ids and the modalities before it in a space of their own.
+        L_F (feature masking and dropout) = infonce(h''_u, h'_u) + infonce(h''_i, h'_i). h' and h'' are computed from
+            masked inputs: one of the M + 1 item parts is 0, a different one in each, with dropout of rate slmrec.drop.
+        L_A (fine and coarse alignment) = Σ_m infonce(B_m x^m_i, s^m), s⁰ = x⁰_i, s^m = A_m s^{m−1}: each modality is
+            aligned with the ids and the preceding modalities in a common space.
 
-    Anchors are the batch's users and positive items, the negatives all nodes of their side, also in the anchor's own
-    view but for itself, as SimCLR has it.
+    The anchors are the users and the positive items of the batch. The negatives are all users, or all items, in both
+    views except the anchor itself, as in SimCLR.
 
-    The published code takes one of the two tasks at a time, inner products in L_A, dropout after every layer, and the
-    batch's softmax over cosines where L_BPR is here as for the other systems.
+    Differences from the published code: it uses only one of the two losses at a time, inner products in L_A, dropout
+    after every layer, and a softmax over the cosines within the batch instead of L_BPR.
     """
 
     def __init__(self, dataset, graph, config) -> None:
@@ -43,8 +44,8 @@ class SLMRec(Recommender):
 
     def _inputs(self) -> tuple[Tensor, Tensor]:
         """Layer 0: users [U, parts * d] and items [I, parts * d]."""
-        seen = [layer(getattr(self, f"features_{m}")) for m, layer in enumerate(self.project)]
-        return self.users.repeat(1, self.parts), torch.cat([self.items, *seen], 1)
+        projected = [layer(getattr(self, f"features_{m}")) for m, layer in enumerate(self.project)]
+        return self.users.repeat(1, self.parts), torch.cat([self.items, *projected], 1)
 
     def _propagated(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         return lightgcn(self.graph, users, items, self.layers, norm="both")
@@ -59,7 +60,7 @@ class SLMRec(Recommender):
         inputs = self._inputs()
         propagated = self._propagated(*inputs)
         bpr = bpr_loss(*self._fused(*propagated), batch.users, batch.positives, batch.negatives)
-        views = [self._view(*inputs, hidden) for hidden in torch.randperm(self.parts)[:2].tolist()]
+        views = [self._view(*inputs, part) for part in torch.randperm(self.parts)[:2].tolist()]
         tau = self.settings.tau
         masked = [
             infonce(views[1][side], views[0][side], anchors, tau, exclude_self=True)
@@ -73,13 +74,13 @@ class SLMRec(Recommender):
         weight = self.settings.weight
         return {"bpr": bpr, "masking": weight * sum(masked), "alignment": weight * sum(aligned)}
 
-    def _view(self, users: Tensor, items: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
-        shown = (torch.arange(self.parts) != hidden).repeat_interleave(self.items.shape[1])
-        inputs = (F.dropout(x, self.settings.drop, self.training) for x in (users, items * shown.to(items)))
+    def _view(self, users: Tensor, items: Tensor, masked_part: int) -> tuple[Tensor, Tensor]:
+        keep = (torch.arange(self.parts) != masked_part).repeat_interleave(self.items.shape[1])
+        inputs = (F.dropout(x, self.settings.drop, self.training) for x in (users, items * keep.to(items)))
         return self._fused(*self._propagated(*inputs))
 
     def cold_items(self) -> Tensor:
-        """h_i without neighbours and id: V [0 ; W_m f_i^m / (L + 1) of every modality]."""
+        """h_i without neighbours and id embedding: V [0 ; W_m f_i^m / (L + 1) of every modality]."""
         items = self._inputs()[1].clone()
         items[:, : self.items.shape[1]] = 0
         return self.item_fusion(items / (self.layers + 1))

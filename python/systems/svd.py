@@ -1,5 +1,5 @@
-"""PureSVD (Cremonesi et al., RecSys 2010) of degree-scaled interactions, its spectrum raised, features beside it:
-nothing is trained."""
+"""PureSVD (Cremonesi et al., RecSys 2010) of the degree-normalised interactions, with a power of the spectrum and
+optional features. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from mmssl_fast.ops.unit_rows import unit_rows
 from ..errors import InputError
 from .base import UntrainedSystem, features_of
 
-NOISE = 1e-12  # of a singular vector's entries, whose squares add up to 1
-BLOCK = 4096  # users at once
-FLAT = 1e-6  # of the lengths that a dot product is made of: a spread below it is rounding
+NOISE = 1e-12  # entries of a (unit-length) singular vector below this are rounding errors of the solver
+BLOCK = 4096  # users processed at once
+FLAT = 1e-6  # a spread of scores below this, relative to the vector lengths, is rounding error
 
 
 class SVDSystem(UntrainedSystem):
-    """score = P Σ^(2p+1) Qᵀ, up to a factor for each user, with P Σ Qᵀ the best rank-d approximation of
+    """score = P Σ^(2p+1) Qᵀ up to a factor per user, where P Σ Qᵀ is the best rank-d approximation of
     Â = D_u^−a A D_i^−b.
 
-    In full rank this is (Â Âᵀ)^p Â, the weight of all walks of 2p + 1 steps from the user to the item; d (model.dim)
-    keeps its d strongest directions. a = svd.user_exponent, b = svd.item_exponent, p = svd.power; p = 0 is PureSVD of
-    the scaled matrix. b < ½ leaves popular items an advantage, which p multiplies. Not in the paper's tables.
+    At full rank this equals (Â Âᵀ)^p Â: the total weight of all walks of 2p + 1 steps from the user to the item. d
+    (model.dim) keeps the d largest singular values. a = svd.user_exponent, b = svd.item_exponent, p = svd.power. p = 0
+    is PureSVD of the normalised matrix. b < ½ favours popular items, more so with a larger p. Not in the MMSSL paper.
 
-    With svd.content = w > 0 a user's scores, divided by their standard deviation over the items, are joined by w times
-    those of each modality, divided likewise: the mean cosine of an item's features with those of the user's items. A
-    user that scores all items alike in one of them has 0 there.
+    With svd.content = w > 0, every modality adds w times its own score: the mean cosine similarity of the item's
+    features and those of the user's items. Each score is first divided by its standard deviation over the items, per
+    user. If a user's scores do not vary in one of them, that part is 0.
     """
 
     def build(self, dataset, graph, config) -> None:
@@ -43,7 +43,7 @@ class SVDSystem(UntrainedSystem):
                 what = f"set model.dim to {most} and model.heads to 1" if most else "there must be at least two of each"
             raise InputError(
                 f"{dataset.name}: --system svd with model.dim = {rank} and {graph.n_users} users, {graph.n_items} "
-                f"items: {what}"
+                f"items: {advice}"
             )
         matrix = dataset.train.astype(np.float64)
         scale = [
@@ -53,35 +53,42 @@ class SVDSystem(UntrainedSystem):
         left, values, right = svds(scale[0] @ matrix @ scale[1], rank, random_state=config.train.seed % 2**32)
         left, right = (np.where(np.abs(side) < NOISE, 0.0, side) for side in (left, right.T))
         users = left * (values / values.max()) ** (2 * settings.power + 1)
-        largest = np.abs(users).max(1, keepdims=True)  # of a user in weak directions alone below what float32 holds
+        # A factor per user does not change the ranking. Without it, users who have only small singular values would
+        # underflow in float32.
+        largest = np.abs(users).max(1, keepdims=True)
         users /= np.where(largest > 0, largest, 1.0)
         self.users = torch.from_numpy(users.astype(np.float32)).to(graph.device)
         self.items = torch.from_numpy(right.astype(np.float32)).to(graph.device)
-        self.known = self.items.shape[1]  # columns that interactions alone fill
+        self.rank = self.items.shape[1]  # the columns before the features
         if settings.content:
             features = [unit_rows(raw.to(graph.device)) for raw in features_of(dataset, config)]
             degrees = graph.user_degree.clamp(min=1)[:, None]
-            tastes = [propagate(graph, seen, "users", norm="none") / degrees for seen in features]
-            scaled = [settings.content * _by_spread(own, seen) for own, seen in zip(tastes, features, strict=True)]
+            profiles = [propagate(graph, items, "users", norm="none") / degrees for items in features]
+            scaled = [
+                settings.content * _by_spread(users, items) for users, items in zip(profiles, features, strict=True)
+            ]
             self.users = torch.cat([_by_spread(self.users, self.items), *scaled], 1)
             self.items = torch.cat([self.items, *features], 1)
 
     def cold_items(self) -> Tensor | None:
-        """The items' features alone; None without svd.content."""
-        if self.known == self.items.shape[1]:
+        """The features of the items, with 0 in place of the singular vectors; None without svd.content."""
+        if self.rank == self.items.shape[1]:
             return None
-        return torch.cat([torch.zeros_like(self.items[:, : self.known]), self.items[:, self.known :]], 1)
+        return torch.cat([torch.zeros_like(self.items[:, : self.rank]), self.items[:, self.rank :]], 1)
 
 
 def _by_spread(users: Tensor, items: Tensor) -> Tensor:
-    """users [U, d], each divided by the standard deviation over the items of its dot products with `items` [I, d]."""
+    """users [U, d], each row divided by the standard deviation of its scores over the items [I, d].
+
+    The variance is uᵀ C u with the covariance C of the items, so that no [U, I] matrix is formed.
+    """
     centred = items.double() - items.double().mean(0)
     covariance, largest = centred.mT @ centred / len(items), items.norm(dim=1).amax()
     del centred
     blocks = []
-    for own in users.split(BLOCK):
-        own = own.double()
-        spread = ((own @ covariance) * own).sum(1, keepdim=True).clamp(min=0).sqrt()
-        least = FLAT * own.norm(dim=1, keepdim=True) * largest
-        blocks.append(torch.where(spread > least, own / spread, 0.0).to(users.dtype))
+    for block in users.split(BLOCK):
+        block = block.double()
+        spread = ((block @ covariance) * block).sum(1, keepdim=True).clamp(min=0).sqrt()
+        threshold = FLAT * block.norm(dim=1, keepdim=True) * largest
+        blocks.append(torch.where(spread > threshold, block / spread, 0.0).to(users.dtype))
     return torch.cat(blocks)

@@ -1,4 +1,4 @@
-"""VBPR (He and McAuley, AAAI 2016): matrix factorisation whose items also have factors read off their features."""
+"""VBPR (He and McAuley, AAAI 2016): matrix factorisation with additional item factors projected from the features."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from .base import ModuleSystem, Recommender, features_of, table
 
 
 class VBPR(Recommender):
-    """ŷ_ui = γ_u·γ_i + θ_u·(E f_i) + β_i + β'·f_i, f_i the modalities side by side.
+    """ŷ_ui = γ_u·γ_i + θ_u·(E f_i) + β_i + β'·f_i, where f_i is the concatenation of the modality features.
 
-    As a dot product: h_u = [γ_u, θ_u, 1] and h_i = [γ_i, E f_i, β_i + β'·f_i]. γ and θ share model.dim half and half,
-    as the paper splits its K. A bias of the user alone does not rank items and is left out.
+    As a dot product: h_u = [γ_u, θ_u, 1] and h_i = [γ_i, E f_i, β_i + β'·f_i]. γ and θ have half of model.dim each, as
+    in the paper. There is no user bias, because it does not affect the ranking.
     """
 
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(graph)
-        own = config.model.dim // 2
-        seen = config.model.dim - own
+        id_dim = config.model.dim // 2
+        feature_dim = config.model.dim - id_dim
         features = torch.cat(features_of(dataset, config), 1)
         self.register_buffer("features", features, persistent=False)
-        self.users, self.items = table(graph.n_users, own + seen), table(graph.n_items, own)
-        self.project = nn.Linear(features.shape[1], seen, bias=False)
+        self.users, self.items = table(graph.n_users, id_dim + feature_dim), table(graph.n_items, id_dim)
+        self.project = nn.Linear(features.shape[1], feature_dim, bias=False)
         nn.init.xavier_uniform_(self.project.weight)
         self.item_bias = nn.Parameter(torch.zeros(graph.n_items, 1))
         self.feature_bias = nn.Parameter(torch.zeros(features.shape[1], 1))
@@ -31,14 +31,14 @@ class VBPR(Recommender):
         return self._users(), self._items(self.items, self.item_bias)
 
     def cold_items(self) -> Tensor:
-        """h_i without what only interactions teach: γ_i = 0, β_i = 0."""
+        """h_i without the parameters that only interactions train: γ_i = 0, β_i = 0."""
         return self._items(torch.zeros_like(self.items), torch.zeros_like(self.item_bias))
 
     def _users(self) -> Tensor:
         return torch.cat([self.users, self.users.new_ones(self.users.shape[0], 1)], 1)
 
-    def _items(self, own: Tensor, bias: Tensor) -> Tensor:
-        return torch.cat([own, self.project(self.features), bias + self.features @ self.feature_bias], 1)
+    def _items(self, id_factors: Tensor, bias: Tensor) -> Tensor:
+        return torch.cat([id_factors, self.project(self.features), bias + self.features @ self.feature_bias], 1)
 
 
 class VBPRSystem(ModuleSystem):

@@ -1,1 +1,1 @@
-"""The page of `mmssl-fast report`."""
+"""`mmssl-fast report`: the report page and its templates."""

@@ -1,4 +1,4 @@
-"""`mmssl-fast report`: finished runs as one HTML page that needs nothing beside it, and as Markdown."""
+"""`mmssl-fast report`: a report on finished runs, as one self-contained HTML page and as Markdown."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from ...runs.curves import draw
 from ...runs.recommend import recommend
 from ...systems import SYSTEMS, title
 
-BINS = (0, 4, 6, 9, 13, 100)  # the paper's Table 4, Amazon-Baby
+BINS = (0, 4, 6, 9, 13, 100)  # groups of training interactions, as in Table 4 of the paper for Amazon-Baby
 SHOWN_USERS, SHOWN_ITEMS, K = 5, 10, 20
 
 
 @dataclass(frozen=True)
 class Page:
-    """One run as the templates show it. rows are lists of text; curves: a PNG as a data URI, empty without epochs."""
+    """The content of the report on one run. Tables are lists of rows of text; curves: PNG as a data URI, may be
+    empty."""
 
     name: str
     title: str
@@ -52,12 +53,12 @@ class Page:
 
 
 def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
-    """Write `out` (.html) and the same as Markdown beside it; returns both paths.
+    """Write the report to `out` (.html), and as Markdown to the same path with .md. Returns both paths.
 
-    Runs on different splits are shown in sections of their own. Raises InputError where a folder holds no finished run.
+    Runs on different splits are shown in separate sections. Raises InputError if a folder contains no finished run.
     """
     if out.suffix.lower() != ".html":
-        raise InputError(f"{out}: the extension must be .html; the Markdown goes beside it")
+        raise InputError(f"{out}: the extension must be .html; the Markdown file is written next to it")
     if not out.parent.is_dir():
         raise InputError(f"{out}: the folder {out.parent} does not exist")
     pages = [read(path) for path in dict.fromkeys(paths)]
@@ -65,7 +66,7 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
     for page in pages:
         splits.setdefault(page.fingerprint, []).append(page)
     values = {
-        "splits": [_split(found) for found in splits.values()], "versions": pages[0].result["versions"],
+        "splits": [_split(split) for split in splits.values()], "versions": pages[0].result["versions"],
         "metric_columns": ["K", *METRICS], "group_columns": ["training interactions", "test users", f"Recall@{K}",
                                                              f"NDCG@{K}"],
         "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
@@ -80,16 +81,16 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
 
 def _environment(template: str) -> Environment:
     html = template.endswith(".html.j2")
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader(__package__, "templates"), autoescape=html, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    found.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return found
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return environment
 
 
 def read(path: Path) -> Page:
-    """A finished run's folder as a page."""
+    """Read a finished run from its folder."""
     result = run_folder.read_result(path)
     config, epochs = load(path / run_folder.CONFIG), run_folder.read_epochs(path)
     model = saved_model.load(path)
@@ -108,24 +109,24 @@ def read(path: Path) -> Page:
 
 
 def _split(pages: list[Page]) -> dict[str, Any]:
-    """The runs on one split, with what compares them."""
+    """The runs on one split, and a table that compares them."""
     rows = []
     for page in pages:
         test = page.result["test"]
         shown = [f"{test[f'{name}@{K}']:.4f}" for name in ("recall", "precision", "ndcg")]
         numbers = [str(page.result["best_epoch"]), f"{page.result['seconds_per_epoch']:.2f}"]
         rows.append([f"{page.title} ({Path(page.name).name})", str(page.result["seed"]), *shown, *numbers])
-    here = {page.config.model.system for page in pages}
-    missing = [title(name) for name in SYSTEMS if name not in here]
-    notes = [f"Systems not among these runs: {', '.join(missing)}."] if missing else []
+    present = {page.config.model.system for page in pages}
+    missing = [title(name) for name in SYSTEMS if name not in present]
+    notes = [f"Systems without a run here: {', '.join(missing)}."] if missing else []
     if len({page.result["seed"] for page in pages}) == 1:
-        notes.append("One seed: nothing here says how far another seed would be off.")
+        notes.append("Only one seed: the variance between seeds is unknown.")
     return {"pages": pages, "rows": rows, "notes": notes, "data": pages[0].data, "fingerprint": pages[0].fingerprint}
 
 
 def _data_sentence(data: dict[str, Any]) -> str:
     counts = ", ".join(f"{count:,} {split}" for split, count in data["interactions"].items())
-    modalities = ", ".join(one["name"] for one in data["modalities"]) or "none"
+    modalities = ", ".join(modality["name"] for modality in data["modalities"]) or "none"
     sizes = f"{data['users']:,} users, {data['items']:,} items"
     return f"{data['name']}: {sizes}, interactions {counts}; features {modalities}"
 
@@ -138,25 +139,25 @@ def _groups(model: saved_model.Model, config: Config) -> list[list[str]]:
     who, values = user_metrics(model.users, model.items, known.test, K, seen, popularity=popularity)
     group = np.digitize(np.diff(known.train.indptr)[who], (*BINS, np.inf)) - 1
     rows = []
-    for at, (low, high) in enumerate(pairwise((*BINS, None))):
-        inside = group == at
-        if inside.any():
+    for index, (low, high) in enumerate(pairwise((*BINS, None))):
+        members = group == index
+        if members.any():
             label = f"{low} or more" if high is None else f"{low} to {high - 1}"
-            means = [f"{values[name][inside].mean():.4f}" for name in ("recall", "ndcg")]
-            rows.append([label, str(inside.sum()), *means])
+            means = [f"{values[name][members].mean():.4f}" for name in ("recall", "ndcg")]
+            rows.append([label, str(members.sum()), *means])
     return rows
 
 
 def _top(model: saved_model.Model) -> list[list[str]]:
-    """The first users with test items: their best items, those held out for testing marked."""
-    known = model.interactions
-    users = np.flatnonzero(np.diff(known.test.indptr))[:SHOWN_USERS]
+    """Recommendations for the first users with test items. Test items among them are marked."""
+    interactions = model.interactions
+    users = np.flatnonzero(np.diff(interactions.test.indptr))[:SHOWN_USERS]
     rows = []
-    for user, own in zip(users, known.original_users(users).tolist(), strict=True):
-        (found,) = recommend(model, [own], SHOWN_ITEMS)
-        wanted = set(known.original_items(known.test[[user]].indices).tolist())
-        shown = [f"{item}*" if item in wanted else str(item) for item in found.item.tolist()]
-        rows.append([str(own), ", ".join(shown), ", ".join(map(str, sorted(wanted, key=str)))])
+    for user, user_id in zip(users, interactions.original_users(users).tolist(), strict=True):
+        (recommended,) = recommend(model, [user_id], SHOWN_ITEMS)
+        test_items = set(interactions.original_items(interactions.test[[user]].indices).tolist())
+        shown = [f"{item}*" if item in test_items else str(item) for item in recommended.item.tolist()]
+        rows.append([str(user_id), ", ".join(shown), ", ".join(map(str, sorted(test_items, key=str)))])
     return rows
 
 
@@ -169,26 +170,29 @@ def _timing(result: dict[str, Any], epochs: list[dict[str, Any]], config: Config
         peak = max(record["peak_memory_bytes"] for record in epochs)
         rows += [
             ["epochs", f"{len(epochs)} of at most {config.train.epochs}"], ["training", f"{training:.1f} s"],
-            ["an epoch", f"{training / len(epochs):.2f} s"], ["validation", f"{validating:.1f} s"],
+            ["per epoch", f"{training / len(epochs):.2f} s"], ["validation", f"{validating:.1f} s"],
             ["peak memory of the process", readable(peak)],
         ]  # fmt: skip
     return rows
 
 
 def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
-    """What train.balance wrote: each term's gradient on each part of the model, as a share of the ranking term's. An
-    epoch that has nothing written, as before a run was resumed with it, shows none."""
-    found = {record["epoch"]: record["balance"] for record in epochs if record.get("balance")}
-    if not found:
+    """The statistics of train.balance: the gradient norm of each loss term on each part of the model, relative to that
+    of the ranking term. An epoch without statistics (train.balance was enabled when the run was resumed) shows a
+    dash."""
+    balances = {record["epoch"]: record["balance"] for record in epochs if record.get("balance")}
+    if not balances:
         return []
-    first, best = found.get(epochs[0]["epoch"]), found.get(best_epoch)
+    first, best = balances.get(epochs[0]["epoch"]), balances.get(best_epoch)
     rows = []
-    for part, terms in next(iter(found.values())).items():
+    for part, terms in next(iter(balances.values())).items():
         ranking, *others = terms
         for term in others:
-            shares = ["–" if at is None else _share(at[part][term]["norm"], at[part][ranking]["norm"])
-                      for at in (first, best)]  # fmt: skip
-            rows.append([part, term, *shares, "–" if best is None else f"{best[part][term]['cosine']:+.2f}"])
+            ratios = [
+                "–" if epoch is None else _ratio(epoch[part][term]["norm"], epoch[part][ranking]["norm"])
+                for epoch in (first, best)
+            ]
+            rows.append([part, term, *ratios, "–" if best is None else f"{best[part][term]['cosine']:+.2f}"])
     return rows
 
 
@@ -206,7 +210,7 @@ def _share(norm: float, ranking: float) -> str:
 
 
 def _settings(config: Config) -> list[list[str]]:
-    """Every key with its value; the third column says whether it is the default."""
+    """Every key with its value; the third column marks values that differ from the default."""
     changes = config.changes()
     return [[name, str(value), "changed" if name in changes else ""] for name, value in config.flat().items()]
 
@@ -214,28 +218,28 @@ def _settings(config: Config) -> list[list[str]]:
 def _curves(epochs: list[dict[str, Any]], title: str) -> str:
     if not epochs:
         return ""
-    held = io.BytesIO()
-    draw(epochs, held, title)
-    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+    png = io.BytesIO()
+    draw(epochs, png, title)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
 def _not_run(result: dict[str, Any], epochs: list[dict[str, Any]], config: Config) -> list[str]:
-    """What this run leaves open."""
+    """The limitations of a run: what was not tested or trained."""
     notes = []
     if not result["test"].get("users"):
-        notes.append("The data has no test interactions: nothing was tested.")
+        notes.append("The data has no test interactions, so there are no test metrics.")
     if not result["val"].get("users"):
-        notes.append("The data has no validation interactions: the last epoch's model was taken.")
+        notes.append("The data has no validation interactions, so the model of the last epoch was used.")
     elif epochs and result["best_epoch"] == epochs[-1]["epoch"]:
-        notes.append("The last epoch was the best: more epochs might have been better.")
+        notes.append("The last epoch was the best, so more epochs might improve the result.")
     if epochs and len(epochs) < config.train.epochs:
-        run = f"Stopped after {len(epochs)} of {config.train.epochs} epochs"
-        notes.append(f"{run}, {config.train.patience} validations without a better one.")
+        run = f"Stopped early after {len(epochs)} of {config.train.epochs} epochs"
+        notes.append(f"{run}: {config.train.patience} validations without improvement.")
     switched_off = [name for name in ("adversarial", "contrastive", "gumbel") if not getattr(config.loss, name)]
     if config.model.system == "mmssl" and switched_off:
-        notes.append(f"Parts of MMSSL that are off: {', '.join(switched_off)}.")
+        notes.append(f"Disabled parts of MMSSL: {', '.join(switched_off)}.")
     if config.model.system == "mmssl" and config.loss.structural:
-        notes.append("The structural contrast is on, which is NCL's and not part of MMSSL.")
+        notes.append("The structural contrastive loss is enabled. It comes from NCL and is not part of MMSSL.")
     if config.train.device == "cpu":
-        notes.append("Nothing was run on a GPU.")
+        notes.append("The run did not use a GPU.")
     return notes

@@ -1,5 +1,5 @@
-"""`mmssl-fast reproduce`: the paper's tables and figures on given data, each run in a folder of its own.
+"""`mmssl-fast reproduce`: the tables and figures of the paper on the user's data. Each run has its own folder.
 
-plan.py says which runs a target needs, runs.py brings them to their end, the module named after a target's kind makes
-its Markdown and pictures, paper.py holds what the paper prints.
+plan.py lists the runs that a target (a table or figure) needs, runs.py completes them, tables.py, gradients.py and
+pictures.py produce the Markdown and the figures, and paper.py contains the numbers printed in the paper.
 """

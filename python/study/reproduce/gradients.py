@@ -1,4 +1,4 @@
-"""Figure 5: how much gradient a negative gets by its similarity, as Eq. 17 has it and as a trained model has it."""
+"""Figure 5: the gradient of a negative by its similarity to the anchor, from Eq. 17 and from a trained model."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from ...console.markdown import markdown
 from ...data import Dataset
 from ...runs import saved_model
 from .paper import TEMPERATURES
-from .runs import Found
+from .runs import FinishedRun
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Every negative of every anchor at one temperature: similarity x and measured weight, float64 [n]. carried: the
-    share of the whole gradient that an anchor's most similar 1% and 10% of negatives get, mean over anchors."""
+    """The gradient weights of all (anchor, negative) pairs at one temperature.
+
+    x: similarity, float64 [n]; weight: measured gradient weight, float64 [n]; hardest: the fractions of an anchor's
+    total gradient that its most similar 1% and 10% of negatives receive, mean over anchors.
+    """
 
     tau: float
     x: Tensor
     weight: Tensor
-    carried: tuple[float, float]
+    hardest: tuple[float, float]
 
 
 def phi(x: Tensor, tau: float) -> Tensor:
-    """Eq. 17 and 21: sqrt(1 − x²) exp(x/τ), without its constant."""
+    """Eq. 17 and 21: sqrt(1 − x²) exp(x/τ), without the constant factor."""
     return (1 - x.square()).clamp(min=0).sqrt() * (x / tau).exp()
 
 
-def views_of(found: Found, dataset: Dataset) -> tuple[Tensor, list[Tensor]]:
-    """h [U, d] and every e^m [U, d] of a finished MMSSL run, float64."""
-    system = saved_model.rebuild(saved_model.load(found.run.folder), dataset, found.run.config)
+def views_of(finished: FinishedRun, dataset: Dataset) -> tuple[Tensor, list[Tensor]]:
+    """The user embeddings h [U, d] and modality views e^m [U, d] of a finished MMSSL run, float64."""
+    system = saved_model.rebuild(saved_model.load(finished.run.folder), dataset, finished.run.config)
     system.model.eval()
     with torch.no_grad():
         encoded = system.model()
@@ -43,53 +46,54 @@ def views_of(found: Found, dataset: Dataset) -> tuple[Tensor, list[Tensor]]:
 
 
 def measure(h: Tensor, e: Tensor, anchors: Tensor, tau: float) -> Measured:
-    """The gradient of `infonce` (Eq. 11) for one anchor at a time, as its backward gives it.
+    """Measure the gradient of `infonce` (Eq. 11) from its backward pass, one anchor at a time.
 
-    The gradient that reaches a negative's row, times the row's length, is p sqrt(1 − x²)/τ with p its share of the
-    denominator Z; the weight is that times τ Z, so that φ(x) is what theory expects. Negatives are the other users of
-    both sums; those with a zero row or the anchor's own row of gradient are left out.
+    The gradient norm of a negative's row, times the norm of the row, is p sqrt(1 − x²)/τ, where p = exp(x/τ)/Z is its
+    softmax probability and Z the denominator. The weight is this value times τ Z, so that theory predicts φ(x). The
+    negatives are the other users in both sums of Eq. 11. Zero rows and the rows of the anchor are excluded.
     """
     unit_h, unit_e = unit_rows(h), unit_rows(e)
-    xs, weights, carried = [], [], []
+    xs, weights, hardest = [], [], []
     for anchor in anchors.tolist():
         leaves = h.clone().requires_grad_(), e.clone().requires_grad_()
         infonce(*leaves, torch.tensor([anchor]), tau).backward()
         x = torch.cat([unit_h @ unit_e[anchor], unit_e @ unit_e[anchor]])
         total = (x / tau).exp().sum()
-        reached = torch.cat([leaf.grad.norm(dim=1) * leaf.detach().norm(dim=1) for leaf in leaves])
-        kept = torch.cat([h.norm(dim=1) > 0, e.norm(dim=1) > 0])
-        kept[[anchor, h.shape[0] + anchor]] = False
-        x, reached = x[kept], reached[kept]
-        ordered = reached[x.argsort(descending=True)].cumsum(0) / reached.sum()
-        carried.append([float(ordered[max(0, int(share * len(ordered)) - 1)]) for share in (0.01, 0.1)])
+        gradient = torch.cat([leaf.grad.norm(dim=1) * leaf.detach().norm(dim=1) for leaf in leaves])
+        is_negative = torch.cat([h.norm(dim=1) > 0, e.norm(dim=1) > 0])
+        is_negative[[anchor, h.shape[0] + anchor]] = False
+        x, gradient = x[is_negative], gradient[is_negative]
+        cumulative = gradient[x.argsort(descending=True)].cumsum(0) / gradient.sum()
+        hardest.append([float(cumulative[max(0, int(top * len(cumulative)) - 1)]) for top in (0.01, 0.1)])
         xs.append(x)
-        weights.append(reached * tau * total)
-    shares = torch.tensor(carried).mean(0).tolist()
-    return Measured(tau, torch.cat(xs), torch.cat(weights), (shares[0], shares[1]))
+        weights.append(gradient * tau * total)
+    top1, top10 = torch.tensor(hardest).mean(0).tolist()
+    return Measured(tau, torch.cat(xs), torch.cat(weights), (top1, top10))
 
 
-def measure_run(found: Found, dataset: Dataset, count: int) -> list[Measured]:
-    """The paper's temperatures and the run's own, each on `count` anchors of the first modality that have a view."""
-    h, views = views_of(found, dataset)
+def measure_run(finished: FinishedRun, dataset: Dataset, count: int) -> list[Measured]:
+    """Measure the temperatures of the paper and of the run, on `count` random anchors with a view in modality 1."""
+    h, views = views_of(finished, dataset)
     users = torch.nonzero(views[0].norm(dim=1) > 0).flatten()
     generator = torch.Generator().manual_seed(0)
     anchors = users[torch.randperm(len(users), generator=generator)[:count]]
-    taus = [*TEMPERATURES, found.run.config.loss.contrastive_tau]
+    taus = [*TEMPERATURES, finished.run.config.loss.contrastive_tau]
     return [measure(h, views[0], anchors, tau) for tau in dict.fromkeys(taus)]
 
 
 def report(measured: list[Measured], modality: str) -> str:
-    """The picture's Markdown, and by temperature how far measurement and theory are apart."""
+    """Markdown with the figure and, for each temperature, the deviation between measurement and theory."""
     rows = []
-    for one in measured:
-        theory = phi(one.x, one.tau)
-        apart = float((one.weight - theory).norm() / theory.norm())
-        rows.append([f"{one.tau:g}", f"{apart:.1e}", f"{one.carried[0]:.1%}", f"{one.carried[1]:.1%}"])
-    columns = ["τ'", "measured against φ(x), relative", "gradient of the hardest 1%", "of the hardest 10%"]
+    for m in measured:
+        theory = phi(m.x, m.tau)
+        deviation = float((m.weight - theory).norm() / theory.norm())
+        rows.append([f"{m.tau:g}", f"{deviation:.1e}", f"{m.hardest[0]:.1%}", f"{m.hardest[1]:.1%}"])
+    columns = ["τ'", "relative deviation from φ(x)", "gradient on the hardest 1%", "on the hardest 10%"]
     return "\n".join([
         "![φ(x) of Eq. 17 and the measured gradient weights of negatives](figure5.png)", "",
         markdown(columns, rows), "",
-        "Measured: the gradient that the backward pass of `infonce` gives each negative of an anchor, on a trained "
-        f"model's h and e of the modality {modality}, divided by Eq. 20's constant. The last two columns: the share of "
-        "all negatives' gradient that the most similar ones of an anchor get.",
+        "Measured: the gradient of each negative of an anchor in the backward pass of `infonce`, divided by the "
+        "constant "
+        f"of Eq. 20, for h and e of the modality {modality} in a trained model. Last two columns: the fraction of the "
+        "gradient of all negatives that the most similar negatives of an anchor receive.",
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the paper prints (Wei et al., WWW 2023), on its own splits: never one row with what is measured here."""
+"""Numbers from the paper (Wei et al., WWW 2023). They are for its own splits: never put them in a row with ours."""
 
 SPLITS = {
     "tiktok": "TikTok: 9319 users, 6710 items, 59541 interactions; visual, acoustic and textual features",
@@ -57,7 +57,7 @@ TABLE3 = {  # recall@20, ndcg@20
 
 BINS = {"baby": (0, 4, 6, 9, 13, 100), "allrecipes": (0, 2, 3, 4, 5, 10)}  # Table 4: [0, 4), [4, 6), …
 
-TABLE4 = {  # ndcg@20 by group; the extracted text of Allrecipes is legible for two systems only
+TABLE4 = {  # ndcg@20 by group; for Allrecipes only two systems could be read from the paper's text
     "baby": {
         "VBPR": (0.0166, 0.0187, 0.0197, 0.0218, 0.0319), "MMGCN": (0.0219, 0.0247, 0.0277, 0.0315, 0.0608),
         "LATTICE": (0.0263, 0.0300, 0.0337, 0.0366, 0.0619), "SLMRec": (0.0269, 0.0291, 0.0302, 0.0318, 0.0611),
@@ -74,11 +74,11 @@ SWEEPS = {
     "loss.lambda_penalty": (0.0, 1.0, 10.0, 20.0, 50.0, 100.0, 150.0),
     "loss.contrastive_tau": (0.05, 0.085, 0.2, 0.35, 0.5, 0.7, 0.89),
     "model.dim": (8, 16, 32, 64, 128, 256, 512),
-}  # Figure 4; of τ the paper gives the range (0, 0.9) and the best value, 0.085
+}  # Figure 4. For τ the paper states only the range (0, 0.9) and the best value, 0.085.
 
 TEMPERATURES = (0.02, 0.1, 0.5)  # Figure 5
 
 
 def catalogue(name: str) -> str | None:
-    """Which of the paper's catalogues a data folder's name speaks of; None for another."""
-    return next((known for known in SPLITS if known in name.lower()), None)
+    """The paper's catalogue whose name is contained in the name of a data folder; None if there is none."""
+    return next((split for split in SPLITS if split in name.lower()), None)

@@ -1,4 +1,4 @@
-"""PNGs of Figures 3, 4 and 5."""
+"""Figures 3, 4 and 5 as PNG files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from ...runs.curves import INK, LOSS, MUTED, NDCG, RECALL, plain
 from .gradients import Measured, phi
 from .paper import SWEEPS
-from .runs import Found, by_label
+from .runs import FinishedRun, by_label
 from .statistics import spread
 
 COLOURS = (RECALL, NDCG, "#3f8f4f", "#8a4fa3", LOSS, "#b08a1e", "#1f8a8a", "#a33f5c", "#6b6b2f")
@@ -30,20 +30,22 @@ def _canvas(rows: int, columns: int, width: float, height: float):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def figure3(found: list[Found], path: Path) -> None:
-    """Validation Recall@20 and NDCG@20 against epochs (left) and training seconds (right), a line a system: the mean of
-    the epochs that all its seeds have."""
+def figure3(finished: list[FinishedRun], path: Path) -> None:
+    """Plot validation Recall@20 and NDCG@20 against epochs (left) and training seconds (right), one line per system.
+
+    A line is the mean over seeds, up to the last epoch that all seeds have reached.
+    """
     figure, grid = _canvas(2, 2, 11, 6.4)
-    for colour, (label, runs) in zip(_cycled(len(found)), by_label(found).items(), strict=False):
-        validated = [[record for record in one.epochs if record.get("val", {}).get("users")] for one in runs]
+    for colour, (label, runs) in zip(_cycled(len(finished)), by_label(finished).items(), strict=False):
+        validated = [[record for record in run.epochs if record.get("val", {}).get("users")] for run in runs]
         length = min(map(len, validated))
         if not length:
             continue
         epochs = [record["epoch"] for record in validated[0][:length]]
-        elapsed = {one.run.seed: np.cumsum([record["seconds"] for record in one.epochs]) for one in runs}
-        seconds = np.mean([[elapsed[one.run.seed][epoch - 1] for epoch in epochs] for one in runs], 0)
+        elapsed = [np.cumsum([record["seconds"] for record in run.epochs]) for run in runs]
+        seconds = np.mean([[times[epoch - 1] for epoch in epochs] for times in elapsed], 0)
         for row, name in enumerate(NAMES):
-            values = np.mean([[record["val"][name] for record in one[:length]] for one in validated], 0)
+            values = np.mean([[record["val"][name] for record in records[:length]] for records in validated], 0)
             marker = "o" if length < 3 else None
             grid[row, 0].plot(epochs, values, color=colour, linewidth=1.8, label=label, marker=marker, markersize=4)
             grid[row, 1].plot(seconds, values, color=colour, linewidth=1.8, label=label, marker=marker, markersize=4)
@@ -57,9 +59,9 @@ def figure3(found: list[Found], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def figure4(found: list[Found], path: Path) -> None:
-    """Test Recall@20 along each sweep, a bar of one standard deviation over seeds."""
-    grouped = by_label(found)
+def figure4(finished: list[FinishedRun], path: Path) -> None:
+    """Plot test Recall@20 along each sweep, with error bars of one standard deviation over seeds."""
+    grouped = by_label(finished)
     swept = [key for key in SWEEPS if any(label.startswith(f"{key}=") for label in grouped)]
     figure, grid = _canvas(1, len(swept), 2.6 * len(swept), 2.9)
     for axes, key in zip(grid[0], swept, strict=True):
@@ -67,7 +69,7 @@ def figure4(found: list[Found], path: Path) -> None:
             (float(label.partition("=")[2]), runs) for label, runs in grouped.items() if label.startswith(f"{key}=")
         ]
         means, deviations = zip(
-            *(spread([one.result["test"]["recall@20"] for one in runs]) for _, runs in points), strict=True
+            *(spread([run.result["test"]["recall@20"] for run in runs]) for _, runs in points), strict=True
         )
         axes.errorbar(
             range(len(points)), means, yerr=np.nan_to_num(deviations), color=RECALL, marker="o", markersize=4, capsize=3
@@ -79,19 +81,19 @@ def figure4(found: list[Found], path: Path) -> None:
 
 
 def figure5(measured: list[Measured], path: Path, shown: int = 4000) -> None:
-    """φ(x), as large as its peak, at each temperature: a line as theory has it, points as they were measured; below,
-    how many negatives have which similarity."""
+    """Plot φ(x) relative to its maximum at each temperature, from theory (line) and measured (at most `shown` points);
+    below, a histogram of the similarities of the negatives."""
     figure, grid = _canvas(2, len(measured), 3.4 * len(measured), 4.6)
     line = torch.linspace(-1, 1, 801, dtype=torch.float64)
-    for column, one in enumerate(measured):
+    for column, m in enumerate(measured):
         axes, below = grid[:, column]
-        top = phi(line, one.tau).max()
-        axes.plot(line, phi(line, one.tau) / top, color=NDCG, linewidth=1.6, label="φ(x), Eq. 17")
-        every = max(1, len(one.x) // shown)
-        axes.plot(one.x[::every], (one.weight / top)[::every], ".", color=RECALL, markersize=2.5, alpha=0.5,
+        top = phi(line, m.tau).max()
+        axes.plot(line, phi(line, m.tau) / top, color=NDCG, linewidth=1.6, label="φ(x), Eq. 17")
+        every = max(1, len(m.x) // shown)
+        axes.plot(m.x[::every], (m.weight / top)[::every], ".", color=RECALL, markersize=2.5, alpha=0.5,
                   label="measured")  # fmt: skip
-        below.hist(one.x.numpy(), bins=60, range=(-1, 1), color=LOSS)
-        plain(axes, f"τ' = {one.tau:g}")
+        below.hist(m.x.numpy(), bins=60, range=(-1, 1), color=LOSS)
+        plain(axes, f"τ' = {m.tau:g}")
         plain(below, "negatives by similarity x" if column == 0 else "")
         axes.set_xlim(-1, 1)
         below.set_xlim(-1, 1)
@@ -100,4 +102,4 @@ def figure5(measured: list[Measured], path: Path, shown: int = 4000) -> None:
 
 
 def _cycled(count: int) -> list[str]:
-    return [COLOURS[at % len(COLOURS)] for at in range(count)]
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]

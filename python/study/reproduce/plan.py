@@ -1,4 +1,4 @@
-"""Which runs a target needs: a configuration and a seed each, in a folder named after both."""
+"""The runs that a target needs. Each has a configuration, a seed, and a folder named after both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "r/p-GAE": {"loss.adversarial": False, "loss.autoencoder": True},
     "w/o-SSL": {"loss.adversarial": False, "loss.contrastive": False},  # not in the paper
 }
-STRUCTURAL_ABLATIONS: dict[str, dict[str, Any]] = {  # of a configuration with loss.structural, which the paper has not
+STRUCTURAL_ABLATIONS: dict[str, dict[str, Any]] = {  # only with loss.structural, which is not in the paper
     "w/o-SC": {"loss.structural": False},
     "w/o-SSL-SC": ABLATIONS["w/o-SSL"] | {"loss.structural": False},
 }
@@ -38,7 +38,7 @@ STRUCTURAL_ABLATIONS: dict[str, dict[str, Any]] = {  # of a configuration with l
 
 @dataclass(frozen=True)
 class Run:
-    """label: what it is called in the tables; config: all of it, the seed too; folder: where it lies."""
+    """label: name in the tables; config: complete configuration, including the seed; folder: the run folder."""
 
     label: str
     config: Config
@@ -51,8 +51,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for. base: the configuration of each system before seeds and variants; out: where runs and results
-    go; variants: those of `ablations` that Table 3 has; none: all of them."""
+    """The request. base: configuration of each system before seeds and variants are applied; out: folder for runs and
+    results; variants: rows of Table 3, a subset of `ablations`; empty: all of them; sweeps: likewise for Figure 4."""
 
     target: Target
     out: Path
@@ -64,15 +64,15 @@ class Settings:
     sweeps: tuple[str, ...] = ()
 
 
-def systems_of(target: Target, asked: list[str], quick: bool) -> list[str]:
-    """The systems a target compares, in the order of its table."""
+def systems_of(target: Target, requested: list[str], quick: bool) -> list[str]:
+    """The systems that a target compares, in the order of its table."""
     if target not in DEFAULT_SYSTEMS:
         return ["mmssl"]
-    return asked or (QUICK_SYSTEMS if quick else DEFAULT_SYSTEMS[target])
+    return requested or (QUICK_SYSTEMS if quick else DEFAULT_SYSTEMS[target])
 
 
 def runs_of(settings: Settings) -> list[Run]:
-    """Every run of the target, label by label and seed by seed."""
+    """All runs of a target, ordered by label and then by seed."""
     return [
         _run(settings, label, config, seed)
         for label, config in _configurations(settings)
@@ -82,7 +82,7 @@ def runs_of(settings: Settings) -> list[Run]:
 
 def _configurations(settings: Settings) -> list[tuple[str, Config]]:
     if settings.target == "table3":
-        return [(label, with_values(settings.base["mmssl"], changes)) for label, changes in _chosen(settings)]
+        return [(label, with_values(settings.base["mmssl"], changes)) for label, changes in _variants(settings)]
     if settings.target == "figure4":
         return [
             (sweep_label(key, value), with_values(settings.base["mmssl"], {key: value}))
@@ -93,13 +93,13 @@ def _configurations(settings: Settings) -> list[tuple[str, Config]]:
     return [(title(name), config) for name, config in settings.base.items()]
 
 
-def _chosen(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
-    every = ablations(settings.base["mmssl"])
-    return [(label, changes) for label, changes in every.items() if not settings.variants or label in settings.variants]
+def _variants(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
+    variants = ablations(settings.base["mmssl"]).items()
+    return [(label, changes) for label, changes in variants if not settings.variants or label in settings.variants]
 
 
 def ablations(base: Config) -> dict[str, dict[str, Any]]:
-    """What can be left out of a configuration: label → the keys that change."""
+    """The ablations of a configuration: {label: the keys that it changes}."""
     return ABLATIONS | STRUCTURAL_ABLATIONS if base.loss.structural else ABLATIONS
 
 
@@ -108,7 +108,7 @@ def sweep_label(key: str, value: float) -> str:
 
 
 def with_values(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with other values, {"section.key": value}."""
+    """The configuration with the values {"section.key": value} replaced."""
     for name, value in values.items():
         section, key = name.split(".")
         config = config.changed(section, **{key: value})
@@ -122,11 +122,14 @@ def _run(settings: Settings, label: str, config: Config, seed: int) -> Run:
 
 
 def identity(config: Config, fingerprint: str) -> str:
-    """A name (hex) for a configuration on a split, whatever its seed and what cannot change its result. Made of the
-    keys that differ from the defaults: a key that a later version adds leaves the names of earlier runs as they are."""
-    held = config.model_dump(exclude_defaults=True)
+    """A hash (hex) of a configuration and a split, without the seed and the keys that do not affect the result.
+
+    Only keys that differ from their defaults enter the hash, so that a new key in a later version does not change the
+    folder names of existing runs.
+    """
+    sections = config.model_dump(exclude_defaults=True)
     for name in (*MAY_DIFFER, "train.seed"):
         section, key = name.split(".")
-        held.get(section, {}).pop(key, None)
-    changed_keys = {section: values for section, values in held.items() if values}
+        sections.get(section, {}).pop(key, None)
+    changed_keys = {section: values for section, values in sections.items() if values}
     return hashlib.sha256(json.dumps([changed_keys, fingerprint], sort_keys=True).encode()).hexdigest()

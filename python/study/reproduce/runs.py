@@ -1,4 +1,4 @@
-"""Bringing a plan's runs to their end, and reading what they found."""
+"""Completing the runs of a plan and reading their results."""
 
 from __future__ import annotations
 
@@ -31,54 +31,57 @@ K = 20
 
 
 @dataclass(frozen=True)
-class Found:
-    """A finished run: result: what its result.json holds; epochs: the lines of its metrics.jsonl."""
+class FinishedRun:
+    """A finished run. result: contents of result.json; epochs: the lines of metrics.jsonl."""
 
     run: Run
     result: dict[str, Any]
     epochs: list[dict[str, Any]]
 
 
-def finish(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: int = 1) -> list[Found]:
-    """Every run brought to its end, in order, or `jobs` at a time; a folder that serves two labels is run once. say:
-    told a line for each.
+def finish(runs: list[Run], dataset: Dataset, report: Callable[[str], None], jobs: int = 1) -> list[FinishedRun]:
+    """Complete all runs, `jobs` at a time, and return their results. Runs that share a folder are executed once.
 
-    Raises Interrupted after a signal: the same call then goes on from there.
+    report: called with a line of text for each run. Raises Interrupted after a signal; the same call then continues.
     """
     if jobs > 1:
-        _in_parallel(runs, dataset, say, jobs)
+        _run_parallel(runs, dataset, report, jobs)
     else:
-        _in_turn(runs, dataset, say)
-    found = [read(run) for run in runs]
-    refuse_other_data({str(one.run.folder): one.result for one in found})
-    return found
+        _run_sequentially(runs, dataset, report)
+    finished = [read(run) for run in runs]
+    refuse_other_data({str(each.run.folder): each.result for each in finished})
+    return finished
 
 
-def _in_turn(runs: list[Run], dataset: Dataset, say: Callable[[str], None]) -> None:
-    for at, run in enumerate(runs, 1):
+def _run_sequentially(runs: list[Run], dataset: Dataset, report: Callable[[str], None]) -> None:
+    for number, run in enumerate(runs, 1):
         try:
-            done = complete(dataset, run.config, run.folder)
+            executed = complete(dataset, run.config, run.folder)
         except Interrupted as error:
             raise Interrupted(
-                f"interrupted in run {at} of {len(runs)}, {run.folder.name}; repeat the command to go on", error.signal
+                f"interrupted in run {number} of {len(runs)}, {run.folder.name}; repeat the command to continue",
+                error.signal,
             ) from None
-        say(_line(at, len(runs), run, "done" if done else "was there"))
+        report(_line(number, len(runs), run, "done" if executed else "already done"))
 
 
-def _in_parallel(runs: list[Run], dataset: Dataset, say: Callable[[str], None], jobs: int) -> None:
+def _run_parallel(runs: list[Run], dataset: Dataset, report: Callable[[str], None], jobs: int) -> None:
     todo: dict[Path, Run] = {}
     for run in runs:
-        if run.folder not in todo and standing(run, dataset) != "done":
+        if run.folder not in todo and progress_of(run, dataset) != "done":
             todo[run.folder] = run
-    there = [run for run in runs if todo.get(run.folder) is not run]
-    for at, run in enumerate(there, 1):
-        say(_line(at, len(runs), run, "is the same as another" if run.folder in todo else "was there"))
-    begun = list(todo.values())
-    number = itertools.count(len(there) + 1)
+    skipped = [run for run in runs if todo.get(run.folder) is not run]
+    for number, run in enumerate(skipped, 1):
+        report(_line(number, len(runs), run, "same as another run" if run.folder in todo else "already done"))
+    executed = list(todo.values())
+    numbers = itertools.count(len(skipped) + 1)
     processes.run_parallel(
-        [_part(run) for run in begun], dataset, jobs, "runs",
-        lambda at: say(_line(next(number), len(runs), begun[at], "done")),
-    )  # fmt: skip
+        [_part(run) for run in executed],
+        dataset,
+        jobs,
+        "runs",
+        lambda index: report(_line(next(numbers), len(runs), executed[index], "done")),
+    )
 
 
 def _part(run: Run) -> processes.Part:
@@ -89,51 +92,53 @@ def _part(run: Run) -> processes.Part:
 
 
 def complete_in(dataset: Dataset, config: Config, folder: str) -> None:
-    """What a process of its own does for a run."""
+    """Complete a run in a worker process."""
     complete(dataset, config, Path(folder))
 
 
 def _progress(run: Run) -> tuple[int, int, float]:
     epochs = _epochs(run)
-    best = max((one.get("val", {}).get(SELECTION_METRIC) or 0.0 for one in epochs), default=0.0)
+    best = max((record.get("val", {}).get(SELECTION_METRIC) or 0.0 for record in epochs), default=0.0)
     return len(epochs), run.config.train.epochs, best
 
 
-def _line(at: int, among: int, run: Run, state: str) -> str:
-    return f"{at}/{among}  {run.label}, seed {run.seed}: {state}, {run.folder}"
+def _line(number: int, total: int, run: Run, state: str) -> str:
+    return f"{number}/{total}  {run.label}, seed {run.seed}: {state}, {run.folder}"
 
 
-def read(run: Run) -> Found:
-    """What a finished run's folder holds."""
-    return Found(run, run_folder.read_result(run.folder), run_folder.read_epochs(run.folder))
+def read(run: Run) -> FinishedRun:
+    """Read the results of a finished run from its folder."""
+    return FinishedRun(run, run_folder.read_result(run.folder), run_folder.read_epochs(run.folder))
 
 
-def by_label(found: list[Found]) -> dict[str, list[Found]]:
-    """The runs of each label, seed by seed."""
-    grouped: dict[str, list[Found]] = {}
-    for one in found:
-        grouped.setdefault(one.run.label, []).append(one)
+def by_label(finished: list[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """The runs grouped by label; within a label, one run per seed."""
+    grouped: dict[str, list[FinishedRun]] = {}
+    for each in finished:
+        grouped.setdefault(each.run.label, []).append(each)
     return grouped
 
 
-def per_user(found: list[Found], dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The test users, and each metric at K of each of them as a mean over the runs' seeds."""
+def per_user(finished: list[FinishedRun], dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The test users, and their metrics at K: for each metric one value per user, the mean over the given runs."""
     parts = []
-    for one in found:
-        model, masked = saved_model.load(one.run.folder), dataset.train
-        if one.run.config.evaluate.mask_validation:
+    for each in finished:
+        model, masked = saved_model.load(each.run.folder), dataset.train
+        if each.run.config.evaluate.mask_validation:
             masked = masked.maximum(dataset.val)
         seen = InteractionGraph.from_scipy(masked)
         who, values = user_metrics(
             model.users, model.items, dataset.test, K, seen, popularity=item_popularity(dataset)
         )
         parts.append(values)
-    return who, {name: np.mean([values[name] for values in parts], 0) for name in parts[0]}
+    return users, {name: np.mean([values[name] for values in parts], 0) for name in parts[0]}
 
 
-def standing(run: Run, dataset: Dataset) -> str:
-    """How far a run is: done, interrupted after some epoch, or to do. Raises InputError where its folder holds
-    another run."""
+def progress_of(run: Run, dataset: Dataset) -> str:
+    """How far a run is: "done", "after epoch N" (resumable) or "to do".
+
+    Raises InputError if its folder contains another run.
+    """
     if not (run.folder / run_folder.CONFIG).exists():
         return "to do"
     refuse_other_run(run.folder, dataset, run.config)
@@ -145,7 +150,7 @@ def standing(run: Run, dataset: Dataset) -> str:
 
 
 def _epochs(run: Run) -> list[dict[str, Any]]:
-    """The epochs behind a run; none where it has not begun, or the file was not written to its end."""
+    """The finished epochs of a run; empty if it has not started, or if its metrics file is incomplete."""
     try:
         return run_folder.read_epochs(run.folder)
     except InputError:
@@ -153,31 +158,36 @@ def _epochs(run: Run) -> list[dict[str, Any]]:
 
 
 class Estimates:
-    """Seconds that runs will take at most: of an epoch as in a run of the same configuration that has one, else of a
-    few steps timed on the spot; all epochs counted, as if nothing stopped early."""
+    """Upper bounds on the time of runs, in seconds: seconds per epoch times the maximum number of epochs.
+
+    The time of an epoch comes from a run with the same configuration, if there is one, or else from timing a few steps.
+    Early stopping makes a run shorter than its estimate.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.known = dataset, {}
+        self.dataset, self.seconds_per_epoch = dataset, {}
 
     def seconds(self, run: Run) -> float:
-        if standing(run, self.dataset) == "done":
+        if progress_of(run, self.dataset) == "done":
             return 0.0
         key = identity(run.config, self.dataset.fingerprint)
-        if key not in self.known:
+        if key not in self.seconds_per_epoch:
             measured = [record["seconds"] for record in _epochs(run)]
-            self.known[key] = float(np.mean(measured)) if measured else _seconds_per_epoch(self.dataset, run)
-        return self.known[key] * run.config.train.epochs
+            seconds = float(np.mean(measured)) if measured else _time_epoch(self.dataset, run)
+            self.seconds_per_epoch[key] = seconds
+        return self.seconds_per_epoch[key] * run.config.train.epochs
 
 
-def _seconds_per_epoch(dataset: Dataset, run: Run, steps: int = 2) -> float:
-    begun = loop.Run(dataset, run.config, NullObserver())
-    if not begun.trains:
+def _time_epoch(dataset: Dataset, run: Run, steps: int = 2) -> float:
+    """Seconds per epoch, extrapolated from a few steps."""
+    trial = loop.Run(dataset, run.config, NullObserver())
+    if not trial.trains:
         return 0.0
-    begun.system.start_epoch(1)
+    trial.system.start_epoch(1)
     for step in range(steps + 1):
-        if step == 1:  # the first one warms up
+        if step == 1:  # the first step is a warm-up
             started = time.perf_counter()
-        losses = begun.system.step(begun.next_batch())
-        float(next(iter(losses.values())).detach())
-        begun.fit.step += 1
-    return (time.perf_counter() - started) / steps * begun.steps
+        losses = trial.system.step(trial.next_batch())
+        float(next(iter(losses.values())).detach())  # waits for the device
+        trial.fit.step += 1
+    return (time.perf_counter() - started) / steps * trial.steps

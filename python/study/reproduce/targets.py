@@ -1,4 +1,4 @@
-"""From a target's name to its files: <target>.md, <target>.png where the paper has a figure, and the runs' folders."""
+"""Producing a target: <target>.md, <target>.png if it is a figure, and the run folders."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from ...data import Dataset
 from ...files import replacing, write_text
 from . import gradients, pictures, tables
 from .plan import Settings, runs_of
-from .runs import Estimates, Found, finish, standing
+from .runs import Estimates, FinishedRun, finish, progress_of
 
 TITLES = {
-    "table2": "Table 2: systems", "table3": "Table 3: ablations", "table4": "Table 4: by training interactions",
+    "table2": "Table 2: systems", "table3": "Table 3: ablations", "table4": "Table 4: users by training interactions",
     "figure3": "Figure 3: training curves", "figure4": "Figure 4: sweeps",
-    "figure5": "Figure 5: gradient of negatives",
+    "figure5": "Figure 5: gradient weights of negatives",
 }  # fmt: skip
 ANCHORS, QUICK_ANCHORS = 64, 8
 
 
 def foresee(settings: Settings, dataset: Dataset) -> list[tuple[str, int, str, str, float]]:
-    """(label, seed, standing, folder's name, seconds at most) of every run."""
+    """(label, seed, progress, folder name, maximum seconds) of every run, for --dry-run."""
     estimates = Estimates(dataset)
     return [
-        (run.label, run.seed, standing(run, dataset), run.folder.name, estimates.seconds(run))
+        (run.label, run.seed, progress_of(run, dataset), run.folder.name, estimates.seconds(run))
         for run in runs_of(settings)
     ]
 
 
 def makespan(seconds: Iterable[float], jobs: int) -> float:
-    """Seconds until all have ended, where the next begins as soon as one of `jobs` at once ends."""
+    """Total time of runs that start in order, at most `jobs` at a time, the next one as soon as one ends."""
     ends: list[float] = []
-    for one in seconds:
-        begun = heapq.heappop(ends) if len(ends) == jobs else 0.0
-        heapq.heappush(ends, begun + one)
+    for duration in seconds:
+        start = heapq.heappop(ends) if len(ends) == jobs else 0.0
+        heapq.heappush(ends, start + duration)
     return max(ends, default=0.0)
 
 
@@ -45,20 +45,20 @@ def produce(settings: Settings, dataset: Dataset, say: Callable[[str], None], jo
     body = _body(settings, dataset, found)
     folders = "\n".join(f"- {one.run.label}, seed {one.run.seed}: `runs/{one.run.folder.name}`" for one in found)
     text = "\n\n".join([
-        tables.preamble(settings, dataset, found, TITLES[settings.target]), body, f"Runs:\n\n{folders}"
+        tables.preamble(settings, dataset, finished, TITLES[settings.target]), body, f"Runs:\n\n{folders}"
     ])  # fmt: skip
     path = settings.out / f"{settings.target}.md"
     write_text(path, text + "\n")
     return path
 
 
-def _body(settings: Settings, dataset: Dataset, found: list[Found]) -> str:
+def _body(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> str:
     if settings.target == "figure5":
-        measured = gradients.measure_run(found[0], dataset, QUICK_ANCHORS if settings.quick else ANCHORS)
+        measured = gradients.measure_run(finished[0], dataset, QUICK_ANCHORS if settings.quick else ANCHORS)
         with replacing(settings.out / "figure5.png") as temporary:
             pictures.figure5(measured, temporary)
         return gradients.report(measured, dataset.modalities[0])
     if settings.target in ("figure3", "figure4"):
         with replacing(settings.out / f"{settings.target}.png") as temporary:
-            getattr(pictures, settings.target)(found, temporary)
-    return getattr(tables, settings.target)(settings, dataset, found)
+            getattr(pictures, settings.target)(finished, temporary)
+    return getattr(tables, settings.target)(settings, dataset, finished)

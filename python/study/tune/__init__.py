@@ -1,1 +1,1 @@
-"""`mmssl-fast tune`: the space that is searched, the search, and its record."""
+"""`mmssl-fast tune`: search spaces, the hyper-parameter search, and its record."""

@@ -1,4 +1,4 @@
-"""What a search leaves for people: the record of its trials, and the best one as a preset."""
+"""The output of a search: a table of its trials, and the best trial as a preset."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ RECORD, BEST = "trials.md", "best.toml"
 
 
 def table(trials: list[FrozenTrial], names: list[str], dataset: Dataset, base: Config, seeds: int) -> str:
-    """trials.md: every trial with the values of `names`, in the order given."""
+    """The contents of trials.md: all trials, in the given order, with the values of the keys `names`."""
     rows = [
         [
-            str(one.number),
-            _text(value_of(one)),
-            _state(one),
-            *(_text(one.params[name]) for name in names),
-            ", ".join(map(str, one.user_attrs.get("best_epoch", []))),
-            f"{one.duration.total_seconds():.0f}",
+            str(trial.number),
+            _text(value_of(trial)),
+            _state(trial),
+            *(_text(trial.params[name]) for name in names),
+            ", ".join(map(str, trial.user_attrs.get("best_epoch", []))),
+            f"{trial.duration.total_seconds():.0f}",
         ]
-        for one in trials
+        for trial in trials
     ]
     columns = ["trial", "val. Recall@20", "state", *names, "best epoch", "seconds"]
     lines = [
         f"# Search for {base.model.system} on {dataset.name}",
         "",
-        f"{len(trials)} trials, {sum(one.state == TrialState.PRUNED for one in trials)} of them pruned; {seeds} "
+        f"{len(trials)} trials, {sum(trial.state == TrialState.PRUNED for trial in trials)} of them pruned; {seeds} "
         f"seed{'s' * (seeds > 1)} from {base.train.seed}, at most {base.train.epochs} epochs; "
-        f"split {dataset.fingerprint[:16]}. Optuna {optuna.__version__}, TPE. A pruned trial shows its best.",
+        f"split {dataset.fingerprint[:16]}. Optuna {optuna.__version__}, TPE sampler. The value of a "
+        "pruned trial is its best validation so far.",
         "",
         markdown(columns, rows),
         "",
@@ -43,14 +44,14 @@ def table(trials: list[FrozenTrial], names: list[str], dataset: Dataset, base: C
     return "\n".join(lines)
 
 
-def line(one: FrozenTrial) -> str:
-    """A trial in one line."""
-    values = ", ".join(f"{name} {_text(value)}" for name, value in one.params.items())
-    return f"trial {one.number}: {_text(value_of(one))} {_state(one)}  {values}"
+def line(trial: FrozenTrial) -> str:
+    """A one-line summary of a trial."""
+    values = ", ".join(f"{name} {_text(value)}" for name, value in trial.params.items())
+    return f"trial {trial.number}: {_text(value_of(trial))} {_state(trial)}  {values}"
 
 
 def preset(config: Config, title: str) -> str:
-    """TOML of the keys that differ from the defaults, apart from what says where and on what a run is made."""
+    """The keys that differ from the defaults, as TOML, without those that depend on the machine or the data."""
     lines = [f"# {title}"]
     for name, value in config.changes().items():
         section, key = name.split(".")
@@ -62,15 +63,17 @@ def preset(config: Config, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def value_of(one: FrozenTrial) -> float | None:
-    """A trial's value; of a pruned one the best it had come to."""
-    return one.value if one.state == TrialState.COMPLETE else max(one.intermediate_values.values(), default=None)
+def value_of(trial: FrozenTrial) -> float | None:
+    """The objective value of a trial. For a pruned trial, the best validation before it was pruned."""
+    if trial.state == TrialState.COMPLETE:
+        return trial.value
+    return max(trial.intermediate_values.values(), default=None)
 
 
-def _state(one: FrozenTrial) -> str:
-    if one.state == TrialState.COMPLETE:
+def _state(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.COMPLETE:
         return "complete"
-    return "refused" if "note" in one.user_attrs else f"pruned at epoch {max(one.intermediate_values, default=0)}"
+    return "refused" if "note" in trial.user_attrs else f"pruned at epoch {max(trial.intermediate_values, default=0)}"
 
 
 def _text(value: Any) -> str:

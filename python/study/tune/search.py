@@ -1,7 +1,7 @@
-"""`mmssl-fast tune`: a search over the configuration by validation Recall@20, with Optuna.
+"""`mmssl-fast tune`: hyper-parameter search with Optuna, maximising validation Recall@20.
 
-A study is one folder: study.log, Optuna's journal, from which a search goes on; trials.md, its record; best.toml, a
-preset of the best trial. Test interactions are never looked at.
+A search writes one folder: study.log, Optuna's journal, from which the search can be resumed; trials.md, the table of
+trials; best.toml, the best trial as a preset. The test interactions are never used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...training import loop, signals
 from ...training.progress import SELECTION_METRIC, NullObserver
 from .. import processes
 from .record import BEST, RECORD, line, preset, table, value_of
-from .space import Space, values_in, with_values
+from .space import Distribution, Space, values_in, with_values
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 JOURNAL = "study.log"
@@ -62,76 +62,79 @@ def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None
 
 
 class Search:
-    """A study in a folder: begun where nothing is there, gone on with otherwise.
+    """A hyper-parameter search in a folder. If the folder already contains the search, it is resumed.
 
-    Raises InputError where the folder holds a search of other data, another base configuration or another space, or
-    another process is at it.
+    Raises InputError if the folder contains a search with other data, another base configuration or another search
+    space, or if another process is using it.
     """
 
     def __init__(
         self, folder: Path, dataset: Dataset, base: Config, space: Space, seeds: int, prune: bool,
-        draws: int | None = None,
+        sampler_seed: int | None = None,
     ) -> None:  # fmt: skip
-        """draws: the sampler's seed, for a process that takes one trial beside others; none: by the trials so far."""
+        """sampler_seed: for a worker process that runs a single trial. None: derived from the number of trials so
+        far."""
         self.folder, self.dataset, self.base, self.space = folder, dataset, base, space
         self.seeds, self.prune, self.stop = seeds, prune, signals.Stop()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             storage = JournalStorage(JournalFileBackend(str((folder / JOURNAL).resolve())))
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
+            raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
         self.study = optuna.create_study(
             storage=storage, study_name="tune", load_if_exists=True, direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=LEAST_EPOCHS)
             if prune else optuna.pruners.NopPruner(),
         )  # fmt: skip
-        self.draws = draws
-        if draws is None:  # a search that goes on draws other values than at first
-            self.draws = base.train.seed + len(self.study.get_trials(deepcopy=False))
+        self.sampler_seed = sampler_seed
+        if sampler_seed is None:  # a resumed search must not repeat the values that it drew at first
+            self.sampler_seed = base.train.seed + len(self.study.get_trials(deepcopy=False))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.sampler = optuna.samplers.TPESampler(
-                seed=self.draws, n_startup_trials=STARTUP_TRIALS, constant_liar=draws is not None
+                seed=self.sampler_seed,
+                n_startup_trials=STARTUP_TRIALS,
+                constant_liar=sampler_seed is not None,  # keeps parallel trials apart
             )
-        self._agree()
+        self._check_same_search()
 
-    def _agree(self) -> None:
-        """What the study is of: written down at its beginning, compared afterwards."""
-        now = {
+    def _check_same_search(self) -> None:
+        """Store what the search is about when it starts, and compare it when it is resumed."""
+        current = {
             "fingerprint": self.dataset.fingerprint, "config": self.base.model_dump(), "seeds": self.seeds,
-            "space": {name: optuna.distributions.distribution_to_json(one) for name, one in self.space.keys.items()},
+            "space": _to_json(self.space.keys),
         }  # fmt: skip
-        held = self.study.user_attrs
-        if not held:
-            for name, value in now.items():
+        stored = self.study.user_attrs
+        if not stored:
+            for name, value in current.items():
                 self.study.set_user_attr(name, value)
             self.study.enqueue_trial(values_in(self.space, self.base))
             return
-        if held["fingerprint"] != now["fingerprint"]:
-            raise InputError(f"{self.folder}: holds a search on other data; give another --out")
-        refuse_other(self.folder, held["config"], now["config"])
-        for name, what in (("space", "over another space"), ("seeds", f"with {held['seeds']} seeds a trial")):
-            if held[name] != now[name]:
-                raise InputError(f"{self.folder}: holds a search {what}; give another --out")
+        if stored["fingerprint"] != current["fingerprint"]:
+            raise InputError(f"{self.folder}: contains a search on other data; choose another --out")
+        refuse_other(self.folder, stored["config"], current["config"])
+        for name, what in (("space", "over another space"), ("seeds", f"with {stored['seeds']} seeds per trial")):
+            if stored[name] != current[name]:
+                raise InputError(f"{self.folder}: contains a search {what}; choose another --out")
 
-    def run(self, trials: int, say: Callable[[str], None], jobs: int = 1) -> None:
-        """Until so many trials, those of earlier calls too, have ended, `jobs` at a time. say: told a line for each.
+    def run(self, trials: int, report: Callable[[str], None], jobs: int = 1) -> None:
+        """Run trials, `jobs` at a time, until the search has `trials` finished ones, including those of earlier calls.
 
-        A trial that was interrupted is taken once more, from its beginning. Raises Interrupted after a signal, never
-        amid what Optuna writes.
+        report: called with a line of text for each finished trial. An interrupted trial is repeated from its start.
+        Raises Interrupted after a signal, but never while Optuna writes its journal.
         """
-        lock(self.folder, f"{self.folder}: another process searches there; wait for it, or stop it")
+        lock(self.folder, f"{self.folder}: another process is using this search; wait for it or stop it")
         try:
             for trial in self.study.get_trials(states=[TrialState.RUNNING]):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.study.enqueue_trial(trial.params)
             if jobs > 1:
-                self._in_parallel(trials, say, jobs)
+                self._run_parallel(trials, report, jobs)
                 return
             with signals.defer_signals() as self.stop:
-                while (ended := self._n_ended()) < trials:
-                    number = self.one()
-                    say(f"{ended + 1}/{trials}  {line(self.study.trials[number])}")
+                while (n_ended := self._n_ended()) < trials:
+                    number = self.run_trial()
+                    report(f"{n_ended + 1}/{trials}  {line(self.study.trials[number])}")
                     self.write()
         finally:
             unlock(self.folder)
@@ -139,50 +142,52 @@ class Search:
     def _n_ended(self) -> int:
         return len(self.study.get_trials(deepcopy=False, states=ENDED))
 
-    def _in_parallel(self, trials: int, say: Callable[[str], None], jobs: int) -> None:
-        """Each trial in a process of its own, with draws of its own: what is drawn also depends on which trials have
-        ended by then."""
-        first, told = self._n_ended(), {one.number for one in self.ended()}
+    def _run_parallel(self, trials: int, report: Callable[[str], None], jobs: int) -> None:
+        """Run each trial in its own process, with its own sampler seed.
 
-        def ended(_) -> None:
-            for one in sorted(self.ended(), key=lambda one: one.number):
-                if one.number not in told:
-                    told.add(one.number)
-                    say(f"{len(told)}/{trials}  {line(one)}")
+        The sampled values are not reproducible: they depend on which trials have finished when a trial starts.
+        """
+        first, reported = self._n_ended(), {trial.number for trial in self.ended()}
+
+        def on_end(_) -> None:
+            for trial in sorted(self.ended(), key=lambda trial: trial.number):
+                if trial.number not in reported:
+                    reported.add(trial.number)
+                    report(f"{len(reported)}/{trials}  {line(trial)}")
             self.write()
 
         arguments = {
             "folder": str(self.folder), "source": self.space.source, "seeds": self.seeds, "prune": self.prune,
-            "keys": {name: optuna.distributions.distribution_to_json(one) for name, one in self.space.keys.items()},
+            "keys": _to_json(self.space.keys),
         }  # fmt: skip
         processes.run_parallel(
-            [processes.Part(f"trial {at + 1} of {trials}", f"{__name__}:take_one", self.base,
-                            arguments | {"draws": self.draws + at}) for at in range(first, trials)],
-            self.dataset, jobs, "trials", ended,
+            [processes.Part(f"trial {index + 1} of {trials}", f"{__name__}:run_one_trial", self.base,
+                            arguments | {"sampler_seed": self.sampler_seed + index}) for index in range(first, trials)],
+            self.dataset, jobs, "trials", on_end,
         )  # fmt: skip
 
-    def one(self) -> int:
-        """One trial: its number."""
-        _leave_if_asked(self.stop)
+    def run_trial(self) -> int:
+        """Run one trial and return its number."""
+        _raise_if_stopped(self.stop)
         trial = self.study.ask(self.space.keys)
         try:
             config = with_values(self.base, trial.params, self.space.source)
             self.study.tell(trial, self._value(trial, config))
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-        except (InputError, NonFiniteLoss) as error:  # keys that do not go together, a rate that is too high
+        except (InputError, NonFiniteLoss) as error:  # invalid combination of keys, or a learning rate that is too high
             trial.set_user_attr("note", str(error))
             self.study.tell(trial, state=TrialState.PRUNED)
         return trial.number
 
     def _value(self, trial: Trial, config: Config) -> float:
-        """Validation Recall@20, mean over seeds; only the first seed's run may be pruned."""
+        """Validation Recall@20, mean over seeds. Only the run of the first seed can be pruned."""
         values = []
         for seed in range(config.train.seed, config.train.seed + self.seeds):
-            watch = _Watch(trial, prune=not values, stop=self.stop)
+            observer = _TrialObserver(trial, prune=not values, stop=self.stop)
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="sample_bpr: ")  # that it leaves out users with every item
-                fit = loop.fit(self.dataset, config.changed("train", seed=seed), watch)
+                warnings.filterwarnings("ignore", message="sample_bpr: ")  # users who have every item are skipped
+                fit = loop.fit(self.dataset, config.changed("train", seed=seed), observer)
             values.append(fit.best)
             trial.set_user_attr("epochs", [*trial.user_attrs.get("epochs", []), len(fit.epochs)])
             trial.set_user_attr("best_epoch", [*trial.user_attrs.get("best_epoch", []), fit.best_epoch])
@@ -190,44 +195,58 @@ class Search:
         return sum(values) / len(values)
 
     def ended(self) -> list[FrozenTrial]:
-        """The best first, then the pruned ones."""
-        found = self.study.get_trials(states=ENDED)
-        return sorted(found, key=lambda one: (one.state != TrialState.COMPLETE, -(value_of(one) or 0)))
+        """The finished trials: the completed ones, best first, then the pruned ones."""
+        trials = self.study.get_trials(states=ENDED)
+        return sorted(trials, key=lambda trial: (trial.state != TrialState.COMPLETE, -(value_of(trial) or 0)))
 
     def write(self) -> None:
-        """The record, and the best trial's preset."""
-        found = self.ended()
-        write_text(self.folder / RECORD, table(found, list(self.space.keys), self.dataset, self.base, self.seeds))
-        if found and found[0].state == TrialState.COMPLETE:
-            config = with_values(self.base, found[0].params, self.space.source)
-            title = f"{config.model.system} on {self.dataset.name}: trial {found[0].number} of {len(found)}"
-            write_text(self.folder / BEST, preset(config, f"{title}, validation Recall@20 {found[0].value:.4f}."))
+        """Write trials.md, and best.toml if a trial is complete."""
+        trials = self.ended()
+        write_text(self.folder / RECORD, table(trials, list(self.space.keys), self.dataset, self.base, self.seeds))
+        if trials and trials[0].state == TrialState.COMPLETE:
+            best = trials[0]
+            config = with_values(self.base, best.params, self.space.source)
+            title = f"{config.model.system} on {self.dataset.name}: trial {best.number} of {len(trials)}"
+            write_text(self.folder / BEST, preset(config, f"{title}, validation Recall@20 {best.value:.4f}."))
 
 
-def take_one(
-    dataset: Dataset, base: Config, folder: str, source: str, keys: dict[str, str], seeds: int, prune: bool, draws: int
+def _to_json(keys: dict[str, Distribution]) -> dict[str, str]:
+    return {name: optuna.distributions.distribution_to_json(distribution) for name, distribution in keys.items()}
+
+
+def run_one_trial(
+    dataset: Dataset,
+    base: Config,
+    folder: str,
+    source: str,
+    keys: dict[str, str],
+    seeds: int,
+    prune: bool,
+    sampler_seed: int,
 ) -> None:
-    """What a process of its own does for a trial."""
-    space = Space(source, {name: optuna.distributions.json_to_distribution(one) for name, one in keys.items()})
+    """Run one trial in a worker process; see Search for the arguments."""
+    space = Space(source, {name: optuna.distributions.json_to_distribution(text) for name, text in keys.items()})
     with signals.defer_signals() as stop:
-        search = Search(Path(folder), dataset, base, space, seeds, prune, draws)
+        search = Search(Path(folder), dataset, base, space, seeds, prune, sampler_seed)
         search.stop = stop
-        search.one()
+        search.run_trial()
 
 
-def _leave_if_asked(stop: signals.Stop) -> None:
+def _raise_if_stopped(stop: signals.Stop) -> None:
     if stop.received:
-        raise Interrupted("interrupted; repeat the command to go on, the trial from its beginning", stop.received)
+        raise Interrupted(
+            "interrupted; repeat the command to continue, the trial restarts from its beginning", stop.received
+        )
 
 
-class _Watch(NullObserver):
-    """Tells the trial of every validation, and ends a run that is worse than most, or after a signal."""
+class _TrialObserver(NullObserver):
+    """Reports every validation to Optuna, and stops the run when the trial is pruned or after a signal."""
 
     def __init__(self, trial: Trial, prune: bool, stop: signals.Stop) -> None:
         self.trial, self.prune, self.stop = trial, prune, stop
 
     def stepped(self, epoch, step, losses):
-        _leave_if_asked(self.stop)
+        _raise_if_stopped(self.stop)
 
     def epoch_ended(self, record):
         recall = record.get("val", {}).get(SELECTION_METRIC)

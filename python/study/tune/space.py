@@ -1,4 +1,4 @@
-"""What is searched over: bundled and given TOML files, and where a configuration lies in them."""
+"""Search spaces: bundled or user-supplied TOML files that give a distribution for each key."""
 
 from __future__ import annotations
 
@@ -22,61 +22,64 @@ Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched: {"section.key": distribution}, and the file that says so."""
+    """A search space: {"section.key": distribution}, and the file that it was read from."""
 
     source: str
     keys: dict[str, Distribution]
 
 
 def find_space(name: str | None, system: str) -> Path:
-    """The TOML file of a bundled space, or the file of that name; without a name the space that has the system's.
+    """The path of a search space: a bundled one or a file. Without a name, the bundled space for the system.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
-    bundled = {Path(one.name).stem: Path(str(one)) for one in (files(__package__) / "searches").iterdir()
-               if one.name.endswith(".toml")}  # fmt: skip
+    entries = (files(__package__) / "searches").iterdir()
+    bundled = {Path(entry.name).stem: Path(str(entry)) for entry in entries if entry.name.endswith(".toml")}
     if (name or system) in bundled:
         return bundled[name or system]
-    known = ", ".join(sorted(bundled))
+    names = ", ".join(sorted(bundled))
     if name is None:
-        raise InputError(f"tune: no search space is bundled for {system}, only {known}; give --space")
+        raise InputError(f"tune: there is no bundled search space for {system}, only for {names}; use --space")
     if Path(name).is_file():
         return Path(name)
-    raise InputError(f"space {shown(name)}: is no file, and the bundled ones are {known}")
+    raise InputError(f"space {shown(name)}: no such file; the bundled spaces are {names}")
 
 
 def read_space(path: Path, base: Config) -> Space:
-    """A TOML file laid out as a configuration, each key with a list of values, or with { low, high } and, where they
-    lie orders apart, log = true.
+    """Read a search space: a TOML file with the sections and keys of a configuration.
 
-    Raises InputError for an unknown key, or an end or value that the configuration refuses.
+    The value of a key is a list of choices, or { low, high } with an optional log = true for a logarithmic scale.
+    Raises InputError for an unknown key, or a choice or bound that is not valid in the configuration.
     """
     keys: dict[str, Distribution] = {}
-    ends: dict[str, list[Any]] = {}
+    samples: dict[str, list[Any]] = {}  # values to validate: all choices, or both bounds
     for section, entries in read_toml(path, "a search space").items():
         if not isinstance(entries, dict):
             raise InputError(f"{path}: {section} must be a table, [{section}]")
         for key, entry in entries.items():
             name = f"{section}.{key}"
             if name in NOT_TUNED or section in NOT_TUNED:
-                raise InputError(f"{path}: {name} is not searched over; give it as an option")
-            keys[name], ends[name] = _distribution(path, name, entry)
-    fixed = {name: values[0] for name, values in ends.items() if len(values) == 1}  # every trial has them
-    for name, values in ends.items():
+                raise InputError(f"{path}: {name} cannot be searched over; set it with an option of the command")
+            keys[name], samples[name] = _distribution(path, name, entry)
+    # Keys with a single choice are the same in every trial, and may be what makes the values of other keys valid.
+    fixed = {name: values[0] for name, values in samples.items() if len(values) == 1}
+    for name, values in samples.items():
         for value in values:
             with_values(base, fixed | {name: value}, str(path))
     if not keys:
-        raise InputError(f"{path}: names no key; write for example lr = {{ low = 1e-3, high = 1e-2, log = true }}")
+        raise InputError(
+            f"{path}: contains no key; write for example optimiser.lr = {{ low = 1e-3, high = 1e-2, log = true }}"
+        )
     return Space(str(path), keys)
 
 
 def _distribution(path: Path, name: str, entry: Any) -> tuple[Distribution, list[Any]]:
-    """Optuna's distribution of an entry, and the values that must be good for all of it to be."""
-    if isinstance(entry, list) and entry and all(isinstance(one, (bool, int, float, str)) for one in entry):
+    """The Optuna distribution of an entry, and the values to validate."""
+    if isinstance(entry, list) and entry and all(isinstance(choice, (bool, int, float, str)) for choice in entry):
         return CategoricalDistribution(entry), entry
     if isinstance(entry, dict) and {"low", "high"} <= entry.keys() <= {"low", "high", "log"}:
         low, high, log = entry["low"], entry["high"], entry.get("log", False)
-        numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (low, high))
+        numbers = all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in (low, high))
         if numbers and isinstance(log, bool) and low < high and (low > 0 or not log):
             whole = isinstance(low, int) and isinstance(high, int)
             return (IntDistribution if whole else FloatDistribution)(low, high, log=log), [low, high]
@@ -87,17 +90,17 @@ def _distribution(path: Path, name: str, entry: Any) -> tuple[Distribution, list
 
 
 def with_values(base: Config, values: dict[str, Any], source: str) -> Config:
-    """The base with a trial's values, checked together."""
+    """The base configuration with the values of a trial, validated."""
     return load(None, {name: (value, source) for name, value in (base.flat() | values).items()})
 
 
 def values_in(space: Space, config: Config) -> dict[str, Any]:
-    """The configuration's values of the keys that are searched, as far as the space holds them."""
+    """The values of the searched keys in the configuration, except those outside the search space."""
     values = config.flat()
-    return {name: values[name] for name, one in space.keys.items() if _holds(one, values[name])}
+    return {name: values[name] for name, allowed in space.keys.items() if _contains(allowed, values[name])}
 
 
-def _holds(distribution: Distribution, value: Any) -> bool:
+def _contains(distribution: Distribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return distribution.low <= value <= distribution.high
