@@ -134,11 +134,11 @@ def _unknown(name: str) -> str:
     return f"unknown key {shown(name)}; did you mean {near[0]!r}?"
 
 
-def _at(values: dict[str, Any], name: str) -> Any:
+def _value_of(values: dict[str, Any], name: str) -> Any:
     section, _, key = name.partition(".")
     return values.get(section, {}).get(key)
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _lower_first(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

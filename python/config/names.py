@@ -54,8 +54,8 @@ def system_class(name: str) -> Any:
 
 
 def title(name: str) -> str:
-    """What a system is called in tables: of another package's, its class attribute `title`, else its name. A name not
-    in SYSTEMS stays as it is, such as a saved model's whose package is not installed."""
-    if name in _OWN:
-        return _OWN[name][0]
+    """The name of a system in tables. For an external system, its class attribute `title`, or else its name. A name
+    that is not in SYSTEMS is returned as it is: a saved model's package may not be installed."""
+    if name in _BUILT_IN:
+        return _BUILT_IN[name][0]
     return getattr(system_class(name), "title", name) if name in EXTERNAL else name

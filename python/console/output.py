@@ -6,11 +6,12 @@ OUT = Console(highlight=False, soft_wrap=True)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-quiet = False  # of a process that works for another
+quiet = False  # True in a worker process
 
 
-def draw_no_bars() -> None:
-    """For a process whose stderr is another's terminal: neither bars nor a line an epoch."""
+def disable_progress_bars() -> None:
+    """Treat stderr as no terminal, and print no line for each epoch. For a worker process, whose bars and lines would
+    overwrite those of its parent."""
     global ERR, quiet
     quiet = True
     ERR = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=False)

@@ -38,9 +38,10 @@ class SVDSystem(UntrainedSystem):
         most = min(graph.n_users, graph.n_items) - 1
         if rank > most:
             heads = config.model.heads
-            what = f"set model.dim to {most - most % heads} or less, a multiple of model.heads = {heads}"
+            advice = f"set model.dim to {most - most % heads} or less, a multiple of model.heads = {heads}"
             if most < heads:
-                what = f"set model.dim to {most} and model.heads to 1" if most else "there must be at least two of each"
+                few = "there must be at least two of each"
+                advice = f"set model.dim to {most} and model.heads to 1" if most else few
             raise InputError(
                 f"{dataset.name}: --system svd with model.dim = {rank} and {graph.n_users} users, {graph.n_items} "
                 f"items: {advice}"

@@ -205,7 +205,7 @@ def _baselines(found: dict[str, Any]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def _share(norm: float, ranking: float) -> str:
+def _ratio(norm: float, ranking: float) -> str:
     return f"{norm / ranking:.2g}" if ranking > 0 else "–"
 
 

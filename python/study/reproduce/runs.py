@@ -127,7 +127,7 @@ def per_user(finished: list[FinishedRun], dataset: Dataset) -> tuple[np.ndarray,
         if each.run.config.evaluate.mask_validation:
             masked = masked.maximum(dataset.val)
         seen = InteractionGraph.from_scipy(masked)
-        who, values = user_metrics(
+        users, values = user_metrics(
             model.users, model.items, dataset.test, K, seen, popularity=item_popularity(dataset)
         )
         parts.append(values)

@@ -40,10 +40,10 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
 
 def produce(settings: Settings, dataset: Dataset, say: Callable[[str], None], jobs: int = 1) -> Path:
     """Run what is left to run, `jobs` runs at a time, and write the target's files; returns the Markdown's path."""
-    found = finish(runs_of(settings), dataset, say, jobs)
+    finished = finish(runs_of(settings), dataset, say, jobs)
     settings.out.mkdir(parents=True, exist_ok=True)
-    body = _body(settings, dataset, found)
-    folders = "\n".join(f"- {one.run.label}, seed {one.run.seed}: `runs/{one.run.folder.name}`" for one in found)
+    body = _body(settings, dataset, finished)
+    folders = "\n".join(f"- {one.run.label}, seed {one.run.seed}: `runs/{one.run.folder.name}`" for one in finished)
     text = "\n\n".join([
         tables.preamble(settings, dataset, finished, TITLES[settings.target]), body, f"Runs:\n\n{folders}"
     ])  # fmt: skip
