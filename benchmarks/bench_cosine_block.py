@@ -34,8 +34,10 @@ def test_cosine_block_forward_and_backward(benchmark, tiktok, row_l2, peer_name)
             torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
 
     blocks = 3 if row_l2 else 2  # the block written and its gradient read; with row_l2 the block read again
-    work = Work(bytes=4 * (blocks * users * tiktok.items + 4 * d * (users + tiktok.items)),
-                matrix_flops=6 * users * tiktok.items * d)  # fmt: skip
+    work = Work(
+        bytes=4 * (blocks * users * tiktok.items + 4 * d * (users + tiktok.items)),
+        matrix_flops=6 * users * tiktok.items * d,
+    )
     compare(
         benchmark,
         lambda: run(cosine_block),

@@ -29,8 +29,10 @@ def test_cosine_topk(benchmark, shape, k):
         torch.testing.assert_close(actual[0], expected[0], rtol=1e-4, atol=1e-6)
         assert (actual[1] == expected[1]).float().mean() > 0.99  # near ties may swap
 
-    work = Work(bytes=4 * 64 * (shape.users + shape.items) + 12 * k * shape.users,
-                matrix_flops=2 * 64 * shape.users * shape.items)  # fmt: skip
+    work = Work(
+        bytes=4 * 64 * (shape.users + shape.items) + 12 * k * shape.users,
+        matrix_flops=2 * 64 * shape.users * shape.items,
+    )
     compare(
         benchmark,
         lambda: cosine_topk(u, v, k, seen),

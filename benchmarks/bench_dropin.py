@@ -80,7 +80,7 @@ def test_dropin_propagation(benchmark, shape, kind):
 
     compare(
         benchmark, accelerated(call), call, check, shape=shape, peer_name="torch.sparse.mm, COO", rounds=10, d=WIDTH
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("kind", ["LightGCN", "frozen item graph"])

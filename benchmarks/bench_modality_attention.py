@@ -29,8 +29,7 @@ def test_modality_attention_forward_and_backward(benchmark, tiktok, modalities):
 
     nodes = tiktok.users
     # three projections and their gradients; every tensor of M N d read or written twice forward, four times backward
-    work = Work(bytes=4 * 6 * modalities * nodes * d,
-                matrix_flops=3 * 2 * nodes * d * d * (2 * modalities + HEADS))  # fmt: skip
+    work = Work(bytes=4 * 6 * modalities * nodes * d, matrix_flops=3 * 2 * nodes * d * d * (2 * modalities + HEADS))
     compare(
         benchmark,
         lambda: run(modality_attention),

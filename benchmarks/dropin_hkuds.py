@@ -28,11 +28,18 @@ import numpy as np
 from mmssl_trainer import threads
 
 TERMS = {
-    "lossr": "D real", "lossf": "D fake", "gp": "D penalty", "loss_D": "D loss",
-    "G_batch_mf_loss": "G ranking", "G_batch_emb_loss": "G regulariser", "feat_emb_loss": "G features",
-    "batch_contrastive_loss1": "G contrastive 1", "batch_contrastive_loss2": "G contrastive 2",
-    "G_lossf": "G adversarial", "batch_loss": "G loss",
-}  # fmt: skip
+    "lossr": "D real",
+    "lossf": "D fake",
+    "gp": "D penalty",
+    "loss_D": "D loss",
+    "G_batch_mf_loss": "G ranking",
+    "G_batch_emb_loss": "G regulariser",
+    "feat_emb_loss": "G features",
+    "batch_contrastive_loss1": "G contrastive 1",
+    "batch_contrastive_loss2": "G contrastive 2",
+    "G_lossf": "G adversarial",
+    "batch_loss": "G loss",
+}
 NOISE = "u_ui = hkuds.noisy_rows(self.ui_graph_raw[users], args.log_log_scale, args.real_data_tau, inputf.device)"
 FUSED = "self.optim_D = optim.Adam(self.D.parameters(), lr=args.D_lr, betas=(0.5, 0.9), fused=True)"
 DATASET, QUIET = "catalogue", {"stdout": subprocess.PIPE, "stdin": subprocess.PIPE, "text": True}

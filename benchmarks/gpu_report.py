@@ -36,9 +36,19 @@ def benchmarks(path: Path) -> list[dict]:
     for each in json.loads(path.read_text())["benchmarks"]:
         info = each["extra_info"]
         keys = (
-            "shape", "peer_name", "device_s", "peer_device_s", "device_ratio", "ratio", "work", "floor_s", "roofline",
-            "tf32", "peak_bytes", "peer_peak_bytes",
-        )  # fmt: skip
+            "shape",
+            "peer_name",
+            "device_s",
+            "peer_device_s",
+            "device_ratio",
+            "ratio",
+            "work",
+            "floor_s",
+            "roofline",
+            "tf32",
+            "peak_bytes",
+            "peer_peak_bytes",
+        )
         rows.append({"name": each["name"]} | {key: info[key] for key in keys if key in info})
     return rows
 

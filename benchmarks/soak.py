@@ -34,8 +34,22 @@ from mmssl_trainer.training import checkpoints as checkpoint
 from safetensors.torch import load_file
 
 GROWTH = 0.02
-SETTINGS = ["--threads", "1", "--batch", "64", "--epochs", "3", "--set", "model.dim=8", "--set", "model.hidden=[16, 8]",
-            "--set", "train.sample_over=interactions", "--set", "train.checkpoint_minutes=1e-9"]  # fmt: skip
+SETTINGS = [
+    "--threads",
+    "1",
+    "--batch",
+    "64",
+    "--epochs",
+    "3",
+    "--set",
+    "model.dim=8",
+    "--set",
+    "model.hidden=[16, 8]",
+    "--set",
+    "train.sample_over=interactions",
+    "--set",
+    "train.checkpoint_minutes=1e-9",
+]
 
 
 class Interruption:
@@ -102,8 +116,10 @@ def compared(samples):
     """{"memory", "files", "threads"}: [median of the first fifth, of the last fifth]."""
     fifth = max(1, len(samples) // 5)
     ends = [samples[:fifth], samples[-fifth:]]
-    return {name: [statistics.median(one[at] for one in end) for end in ends]
-            for at, name in enumerate(("memory", "files", "threads"))}  # fmt: skip
+    return {
+        name: [statistics.median(one[at] for one in end) for end in ends]
+        for at, name in enumerate(("memory", "files", "threads"))
+    }
 
 
 def flat(found):
@@ -121,8 +137,9 @@ def soak(minutes, users, items, seed, leak=0):
     begun, lives, samples, models, kept = time.monotonic(), 0, [], {}, []
     with tempfile.TemporaryDirectory() as place, Interruption(random.Random(seed)) as interruption:
         folder = Path(place)
-        data = write_plain(synthetic(seed=4, n_users=users, n_items=items, modalities={"image": 6, "text": 5}),
-                           folder / "data")  # fmt: skip
+        data = write_plain(
+            synthetic(seed=4, n_users=users, n_items=items, modalities={"image": 6, "text": 5}), folder / "data"
+        )
         while (spent := (time.monotonic() - begun) / 60) < minutes or len(samples) < 5:
             model = life(data, folder, lives, interruption)
             if models.setdefault(lives % 3, model) != model:
@@ -132,8 +149,14 @@ def soak(minutes, users, items, seed, leak=0):
             if spent >= minutes / 10 and lives > 2:
                 samples.append(held())
     found = compared(samples)
-    return {"minutes": round((time.monotonic() - begun) / 60, 1), "lives": lives, "samples": len(samples),
-            "interrupted": interruption.sent, **found, "bad": flat(found)}  # fmt: skip
+    return {
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "lives": lives,
+        "samples": len(samples),
+        "interrupted": interruption.sent,
+        **found,
+        "bad": flat(found),
+    }
 
 
 def main():

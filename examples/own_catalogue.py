@@ -25,9 +25,7 @@ with tempfile.TemporaryDirectory() as folder:
     # One row of features for each item, in any order: the ids say whose they are.
     order = random.permutation(n_items)
     features = (taste_of_items + 0.5 * random.standard_normal((n_items, 4))).astype(np.float32)
-    pq.write_table(
-        pa.table({"item": item_ids[order], "image": list(features[order])}), shop / "image_feat.parquet"
-    )
+    pq.write_table(pa.table({"item": item_ids[order], "image": list(features[order])}), shop / "image_feat.parquet")
 
     data = load_data(shop)
     model = fit(data, configure({"train.epochs": 8, "train.batch": 256, "model.dim": 16}))

@@ -236,10 +236,24 @@ def _scores(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None, preci
     tiles_a_part, parts = split(cdiv(items, block_i), cdiv(rows, block_a))
     scores = u.new_empty(rows, items, dtype=wide(u.dtype))
     launch(
-        cosine_topk_scores_kernel, (cdiv(rows, block_a), parts), u, v, crow, col, scores, rows, items, tiles_a_part,
-        warps=8 if arch < 90 else 4, D=d, BLOCK_A=block_a, BLOCK_I=block_i, BLOCK_D=min(power_of_2(d, 16), most),
-        PRECISION=precision, ACC=tl.float64 if u.dtype == torch.float64 else tl.float32,
-    )  # fmt: skip
+        cosine_topk_scores_kernel,
+        (cdiv(rows, block_a), parts),
+        u,
+        v,
+        crow,
+        col,
+        scores,
+        rows,
+        items,
+        tiles_a_part,
+        warps=8 if arch < 90 else 4,
+        D=d,
+        BLOCK_A=block_a,
+        BLOCK_I=block_i,
+        BLOCK_D=min(power_of_2(d, 16), most),
+        PRECISION=precision,
+        ACC=tl.float64 if u.dtype == torch.float64 else tl.float32,
+    )
     return scores
 
 

@@ -64,8 +64,14 @@ def install_command(extra: str) -> str:
     return f'in the folder of the mmssl_fast checkout: pip install ".[{extra}]"'
 
 
-_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
-          "alloc_failed")  # fmt: skip
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "alloc_failed",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

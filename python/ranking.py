@@ -284,9 +284,14 @@ def split_metrics(
 
 
 def breakdown(
-    users: Tensor, items: Tensor, dataset: Dataset, split: str, ks: Sequence[int], mask_validation: bool = False,
+    users: Tensor,
+    items: Tensor,
+    dataset: Dataset,
+    split: str,
+    ks: Sequence[int],
+    mask_validation: bool = False,
     batch: int = 4096,
-) -> dict[str, dict[str, float]]:  # fmt: skip
+) -> dict[str, dict[str, float]]:
     """split_metrics of "known users" and "new users" apart, and with the held-out pairs of "known items" or of "cold
     items" alone as the relevant ones; "pairs" counts the held-out pairs.
 
@@ -355,7 +360,16 @@ def _chunk_metrics(hits: tuple[Tensor, Tensor], relevant: Tensor, ks: Sequence[i
     for k in ks:
         at = k - 1
         best = ideal[torch.clamp(relevant, max=k) - 1]
-        columns.append(torch.stack((
-            found[:, at] / relevant, found[:, at] / k, gain[:, at] / best, 1 - none_yet[:, at], reciprocal[:, at],
-        ), 1))  # fmt: skip
+        columns.append(
+            torch.stack(
+                (
+                    found[:, at] / relevant,
+                    found[:, at] / k,
+                    gain[:, at] / best,
+                    1 - none_yet[:, at],
+                    reciprocal[:, at],
+                ),
+                1,
+            )
+        )
     return torch.stack(columns, 1)

@@ -24,9 +24,19 @@ from mmssl_trainer.training import state_file
 from safetensors.torch import load_file
 
 SETTINGS = [
-    "--system", "mmssl", "--batch", "64", "--threads", "1", "--set", "model.dim=8", "--set", "model.hidden=[16, 8]",
-    "--set", "train.sample_over=interactions",
-]  # fmt: skip
+    "--system",
+    "mmssl",
+    "--batch",
+    "64",
+    "--threads",
+    "1",
+    "--set",
+    "model.dim=8",
+    "--set",
+    "model.hidden=[16, 8]",
+    "--set",
+    "train.sample_over=interactions",
+]
 OFTEN = ["--set", "train.checkpoint_minutes=1e-9"]
 
 

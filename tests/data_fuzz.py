@@ -48,9 +48,37 @@ def survives(read, path, content):
 # valid files, damaged
 
 NUMBERS = [0, 1, 2, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1]
-PIECES = [b"\0", b"\n", b"\r", b"\t", b",", b'"', b"\\", b"{", b"[", b"}", b"]", b":", b"-1", b"1e999", b"NaN", b"null",
-          b"true", b"0x1", b"9" * 25, b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"PAR1", b"PK\x03\x04",
-          b"\x93NUMPY", b"../", b"user", b"item", b"split"]  # fmt: skip
+PIECES = [
+    b"\0",
+    b"\n",
+    b"\r",
+    b"\t",
+    b",",
+    b'"',
+    b"\\",
+    b"{",
+    b"[",
+    b"}",
+    b"]",
+    b":",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"true",
+    b"0x1",
+    b"9" * 25,
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"\xe2\x80\xa8",
+    b"PAR1",
+    b"PK\x03\x04",
+    b"\x93NUMPY",
+    b"../",
+    b"user",
+    b"item",
+    b"split",
+]
 
 
 EDITS = ("byte", "bit", "number", "piece", "cut", "again", "moved", "end")
@@ -130,10 +158,19 @@ COLUMNS = st.one_of(
     st.lists(st.none() | CELLS, min_size=3, max_size=3).map(lambda v: pa.array(v, pa.string()).dictionary_encode()),
     st.lists(CELLS, min_size=3, max_size=3).map(lambda v: pa.array(v, pa.large_string())),
     st.lists(st.none() | st.floats(), min_size=3, max_size=3).map(lambda v: pa.array(v, pa.float64())),
-    st.sampled_from([pa.nulls(3), pa.array([True, False, None]), pa.array([[1], [], None]), pa.array([{"a": 1}] * 3),
-                     pa.array([b"x"] * 3), pa.array([0, 1, 2], pa.timestamp("ns")), pa.array([1, 2, 3], pa.date32()),
-                     pa.array([7, 8, 9], pa.decimal128(9, 2))]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            pa.nulls(3),
+            pa.array([True, False, None]),
+            pa.array([[1], [], None]),
+            pa.array([{"a": 1}] * 3),
+            pa.array([b"x"] * 3),
+            pa.array([0, 1, 2], pa.timestamp("ns")),
+            pa.array([1, 2, 3], pa.date32()),
+            pa.array([7, 8, 9], pa.decimal128(9, 2)),
+        ]
+    ),
+)
 
 
 def parquets(*columns):
@@ -146,8 +183,9 @@ def parquets(*columns):
         return file.getvalue()
 
     values = st.lists(COLUMNS, min_size=1, max_size=len(columns))
-    return st.builds(written, values, st.sampled_from(["none", "zstd", "snappy"]), st.booleans(),
-                     st.sampled_from(["1.0", "2.0"]))  # fmt: skip
+    return st.builds(
+        written, values, st.sampled_from(["none", "zstd", "snappy"]), st.booleans(), st.sampled_from(["1.0", "2.0"])
+    )
 
 
 def npy(header, content=b"", version=1):
@@ -168,10 +206,13 @@ def _npy_of(descr, fortran, sides, held, version):
 
 
 NPYS = st.builds(
-    _npy_of, st.sampled_from(["<f4", ">f4", "<f2", "<f8", "|i1", "<u8", "|b1", "|O", "<c8", "|S3", "<U1", "<M8[s]"]),
-    st.sampled_from(["True", "False", "1"]), st.lists(st.sampled_from([0, 1, 2, 5, 30, 2**31, 2**62]), max_size=3),
-    st.sampled_from([0, 1, 16, 60, 240, 600]), st.sampled_from([1, 2, 3, 4]),
-)  # fmt: skip
+    _npy_of,
+    st.sampled_from(["<f4", ">f4", "<f2", "<f8", "|i1", "<u8", "|b1", "|O", "<c8", "|S3", "<U1", "<M8[s]"]),
+    st.sampled_from(["True", "False", "1"]),
+    st.lists(st.sampled_from([0, 1, 2, 5, 30, 2**31, 2**62]), max_size=3),
+    st.sampled_from([0, 1, 16, 60, 240, 600]),
+    st.sampled_from([1, 2, 3, 4]),
+)
 
 OPERATIONS = [
     *(b"(", b")", b"]", b"}", b"N", b"K\x01", b"t", b"\x85", b"\x86", b"R", b"b", b"\x81", b"a", b"e", b"s", b"u"),
@@ -191,9 +232,11 @@ def _pickled(kind, dtype, shape, entries, protocol):
 
 
 MATRICES = st.builds(
-    _pickled, st.sampled_from([sp.coo_matrix, sp.csr_matrix, sp.coo_array, sp.csr_array, sp.csc_matrix]),
-    st.sampled_from(["f8", "f4", "i8", "u1", "?", "c16"]), st.tuples(st.sampled_from([0, 1, 40, 999]),
-    st.sampled_from([0, 1, 30, 2**20])), st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=6),
+    _pickled,
+    st.sampled_from([sp.coo_matrix, sp.csr_matrix, sp.coo_array, sp.csr_array, sp.csc_matrix]),
+    st.sampled_from(["f8", "f4", "i8", "u1", "?", "c16"]),
+    st.tuples(st.sampled_from([0, 1, 40, 999]), st.sampled_from([0, 1, 30, 2**20])),
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=6),
     st.integers(0, 5),
-)  # fmt: skip
+)
 PICKLES = PROGRAMS | MATRICES | MATRICES.flatmap(mutations)

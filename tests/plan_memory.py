@@ -42,8 +42,14 @@ def highest():
 
 
 def run(users, items, steps, widths, dim, hidden, batch, *settings):
-    chosen = {"model.dim": dim, "model.hidden": [hidden, hidden // 2], "train.batch": batch, "train.epochs": 2,
-              "train.threads": 1, "train.sample_over": "interactions"}  # fmt: skip
+    chosen = {
+        "model.dim": dim,
+        "model.hidden": [hidden, hidden // 2],
+        "train.batch": batch,
+        "train.epochs": 2,
+        "train.threads": 1,
+        "train.sample_over": "interactions",
+    }
     chosen |= dict(map(parse_set, settings))
     config = load(None, {name: (value, "test") for name, value in chosen.items()})
     before = resident()

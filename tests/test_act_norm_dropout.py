@@ -118,7 +118,14 @@ def test_act_norm_dropout_opcheck_and_fullgraph():
     ],
 )
 def test_act_norm_dropout_refuses(change, message):
-    sound = {"z": torch.randn(3, 5), "weight": torch.ones(5), "bias": torch.ones(5), "seed_offset": AT, "slope": 0.2,
-             "eps": 1e-5, "rate": 0.3}  # fmt: skip
+    sound = {
+        "z": torch.randn(3, 5),
+        "weight": torch.ones(5),
+        "bias": torch.ones(5),
+        "seed_offset": AT,
+        "slope": 0.2,
+        "eps": 1e-5,
+        "rate": 0.3,
+    }
     with pytest.raises(ValueError, match=f"^act_norm_dropout: .*{message}"):
         torch.ops.mmssl_fast.act_norm_dropout(*(sound | change).values())

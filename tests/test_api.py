@@ -111,8 +111,11 @@ def command(place, *arguments, code=0):
     path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "mmssl_trainer", *map(str, arguments)],
-        capture_output=True, text=True, cwd=place.parent, env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=place.parent,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

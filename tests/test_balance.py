@@ -30,16 +30,27 @@ def data():
 
 def configured(system, **values):
     chosen = {
-        "model.system": system, "model.dim": 8, "train.epochs": 2, "train.batch": 64, "train.threads": 1,
-        "train.sample_over": "interactions", "evaluate.ks": [20], "ncl.warm_up": 1, "ncl.clusters": 5,
-    }  # fmt: skip
+        "model.system": system,
+        "model.dim": 8,
+        "train.epochs": 2,
+        "train.batch": 64,
+        "train.threads": 1,
+        "train.sample_over": "interactions",
+        "evaluate.ks": [20],
+        "ncl.warm_up": 1,
+        "ncl.clusters": 5,
+    }
     chosen |= {name.replace("__", "."): value for name, value in values.items()}
     return load(None, {name: (value, "test") for name, value in chosen.items()})
 
 
 def test_lengths_and_cosines_of_known_gradients():
-    model = nn.ModuleDict({"a": nn.ParameterDict({"x": torch.tensor([1.0, 2.0]), "y": torch.tensor(3.0)}),
-                           "b": nn.ParameterDict({"z": torch.tensor([4.0])})})  # fmt: skip
+    model = nn.ModuleDict(
+        {
+            "a": nn.ParameterDict({"x": torch.tensor([1.0, 2.0]), "y": torch.tensor(3.0)}),
+            "b": nn.ParameterDict({"z": torch.tensor([4.0])}),
+        }
+    )
     x, y, z = model["a"]["x"], model["a"]["y"], model["b"]["z"]
     terms = {
         "rank": (3 * x[0] + 4 * y),
@@ -149,9 +160,12 @@ def test_of_mmssl_each_term_reaches_what_its_equation_reads(data):
     }
     embeddings = {"user_embedding", "item_embedding"}
     assert reached == {
-        "bpr": embeddings | {"projections"}, "l2": embeddings | {"projections"},
-        "contrastive": embeddings | {"projections"}, "structural": embeddings, "generator": {"projections"},
-    }  # fmt: skip
+        "bpr": embeddings | {"projections"},
+        "l2": embeddings | {"projections"},
+        "contrastive": embeddings | {"projections"},
+        "structural": embeddings,
+        "generator": {"projections"},
+    }
 
 
 def test_report_shows_the_shares(tmp_path):

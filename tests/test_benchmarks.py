@@ -37,8 +37,12 @@ def pytest_in(folder, *arguments):
     environment = os.environ | {"PYTHONPATH": str(BENCHMARKS), "MMSSL_FAST_BENCHMARK_ROUNDS": "1"}
     return subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        env=environment, cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.usefixtures("alone")

@@ -37,8 +37,16 @@ def data():
 
 
 def configured(system="mmssl", **values):
-    chosen = {"model.system": system, "model.dim": 8, "train.epochs": 4, "train.batch": 128, "train.threads": 1,
-              "train.sample_over": "interactions", "evaluate.ks": [20], "train.checkpoint_minutes": 0.0}  # fmt: skip
+    chosen = {
+        "model.system": system,
+        "model.dim": 8,
+        "train.epochs": 4,
+        "train.batch": 128,
+        "train.threads": 1,
+        "train.sample_over": "interactions",
+        "evaluate.ks": [20],
+        "train.checkpoint_minutes": 0.0,
+    }
     chosen |= {name.replace("__", "."): value for name, value in values.items()}
     return load(None, {name: (value, "test") for name, value in chosen.items()})
 
@@ -385,8 +393,12 @@ def refused(run, data, config, part):
 
 
 def test_other_data_is_refused(data, copied):
-    refused(copied, synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 8, "text": 6}), configured(),
-            f"fingerprint was {data.fingerprint[:16]}, is ")  # fmt: skip
+    refused(
+        copied,
+        synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 8, "text": 6}),
+        configured(),
+        f"fingerprint was {data.fingerprint[:16]}, is ",
+    )
 
 
 @pytest.mark.parametrize(
@@ -455,8 +467,10 @@ def test_state_of_another_model_is_refused(data, copied):
     state = state_file.read(path)
     del state.tensors["system.model.user_embedding"]
     write_tensors(path.with_suffix(".safetensors"), state.tensors)
-    state.body["tensors"] = {"bytes": path.with_suffix(".safetensors").stat().st_size,
-                             "sha256": state_file._digest(path.with_suffix(".safetensors"))}  # fmt: skip
+    state.body["tensors"] = {
+        "bytes": path.with_suffix(".safetensors").stat().st_size,
+        "sha256": state_file._digest(path.with_suffix(".safetensors")),
+    }
     path.write_text(state_file._sealed(state.body))
     with pytest.raises(InputError, match="does not fit this version"):
         resumed(copied, data, configured())
@@ -477,8 +491,10 @@ def test_tensor_of_another_shape_is_refused(data, copied, name, change):
     state = state_file.read(path)
     state.tensors[name] = change(state.tensors[name]).contiguous()
     write_tensors(path.with_suffix(".safetensors"), state.tensors)
-    state.body["tensors"] = {"bytes": path.with_suffix(".safetensors").stat().st_size,
-                             "sha256": state_file._digest(path.with_suffix(".safetensors"))}  # fmt: skip
+    state.body["tensors"] = {
+        "bytes": path.with_suffix(".safetensors").stat().st_size,
+        "sha256": state_file._digest(path.with_suffix(".safetensors")),
+    }
     path.write_text(state_file._sealed(state.body))
     with pytest.raises(InputError, match=r"does not fit this version: .*is "):
         resumed(copied, data, configured())

@@ -91,8 +91,9 @@ def test_evaluate_agrees_with_training(run, capsys):
     assert metrics == pytest.approx(json.loads((run / "result.json").read_text())["test"])
     assert main(["evaluate", str(run), "--split", "val", "--k", "3", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {
-        *(f"{name}@3" for name in ("recall", "precision", "ndcg", "hit", "mrr")), "users",
-    }  # fmt: skip
+        *(f"{name}@3" for name in ("recall", "precision", "ndcg", "hit", "mrr")),
+        "users",
+    }
     assert main(["evaluate", str(run), "--mask-validation"]) == 0
     assert "ndcg" in capsys.readouterr().out
 
@@ -228,10 +229,17 @@ def test_other_commands_refuse(run, capsys, tmp_path, monkeypatch, arguments, fr
 
 @pytest.mark.parametrize(
     "arguments",
-    [["evaluate"], ["recommend"], ["train", "--resume"], ["train", "--preset"], ["tune", "--space"],
-     ["reproduce", "table2", "--dry-run", "--out"], ["benchmark", "--checkout"]],
+    [
+        ["evaluate"],
+        ["recommend"],
+        ["train", "--resume"],
+        ["train", "--preset"],
+        ["tune", "--space"],
+        ["reproduce", "table2", "--dry-run", "--out"],
+        ["benchmark", "--checkout"],
+    ],
     ids=lambda arguments: arguments[0],
-)  # fmt: skip
+)
 def test_name_that_the_system_refuses_is_a_line(arguments, capsys):
     fails(capsys, [*arguments, "x" * 300], "xxxx", "File name too long")
 
@@ -326,8 +334,12 @@ def test_tune_needs_validation_interactions(tmp_path, monkeypatch, capsys):
     (tmp_path / "data" / "interactions.csv").write_text("\n".join(["user,item,split", *pairs]) + "\n")
     np.save(tmp_path / "data" / "image_feat.npy", np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32))
     out = tmp_path / "tuned"
-    fails(capsys, ["tune", "--data", str(tmp_path / "data"), "--system", "lightgcn", "--out", str(out)],
-          "no validation interactions", '"val"')  # fmt: skip
+    fails(
+        capsys,
+        ["tune", "--data", str(tmp_path / "data"), "--system", "lightgcn", "--out", str(out)],
+        "no validation interactions",
+        '"val"',
+    )
     assert not out.exists()
 
 
@@ -354,8 +366,11 @@ def test_evaluate_and_train_name_the_system_alike(run, folder, tmp_path, capsys)
 
 
 def test_plan_of_more_interactions_than_pairs_is_refused(capsys):
-    fails(capsys, ["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "101"],
-          "101 interactions are more than the 100 pairs")  # fmt: skip
+    fails(
+        capsys,
+        ["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "101"],
+        "101 interactions are more than the 100 pairs",
+    )
     assert main(["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "100"]) == 0
 
 

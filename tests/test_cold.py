@@ -33,8 +33,22 @@ def runs(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cold")
     path = write_plain(data, folder / "data")
     for system in (*WITH_FEATURES, "lightgcn", "popularity"):
-        arguments = ["--system", system, "--epochs", "4", "--threads", "1", "--batch", "256", "--set", "model.dim=16",
-                     "--set", "optimiser.lr=0.02", "--set", "svd.content=0.5"]  # fmt: skip
+        arguments = [
+            "--system",
+            system,
+            "--epochs",
+            "4",
+            "--threads",
+            "1",
+            "--batch",
+            "256",
+            "--set",
+            "model.dim=16",
+            "--set",
+            "optimiser.lr=0.02",
+            "--set",
+            "svd.content=0.5",
+        ]
         assert main(["train", "--data", str(path), "--out", str(folder / system), *arguments]) == 0
     arguments = ["--system", "svd", "--threads", "1", "--set", "model.dim=16"]
     assert main(["train", "--data", str(path), "--out", str(folder / "svd-alone"), *arguments]) == 0

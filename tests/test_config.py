@@ -29,10 +29,14 @@ def test_every_key_is_described():
 
 def test_toml_round_trip(tmp_path):
     overrides = {
-        "data.path": ('odd "name"\\with\ttabs, Umlaute äß', "--data"), "data.modalities": (["image", "text"], "--set"),
-        "loss.contrastive": (False, "--set"), "optimiser.lr": (3e-5, "--set"), "model.hidden": ([64, 32], "--set"),
-        "evaluate.ks": ([5, 100], "--set"), "train.seed": (2**63 - 1, "--seed"),
-    }  # fmt: skip
+        "data.path": ('odd "name"\\with\ttabs, Umlaute äß', "--data"),
+        "data.modalities": (["image", "text"], "--set"),
+        "loss.contrastive": (False, "--set"),
+        "optimiser.lr": (3e-5, "--set"),
+        "model.hidden": ([64, 32], "--set"),
+        "evaluate.ks": ([5, 100], "--set"),
+        "train.seed": (2**63 - 1, "--seed"),
+    }
     config = load(None, overrides)
     assert load(write(tmp_path, to_toml(config))) == config != Config()
 
@@ -120,11 +124,17 @@ def test_binary_file(tmp_path):
 @pytest.mark.parametrize(
     "text, value",
     [
-        ("train.epochs=3", 3), ("optimiser.lr = 1e-3", 1e-3), ("loss.gumbel=false", False), ("data.path=a b", "a b"),
-        ('data.path="3"', "3"), ("evaluate.ks=[5, 10]", [5, 10]), ("data.layout=plain", "plain"),
-        ("data.path=a=b", "a=b"), ("data.path=1\nx=2", "1\nx=2"),
+        ("train.epochs=3", 3),
+        ("optimiser.lr = 1e-3", 1e-3),
+        ("loss.gumbel=false", False),
+        ("data.path=a b", "a b"),
+        ('data.path="3"', "3"),
+        ("evaluate.ks=[5, 10]", [5, 10]),
+        ("data.layout=plain", "plain"),
+        ("data.path=a=b", "a=b"),
+        ("data.path=1\nx=2", "1\nx=2"),
     ],
-)  # fmt: skip
+)
 def test_set_reads_toml_or_text(text, value):
     assert parse_set(text) == (text.partition("=")[0].strip(), value)
 

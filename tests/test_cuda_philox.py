@@ -20,11 +20,17 @@ def test_philox4x32_known_words(emulated):
     """The vectors of the authors' own tests (Random123, kat_vectors)."""
     ones = 2**32 - 1
     assert emulated.philox4x32(torch.zeros(4, dtype=torch.int64), 0).tolist() == [
-        0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8,
-    ]  # fmt: skip
+        0x6627E8D5,
+        0xE169C58D,
+        0xBC57AC4C,
+        0x9B00DBD8,
+    ]
     assert emulated.philox4x32(torch.full((4,), ones), -1).tolist() == [
-        0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD,
-    ]  # fmt: skip
+        0x408F276D,
+        0x41C83B0E,
+        0xA20BC7C6,
+        0x6D5451FD,
+    ]
 
 
 @pytest.mark.parametrize("seed, offset", [(0, 0), (2**63 - 1, 2**32 - 1), (-3, 7)])

@@ -86,7 +86,9 @@ def test_gradients_of_sampled_dot(shape, dtype, index, pad):
     arrays = crow, padded(col, 2**31 - 1, pad), padded(grad, torch.nan, pad)
     ops = torch.ops.mmssl_fast
     du, dv = ops.sampled_dot_bwd_u(crow, col, grad, v), ops.sampled_dot_bwd_v(crow, col, grad, u, items)
-    truth = (ops.sampled_dot_bwd_u(crow, col, grad.double(), v.double()),
-             ops.sampled_dot_bwd_v(crow, col, grad.double(), u.double(), items))  # fmt: skip
+    truth = (
+        ops.sampled_dot_bwd_u(crow, col, grad.double(), v.double()),
+        ops.sampled_dot_bwd_v(crow, col, grad.double(), u.double(), items),
+    )
     assert_as_accurate(_bwd_u_cuda(*arrays, v), du, truth[0])
     assert_as_accurate(_bwd_v_cuda(*arrays, u, items), dv, truth[1])

@@ -72,8 +72,9 @@ def hugging_face(data, folder):
     (folder / "data").mkdir()
     for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
         found = lists(data, split)
-        table = pa.table({"user_id": [f"user{u}" for u in found], "items": [[f"item{i}" for i in own] for own in
-                                                                             found.values()]})  # fmt: skip
+        table = pa.table(
+            {"user_id": [f"user{u}" for u in found], "items": [[f"item{i}" for i in own] for own in found.values()]}
+        )
         parquet.write_table(table, folder / "data" / f"{name}-00000-of-00001.parquet")
 
 

@@ -120,14 +120,18 @@ WRONG = {
     "no ids": (lambda f: np.savez(f / "image_feat.npz", x=np.ones((2, 2))), "holds 'x'; it must hold ids"),
     "objects": (_objects, "ids.astype(str)"),
     "not finite": (lambda f: write_named(f, "image", ["a"], np.full((1, 2), np.nan, "f4"), "npz"), "row 0, column 0"),
-    "uneven": (lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [1.0, 2.0]]}),
-                                             f / "image_feat.parquet"), "row 2 has 2 values in v, row 1 has 1"),
-    "empty value": (lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [None]]}),
-                                                  f / "image_feat.parquet"), "row 2 has an empty value in v"),
+    "uneven": (
+        lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [1.0, 2.0]]}), f / "image_feat.parquet"),
+        "row 2 has 2 values in v, row 1 has 1",
+    ),
+    "empty value": (
+        lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [None]]}), f / "image_feat.parquet"),
+        "row 2 has an empty value in v",
+    ),
     "no vector": (lambda f: parquet.write_table(pa.table({"item": [1]}), f / "image_feat.parquet"), "has 0 columns"),
     "damaged": (lambda f: (f / "image_feat.safetensors").write_bytes(b"\0" * 40), "safetensors"),
     "no zip": (lambda f: (f / "image_feat.npz").write_bytes(b"PK\3\4" + bytes(40)), "not a readable .npz"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

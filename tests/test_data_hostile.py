@@ -79,8 +79,18 @@ def bombs():
 
 
 @pytest.mark.parametrize("kind", ["zip", "gzip"])
-@pytest.mark.parametrize("name", ["interactions.csv", "interactions.parquet", "train.json", "trnMat.pkl", "a.inter",
-                                  "interactions.csv.gz", "interactions.zip"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "interactions.csv",
+        "interactions.parquet",
+        "train.json",
+        "trnMat.pkl",
+        "a.inter",
+        "interactions.csv.gz",
+        "interactions.zip",
+    ],
+)
 def test_archive_under_any_name_is_not_unfolded(name, kind, bombs, tmp_path):
     others = {"train.json": ("val.json", "test.json"), "trnMat.pkl": ("valMat.pkl", "tstMat.pkl")}.get(name, ())
     for one in (name, *others):

@@ -34,8 +34,12 @@ def as_text(table, separator=",", mark=b""):
 
 
 def delta(table, path):
-    parquet.write_table(table, path, use_dictionary=False,
-                        column_encoding={"user": "DELTA_BYTE_ARRAY", "item": "DELTA_LENGTH_BYTE_ARRAY"})  # fmt: skip
+    parquet.write_table(
+        table,
+        path,
+        use_dictionary=False,
+        column_encoding={"user": "DELTA_BYTE_ARRAY", "item": "DELTA_LENGTH_BYTE_ARRAY"},
+    )
 
 
 def parts(table, folder, count=3):
@@ -252,8 +256,10 @@ def test_split_by_time_keeps_equal_times_together(triples, share):
     first = {}
     for user, item, time in triples:
         first[user, item] = min(time, first.get((user, item), time))
-    found = {split: {first[pair] for pair in zip(*(side.tolist() for side in splits[split]), strict=True)}
-             for split in SPLITS}  # fmt: skip
+    found = {
+        split: {first[pair] for pair in zip(*(side.tolist() for side in splits[split]), strict=True)}
+        for split in SPLITS
+    }
     assert sum(len(splits[split][0]) for split in SPLITS) == len(first)
     assert max(found["train"] | {-1}) < min(found["val"] | found["test"] | {10})
     assert max(found["val"] | {-1}) < min(found["test"] | {10})
@@ -286,8 +292,13 @@ def test_summary_counts_what_has_no_history(tmp_path):
     found = summarise(load(tmp_path))
     assert found["without_history"] == {"users": 1, "items": 1}
     assert found["held_out"]["test"] == {
-        "pairs": 3, "users": 2, "new_users": 1, "pairs_of_new_users": 2, "cold_items": 1, "pairs_of_cold_items": 2,
-    }  # fmt: skip
+        "pairs": 3,
+        "users": 2,
+        "new_users": 1,
+        "pairs_of_new_users": 2,
+        "cold_items": 1,
+        "pairs_of_cold_items": 2,
+    }
     assert found["held_out"]["val"]["cold_items"] == 1 and found["held_out"]["val"]["new_users"] == 0
 
 
@@ -307,8 +318,13 @@ def test_published_folders_hold_their_splits(name, table):
         pytest.skip(f"{name} not there (MMSSL_FAST_DATA)")
     found = summarise(load(SHARED / name, interactions=table))
     test = found["held_out"]["test"]
-    assert (*found["interactions"].values(), test["users"], test["new_users"], test["cold_items"],
-            test["pairs_of_cold_items"]) == PUBLISHED[name, table]  # fmt: skip
+    assert (
+        *found["interactions"].values(),
+        test["users"],
+        test["new_users"],
+        test["cold_items"],
+        test["pairs_of_cold_items"],
+    ) == PUBLISHED[name, table]
 
 
 def test_table_names_its_unread_columns(tmp_path):

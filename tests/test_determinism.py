@@ -132,7 +132,7 @@ ROUNDED = {
     "rows of a step": lambda: differentiated(
         lambda u, v, w: F.linear(F.normalize(real_rows(u, v)), w), U, I, (HIDDEN, ITEMS)
     ),
-}  # fmt: skip
+}
 
 
 def results(compute):
@@ -196,8 +196,14 @@ def test_every_op_is_in_a_list():
 
 
 def trained(system):
-    chosen = {"model.system": system, "model.dim": 16, "train.epochs": 2, "train.batch": 256, "train.threads": 0,
-              "train.sample_over": "interactions"}  # fmt: skip
+    chosen = {
+        "model.system": system,
+        "model.dim": 16,
+        "train.epochs": 2,
+        "train.batch": 256,
+        "train.threads": 0,
+        "train.sample_over": "interactions",
+    }
     data = synthetic(seed=1, n_users=80, n_items=60, modalities={"image": 8})
     fitted = fit(data, load(None, {name: (value, "test") for name, value in chosen.items()}))
     return fitted, split_metrics(fitted.users, fitted.items, data, "test", [20])

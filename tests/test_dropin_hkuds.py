@@ -234,7 +234,7 @@ OPERATORS = {
     "expand_as": lambda r, x: torch.linspace(0, 1, len(x))[:, None].expand_as(r) * r,
     "mixed": lambda r, x: (a := torch.linspace(0, 1, len(x))[:, None].expand_as(r)) * r + ((1 - a) * (x + r)),
     "minus": lambda r, x: x - r,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -407,17 +407,28 @@ def test_numpy_triples_refuses_what_is_not_sound():
     from mmssl_fast._C import numpy_triples
 
     sound = {
-        "bit_generator": np.random.get_bit_generator().capsule, "users": np.array([0, 1]), "crow": np.array([0, 2, 3]),
-        "items": np.array([4, 1, 2]), "ascending": np.array([1, 4, 2]), "n_items": 5,
-    }  # fmt: skip
+        "bit_generator": np.random.get_bit_generator().capsule,
+        "users": np.array([0, 1]),
+        "crow": np.array([0, 2, 3]),
+        "items": np.array([4, 1, 2]),
+        "ascending": np.array([1, 4, 2]),
+        "n_items": 5,
+    }
     assert numpy_triples(**sound)[0].shape == (2,)
     for changed in (
-        {"users": np.array([0, 2])}, {"users": np.array([-1])}, {"users": np.array([[0]])},
+        {"users": np.array([0, 2])},
+        {"users": np.array([-1])},
+        {"users": np.array([[0]])},
         {"crow": np.array([0, 2, 4])},
-        {"crow": np.array([0, 0, 3])}, {"crow": np.array([-1, 2, 3])}, {"crow": np.array([], dtype=np.int64)},
-        {"ascending": np.array([1])}, {"n_items": 2}, {"n_items": 0}, {"n_items": 2**32 + 1},
+        {"crow": np.array([0, 0, 3])},
+        {"crow": np.array([-1, 2, 3])},
+        {"crow": np.array([], dtype=np.int64)},
+        {"ascending": np.array([1])},
+        {"n_items": 2},
+        {"n_items": 0},
+        {"n_items": 2**32 + 1},
         {"bit_generator": datetime.datetime_CAPI},
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError):
             numpy_triples(**sound | changed)
     for changed in ({"users": [0]}, {"items": np.array([4.0, 1, 2])}, {"crow": np.array([0, 2, 3], dtype=np.int32)}):

@@ -13,9 +13,14 @@ from mmssl_trainer.files import read_header, write_tensors
 from safetensors import safe_open
 
 TIMELESS = {
-    "run/config.toml", "run/model.safetensors", "run/curves.png", "run/state/0000000008.safetensors", "top.csv",
-    "top.parquet", "best.toml",
-}  # fmt: skip
+    "run/config.toml",
+    "run/model.safetensors",
+    "run/curves.png",
+    "run/state/0000000008.safetensors",
+    "top.csv",
+    "top.parquet",
+    "best.toml",
+}
 TIMED = {"run/metrics.jsonl", "run/result.json", "run/baselines.json", "run/state/0000000008.json"}
 PROGRAM = """
 import sys
@@ -37,9 +42,13 @@ def once(place, data, seed):
     place.mkdir()
     (place / "space.toml").write_text("[svd]\npower = [0, 2]\n")
     done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM, str(data)], cwd=place, capture_output=True, text=True, check=False,
+        [sys.executable, "-P", "-c", PROGRAM, str(data)],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
         env=os.environ | {"PYTHONHASHSEED": str(seed)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     (place / "tuned" / "best.toml").rename(place / "best.toml")
     names = [str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()]
@@ -98,6 +107,6 @@ def test_one_key_holds_the_metadata_in_order(tmp_path):
         ({"header": "[" * 100_000}, {}),
     ],
     ids=["none", "as earlier versions wrote it", "one key", "a list", "cut off", "nested"],
-)  # fmt: skip
+)
 def test_header_of_a_file(found, header):
     assert read_header(found) == header

@@ -137,8 +137,14 @@ def test_batch_larger_than_the_users():
 
 # --- the trainer -----------------------------------------------------------------------------------------------------
 def configured(**values):
-    chosen = {"model.dim": 8, "train.epochs": 2, "train.batch": 64, "train.threads": 1, "model.hidden": [6, 4],
-              "train.sample_over": "interactions"}  # fmt: skip
+    chosen = {
+        "model.dim": 8,
+        "train.epochs": 2,
+        "train.batch": 64,
+        "train.threads": 1,
+        "model.hidden": [6, 4],
+        "train.sample_over": "interactions",
+    }
     return load(None, {name: (value, "test") for name, value in (chosen | values).items()})
 
 

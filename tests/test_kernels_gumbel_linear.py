@@ -27,8 +27,9 @@ CASES = [(70, 45, 0.05, 5), (1, 50, 0.5, 3), (5, 1, 0.5, 2), (3, 41, 0.0, 20), (
 
 
 @triton.jit
-def noise_kernel(rows_ptr, seed_offset_ptr, bits_ptr, noise_ptr, first, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-                 STREAM: tl.constexpr):  # fmt: skip
+def noise_kernel(
+    rows_ptr, seed_offset_ptr, bits_ptr, noise_ptr, first, ROWS: tl.constexpr, WIDTH: tl.constexpr, STREAM: tl.constexpr
+):
     row, column = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     user, seed, offset = tl.load(rows_ptr + row), tl.load(seed_offset_ptr), tl.load(seed_offset_ptr + 1)
     bits = philox_tile(seed, offset, user, first, STREAM, WIDTH)
@@ -77,9 +78,16 @@ def operands(users, items, share, columns, item_major=True):
 
 def by_kernels(graph, ids, weight, grad, tau, scale):
     lse = reference.gumbel_logits(
-        graph.crow.new_tensor([0, *graph.user_degree[ids].cumsum(0).tolist()]), graph.rows(ids).col, ids,
-        graph.n_items, tau, 5, 2, scale, torch.float64,
-    ).logsumexp(1)  # fmt: skip
+        graph.crow.new_tensor([0, *graph.user_degree[ids].cumsum(0).tolist()]),
+        graph.rows(ids).col,
+        ids,
+        graph.n_items,
+        tau,
+        5,
+        2,
+        scale,
+        torch.float64,
+    ).logsumexp(1)
     where = [x.to(DEVICE) for x in (graph.crow, torch.cat((graph.col, graph.col.new_zeros(3))), ids, lse)]
     noise = tau, torch.tensor([5, 2], device=DEVICE), scale
     y = gumbel_linear(weight.to(DEVICE), *where, *noise)
@@ -123,10 +131,15 @@ def test_refuses_more_columns_than_a_program_keeps():
         by_kernels(*operands(3, 41, 0.1, 130), 0.3, 1.0)
 
 
-@pytest.mark.parametrize("columns, dtype, method", [
-    (5, torch.float32, "dense"), (5, torch.float64, "dense"), (MOST + 1, torch.float32, "dense"),
-    (5, torch.float32, "order_statistics"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "columns, dtype, method",
+    [
+        (5, torch.float32, "dense"),
+        (5, torch.float64, "dense"),
+        (MOST + 1, torch.float32, "dense"),
+        (5, torch.float32, "order_statistics"),
+    ],
+)
 def test_the_cuda_op_chooses_by_shape(columns, dtype, method, monkeypatch):
     """What is registered for CUDA, here on whatever device there is, against the public op."""
     graph, ids, weight, grad = operands(8, 41, 0.1, columns)

@@ -29,8 +29,15 @@ from mmssl_fast.nn.half_linear import half_linear
 
 
 def configured(**values):
-    chosen = {"model.dim": 8, "train.epochs": 2, "train.batch": 64, "train.threads": 1, "model.hidden": [6, 4],
-              "train.sample_over": "interactions", "evaluate.ks": [20]}  # fmt: skip
+    chosen = {
+        "model.dim": 8,
+        "train.epochs": 2,
+        "train.batch": 64,
+        "train.threads": 1,
+        "model.hidden": [6, 4],
+        "train.sample_over": "interactions",
+        "evaluate.ks": [20],
+    }
     chosen |= {name.replace("__", "."): value for name, value in values.items()}
     return load(None, {name: (value, "test") for name, value in chosen.items()})
 
@@ -152,8 +159,9 @@ def test_going_back_to_a_state(place, data, whole, length, tmp_path, monkeypatch
     checkpoints = Checkpoints(tmp_path, data, config)
     opened = []
     monkeypatch.setattr(Checkpoints, "open", lambda self, original=Checkpoints.open: opened.append(1) or original(self))
-    fitted = fit(data, config, system=short_of_memory(MMSSLSystem, steps + 2, int(place * length)),
-                 checkpoints=checkpoints)  # fmt: skip
+    fitted = fit(
+        data, config, system=short_of_memory(MMSSLSystem, steps + 2, int(place * length)), checkpoints=checkpoints
+    )
     assert_same(fitted, whole)
     states = sorted((tmp_path / "state").glob("*.json"))
     assert json.loads(states[-1].read_text())["state"]["tile"] == tiles.TILE_ELEMENTS // 2
@@ -207,8 +215,22 @@ def test_other_errors_are_not_retried(data):
 def test_command_ends_in_one_line(tmp_path, monkeypatch, capsys):
     folder = write_plain(synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}), tmp_path / "data")
     monkeypatch.setattr("mmssl_trainer.training.loop.create", lambda name: short_of_memory(MMSSLSystem, 12, 40, 2))
-    arguments = ["--batch", "64", "--threads", "1", "--epochs", "9", "--set", "model.dim=8", "--set",
-                 "train.checkpoint_every=1", "--set", "train.sample_over=interactions", "--memory", "1GiB"]  # fmt: skip
+    arguments = [
+        "--batch",
+        "64",
+        "--threads",
+        "1",
+        "--epochs",
+        "9",
+        "--set",
+        "model.dim=8",
+        "--set",
+        "train.checkpoint_every=1",
+        "--set",
+        "train.sample_over=interactions",
+        "--memory",
+        "1GiB",
+    ]
     assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *arguments]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("mmssl-fast: out of memory in epoch ") and "is kept in" in said[-1]
@@ -264,8 +286,9 @@ def test_features_in_half_precision():
     mine, wide = half_linear(x, weight, bias), torch.nn.functional.linear(x.float(), weight, bias)
     torch.testing.assert_close(mine, wide)
     grad = torch.randn_like(wide)
-    for ours, theirs in zip(torch.autograd.grad(mine, (weight, bias), grad),
-                            torch.autograd.grad(wide, (weight, bias), grad), strict=True):  # fmt: skip
+    for ours, theirs in zip(
+        torch.autograd.grad(mine, (weight, bias), grad), torch.autograd.grad(wide, (weight, bias), grad), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 

@@ -23,10 +23,12 @@ READ_NO_FEATURES = {"popularity", "svd", "mf", "ngcf", "lightgcn", "sgl", "ncl",
 def moved_to(dataset, users, items):
     """The same data with other numbers: row n is what users[n] or items[n] was; ids stay with their users and items."""
     return replace(
-        dataset, **{split: sp.csr_array(getattr(dataset, split)[users][:, items]) for split in SPLITS},
+        dataset,
+        **{split: sp.csr_array(getattr(dataset, split)[users][:, items]) for split in SPLITS},
         features={name: values[items] for name, values in dataset.features.items()},
-        user_ids=dataset.original_users(users), item_ids=dataset.original_items(items),
-    )  # fmt: skip
+        user_ids=dataset.original_users(users),
+        item_ids=dataset.original_items(items),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,14 @@ def data():
 
 
 def configured(system):
-    chosen = {"model.system": system, "model.dim": 8, "train.epochs": 2, "train.batch": 64, "train.threads": 1,
-              "evaluate.ks": [3, 20]}  # fmt: skip
+    chosen = {
+        "model.system": system,
+        "model.dim": 8,
+        "train.epochs": 2,
+        "train.batch": 64,
+        "train.threads": 1,
+        "evaluate.ks": [3, 20],
+    }
     return load(None, {name: (value, "test") for name, value in chosen.items()})
 
 
@@ -112,8 +120,12 @@ def test_breakdown_by_new_users_and_cold_items(data):
     found = breakdown(users, items, data, "test", [3])
     assert list(found) == ["known users", "new users", "known items", "cold items"]
     test = data.test.toarray() > 0
-    pairs = [test[[u for u in range(60) if u not in NEW]].sum(), test[NEW].sum(),
-             test[:, [i for i in range(40) if i not in COLD]].sum(), test[:, COLD].sum()]  # fmt: skip
+    pairs = [
+        test[[u for u in range(60) if u not in NEW]].sum(),
+        test[NEW].sum(),
+        test[:, [i for i in range(40) if i not in COLD]].sum(),
+        test[:, COLD].sum(),
+    ]
     assert [found[name]["pairs"] for name in found] == pairs
     whole = split_metrics(users, items, data, "test", [3])
     assert found["known users"]["users"] + found["new users"]["users"] == whole["users"]

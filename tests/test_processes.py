@@ -124,8 +124,18 @@ def test_a_run_that_fails_ends_the_others_with_their_states(folder, tmp_path, mo
 
     monkeypatch.setattr(processes._Worker, "wait", late)
     (tmp_path / "wild.toml").write_text("[optimiser]\nlr = 1e30\n")
-    asked = ["--systems", "mf,lightgcn", "--seeds", "1", "--epochs", "3000", "--jobs", "2", "--preset",
-             f"mf={tmp_path / 'wild.toml'}"]  # fmt: skip
+    asked = [
+        "--systems",
+        "mf,lightgcn",
+        "--seeds",
+        "1",
+        "--epochs",
+        "3000",
+        "--jobs",
+        "2",
+        "--preset",
+        f"mf={tmp_path / 'wild.toml'}",
+    ]
     assert main(command(folder, tmp_path / "x", *asked)) == 1
     line = said(capsys)
     assert line.startswith("mmssl-fast: MF-BPR, seed 0: loss term 'bpr' became ") and "optimiser.lr" in line
@@ -213,8 +223,10 @@ def test_parts_are_at_once_and_in_order(folder, tmp_path):
 
 def test_what_is_raised_in_the_parent_lets_the_others_leave(folder, tmp_path):
     """SystemExit: what a pipe that nobody reads any more comes to."""
-    parts = [part(folder, "leave_when_asked", place=str(tmp_path), own="long"),
-             part(folder, "end", place=str(tmp_path), own="long")]  # fmt: skip
+    parts = [
+        part(folder, "leave_when_asked", place=str(tmp_path), own="long"),
+        part(folder, "end", place=str(tmp_path), own="long"),
+    ]
 
     def raising(_):
         raise SystemExit("by the caller")
@@ -245,8 +257,12 @@ def test_what_ends_a_part_is_one_line(folder, tmp_path, capfd):
     """A file that is not there, a mistake of ours, more than a pipe holds on stdout; another fingerprint."""
     data = load_data(str(folder))
 
-    parts = [part(folder, "missing_file", place=str(tmp_path)), part(folder, "mistake", place=str(tmp_path)),
-             part(folder, "bits", count=1 << 18), part(folder, "bits", count=1)]  # fmt: skip
+    parts = [
+        part(folder, "missing_file", place=str(tmp_path)),
+        part(folder, "mistake", place=str(tmp_path)),
+        part(folder, "bits", count=1 << 18),
+        part(folder, "bits", count=1),
+    ]
     begun = [processes._Worker(at, one, data.fingerprint if at < 3 else "0" * 64) for at, one in enumerate(parts)]
     until(lambda: not any(one.is_running() for one in begun))
     missing, mistake, none, changed = [one.wait() for one in begun]
@@ -318,9 +334,15 @@ def search(folder, out, *more):
 
 def held(folder, out, epochs=2):
     """The search that lies there, its trials by number."""
-    values = {"model.system": ("mf", "test"), "model.dim": (8, "test"), "train.batch": (64, "test"),
-              "train.patience": (0, "test"), "train.threads": (1, "test"), "train.epochs": (epochs, "test"),
-              "data.path": (str(folder), "test")}  # fmt: skip
+    values = {
+        "model.system": ("mf", "test"),
+        "model.dim": (8, "test"),
+        "train.batch": (64, "test"),
+        "train.patience": (0, "test"),
+        "train.threads": (1, "test"),
+        "train.epochs": (epochs, "test"),
+        "data.path": (str(folder), "test"),
+    }
     config = load(None, values).changed("train", compare="no")
     space = read_space(out.parent / "space.toml", config)
     return tune.Search(out, load_data(str(folder)), config, space, seeds=1, prune=True).study.trials
@@ -365,8 +387,10 @@ def test_trials_at_once_that_are_interrupted_are_taken_again(folder, tmp_path, m
     assert said(capsys) == "mmssl-fast: interrupted with 2 of 2 trials left; repeat the command to continue"
     assert not (out / "study.log.lock").is_symlink()
     assert main(asked) == 0
-    trials = {state: [one for one in held(folder, out, epochs=60) if one.state.name == state]
-              for state in ("FAIL", "COMPLETE")}  # fmt: skip
+    trials = {
+        state: [one for one in held(folder, out, epochs=60) if one.state.name == state]
+        for state in ("FAIL", "COMPLETE")
+    }
     rates = {state: {one.params["optimiser.lr"] for one in found} for state, found in trials.items()}
     assert len(rates["COMPLETE"]) == len(trials["COMPLETE"]) == 2 and 1 <= len(rates["FAIL"]) <= 2
     assert rates["FAIL"] <= rates["COMPLETE"]

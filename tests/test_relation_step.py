@@ -61,8 +61,9 @@ def step(rows, dtype, *, tau=0.15, modalities=2, kind="cosine", slope=0.2, item_
     users = torch.randperm(N_USERS, generator=random)[:N_ROWS]
     users[:2] = torch.tensor([1, 2])  # one who has seen everything, one who has seen nothing
     seen, d = graph.rows(users), discriminator(dtype, slope, item_major)
-    embeddings = [torch.randn(n, D, generator=random).to(dtype).requires_grad_()
-                  for n in (N_ROWS, N_ITEMS) * (modalities + 1)]  # fmt: skip
+    embeddings = [
+        torch.randn(n, D, generator=random).to(dtype).requires_grad_() for n in (N_ROWS, N_ITEMS) * (modalities + 1)
+    ]
     pairs = list(zip(embeddings[0::2], embeddings[1::2], strict=True))
     alpha = torch.rand(modalities * N_ROWS, 1, generator=random).to(dtype)
 

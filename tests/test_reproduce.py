@@ -73,8 +73,12 @@ def test_another_configuration_gets_other_folders(tmp_path):
 def test_a_runs_name_is_of_what_changes_its_result():
     base = {"model.dim": (16, "test"), "train.threads": (2, "test"), "train.seed": (3, "test")}
     name = plan.identity(load(None, base), "split")
-    same = {"train.threads": (1, "test"), "train.seed": (0, "test"), "train.balance": (True, "test"),
-            "model.layers": (2, "test")}  # fmt: skip
+    same = {
+        "train.threads": (1, "test"),
+        "train.seed": (0, "test"),
+        "train.balance": (True, "test"),
+        "model.layers": (2, "test"),
+    }
     assert plan.identity(load(None, base | same), "split") == name
     for key, value in {"model.dim": 8, "model.eta": 0.0, "loss.gumbel": False, "svd.power": 1}.items():
         assert plan.identity(load(None, base | {key: (value, "test")}), "split") != name, key
@@ -111,8 +115,10 @@ def test_interrupted_reproduction_goes_on(tmp_path, monkeypatch, capsys):
     assert "after epoch 2" in capsys.readouterr().out
     for name in "ab":
         assert reproduce("table2", tmp_path / name, *asked) == 0
-    tests = [[json.loads(path.read_text())["test"] for path in sorted((tmp_path / name).glob("runs/*/result.json"))]
-             for name in "ab"]  # fmt: skip
+    tests = [
+        [json.loads(path.read_text())["test"] for path in sorted((tmp_path / name).glob("runs/*/result.json"))]
+        for name in "ab"
+    ]
     assert tests[0] == tests[1] and len(tests[0]) == 2
 
 
@@ -169,9 +175,13 @@ def test_table3_ablations(tmp_path, data):
     switches = {(c.loss.adversarial, c.loss.contrastive, c.loss.gumbel, c.loss.autoencoder) for c in configs}
     yes, no = True, False
     assert switches == {
-        (yes, yes, yes, no), (no, yes, yes, no), (yes, no, yes, no), (yes, yes, no, no), (no, yes, yes, yes),
+        (yes, yes, yes, no),
+        (no, yes, yes, no),
+        (yes, no, yes, no),
+        (yes, yes, no, no),
+        (no, yes, yes, yes),
         (no, no, yes, no),
-    }  # fmt: skip
+    }
 
 
 def test_table3_of_some_variants(tmp_path, capsys):
@@ -281,8 +291,12 @@ def test_presets_are_sound(tmp_path, capsys):
         assert load(presets.find(name)).model.system == name.partition("-")[0]
     own = tmp_path / "mine.toml"
     own.write_text("[optimiser]\nlr = 0.02\n")
-    assert reproduce("table2", tmp_path / "out", "--systems", "mf", "--seeds", "1", "--epochs", "1",
-                     "--preset", f"mf={own}") == 0  # fmt: skip
+    assert (
+        reproduce(
+            "table2", tmp_path / "out", "--systems", "mf", "--seeds", "1", "--epochs", "1", "--preset", f"mf={own}"
+        )
+        == 0
+    )
     (path,) = (tmp_path / "out").glob("runs/*/config.toml")
     assert load(path).optimiser.lr == 0.02
 

@@ -37,10 +37,26 @@ def model(tmp_path_factory):
 def state():
     """The bytes of a sound state: (JSON, tensors)."""
     tensors = save({"losses": torch.ones(2, 3)})
-    body = {"format": state_file.FORMAT, "step": 1, "stale": 0, "best": None, "best_epoch": 0, "val": {}, "epochs": [],
-            "optimisers": {}, "where": "", "epoch": 1, "tile": 64, "seconds": 0.0, "terms": ["a", "b", "c"],
-            "config": {}, "fingerprint": "", "threads": 1, "versions": {},
-            "tensors": {"bytes": len(tensors), "sha256": state_file.hashlib.sha256(tensors).hexdigest()}}  # fmt: skip
+    body = {
+        "format": state_file.FORMAT,
+        "step": 1,
+        "stale": 0,
+        "best": None,
+        "best_epoch": 0,
+        "val": {},
+        "epochs": [],
+        "optimisers": {},
+        "where": "",
+        "epoch": 1,
+        "tile": 64,
+        "seconds": 0.0,
+        "terms": ["a", "b", "c"],
+        "config": {},
+        "fingerprint": "",
+        "threads": 1,
+        "versions": {},
+        "tensors": {"bytes": len(tensors), "sha256": state_file.hashlib.sha256(tensors).hexdigest()},
+    }
     return state_file._sealed(body).encode(), tensors
 
 
@@ -162,8 +178,10 @@ def test_state_with_a_right_checksum_that_is_none(change, part, state, tmp_path)
 
 @pytest.mark.parametrize("shape, dtype", [((), torch.int64), ((21,), torch.float32), ((21, 1), torch.int64)])
 def test_model_of_other_types_is_refused(shape, dtype, model, tmp_path):
-    tensors = load_tensors(model) | {"ids.items.bytes": torch.zeros(0, dtype=torch.uint8),
-                                     "ids.items.offsets": torch.zeros(shape, dtype=dtype)}  # fmt: skip
+    tensors = load_tensors(model) | {
+        "ids.items.bytes": torch.zeros(0, dtype=torch.uint8),
+        "ids.items.offsets": torch.zeros(shape, dtype=dtype),
+    }
     save_file(tensors, tmp_path / saved_model.FILE, {"format": saved_model.FORMAT})
     with pytest.raises(InputError) as caught:
         saved_model.load(tmp_path)

@@ -41,8 +41,11 @@ def test_rows_beyond_memory_are_refused_before_they_are_walked():
 
 
 ARRAYS = {
-    "crow": [0, 2, 2, 3], "col": [0, 3, 1], "t_crow": [0, 1, 2, 2, 3], "t_col": [0, 2, 0],
-}  # fmt: skip
+    "crow": [0, 2, 2, 3],
+    "col": [0, 3, 1],
+    "t_crow": [0, 1, 2, 2, 3],
+    "t_col": [0, 2, 0],
+}
 
 
 def graph(**changes):

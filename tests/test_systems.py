@@ -28,8 +28,16 @@ def data():
 
 
 def configured(system, **values):
-    chosen = {"model.system": system, "model.dim": 16, "train.epochs": 8, "train.batch": 256, "train.threads": 1,
-              "optimiser.lr": 0.05, "train.sample_over": "interactions", "evaluate.ks": [20]}  # fmt: skip
+    chosen = {
+        "model.system": system,
+        "model.dim": 16,
+        "train.epochs": 8,
+        "train.batch": 256,
+        "train.threads": 1,
+        "optimiser.lr": 0.05,
+        "train.sample_over": "interactions",
+        "evaluate.ks": [20],
+    }
     chosen |= {name.replace("__", "."): value for name, value in values.items()}
     return load(None, {name: (value, "test") for name, value in chosen.items()})
 
@@ -203,8 +211,9 @@ def test_mmgcn_and_its_gradient(data):
         linear = F.linear(own[f"features_{m}"], own[f"project.{m}.weight"], own[f"project.{m}.bias"])
         x = F.normalize(own[f"preferences.{m}"], dim=1), F.normalize(linear, dim=1)
         for at in range(2):
-            gather, keep = ([own[f"{part}.{m}.{at}.{kind}"] for kind in ("weight", "bias")]
-                            for part in ("gather", "keep"))  # fmt: skip
+            gather, keep = (
+                [own[f"{part}.{m}.{at}.{kind}"] for kind in ("weight", "bias")] for part in ("gather", "keep")
+            )
             x = tuple(
                 F.leaky_relu(F.linear(mean @ x[1 - side], *gather) + F.leaky_relu(F.linear(x[side], *keep)) + ids)
                 for side, (mean, ids) in enumerate(zip(means, (own["users"], own["items"]), strict=True))
@@ -392,8 +401,10 @@ def test_slmrec_terms_and_their_gradients(data):
         starts = [x * (at != hidden) for at, x in enumerate((own["items"], *linear))]
         outputs = [layer_mean(adjacency, own["users"], start, 2) for start in starts]
         users, items = (torch.cat(side, 1) for side in zip(*outputs, strict=True))
-        fused = (F.linear(x, own[f"{side}_fusion.weight"], own[f"{side}_fusion.bias"])
-                 for x, side in ((users, "user"), (items, "item")))  # fmt: skip
+        fused = (
+            F.linear(x, own[f"{side}_fusion.weight"], own[f"{side}_fusion.bias"])
+            for x, side in ((users, "user"), (items, "item"))
+        )
         return tuple(fused), [items for _, items in outputs]
 
     (users, items), (space, *modalities) = embedded()
@@ -402,8 +413,10 @@ def test_slmrec_terms_and_their_gradients(data):
     masking = sum(contrast(second[side], first[side], TRIPLES[side]) for side in (0, 1))
     alignment = 0
     for m, x in enumerate(modalities):
-        space, x = (F.linear(value, own[f"{part}.{m}.weight"], own[f"{part}.{m}.bias"])
-                    for value, part in ((space, "coarse"), (x, "fine")))  # fmt: skip
+        space, x = (
+            F.linear(value, own[f"{part}.{m}.weight"], own[f"{part}.{m}.bias"])
+            for value, part in ((space, "coarse"), (x, "fine"))
+        )
         alignment = alignment + contrast(x, space, TRIPLES[1])
     terms_agree(system, own, 3, bpr=bpr(users, items), masking=0.1 * masking, alignment=0.1 * alignment)
 

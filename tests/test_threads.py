@@ -40,26 +40,37 @@ def system(root, groups, mounts, files):
         ("0::/\n", V2, {GROUPS + "cpu.max": "max 100000\n"}, float("inf")),
         # The tightest of nested groups, wherever it is on the path; groups beside the path do not count.
         (
-            "0::/a.slice/b.scope\n", V2,
-            {GROUPS + "a.slice/cpu.max": "200000 100000\n", GROUPS + "a.slice/b.scope/cpu.max": "max 100000\n",
-             GROUPS + "c.slice/cpu.max": "10000 100000\n"},
+            "0::/a.slice/b.scope\n",
+            V2,
+            {
+                GROUPS + "a.slice/cpu.max": "200000 100000\n",
+                GROUPS + "a.slice/b.scope/cpu.max": "max 100000\n",
+                GROUPS + "c.slice/cpu.max": "10000 100000\n",
+            },
             2.0,
         ),
         (
-            "0::/a.slice/b.scope\n", V2,
+            "0::/a.slice/b.scope\n",
+            V2,
             {GROUPS + "a.slice/cpu.max": "800000 100000\n", GROUPS + "a.slice/b.scope/cpu.max": "50000 100000\n"},
             0.5,
         ),
         # Version 1, the group's folder below the mount.
         (
-            "9:name=systemd:/x\n4:cpu,cpuacct:/jobs/7\n0::/\n", V1.format(top="/"),
-            {CPU + "jobs/cpu.cfs_quota_us": "-1\n", CPU + "jobs/cpu.cfs_period_us": "100000\n",
-             CPU + "jobs/7/cpu.cfs_quota_us": "300000\n", CPU + "jobs/7/cpu.cfs_period_us": "50000\n"},
+            "9:name=systemd:/x\n4:cpu,cpuacct:/jobs/7\n0::/\n",
+            V1.format(top="/"),
+            {
+                CPU + "jobs/cpu.cfs_quota_us": "-1\n",
+                CPU + "jobs/cpu.cfs_period_us": "100000\n",
+                CPU + "jobs/7/cpu.cfs_quota_us": "300000\n",
+                CPU + "jobs/7/cpu.cfs_period_us": "50000\n",
+            },
             6.0,
         ),
         # Version 1 in a container: the mount begins at the container's group.
         (
-            "4:cpu,cpuacct:/docker/abc\n", V1.format(top="/docker/abc"),
+            "4:cpu,cpuacct:/docker/abc\n",
+            V1.format(top="/docker/abc"),
             {CPU + "cpu.cfs_quota_us": "250000\n", CPU + "cpu.cfs_period_us": "100000\n"},
             2.5,
         ),
@@ -72,7 +83,7 @@ def system(root, groups, mounts, files):
         ("0::/\n", V2, {GROUPS + "cpu.max": "100000 0"}, float("inf")),
         ("", "", {}, float("inf")),
     ],
-)  # fmt: skip
+)
 def test_quota_of_control_groups(tmp_path, groups, mounts, files, expected):
     assert threads.cgroup_quota(system(tmp_path, groups, mounts, files)) == expected
 
@@ -215,13 +226,29 @@ def test_command_line_configures_before_torch_is_imported(tmp_path, environ, exp
 
 def test_threads_option_wins(tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-P", "-m", "mmssl_trainer", "train", "--system", "mf", "--epochs", "1", "--set",
-               "model.dim=8", "--no-compare"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "mmssl_trainer",
+        "train",
+        "--system",
+        "mf",
+        "--epochs",
+        "1",
+        "--set",
+        "model.dim=8",
+        "--no-compare",
+    ]
     for number, more in (("2", ["--threads", "2"]), ("1", [])):
         done = subprocess.run(
-            [*command, "--out", str(out), "--overwrite", *more], env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True, check=False, cwd=tmp_path,
-        )  # fmt: skip
+            [*command, "--out", str(out), "--overwrite", *more],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
         assert done.returncode == 0, done.stderr
         assert f"threads = {number}\n" in (out / "config.toml").read_text()
 
@@ -251,8 +278,13 @@ print(small, running() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_small_ops_wake_no_other_thread():
-    done = subprocess.run([sys.executable, "-P", "-c", SMALL_OPS], env=os.environ | {"OMP_NUM_THREADS": "2"},
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SMALL_OPS],
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.split() == ["0", "1"]
 
 
@@ -347,9 +379,16 @@ def test_busy_measures_a_command(busy, tmp_path, monkeypatch):
 
 def test_busy_ends_its_spinners(busy):
     with pytest.raises(RuntimeError), busy.spinners(1):
-        ours = [int(line.split()[0]) for line in subprocess.run(
-            ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True,
-        ).stdout.splitlines() if "getppid" in line]  # fmt: skip
+        ours = [
+            int(line.split()[0])
+            for line in subprocess.run(
+                ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.splitlines()
+            if "getppid" in line
+        ]
         assert len(ours) == 1
         raise RuntimeError
     assert not os.path.exists(f"/proc/{ours[0]}")

@@ -28,8 +28,15 @@ def data():
 
 
 def configured(system="lightgcn", **values):
-    chosen = {"model.system": system, "model.dim": 16, "train.epochs": 3, "train.batch": 128, "train.threads": 1,
-              "train.sample_over": "interactions", "evaluate.ks": [5, 20]}  # fmt: skip
+    chosen = {
+        "model.system": system,
+        "model.dim": 16,
+        "train.epochs": 3,
+        "train.batch": 128,
+        "train.threads": 1,
+        "train.sample_over": "interactions",
+        "evaluate.ks": [5, 20],
+    }
     chosen |= {name.replace("__", "."): value for name, value in values.items()}
     return load(None, {name: (value, "test") for name, value in chosen.items()})
 

@@ -142,12 +142,15 @@ def test_a_trial_whose_keys_do_not_go_together_is_noted_and_passed_over(tmp_path
     assert states.pop(("4", "6")) == "refused" and set(states.values()) == {"complete"}
 
 
-@pytest.mark.parametrize("change, says", [
-    (["--set", "model.omega=0.3"], "model.omega was 0.1"),
-    (["--seeds", "2"], "1 seeds per trial"),
-    (["space"], "another space"),
-    (["data"], "other data"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (["--set", "model.omega=0.3"], "model.omega was 0.1"),
+        (["--seeds", "2"], "1 seeds per trial"),
+        (["space"], "another space"),
+        (["data"], "other data"),
+    ],
+)
 def test_another_search_is_refused(tmp_path, space, change, says, monkeypatch, capsys):
     assert tuned(space, tmp_path / "out", trials=1) == 0
     before = (tmp_path / "out" / record.RECORD).read_text()
@@ -171,19 +174,22 @@ def test_a_second_process_is_refused(tmp_path, space, capsys):
     assert "another process" in capsys.readouterr().err and len(table(out)) == 1
 
 
-@pytest.mark.parametrize("text, says", [
-    ("[optimiser]\nlr = { low = 1e-2, high = 1e-3 }", "a < b"),
-    ("[optimiser]\nlr = { low = 0, high = 1e-3, log = true }", "a > 0"),
-    ("[optimiser]\nlr = []", "list of values"),
-    ("[optimiser]\nlr = 0.1", "list of values"),
-    ("[optimiser]\nrate = [0.1, 0.2]", "optimiser.rate"),
-    ("[model]\nlayers = [1, 1000]", "model.layers = 1000"),
-    ("[train]\nseed = [1, 2]", "train.seed cannot be searched over"),
-    ("[data]\nlayout = ['auto', 'plain']", "data.layout cannot be searched over"),
-    ("model = 1", "[model]"),
-    ("", "contains no key"),
-    ("[", "is not valid TOML"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("[optimiser]\nlr = { low = 1e-2, high = 1e-3 }", "a < b"),
+        ("[optimiser]\nlr = { low = 0, high = 1e-3, log = true }", "a > 0"),
+        ("[optimiser]\nlr = []", "list of values"),
+        ("[optimiser]\nlr = 0.1", "list of values"),
+        ("[optimiser]\nrate = [0.1, 0.2]", "optimiser.rate"),
+        ("[model]\nlayers = [1, 1000]", "model.layers = 1000"),
+        ("[train]\nseed = [1, 2]", "train.seed cannot be searched over"),
+        ("[data]\nlayout = ['auto', 'plain']", "data.layout cannot be searched over"),
+        ("model = 1", "[model]"),
+        ("", "contains no key"),
+        ("[", "is not valid TOML"),
+    ],
+)
 def test_a_space_that_makes_no_sense_is_one_line(tmp_path, space, text, says, capsys):
     space.write_text(text)
     assert tuned(space, tmp_path / "out") == 2
@@ -216,8 +222,17 @@ def test_every_system_has_a_space_of_its_own_and_reads_every_key_of_it(system):
     space = read_space(find_space(None, system), Config())
     assert Path(space.source).stem == system
     data = synthetic(seed=3, n_users=60, n_items=40, modalities={"image": 5}, mean_degree=8)
-    small = {"model.system": system, "model.dim": 8, "train.epochs": 2, "train.batch": 64, "train.threads": 1,
-             "train.validate_every": 2, "ncl.warm_up": 1, "ncl.clusters": 5, "loss.lambda_generator": 0.1}  # fmt: skip
+    small = {
+        "model.system": system,
+        "model.dim": 8,
+        "train.epochs": 2,
+        "train.batch": 64,
+        "train.threads": 1,
+        "train.validate_every": 2,
+        "ncl.warm_up": 1,
+        "ncl.clusters": 5,
+        "loss.lambda_generator": 0.1,
+    }
 
     def users(**changed):
         values = {name: (value, "test") for name, value in (small | changed).items()}

@@ -18,9 +18,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PACKAGES = (
-    "torch", "numpy", "scipy", "triton", "typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2",
+    "torch",
+    "numpy",
+    "scipy",
+    "triton",
+    "typer",
+    "rich",
+    "pydantic",
+    "safetensors",
+    "matplotlib",
+    "pyarrow",
+    "jinja2",
     "optuna",
-)  # fmt: skip
+)
 
 
 def doctor(as_json: JsonOption = False) -> None:

@@ -11,9 +11,14 @@ from ..errors import InputError, shown
 
 # These keys do not affect the result of a run. (train.threads changes it only by rounding.)
 MAY_DIFFER = (
-    "data.path", "data.layout", "train.balance", "train.checkpoint_every", "train.checkpoint_minutes", "train.memory",
+    "data.path",
+    "data.layout",
+    "train.balance",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.memory",
     "train.threads",
-)  # fmt: skip
+)
 
 
 def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epochs: bool = False) -> None:

@@ -25,10 +25,16 @@ class ProgressObserver:
 
     def __init__(self, title: str) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), _Losses(), console=Console(stderr=True, highlight=False), transient=True,
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            _Losses(),
+            console=Console(stderr=True, highlight=False),
+            transient=True,
             disable=not output.ERR.is_terminal,
-        )  # fmt: skip
+        )
         self.title, self.best = title, ""
 
     def __enter__(self) -> ProgressObserver:
@@ -53,8 +59,12 @@ class ProgressObserver:
         if losses is not None:
             terms = "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
             fields["losses"] = f"{self.best}{terms}"
-        self.progress.update(self.task, completed=(epoch - 1) * self.steps + step,
-                             description=f"{self.title} epoch {epoch}/{self.epochs}", **fields)  # fmt: skip
+        self.progress.update(
+            self.task,
+            completed=(epoch - 1) * self.steps + step,
+            description=f"{self.title} epoch {epoch}/{self.epochs}",
+            **fields,
+        )
 
     def epoch_ended(self, record: dict[str, Any]) -> None:
         if output.ERR.is_terminal or output.quiet:
@@ -101,9 +111,12 @@ class WorkerProgress:
         if progress is not None:
             epoch, epochs, best = progress()
             self.progress.update(
-                self.tasks[title], total=epochs, completed=epoch, description=f"{title} epoch {epoch}/{epochs}",
+                self.tasks[title],
+                total=epochs,
+                completed=epoch,
+                description=f"{title} epoch {epoch}/{epochs}",
                 losses=f"best recall@20 {best:.4f}" if best else "",
-            )  # fmt: skip
+            )
 
     def remove(self, title: str) -> None:
         if title in self.tasks:

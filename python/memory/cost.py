@@ -91,9 +91,13 @@ def table(sizes: Sizes, name: str, memory: float | None = None) -> tuple[Table, 
         grid.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage in step_stages:
         grid.add_row(
-            stage.name, readable(stage.persistent), readable(stage.temporary), readable(stage.moved),
-            f"{stage.operations / 1e9:.1f}", f"{floor(stage, device) * 1e3:.2f}",
-        )  # fmt: skip
+            stage.name,
+            readable(stage.persistent),
+            readable(stage.temporary),
+            readable(stage.moved),
+            f"{stage.operations / 1e9:.1f}",
+            f"{floor(stage, device) * 1e3:.2f}",
+        )
     total = sum(floor(stage, device) for stage in step_stages)
     fits = largest_catalogue(sizes, memory)
     return grid, [

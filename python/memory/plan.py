@@ -113,17 +113,23 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
     by_user = config.train.sample_over == "users"  # without replacement
     content = sum(features.shape[1] for features in dataset.features.values())
     return Sizes(
-        dataset.n_users, dataset.n_items, dataset.train.nnz,
+        dataset.n_users,
+        dataset.n_items,
+        dataset.train.nnz,
         tuple(features.shape[1] for features in dataset.features.values()) if model.system == "mmssl" else (),
-        dim=model.dim, hidden=(tuple(model.hidden) or hidden_widths(dataset.n_items)) if adversarial else None,
+        dim=model.dim,
+        hidden=(tuple(model.hidden) or hidden_widths(dataset.n_items)) if adversarial else None,
         batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
-        layers=model.layers, heads=model.heads,
-        neighbours=model.neighbours if model.system == "mmssl" else 0, attention=model.eta != 0,
+        layers=model.layers,
+        heads=model.heads,
+        neighbours=model.neighbours if model.system == "mmssl" else 0,
+        attention=model.eta != 0,
         contrastive=loss.contrastive,
-        structural=loss.structural and model.system == "mmssl", balance=config.train.balance,
+        structural=loss.structural and model.system == "mmssl",
+        balance=config.train.balance,
         content=content if model.system == "svd" and config.svd.content else 0,
         discriminator_steps=config.train.discriminator_steps,
-    )  # fmt: skip
+    )
 
 
 def stages(s: Sizes) -> list[Stage]:
@@ -136,9 +142,12 @@ def stages(s: Sizes) -> list[Stage]:
     result = [
         Stage("interactions", persistent=(INDEX + FLOAT) * s.interactions + 3 * OFFSET * s.users, loaded=True),
         Stage("features as given", persistent=FLOAT * s.items * wide, loaded=True),
-        Stage("graph and its transpose", persistent=2 * INDEX * s.interactions + (2 * OFFSET + FLOAT) * n,
-              working=blocks((OFFSET * s.interactions, 2), (INDEX * s.interactions, 5))),
-    ]  # fmt: skip
+        Stage(
+            "graph and its transpose",
+            persistent=2 * INDEX * s.interactions + (2 * OFFSET + FLOAT) * n,
+            working=blocks((OFFSET * s.interactions, 2), (INDEX * s.interactions, 5)),
+        ),
+    ]
     if m:
         result.append(
             Stage(
@@ -153,14 +162,20 @@ def stages(s: Sizes) -> list[Stage]:
         result.append(Stage("discriminator with its moments", persistent=3 * weights, moved=7 * weights))
     if m and edges:
         result.append(
-            Stage("semantic neighbours (8)", persistent=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
-                  working=blocks((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)))
-        )  # fmt: skip
+            Stage(
+                "semantic neighbours (8)",
+                persistent=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
+                working=blocks((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)),
+            )
+        )
     if s.content:
         result.append(
-            Stage("features beside the SVD", persistent=FLOAT * n * (d + s.content),
-                  working=blocks((FLOAT * s.users * s.content, 2), (FLOAT * s.items * s.content, 2)))
-        )  # fmt: skip
+            Stage(
+                "features beside the SVD",
+                persistent=FLOAT * n * (d + s.content),
+                working=blocks((FLOAT * s.users * s.content, 2), (FLOAT * s.items * s.content, 2)),
+            )
+        )
     result.append(Stage("best model", persistent=encoder + user + item + m * OFFSET * edges))
     result += _encoder_stages(s, user, item, edges)
     return result + _loss_stages(s, user, item, edges)
@@ -174,30 +189,48 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     result = []
     if m:
         result.append(
-            Stage("modality features (2)", "forward", kept=blocks((item, m), (m * user, 1), (m * item, 1)),
-                  working=blocks((item, 2 * m), (m * item, 1)),
-                  moved=3 * FLOAT * s.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
-                  operations=4 * s.items * sum(s.widths) * d + 8 * m * s.interactions * d)
-        )  # fmt: skip
+            Stage(
+                "modality features (2)",
+                "forward",
+                kept=blocks((item, m), (m * user, 1), (m * item, 1)),
+                working=blocks((item, 2 * m), (m * item, 1)),
+                moved=3 * FLOAT * s.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
+                operations=4 * s.items * sum(s.widths) * d + 8 * m * s.interactions * d,
+            )
+        )
     if m and edges and (s.attention or s.contrastive):
         result.append(
-            Stage("views (8)", "forward", kept=blocks((user, m), (item, m)),
-                  moved=4 * m * edges * edge, operations=8 * m * edges * d)
-        )  # fmt: skip
+            Stage(
+                "views (8)",
+                "forward",
+                kept=blocks((user, m), (item, m)),
+                moved=4 * m * edges * edge,
+                operations=8 * m * edges * d,
+            )
+        )
     if m and edges and s.attention:
         sides = [pair for side in (user, item) for pair in ((side, 1), (m * side, 3), (s.heads * side, 1))]
         result.append(
-            Stage("attention (9)", "forward", kept=blocks(*sides), working=blocks((user, 2), (item, 2)),
-                  moved=3 * (4 * m + s.heads + 2) * table,
-                  operations=6 * s.nodes * d * d * (2 * m + s.heads))
-        )  # fmt: skip
+            Stage(
+                "attention (9)",
+                "forward",
+                kept=blocks(*sides),
+                working=blocks((user, 2), (item, 2)),
+                moved=3 * (4 * m + s.heads + 2) * table,
+                operations=6 * s.nodes * d * d * (2 * m + s.heads),
+            )
+        )
     return [
         *result,
-        Stage("graph layers and sums (10, 12)", "forward", kept=blocks((user, 2), (item, 2)),
-              working=blocks((user, 3), (item, 3)),
-              moved=4 * s.layers * s.interactions * edge + 6 * (s.layers + 2 + 2 * m) * table,
-              operations=8 * s.layers * s.interactions * d),
-    ]  # fmt: skip
+        Stage(
+            "graph layers and sums (10, 12)",
+            "forward",
+            kept=blocks((user, 2), (item, 2)),
+            working=blocks((user, 3), (item, 3)),
+            moved=4 * s.layers * s.interactions * edge + 6 * (s.layers + 2 + 2 * m) * table,
+            operations=8 * s.layers * s.interactions * d,
+        ),
+    ]
 
 
 def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1) -> Stage:
@@ -207,11 +240,17 @@ def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1)
     one_pass = nodes <= MOST_USERS  # csrc/cpu/infonce.cpp then keeps the gradients and the exponentials of a block
     anchors = min(s.batch, max(32, min(256, (1 << 22) // (2 * nodes))) if one_pass else 1024)
     return Stage(
-        name, phase, kept=blocks((table, (4 if one_pass else 2) * losses)),
-        working=blocks((table, 2), (2 * -(-nodes // chunk) * FLOAT * anchors * s.dim, 1),
-                       (FLOAT * anchors * 2 * nodes * one_pass, 1)),
-        moved=losses * 6 * table, operations=losses * (3 if one_pass else 4) * 2 * s.batch * 2 * nodes * s.dim,
-    )  # fmt: skip
+        name,
+        phase,
+        kept=blocks((table, (4 if one_pass else 2) * losses)),
+        working=blocks(
+            (table, 2),
+            (2 * -(-nodes // chunk) * FLOAT * anchors * s.dim, 1),
+            (FLOAT * anchors * 2 * nodes * one_pass, 1),
+        ),
+        moved=losses * 6 * table,
+        operations=losses * (3 if one_pass else 4) * 2 * s.batch * 2 * nodes * s.dim,
+    )
 
 
 def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
@@ -225,19 +264,32 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     if s.contrastive and m and edges:
         result.append(_infonce_stage("InfoNCE (11)", "contrastive", s, s.users, m))
     if s.structural:
-        hops = Stage("two hops", "structural", kept=blocks((user, 2), (item, 2)),
-                     moved=8 * s.interactions * (INDEX + FLOAT * d), operations=16 * s.interactions * d)  # fmt: skip
-        result += [hops, _infonce_stage("InfoNCE, users and two hops", "structural", s, s.users),
-                  _infonce_stage("InfoNCE, items and two hops", "structural", s, s.items)]  # fmt: skip
+        hops = Stage(
+            "two hops",
+            "structural",
+            kept=blocks((user, 2), (item, 2)),
+            moved=8 * s.interactions * (INDEX + FLOAT * d),
+            operations=16 * s.interactions * d,
+        )
+        result += [
+            hops,
+            _infonce_stage("InfoNCE, users and two hops", "structural", s, s.users),
+            _infonce_stage("InfoNCE, items and two hops", "structural", s, s.items),
+        ]
     if s.hidden:
         wide = FLOAT * s.batch * s.hidden[0]
         result.append(
-            Stage("generator's rows (6)", "generator", kept=blocks((item, m)),
-                  working=blocks((item, 1), (m * item, 1), (wide, 3 * m + 4), (m * wide, 3),
-                                 (FLOAT * s.batch * d, 4 * m + 5)),
-                  moved=2 * FLOAT * s.items * s.hidden[0] + 4 * m * item,
-                  operations=4 * m * d * s.hidden[0] * (s.items + s.batch) + 4 * m * s.batch * prod(s.hidden))
-        )  # fmt: skip
+            Stage(
+                "generator's rows (6)",
+                "generator",
+                kept=blocks((item, m)),
+                working=blocks(
+                    (item, 1), (m * item, 1), (wide, 3 * m + 4), (m * wide, 3), (FLOAT * s.batch * d, 4 * m + 5)
+                ),
+                moved=2 * FLOAT * s.items * s.hidden[0] + 4 * m * item,
+                operations=4 * m * d * s.hidden[0] * (s.items + s.batch) + 4 * m * s.batch * prod(s.hidden),
+            )
+        )
     sums = [(user, m + 2), (item, m + 4)]
     if m and edges and s.attention:  # users and items one after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
@@ -259,23 +311,48 @@ def _discriminator_stages(s: Sizes, item: int) -> list[Stage]:
     weight, wide, narrow = FLOAT * s.items * h, FLOAT * b * h, FLOAT * b * h2
     tile = max(1, TILE // h)  # items per tile
     return [
-        Stage("first layer of D (4)", "discriminator", kept=blocks((item, 1 + m)),
-              working=blocks((item, 1), ((1 + m) * item, 1), ((1 + m) * wide, 1), (wide, 2 * m + 3),
-                             (OFFSET * b * s.draws, 5), (FLOAT * b * s.draws, 4)),
-              moved=steps * (4 * weight + 4 * (1 + m) * item + FLOAT * b * s.draws * h),
-              operations=steps * 4 * (s.items * (1 + m) * d * h + rows * d * h + b * s.draws * h)),
-        Stage("above the first layer", "discriminator",
-              working=blocks(((1 + m) * wide, 1), (m * wide, 8), (wide, 3 * m + 1), (m * narrow, 7), (narrow, 3)),
-              moved=12 * FLOAT * rows * (h + h2), operations=steps * 6 * (rows + m * b) * h * h2),
-        Stage("gradient penalty (7)", "discriminator",
-              working=blocks((FLOAT * h * h, 1), (2 * m * wide, 1)), moved=steps * 4 * weight,
-              operations=steps * (s.items * h * h + 2 * s.items * h * h + 2 * m * b * h * h)),
-        Stage("row lengths", "discriminator", working=blocks((2 * item, 2)), moved=steps * 3 * (1 + m) * item,
-              operations=steps * 2 * s.items * d * d * (1 + m)),
-        Stage("first layer's Adam, in tiles", "discriminator",
-              working=blocks((FLOAT * h * min(tile, s.items), 3), (FLOAT * h * (s.items % tile), 3),
-                             (FLOAT * h * h2, 4))),
-    ]  # fmt: skip
+        Stage(
+            "first layer of D (4)",
+            "discriminator",
+            kept=blocks((item, 1 + m)),
+            working=blocks(
+                (item, 1),
+                ((1 + m) * item, 1),
+                ((1 + m) * wide, 1),
+                (wide, 2 * m + 3),
+                (OFFSET * b * s.draws, 5),
+                (FLOAT * b * s.draws, 4),
+            ),
+            moved=steps * (4 * weight + 4 * (1 + m) * item + FLOAT * b * s.draws * h),
+            operations=steps * 4 * (s.items * (1 + m) * d * h + rows * d * h + b * s.draws * h),
+        ),
+        Stage(
+            "above the first layer",
+            "discriminator",
+            working=blocks(((1 + m) * wide, 1), (m * wide, 8), (wide, 3 * m + 1), (m * narrow, 7), (narrow, 3)),
+            moved=12 * FLOAT * rows * (h + h2),
+            operations=steps * 6 * (rows + m * b) * h * h2,
+        ),
+        Stage(
+            "gradient penalty (7)",
+            "discriminator",
+            working=blocks((FLOAT * h * h, 1), (2 * m * wide, 1)),
+            moved=steps * 4 * weight,
+            operations=steps * (s.items * h * h + 2 * s.items * h * h + 2 * m * b * h * h),
+        ),
+        Stage(
+            "row lengths",
+            "discriminator",
+            working=blocks((2 * item, 2)),
+            moved=steps * 3 * (1 + m) * item,
+            operations=steps * 2 * s.items * d * d * (1 + m),
+        ),
+        Stage(
+            "first layer's Adam, in tiles",
+            "discriminator",
+            working=blocks((FLOAT * h * min(tile, s.items), 3), (FLOAT * h * (s.items % tile), 3), (FLOAT * h * h2, 4)),
+        ),
+    ]
 
 
 def persistent_bytes(run: list[Stage]) -> int:

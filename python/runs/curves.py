@@ -50,16 +50,31 @@ def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -
 def _line(axes, x, y, colour: str, label: str | None = None) -> None:
     axes.plot(x, y, color=colour, linewidth=1.8, label=label, marker="o" if len(x) < 3 else None, markersize=4)
     if label and x:
-        axes.annotate(label, (x[-1], y[-1]), xytext=(6, 0), textcoords="offset points", color=colour, va="center",
-                      fontsize=9, annotation_clip=False)  # fmt: skip
+        axes.annotate(
+            label,
+            (x[-1], y[-1]),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+        )
 
 
 def _mark_best(axes, validated) -> None:
     best = max(validated, key=lambda record: record["val"]["recall@20"])
     x, y = best["epoch"], best["val"]["recall@20"]
     axes.plot([x], [y], "o", color=RECALL, markersize=6, zorder=3)
-    axes.annotate(f"best {y:.4f}, epoch {x}", (x, y), xytext=(0, 8), textcoords="offset points", color=RECALL,
-                  ha="right" if x > validated[-1]["epoch"] / 2 else "left", fontsize=9)  # fmt: skip
+    axes.annotate(
+        f"best {y:.4f}, epoch {x}",
+        (x, y),
+        xytext=(0, 8),
+        textcoords="offset points",
+        color=RECALL,
+        ha="right" if x > validated[-1]["epoch"] / 2 else "left",
+        fontsize=9,
+    )
     axes.margins(y=0.15)
 
 

@@ -32,8 +32,13 @@ from . import saved_model
 from .curves import draw
 
 CONFIG, METRICS, RESULT, MODEL, CURVES, BASELINES = FILES = (
-    "config.toml", "metrics.jsonl", "result.json", saved_model.FILE, "curves.png", "baselines.json",
-)  # fmt: skip
+    "config.toml",
+    "metrics.jsonl",
+    "result.json",
+    saved_model.FILE,
+    "curves.png",
+    "baselines.json",
+)
 
 
 class RunFolder:
@@ -107,9 +112,13 @@ class RunFolder:
         saved_model.save(saved_model.Model.of(fit, self.dataset, self.config.model.system), self.path / MODEL)
 
     def finish(
-        self, fit: Fit, test: dict[str, float], baselines: dict[str, dict[str, Any]] | None = None,
-        groups: dict[str, dict[str, float]] | None = None, keep_state: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        fit: Fit,
+        test: dict[str, float],
+        baselines: dict[str, dict[str, Any]] | None = None,
+        groups: dict[str, dict[str, float]] | None = None,
+        keep_state: bool = False,
+    ) -> None:
         """Write curves.png, baselines.json (where there are any) and, last, result.json; then state/ goes.
 
         groups: ranking.breakdown of the test. keep_state: where the run ended by train.epochs, keep its last state, so
@@ -154,11 +163,14 @@ def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -
         "seconds_per_epoch": fit.seconds_per_epoch,
         "seed": config.train.seed,
         "versions": {
-            "mmssl_fast": __version__, "torch": torch.__version__, "numpy": np.__version__,
-            "scipy": scipy.__version__, "python": platform.python_version(),
+            "mmssl_fast": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "python": platform.python_version(),
         },
         "data": {"path": config.data.path, **summarise(dataset)},
-    }  # fmt: skip
+    }
 
 
 def unfinished(path: Path) -> str | None:

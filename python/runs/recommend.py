@@ -83,9 +83,11 @@ def _chunks(model, known, index, k, seen, batch) -> Iterator[Recommendations]:
         there = (items >= 0).numpy()
         row, column = np.nonzero(there)
         yield Recommendations(
-            known.original_users(chunk.numpy()[row]), column + 1, known.original_items(items.numpy()[there]),
+            known.original_users(chunk.numpy()[row]),
+            column + 1,
+            known.original_items(items.numpy()[there]),
             values.numpy()[there],
-        )  # fmt: skip
+        )
 
 
 def write(chunks: Iterator[Recommendations], path: str | Path) -> int:

@@ -49,9 +49,14 @@ class Model:
     def of(cls, fit: Fit, dataset: Dataset, system: str) -> Model:
         """The best model that a fit has come to."""
         metadata = {
-            "format": FORMAT, "system": system, "best_epoch": str(fit.best_epoch), "mmssl_fast": __version__,
-            "data": dataset.name, "layout": dataset.layout, "fingerprint": dataset.fingerprint,
-        }  # fmt: skip
+            "format": FORMAT,
+            "system": system,
+            "best_epoch": str(fit.best_epoch),
+            "mmssl_fast": __version__,
+            "data": dataset.name,
+            "layout": dataset.layout,
+            "fingerprint": dataset.fingerprint,
+        }
         return cls(fit.users, fit.items, fit.parameters, dataset, metadata, fit.epochs)
 
 
@@ -116,11 +121,16 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Model:
         raise ValueError(f"user embeddings have {users.shape[1]} columns, item embeddings {items.shape[1]}")
     shape = (users.shape[0], items.shape[0])
     interactions = Dataset(
-        name=metadata.get("data", "model"), layout=metadata.get("layout", ""), n_users=shape[0], n_items=shape[1],
-        **{split: _csr(tensors, split, shape) for split in SPLITS}, features={},
-        user_ids=_unpack_ids(tensors, "users", shape[0]), item_ids=_unpack_ids(tensors, "items", shape[1]),
+        name=metadata.get("data", "model"),
+        layout=metadata.get("layout", ""),
+        n_users=shape[0],
+        n_items=shape[1],
+        **{split: _csr(tensors, split, shape) for split in SPLITS},
+        features={},
+        user_ids=_unpack_ids(tensors, "users", shape[0]),
+        item_ids=_unpack_ids(tensors, "items", shape[1]),
         fingerprint=metadata.get("fingerprint", ""),
-    )  # fmt: skip
+    )
     parameters = {name.partition(".")[2]: one for name, one in tensors.items() if name.startswith("parameter.")}
     return Model(users, items, parameters, interactions, metadata)
 

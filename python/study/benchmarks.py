@@ -15,8 +15,14 @@ from ..errors import InputError, shown
 from ..runs.curves import GRID, INK, LOSS, MUTED, NDCG, RECALL
 
 SAME_MACHINE = ("device", "machine", "processor", "isa", "threads", "torch")
-FIELDS = {"ratio": (int, float), "name": str, "median_s": (int, float), "peak_bytes": (int, float),
-         "peer_peak_bytes": (int, float), "peer_name": str}  # fmt: skip
+FIELDS = {
+    "ratio": (int, float),
+    "name": str,
+    "median_s": (int, float),
+    "peak_bytes": (int, float),
+    "peer_peak_bytes": (int, float),
+    "peer_name": str,
+}
 NOTABLE = 1.1  # repeated runs on an idle machine differ by less than this factor
 
 
@@ -43,8 +49,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]], earlier: list[dict[str, Any]] | None = None) -> Table:
     """A row per benchmark: median time, speedup over the peer, memory of both, and the speedup of an earlier run."""
     grid = Table(title="compared with the peer, in the same process", title_justify="left")
-    for heading, side in (("benchmark", "left"), ("ms", "right"), ("speedup", "right"), ("peak MiB", "right"),
-                          ("peer's MiB", "right"), ("peer", "left")):  # fmt: skip
+    for heading, side in (
+        ("benchmark", "left"),
+        ("ms", "right"),
+        ("speedup", "right"),
+        ("peak MiB", "right"),
+        ("peer's MiB", "right"),
+        ("peer", "left"),
+    ):
         grid.add_column(heading, justify=side)
     before = {row["name"]: row for row in earlier or ()}
     if earlier is not None:
@@ -53,9 +65,13 @@ def table(rows: list[dict[str, Any]], earlier: list[dict[str, Any]] | None = Non
         if "ratio" not in row:
             continue
         cells = [
-            escape(row["name"]), f"{row['median_s'] * 1e3:.2f}", f"{row['ratio']:.2f}",
-            f"{row['peak_bytes'] / 2**20:.1f}", f"{row['peer_peak_bytes'] / 2**20:.1f}", escape(row["peer_name"]),
-        ]  # fmt: skip
+            escape(row["name"]),
+            f"{row['median_s'] * 1e3:.2f}",
+            f"{row['ratio']:.2f}",
+            f"{row['peak_bytes'] / 2**20:.1f}",
+            f"{row['peer_peak_bytes'] / 2**20:.1f}",
+            escape(row["peer_name"]),
+        ]
         if earlier is not None:
             cells.append(_change(row, before.get(row["name"])))
         grid.add_row(*cells)
@@ -124,8 +140,12 @@ def _bars(rows: list[dict[str, Any]]) -> Figure:
     rows = sorted(rows, key=lambda row: row["ratio"])
     figure = Figure(figsize=(10, 1.5 + 0.24 * len(rows)), dpi=130, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    axes.barh([row["name"].removeprefix("test_") for row in rows], [row["ratio"] for row in rows],
-              color=[RECALL if row["ratio"] >= 1 else NDCG for row in rows], height=0.7)  # fmt: skip
+    axes.barh(
+        [row["name"].removeprefix("test_") for row in rows],
+        [row["ratio"] for row in rows],
+        color=[RECALL if row["ratio"] >= 1 else NDCG for row in rows],
+        height=0.7,
+    )
     axes.axvline(1, color=LOSS, linewidth=1)
     axes.set_xscale("log")
     axes.set_title("speedup over the peer", loc="left", color=INK)

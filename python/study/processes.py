@@ -136,15 +136,24 @@ class _Worker:
     def __init__(self, index: int, part: Part, fingerprint: str) -> None:
         self.index, self.part = index, part
         threads = part.config.train.threads
-        request = {"path": sys.path, "call": part.call, "config": part.config.model_dump_json(),
-                 "arguments": part.arguments, "fingerprint": fingerprint}  # fmt: skip
+        request = {
+            "path": sys.path,
+            "call": part.call,
+            "config": part.config.model_dump_json(),
+            "arguments": part.arguments,
+            "fingerprint": fingerprint,
+        }
         environ = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         thread_settings.configure(environ=environ)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", WORKER_CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                start_new_session=True, env=environ,
-            )  # fmt: skip
+                [sys.executable, "-P", "-c", WORKER_CODE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                env=environ,
+            )
         except OSError as error:
             raise InputError(f"{part.title}: cannot start a process ({error.strerror}); use fewer --jobs") from None
         try:

@@ -57,10 +57,15 @@ class MMGCL(ThinnedViews, Recommender):
         # Propagation is linear, so that h'' = h minus the masked modality.
         masked = self._propagated(self.graph, self.preferences[masked_modality], projected[masked_modality])
         contrasts = [
-            infonce(whole[side] - masked[side], sum(part[side] for part in parts), anchors, self.settings.tau,
-                    exclude_self=True)
+            infonce(
+                whole[side] - masked[side],
+                sum(part[side] for part in parts),
+                anchors,
+                self.settings.tau,
+                exclude_self=True,
+            )
             for side, anchors in enumerate((batch.users, batch.positives))
-        ]  # fmt: skip
+        ]
         return {"bpr": bpr, "contrastive": self.settings.weight * torch.stack(contrasts).sum()}
 
     def cold_items(self) -> Tensor:

@@ -36,11 +36,21 @@ class MMSSLSystem(ModuleSystem):
                 'train.feature_dtype = "float32" or model.standardise = true'
             )
         self.model = MMSSL(
-            graph, features, dim=model.dim, layers=model.layers, heads=model.heads, eta=model.eta, omega=model.omega,
-            dropout=model.dropout, norm=model.norm, neighbours=model.neighbours, standardise=model.standardise,
-            exclude_seen_neighbours=model.exclude_seen_neighbours, final_softmax=model.final_softmax,
+            graph,
+            features,
+            dim=model.dim,
+            layers=model.layers,
+            heads=model.heads,
+            eta=model.eta,
+            omega=model.omega,
+            dropout=model.dropout,
+            norm=model.norm,
+            neighbours=model.neighbours,
+            standardise=model.standardise,
+            exclude_seen_neighbours=model.exclude_seen_neighbours,
+            final_softmax=model.final_softmax,
             feature_dtype=torch.float16 if half else None,
-        ).to(graph.device)  # fmt: skip
+        ).to(graph.device)
         self.discriminator, self.least_batch = None, 1
         if loss.adversarial:
             self.least_batch = 2  # BatchNorm cannot compute a variance from one row
@@ -48,9 +58,12 @@ class MMSSLSystem(ModuleSystem):
             gemm = _gemm(config.train.precision, graph.device)
             self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm).to(graph.device)
         self.objective = MMSSLObjective(
-            self.model, self.discriminator, seed=config.train.seed,
-            max_repeats=1 if config.train.sample_over == "users" else None, **loss.model_dump(),
-        )  # fmt: skip
+            self.model,
+            self.discriminator,
+            seed=config.train.seed,
+            max_repeats=1 if config.train.sample_over == "users" else None,
+            **loss.model_dump(),
+        )
         use_graph = config.train.cuda_graph
         if use_graph and (graph.device.type != "cuda" or loss.mask_seen):
             raise InputError(

@@ -27,12 +27,31 @@ _NAME = re.compile(r"(\d{10})\.(json|safetensors)")
 _OURS = re.compile(r"\d{10}\.(json|safetensors)|\.\d{10}\.(json|safetensors)\.\d+\.tmp")
 _LARGEST_JSON = 1 << 28
 _HOLDS = {
-    "step": int, "stale": int, "best": (int, float, type(None)), "best_epoch": int, "val": dict, "epochs": list,
-    "optimisers": dict, "where": str, "epoch": int, "tile": int, "seconds": (int, float), "terms": list, "config": dict,
-    "fingerprint": str, "threads": int, "versions": dict, "tensors": dict,
-}  # fmt: skip
-_WITHIN = {"step": (0, 2**32 - 1), "stale": (0, math.inf), "best_epoch": (0, math.inf), "epoch": (1, math.inf),
-           "tile": (1, math.inf)}  # fmt: skip
+    "step": int,
+    "stale": int,
+    "best": (int, float, type(None)),
+    "best_epoch": int,
+    "val": dict,
+    "epochs": list,
+    "optimisers": dict,
+    "where": str,
+    "epoch": int,
+    "tile": int,
+    "seconds": (int, float),
+    "terms": list,
+    "config": dict,
+    "fingerprint": str,
+    "threads": int,
+    "versions": dict,
+    "tensors": dict,
+}
+_WITHIN = {
+    "step": (0, 2**32 - 1),
+    "stale": (0, math.inf),
+    "best_epoch": (0, math.inf),
+    "epoch": (1, math.inf),
+    "tile": (1, math.inf),
+}
 
 
 @dataclass

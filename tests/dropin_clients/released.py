@@ -16,9 +16,17 @@ import torch.nn.functional as F
 N_USERS, N_ITEMS, WIDTH = 70, 150, 8
 Ks = [3, 10, 20]
 args = SimpleNamespace(
-    batch_size=24, tau=0.5, ui_pre_scale=1, log_log_scale=1.0, real_data_tau=0.8, gp_rate=1.0, G_rate=0.01,
-    cl_rate=0.03, m_topk_rate=0.04, test_flag="part",
-)  # fmt: skip
+    batch_size=24,
+    tau=0.5,
+    ui_pre_scale=1,
+    log_log_scale=1.0,
+    real_data_tau=0.8,
+    gp_rate=1.0,
+    G_rate=0.01,
+    cl_rate=0.03,
+    m_topk_rate=0.04,
+    test_flag="part",
+)
 
 
 class Data:
@@ -76,8 +84,13 @@ def rated(hits, held_out):
 
 def area(scores, relevant):
     """Pairs of a relevant and another item in the right order, ties half."""
-    above = [(scores[a] > scores[b]) + 0.5 * (scores[a] == scores[b])
-             for a in scores if a in relevant for b in scores if b not in relevant]  # fmt: skip
+    above = [
+        (scores[a] > scores[b]) + 0.5 * (scores[a] == scores[b])
+        for a in scores
+        if a in relevant
+        for b in scores
+        if b not in relevant
+    ]
     return float(np.mean(above)) if above else 0.0
 
 
@@ -167,9 +180,13 @@ class Trainer:
         mixed.requires_grad_()
         score = D(mixed)
         (gradient,) = torch.autograd.grad(
-            outputs=score, inputs=mixed, grad_outputs=torch.ones_like(score), create_graph=True, retain_graph=True,
+            outputs=score,
+            inputs=mixed,
+            grad_outputs=torch.ones_like(score),
+            create_graph=True,
+            retain_graph=True,
             only_inputs=True,
-        )  # fmt: skip
+        )
         return ((gradient.norm(2, dim=1) - 1) ** 2).mean() * 0.3
 
     def batched_contrastive_loss(self, z1, z2, batch_size=1024):

@@ -55,8 +55,16 @@ def _build() -> Path:
     folder = ROOT / "build" / f"emulated-torch{torch.__version__}"
     includes = [str(ROOT / "csrc"), str(ROOT / "tests" / "emulator")]
     # -U: glibc's checked longjmp takes a jump to another stack for an error.
-    common = [*sources.compiler(), "-O1", "-g0", "-Wall", "-fPIC", "-U_FORTIFY_SOURCE", "-DMMSSL_CUDA_EMULATED",
-              *(f"-I{path}" for path in includes)]  # fmt: skip
+    common = [
+        *sources.compiler(),
+        "-O1",
+        "-g0",
+        "-Wall",
+        "-fPIC",
+        "-U_FORTIFY_SOURCE",
+        "-DMMSSL_CUDA_EMULATED",
+        *(f"-I{path}" for path in includes),
+    ]
     torch_flags = ["-std=c++20", *(f"-isystem{path}" for path in [*include_paths(), sysconfig.get_paths()["include"]])]
     header, precompile = _precompiled(extension, [*common, *torch_flags], folder)
     jobs = [(header, precompile)]

@@ -50,9 +50,25 @@ from mmssl_fast import InteractionGraph
 LONGEST_READ, LONGEST_WAIT = 10, 300  # seconds of CPU; by the clock, for a machine that does much else
 FOR_A_MOMENT, FOR_GOOD = 256 << 20, 64 << 20
 ROUND = 100  # examples of one target before the next has its turn, fewer where there are few seconds
-FORBIDDEN = {"os.system", "os.exec", "os.fork", "os.posix_spawn", "os.remove", "os.rename", "os.mkdir", "os.rmdir",
-             "os.chmod", "os.link", "os.symlink", "os.truncate", "shutil.rmtree", "subprocess.Popen", "socket.connect",
-             "pickle.find_class", "ctypes.dlopen"}  # fmt: skip
+FORBIDDEN = {
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.chmod",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "shutil.rmtree",
+    "subprocess.Popen",
+    "socket.connect",
+    "pickle.find_class",
+    "ctypes.dlopen",
+}
 
 
 @dataclass
@@ -79,13 +95,14 @@ MADE = {
     ".csv": tables("user", "item", "split"),
     ".inter": tables("userID", "itemID", "x_label", separator="\t"),
     ".parquet": parquets("user", "item", "split"),
-    ".json": JSON_FILES | st.dictionaries(st.integers(0, 45).map(str), st.lists(st.integers(0, 31), max_size=4)).map(
+    ".json": JSON_FILES
+    | st.dictionaries(st.integers(0, 45).map(str), st.lists(st.integers(0, 31), max_size=4)).map(
         lambda value: json.dumps(value).encode()
     ),
     ".npy": NPYS,
     ".pkl": PICKLES,
     "train_mat": PICKLES,
-}  # fmt: skip
+}
 
 
 # data folders
@@ -224,8 +241,21 @@ def run_targets(folder):
     model = (run / saved_model.FILE).read_bytes()
     state = {str(path.relative_to(run)): path.read_bytes() for path in (run / "state").iterdir()}
     keys = st.dictionaries(st.sampled_from(config.known_keys()), JSON_VALUES, max_size=3)
-    figures = {"benchmarks": [{"name": "b", "stats": {"median": 1.0}, "extra_info": {
-        "ratio": 2.0, "peak_bytes": 5, "peer_peak_bytes": 7, "peer_name": "peer", "device": "cpu"}}]}  # fmt: skip
+    figures = {
+        "benchmarks": [
+            {
+                "name": "b",
+                "stats": {"median": 1.0},
+                "extra_info": {
+                    "ratio": 2.0,
+                    "peak_bytes": 5,
+                    "peer_peak_bytes": 7,
+                    "peer_name": "peer",
+                    "device": "cpu",
+                },
+            }
+        ]
+    }
     (run / "config.toml").write_text(toml.to_toml(made))
     (run / "figures.json").write_text(json.dumps(figures))
 
@@ -242,23 +272,27 @@ def run_targets(folder):
             checkpoints.restore(system, fresh, progress.Position(1, progress.LossTable(3, torch.device("cpu"))))
 
     def as_toml(values):
-        lines = [f"{name} = {toml.toml_value(value)}" for name, value in values.items()
-                 if not isinstance(value, dict) and value is not None]  # fmt: skip
+        lines = [
+            f"{name} = {toml.toml_value(value)}"
+            for name, value in values.items()
+            if not isinstance(value, dict) and value is not None
+        ]
         return "\n".join(lines).encode("utf-8", "replace")
 
     return {
         "model": Target({saved_model.FILE: model}, read_model, {saved_model.FILE: other_tensors(model)}),
         "state": StateTarget(state, read_state),
         "configuration": Target(
-            {"config.toml": (run / "config.toml").read_bytes()}, lambda place: config.load(place / "config.toml"),
+            {"config.toml": (run / "config.toml").read_bytes()},
+            lambda place: config.load(place / "config.toml"),
             {"config.toml": keys.map(as_toml)},
         ),
         "figures": Target(
-            {"figures.json": (run / "figures.json").read_bytes()}, lambda place: measured.table(measured.read(
-                place / "figures.json")),
+            {"figures.json": (run / "figures.json").read_bytes()},
+            lambda place: measured.table(measured.read(place / "figures.json")),
             {"figures.json": other_values(figures).map(lambda one: json.dumps(one).encode())},
         ),
-    }  # fmt: skip
+    }
 
 
 # watching
@@ -326,8 +360,14 @@ def once(name, target, changes, folder, number, examples, watch, counts):
         (place / file).write_bytes(content)
 
     @seed(number)
-    @settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
-              suppress_health_check=list(HealthCheck), print_blob=False)  # fmt: skip
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
     @given(changes)
     def tried(changes):
         for file, content in changes.items():
@@ -381,8 +421,11 @@ def main():
         if not left or spent > chosen.seconds:
             break
     growth = max(0, _status("VmRSS") - settled) if settled else 0
-    print(json.dumps({name: list(counts[name].values()) for name in tried} | {"seconds": round(spent, 1),
-                                                                              "growth": growth}))  # fmt: skip
+    print(
+        json.dumps(
+            {name: list(counts[name].values()) for name in tried} | {"seconds": round(spent, 1), "growth": growth}
+        )
+    )
     return int(any(one["found"] for one in counts.values()) or growth > FOR_GOOD)
 
 

@@ -66,13 +66,14 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
     for page in pages:
         splits.setdefault(page.fingerprint, []).append(page)
     values = {
-        "splits": [_split(split) for split in splits.values()], "versions": pages[0].result["versions"],
-        "metric_columns": ["K", *METRICS], "group_columns": ["training interactions", "test users", f"Recall@{K}",
-                                                             f"NDCG@{K}"],
+        "splits": [_split(split) for split in splits.values()],
+        "versions": pages[0].result["versions"],
+        "metric_columns": ["K", *METRICS],
+        "group_columns": ["training interactions", "test users", f"Recall@{K}", f"NDCG@{K}"],
         "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
         "baseline_columns": ["system", "Recall@20", "Precision@20", "NDCG@20", "best epoch"],
         "run_columns": ["run", "seed", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s an epoch"],
-    }  # fmt: skip
+    }
     written = out, out.with_suffix(".md")
     for path, template in zip(written, ("report.html.j2", "report.md.j2"), strict=True):
         write_text(path, _environment(template).get_template(template).render(**values))
@@ -82,9 +83,12 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
 def _environment(template: str) -> Environment:
     html = template.endswith(".html.j2")
     environment = Environment(
-        loader=PackageLoader(__package__, "templates"), autoescape=html, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader(__package__, "templates"),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     return environment
 
@@ -97,15 +101,22 @@ def read(path: Path) -> Page:
     data, test = result["data"], result["test"]
     ks = sorted({int(name.partition("@")[2]) for name in test if "@" in name})
     return Page(
-        name=str(path), title=title(config.model.system), fingerprint=data["fingerprint"],
-        data=_data_sentence(data), config=config, result=result,
+        name=str(path),
+        title=title(config.model.system),
+        fingerprint=data["fingerprint"],
+        data=_data_sentence(data),
+        config=config,
+        result=result,
         metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
-        groups=_groups(model, config), top=_top(model), timing=_timing(result, epochs, config),
-        balance=_balance(epochs, result["best_epoch"]), settings=_settings(config),
+        groups=_groups(model, config),
+        top=_top(model),
+        timing=_timing(result, epochs, config),
+        balance=_balance(epochs, result["best_epoch"]),
+        settings=_settings(config),
         baselines=_baselines(run_folder.read_baselines(path)),
         curves=_curves(epochs, f"{title(config.model.system)} on {data['name']}"),
         not_run=_not_run(result, epochs, config),
-    )  # fmt: skip
+    )
 
 
 def _split(pages: list[Page]) -> dict[str, Any]:
@@ -169,10 +180,12 @@ def _timing(result: dict[str, Any], epochs: list[dict[str, Any]], config: Config
         validating = sum(record.get("validation_seconds", 0.0) for record in epochs)
         peak = max(record["peak_memory_bytes"] for record in epochs)
         rows += [
-            ["epochs", f"{len(epochs)} of at most {config.train.epochs}"], ["training", f"{training:.1f} s"],
-            ["per epoch", f"{training / len(epochs):.2f} s"], ["validation", f"{validating:.1f} s"],
+            ["epochs", f"{len(epochs)} of at most {config.train.epochs}"],
+            ["training", f"{training:.1f} s"],
+            ["per epoch", f"{training / len(epochs):.2f} s"],
+            ["validation", f"{validating:.1f} s"],
             ["peak memory of the process", readable(peak)],
-        ]  # fmt: skip
+        ]
     return rows
 
 
@@ -199,10 +212,13 @@ def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
 def _baselines(found: dict[str, Any]) -> list[list[str]]:
     """What was fitted beside the run (train.compare)."""
     return [
-        [title(name), *(f"{one['test'][f'{metric}@{K}']:.4f}" for metric in ("recall", "precision", "ndcg")),
-         str(one["best_epoch"])]
+        [
+            title(name),
+            *(f"{one['test'][f'{metric}@{K}']:.4f}" for metric in ("recall", "precision", "ndcg")),
+            str(one["best_epoch"]),
+        ]
         for name, one in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def _ratio(norm: float, ranking: float) -> str:

@@ -89,11 +89,14 @@ def report(measured: list[Measured], modality: str) -> str:
         deviation = float((m.weight - theory).norm() / theory.norm())
         rows.append([f"{m.tau:g}", f"{deviation:.1e}", f"{m.hardest[0]:.1%}", f"{m.hardest[1]:.1%}"])
     columns = ["τ'", "relative deviation from φ(x)", "gradient on the hardest 1%", "on the hardest 10%"]
-    return "\n".join([
-        "![φ(x) of Eq. 17 and the measured gradient weights of negatives](figure5.png)", "",
-        markdown(columns, rows), "",
-        "Measured: the gradient of each negative of an anchor in the backward pass of `infonce`, divided by the "
-        "constant "
-        f"of Eq. 20, for h and e of the modality {modality} in a trained model. Last two columns: the fraction of the "
-        "gradient of all negatives that the most similar negatives of an anchor receive.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "![φ(x) of Eq. 17 and the measured gradient weights of negatives](figure5.png)",
+            "",
+            markdown(columns, rows),
+            "",
+            "Measured: the gradient of each negative of an anchor in the backward pass of `infonce`, divided by the "
+            f"constant of Eq. 20, for h and e of the modality {modality} in a trained model. Last two columns: the "
+            "fraction of the gradient of all negatives that the most similar negatives of an anchor receive.",
+        ]
+    )

@@ -19,9 +19,12 @@ from .statistics import spread
 COLOURS = (RECALL, NDCG, "#3f8f4f", "#8a4fa3", LOSS, "#b08a1e", "#1f8a8a", "#a33f5c", "#6b6b2f")
 NAMES = {"recall@20": "Recall@20", "ndcg@20": "NDCG@20"}
 SYMBOLS = {
-    "model.layers": "layers L", "loss.zeta": "ζ", "loss.lambda_penalty": "λ1", "loss.contrastive_tau": "τ'",
+    "model.layers": "layers L",
+    "loss.zeta": "ζ",
+    "loss.lambda_penalty": "λ1",
+    "loss.contrastive_tau": "τ'",
     "model.dim": "d",
-}  # fmt: skip
+}
 
 
 def _canvas(rows: int, columns: int, width: float, height: float):
@@ -90,8 +93,9 @@ def figure5(measured: list[Measured], path: Path, shown: int = 4000) -> None:
         top = phi(line, m.tau).max()
         axes.plot(line, phi(line, m.tau) / top, color=NDCG, linewidth=1.6, label="φ(x), Eq. 17")
         every = max(1, len(m.x) // shown)
-        axes.plot(m.x[::every], (m.weight / top)[::every], ".", color=RECALL, markersize=2.5, alpha=0.5,
-                  label="measured")  # fmt: skip
+        axes.plot(
+            m.x[::every], (m.weight / top)[::every], ".", color=RECALL, markersize=2.5, alpha=0.5, label="measured"
+        )
         below.hist(m.x.numpy(), bins=60, range=(-1, 1), color=LOSS)
         plain(axes, f"τ' = {m.tau:g}")
         plain(below, "negatives by similarity x" if column == 0 else "")

@@ -86,9 +86,12 @@ def _run_parallel(runs: list[Run], dataset: Dataset, report: Callable[[str], Non
 
 def _part(run: Run) -> processes.Part:
     return processes.Part(
-        f"{run.label}, seed {run.seed}", f"{__name__}:complete_in", run.config, {"folder": str(run.folder)},
+        f"{run.label}, seed {run.seed}",
+        f"{__name__}:complete_in",
+        run.config,
+        {"folder": str(run.folder)},
         lambda: _progress(run),
-    )  # fmt: skip
+    )
 
 
 def complete_in(dataset: Dataset, config: Config, folder: str) -> None:

@@ -23,10 +23,11 @@ def preamble(settings: Settings, dataset: Dataset, finished: list[FinishedRun], 
     interactions = [f"{getattr(dataset, split).nnz} {split}" for split in ("train", "val", "test")]
     sizes = f"{dataset.n_users} users, {dataset.n_items} items, {', '.join(interactions)} interactions"
     lines = [
-        f"# {title} on {dataset.name}", "",
+        f"# {title} on {dataset.name}",
+        "",
         f"Data: {sizes}; modalities {', '.join(dataset.modalities) or 'none'}; "
         f"fingerprint `{dataset.fingerprint[:16]}`.",
-    ]  # fmt: skip
+    ]
     if finished:
         seeds = sorted({each.run.seed for each in finished})
         versions = finished[0].result["versions"]
@@ -35,7 +36,7 @@ def preamble(settings: Settings, dataset: Dataset, finished: list[FinishedRun], 
             "All items except the user's training items are ranked; K = 20. The epoch is selected by validation "
             f"Recall@20, from at most {epochs}. Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}. "
             f"mmssl_fast {versions['mmssl_fast']}, torch {versions['torch']}.",
-        ]  # fmt: skip
+        ]
     if settings.quick:
         lines += [
             "",
@@ -73,8 +74,18 @@ def _system_row(label: str, runs: list[FinishedRun]) -> list[str]:
 
 def changed_settings(finished: FinishedRun) -> str:
     """The keys that differ from their defaults and affect training, as text."""
-    skipped = ("system", "epochs", "seed", "device", "threads", "memory", "compare", "cuda_graph", "checkpoint_every",
-               "checkpoint_minutes")  # fmt: skip
+    skipped = (
+        "system",
+        "epochs",
+        "seed",
+        "device",
+        "threads",
+        "memory",
+        "compare",
+        "cuda_graph",
+        "checkpoint_every",
+        "checkpoint_minutes",
+    )
     changes = [
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in finished.run.config.changes().items()
@@ -112,7 +123,7 @@ def _papers(name: str, catalogue: str | None, columns: list[str], tables: dict[s
         "above.",
         "",
         markdown(["system", *columns], rows),
-    ]  # fmt: skip
+    ]
 
 
 def table3(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> str:
@@ -151,9 +162,11 @@ def table4(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) ->
     parts = [
         "NDCG@20 of the test users, grouped by their number of training interactions. The groups are those of the "
         "paper "
-        f"for {paper.SPLITS[grouping].partition(':')[0]}, plus one for the remaining users.", "",
-        markdown(["", *columns], rows), "",
-    ]  # fmt: skip
+        f"for {paper.SPLITS[grouping].partition(':')[0]}, plus one for the remaining users.",
+        "",
+        markdown(["", *columns], rows),
+        "",
+    ]
     return "\n".join(parts + _papers("Table 4", catalogue, columns[:-1], paper.TABLE4))
 
 
@@ -173,16 +186,25 @@ def figure3(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -
         reached = [near_best(run.epochs) for run in runs]
         best = [run.result["val"]["recall@20"] for run in runs]
         seconds = [sum(record["seconds"] for record in run.epochs) for run in runs]
-        rows.append([
-            label, cell(best), ", ".join(str(epoch) for epoch, _ in reached),
-            f"{np.mean([elapsed for _, elapsed in reached]):.1f}", f"{np.mean(seconds):.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                label,
+                cell(best),
+                ", ".join(str(epoch) for epoch, _ in reached),
+                f"{np.mean([elapsed for _, elapsed in reached]):.1f}",
+                f"{np.mean(seconds):.1f}",
+            ]
+        )
     columns = ["system", "best validation Recall@20", "epochs to 95% of it", "seconds to 95%", "total seconds"]
-    return "\n".join([
-        "![Validation Recall@20 and NDCG@20 against epochs and training seconds](figure3.png)", "",
-        markdown(columns, rows), "",
-        "Seconds are training time without validation. The paper gives no numbers for its Figure 3.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "![Validation Recall@20 and NDCG@20 against epochs and training seconds](figure3.png)",
+            "",
+            markdown(columns, rows),
+            "",
+            "Seconds are training time without validation. The paper gives no numbers for its Figure 3.",
+        ]
+    )
 
 
 def near_best(epochs: list[dict[str, Any]], share: float = 0.95) -> tuple[int, float]:

@@ -13,10 +13,13 @@ from .plan import Settings, runs_of
 from .runs import Estimates, FinishedRun, finish, progress_of
 
 TITLES = {
-    "table2": "Table 2: systems", "table3": "Table 3: ablations", "table4": "Table 4: users by training interactions",
-    "figure3": "Figure 3: training curves", "figure4": "Figure 4: sweeps",
+    "table2": "Table 2: systems",
+    "table3": "Table 3: ablations",
+    "table4": "Table 4: users by training interactions",
+    "figure3": "Figure 3: training curves",
+    "figure4": "Figure 4: sweeps",
     "figure5": "Figure 5: gradient weights of negatives",
-}  # fmt: skip
+}
 ANCHORS, QUICK_ANCHORS = 64, 8
 
 
@@ -44,9 +47,9 @@ def produce(settings: Settings, dataset: Dataset, say: Callable[[str], None], jo
     settings.out.mkdir(parents=True, exist_ok=True)
     body = _body(settings, dataset, finished)
     folders = "\n".join(f"- {one.run.label}, seed {one.run.seed}: `runs/{one.run.folder.name}`" for one in finished)
-    text = "\n\n".join([
-        tables.preamble(settings, dataset, finished, TITLES[settings.target]), body, f"Runs:\n\n{folders}"
-    ])  # fmt: skip
+    text = "\n\n".join(
+        [tables.preamble(settings, dataset, finished, TITLES[settings.target]), body, f"Runs:\n\n{folders}"]
+    )
     path = settings.out / f"{settings.target}.md"
     write_text(path, text + "\n")
     return path

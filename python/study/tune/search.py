@@ -69,9 +69,15 @@ class Search:
     """
 
     def __init__(
-        self, folder: Path, dataset: Dataset, base: Config, space: Space, seeds: int, prune: bool,
+        self,
+        folder: Path,
+        dataset: Dataset,
+        base: Config,
+        space: Space,
+        seeds: int,
+        prune: bool,
         sampler_seed: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """sampler_seed: for a worker process that runs a single trial. None: derived from the number of trials so
         far."""
         self.folder, self.dataset, self.base, self.space = folder, dataset, base, space
@@ -82,10 +88,14 @@ class Search:
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
         self.study = optuna.create_study(
-            storage=storage, study_name="tune", load_if_exists=True, direction="maximize",
+            storage=storage,
+            study_name="tune",
+            load_if_exists=True,
+            direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=LEAST_EPOCHS)
-            if prune else optuna.pruners.NopPruner(),
-        )  # fmt: skip
+            if prune
+            else optuna.pruners.NopPruner(),
+        )
         self.sampler_seed = sampler_seed
         if sampler_seed is None:  # a resumed search must not repeat the values that it drew at first
             self.sampler_seed = base.train.seed + len(self.study.get_trials(deepcopy=False))
@@ -101,9 +111,11 @@ class Search:
     def _check_same_search(self) -> None:
         """Store what the search is about when it starts, and compare it when it is resumed."""
         current = {
-            "fingerprint": self.dataset.fingerprint, "config": self.base.model_dump(), "seeds": self.seeds,
+            "fingerprint": self.dataset.fingerprint,
+            "config": self.base.model_dump(),
+            "seeds": self.seeds,
             "space": _to_json(self.space.keys),
-        }  # fmt: skip
+        }
         stored = self.study.user_attrs
         if not stored:
             for name, value in current.items():
@@ -157,14 +169,27 @@ class Search:
             self.write()
 
         arguments = {
-            "folder": str(self.folder), "source": self.space.source, "seeds": self.seeds, "prune": self.prune,
+            "folder": str(self.folder),
+            "source": self.space.source,
+            "seeds": self.seeds,
+            "prune": self.prune,
             "keys": _to_json(self.space.keys),
-        }  # fmt: skip
+        }
         processes.run_parallel(
-            [processes.Part(f"trial {index + 1} of {trials}", f"{__name__}:run_one_trial", self.base,
-                            arguments | {"sampler_seed": self.sampler_seed + index}) for index in range(first, trials)],
-            self.dataset, jobs, "trials", on_end,
-        )  # fmt: skip
+            [
+                processes.Part(
+                    f"trial {index + 1} of {trials}",
+                    f"{__name__}:run_one_trial",
+                    self.base,
+                    arguments | {"sampler_seed": self.sampler_seed + index},
+                )
+                for index in range(first, trials)
+            ],
+            self.dataset,
+            jobs,
+            "trials",
+            on_end,
+        )
 
     def run_trial(self) -> int:
         """Run one trial and return its number."""

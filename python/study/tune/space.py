@@ -15,8 +15,14 @@ from ...config.toml import read_toml
 from ...errors import InputError, shown
 
 NOT_TUNED = (
-    "data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare", "train.start",
-)  # fmt: skip
+    "data",
+    "train.seed",
+    "train.device",
+    "train.threads",
+    "train.memory",
+    "train.compare",
+    "train.start",
+)
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
