@@ -128,7 +128,7 @@ def test_registered_system_is_trained_tuned_and_reproduced_like_our_own(elsewher
     written = (run / "config.toml").read_text()
     assert "[biased]\n# Scale of the item biases.\nscale = 2.0\n" in written
     assert json.loads((run / "result.json").read_text())["test"]["recall@20"] > 0
-    assert "biased on synthetic" in command(elsewhere, "evaluate", run)
+    assert "MF with biases on synthetic" in command(elsewhere, "evaluate", run)
     assert "biased.scale = -1" in command(elsewhere, "train", "--set", "biased.scale=-1", code=2)
     (tmp_path / "space.toml").write_text("[biased]\nscale = [0.5, 2.0]\n")
     command(elsewhere, "tune", "--system", "biased", "--space", tmp_path / "space.toml", "--trials", 1, *short)

@@ -181,12 +181,12 @@ def test_report_shows_the_shares(tmp_path):
     ]
     cosine = f"{epochs[best - 1]['balance']['projections']['generator']['cosine']:+.2f}"
     page, text = ((tmp_path / f"told.{end}").read_text() for end in ("html", "md"))
-    assert "Balance of the loss" in page
+    assert "Gradient norms of the loss terms" in page
     assert f"| projections | generator | {shares[0]} | {shares[1]} | {cosine} |" in text
     row = "".join(f"<td>{cell}</td>" for cell in ("projections", "generator", *shares, cosine))
     assert row in page
     for end in ("html", "md"):
-        assert "Balance" not in (tmp_path / f"plain.{end}").read_text()
+        assert "Gradient norms" not in (tmp_path / f"plain.{end}").read_text()
 
 
 def test_terms_that_write_to_a_large_tensor_are_refused(data, monkeypatch):

@@ -404,10 +404,13 @@ def test_other_data_is_refused(data, copied):
 @pytest.mark.parametrize(
     "values, part",
     [
-        ({"train__seed": 5}, r"train\.seed was 0 when the run began, is 5 now"),
-        ({"train__epochs": 3}, r"train\.epochs was 4 when the run began, is 3 now"),  # more are allowed
+        ({"train__seed": 5}, r"train\.seed was 0 when the run was started, but is 5 now"),
+        ({"train__epochs": 3}, r"train\.epochs was 4 when the run was started, but is 3 now"),  # more are allowed
         ({"model__hidden": [3, 4]}, r"model\.hidden was \[\] .* is \[3, 4\] now"),
-        ({"system": "lightgcn", "train__epochs": 3}, r"model\.system was 'mmssl' .*, is 'lightgcn' now \(and 1 more"),
+        (
+            {"system": "lightgcn", "train__epochs": 3},
+            r"model\.system was 'mmssl' .*, but is 'lightgcn' now \(and 1 more",
+        ),
     ],
 )
 def test_other_configuration_is_refused(data, copied, values, part):

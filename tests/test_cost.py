@@ -27,7 +27,10 @@ def test_plan_is_printed(capsys):
     printed = capsys.readouterr().out
     for word in ("h200", "gradient", "a step takes at least", "the largest catalogue of this shape in 40.00 GiB"):
         assert word in printed
-    assert main(["benchmark", "--plan", "--device", "cpu", "--users", "1000", "--items", "1000"]) == 0
+    assert (
+        main(["benchmark", "--plan", "--device", "cpu", "--users", "1000", "--items", "1000", "--interactions", "9000"])
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

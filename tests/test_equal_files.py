@@ -66,7 +66,7 @@ def test_equal_runs_of_two_processes_leave_equal_files(tmp_path):
     }
     pages = [(tmp_path / seed / "page.md").read_text().splitlines() for seed in "12"]
     others = [(a, b) for a, b in zip(*pages, strict=True) if a != b]
-    timed = ("| MMSSL (run)", "| training ", "| an epoch ", "| validation ", "| peak memory ")
+    timed = ("| MMSSL (run)", "| training ", "| per epoch ", "| validation ", "| peak memory ")
     assert all(line.startswith(timed) for pair in others for line in pair), others
 
 

@@ -192,7 +192,7 @@ def test_imports_go_down_and_form_no_cycle():
 
 MANY_FILES = {
     "mmssl_fast/ops": "one module each",
-    "python/systems": "one file a system",
+    "python/systems": "one per file",
     "python/cli": "one file for each command",
     "python/data": "one file for each step",
 }

@@ -78,7 +78,7 @@ def test_what_cannot_fit_is_refused_before_a_folder_is_made(tmp_path, monkeypatc
     assert said.count("\n") == 1 and "its budget is 1.00 MiB (train.memory)" in said and "largest parts: " in said
     monkeypatch.setattr(budget, "free_memory", lambda device: 1000)
     assert main(["train"]) == 2
-    assert "80% of what is free" in capsys.readouterr().err
+    assert "80% of the free memory" in capsys.readouterr().err
     assert main(["train", "--memory", "lots"]) == 2
     assert "train.memory = 'lots'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

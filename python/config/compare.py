@@ -30,7 +30,7 @@ def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epoch
     differences = list(_differences(old, new))
     if differences:
         key, before, after = differences[0]
-        more = f" ({len(differences) - 1} more keys differ)" if len(differences) > 1 else ""
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise InputError(
             f"{run}: {key} was {before} when the run was started, but is {after} now{more}; resume without the change, "
             "or start a new run"

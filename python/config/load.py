@@ -9,16 +9,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import InputError, shown
 from .sections import Config
 from .toml import read_toml, toml_value
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 
 def load(
@@ -139,6 +136,6 @@ def _value_of(values: dict[str, Any], name: str) -> Any:
     return values.get(section, {}).get(key)
 
 
-def _lower_first(error: ErrorDetails) -> str:
+def _lower_first(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
