@@ -7,13 +7,13 @@ import subprocess
 import sys
 import warnings
 
-import mmssl_fast._C
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 import mmssl_fast
+import mmssl_fast._C
 from mmssl_fast import static_shapes
 from mmssl_fast.ops import philox, sampled_dot, spmm, unit_rows
 
