@@ -33,12 +33,12 @@ step build "$python" -m pip install --quiet --no-build-isolation --no-deps --no-
 "$python" -c 'import mmssl_fast as m; info = m.build_info(); print(info); assert info["cuda"], info["cuda_note"]' ||
   { echo "gpu.sh: the CUDA kernels were not built; see $out/build.log" >&2; exit 1; }
 
-step tests_cuda "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_*.py tests/test_kernels_*.py
-step tests "$python" -m pytest -q -p no:cacheprovider tests --ignore-glob='tests/test_cuda_*' --ignore-glob='tests/test_kernels_*'
+step tests_cuda "$python" -m pytest -q -p no:cacheprovider tests/gpu tests/kernels
+step tests "$python" -m pytest -q -p no:cacheprovider tests --ignore=tests/gpu --ignore=tests/kernels
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$python" -m pytest -q -p no:cacheprovider tests/test_cuda_*.py -k "not gumbel_long" -x
+      "$python" -m pytest -q -p no:cacheprovider tests/gpu -k "not gumbel_long" -x
   done
 else
   echo "compute-sanitizer: left out, it is not on PATH"

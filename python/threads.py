@@ -19,13 +19,15 @@ from pathlib import Path
 
 WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 WINDOW = 0.1  # seconds between two looks at the processors; the kernel counts in steps of 0.01
+IDLE = 0.25  # of a processor: what a desktop and this look itself use
 
 
 def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> str:
     """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and those that it starts, before torch is imported.
 
     What the user has set stays: OMP_NUM_THREADS, and OMP_WAIT_POLICY or another runtime's setting of the same kind.
-    Otherwise the number is `choose()`, and threads that wait for others sleep instead of spinning.
+    Otherwise the number is `choose()`. Threads that wait for others sleep at once, unless all processors are idle now
+    and this process may use them all: spinning first then saves the time of waking them.
 
     Args:
         jobs: processes among which the threads are divided, at least one each.
@@ -35,19 +37,21 @@ def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> 
         One sentence if fewer threads were chosen because other work keeps processors busy, otherwise "".
     """
     note, asked = "", _first_number(environ.get("OMP_NUM_THREADS", ""))
+    busy = busy_processors(_affinity())
     if not environ.get("OMP_NUM_THREADS"):
-        most, asked = available(), choose()
+        most, asked = available(), choose(busy)
         if asked < most:
             note = f"{asked} of {most} threads, since other work keeps processors busy; --threads sets another number"
         environ["OMP_NUM_THREADS"] = str(max(1, asked // jobs))
     elif jobs > 1 and asked:
         environ["OMP_NUM_THREADS"] = str(max(1, asked // jobs))
-    if not any(environ.get(name) for name in WAIT_SETTINGS):
+    shared = jobs > 1 or busy >= IDLE or available() < len(_affinity())
+    if shared and not any(environ.get(name) for name in WAIT_SETTINGS):
         environ["OMP_WAIT_POLICY"] = "PASSIVE"
     return note
 
 
-def choose() -> int:
+def choose(busy: float | None = None) -> int:
     """The number of threads for a new process: `available()`, or its fair share of busy processors.
 
     With n processors of which t are busy, a process of n threads gets n² / (n + t) of them, and more threads than that
@@ -56,9 +60,13 @@ def choose() -> int:
 
     The number of busy processors is the smaller of those that are busy now and the load average of the last minute, so
     that neither the last second of a compiler nor a host's other processors take threads from a run of hours.
+
+    Args:
+        busy: processors that are busy now, by default `busy_processors` of the affinity.
     """
     affinity = _affinity()
-    n, busy = len(affinity), min(busy_processors(affinity), _load_average())
+    busy = busy_processors(affinity) if busy is None else busy
+    n, busy = len(affinity), min(busy, _load_average())
     return min(available(), max(2, round(n * n / (n + busy))))
 
 

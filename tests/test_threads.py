@@ -173,14 +173,34 @@ def test_choose(monkeypatch, n, quota, busy, load, expected):
 )
 def test_configure_keeps_what_the_user_set(monkeypatch, environ, jobs, expected):
     monkeypatch.setattr(threads, "available", lambda: 6)
-    monkeypatch.setattr(threads, "choose", lambda: 6)
+    monkeypatch.setattr(threads, "choose", lambda busy: 6)
+    monkeypatch.setattr(threads, "busy_processors", lambda processors: 1.0)
     assert threads.configure(jobs, environ) == ""
     assert environ == expected
 
 
+@pytest.mark.parametrize(
+    "n, granted, busy, jobs, policy",
+    [
+        (6, 6, 0.1, 1, None),  # idle, and all of it for one process
+        (6, 6, 0.1, 2, "PASSIVE"),
+        (6, 5, 0.1, 1, "PASSIVE"),  # a quota: who spins uses up the time of those who work
+        (6, 6, 0.3, 1, "PASSIVE"),
+    ],
+)
+def test_configure_lets_threads_spin_on_idle_processors_alone(monkeypatch, n, granted, busy, jobs, policy):
+    monkeypatch.setattr(threads, "_affinity", lambda: set(range(n)))
+    monkeypatch.setattr(threads, "available", lambda: granted)
+    monkeypatch.setattr(threads, "busy_processors", lambda processors: busy)
+    for given in ({}, {"OMP_NUM_THREADS": "2"}):
+        environ = dict(given)
+        threads.configure(jobs, environ)
+        assert environ.get("OMP_WAIT_POLICY") == policy
+
+
 def test_configure_says_why_there_are_fewer_threads(monkeypatch):
     monkeypatch.setattr(threads, "available", lambda: 6)
-    monkeypatch.setattr(threads, "choose", lambda: 4)
+    monkeypatch.setattr(threads, "choose", lambda busy: 4)
     environ = {}
     assert threads.configure(environ=environ).startswith("4 of 6 threads") and environ["OMP_NUM_THREADS"] == "4"
     assert threads.configure(environ=environ) == ""
@@ -196,7 +216,7 @@ seen = {}
 sys.meta_path.insert(0, Look())
 from mmssl_trainer import threads
 assert not {"torch", "numpy"} & sys.modules.keys()
-threads.choose, threads.available = lambda: 1, lambda: 1
+threads.choose, threads.available, threads.busy_processors = lambda busy: 1, lambda: 1, lambda processors: 1.0
 from mmssl_trainer.cli.main import main
 code = main(sys.argv[1:])
 import torch

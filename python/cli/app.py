@@ -1,12 +1,14 @@
-"""The command line: every command, in the order in which --help lists them."""
+"""The command line: every command, in the order in which --help lists them.
+
+A command imports torch, and what needs it, when it runs: --help and a misspelt option answer at once.
+"""
 
 from __future__ import annotations
 
+from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
-
-from mmssl_fast import __version__
 
 from .benchmark import benchmark
 from .data_check import data_check
@@ -34,7 +36,7 @@ def whole(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        print(f"mmssl-fast {__version__}")
+        print(f"mmssl-fast {installed_version('mmssl_fast')}")
         raise typer.Exit
     help_without_command(context)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..runs.complete import load_data
 from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 from .options import LayoutOption, configuration
 
@@ -32,6 +31,7 @@ def data_check(
     """Read the data as train would and say what is in it, or what is wrong with it."""
     from ..console import output
     from ..data import summarise
+    from ..runs.complete import load_data
     from ..systems import SYSTEMS, without_features
 
     given = {

@@ -7,12 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from ..config.names import SYSTEMS
 from ..errors import InputError
-from ..runs.complete import fit_and_test, load_data
 from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 from .options import (
     ConfigOption,
@@ -81,6 +79,7 @@ def train(
     missing_features: MissingFeatures = None,
 ) -> None:
     """Train a recommender, keep its best model and say how good it is."""
+    import numpy as np
     import torch
 
     from ..config import presets
@@ -89,6 +88,7 @@ def train(
     from ..console import output
     from ..memory import budget
     from ..ranking import breakdown, check_list_lengths
+    from ..runs.complete import fit_and_test, load_data
     from ..runs.folder import RunFolder, default_path
     from ..systems import refuse_without_features
     from ..training import signals

@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["mmssl_trainer"]):
     import mmssl_trainer.data
     import mmssl_trainer.runs.saved_model  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # -P leaves the tests' own folder out
+sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("", "helpers"))  # as pytest's pythonpath
 
 from fuzz import loaders
 

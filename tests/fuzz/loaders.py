@@ -30,7 +30,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # -P leaves the tests' own folder out
+sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("", "helpers"))  # as pytest's pythonpath
 
 from data_folders import WRITERS, small_dataset
 from data_fuzz import BYTES, JSON_FILES, JSON_VALUES, NPYS, PICKLES, mutations, parquets, tables

@@ -1,8 +1,9 @@
 """Runs that are killed, stopped by a signal, or at the end of the disk; what the tests of checkpoints share.
 
-As a program, `python -P tests/checkpoint_runs.py FOLDER KILLS SEED`, it does all three and prints what came of it as
-one line of JSON. One process is forked for each attempt from one that has imported everything, so that the moments fall
-into training and writing, not into the start of Python.
+    python -P tests/trainer/training/checkpoint_runs.py FOLDER KILLS SEED
+
+does all three and prints what came of it as one line of JSON. One process is forked for each attempt from one that has
+imported everything, so that the moments fall into training and writing, not into the start of Python.
 """
 
 import json

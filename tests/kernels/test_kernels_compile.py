@@ -12,7 +12,7 @@ import torch
 
 from mmssl_fast.ops import _triton
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def python(*arguments, **environment):

@@ -12,7 +12,7 @@ import pytest
 from fuzz import loaders
 from mmssl_trainer.data import InputError
 
-PROGRAM = Path(__file__).parent / "fuzz" / "loaders.py"
+PROGRAM = Path(__file__).parents[2] / "fuzz" / "loaders.py"
 DATA = {"diffmm", "hkuds", "mmrec", "plain_csv", "plain_parquet", "plain_named"}
 TARGETS = DATA | {"model", "state", "configuration", "figures"}
 

@@ -16,7 +16,7 @@ from mmssl_trainer.data.split import split_by_time, split_latest
 from mmssl_trainer.data.tables import read_table
 from pyarrow import csv, parquet
 
-SHARED = Path(os.environ.get("MMSSL_FAST_DATA", Path(__file__).parents[2] / "shared/data"))
+SHARED = Path(os.environ.get("MMSSL_FAST_DATA", Path(__file__).parents[4] / "shared/data"))
 
 
 def rows(n=300):

@@ -14,7 +14,7 @@ from mmssl_trainer.data import SPLITS, InputError, load, summarise, synthetic, w
 from mmssl_trainer.data.dataset import build
 from mmssl_trainer.data.split import split_per_user
 
-TIKTOK = Path(os.environ.get("MMSSL_FAST_TIKTOK", Path(__file__).parents[2] / "shared/data/tiktok"))
+TIKTOK = Path(os.environ.get("MMSSL_FAST_TIKTOK", Path(__file__).parents[4] / "shared/data/tiktok"))
 
 
 @pytest.fixture(scope="module")

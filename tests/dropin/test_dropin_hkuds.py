@@ -169,7 +169,7 @@ def test_a_fork_without_some_parts_keeps_its_own():
 
 
 def test_the_page_names_what_is_there():
-    page = (Path(__file__).parents[1] / "docs" / "dropin.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "dropin.md").read_text(encoding="utf-8")
     for module in (hkuds, sparse):
         own = module.__name__.rsplit(".")[-1]
         named = set(re.findall(rf"\b{own}\.(\w+)", page)) - {"mm"}

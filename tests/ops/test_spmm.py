@@ -165,7 +165,7 @@ def test_every_instruction_set(isa):
     )
     if build_info()["isa_levels"].index(isa) > build_info()["isa_levels"].index(build_info()["isa"]):
         pytest.skip(f"this processor has no {isa}")
-    environment = {**os.environ, "MMSSL_FAST_ISA": isa, "PYTHONPATH": os.path.dirname(__file__)}
+    environment = {**os.environ, "MMSSL_FAST_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-P", "-c", script], env=environment, check=True)
 
 

@@ -23,7 +23,7 @@ from mmssl_fast.ops.gumbel_rows import gumbel_lse
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="emulates what a GPU does itself")
 
-TABLE = Path(__file__).resolve().parent.parent / "docs" / "precision.md"
+TABLE = Path(__file__).resolve().parents[2] / "docs" / "precision.md"
 # What an op may lose beside twice plain PyTorch's error: four units in the last place; gumbel_linear two of noise of
 # about 4, divided by τ = 0.3.
 ALLOWED = {"cosine_block": 4.8e-7, "infonce": 4.8e-7, "gumbel_linear": 3.2e-6}

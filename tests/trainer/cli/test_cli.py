@@ -282,7 +282,7 @@ def test_installed_command_and_closed_pipe(run):
 
 
 def test_tiktok_is_read(capsys):
-    path = Path(os.environ.get("MMSSL_FAST_TIKTOK", Path(__file__).parents[2] / "shared" / "data" / "tiktok"))
+    path = Path(os.environ.get("MMSSL_FAST_TIKTOK", Path(__file__).parents[4] / "shared" / "data" / "tiktok"))
     if not path.is_dir():
         pytest.skip(f"the TikTok data is not at {path}; set MMSSL_FAST_TIKTOK")
     assert main(["data", "check", str(path), "--json"]) == 0
@@ -434,3 +434,12 @@ def test_lists_of_new_users_are_the_most_popular_items_and_said_to_be(newcomers,
     )
     assert main(["recommend", str(place / "run"), "--users", "u3"]) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["data", "check", "--help"], ["--version"], ["tran"]]
+)
+def test_help_and_misspelt_commands_answer_without_importing_torch(arguments):
+    code = "import sys; from mmssl_trainer.cli.main import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert "tran" in done.stdout + done.stderr or "mmssl-fast" in done.stdout

@@ -271,7 +271,7 @@ t.level_results("{tmp_path}/rows.pt")
         **os.environ,
         "MMSSL_FAST_ISA": level,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.path.dirname(__file__),
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     subprocess.run([sys.executable, "-P", "-c", code], env=environment, check=True)
     here = level_results()

@@ -1,6 +1,6 @@
 """The growth of this process's memory over a short MMSSL run, beside what mmssl_trainer.memory.plan says of it.
 
-    python -P tests/plan_memory.py USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH [KEY=VALUE…]
+    python -P tests/trainer/memory/plan_memory.py USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH [KEY=VALUE…]
 
 Prints one line of JSON in bytes: "measured"; "live", the plan where every freed block is given back at once, as glibc
 does with MALLOC_MMAP_THRESHOLD_=131072 in the environment; "peak", the plan under glibc's own settings. A tiny run

@@ -10,7 +10,7 @@ import torch
 
 from mmssl_fast import InteractionGraph
 
-PROGRAM = Path(__file__).parent / "fuzz" / "ops.py"
+PROGRAM = Path(__file__).parents[1] / "fuzz" / "ops.py"
 EXAMPLES = int(os.environ.get("MMSSL_FAST_FUZZ", "25"))
 
 
