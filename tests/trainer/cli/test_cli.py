@@ -436,10 +436,11 @@ def test_lists_of_new_users_are_the_most_popular_items_and_said_to_be(newcomers,
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["data", "check", "--help"], ["--version"], ["tran"]]
-)
+HELP = [["--help"], ["train", "--help"], ["data", "check", "--help"], ["--version"], ["tran"]]
+
+
+@pytest.mark.parametrize("arguments", HELP)
 def test_help_and_misspelt_commands_answer_without_importing_torch(arguments):
-    code = "import sys; from mmssl_trainer.cli.main import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = "import sys; from mmssl_trainer.cli.main import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert "tran" in done.stdout + done.stderr or "mmssl-fast" in done.stdout
