@@ -1,0 +1,85 @@
+"""Imports go down between the packages, form no cycle, and need nothing that is not installed."""
+
+import ast
+import re
+import sys
+
+import import_graph
+from child_processes import ROOT
+from import_graph import TREES
+
+CORE = {tree: package for tree, package in TREES.items() if tree != "python"}
+
+
+def test_imports_go_down_and_form_no_cycle():
+    found = import_graph.imports(ROOT, TREES)
+    assert len(found) > 500
+    assert import_graph.cycles(import_graph.graph(found)) == []
+    assert import_graph.upward(found) == []
+
+
+MANY_FILES = {
+    "mmssl_fast/ops": "one module each",
+    "python/systems": "one per file",
+    "python/cli": "one file for each command",
+    "python/data": "one file for each step",
+}
+
+
+def test_folders_are_small_or_say_why_not():
+    for tree in TREES:
+        for folder in {path.parent for path in (ROOT / tree).rglob("*.py")}:
+            name = folder.relative_to(ROOT).as_posix()
+            if len([path for path in folder.glob("*.py") if path.stem != "__init__"]) > 12:
+                assert MANY_FILES[name] in " ".join((folder / "__init__.py").read_text()[:400].split()), name
+
+
+def test_a_late_import_is_found(tmp_path):
+    """A cycle and an upward import, each hidden from Python: one in a function, one under TYPE_CHECKING."""
+    sources = {
+        "ops/__init__": "",
+        "ops/a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..nn.d import D",
+        "ops/b": "from . import a\nfrom .c import C",
+        "ops/c": "def f():\n    import mmssl_fast.ops.b",
+        "nn/d": "from ..ops import b, c",
+    }
+    for name, text in sources.items():
+        path = tmp_path / "mmssl_fast" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = import_graph.imports(tmp_path, {"mmssl_fast": "mmssl_fast"})
+    ops = "mmssl_fast.ops"
+    assert import_graph.cycles(import_graph.graph(found)) == [["mmssl_fast.nn.d", f"{ops}.a", f"{ops}.b", f"{ops}.c"]]
+    assert [str(edge) for edge in import_graph.upward(found)] == [f"{ops}.a:3 imports mmssl_fast.nn.d"]
+    down = [edge for edge in found if edge.target != "mmssl_fast.nn.d"]
+    assert import_graph.cycles(import_graph.graph(down)) == [[f"{ops}.b", f"{ops}.c"]]
+    assert import_graph.levels(import_graph.graph(down)) == 3
+
+
+def test_packages_import_only_what_they_require():
+    allowed = {"mmssl_fast": {"torch", "numpy", "scipy", "mmssl_fast"}, "mmssl_fast.kernels": {"torch", "triton"}}
+    foreign = []
+    for module, target, line in import_graph.every_import(ROOT, CORE):
+        kernels = module.startswith("mmssl_fast.kernels")
+        known = allowed["mmssl_fast.kernels" if kernels else "mmssl_fast"] | sys.stdlib_module_names
+        if target.split(".")[0] not in known and not (kernels and target.startswith("mmssl_fast.kernels")):
+            foreign.append(f"{module}:{line} imports {target}")
+    assert foreign == []
+
+
+def test_one_extra_holds_all_that_the_trainer_imports():
+    """README's installation is ".[train]"; every command works after it."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    installed = {re.match(r"[\w-]+", each)[0] for each in named}
+    imported = set()
+    for path in (ROOT / "python").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    ours = {"mmssl_fast", "mmssl_trainer"}
+    assert "optuna" in imported and imported - set(sys.stdlib_module_names) - ours <= installed
