@@ -1,0 +1,90 @@
+"""Training that is killed, stopped by a signal or out of disk space."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoint_runs import begin
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.training.signals import defer_signals
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What came of runs in processes of their own that were killed, signalled, or at the end of the disk."""
+    command = [sys.executable, "-P", str(HERE / "checkpoint_runs.py"), str(tmp_path_factory.mktemp("runs")), "4", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_killed_at_random_moments(processes):
+    """kill -9, several times in one run: what is there can be resumed, and the end is the uninterrupted run's."""
+    found = processes["killed"]
+    assert found["kills"] == 4 and found["steps"] and found["same"], found
+    assert found["steps"] == sorted(found["steps"]) or found["finished"]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_finishes_the_step_and_says_how_to_go_on(processes, number, code):
+    returned, said, step = processes["stopped"][str(int(number))]
+    assert returned == code and step > 0
+    *epochs, last = said.splitlines()
+    assert all(line.startswith(("note: features: row 0 ", "MMSSL epoch ")) for line in epochs)
+    assert last.startswith("mmssl-fast: interrupted ") and "mmssl-fast train --resume " in last, said
+
+
+@pytest.mark.parametrize("limit", [300, 20_000])
+def test_disk_that_really_ends(processes, limit):
+    """The operating system refuses to let any file grow further: one line, exit code 2, no half-written file."""
+    code, said, left = processes["full"][str(limit)]
+    assert code == 2 and "cannot be written" in said.splitlines()[-1], said
+    assert all(line.startswith(("note: features: row 0 ", "MMSSL epoch ")) for line in said.splitlines()[:-1]), said
+    assert not left
+
+
+def test_second_signal_acts_at_once():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), defer_signals() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.received == signal.SIGINT
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("when", ["baseline", "test"])
+def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatch, capsys, number, code, when):
+    """While a baseline is fitted beside, and in the last evaluation."""
+    from mmssl_trainer import ranking as evaluate
+    from mmssl_trainer.cli import train as command
+
+    run, before = tmp_path / "run", signal.getsignal(number)
+    fit_and_test, split_metrics = command.fit_and_test, evaluate.split_metrics
+
+    def fitted(dataset, config, name, *own):
+        if when == "baseline" and not own:
+            signal.raise_signal(number)
+        return fit_and_test(dataset, config, name, *own)
+
+    def evaluated(users, items, dataset, split, *how):
+        if when == split:
+            signal.raise_signal(number)
+        return split_metrics(users, items, dataset, split, *how)
+
+    monkeypatch.setattr(command, "fit_and_test", fitted)
+    monkeypatch.setattr(evaluate, "split_metrics", evaluated)
+    assert main(begin(folder, run, "--epochs", "1", *(["--compare"] if when == "baseline" else []))) == code
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"mmssl-fast: interrupted; mmssl-fast train --resume {run} goes on"
+    assert not (run / "result.json").exists() and signal.getsignal(number) is before
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run)]) == 0 and (run / "result.json").exists()
