@@ -1,4 +1,4 @@
-"""The command line: what is printed, exit codes, one line for a mistake and nothing half-written."""
+"""The command line: what is printed, exit codes, and what is written."""
 
 import json
 import os
@@ -8,40 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import SMALL, fails
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config.load import load
 from mmssl_trainer.config.sections import SYNTHETIC_EPOCHS
-from mmssl_trainer.data import synthetic, write_plain
+from mmssl_trainer.data import synthetic
 from mmssl_trainer.runs.folder import RunFolder
-
-SMALL = ["--system", "lightgcn", "--epochs", "2", "--batch", "64", "--threads", "1", "--set", "model.dim=8"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A small catalogue in the plain layout, with text ids."""
-    data = synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 5, "text": 4})
-    named = {"user_ids": np.array([f"user{n:03}" for n in range(60)]), "item_ids": np.arange(40) + 1000}
-    return write_plain(type(data)(**{**vars(data), **named}), tmp_path_factory.mktemp("catalogue") / "data")
-
-
-@pytest.fixture(scope="module")
-def run(folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "one"
-    assert main(["train", "--data", str(folder), "--out", str(out), *SMALL]) == 0
-    return out
-
-
-def fails(capsys, arguments, *fragments, code=2):
-    """The command exits with `code`, one line on stderr, after notes on the data, that has every fragment, and nothing
-    on stdout."""
-    assert main(arguments) == code
-    captured = capsys.readouterr()
-    said = [line for line in captured.err.splitlines() if not line.startswith("note: ")]
-    assert captured.out == "" and len(said) == 1, captured
-    for fragment in fragments:
-        assert fragment in captured.err
-    assert "Traceback" not in captured.err
 
 
 # --- what works ------------------------------------------------------------------------------------------------------
@@ -149,101 +121,6 @@ def test_help_names_every_command(capsys):
         assert command in printed
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    "arguments, fragments",
-    [
-        (["--data", "/no/such/folder"], ["/no/such/folder"]),
-        (["--config", "/no/such.toml"], ["/no/such.toml", "cannot be read"]),
-        (["--set", "loss.contrastve_tau=1"], ["--set", "'loss.contrastve_tau'", "'loss.contrastive_tau'"]),
-        (["--set", "train.batch=lots"], ["train.batch", "'lots'"]),
-        (["--set", "train.batch"], ["section.key=value"]),
-        (["--epochs", "-1"], ["--epochs", "train.epochs = -1"]),
-        (["--epochs", "three"], ["--epochs", "integer"]),
-        (["--epochs", "3", "--set", "train.epochs=4"], ["train.epochs", "--epochs"]),
-        (["--system", "mmsl"], ["mmsl", "lightgcn"]),
-        (["--device", "cuda:77"], ["cuda:77"]),
-        (["--set", "data.modalities=['smell']"], ["smell", "image"]),
-        (["--colour", "red"], ["--colour", "train --help"]),
-    ],
-)
-def test_train_refuses_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments, fragments):
-    monkeypatch.chdir(tmp_path)
-    fails(capsys, ["train", *arguments], *fragments)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_config_error_names_the_file(tmp_path, capsys):
-    (tmp_path / "my.toml").write_text("[model]\nlayer = 3\n")
-    fails(capsys, ["train", "--config", str(tmp_path / "my.toml")], "my.toml", "'model.layer'", "'model.layers'")
-
-
-def test_occupied_folder(folder, run, capsys):
-    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
-    fails(capsys, ["train", "--data", str(folder), "--out", str(run), *SMALL], str(run), "not empty", "--overwrite")
-    assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
-
-
-def test_unwritable_folder(folder, tmp_path, capsys):
-    (tmp_path / "file").write_text("x")
-    out = tmp_path / "file" / "run"
-    fails(capsys, ["train", "--data", str(folder), "--out", str(out), *SMALL], str(out), "cannot be written")
-    assert (tmp_path / "file").read_text() == "x"
-
-
-def test_non_finite_loss_is_a_line_and_exit_1(folder, tmp_path, capsys):
-    arguments = ["train", "--data", str(folder), "--out", str(tmp_path / "run"), *SMALL, "--set", "optimiser.lr=1e30"]
-    assert main(arguments) == 1
-    captured = capsys.readouterr()
-    assert "'bpr'" in captured.err.splitlines()[-1] and "epoch" in captured.err and "Traceback" not in captured.err
-    assert not (tmp_path / "run" / "result.json").exists()
-
-
-@pytest.mark.parametrize(
-    "arguments, fragments",
-    [
-        (["evaluate", "/no/run"], ["/no/run", "no such file"]),
-        (["evaluate", "RUN", "--split", "train"], ["'train'", "'test', 'val'"]),
-        (["evaluate", "RUN", "--k", "0"], ["--k [0]", "between 1 and"]),
-        (["evaluate", "RUN", "--k", "20", "--k", "100000"], ["--k [20, 100000]", "the number of items"]),
-        (["recommend", "RUN", "--users", "user001", "--k", "100000"], ["k [100000]", "the number of items"]),
-        (["train", "--data", "synthetic", "--set", "evaluate.ks=[100000]"], ["evaluate.ks", "the number of items"]),
-        (["recommend", "RUN"], ["--users", "--out"]),
-        (["recommend", "RUN", "--users", "user001,nobody"], ["'nobody'"]),
-        (["recommend", "RUN", "--users", "user001", "--out", "/no/folder/x.csv"], ["/no/folder"]),
-        (["recommend", "RUN", "--out", "x.txt"], ["x.txt", ".parquet"]),
-        (["recommend", "RUN", "--users-from", "/no/list"], ["/no/list"]),
-        (["data", "check", "/no/data"], ["/no/data"]),
-        (["data", "check", "synthetic", "--split-seed", "-1"], ["--split-seed", "greater than or equal to 0"]),
-        (["data", "check", "synthetic", "--layout", "tape"], ["tape"]),
-        (["benchmark", "--checkout", "/no/checkout"], ["/no/checkout", "--checkout"]),
-        (["trane"], ["trane", "--help"]),
-        (["evaluate"], ["RUN"]),
-    ],
-)
-def test_other_commands_refuse(run, capsys, tmp_path, monkeypatch, arguments, fragments):
-    monkeypatch.chdir(tmp_path)
-    fails(capsys, [str(run) if one == "RUN" else one for one in arguments], *fragments)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["evaluate"],
-        ["recommend"],
-        ["train", "--resume"],
-        ["train", "--preset"],
-        ["tune", "--space"],
-        ["reproduce", "table2", "--dry-run", "--out"],
-        ["benchmark", "--checkout"],
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_name_that_the_system_refuses_is_a_line(arguments, capsys):
-    fails(capsys, [*arguments, "x" * 300], "xxxx", "File name too long")
-
-
 def test_interruption_keeps_the_best_model(folder, tmp_path, monkeypatch, capsys):
     """Ctrl-C: one line, exit code 130, and what was reached so far can be used."""
     written = RunFolder.epoch_ended
@@ -259,14 +136,6 @@ def test_interruption_keeps_the_best_model(folder, tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err.splitlines()[-1] == "mmssl-fast: interrupted"
     assert {one.name for one in out.iterdir()} == {"config.toml", "metrics.jsonl", "model.safetensors"}
     assert main(["evaluate", str(out)]) == 0
-
-
-def test_missing_extra_is_one_sentence(capsys, monkeypatch):
-    loaded = ("typer.", "mmssl_trainer.cli.app")
-    for name in [name for name in sys.modules if name == "typer" or name.startswith(loaded)]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "typer", None)
-    fails(capsys, ["train"], "typer", "pip install", '[train]"')
 
 
 def test_installed_command_and_closed_pipe(run):
@@ -290,59 +159,6 @@ def test_tiktok_is_read(capsys):
     assert (summary["users"], summary["items"], summary["interactions"]["train"]) == (9308, 6710, 59541)
 
 
-# --- a refusal leaves nothing behind ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("more", [[], ["--compare"]])
-def test_system_that_refuses_leaves_no_folder_and_the_corrected_command_works(folder, tmp_path, capsys, more):
-    """40 items allow 39 dimensions, 4 heads 36 of them; the second command is the first with what the message says."""
-    out = tmp_path / "new" / "run"
-    command = ["train", "--data", str(folder), "--system", "svd", "--threads", "1", "--out", str(out), *more]
-    fails(capsys, command, "set model.dim to 36 or less")
-    assert list(tmp_path.iterdir()) == []
-    assert main([*command, "--set", "model.dim=36"]) == 0
-
-
-def test_refusal_keeps_the_run_that_was_to_be_overwritten(folder, tmp_path, capsys):
-    out = tmp_path / "run"
-    assert main(["train", "--data", str(folder), "--out", str(out), *SMALL]) == 0
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    capsys.readouterr()
-    refused = ["--overwrite", "--threads", "1", "--batch", "1", "--system", "mmssl"]
-    fails(capsys, ["train", "--data", str(folder), "--out", str(out), *refused], "needs at least 2")
-    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize(
-    "command, fragment",
-    [
-        (["tune", "--system", "svd", "--space", "SPACE", "--out", "tuned"], "model.dim"),
-        (["tune", "--system", "lightgcn", "--device", "cuda:77", "--out", "tuned"], "cuda:77"),
-        (["reproduce", "table2", "--systems", "svd", "--seeds", "1", "--out", "tuned"], "model.dim"),
-    ],
-)
-def test_other_commands_leave_no_folder_either(folder, tmp_path, monkeypatch, capsys, command, fragment):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "space.toml").write_text("[svd]\npower = [0, 1]\n")
-    command = ["space.toml" if one == "SPACE" else one for one in command]
-    fails(capsys, [*command, "--data", str(folder)], fragment)
-    assert [one.name for one in tmp_path.iterdir()] == ["space.toml"]
-
-
-def test_tune_needs_validation_interactions(tmp_path, monkeypatch, capsys):
-    """Every trial would score 0: refused before the first, with nothing written."""
-    pairs = [f"{u},{(3 * u + n) % 20},{'train' if n < 4 else 'test'}" for u in range(30) for n in range(5)]
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "interactions.csv").write_text("\n".join(["user,item,split", *pairs]) + "\n")
-    np.save(tmp_path / "data" / "image_feat.npy", np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32))
-    out = tmp_path / "tuned"
-    fails(
-        capsys,
-        ["tune", "--data", str(tmp_path / "data"), "--system", "lightgcn", "--out", str(out)],
-        "no validation interactions",
-        '"val"',
-    )
-    assert not out.exists()
-
-
 # --- what is said --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("arguments, shown", [([], "Commands:"), (["data"], "check"), (["--version"], "mmssl-fast 0.")])
 def test_help_and_version_alone_are_no_mistake(capsys, arguments, shown):
@@ -363,15 +179,6 @@ def test_evaluate_and_train_name_the_system_alike(run, folder, tmp_path, capsys)
     assert "LightGCN on data, test: " in capsys.readouterr().out
     assert main(["evaluate", str(run)]) == 0
     assert "LightGCN on data, test: " in capsys.readouterr().out
-
-
-def test_plan_of_more_interactions_than_pairs_is_refused(capsys):
-    fails(
-        capsys,
-        ["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "101"],
-        "101 interactions are more than the 100 pairs",
-    )
-    assert main(["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "100"]) == 0
 
 
 def test_run_that_has_not_ended_says_so(folder, tmp_path, monkeypatch, capsys):
