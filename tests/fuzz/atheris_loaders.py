@@ -1,4 +1,4 @@
-"""The targets of loaders.py under atheris, which looks for inputs that reach new lines of the readers.
+"""The targets of reader_targets.py under atheris, which looks for inputs that reach new lines of the readers.
 
     pip install atheris
     python -P tests/fuzz/atheris_loaders.py FOLDER -max_total_time=120
@@ -21,6 +21,7 @@ with atheris.instrument_imports(include=["mmssl_trainer"]):
 sys.path.extend(str(Path(__file__).parents[1] / folder) for folder in ("", "helpers"))  # as pytest's pythonpath
 
 from fuzz import loaders
+from fuzz.reader_targets import data_targets, run_targets
 
 
 def main():
@@ -31,7 +32,7 @@ def main():
     warnings.simplefilter("ignore")
     for number in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(number, loaders._too_long)
-    targets = loaders.data_targets(work) | loaders.run_targets(work)
+    targets = data_targets(work) | run_targets(work)
     places = [(name, file) for name, target in targets.items() for file in sorted(target.files)]
     for at, (name, file) in enumerate(places):
         for path, content in targets[name].files.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fuzz import loaders
+from fuzz.reader_targets import Target
 from mmssl_trainer.data import InputError
 
 PROGRAM = Path(__file__).parents[2] / "fuzz" / "loaders.py"
@@ -64,7 +65,7 @@ def test_harm_is_a_finding(harm, watch, monkeypatch, tmp_path):
     monkeypatch.setattr(signal, "alarm", lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds / 3000))
     read, kind = HARMS[harm]
     with pytest.raises(kind):
-        loaders.attempt(loaders.Target({}, lambda _: read()), tmp_path, watch)
+        loaders.attempt(Target({}, lambda _: read()), tmp_path, watch)
     assert not list(tmp_path.iterdir())
 
 
@@ -72,8 +73,8 @@ def test_sound_reads_and_refusals_pass(watch, tmp_path):
     def refused(_):
         raise InputError(f"{tmp_path}: no")
 
-    assert loaders.attempt(loaders.Target({}, lambda _: None), tmp_path, watch)
-    assert not loaders.attempt(loaders.Target({}, refused), tmp_path, watch)
+    assert loaders.attempt(Target({}, lambda _: None), tmp_path, watch)
+    assert not loaders.attempt(Target({}, refused), tmp_path, watch)
 
 
 @pytest.fixture(scope="module")
