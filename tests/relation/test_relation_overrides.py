@@ -119,8 +119,8 @@ def assert_same(found, truth, what):
         assert found == truth, what
 
 
-def equal_or_refused(function, values, make, matrix, what, options=None):
-    """Whether rows gave the answer of their matrix; None where they refuse, False where the matrix has none either."""
+def equal_or_refused(function, values, x, matrix, what, options=None):
+    """Whether x gave the answer of its matrix; None where it refuses, False where the matrix has none either."""
     options = options or {}
     try:
         truth = call(function, filled(values, matrix.clone()), **options)
@@ -129,7 +129,7 @@ def equal_or_refused(function, values, make, matrix, what, options=None):
     if truth is NotImplemented:
         return False
     try:
-        found = call(function, filled(values, make()), **options)
+        found = call(function, filled(values, x), **options)
     except TypeError as error:
         assert ".dense()" in str(error), f"{what}: {error}"
         return None
@@ -180,19 +180,23 @@ SKIPPED = {
     "share_memory_",
     "pin_memory",
 }
+# What relation objects allow to change them; for these an object is made anew for each call.
+IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__"}
 GRADIENT_ONLY = {torch.square, torch.pow, torch.sum, torch.flatten, torch.reshape}
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_function_gives_the_matrix_answer_or_refuses(subject):
     make, equal, called, faults = SUBJECTS[subject], set(), 0, {}
-    matrix, arguments = plain(make()), candidates()
+    x = make()
+    matrix, arguments = plain(x).clone(), candidates()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, function, signature in walk():
             parameters = signature.parameters.values()
             required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.KEYWORD_ONLY)]
             optional = [p.name for p in parameters if p.default is not p.empty and p.name != "out"]
+            operand = make if name in IN_PLACE else lambda: x
             successes, handled = 0, function in _HANDLERS and subject == "rows"
             limit, enough = (300, 300) if handled else (COMBINATIONS, SUCCESSES)
             for makers in itertools.islice(itertools.product(arguments, repeat=len(required)), limit):
@@ -201,7 +205,7 @@ def test_every_function_gives_the_matrix_answer_or_refuses(subject):
                     continue
                 called += 1
                 try:
-                    answered = equal_or_refused(function, values, make, matrix, name)
+                    answered = equal_or_refused(function, values, operand(), matrix, name)
                 except Exception as error:
                     faults[name] = str(error)
                     continue
@@ -210,11 +214,12 @@ def test_every_function_gives_the_matrix_answer_or_refuses(subject):
                     equal.add(function)
                     for option, value in itertools.product(optional, OPTIONS):
                         try:
-                            equal_or_refused(function, values, make, matrix, name, {option: value})
+                            equal_or_refused(function, values, operand(), matrix, name, {option: value})
                         except Exception as error:
                             faults[f"{name}, {option}={value}"] = str(error)
     assert not faults
     assert called > 3000
+    assert torch.equal(plain(x), matrix), "a call changed its argument in place"
     if subject == "rows":
         forgotten = {f for f in _HANDLERS if f not in equal} - GRADIENT_ONLY - {torch.autograd.grad}
         by_rows_only = {"norm", "linalg_norm", "linalg_vector_norm"}  # with dim=1 alone: test_norms_and_topk
@@ -230,7 +235,9 @@ OPERATORS = (
 @pytest.mark.parametrize("name", OPERATORS.split())
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_operators_with_either_operand_give_the_matrix_answer_or_refuse(name, subject):
-    function, make = getattr(operator, name), SUBJECTS[subject]
+    function, x = getattr(operator, name), SUBJECTS[subject]()
+    matrix = plain(x).clone()
+    operand = SUBJECTS[subject] if f"__{name}__" in IN_PLACE else lambda: x
     others = [
         2,
         0,
@@ -240,7 +247,7 @@ def test_operators_with_either_operand_give_the_matrix_answer_or_refuse(name, su
         np.float32(0.5),
         np.int64(3),
         None,
-        make,
+        operand,
         block,
         column,
         lambda: column().float(),
@@ -254,7 +261,7 @@ def test_operators_with_either_operand_give_the_matrix_answer_or_refuse(name, su
         lambda: torch.tensor(2),
         lambda: torch.ones(N_ITEMS, 2, dtype=torch.float64),
         lambda: torch.ones(1, N_ITEMS),
-        lambda: column().expand_as(make()),
+        lambda: column().expand_as(x),
         lambda: column().to(torch.complex128),
     ]
     for other, swapped in itertools.product(others, (False, True)):
@@ -267,11 +274,11 @@ def test_operators_with_either_operand_give_the_matrix_answer_or_refuse(name, su
             return tuple(map(plain, pair(x, other, swapped)))
 
         try:
-            truth = function(*dense(plain(make())))
+            truth = function(*dense(matrix.clone()))
         except Exception:
             truth = None
         try:
-            found = function(*pair(make()))
+            found = function(*pair(operand()))
         except TypeError as error:
             assert truth is None or isinstance(truth, bool) or ".dense()" in str(error), f"{name} {other}: {error}"
             continue
@@ -280,6 +287,7 @@ def test_operators_with_either_operand_give_the_matrix_answer_or_refuse(name, su
             continue
         if truth is not None:
             assert_same(found, truth, f"{name} {other} {swapped}")
+    assert torch.equal(plain(x), matrix), "an operator changed its operand in place"
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
