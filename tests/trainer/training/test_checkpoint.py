@@ -283,7 +283,7 @@ def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatc
     monkeypatch.setattr(evaluate, "split_metrics", evaluated)
     assert main(begin(folder, run, "--epochs", "1", *(["--compare"] if when == "baseline" else []))) == code
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"mmssl-fast: interrupted; mmssl-fast train --resume {run} goes on"
+    assert said == f"mmssl-fast: interrupted; to resume: mmssl-fast train --resume {run}"
     assert not (run / "result.json").exists() and signal.getsignal(number) is before
     monkeypatch.undo()
     assert main(["train", "--resume", str(run)]) == 0 and (run / "result.json").exists()
@@ -299,7 +299,7 @@ def test_command_resumes_to_the_same_run(folder, whole, tmp_path, monkeypatch, c
     monkeypatch.undo()
     capsys.readouterr()
     assert main(["train", "--resume", str(run)]) == 0
-    assert "note: resumed from the state in epoch 2, after step 5 of 8" in capsys.readouterr().err
+    assert "note: resumed from the checkpoint written in epoch 2, after step 5 of 8" in capsys.readouterr().err
     assert same_model(whole, run) and len(list((run / "state").iterdir())) == 2
     lines = [[json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()] for one in (whole, run)]
     assert [(line["epoch"], line["losses"]) for line in lines[0]] == [
@@ -322,7 +322,10 @@ def test_full_disk_is_a_line_and_the_state_before_stays(data, tmp_path, monkeypa
         write_tensors(path, tensors, **advice)
 
     monkeypatch.setattr(state_file, "write_tensors", full)
-    with pytest.raises(InputError, match=r"No space left on device.*state after epoch 2 is kept; make room.*--resume"):
+    with pytest.raises(
+        InputError,
+        match=r"No space left on device.*checkpoint written after epoch 2 is kept; free some disk space.*--resume",
+    ):
         fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
     monkeypatch.undo()
     assert len(list((tmp_path / "state").iterdir())) == 4
@@ -358,7 +361,7 @@ def _no_space(tensors, path, metadata=None):
 def test_state_folder_that_cannot_be_written(data, tmp_path):
     config = configured(train__checkpoint_every=1)
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(InputError, match=r"state: cannot be written .*there is no earlier state"):
+    with pytest.raises(InputError, match=r"state: cannot be written .*there is no earlier checkpoint"):
         fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
     (tmp_path / "state").unlink()
     (tmp_path / "elsewhere").mkdir()
@@ -420,23 +423,23 @@ def test_other_configuration_is_refused(data, copied, values, part):
 def test_where_and_how_often_may_differ(data, copied):
     moved = configured(data__path="/elsewhere", train__checkpoint_every=7, train__threads=2)
     checkpoints = Checkpoints(copied, data, moved)
-    assert checkpoints.open() and any("1 threads then, 2 now" in note for note in checkpoints.notes())
+    assert checkpoints.open() and any("number of threads changes from 1 to 2" in note for note in checkpoints.notes())
 
 
 DAMAGES = {
-    "tensors cut": ("safetensors", lambda content: content[:-9], "was written as"),
-    "tensors empty": ("safetensors", lambda content: b"", "was written as"),
-    "a bit of a tensor": ("safetensors", lambda content: content[:-9] + b"\x55" + content[-8:], "sha256 differs"),
-    "a bit of a header": ("safetensors", lambda content: content[:40] + b"\x55" + content[41:], "sha256 differs"),
-    "JSON cut": ("json", lambda content: content[:-40], "cut off"),
-    "JSON empty": ("json", lambda content: b"", "cut off"),
-    "JSON of another kind": ("json", lambda content: b"[1, 2]", "cut off"),
+    "tensors cut": ("safetensors", lambda content: content[:-9], "bytes instead of"),
+    "tensors empty": ("safetensors", lambda content: b"", "bytes instead of"),
+    "a bit of a tensor": ("safetensors", lambda content: content[:-9] + b"\x55" + content[-8:], "sha256 is wrong"),
+    "a bit of a header": ("safetensors", lambda content: content[:40] + b"\x55" + content[41:], "sha256 is wrong"),
+    "JSON cut": ("json", lambda content: content[:-40], "truncated"),
+    "JSON empty": ("json", lambda content: b"", "truncated"),
+    "JSON of another kind": ("json", lambda content: b"[1, 2]", "truncated"),
     "not text": ("json", lambda content: b"\xff" + content, "cannot be read"),
-    "deep": ("json", lambda content: b"[" * 100_000, "cut off"),
-    "another number": ("json", lambda content: content.replace(b'"stale": 0', b'"stale": 7'), "sha256 differs"),
+    "deep": ("json", lambda content: b"[" * 100_000, "truncated"),
+    "another number": ("json", lambda content: content.replace(b'"stale": 0', b'"stale": 7'), "sha256 is wrong"),
     "another format": (
         "json",
-        lambda content: state_file._sealed(json.loads(content)["state"] | {"format": "9"}).encode(),
+        lambda content: state_file._with_checksum(json.loads(content)["state"] | {"format": "9"}).encode(),
         "its format is '9'",
     ),
 }
@@ -459,7 +462,7 @@ def test_state_that_points_elsewhere_is_refused(data, copied):
     newest = state_file.newest(copied / "state").with_suffix(".safetensors")
     shutil.move(newest, copied / "outside.safetensors")
     newest.symlink_to(copied / "outside.safetensors")
-    refused(copied, data, configured(), "no ordinary file")
+    refused(copied, data, configured(), "not a regular file")
     newest.unlink()
     refused(copied, data, configured(), "is missing")
 
@@ -472,9 +475,9 @@ def test_state_of_another_model_is_refused(data, copied):
     write_tensors(path.with_suffix(".safetensors"), state.tensors)
     state.body["tensors"] = {
         "bytes": path.with_suffix(".safetensors").stat().st_size,
-        "sha256": state_file._digest(path.with_suffix(".safetensors")),
+        "sha256": state_file._file_digest(path.with_suffix(".safetensors")),
     }
-    path.write_text(state_file._sealed(state.body))
+    path.write_text(state_file._with_checksum(state.body))
     with pytest.raises(InputError, match="does not fit this version"):
         resumed(copied, data, configured())
 
@@ -496,10 +499,10 @@ def test_tensor_of_another_shape_is_refused(data, copied, name, change):
     write_tensors(path.with_suffix(".safetensors"), state.tensors)
     state.body["tensors"] = {
         "bytes": path.with_suffix(".safetensors").stat().st_size,
-        "sha256": state_file._digest(path.with_suffix(".safetensors")),
+        "sha256": state_file._file_digest(path.with_suffix(".safetensors")),
     }
-    path.write_text(state_file._sealed(state.body))
-    with pytest.raises(InputError, match=r"does not fit this version: .*is "):
+    path.write_text(state_file._with_checksum(state.body))
+    with pytest.raises(InputError, match=r"cannot be used with this version \(.*(is|has) "):
         resumed(copied, data, configured())
 
 
@@ -518,7 +521,7 @@ def test_states_in_another_place_are_not_taken_for_none(folder, whole, tmp_path,
         elsewhere.mkdir()
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     assert main(["train", "--resume", str(run)]) == 2
-    assert "state: is a link or no folder" in capsys.readouterr().err
+    assert "state: must be a folder, not a link or a file" in capsys.readouterr().err
     assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
@@ -527,8 +530,8 @@ def test_states_in_another_place_are_not_taken_for_none(folder, whole, tmp_path,
     [
         (["--resume", "RUN", "--seed", "3"], ["train.seed was 0", "is 3 now"]),
         (["--resume", "RUN", "--set", "optimiser.lr=1.0"], ["optimiser.lr was 0.003", "is 1.0 now"]),
-        (["--resume", "RUN", "--out", "x"], ["--resume and --out"]),
-        (["--resume", "RUN", "--overwrite"], ["--resume and --overwrite"]),
+        (["--resume", "RUN", "--out", "x"], ["--resume cannot be used with --out"]),
+        (["--resume", "RUN", "--overwrite"], ["--resume cannot be used with --overwrite"]),
         (["--resume", "RUN"], ["is finished", "result.json"]),
         (["--resume", "/no/run"], ["/no/run", "config.toml"]),
     ],
@@ -552,7 +555,7 @@ def test_resume_before_the_first_state_starts_again(folder, whole, tmp_path, cap
     shutil.copy(whole / "config.toml", run)
     (run / "metrics.jsonl").write_text("{}\n")
     assert main(["train", "--resume", str(run)]) == 0
-    assert "no state was written yet: starting from the beginning" in capsys.readouterr().err
+    assert "the run has no checkpoint yet, so it starts from the beginning" in capsys.readouterr().err
     assert same_model(whole, run)
 
 
@@ -567,7 +570,7 @@ def test_run_that_another_process_is_at_is_refused(folder, whole, tmp_path, caps
         other.stdout.readline()
         for arguments in (["train", "--resume", str(run)], [*begin(folder, run), "--overwrite"]):
             assert main(arguments) == 2
-            assert "another process is at work on this run" in capsys.readouterr().err
+            assert "another process is using this run" in capsys.readouterr().err
         assert [path.name for path in run.iterdir()] == ["config.toml"]
         other.communicate("\n")
     open_files = len(os.listdir("/proc/self/fd"))
@@ -612,7 +615,7 @@ def test_state_is_never_written_with_what_is_not_finite(data, tmp_path):
                     self.model.items[3, 1] = np.inf
             return terms
 
-    with pytest.raises(NonFiniteLoss, match=r"system\.items became non-finite in epoch 1, by step 3 of"):
+    with pytest.raises(NonFiniteLoss, match=r"system\.items became non-finite in epoch 1, at or before step 3 of"):
         fit(data, config, system=Exploding(), checkpoints=EachStep(tmp_path, data, config))
     assert state_file.newest(tmp_path / "state").stem == "0000000002"
     tensors = state_file.read(state_file.newest(tmp_path / "state")).tensors
