@@ -228,7 +228,7 @@ IDS = {
     "negative": ("-1", "item"),
     "beyond 63 bits": ("9223372036854775808", "item"),
     "a number of a hundred digits": ("9" * 100, "item"),
-    "far apart": ("999999999999", "1000000000000 items of which 2 occur"),
+    "far apart": ("999999999999", "1000000000000 items, but only 2 occur"),
     "a fraction": ("1.0", "item"),
     "other digits": ("\u0663", "item"),
 }
