@@ -1,14 +1,14 @@
-"""The trainer behind the command ``mmssl-fast``, from Python.
+"""The Python interface of the trainer behind the command ``mmssl-fast``.
 
 >>> from mmssl_trainer import configure, evaluate, fit, load_data, recommend
->>> data = load_data()  # the embedded catalogue; load_data("path/to/folder") reads yours
+>>> data = load_data()  # the built-in synthetic data set; load_data("path/to/folder") reads your own
 >>> model = fit(data, configure({"model.system": "lightgcn", "train.epochs": 2}))
 >>> 0 < evaluate(model)["recall@20"] < 1
 True
 >>> recommend(model, users=[0], k=3).item.shape
 (3,)
 
-`save(model, path)` keeps a model, `load(path)` reads one, or that of a folder which `mmssl-fast train` wrote.
+`save(model, path)` writes a model to a file. `load(path)` reads such a file, or a run folder of `mmssl-fast train`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # late, so that `mmssl-fast --help` does not wait for torch
+    if name in __all__:  # imported on first use, so that `mmssl-fast --help` does not wait for torch
         from . import api
 
         return getattr(api, name)

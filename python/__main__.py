@@ -1,4 +1,4 @@
-"""``python -m mmssl_trainer`` is the command ``mmssl-fast``."""
+"""Makes ``python -m mmssl_trainer`` the same command as ``mmssl-fast``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a person imports from mmssl_trainer: from data to recommendations in a few calls."""
+"""The public functions of mmssl_trainer: configure, fit, evaluate and recommend. The other names are re-exported."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from .training.progress import Observer as Observer
 def configure(
     settings: Mapping[str, Any] | None = None, *, preset: str | None = None, file: str | Path | None = None
 ) -> Config:
-    """A configuration: the defaults, changed by a preset, by a TOML file, by settings, the later over the earlier.
+    """A configuration: the defaults, overridden by a preset, a TOML file and settings, in this order.
 
-    settings: {"section.key": value}, with the keys of docs and of `mmssl-fast train --set`. preset: a bundled name or a
-    TOML file. Raises InputError naming the key, and for an unknown one the nearest known.
+    settings: {"section.key": value}, with the keys of docs/configuration.md. preset: name of a bundled preset, or a
+    TOML file. Raises InputError that names the key; for an unknown key it suggests the closest existing one.
 
     >>> configure({"model.system": "lightgcn", "train.epochs": 5}).train.epochs
     5
@@ -40,10 +40,11 @@ def configure(
 
 
 def fit(dataset: Dataset, config: Config | None = None, observer: Observer | None = None) -> Model:
-    """Train config.model.system on the dataset: its best model by Recall@20 on the validation split.
+    """Train config.model.system on the dataset. Returns the model with the best Recall@20 on the validation split.
 
-    observer: told of every step and epoch. Nothing is written to disk; `mmssl-fast train` keeps a folder of a run that
-    can be resumed. Raises NonFiniteLoss, OutOfMemory, and InputError where data and configuration do not go together.
+    observer: receives a call after every step and epoch. Nothing is written to disk; `mmssl-fast train` writes a run
+    folder that can be resumed. Raises NonFiniteLoss, OutOfMemory, and InputError if the dataset does not suit the
+    configuration.
 
     >>> model = fit(load_data(), configure({"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096}))
     >>> len(model.epochs)
@@ -56,14 +57,15 @@ def fit(dataset: Dataset, config: Config | None = None, observer: Observer | Non
 def evaluate(
     model: Model, split: str = "test", ks: Sequence[int] = (10, 20, 50), mask_validation: bool = False
 ) -> dict[str, float]:
-    """Rank every item but the user's training items, and average over the users of a split.
+    """Ranking metrics of a model, averaged over the users of a split. All items except a user's training items are
+    ranked.
 
-    split: "test" or "val". ks: list lengths, each from 1 to the number of items. mask_validation: leave validation
-    items out too when testing. Returns {"recall@20": …} for recall, precision, ndcg, hit and mrr at every K, and
-    "users", the number averaged over.
+    split: "test" or "val". ks: list lengths, each from 1 to the number of items. mask_validation: also exclude the
+    validation items when testing. Returns {"recall@20": …} with recall, precision, ndcg, hit and mrr at every K, and
+    "users", the number of users.
     """
     if split not in ("test", "val"):
-        raise InputError(f"split = {split!r}: choose test or val")
+        raise InputError(f"split = {split!r}: must be test or val")
     check_list_lengths("ks", ks, model.interactions.n_items)
     return split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
 
@@ -71,10 +73,10 @@ def evaluate(
 def recommend(
     model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train"
 ) -> Recommendations:
-    """The k best items of each user by original ids, best first, those of `exclude` left out.
+    """The k best items of each user, best first, by original ids.
 
-    users: original ids; None: all. exclude: "train", or "all" for the interactions of every split. Raises InputError
-    naming the first unknown user.
+    users: original ids; None: all users. exclude: which interactions are excluded, those of "train", or "all" for those
+    of every split. Raises InputError that names the first unknown user.
     """
     chunks = list(_recommend.recommend(model, users, k, exclude))
     return Recommendations(*(np.concatenate(column) for column in zip(*chunks, strict=True)))

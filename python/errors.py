@@ -1,4 +1,4 @@
-"""What ends a command with one line instead of a traceback."""
+"""The exceptions that end a command with a one-line message, and helpers for such messages."""
 
 import json
 import re
@@ -11,10 +11,10 @@ _LONGEST = 600
 
 
 class InputError(Exception):
-    """A mistake in what the user gave: a file, a folder, an option, a configuration key.
+    """Invalid input: a file, a folder, an option or a configuration key.
 
-    The message is one line (control characters and line breaks become spaces, anything beyond 600 characters is cut)
-    that names the file, key or row and says what to do. The command line prints it on stderr and exits with code 2.
+    The message names the file, key or row, and says what to do. It is one line: control characters and line breaks
+    become spaces, and it is cut after 600 characters. The command line prints it on stderr and exits with code 2.
     """
 
     def __init__(self, message):
@@ -23,7 +23,7 @@ class InputError(Exception):
 
 
 def shown(value, longest=60):
-    """How a message quotes what a file holds: at most `longest` characters, never the inside of a nested structure."""
+    """A value from a file as text for a message: at most `longest` characters; only the type of a nested structure."""
     if isinstance(value, (str, bytes)):
         text = repr(value[: longest + 1])
     elif isinstance(value, int) and value.bit_length() > 200:
@@ -36,35 +36,35 @@ def shown(value, longest=60):
 
 
 class OutOfMemory(RuntimeError):
-    """A run could not go on for want of memory, not even with smaller tiles. The message names the place and the plan's
-    figures."""
+    """The memory was not sufficient, even with smaller tiles. The message names the step and the memory estimate."""
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss term, a parameter or an embedding became NaN or infinite; names it, the epoch and the step."""
+    """A loss term, a parameter or an embedding became NaN or infinite. The message names it, the epoch and the step."""
 
 
 class WorkerFailed(RuntimeError):
-    """A worker process failed unexpectedly; what it printed says how."""
+    """A worker process failed unexpectedly. Its output has the reason."""
 
 
 def install_command(extra: str) -> str:
-    """How to install mmssl_fast with an extra: from the checkout or wheel that it came from, where that is still there.
+    """The command that installs mmssl_fast with an extra, from the checkout or wheel that it was installed from.
 
-    Never by its name alone, which no package index knows: whoever registered it there would be installed.
+    It never uses the name alone. No package index has a package of this name, and if somebody registered one, the
+    command would install that.
     """
     try:
         text = metadata.distribution("mmssl_fast").read_text("direct_url.json")
-        place = urlsplit(json.loads(text or "{}").get("url", ""))
+        url = urlsplit(json.loads(text or "{}").get("url", ""))
     except (metadata.PackageNotFoundError, ValueError, AttributeError):
-        place = urlsplit("")
-    path = Path(unquote(place.path))
-    if place.scheme == "file" and path.exists():
+        url = urlsplit("")
+    path = Path(unquote(url.path))
+    if url.scheme == "file" and path.exists():
         return f'pip install "{path}[{extra}]"'
     return f'in the folder of the mmssl_fast checkout: pip install ".[{extra}]"'
 
 
-_WORDS = (
+_OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
     "cannot allocate memory",
@@ -75,31 +75,31 @@ _WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch's CPU and CUDA allocators, C++ and NumPy say so in their own ways."""
-    said = str(error).lower()
+    """Whether the error is a failed allocation. The allocators of torch, C++ and NumPy have different messages."""
+    message = str(error).lower()
     return isinstance(error, (MemoryError, OutOfMemory)) or (
-        isinstance(error, (RuntimeError, OSError)) and any(word in said for word in _WORDS)
+        isinstance(error, (RuntimeError, OSError)) and any(phrase in message for phrase in _OUT_OF_MEMORY)
     )
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, its class where it has none."""
+    """The first line of the message of an error, or its class if the message is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def as_user_error(error: Exception) -> Exception | None:
-    """The error that says in one line what an allocator or the system raised; None for any other error."""
+    """The one-line error for a failed allocation or a file error of the operating system; None for other errors."""
     if isinstance(error, OutOfMemory):
         return error
     if is_out_of_memory(error):
-        return OutOfMemory(f"out of memory ({first_line(error)}); free some")
-    if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder that nobody may enter
+        return OutOfMemory(f"out of memory ({first_line(error)}); free some memory")
+    if isinstance(error, OSError) and error.filename is not None:  # for example, a name that is too long
         return InputError(f"{error.filename}: {error.strerror}; check the name and its permissions")
     return None
 
 
 class Interrupted(Exception):
-    """A signal ended the run after a whole step; `signal` is its number. The message says how to go on."""
+    """A signal ended the command. signal: its number. The message says how to continue."""
 
     def __init__(self, message, signal):
         super().__init__(message)

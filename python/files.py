@@ -1,4 +1,4 @@
-"""Files that are either there, whole, or not there at all, and folders that one process has for itself."""
+"""Writing files and folders atomically, and locking folders."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .errors import InputError
 
 
 @contextmanager
-def replacing(path: Path, advice: str = "choose another place") -> Iterator[Path]:
-    """A temporary path beside `path` to write to; on leaving, it is flushed to disk and takes `path`'s place.
+def replacing(path: Path, advice: str = "choose another folder") -> Iterator[Path]:
+    """Context manager: yields a temporary path in the same folder. At the end, this file is flushed to disk and
+    replaces `path`.
 
-    The folder is flushed too, so a file that was there before a loss of power is there after it, old or new. An
-    exception inside leaves `path` as it was and removes the temporary file. Raises InputError, which ends with the
-    advice, where the folder cannot be written or the disk is full.
+    The folder is flushed as well, so that after a power failure either the old or the new file exists. After an
+    exception, `path` is unchanged and the temporary file is removed. Raises InputError with this advice if the file
+    cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
             yield temporary
             with open(temporary, "rb+") as file:
-                os.fchmod(file.fileno(), _file_mode())  # some writers make private files
+                os.fchmod(file.fileno(), _file_mode())  # some libraries create files that only the owner can read
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _flush_folder(path.parent)
@@ -46,14 +47,14 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _file_mode() -> int:
-    """The permissions an ordinary new file gets."""
+    """The permissions of an ordinary new file."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
 
 
 def write_text(path: Path, text: str, **advice: str) -> None:
-    """`text` as UTF-8 at `path`, whole or not at all."""
+    """Write text as UTF-8, atomically."""
     write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), **advice)
 
 
@@ -61,55 +62,54 @@ HEADER = "header"
 
 
 def write_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None, **advice: str) -> None:
-    """{name: contiguous CPU tensor} as safetensors at `path`, whole or not at all.
+    """Write {name: contiguous CPU tensor} as safetensors, atomically.
 
-    The same tensors and metadata give the same bytes. `read_header` reads the metadata.
+    The same tensors and metadata result in the same bytes. `read_header` reads the metadata.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     def write(temporary: Path) -> None:
         try:
-            # safetensors writes several keys of metadata in an order that changes from call to call
+            # A single key, because safetensors writes several keys in an order that changes from call to call.
             save_file(tensors, temporary, metadata and {HEADER: json.dumps(metadata, sort_keys=True)})
-        except SafetensorError as error:  # how the library passes a full disk on
+        except SafetensorError as error:  # the library raises this if the disk is full
             raise OSError(str(error)) from None
 
     write_with(path, write, **advice)
 
 
-def read_header(found: dict[str, str] | None) -> dict[str, str]:
-    """The metadata that write_tensors was given, from what the file has; earlier versions wrote its keys one by one."""
-    if not found or HEADER not in found:
-        return found or {}
+def read_header(metadata: dict[str, str] | None) -> dict[str, str]:
+    """The metadata passed to write_tensors, from the metadata of the file. Earlier versions wrote one key per entry."""
+    if not metadata or HEADER not in metadata:
+        return metadata or {}
     try:
-        header = json.loads(found[HEADER])
+        header = json.loads(metadata[HEADER])
         return {str(key): str(value) for key, value in header.items()}
     except (ValueError, AttributeError, RecursionError):
         return {}
 
 
 def write_with(path: Path, write: Callable[[Path], object], **advice: str) -> None:
-    """What write(temporary path) writes, at `path`, whole or not at all."""
+    """Write a file atomically. write: writes the file at the path that it receives."""
     with replacing(path, **advice) as temporary:
         write(temporary)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` to fill; on leaving, it takes the place of `path`, which must not exist or be an
-    empty folder.
+    """Context manager: yields a temporary folder, which becomes `path` at the end.
 
-    An exception inside removes it and leaves `path` as it was. Raises InputError where `path` holds anything, and where
-    it cannot be written.
+    `path` must be an empty folder or not exist. After an exception it is unchanged. Raises InputError if `path` is not
+    empty or cannot be written.
     """
     temporary = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}.tmp")
     try:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; give a new folder")
-        there = sorted(os.listdir(path)) if path.exists() else []
-        if there:
-            raise InputError(f"{path}: is not empty, it holds {there[0]}; give a new folder")
+        entries = sorted(os.listdir(path)) if path.exists() else []
+        if entries:
+            raise InputError(f"{path}: is not empty, it contains {entries[0]}; give a new folder")
         temporary.mkdir(parents=True)
         try:
             yield temporary
@@ -121,18 +121,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from None
 
 
-_locked: dict[tuple[int, int], int] = {}  # device and inode of a folder → descriptor, whose lock ends with the process
+_locked: dict[tuple[int, int], int] = {}  # device and inode of a folder → file descriptor that has the lock
 
 
-def lock(folder: Path, refusal: str) -> None:
-    """Keep other processes from this folder until `unlock` or the end of this process, where the file system has locks.
+def lock(folder: Path, message: str) -> None:
+    """Lock a folder against other processes until `unlock` or the end of this process.
 
-    The lock is on the folder itself and leaves no file. Raises InputError, which says the refusal, where another
-    process has it.
-    """
+    The lock is on the folder itself and needs no file. File systems without locks are not locked. Raises InputError
+    with this message if another process has locked the folder."""
     handle = os.open(folder, os.O_RDONLY)
     key = _key(handle)
     try:
@@ -140,7 +139,7 @@ def lock(folder: Path, refusal: str) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _locked[key], handle = handle, -1
     except BlockingIOError:
-        raise InputError(refusal) from None
+        raise InputError(message) from None
     except OSError:
         pass
     finally:
@@ -149,7 +148,7 @@ def lock(folder: Path, refusal: str) -> None:
 
 
 def unlock(folder: Path) -> None:
-    """Let other processes have the folder; nothing where this one has not locked it."""
+    """Release the lock of a folder, if this process has one."""
     handle = os.open(folder, os.O_RDONLY)
     key = _key(handle)
     os.close(handle)

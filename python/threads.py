@@ -1,7 +1,7 @@
-"""How many threads a process uses, and how they wait for one another.
+"""The number of threads of a process, and whether waiting threads spin or sleep. See docs/threads.md.
 
-torch's OpenMP runtime reads both from the environment while torch is being imported. So this module imports neither
-torch nor NumPy, and `configure` comes before them:
+The OpenMP runtime reads both from the environment when torch is imported. Therefore this module imports neither torch
+nor NumPy, and `configure` must be called before torch is imported:
 
     from mmssl_trainer import threads
     threads.configure()
@@ -18,33 +18,33 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-WINDOW = 0.1  # seconds between two looks at the processors; the kernel counts in steps of 0.01
-IDLE = 0.25  # of a processor: what a desktop and this look itself use
+WINDOW = 0.1  # seconds over which the load is measured; the kernel counts in steps of 0.01 s
+IDLE = 0.25  # processors that may be busy on an idle machine, with a desktop and this measurement
 
 
 def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> str:
-    """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and those that it starts, before torch is imported.
+    """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and its child processes, before torch is imported.
 
-    What the user has set stays: OMP_NUM_THREADS, and OMP_WAIT_POLICY or another runtime's setting of the same kind.
-    Otherwise the number is `choose()`. Threads that wait for others sleep at once, unless all processors are idle now
-    and this process may use them all: spinning first then saves the time of waking them.
+    Settings of the user are not changed: OMP_NUM_THREADS, and the variables in WAIT_SETTINGS. Otherwise the number of
+    threads is `choose()`. Waiting threads sleep immediately, unless all processors are idle and this process may use
+    all of them. In that case they spin first, which saves the time of waking them.
 
     Args:
-        jobs: processes among which the threads are divided, at least one each.
-        environ: the environment to change.
+        jobs: number of processes among which the threads are divided. Each gets at least one.
+        environ: environment to change.
 
     Returns:
-        One sentence if fewer threads were chosen because other work keeps processors busy, otherwise "".
+        A sentence if fewer threads were chosen because of other load, otherwise "".
     """
-    note, asked = "", _first_number(environ.get("OMP_NUM_THREADS", ""))
+    note, threads = "", _first_number(environ.get("OMP_NUM_THREADS", ""))
     busy = busy_processors(_affinity())
     if not environ.get("OMP_NUM_THREADS"):
-        most, asked = available(), choose(busy)
-        if asked < most:
-            note = f"{asked} of {most} threads, since other work keeps processors busy; --threads sets another number"
-        environ["OMP_NUM_THREADS"] = str(max(1, asked // jobs))
-    elif jobs > 1 and asked:
-        environ["OMP_NUM_THREADS"] = str(max(1, asked // jobs))
+        most, threads = available(), choose(busy)
+        if threads < most:
+            note = f"using {threads} of {most} processors, because others are busy; to change this, give --threads"
+        environ["OMP_NUM_THREADS"] = str(max(1, threads // jobs))
+    elif jobs > 1 and threads:
+        environ["OMP_NUM_THREADS"] = str(max(1, threads // jobs))
     shared = jobs > 1 or busy >= IDLE or available() < len(_affinity())
     if shared and not any(environ.get(name) for name in WAIT_SETTINGS):
         environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -52,17 +52,17 @@ def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> 
 
 
 def choose(busy: float | None = None) -> int:
-    """The number of threads for a new process: `available()`, or its fair share of busy processors.
+    """The number of threads for a new process: `available()`, or fewer if processors are busy.
 
-    With n processors of which t are busy, a process of n threads gets n² / (n + t) of them, and more threads than that
-    mostly wait for one another. Two are used nevertheless: on busy processors they have been faster than one, for the
-    same processor time, because the scheduler divides time among threads.
+    If t of n processors are busy, a process with n threads gets the time of n² / (n + t) processors. More threads than
+    that would mostly wait for each other. At least two are used, because on busy processors two threads were faster
+    than one: the scheduler divides the time among threads.
 
-    The number of busy processors is the smaller of those that are busy now and the load average of the last minute, so
-    that neither the last second of a compiler nor a host's other processors take threads from a run of hours.
+    t is the minimum of the processors that are busy now and the load average of the last minute. Thus a short load does
+    not reduce the number of threads of a long run, and neither do other processors of the host of a container.
 
     Args:
-        busy: processors that are busy now, by default `busy_processors` of the affinity.
+        busy: number of processors that are busy now. Default: `busy_processors` of the affinity.
     """
     affinity = _affinity()
     busy = busy_processors(affinity) if busy is None else busy
@@ -71,28 +71,27 @@ def choose(busy: float | None = None) -> int:
 
 
 def available(root: Path = Path("/")) -> int:
-    """Processors that this process may use: those of its affinity, or fewer if a cgroup grants less time.
+    """The number of processors that this process may use: those of its affinity, or fewer with a cgroup quota.
 
-    A quota of 1.5 processors makes 1: the kernel stops all threads of a group that has used up its time.
+    A quota of 1.5 processors counts as 1, because the kernel stops all threads of a group that has used up its time.
     """
     return max(1, min(len(_affinity()), math.floor(min(cgroup_quota(root), 1 << 20))))
 
 
 def cgroup_quota(root: Path = Path("/")) -> float:
-    """Processors' worth of time that the process's control groups grant, inf without a limit.
+    """The CPU quota of the cgroups of this process in processors, inf without a limit. Both versions are supported.
 
-    Both versions of cgroups are read. Groups are nested, and the tightest on the path from the process's own to the
-    mounted root applies.
+    Groups are nested. The smallest quota from the group of the process up to the mounted root applies.
     """
     return min((_group_quota(folder) for folder in _group_folders(root)), default=math.inf)
 
 
 def busy_processors(processors: set[int], root: Path = Path("/"), window: float = WINDOW) -> float:
-    """How many of the processors others keep busy, by two looks at /proc/stat; 0 where there is no such file.
+    """How many of the processors are busy, measured from /proc/stat over a short time. 0 if there is no such file.
 
-    Time at low priority (nice) counts as idle, time that a hypervisor gave to others (steal) as busy. Pressure stall
-    information would not do: two spinning processes on two processors make nobody wait until a third one comes.
-    """
+    Time at low priority (nice) counts as idle, and time that the hypervisor gave to other machines (steal) as busy.
+    Pressure stall information is not suitable: it stays at 0 until more processes want to run than there are
+    processors."""
     before = _processor_times(root)
     time.sleep(window)
     after = _processor_times(root)
@@ -117,14 +116,14 @@ def _load_average() -> float:
 
 
 def _first_number(text: str) -> int:
-    """Of OMP_NUM_THREADS, which may be a list of one number a nesting level; 0 if it is none."""
+    """The first number of OMP_NUM_THREADS, which may be a list with a number per nesting level. 0 if it is invalid."""
     number = text.partition(",")[0].strip()
     return int(number) if number.isdecimal() else 0
 
 
 def _group_folders(root: Path) -> Iterator[Path]:
-    """The folders of the process's groups and of those above them that this process can see."""
-    paths = {}  # of this process's group, by controller; "" is the one tree of version 2
+    """The folders of the cgroups of this process and of their parents, as far as they are visible."""
+    paths = {}  # path of the group by controller; "" is the unified hierarchy of version 2
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         paths |= dict.fromkeys(controllers.split(","), path)
@@ -138,7 +137,7 @@ def _group_folders(root: Path) -> Iterator[Path]:
         mounted = root / point.lstrip("/")
         yield mounted
         path = Path(paths[controller])
-        # In a container the mount may begin at the container's own group, or the group may be outside of the mount.
+        # In a container, the mount may start at the group of the container, or the group may be outside the mount.
         inside = path.relative_to(top) if path.is_relative_to(top) else Path()
         for part in inside.parts if ".." not in inside.parts else ():
             mounted = mounted / part
@@ -146,18 +145,18 @@ def _group_folders(root: Path) -> Iterator[Path]:
 
 
 def _group_quota(folder: Path) -> float:
-    """The limit of one group; inf if it has none."""
+    """The quota of a group in processors; inf without a limit."""
     version_2 = " ".join(_lines(folder / "cpu.max"))
     version_1 = " ".join(_lines(folder / "cpu.cfs_quota_us") + _lines(folder / "cpu.cfs_period_us"))
     for text in (version_2, version_1):
-        if match := re.fullmatch(r"(\d+) (\d+)", text):  # without a limit the first is "max" or -1
+        if match := re.fullmatch(r"(\d+) (\d+)", text):  # without a limit, the first field is "max" or -1
             quota, period = map(int, match.groups())
             return quota / period if period else math.inf
     return math.inf
 
 
 def _processor_times(root: Path) -> dict[int, tuple[int, int]]:
-    """{processor: (ticks since boot, of them idle)}."""
+    """{processor: (ticks since boot, idle ticks)}."""
     times = {}
     for line in _lines(root / "proc/stat"):
         if match := re.match(r"cpu(\d+) (.*)", line):

@@ -57,7 +57,7 @@ def test_mistakes_name_the_key():
         configure({"model.dims": 8})
     with pytest.raises(InputError, match=r"settings: train.batch = 'many'"):
         configure({"train.batch": "many"})
-    with pytest.raises(InputError, match="split = 'tests': choose test or val"):
+    with pytest.raises(InputError, match="split = 'tests': must be test or val"):
         evaluate(None, "tests")
 
 

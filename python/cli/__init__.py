@@ -1,1 +1,1 @@
-"""The command mmssl-fast: one file for each command, app.py with their table, options.py with what several take."""
+"""The command mmssl-fast, with one file for each command. app.py lists the commands; options.py has shared options."""

@@ -1,6 +1,6 @@
-"""The command line: every command, in the order in which --help lists them.
+"""The command line: all commands, in the order in which --help lists them.
 
-A command imports torch, and what needs it, when it runs: --help and a misspelt option answer at once.
+Each command imports torch, and modules that need it, only when it runs, so that --help does not wait for torch.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at data before training on it.")
+data_app = typer.Typer(help="Check or convert data.")
 
 
 @app.callback(invoke_without_command=True)
-def whole(
+def mmssl_fast(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"mmssl-fast {installed_version('mmssl_fast')}")

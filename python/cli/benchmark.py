@@ -1,4 +1,4 @@
-"""mmssl-fast benchmark."""
+"""mmssl-fast benchmark: measure the kernels in a source checkout, or estimate the cost of a training step."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ from ..errors import InputError, install_command
 
 def benchmark(
     context: typer.Context,
-    checkout: Annotated[Path, typer.Option(help="A source checkout of mmssl_fast.")] = Path("."),
-    save: Annotated[Path | None, typer.Option(help="Keep what was measured in this JSON file.")] = None,
-    against: Annotated[Path | None, typer.Option(help="An earlier --save of this machine, to compare with.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Measure nothing: reckon a catalogue's step.")] = False,
-    users: Annotated[float, typer.Option(help="With --plan: users, such as 1e6.")] = 1e6,
-    items: Annotated[float, typer.Option(help="With --plan: items.")] = 1e6,
-    interactions: Annotated[float, typer.Option(help="With --plan: interactions.")] = 2e7,
-    widths: Annotated[str, typer.Option(help="With --plan: widths of the modalities' features.")] = "128,64",
+    checkout: Annotated[Path, typer.Option(help="Source checkout of mmssl_fast.")] = Path("."),
+    save: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with this file, which --save wrote on the same machine.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a plot of the results.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Estimate instead of measuring.")] = False,
+    users: Annotated[float, typer.Option(help="With --plan: number of users, such as 1e6.")] = 1e6,
+    items: Annotated[float, typer.Option(help="With --plan: number of items.")] = 1e6,
+    interactions: Annotated[float, typer.Option(help="With --plan: number of interactions.")] = 2e7,
+    widths: Annotated[str, typer.Option(help="With --plan: feature columns of each modality.")] = "128,64",
     hidden: Annotated[int, typer.Option(help="With --plan: width of the discriminator's first layer.")] = 512,
     device: Annotated[str, typer.Option(help="With --plan: h100, h200, a100, or cpu for this machine.")] = "h100",
-    memory: Annotated[str | None, typer.Option(help="With --plan: memory to fit it in, such as 40GiB.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="With --plan: memory limit, such as 40GiB. [default: memory of the device]", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Measure the kernels with pytest-benchmark, in a source checkout, and show how they compare with their peers;
-    further arguments go to pytest. With --plan, reckon instead."""
+    """Run the benchmarks of a source checkout and compare each kernel with plain PyTorch and other libraries. Further
+    arguments are passed to pytest. With --plan, estimate the memory and time of a training step instead."""
     if plan:
         _show_plan(users, items, interactions, widths, hidden, device, memory)
         return
@@ -40,14 +47,14 @@ def benchmark(
 
     earlier = None if against is None else benchmarks.read(against)
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "benchmarks.json"
-        code = run_benchmarks(checkout, [f"--benchmark-json={found}", *context.args])
-        if not found.exists() or not found.stat().st_size:
+        results = Path(folder) / "benchmarks.json"
+        code = run_benchmarks(checkout, [f"--benchmark-json={results}", *context.args])
+        if not results.exists() or not results.stat().st_size:
             raise typer.Exit(code)
-        rows = benchmarks.read(found)
+        rows = benchmarks.read(results)
         if save is not None:
             with replacing(save) as temporary:
-                temporary.write_bytes(found.read_bytes())
+                temporary.write_bytes(results.read_bytes())
     if earlier is not None:
         benchmarks.check_same_machine(rows, earlier, against)
     if any("ratio" in row for row in rows):
@@ -69,29 +76,31 @@ def _show_plan(
     try:
         counts = [int(n) for n in (users, items, interactions, hidden)]
         modalities = tuple(int(width) for width in widths.split(",")) if widths else ()
-        allowed = None if memory is None else parse_bytes(memory)
+        limit = None if memory is None else parse_bytes(memory)
     except (ValueError, OverflowError) as error:
         raise InputError(f"benchmark --plan: {error}") from None
     if min(*counts, *modalities) < 1:
         raise InputError(f"benchmark --plan: sizes must be positive, got {counts} and widths {list(modalities)}")
     if counts[2] > counts[0] * counts[1]:
         raise InputError(
-            f"benchmark --plan: {counts[2]:,} interactions are more than the {counts[0] * counts[1]:,} pairs of "
-            f"{counts[0]:,} users and {counts[1]:,} items; give fewer --interactions"
+            f"benchmark --plan: {counts[2]:,} interactions are more than the {counts[0] * counts[1]:,} possible pairs "
+            f"of {counts[0]:,} users and {counts[1]:,} items; reduce --interactions"
         )
     sizes = Sizes(*counts[:3], modalities, hidden=(hidden, max(1, hidden // 2)))
-    shown, sentences = cost.table(sizes, device, allowed)
-    OUT.print(shown)
+    stages, sentences = cost.table(sizes, device, limit)
+    OUT.print(stages)
     for sentence in sentences:
         OUT.print(sentence)
 
 
 def run_benchmarks(checkout: Path, arguments: list[str]) -> int:
-    """Run pytest-benchmark on a checkout's benchmarks/ and return pytest's exit code. Raises InputError where the
-    checkout, pytest or pytest-benchmark is missing."""
+    """Run the benchmarks of a checkout with pytest-benchmark and return the exit code of pytest.
+
+    Raises InputError if the checkout, pytest or pytest-benchmark is missing.
+    """
     if not (checkout / "benchmarks").is_dir() or not (checkout / "pyproject.toml").is_file():
         raise InputError(
-            f"{checkout.resolve()}: holds no benchmarks; run this in a source checkout of mmssl_fast, or name one with "
+            f"{checkout.resolve()}: contains no benchmarks; run this in a source checkout of mmssl_fast, or set "
             "--checkout"
         )
     for module, package in (("pytest", "pytest"), ("pytest_benchmark", "pytest-benchmark")):

@@ -1,4 +1,4 @@
-"""mmssl-fast data convert: other projects' layouts, as a folder that train reads."""
+"""mmssl-fast data convert: convert data from the layouts of other projects."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..errors import InputError
 
 
 def data_convert(
-    source: Annotated[Path, typer.Argument(help="A folder, or a table of interactions.")],
-    destination: Annotated[Path, typer.Argument(help="The new folder.")],
+    source: Annotated[Path, typer.Argument(help="Folder with the data, or an interaction table.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to create.")],
     user: Annotated[
-        str | None, typer.Option(help="The table's column of users. [default: known by its name]", show_default=False)
+        str | None, typer.Option(help="Column with the user ids. [default: detected by its name]", show_default=False)
     ] = None,
     item: Annotated[
-        str | None, typer.Option(help="The table's column of items. [default: known by its name]", show_default=False)
+        str | None, typer.Option(help="Column with the item ids. [default: detected by its name]", show_default=False)
     ] = None,
-    table: Annotated[str, typer.Option(help="parquet or csv.")] = "parquet",
+    table: Annotated[str, typer.Option(help="Format of the tables to write: parquet or csv.")] = "parquet",
 ) -> None:
-    """Write data in another project's layout as a folder that train reads, ids, features and splits kept: RecBole's
-    atomic files, LightGCN's text, MMGCN's and ChaoRec's .npy, SSLRec's pickles, MovieLens' and Amazon's ratings, and
-    Parquet with a list of items a row."""
+    """Convert data from the layout of another project to a folder that train can read. Ids, features and splits are
+    kept. Supported: atomic files of RecBole, text files of LightGCN, .npy files of MMGCN and ChaoRec, pickles of
+    SSLRec, ratings of MovieLens and Amazon, and Parquet with one list of items per row."""
     from ..console import output
     from ..data.convert import convert
 
@@ -39,4 +39,4 @@ def data_convert(
     )
     for note in data.notes:
         output.OUT.print(f"note: {note}", markup=False)
-    output.OUT.print(f"mmssl-fast data check {destination} says more", markup=False)
+    output.OUT.print(f"for details: mmssl-fast data check {destination}", markup=False)

@@ -1,4 +1,4 @@
-"""mmssl-fast doctor."""
+"""mmssl-fast doctor: show the installation."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ PACKAGES = (
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what is installed, what was built and what would run where."""
+    """Show the installed packages, how mmssl_fast was built, and the devices that each op supports."""
     from ..console import output
 
     findings, problems = examine()
     if as_json:
         print(json.dumps({**findings, "problems": problems}, indent=2))
     else:
-        for one in _tables(findings):
-            output.OUT.print(one)
+        for table in _tables(findings):
+            output.OUT.print(table)
     for problem in problems:
         output.ERR.print(f"problem: {problem}", markup=False)
     if problems:
@@ -50,8 +50,10 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
-    """(findings by name, with backends() under "ops"; problems as sentences). Importing mmssl_fast is part of the
-    examination: an import that fails is a problem, and "ops" is then missing."""
+    """(findings by name, with backends() under "ops"; problems as sentences).
+
+    If mmssl_fast cannot be imported, that is one of the problems, and "ops" is missing.
+    """
     findings: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     problems = []
     for name in PACKAGES:
@@ -72,14 +74,16 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "instruction sets built": ", ".join(built["isa_levels"]),
         "instruction set in use": built["isa"],
         "CUDA in the build": ", ".join(built["cuda_archs"]) if built["cuda"] else f"no: {built['cuda_note']}",
-        "threads": f"{torch.get_num_threads()} of {threads.available()} processors that this process may use",
-        "threads wait": ", ".join(f"{name}={os.environ[name]}" for name in threads.WAIT_SETTINGS if name in os.environ)
-        or "as the OpenMP runtime chooses",
-        "GPU": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use",
+        "threads": f"{torch.get_num_threads()} on {threads.available()} available processors",
+        "waiting threads": ", ".join(
+            f"{name}={os.environ[name]}" for name in threads.WAIT_SETTINGS if name in os.environ
+        )
+        or "default of the OpenMP runtime",
+        "GPU": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none available to torch",
     }
     findings["ops"] = mmssl_fast.backends()
     if torch.cuda.is_available() and not built["cuda"]:
-        problems.append(f"torch has a GPU, but mmssl_fast was built without CUDA: {built['cuda_note']}")
+        problems.append(f"torch can use a GPU, but mmssl_fast was built without CUDA: {built['cuda_note']}")
     return findings, problems
 
 
@@ -99,6 +103,6 @@ def _tables(findings: dict[str, Any]) -> list[Table]:
     if ops:
         columns = ["equation", "cpu", "cuda"]
         tables.append(
-            table("ops", ["op", *columns], [[name, *(op[one] for one in columns)] for name, op in ops.items()])
+            table("ops", ["op", *columns], [[name, *(op[column] for column in columns)] for name, op in ops.items()])
         )
     return tables

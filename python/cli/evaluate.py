@@ -1,4 +1,4 @@
-"""mmssl-fast evaluate."""
+"""mmssl-fast evaluate: test a trained model again, with other list lengths or on cold items."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from .options import JsonOption, RunPath
 
 def evaluate(
     run: RunPath,
-    split: Annotated[Literal["test", "val"], typer.Option(help="Which split to test on.")] = "test",
+    split: Annotated[Literal["test", "val"], typer.Option(help="Split to evaluate on.")] = "test",
     k: Annotated[
         list[int] | None,
         typer.Option(
             "--k",
-            help="A list length, from 1 to the number of items; may be repeated. [default: 10, 20, 50]",
+            help="List length K, from 1 to the number of items. May be given several times. [default: 10, 20, 50]",
             show_default=False,
         ),
     ] = None,
-    mask_validation: Annotated[bool, typer.Option(help="Leave validation items out when testing.")] = False,
+    mask_validation: Annotated[
+        bool, typer.Option(help="Exclude validation items from the ranking on the test set.")
+    ] = False,
     cold: Annotated[
         bool,
         typer.Option(
             "--cold",
-            help="Rank only items without training interactions, by their "
-            "features alone, for the users who have one in the split.",
+            help="Rank only items without training interactions, by their features, for users with such an item in "
+            "the split.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Rank every item for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
+    """Rank all items for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
     from ..api import evaluate as evaluate_model
     from ..api import load
     from ..config.names import title as title_of
@@ -53,7 +55,7 @@ def evaluate(
         metrics = evaluate_model(model, split, ks, mask_validation)
         groups = breakdown(model.users, model.items, model.interactions, split, ks, mask_validation)
     if not metrics["users"]:
-        raise InputError(f"{run}: its data has no {split} interactions")
+        raise InputError(f"{run}: the data has no {split} interactions")
     if note := unfinished(run):
         output.ERR.print(f"note: {note}", markup=False)
     if as_json:
@@ -61,7 +63,7 @@ def evaluate(
     else:
         system = title_of(model.metadata.get("system", ""))
         title = f"{system} on {model.interactions.name}, {split}: {metrics['users']:,} users"
-        title += f", {metrics['candidates']} cold items alone ranked" if cold else ""
+        title += f", only the {metrics['candidates']} cold items ranked" if cold else ""
         output.OUT.print(tables.metrics_table(title, metrics))
         if groups:
             output.OUT.print(tables.breakdown_table(groups))

@@ -1,46 +1,124 @@
-"""Options that several commands take, and the configuration that a command's options make."""
+"""Command-line options that several commands share, and the configuration that a command's options result in."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ..config.names import LAYOUTS
+from ..config.names import LAYOUTS, SYSTEMS
 from ..errors import InputError
 
-DataOption = Annotated[str | None, typer.Option(help="Folder with the data; without it the embedded catalogue.")]
-LayoutOption = Annotated[str | None, typer.Option(help=f"{', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="Configuration in TOML.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; 0: OMP_NUM_THREADS or the free processors.")]
-EpochsOption = Annotated[int | None, typer.Option(min=1, help="At most so many epochs a run.")]
+Flags = dict[str, tuple[Any, str]]  # "section.key" → (value or None, name of the option)
+
+
+class ConfigKeyOption(NamedTuple):
+    """An option that sets one key of the configuration."""
+
+    key: str
+    kind: Any
+    help: str
+
+
+def _text(key: str, text: str) -> ConfigKeyOption:
+    return ConfigKeyOption(key, str | None, text)
+
+
+# By parameter name: min_rating is the option --min-rating. Not given, an option leaves its key as it is.
+CONFIG_KEY_OPTIONS = {
+    "data": _text("data.path", "Folder with the data. [default: the built-in synthetic data set]"),
+    "layout": _text("data.layout", f"Layout of the data folder: {', '.join(LAYOUTS)}. [default: auto]"),
+    "interactions": _text("data.interactions", "Interaction table to read. [default: the default file of the layout]"),
+    "split_column": _text("data.split_column", "Column that contains train, val or test. [default: split]"),
+    "split": _text(
+        "data.split",
+        "auto: the split that comes with the data, otherwise random; random: each user's interactions are split 8:1:1 "
+        "at random; time: the most recent interactions overall are held out; last: the most recent interactions of "
+        "each user are held out. [default: auto]",
+    ),
+    "min_rating": ConfigKeyOption(
+        "data.min_rating", float | None, "Lowest rating that counts as an interaction. [default: every row counts]"
+    ),
+    "missing_features": _text(
+        "data.missing_features",
+        "For feature files with an id column: refuse an item without a row, or give it the mean of the other rows "
+        "(refuse, mean). [default: refuse]",
+    ),
+    "system": _text("model.system", f"System to train: {', '.join(SYSTEMS)}. [default: mmssl]"),
+    "device": _text("train.device", "Device to train on: cpu, cuda, cuda:1. [default: cpu]"),
+    "threads": ConfigKeyOption(
+        "train.threads",
+        int | None,
+        "Number of CPU threads. [default: OMP_NUM_THREADS if set, otherwise the idle processors]",
+    ),
+}
+DATA_OPTIONS = ("data", "layout", "interactions", "split_column", "split", "min_rating", "missing_features")
+
+ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file (TOML). It overrides the preset.")]
+EpochsOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs of a run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that train wrote, or its model.safetensors.")]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder that train has written, or its model.safetensors.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of the configuration; may be repeated."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Set any key of the configuration. May be given several times."
+    ),
 ]
 
 
-def configuration(
-    path: Path | None, flags: dict[str, tuple[Any, str]], settings: list[str], preset: Path | None = None
-):
-    """What a preset, a file, the options and --set make, the later over the earlier."""
+def config_key_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: give a command these CONFIG_KEY_OPTIONS in place of its parameter `flags`, which receives their
+    values."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapper(**arguments: Any) -> None:
+            flags = {CONFIG_KEY_OPTIONS[name].key: (arguments.pop(name), _flag(name)) for name in names}
+            command(flags=flags, **arguments)
+
+        # typer reads the options of a command from its signature.
+        signature = inspect.signature(command, eval_str=True)
+        parameters = []
+        for parameter in signature.parameters.values():
+            by_keyword = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            parameters += [_parameter(name) for name in names] if parameter.name == "flags" else [by_keyword]
+        wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return wrapper
+
+    return decorate
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    option = CONFIG_KEY_OPTIONS[name]
+    annotation = Annotated[option.kind, typer.Option(_flag(name), help=option.help, show_default=False)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def configuration(path: Path | None, flags: Flags, settings: list[str] | None = None, preset: Path | None = None):
+    """The configuration that results from a preset, a file, the options and --set. Later ones override earlier ones."""
     from ..config.load import load, parse_set
 
     overrides = {name: (value, flag) for name, (value, flag) in flags.items() if value is not None}
-    for assignment in settings:
+    for assignment in settings or []:
         name, value = parse_set(assignment)
         if name in overrides and overrides[name][0] != value:
-            raise InputError(f"--set {name} and {overrides[name][1]} say different things; give one of them")
+            raise InputError(f"--set {name} and {overrides[name][1]} have different values; give only one of them")
         overrides[name] = (value, "--set")
     return load(path, overrides, preset)
 
 
-def resolved(config):
-    """With the data's own place, and fitted for itself alone."""
+def for_many_runs(config):
+    """The configuration with an absolute data path, and without the comparison systems of train.compare."""
     from ..config.sections import SYNTHETIC
 
     if config.data.path != SYNTHETIC:

@@ -1,4 +1,4 @@
-"""mmssl-fast report."""
+"""mmssl-fast report: a page about finished runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
-    out: Annotated[Path, typer.Option(help="The page; the same as Markdown is written beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="HTML file to write. The Markdown version is written next to it.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """One self-contained HTML page, and Markdown, of finished runs: configuration, curves, metrics by group, some
-    recommendations, time and memory, and what was left open."""
+    """Write a self-contained HTML page about finished runs, and the same as Markdown: configuration, curves, metrics by
+    group, example recommendations, time and memory, and limitations."""
     from ..console.output import OUT
     from ..study.report import page
 

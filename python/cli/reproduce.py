@@ -1,4 +1,4 @@
-"""mmssl-fast reproduce."""
+"""mmssl-fast reproduce: the tables and figures of the paper."""
 
 from __future__ import annotations
 
@@ -10,87 +10,80 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import InputError, shown
-from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 from .options import (
-    DataOption,
-    DeviceOption,
+    DATA_OPTIONS,
+    ConfigOption,
     EpochsOption,
-    LayoutOption,
+    Flags,
     SetOption,
-    ThreadsOption,
+    config_key_options,
     configuration,
-    resolved,
+    for_many_runs,
 )
 
 
+@config_key_options(*DATA_OPTIONS, "device", "threads")
 def reproduce(
     target: Annotated[
         Literal["table2", "table3", "table4", "figure3", "figure4", "figure5"],
         typer.Argument(
             metavar="TARGET",
-            help="table2 (systems), table3 (ablations), table4 (by "
-            "training interactions), figure3 (training curves), figure4 (sweeps) or "
-            "figure5 (gradient of negatives).",
+            help="table2 (systems), table3 (ablations), table4 (users by training interactions), figure3 (training "
+            "curves), figure4 (sweeps) or figure5 (gradients of negatives).",
         ),
     ],
-    data: DataOption = None,
-    layout: LayoutOption = None,
-    out: Annotated[Path, typer.Option(help="Where runs and results go; runs that are there already are used.")] = Path(
-        "reproduced"
-    ),
+    flags: Flags,
+    out: Annotated[
+        Path, typer.Option(help="Folder for runs and results. Runs that it already contains are not repeated.")
+    ] = Path("reproduced"),
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Seeds of every row, from 0. [default: 3; with --quick 1]", show_default=False),
+        typer.Option(
+            min=1, help="Number of seeds per row, starting at 0. [default: 3; with --quick 1]", show_default=False
+        ),
     ] = None,
     epochs: EpochsOption = None,
-    systems: Annotated[
-        str | None, typer.Option(help="table2, table4, figure3: which systems, separated by commas.")
-    ] = None,
+    systems: Annotated[str | None, typer.Option(help="table2, table4, figure3: systems, separated by commas.")] = None,
     variants: Annotated[
         str | None,
-        typer.Option(help="table3: which ablations, separated by commas. [default: all]", show_default=False),
+        typer.Option(help="table3: ablations, separated by commas. [default: all]", show_default=False),
     ] = None,
     sweeps: Annotated[
         str | None,
-        typer.Option(
-            help="figure4: which keys are swept, such as model.layers,loss.zeta. [default: all]", show_default=False
-        ),
+        typer.Option(help="figure4: keys to vary, such as model.layers,loss.zeta. [default: all]", show_default=False),
     ] = None,
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="A look at the machinery: one seed, 2 epochs, few systems, the sweeps' ends. No results."
+            "--quick",
+            help="Try the command: one seed, 2 epochs, few systems, 2 values per sweep. The numbers are not results.",
         ),
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="Configuration in TOML, for every system.")] = None,
+    config: ConfigOption = None,
     preset: Annotated[
         list[str] | None,
         typer.Option(
             metavar="SYSTEM=NAME|FILE",
-            help="Settings of one system; may be repeated. [default: the bundled SYSTEM-DATA where there is one]",
+            help="Preset of one system. May be given several times. [default: the bundled preset SYSTEM-DATA, if any]",
             show_default=False,
         ),
     ] = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
     jobs: Annotated[
         int,
         typer.Option(
-            min=1, max=1024, help="Runs at once, each a process with its share of the processors, or with --threads."
+            min=1,
+            max=1024,
+            help="Runs at the same time. The processors are divided among them, unless --threads is given.",
         ),
     ] = 1,
     settings: SetOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs with the time they may take, and stop.")
+        bool, typer.Option("--dry-run", help="List the runs with an upper bound on their time, and exit.")
     ] = False,
-    interactions: Interactions = None,
-    split_column: SplitColumn = None,
-    split: SplitRule = None,
-    min_rating: MinRating = None,
-    missing_features: MissingFeatures = None,
 ) -> None:
-    """One of the paper's tables or figures on your data: runs with several seeds, kept and resumed, then Markdown and
-    pictures beside the paper's own figures."""
+    """Reproduce a table or figure of the paper on your data. Every configuration is trained with several seeds. The
+    results are written as Markdown and PNG, with the numbers of the paper below them. Repeat the command to continue
+    after an interruption."""
     from ..config.names import SYSTEMS
     from ..console import output, tables
     from ..study.processes import sharing
@@ -98,53 +91,45 @@ def reproduce(
 
     names = plan.systems_of(target, _names(systems, "--systems", SYSTEMS), quick)
     swept = _names(sweeps, "--sweeps", paper.SWEEPS)
-    flags = {
-        "data.path": (data, "--data"),
-        "data.layout": (layout, "--layout"),
-        "train.device": (device, "--device"),
-        "train.threads": (threads, "--threads"),
-        "train.epochs": (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs"),
-        **data_flags(interactions, split_column, split, min_rating, missing_features),
-    }
+    flags["train.epochs"] = (epochs or (plan.QUICK_EPOCHS if quick else None), "--epochs")
     dataset, base = _base(names, flags, config, preset or [], settings or [])
     chosen = _names(variants, "--variants", plan.ABLATIONS | plan.STRUCTURAL_ABLATIONS)
     missing = [name for name in chosen if "mmssl" in base and name not in plan.ablations(base["mmssl"])]
     if missing:
         raise InputError(
-            f"--variants {shown(missing[0])}: leaves out the structural contrast, which is off already; add --set "
-            "loss.structural=true"
+            f"--variants {shown(missing[0])}: requires the structural contrastive loss; add --set loss.structural=true"
         )
-    asked = plan.Settings(
+    request = plan.Settings(
         target, out, dataset.fingerprint, base, seeds or (1 if quick else 3), quick, tuple(chosen), tuple(swept)
     )
-    jobs = min(jobs, len({run.folder for run in plan.runs_of(asked)}))
+    jobs = min(jobs, len({run.folder for run in plan.runs_of(request)}))
     if jobs > 1:
-        asked = replace(asked, base={name: sharing(one, jobs) for name, one in base.items()})
+        request = replace(request, base={name: sharing(config, jobs) for name, config in base.items()})
     if dry_run:
-        rows = targets.foresee(asked, dataset)
-        shown_rows = [[label, str(seed), state, name, f"{s / 60:.1f}"] for label, seed, state, name, s in rows]
-        output.OUT.print(tables.table("", ["run", "seed", "standing", "folder", "minutes at most"], shown_rows))
+        rows = targets.estimate(request, dataset)
+        cells = [[label, str(seed), progress, name, f"{s / 60:.1f}"] for label, seed, progress, name, s in rows]
+        output.OUT.print(tables.table("", ["run", "seed", "progress", "folder", "max. minutes"], cells))
         distinct = {name: s for *_, name, s in rows}
         hours = targets.makespan(distinct.values(), jobs) / 3600
-        at_once = f", {jobs} at a time" if jobs > 1 else ""
-        output.OUT.print(f"{len(distinct)} runs{at_once}, {hours:.2f} hours at most on this machine")
+        parallel = f", {jobs} at a time" if jobs > 1 else ""
+        output.OUT.print(f"{len(distinct)} runs{parallel}, at most {hours:.2f} hours on this machine")
         return
-    path = targets.produce(asked, dataset, lambda line: output.ERR.print(line, markup=False), jobs)
+    path = targets.produce(request, dataset, lambda line: output.ERR.print(line, markup=False), jobs)
     output.OUT.print(path.read_text(encoding="utf-8"), markup=False)
     output.OUT.print(f"written: {path}", markup=False)
 
 
 def _names(text: str | None, flag: str, known: Iterable[str]) -> list[str]:
-    """The names that an option lists, each once."""
+    """The distinct names in a comma-separated option. Raises InputError for one that is not known."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     for name in names:
         if name not in known:
-            raise InputError(f"{flag} {shown(name)}: choose among {', '.join(known)}")
+            raise InputError(f"{flag} {shown(name)}: must be one of {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 
-def _base(names, flags, config, given, settings):
-    """(Dataset, {system: its configuration}): preset below --config below options."""
+def _base(names, flags, config, preset_options, settings):
+    """(Dataset, {system: configuration})."""
     from ..config import presets
     from ..ranking import check_list_lengths
     from ..runs.complete import load_data
@@ -152,18 +137,20 @@ def _base(names, flags, config, given, settings):
     from ..training.loop import pick_device
 
     chosen = {}
-    for one in given:
-        name, equals, value = one.partition("=")
+    for option in preset_options:
+        name, equals, value = option.partition("=")
         if not equals or name not in names:
-            raise InputError(f"--preset {shown(one)}: write SYSTEM=NAME, SYSTEM one of {', '.join(names)}")
+            raise InputError(f"--preset {shown(option)}: write SYSTEM=NAME; the systems are {', '.join(names)}")
         chosen[name] = value
     dataset = load_data(**configuration(config, flags, settings).data.model_dump())
     refuse_without_features(dataset, names)
     base = {}
     for name in names:
-        own = chosen.get(name) or next((one for one in presets.names() if one == f"{name}-{dataset.name}"), None)
-        below = None if own is None else presets.find(own)
-        base[name] = resolved(configuration(config, flags | {"model.system": (name, "--systems")}, settings, below))
+        bundled = f"{name}-{dataset.name}"
+        preset = chosen.get(name) or (bundled if bundled in presets.names() else None)
+        path = None if preset is None else presets.find(preset)
+        system_flags = flags | {"model.system": (name, "--systems")}
+        base[name] = for_many_runs(configuration(config, system_flags, settings, path))
         check_list_lengths("evaluate.ks", base[name].evaluate.ks, dataset.n_items)
     pick_device(next(iter(base.values())).train.device)
     return dataset, base

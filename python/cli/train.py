@@ -1,4 +1,4 @@
-"""mmssl-fast train."""
+"""mmssl-fast train: train a system, or resume a run."""
 
 from __future__ import annotations
 
@@ -9,57 +9,44 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config.names import SYSTEMS
 from ..errors import InputError
-from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
-from .options import (
-    ConfigOption,
-    DataOption,
-    DeviceOption,
-    LayoutOption,
-    SetOption,
-    ThreadsOption,
-    configuration,
-)
+from .options import DATA_OPTIONS, ConfigOption, Flags, SetOption, config_key_options, configuration
 
 
+@config_key_options(*DATA_OPTIONS, "system", "device", "threads")
 def train(
-    data: DataOption = None,
-    layout: LayoutOption = None,
+    flags: Flags,
     config: ConfigOption = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE", help="Settings found to work: a bundled name, or a TOML file; --config goes above it."
-        ),
+        str | None, typer.Option(metavar="NAME|FILE", help="Tuned settings: name of a bundled preset, or a TOML file.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help=f"{', '.join(SYSTEMS)}.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many epochs.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Triples of a step.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random in training.")] = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size in (user, positive, negative) triples.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of initialisation, sampling, dropout and noise.", show_default=False)
+    ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Memory the run may take, as 4GiB. [default: 80% of what is free]", show_default=False),
+        typer.Option(help="Memory budget of the run, such as 4GiB. [default: 80% of the free memory]"),
     ] = None,
     compare: Annotated[
         bool | None,
         typer.Option(
-            help="Fit popularity and LightGCN too. [default: on the embedded catalogue only]", show_default=False
+            help="Also train popularity and LightGCN, for comparison. [default: only on the built-in data set]",
+            show_default=False,
         ),
     ] = None,
     settings: SetOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder. [default: runs/<system>-<data>-<time>]", show_default=False)
+        Path | None, typer.Option(help="Folder of the run. [default: runs/<system>-<data>-<time>]", show_default=False)
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run's files in that folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the files of an earlier run in that folder.")] = False,
     resume: Annotated[
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Go on with the interrupted run in this folder, as it was configured; with more --epochs also with a "
-            "finished one.",
+            help="Resume the interrupted run in this folder with its configuration. With a higher --epochs, continue a "
+            "finished run.",
             show_default=False,
         ),
     ] = None,
@@ -68,17 +55,12 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Begin another run from the model of this one, with its settings and data unless others are given.",
+            help="Start a new run from the model of this one. Its settings and data are used unless you give others.",
             show_default=False,
         ),
     ] = None,
-    interactions: Interactions = None,
-    split_column: SplitColumn = None,
-    split: SplitRule = None,
-    min_rating: MinRating = None,
-    missing_features: MissingFeatures = None,
 ) -> None:
-    """Train a recommender, keep its best model and say how good it is."""
+    """Train a recommender, save the model of its best epoch, and print its test metrics."""
     import numpy as np
     import torch
 
@@ -95,32 +77,26 @@ def train(
     from ..training.checkpoints import Checkpoints, resume_command
     from ..training.loop import pick_device
 
-    flags = {
-        "data.path": (data, "--data"),
-        "data.layout": (layout, "--layout"),
-        "model.system": (system, "--system"),
+    flags |= {
         "train.epochs": (epochs, "--epochs"),
         "train.batch": (batch, "--batch"),
         "train.seed": (seed, "--seed"),
-        "train.device": (device, "--device"),
-        "train.threads": (threads, "--threads"),
         "train.memory": (memory, "--memory"),
         "train.compare": (None if compare is None else "yes" if compare else "no", "--compare"),
-        **data_flags(interactions, split_column, split, min_rating, missing_features),
     }
     if resume is not None:
         config = _resumed_configuration(
             resume, {"--config": config, "--preset": preset, "--out": out, "--overwrite": overwrite, "--from": start}
         )
-    below = None if preset is None else presets.find(preset)
+    preset_path = None if preset is None else presets.find(preset)
     if start is not None:
-        below = _configuration_of(start, preset)
+        preset_path = _configuration_of(start, preset)
         flags["train.start"] = str(start.resolve()), "--from"
-    chosen = configuration(config, flags, settings or [], below)
+    chosen = configuration(config, flags, settings, preset_path)
     if resume is not None:
-        began = configuration(config, {}, [])
-        refuse_other(resume, began.model_dump(), chosen.model_dump(), more_epochs=True)
-        _refuse_finished(resume, began, chosen.train.epochs)
+        saved = configuration(config, {})
+        refuse_other(resume, saved.model_dump(), chosen.model_dump(), more_epochs=True)
+        _refuse_finished(resume, saved, chosen.train.epochs)
     pick_device(chosen.train.device)
     dataset = load_data(**chosen.data.model_dump())
     refuse_without_features(dataset, [chosen.model.system])
@@ -129,27 +105,28 @@ def train(
         chosen = chosen.changed("data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = chosen.changed("train", epochs=SYNTHETIC_EPOCHS)
-    if not chosen.train.threads:  # kept for resuming: the number may change results, and the load may change the number
+    if not chosen.train.threads:  # saved in config.toml, because results may depend on it and it depends on the load
         chosen = chosen.changed("train", threads=torch.get_num_threads())
     chosen = budget.settle(dataset, chosen, resumed=resume is not None)
-    place = resume or out or default_path(chosen, dataset)
-    checkpoints = Checkpoints(place, dataset, chosen)
-    going_on = resume is not None and checkpoints.open()
-    folder = RunFolder(place, dataset, chosen, overwrite or resume is not None, going_on)
+    path = resume or out or default_path(chosen, dataset)
+    checkpoints = Checkpoints(path, dataset, chosen)
+    has_checkpoint = resume is not None and checkpoints.open()
+    folder = RunFolder(path, dataset, chosen, overwrite or resume is not None, has_checkpoint)
+    notes = list(dataset.notes)
     if resume is not None:
-        for note in checkpoints.notes() or ["no state was written yet: starting from the beginning"]:
-            output.ERR.print(f"note: {note}", markup=False)
-    full = int((np.diff(dataset.train.indptr) == dataset.n_items).sum())
-    for note in [*dataset.notes, *([f"{full} users have every item: no triple is drawn for them"] if full else [])]:
+        notes[:0] = checkpoints.notes() or ["the run has no checkpoint yet, so it starts from the beginning"]
+    if n_full := int((np.diff(dataset.train.indptr) == dataset.n_items).sum()):
+        notes.append(f"{n_full} users have interacted with every item; no triple is sampled for them")
+    for note in notes:
         output.ERR.print(f"note: {note}", markup=False)
     if line := budget.described(dataset, chosen):
         output.ERR.print(line, markup=False)
-    warnings.filterwarnings("ignore", message="sample_bpr: ")  # said above
+    warnings.filterwarnings("ignore", message="sample_bpr: ")  # the note above replaces this warning
     compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)
     names = [name for name in ("popularity", "lightgcn") if compared and name != chosen.model.system]
     baselines = {}
-    # Within `fit` a signal ends the run after a whole step.
-    with signals.raise_on_signal(f"interrupted; {resume_command(place)} goes on"):
+    # During training, a signal takes effect after the current step; elsewhere at once.
+    with signals.raise_on_signal(f"interrupted; to resume: {resume_command(path)}"):
         fit, test, seconds = fit_and_test(dataset, chosen, chosen.model.system, folder, checkpoints)
         rows = [(chosen.model.system, test, seconds)]
         for name in names:
@@ -161,26 +138,27 @@ def train(
                 "best_epoch": other.best_epoch,
                 "seconds": seconds,
             }
-        how = chosen.evaluate
-        groups = breakdown(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
+        options = chosen.evaluate
+        groups = breakdown(fit.users, fit.items, dataset, "test", options.ks, options.mask_validation, options.batch)
         folder.finish(fit, test, baselines, groups, keep_state=True)
-    _show(dataset.name, fit, test, rows, folder.path, groups)
+    _print_results(dataset.name, fit, test, rows, folder.path, groups)
 
 
-def _resumed_configuration(run: Path, others: dict[str, Any]) -> Path:
-    """The configuration of the run to go on with. Raises InputError for a folder that holds none."""
+def _resumed_configuration(run: Path, other_options: dict[str, Any]) -> Path:
+    """The configuration file of the run to resume. Raises InputError if there is none, or if an option contradicts
+    --resume."""
     from ..runs.folder import CONFIG
 
-    for flag, given in others.items():
-        if given:
-            raise InputError(f"--resume and {flag} exclude each other; --resume takes all from {run / CONFIG}")
+    for flag, value in other_options.items():
+        if value:
+            raise InputError(f"--resume cannot be used with {flag}; the configuration comes from {run / CONFIG}")
     if not (run / CONFIG).is_file():
-        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run that was interrupted or has ended")
+        raise InputError(f"{run}: contains no {CONFIG}; give the folder of an interrupted or finished run")
     return run / CONFIG
 
 
-def _refuse_finished(run: Path, began, epochs: int) -> None:
-    """Raise InputError where a run is finished and cannot go on to that many epochs."""
+def _refuse_finished(run: Path, saved, epochs: int) -> None:
+    """Raise InputError if the run is finished and cannot be continued to this number of epochs."""
     from ..runs.folder import RESULT, read_epochs
     from ..systems import create, title
     from ..training.checkpoints import FOLDER
@@ -188,31 +166,31 @@ def _refuse_finished(run: Path, began, epochs: int) -> None:
 
     if not (run / RESULT).exists():
         return
-    finished = f"{run}: is finished, its result is in {RESULT}"
-    if not create(began.model.system).trains:
-        raise InputError(f"{finished}; {title(began.model.system)} takes no epochs, there is nothing to resume")
-    again = f"mmssl-fast train --from {shlex.quote(str(run))} begins another run from its model"
-    if (taken := len(read_epochs(run))) < began.train.epochs:
-        raise InputError(f"{finished}; it ended early, after epoch {taken}, by train.patience; {again}")
-    if epochs <= began.train.epochs:
-        raise InputError(f"{finished}; to train on, give --epochs above its {began.train.epochs}, or {again}")
+    finished = f"{run}: the run is finished, see {RESULT}"
+    if not create(saved.model.system).trains:
+        raise InputError(f"{finished}; {title(saved.model.system)} has no training to resume")
+    new_run = f"to start a new run from its model: mmssl-fast train --from {shlex.quote(str(run))}"
+    if (n_epochs := len(read_epochs(run))) < saved.train.epochs:
+        raise InputError(f"{finished}; it stopped early after epoch {n_epochs} (train.patience); {new_run}")
+    if epochs <= saved.train.epochs:
+        raise InputError(f"{finished}; to continue it, give --epochs above {saved.train.epochs}; {new_run}")
     if newest(run / FOLDER) is None:
-        raise InputError(f"{finished}; it has no state to go on from; {again}")
+        raise InputError(f"{finished}; it has no checkpoint; {new_run}")
 
 
 def _configuration_of(run: Path, preset: str | None) -> Path:
-    """The configuration of the run whose model another one begins from."""
+    """The configuration file of the run given by --from."""
     from ..runs.folder import CONFIG
 
     if preset is not None:
-        raise InputError(f"--from and --preset exclude each other; --from takes the settings of {run}")
+        raise InputError(f"--from cannot be used with --preset; the settings come from {run}")
     path = (run.parent if run.is_file() else run) / CONFIG
     if not path.is_file():
-        raise InputError(f"{run}: holds no {CONFIG}; give the folder of a run with --from")
+        raise InputError(f"{run}: contains no {CONFIG}; give the folder of a run with --from")
     return path
 
 
-def _show(
+def _print_results(
     data: str,
     fit,
     test: dict[str, float],
@@ -220,13 +198,13 @@ def _show(
     folder,
     groups: dict[str, dict[str, float]],
 ) -> None:
-    """The end of `train`: the test metrics of the trained system, their breakdown and a comparison where there is one,
-    the folder."""
+    """Print the test metrics, their breakdown and the comparison with other systems if there are any, and the run
+    folder."""
     from ..config.names import title as title_of
     from ..console import output, tables
 
     title = title_of(rows[0][0])
-    trained = f", best of {len(fit.epochs)} epochs: {fit.best_epoch}" if fit.epochs else ""
+    trained = f", epoch {fit.best_epoch} of {len(fit.epochs)}" if fit.epochs else ""
     if test["users"]:
         output.OUT.print(tables.metrics_table(f"{title} on {data}, test: {test['users']:,} users{trained}", test))
     else:

@@ -1,4 +1,4 @@
-"""mmssl-fast tune."""
+"""mmssl-fast tune: hyper-parameter search."""
 
 from __future__ import annotations
 
@@ -7,66 +7,59 @@ from typing import Annotated
 
 import typer
 
-from .data_options import Interactions, MinRating, MissingFeatures, SplitColumn, SplitRule, data_flags
 from .options import (
-    DataOption,
-    DeviceOption,
+    DATA_OPTIONS,
+    ConfigOption,
     EpochsOption,
-    LayoutOption,
+    Flags,
     SetOption,
-    ThreadsOption,
+    config_key_options,
     configuration,
-    resolved,
+    for_many_runs,
 )
 
 
+@config_key_options(*DATA_OPTIONS, "system", "device", "threads")
 def tune(
-    data: DataOption = None,
-    layout: LayoutOption = None,
-    out: Annotated[Path, typer.Option(help="The search's folder; a search that is there goes on.")] = Path("tuned"),
-    trials: Annotated[int, typer.Option(min=1, help="Until so many trials have ended, earlier ones counted.")] = 30,
-    system: Annotated[str | None, typer.Option(help="What is tuned: every system but popularity.")] = None,
+    flags: Flags,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the search. If it contains a search, that one is resumed.")
+    ] = Path("tuned"),
+    trials: Annotated[int, typer.Option(min=1, help="Total number of trials, including those of earlier calls.")] = 30,
     space: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="What is searched: a bundled name, or TOML "
-            "with a list of values or { low, high, log } a key. [default: the "
-            "system's own]",
+            help="Search space: name of a bundled one, or a TOML file that gives a list of values or { low, high, "
+            "log } for each key. [default: the bundled space of the system]",
             show_default=False,
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE", help="Where the search starts: its first trial, and every key that is not searched."
+            metavar="NAME|FILE", help="Preset for the first trial, and for the keys outside the search space."
         ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Configuration in TOML, above the preset.")] = None,
+    config: ConfigOption = None,
     epochs: EpochsOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of a trial, whose validation Recall@20 is averaged.")] = 1,
-    prune: Annotated[bool, typer.Option(help="End a run early that is worse than the median of earlier ones.")] = True,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per trial. Their validation Recall@20 is averaged.")] = 1,
+    prune: Annotated[
+        bool, typer.Option(help="Stop a trial early if it is worse than the median of the earlier trials.")
+    ] = True,
     jobs: Annotated[
         int,
         typer.Option(
             min=1,
             max=1024,
-            help="Trials at once, each a process with its share of the "
-            "processors, or with --threads. What is drawn depends on "
-            "which end first.",
+            help="Trials at the same time. The processors are divided among them, unless --threads is given. With more "
+            "than one, the sampled values are not reproducible.",
         ),
     ] = 1,
     settings: SetOption = None,
-    interactions: Interactions = None,
-    split_column: SplitColumn = None,
-    split: SplitRule = None,
-    min_rating: MinRating = None,
-    missing_features: MissingFeatures = None,
 ) -> None:
-    """Search for settings by validation Recall@20 (Optuna), in a folder from which the search goes on when repeated:
-    the trials' record, and the best of them as a preset."""
+    """Search hyper-parameters by validation Recall@20 with Optuna. The folder gets a table of the trials, and the best
+    trial as a preset. Repeat the command to continue the search."""
     from ..config import presets
     from ..console import output
     from ..runs.complete import load_data
@@ -76,26 +69,18 @@ def tune(
     from ..study.tune.search import JOURNAL, Search, refuse_what_cannot_run
     from ..systems import refuse_without_features
 
-    flags = {
-        "data.path": (data, "--data"),
-        "data.layout": (layout, "--layout"),
-        "model.system": (system, "--system"),
-        "train.epochs": (epochs, "--epochs"),
-        "train.device": (device, "--device"),
-        "train.threads": (threads, "--threads"),
-        **data_flags(interactions, split_column, split, min_rating, missing_features),
-    }
-    base = configuration(config, flags, settings or [], None if preset is None else presets.find(preset))
-    searched = spaces.read_space(spaces.find_space(space, base.model.system), base)
+    flags["train.epochs"] = (epochs, "--epochs")
+    base = configuration(config, flags, settings, None if preset is None else presets.find(preset))
+    search_space = spaces.read_space(spaces.find_space(space, base.model.system), base)
     jobs = min(jobs, trials)
-    base = sharing(resolved(base), jobs) if jobs > 1 else resolved(base)
+    base = sharing(for_many_runs(base), jobs) if jobs > 1 else for_many_runs(base)
     dataset = load_data(**base.data.model_dump())
     refuse_without_features(dataset, [base.model.system])
-    refuse_what_cannot_run(dataset, base, searched)
-    if not (out / JOURNAL).exists():  # a search that goes on may have fewer trials left
+    refuse_what_cannot_run(dataset, base, search_space)
+    if not (out / JOURNAL).exists():  # a resumed search may have fewer trials left
         refuse_what_cannot_fit([base] * jobs, dataset, jobs, "trials")
-    found = Search(out, dataset, base, searched, seeds, prune)
-    found.run(trials, lambda line: output.ERR.print(line, markup=False), jobs)
+    search = Search(out, dataset, base, search_space, seeds, prune)
+    search.run(trials, lambda line: output.ERR.print(line, markup=False), jobs)
     for name in (record.RECORD, record.BEST):
         if (out / name).exists():
             output.OUT.print(f"written: {out / name}", markup=False)

@@ -1,6 +1,6 @@
 """Memory sizes as text, such as "4GiB"."""
 
-# K, KB and KiB all mean 1024 bytes, as they do for Docker and systemd memory limits.
+# K, KB and KiB all mean 1024 bytes, as in `docker run --memory`. (systemd's MemoryMax accepts only K, also 1024 bytes.)
 UNITS = {"": 1, "B": 1} | {
     f"{prefix}{suffix}": 1024**power for power, prefix in enumerate("KMGT", 1) for suffix in ("", "B", "iB")
 }

@@ -9,7 +9,9 @@ from typing import Any
 
 from ..errors import InputError, shown
 
-# These keys do not affect the result of a run. (train.threads changes it only by rounding.)
+# A run may be resumed with other values of these keys. They do not change the computation, except train.threads: it
+# changes the rounding of sums, which adversarial training amplifies (docs/determinism.md). It may differ nevertheless,
+# so that a run can continue on another machine, and a note reports it.
 MAY_DIFFER = (
     "data.path",
     "data.layout",
@@ -22,8 +24,10 @@ MAY_DIFFER = (
 
 
 def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epochs: bool = False) -> None:
-    """Raise InputError where two configurations (as model_dump gives them) differ in a key that matters to a run.
-    more_epochs: train.epochs may be higher in the new one."""
+    """Raise InputError if two configurations, as returned by model_dump, differ in a key outside MAY_DIFFER.
+
+    more_epochs: whether train.epochs may be higher in the new one.
+    """
     before = old.get("train", {}).get("epochs")
     if more_epochs and isinstance(before, int) and before < new["train"]["epochs"]:
         old = {**old, "train": {**old["train"], "epochs": new["train"]["epochs"]}}
@@ -38,7 +42,7 @@ def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epoch
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(section.key, old value, new value) of every key that differs and affects the result."""
+    """(section.key, old value, new value) of every key that differs and is not in MAY_DIFFER."""
     for section in sorted({*old, *new}):
         before, after = old.get(section, {}), new.get(section, {})
         for key in sorted({*before, *after}):

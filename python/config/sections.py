@@ -27,7 +27,7 @@ SYNTHETIC_EPOCHS = 20
 
 class DataSection(Section):
     path: str = Field(
-        SYNTHETIC, description='Folder or file with the data; "synthetic" is the built-in synthetic catalogue.'
+        SYNTHETIC, description='Folder or file with the data; "synthetic" is the built-in synthetic data set.'
     )
     layout: str = Field("auto", description='Layout of the data folder; "auto" detects it from the files.')
     modalities: list[str] = Field(
@@ -70,7 +70,7 @@ class DataSection(Section):
     split_seed: int = Field(
         0,
         ge=0,
-        description="Seed of the random split, and of the built-in synthetic catalogue.",
+        description="Seed of the random split, and of the built-in synthetic data set.",
     )
 
     @field_validator("layout")
@@ -256,8 +256,8 @@ class TrainSection(Section):
     epochs: int = Field(
         100,
         ge=0,
-        description="Maximum number of epochs. An epoch has n_train // batch + 1 steps. If not set, the built-in "
-        "catalogue uses 20.",
+        description="Maximum number of epochs. An epoch has n_train // batch + 1 steps. Default on the "
+        "built-in data set: 20.",
     )
     batch: int = Field(
         1024, ge=1, lt=2**31, description="Batch size in (user, positive, negative) triples. Released code: 1024."
@@ -283,8 +283,8 @@ class TrainSection(Section):
     )
     start: str = Field(
         "",
-        description="Run folder, or model file, from whose parameters training starts; empty: from random ones. Its "
-        "users and items must be the data's.",
+        description="Run folder or model file whose parameters are the initial values of training. It must have the "
+        "same users and items as the data. Empty: random initial values.",
     )
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
     patience: int = Field(
@@ -338,7 +338,7 @@ class TrainSection(Section):
     compare: Literal["auto", "yes", "no"] = Field(
         "auto",
         description='Also train popularity and LightGCN and show them in the result table. "auto": only on the '
-        "built-in catalogue.",
+        "built-in data set.",
     )
 
     @field_validator("memory")

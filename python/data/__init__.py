@@ -1,5 +1,4 @@
-"""The trainer's data layer: folders of four layouts and a synthetic catalogue, as one Dataset. It has one file for each
-step of reading (files, tables, ids, interactions, splits, features) and for each kind of file.
+"""Reading data folders in four layouts, and the built-in synthetic data set. The result is always a Dataset.
 
 >>> from mmssl_trainer.data import load, synthetic
 >>> data = load("data/tiktok")

@@ -1,4 +1,4 @@
-"""convert: data in the layouts of other projects, written as a folder in the plain layout."""
+"""`mmssl-fast data convert`: converting data in the layouts of other projects to the plain layout."""
 
 import shutil
 from pathlib import Path
@@ -15,15 +15,14 @@ from .write import write_table
 
 
 def convert(source, destination, user=None, item=None, table="parquet"):
-    """Writes `source`, a folder or a table, to the folder `destination` in the plain layout, with its ids, features and
-    splits; returns the Dataset that the new folder holds.
+    """Convert `source`, a folder or a table, to the plain layout in the new folder `destination`, with its ids,
+    features and splits. Returns the Dataset of the new folder, which appears only when it is complete.
 
-    user, item: the columns of a table that hold them, where their names are not among names.COLUMN_NAMES. table:
-    "parquet" or "csv". The new folder appears whole or not at all. Raises InputError where nothing is recognised, as
-    load for what is wrong with the data, and where `destination` holds anything.
+    user, item: names of the id columns; needed only if they are not in names.COLUMN_NAMES. table: "parquet" or "csv".
+    Raises InputError if the source is not recognised or has an error, or if `destination` is not empty.
     """
     if table not in ("csv", "parquet"):
-        raise InputError(f"table {shown(table)} is unknown; choose csv or parquet")
+        raise InputError(f"--table {shown(table)}: must be csv or parquet")
     path, destination = Path(source), Path(destination)
     if path.is_file():
         read = tables.read_file(path, user, item)
@@ -34,7 +33,7 @@ def convert(source, destination, user=None, item=None, table="parquet"):
 
 def _read_folder(folder, user, item):
     if plain.fits(folder) and not (user or item) and _readable(folder):
-        raise InputError(f"{folder}: is in the plain layout already; train reads it as it is")
+        raise InputError(f"{folder}: is already in the plain layout; train can read it")
     module = tables if user or item else recognised(folder)
     if module is tables:
         return tables.read_file(tables.find(folder), user, item) if user or item else tables.read(folder)
@@ -52,28 +51,28 @@ def _readable(folder):
 
 
 def _write(source, destination, table):
-    """The folder, whole or not at all; returns it as a Dataset, read back with the notes of both."""
+    """Write the folder and read it back. Returns the Dataset, with the notes of the source and of reading."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    with whole_folder(destination) as place:
+    with whole_folder(destination) as temporary:
         rows = {"user": ids_of(source.users), "item": ids_of(source.items), **source.numbers}
         if source.splits is not None:
             rows["split"] = ids_of(source.splits)
-        write_table(place / f"interactions.{table}", rows)
+        write_table(temporary / f"interactions.{table}", rows)
         for name, ids in (("user", source.user_ids), ("item", source.item_ids)):
             if ids is not None:
-                write_table(place / f"{name}s.{table}", {name: numbers_or_texts(ids)})
+                write_table(temporary / f"{name}s.{table}", {name: numbers_or_texts(ids)})
         for modality, (column, values) in source.features.items():
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
             rows = pa.table({"item": pa.array(ids_of(column).tolist()), "vector": vectors})
-            parquet.write_table(rows, place / f"{modality}_feat.parquet")
+            parquet.write_table(rows, temporary / f"{modality}_feat.parquet")
         for path in source.copied:
-            shutil.copyfile(path, place / path.name)
+            shutil.copyfile(path, temporary / path.name)
         try:
-            data = load(place)
+            data = load(temporary)
         except InputError as error:
-            said = str(error).replace(str(place), str(destination))
-            raise InputError(f"what would be written cannot be read back: {said}") from None
+            message = str(error).replace(str(temporary), str(destination))
+            raise InputError(f"the converted data is invalid, nothing was written: {message}") from None
     data.notes[:0] = source.notes
     return data

@@ -1,4 +1,4 @@
-"""Dataset: what every layout is read into, and the rules that hold for all of them."""
+"""Dataset, the result of reading any layout, and the checks that all layouts share."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -14,13 +14,13 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Interactions in three splits and the items' features, users and items counted from 0.
+    """Interactions in three splits, and item features. Users and items are numbered from 0.
 
-    train, val, test: SciPy CSR float32 [n_users, n_items], every stored value 1, columns sorted, no duplicates; no pair
-    lies in two splits. features: {modality: float32 or float16 [n_items, d_m], row = item}, finite. user_ids, item_ids:
-    the original ids (int64 or str) by index, None where the index is the id. notes: one line for each thing that was
-    put right or is worth knowing. fingerprint: sha256 over sizes, splits and features, whatever the layout, file order
-    or original ids.
+    train, val, test: SciPy CSR float32 [n_users, n_items]; all stored values are 1, columns are sorted, there are no
+    duplicates, and no pair is in two splits. features: {modality: float32 or float16 [n_items, d_m]}, finite; row =
+    item. user_ids, item_ids: original ids (int64 or str) by index; None if the ids are the indices. notes: one line for
+    each correction and each property that the user should know. fingerprint: sha256 of sizes, splits and features. It
+    does not depend on the layout, the order in the files or the original ids.
     """
 
     name: str
@@ -38,44 +38,45 @@ class Dataset:
 
     @property
     def modalities(self):
-        """The modalities' names, in the order of features."""
+        """The names of the modalities, in the order of `features`."""
         return list(self.features)
 
     def original_users(self, index):
-        """The users' own ids for an array of indices."""
+        """The original ids of users given by index."""
         index = np.asarray(index, dtype=np.int64)
         return index if self.user_ids is None else self.user_ids[index]
 
     def original_items(self, index):
-        """The items' own ids for an array of indices."""
+        """The original ids of items given by index."""
         index = np.asarray(index, dtype=np.int64)
         return index if self.item_ids is None else self.item_ids[index]
 
     def find_users(self, ids):
-        """Indices (int64) of users given by their own ids, as int or text; raises InputError for an unknown one."""
+        """Indices (int64) of users given by original id, int or text. Raises InputError for an unknown id."""
         return _find(ids, self.user_ids, self.n_users, f"{self.name}: user")
 
     def find_items(self, ids):
-        """Indices (int64) of items given by their own ids, as int or text; raises InputError for an unknown one."""
+        """Indices (int64) of items given by original id, int or text. Raises InputError for an unknown id."""
         return _find(ids, self.item_ids, self.n_items, f"{self.name}: item")
 
     def with_modalities(self, modalities):
-        """The same data with these modalities only, in this order; the fingerprint changes with them."""
+        """The dataset with only these modalities, in this order. It has another fingerprint."""
         missing = [modality for modality in modalities if modality not in self.features]
         if missing:
-            raise InputError(f"{self.name}: has no modality {shown(missing[0])}; there are: {', '.join(self.features)}")
+            raise InputError(
+                f"{self.name}: has no modality {shown(missing[0])}; its modalities are {', '.join(self.features)}"
+            )
         features = {modality: self.features[modality] for modality in modalities}
         chosen = replace(self, features=features)
         return replace(chosen, fingerprint=fingerprint(chosen))
 
 
 def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None, notes=()):
-    """A Dataset, named after its folder, from index pairs: {split: (users int64 [n], items int64 [n])} within shape =
-    (n_users, n_items).
+    """A Dataset, named after its folder, from index pairs {split: (users int64 [n], items int64 [n])}.
 
-    Merges duplicates, drops validation and test pairs that are in training and validation pairs that are in test, and
-    says so in the notes; so it does for users and items without a training interaction. Raises InputError where no
-    training pair is left.
+    shape: (n_users, n_items). Duplicates are merged. Validation and test pairs that are also in the training set are
+    dropped, as are validation pairs that are also in the test set. The notes report this, and users and items without
+    training interactions. Raises InputError if the training set is empty.
     """
     n_users, n_items = shape
     name = Path(folder).resolve().name
@@ -89,25 +90,23 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
             notes.append(f"{split}: {merged} duplicate {_pairs(merged)} merged")
     if not len(keys["train"]):
         raise InputError(f"{folder}: the training set is empty; give at least one training interaction")
-    for split, elsewhere, where in (
+    for split, other, where in (
         ("val", "train", "training"),
         ("test", "train", "training"),
         ("val", "test", "test"),
     ):
-        known = _members(keys[split], keys[elsewhere])
-        if known.any():
-            keys[split] = keys[split][~known]
-            notes.append(
-                f"{split}: {known.sum()} {_pairs(known.sum())} dropped that {_are(known.sum())} in {where} too"
-            )
+        repeated = _members(keys[split], keys[other])
+        if count := int(repeated.sum()):
+            keys[split] = keys[split][~repeated]
+            notes.append(f"{split}: {count} {_pairs(count)} dropped, also in the {where} set")
     matrices = {split: _csr(keys[split], n_users, n_items) for split in SPLITS}
     for side, axis, count in (("user", 1, n_users), ("item", 0, n_items)):
         idle = count - np.count_nonzero(matrices["train"].sum(axis=axis))
         if idle:
-            notes.append(f"{idle} of {count} {side}s have no training interaction")
+            notes.append(f"{idle} of {count} {side}s have no training interactions")
     for split in ("val", "test"):
         if not len(keys[split]):
-            notes.append(f"{split}: no interaction")
+            notes.append(f"{split}: no interactions")
     data = Dataset(
         name,
         layout,
@@ -138,11 +137,11 @@ def fingerprint(data):
 
 
 def distinct(keys):
-    """Equals np.unique(keys) for int64 [n]; by sorting, which is several times faster here than NumPy's hash table."""
+    """Equals np.unique(keys) for int64 [n]. Sorting is several times faster here than the hash table of NumPy."""
     keys = np.sort(keys)
-    new = np.ones(len(keys), bool)
-    np.not_equal(keys[1:], keys[:-1], out=new[1:])
-    return keys[new]
+    is_first = np.ones(len(keys), bool)
+    np.not_equal(keys[1:], keys[:-1], out=is_first[1:])
+    return keys[is_first]
 
 
 def _members(keys, others):
@@ -161,28 +160,20 @@ def _csr(keys, n_users, n_items):
 
 
 def _ids(ids, count):
-    """None where the ids are 0..count-1."""
+    """The ids, or None if they are 0..count-1."""
     if ids is None or (ids.dtype.kind == "i" and np.array_equal(ids, np.arange(count))):
         return None
     return ids
 
 
-def _find(ids, own, count, what):
-    if own is None:
-        index = {str(at): at for at in range(count)}
-    else:
-        index = {text: at for at, text in enumerate(own.astype(str).tolist())}
-    found = np.empty(len(ids), np.int64)
-    for at, one in enumerate(ids):
-        if str(one) not in index:
-            raise InputError(f"{what} {shown(str(one))} is not in the data; give ids as the interactions write them")
-        found[at] = index[str(one)]
-    return found
+def _find(ids, original_ids, count, what):
+    texts = range(count) if original_ids is None else original_ids.tolist()
+    index = {str(text): i for i, text in enumerate(texts)}
+    for text in map(str, ids):
+        if text not in index:
+            raise InputError(f"{what} {shown(text)} is not in the data; give ids as in the interaction table")
+    return np.array([index[str(text)] for text in ids], np.int64)
 
 
 def _pairs(count):
     return "pair" if count == 1 else "pairs"
-
-
-def _are(count):
-    return "is" if count == 1 else "are"

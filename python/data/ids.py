@@ -1,4 +1,4 @@
-"""Ids as indices: what a file names, turned into 0..n-1 or refused with the row."""
+"""Mapping ids to indices 0..n-1. An invalid id raises InputError with its row."""
 
 import numpy as np
 
@@ -10,22 +10,22 @@ _FREE_GAPS = 1_000_000
 
 
 def check_gaps(path, what, count, indices):
-    """Raises InputError where `count` (declared or largest id + 1) lies absurdly far above the distinct ids that occur.
+    """Raise InputError if `count` (declared, or largest id + 1) is implausibly large for the ids that occur.
 
-    An id of 10^12 among ten would otherwise cost terabytes of empty rows. Up to a million plus a hundred an id pass.
+    Otherwise a single id of 10^12 would cost terabytes of empty rows. The limit is a million plus a hundred per id.
     """
     if count <= _FREE_GAPS:
         return
     occurring = len(np.unique(indices))
     if count > _FREE_GAPS + 100 * occurring:
         raise InputError(
-            f"{path}: names {shown(int(count))} {what} of which {occurring} occur; ids here count from 0, "
-            "use the plain layout for other ids"
+            f"{path}: has ids for {shown(int(count))} {what}, but only {occurring} occur; in this layout ids count "
+            "from 0; use the plain layout for other ids"
         )
 
 
 def read_id_list(path, name):
-    """The ids, texts in file order, of a table with a column `name`, or of a text file with one id a line."""
+    """The ids in a table with a column `name`, or in a text file with one id per line, as texts in file order."""
     if path.suffix == ".parquet" or (path.name.endswith(TABLE_ENDS) and name in column_names(path)):
         column = read_table(path, [name])[name]
         return [column.texts[code] for code in column.codes.tolist()]
@@ -33,56 +33,57 @@ def read_id_list(path, name):
 
 
 def indices_of(path, name, column):
-    """int64 [n] of a column whose ids are themselves indices counted from 0; raises InputError with the row
-    otherwise."""
+    """The column as int64 [n], if its ids are indices counted from 0. Otherwise raises InputError with the row."""
     values = numbers_or_texts(column.texts)
     if values.dtype.kind == "i" and (not len(values) or values.min() >= 0):
         return values[column.codes]
     for code, text in enumerate(column.texts):
         if not (text.isascii() and text.isdigit() and numbers_or_texts([text]).dtype.kind == "i"):
             raise InputError(
-                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; ids here are integers counted "
-                "from 0, use the plain layout for other ids"
+                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; in this layout ids are integers "
+                "counted from 0; use the plain layout for other ids"
             )
-    raise InputError(f"{path}: column {name} holds ids beyond 2^63; use the plain layout for other ids")
+    raise InputError(f"{path}: column {name} contains ids above 2^63; use the plain layout for other ids")
 
 
 def sorted_ids(column, others=()):
-    """(ids, index [n]): the distinct ids of a column and of `others`, texts too, in ascending order (numbers by value,
-    texts by code point), and the place of each row of the column."""
+    """(distinct ids of the column and of `others`, index [n] of each row of the column). The ids are in ascending
+    order, numbers by value and texts by code point. others: texts."""
     texts = list(dict.fromkeys([*column.texts, *others]))
-    ids, back = np.unique(numbers_or_texts(texts), return_inverse=True)
-    return ids, back.reshape(-1)[column.codes]
+    ids, inverse = np.unique(numbers_or_texts(texts), return_inverse=True)
+    return ids, inverse.reshape(-1)[column.codes]
 
 
 def note_counting_from_one(side, index, notes, features=False):
-    """Notes where ids that are indices seem to count from 1: index 0 occurs nowhere and 1 does."""
+    """Append a note if the ids seem to count from 1: index 1 occurs and index 0 does not."""
     if index.min(initial=2) == 1:
-        effect = "every item has the features of the item after it" if features else f"{side} 0 does not exist"
+        effect = "every item has the features of the next item" if features else f"{side} 0 does not exist"
         notes.append(
-            f"{side} 0 occurs in no interaction: if your {side} ids count from 1, {effect}; subtract 1 from the ids"
+            f"{side} 0 has no interactions. If your {side} ids count from 1, {effect}; then subtract 1 from the ids"
         )
 
 
 def listed_ids(path, name, column):
-    """(ids, {text: index}) of a list of ids in file order; raises InputError for one that occurs twice."""
-    if len(column.texts) < len(column.codes):
-        counts = np.bincount(column.codes)
-        text = column.texts[int(counts.argmax())]
-        row = int(np.flatnonzero(column.codes == counts.argmax())[1]) + 1
-        raise InputError(f"{path}: row {row} names the {name} {shown(text)} again; list every {name} once")
+    """(ids, {text: index}) of a list of ids in file order. Raises InputError if an id occurs twice."""
+    check_distinct(path, name, column)
     texts = [column.texts[code] for code in column.codes.tolist()]
-    return numbers_or_texts(texts), {text: at for at, text in enumerate(texts)}
+    return numbers_or_texts(texts), {text: i for i, text in enumerate(texts)}
 
 
-def places_in(path, name, column, places, list_path):
-    """int64 [n]: the index of each row's id in a list; raises InputError with the row for an id that is not in it."""
-    to = np.empty(len(column.texts), np.int64)
+def check_distinct(path, name, column):
+    """Raise InputError, with the row, if an id occurs twice in the column."""
+    if len(column.texts) < len(column.codes):
+        code = np.bincount(column.codes).argmax()
+        row = int(np.flatnonzero(column.codes == code)[1]) + 1
+        raise InputError(f"{path}: row {row} repeats the {name} {shown(column.texts[code])}; keep only one row")
+
+
+def indices_in_list(path, name, column, index, list_path):
+    """The index of each row's id in a list, int64 [n]. index: {id: index}. Raises InputError for an id outside it."""
     for code, text in enumerate(column.texts):
-        if text not in places:
+        if text not in index:
             raise InputError(
-                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}, which {list_path.name} does not "
-                "list; add it there"
+                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}, which is not in {list_path.name}; "
+                "add it there"
             )
-        to[code] = places[text]
-    return to[column.codes]
+    return np.array([index[text] for text in column.texts], np.int64)[column.codes]

@@ -1,4 +1,4 @@
-"""What the layouts with a table of interactions share: its rating, its time and its split."""
+"""Interaction tables: the rating, timestamp and split columns. Used by the plain and the MMRec layout."""
 
 import numpy as np
 
@@ -11,57 +11,58 @@ RATING, TIMESTAMP = "rating", "timestamp"
 
 
 def read_interactions(path, user, item, split, options, notes, separator=None):
-    """The Table of a file's columns `user` and `item`, of `split` where it is there and asked for, and of rating and
-    timestamp where the options need them; rows of too low a rating left out.
+    """Read an interaction table. user, item, split: names of its columns.
 
-    Notes the columns that are not read. Raises InputError as read_table, and where a column that an option names is
-    missing.
+    The split column is read if it exists and options.split is "auto"; rating and timestamp are read if the options need
+    them. Rows with a low rating are removed. Appends a note about columns that are not read. Raises InputError if the
+    table is invalid, or lacks a column that an option needs.
     """
-    wanted = {RATING: options.min_rating is not None, TIMESTAMP: options.split in ("time", "last")}
-    numbers = [name for name, asked in wanted.items() if asked]
+    needed = {RATING: options.min_rating is not None, TIMESTAMP: options.split in ("time", "last")}
+    numbers = [name for name, is_needed in needed.items() if is_needed]
     splits = [split] if options.split == "auto" else []
-    named = splits if options.split_column != "split" else []
-    table = read_table(path, [user, item, *named], splits, separator, numbers)
+    required = splits if options.split_column != "split" else []
+    table = read_table(path, [user, item, *required], splits, separator, numbers)
     for name in numbers:
         if name not in table.numbers:
-            how = f"--min-rating {options.min_rating:g}" if name == RATING else f"--split {options.split}"
-            raise InputError(f"{path}: has no column {name}, which {how} needs; add it, or leave the option out")
+            option = f"--min-rating {options.min_rating:g}" if name == RATING else f"--split {options.split}"
+            raise InputError(f"{path}: has no column {name}, which {option} needs; add the column or drop the option")
     if table.unread:
-        notes.append(_unread(path, table.unread))
+        notes.append(_unread_interactions(path, table.unread))
     if options.min_rating is not None:
-        kept = table.numbers[RATING] >= options.min_rating
-        notes.append(
-            f"{path.name}: {len(kept) - kept.sum()} of {len(kept)} rows have a rating below {options.min_rating:g} and "
-            "are left out"
-        )
-        table = table.where(kept)
+        is_high = table.numbers[RATING] >= options.min_rating
+        n_low = len(is_high) - is_high.sum()
+        notes.append(f"{path.name}: {n_low} of {len(is_high)} rows have a rating below {options.min_rating:g}, ignored")
+        table = table.where(is_high)
     return table
 
 
 def splits_of(path, table, column, labels, users, items, options, notes):
-    """{split: (users, items)} as the table's split column says ({text: split} in `labels`), or as the options ask."""
+    """{split: (users, items)} from the split column, if it was read, or else from the options.
+
+    labels: {text in the column: split}. users, items: index of each row.
+    """
     if column not in table:
         return split_and_note(path, users, items, options, notes, table.numbers.get(TIMESTAMP))
     for code, text in enumerate(table[column].texts):
         if text not in labels:
             expected = ", ".join(f"{label} ({split})" if label != split else label for label, split in labels.items())
             raise InputError(
-                f"{path}: row {table[column].row_of(code)} has {column} {shown(text)}; it must be one of {expected}"
+                f"{path}: row {table[column].row_of(code)} has the {column} {shown(text)}; it must be one of {expected}"
             )
     splits = np.array([SPLITS.index(labels[text]) for text in table[column].texts], np.int64)[table[column].codes]
-    return {split: (users[splits == at], items[splits == at]) for at, split in enumerate(SPLITS)}
+    return {split: (users[splits == number], items[splits == number]) for number, split in enumerate(SPLITS)}
 
 
-def _unread(path, names):
+def _unread_interactions(path, names):
     hints = []
     if RATING in names:
-        hints.append("every row counts, whatever its rating; --min-rating 4 keeps those from 4 on")
+        hints.append("every row counts as an interaction; --min-rating 4 keeps only ratings of 4 or higher")
     if TIMESTAMP in names:
         hints.append("--split time splits by timestamp")
     return "; ".join([unread(path, names), *hints])
 
 
 def unread(path, names):
-    """The note that says which of a table's columns are not read."""
+    """The note about columns of a table that are not read."""
     listed = ", ".join(shown(name)[1:-1] for name in names[:12]) + (", …" if len(names) > 12 else "")
     return f"{path.name}: {f'column {listed} is' if len(names) == 1 else f'columns {listed} are'} not read"

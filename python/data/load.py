@@ -1,4 +1,4 @@
-"""load: a data folder of any layout, as a Dataset."""
+"""load: reading a data folder in any layout."""
 
 from ..errors import InputError
 from .files import existing_folder
@@ -7,14 +7,14 @@ from .options import LoadOptions
 
 
 def load(path, layout="auto", seed=0, modalities=None, **options):
-    """The Dataset in a folder.
+    """Read a data folder as a Dataset.
 
-    path: the folder. layout: "auto" (by the files that are there), "diffmm", "hkuds", "mmrec" or "plain"; each is
-    described in mmssl_trainer.data.layouts. seed: of the 8:1:1 split where the data gives none. modalities: names to
-    read, in this order (None: all there are). options: the other fields of options.LoadOptions, such as
-    split="time", min_rating=4 or interactions="interactions_cold.parquet".
+    path: the folder. layout: "diffmm", "hkuds", "mmrec" or "plain", or "auto" to detect it from the files; the modules
+    of mmssl_trainer.data.layouts describe the layouts. seed: seed of the random split, if the data has no split.
+    modalities: names of the modalities to read, in this order; None: all. options: other fields of options.LoadOptions,
+    such as split="time", min_rating=4 or interactions="interactions_cold.parquet".
 
-    Raises InputError, one line that names the file and the row or key, for whatever is wrong with the data.
+    Raises InputError if the data is invalid: one line that names the file and the row or key.
     """
     folder = existing_folder(path)
     options = LoadOptions(seed=seed, modalities=modalities, **options)

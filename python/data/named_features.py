@@ -1,4 +1,4 @@
-"""Feature files that carry the items' ids: Parquet, .npz and safetensors."""
+"""Feature files with item ids: Parquet, .npz and safetensors."""
 
 import math
 import zipfile
@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError, shown
 from .files import existing_file
+from .ids import check_distinct
 from .npy import finite, npy_header
 from .tables import Column, check_ids, read_table
 
@@ -17,40 +18,37 @@ _SMALL = 1 << 26
 
 
 def read_feature_ids(path):
-    """The Column of item ids in a feature file that carries them; raises InputError for an id that occurs twice."""
+    """The Column of item ids in a feature file. Raises InputError if an id occurs twice."""
     if path.suffix == ".parquet":
         column = read_table(path, ["item"])["item"]
     else:
         column = _column(path, _arrays(path, values=False)[0])
-    if len(column.texts) < len(column.codes):
-        counts = np.bincount(column.codes)
-        row = int(np.flatnonzero(column.codes == counts.argmax())[1]) + 1
-        raise InputError(f"{path}: row {row} is of item {shown(column.texts[int(counts.argmax())])} again; keep one")
+    check_distinct(path, "item", column)
     return column
 
 
 def read_named_features(path):
-    """(Column of item ids, features [n, d]) of a .parquet, .npz or .safetensors file; features as in read_features.
+    """(Column of item ids, features [n, d]) of a .parquet, .npz or .safetensors file. Dtypes as in read_features.
 
-    Parquet: a column `item` and one column of lists of equally many numbers. .npz: `ids`, integers or text, and one
-    other array of two dimensions, as numpy.savez writes them. safetensors: `ids`, int64 [n], or uint8 [n, longest] of
-    UTF-8 filled up with zeros, and one other tensor of two dimensions.
+    Parquet: a column `item`, and one column of lists of numbers, all of the same length. .npz (numpy.savez): an array
+    `ids` of integers or text, and one two-dimensional array. safetensors: a tensor `ids`, either int64 [n] or UTF-8 as
+    uint8 [n, longest] padded with zeros, and one two-dimensional tensor.
     """
     if path.suffix == ".parquet":
         table = read_table(path, ["item"], vectors=True)
         if len(table.vectors) != 1:
-            there = ", ".join(table.vectors) or "none"
+            names = ", ".join(table.vectors) or "none"
             raise InputError(
-                f"{path}: has {len(table.vectors)} columns of lists of numbers ({there}); beside item there must be one"
+                f"{path}: has {len(table.vectors)} columns with lists of numbers ({names}); it must have exactly one"
             )
         column, values = table["item"], next(iter(table.vectors.values()))
     else:
         ids, values = _arrays(path)
         column = _column(path, ids)
     if values.ndim != 2 or not values.shape[1]:
-        raise InputError(f"{path}: has features of the shape {values.shape}; give a matrix, one row for every item")
+        raise InputError(f"{path}: the features have the shape {values.shape}; write a matrix with one row per item")
     if len(values) != len(column.codes):
-        raise InputError(f"{path}: has {len(column.codes)} ids for {len(values)} rows; give one id a row")
+        raise InputError(f"{path}: has {len(column.codes)} ids for {len(values)} rows; write one id per row")
     return column, finite(path, values)
 
 
@@ -62,15 +60,13 @@ def _column(path, ids):
         texts = ids.tolist()
     else:
         raise InputError(
-            f"{path}: has ids of type {ids.dtype} and shape {ids.shape}; give integers or text, one for every row"
+            f"{path}: the ids have dtype {ids.dtype} and shape {ids.shape}; write integers or text, one per row"
         )
     try:
         texts = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: ids are not UTF-8 ({shown(str(error))}); write them again") from None
-    seen = {}
-    codes = np.array([seen.setdefault(text, len(seen)) for text in texts], np.int64)
-    return check_ids(path, "item", Column(list(seen), codes))
+        raise InputError(f"{path}: the ids are not UTF-8 ({shown(str(error))}); write them again") from None
+    return check_ids(path, "item", Column.of(texts))
 
 
 def _arrays(path, values=True):
@@ -80,7 +76,7 @@ def _arrays(path, values=True):
         others = [name for name in names if name != "ids"]
         if "ids" not in names or len(others) != 1:
             raise InputError(
-                f"{path}: holds {shown(', '.join(names), 120) if names else 'nothing'}; it must hold ids and one "
+                f"{path}: contains {shown(', '.join(names), 120) if names else 'nothing'}; it must contain ids and one "
                 "matrix of features"
             )
         return read("ids"), read(others[0]) if values else None
@@ -88,20 +84,20 @@ def _arrays(path, values=True):
 
 @contextmanager
 def _open_npz(path):
-    """(names, read) of a zip file of .npy files."""
+    """(array names, function that reads one array) of a .npz file. Arrays are read without pickle."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             size = path.stat().st_size
             if sum(info.file_size for info in entries.values()) > max(_SMALL, _EXPANSION * size):
-                raise InputError(f"{path}: unfolds to far more than its {size} bytes; write it again with numpy.savez")
+                raise InputError(f"{path}: decompresses to far more than its {size} bytes; write it with numpy.savez")
 
             def read(name):
                 with archive.open(entries[name]) as file:
                     dtype, fortran, shape = npy_header(f"{path}, {name}", file, entries[name].file_size, name == "ids")
                     array = np.frombuffer(file.read(), dtype)
                 if len(array) != math.prod(shape):
-                    raise InputError(f"{path}: {name} is cut off; write it again with numpy.savez")
+                    raise InputError(f"{path}: {name} is truncated; write it again with numpy.savez")
                 return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
             yield list(entries), read
@@ -113,7 +109,7 @@ def _open_npz(path):
 
 @contextmanager
 def _open_safetensors(path):
-    """(names, read) of a safetensors file."""
+    """(tensor names, function that reads one tensor) of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     def read(name):

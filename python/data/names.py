@@ -1,4 +1,4 @@
-"""What columns are called elsewhere: the names that `data convert` recognises and messages point at."""
+"""Common column names in other data sets, which `data convert` recognises."""
 
 COLUMN_NAMES = {
     "user": ("user", "user_id", "userid", "uid", "reviewerid", "reviewer_id", "customer_id", "visitorid", "session_id"),
@@ -13,12 +13,15 @@ COLUMN_NAMES = {
 
 
 def standard_names(columns):
-    """{user, item, rating, timestamp, split: the column that is it} of a table's columns, whatever their case and a
-    RecBole type (`user_id:token`); a name that two columns fit is the first one's."""
+    """{user, item, rating, timestamp, split: the column with this meaning}, for the columns that have one.
+
+    Upper case and the types of RecBole (`user_id:token`) are ignored. If several columns match, the name that comes
+    first in COLUMN_NAMES decides, and then the order of the columns.
+    """
     plain = {column: column.partition(":")[0].strip().lower() for column in columns}
-    found = {}
-    for name, known in COLUMN_NAMES.items():
-        fitting = sorted((known.index(plain[c]), at, c) for at, c in enumerate(columns) if plain[c] in known)
-        if fitting:
-            found[name] = fitting[0][2]
-    return found
+    result = {}
+    for meaning, names in COLUMN_NAMES.items():
+        matching = [column for column in columns if plain[column] in names]
+        if matching:
+            result[meaning] = min(matching, key=lambda column: names.index(plain[column]))
+    return result

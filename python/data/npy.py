@@ -1,4 +1,4 @@
-"""Feature matrices from .npy files, with the header checked against the file before anything is allocated."""
+"""Reading .npy files. The header is checked against the file size before memory is allocated."""
 
 import math
 import re
@@ -21,33 +21,32 @@ _ROWS_AT_A_TIME = 1 << 22
 
 
 def read_features(path, n_items=None):
-    """Equals `np.load(path, allow_pickle=False)` as float32 (float16 stays float16), [I, d], C order.
+    """Equals `np.load(path, allow_pickle=False)` as float32 [I, d] in C order. float16 stays float16. Row = item index.
 
-    Row = item index. Raises InputError, naming the file, for anything that is not a complete .npy file of numbers,
-    object arrays, other than two dimensions, zero width, another number of rows than n_items (None: any), and values
-    that are NaN, infinite or too large for float32 (with the row).
+    Raises InputError if the file is not a complete .npy file of numbers, is not two-dimensional, has no columns, does
+    not have n_items rows (None: any number), or has a value that is not finite in float32.
     """
     try:
         with existing_file(path).open("rb") as file:
             dtype, fortran, shape = _header(path, file)
             if n_items is not None and shape[0] != n_items:
                 raise InputError(
-                    f"{path}: has {shape[0]} rows for {n_items} items; give one row for every item, in item order"
+                    f"{path}: has {shape[0]} rows for {n_items} items; it needs one row per item, in item order"
                 )
             array = np.fromfile(file, dtype, math.prod(shape))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except MemoryError:
         raise InputError(
-            f"{path}: {shape[0]} x {shape[1]} {dtype} do not fit in memory; store them as float16"
+            f"{path}: {shape[0]} x {shape[1]} values of {dtype} do not fit into memory; save them as float16"
         ) from None
     if len(array) != math.prod(shape):
-        raise InputError(f"{path}: became shorter while it was read; wait until it is written")
+        raise InputError(f"{path}: became shorter while it was read; wait until it has been written")
     return finite(path, array.reshape(shape[::-1]).T if fortran else array.reshape(shape))
 
 
 def npy_rows(path):
-    """Rows of a .npy file, read from its header alone."""
+    """The number of rows of a .npy file, read from its header."""
     try:
         with existing_file(path).open("rb") as file:
             return _header(path, file)[2][0]
@@ -56,14 +55,17 @@ def npy_rows(path):
 
 
 def _header(path, file):
-    """(dtype, fortran_order, shape), the file left at the first value; the declared size equals what follows."""
+    """(dtype, fortran_order, shape) of an open .npy file. The file position is then at the first value."""
     size = file.seek(0, 2)
     file.seek(0)
     return npy_header(path, file, size)
 
 
 def npy_header(path, file, size, ids=False):
-    """_header of a stream of `size` bytes; with `ids`, an array of one or two dimensions of integers or text."""
+    """The same for a stream of `size` bytes. ids: whether the array contains ids, which may be text and have any shape.
+
+    Raises InputError if the header is malformed or does not match the size.
+    """
     magic = file.read(8)
     if magic[:6] != b"\x93NUMPY" or len(magic) < 8 or magic[6] not in (1, 2, 3):
         raise InputError(f"{path}: is not a .npy file; write it with numpy.save")
@@ -73,30 +75,32 @@ def npy_header(path, file, size, ids=False):
     header = file.read(min(length, _LONGEST_HEADER)).decode("latin1")
     parts = _HEADER.fullmatch(header)
     if length > _LONGEST_HEADER or len(header) != length or not parts:
-        raise InputError(f"{path}: has no plain .npy header; write it with numpy.save as a float32 or float16 matrix")
+        raise InputError(
+            f"{path}: has an unsupported .npy header; write it with numpy.save as a float32 or float16 matrix"
+        )
     descr = parts["descr"]
     if "O" in descr:
-        to = "ids as text or integers, as with ids.astype(str)" if ids else "it with dtype float32"
-        raise InputError(f"{path}: holds Python objects, which are not read; save {to}")
+        advice = "the ids as text or integers, for example ids.astype(str)" if ids else "the array with dtype float32"
+        raise InputError(f"{path}: contains Python objects, which are not supported; save {advice}")
     if not (_ID_DESCR if ids else _DESCR).fullmatch(descr):
         raise InputError(
             f"{path}: has dtype {shown(descr)}; save it as {'integers or text' if ids else 'float32 or float16'}"
         )
     shape = tuple(int(side) for side in parts["shape"].split(",") if side.strip().isdigit())
     if len(shape) != 2 and not ids:
-        raise InputError(f"{path}: has {len(shape)} dimensions; features are a matrix, one row for every item")
+        raise InputError(f"{path}: has {len(shape)} dimensions; features must be a matrix with one row per item")
     if not ids and shape[1] == 0:
-        raise InputError(f"{path}: has width 0; give at least one feature an item or take the modality out")
+        raise InputError(f"{path}: has no columns; add features or remove the file")
     dtype = np.dtype(descr[1:-1])
-    held = size - 8 - width - length
-    if math.prod(shape) * dtype.itemsize != held or not dtype.itemsize:
+    available = size - 8 - width - length
+    if math.prod(shape) * dtype.itemsize != available or not dtype.itemsize:
         sides = " x ".join(map(shown, shape))
-        raise InputError(f"{path}: declares {sides} {dtype} but holds {held} bytes; copy the file again")
+        raise InputError(f"{path}: declares {sides} {dtype} but contains {available} bytes; copy the file again")
     return dtype, parts["fortran"] == "True", shape
 
 
 def finite(path, array):
-    """float32 or float16, C order, native bytes; refuses what is not finite with its row."""
+    """The array as float32 or float16 in C order and native byte order. Raises InputError for a non-finite value."""
     dtype = np.float16 if array.dtype.kind == "f" and array.dtype.itemsize == 2 else np.float32
     same = array.dtype == dtype and array.flags.c_contiguous
     out = array if same else np.empty(array.shape, dtype)
@@ -107,11 +111,11 @@ def finite(path, array):
                 out[begin : begin + step] = array[begin : begin + step]
         bad = ~np.isfinite(out[begin : begin + step])
         if bad.any():
-            row, column = (int(at[0]) for at in np.nonzero(bad))
+            row, column = (int(index[0]) for index in np.nonzero(bad))
             value = array[begin + row, column]
-            why = "which float32 cannot hold" if np.isfinite(value) else "which is not a number to train on"
+            rule = "float32 cannot represent it" if np.isfinite(value) else "features must be finite"
             raise InputError(
-                f"{path}: row {begin + row}, column {column} is {value}, {why}; replace it or drop the modality"
+                f"{path}: row {begin + row}, column {column} is {value}; {rule}; replace it or remove the file"
             )
     return out
 
@@ -127,8 +131,8 @@ def read_integers(path):
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if dtype.kind not in "iu":
-        raise InputError(f"{path}: holds {dtype} values; indices are integers")
+        raise InputError(f"{path}: contains {dtype} values; indices must be integers")
     if dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
-        raise InputError(f"{path}: holds {array.max()}, too large for an index")
+        raise InputError(f"{path}: contains {array.max()}, which is too large for an index")
     array = array.astype(np.int64)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)

@@ -1,4 +1,4 @@
-"""What may be said about a data folder beside its name: the keys of the configuration's [data] section."""
+"""Options for reading a data folder. They correspond to the keys of section [data]."""
 
 from dataclasses import dataclass, fields
 
@@ -11,15 +11,9 @@ NO_FEATURES = ["none"]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a folder is read.
+    """How a folder is read. config.sections.DataSection describes the options.
 
-    seed: of a split by chance. modalities: names to read, in this order; None: all there are, []: none.
-    interactions: the table to read instead of the layout's own, named as in the folder. split_column: the column that
-    holds train, val or test. split: "auto" takes the split that the data gives and else "random", 8:1:1 of each user;
-    "time" takes the latest interactions of all users, "last" the latest of each. split_share: of the validation and of
-    the test interactions, for "random" and "time". split_last: interactions of a user in validation and in testing,
-    for "last". min_rating: the lowest rating that counts as an interaction; None: all count. missing_features: what an
-    item without a feature row gets: "refuse" or the modality's "mean".
+    seed: seed of a random split. modalities: names of the modalities to read, in this order; None: all, []: none.
     """
 
     seed: int = 0
@@ -35,24 +29,24 @@ class LoadOptions:
     def __post_init__(self):
         if self.modalities == NO_FEATURES:
             object.__setattr__(self, "modalities", [])
-        for name, value, known in (
+        for name, value, allowed in (
             ("split", self.split, SPLIT_RULES),
             ("missing_features", self.missing_features, MISSING_RULES),
         ):
-            if value not in known:
-                raise InputError(f"{name} {shown(value)} is unknown; choose one of {', '.join(known)}")
+            if value not in allowed:
+                raise InputError(f"{name} = {shown(value)}: must be one of {', '.join(allowed)}")
         if not 0 < self.split_share < 0.5:
-            raise InputError(f"split_share is {self.split_share}; it must lie above 0 and below 0.5")
+            raise InputError(f"split_share = {self.split_share}: must be above 0 and below 0.5")
         if self.split_last < 1:
-            raise InputError(f"split_last is {self.split_last}; it must be 1 or more")
+            raise InputError(f"split_last = {self.split_last}: must be at least 1")
 
     def refuse(self, folder, layout, names):
-        """Raises InputError where an option that the layout cannot follow has been given."""
+        """Raise InputError if one of the options `names`, which this layout does not support, has been set."""
         for field in fields(self):
             if field.name in names and getattr(self, field.name) != field.default:
                 raise InputError(
-                    f"{folder}: the layout {layout} has no table of interactions, which {field.name} = "
-                    f"{shown(getattr(self, field.name))} needs; mmssl-fast data convert makes one"
+                    f"{folder}: {field.name} = {shown(getattr(self, field.name))} needs an interaction table, which "
+                    f"the layout {layout} does not have; mmssl-fast data convert creates one"
                 )
 
 

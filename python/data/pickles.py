@@ -1,10 +1,10 @@
-"""Sparse matrices out of pickle files, without unpickling.
+"""Reading sparse matrices from pickle files without unpickling them.
 
-A pickle is a program for a stack machine that may call anything importable. This reader never runs one: it walks the
-opcodes (pickletools.genops) with a stack of plain data, and where the program names a callable it looks the exact
-(module, name) up in a table of ten meanings. Anything else is refused by name. Nothing is imported, called or
-constructed on the file's behalf, not even SciPy's or NumPy's own `__setstate__`; lengths, shapes and indices are
-checked here before a matrix is made of them, for SciPy's C++ trusts its indices.
+A pickle is a program for a stack machine, which can call any importable function. This module does not run it. It goes
+through the opcodes (pickletools.genops) with a stack of plain data. If the program names a callable, the exact (module,
+name) must be in the table _MEANINGS; everything else is refused. Nothing is imported, called or constructed for the
+file, not even `__setstate__` of SciPy or NumPy. Lengths, shapes and indices are checked before a matrix is built,
+because the C++ code of SciPy does not check its indices.
 """
 
 import io
@@ -53,14 +53,14 @@ _MARK = object()
 
 
 class _Named(NamedTuple):
-    """A callable the file names, as its meaning; never the callable itself."""
+    """A callable that the file names, represented by its meaning in _MEANINGS."""
 
     meaning: str
     kind: str | None
 
 
 class _Node:
-    """Something the file builds: a sparse matrix, an array or a dtype, with its arguments and state as plain data."""
+    """A sparse matrix, an array or a dtype that the file describes, with its arguments and state as plain data."""
 
     __slots__ = ("arguments", "kind", "state", "what")
 
@@ -69,11 +69,11 @@ class _Node:
 
 
 class _Refused(Exception):
-    pass
+    """The file contains something that is not allowed; the message says what."""
 
 
 class SparsePairs(NamedTuple):
-    """The stored entries of a matrix: rows and columns int64 [n], values float64 [n], shape (rows, columns)."""
+    """The stored entries of a matrix: rows and columns int64 [n], values float64 [n]; shape: (rows, columns)."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -84,11 +84,12 @@ class SparsePairs(NamedTuple):
 def read_sparse_pickle(path):
     """Equals `m = pickle.load(open(path, "rb")).tocoo(); (m.row, m.col, m.data, m.shape)` for SciPy COO and CSR.
 
-    Admits what `pickle.dump` writes for coo_matrix, csr_matrix, coo_array and csr_array, any protocol, of SciPy 0.19 or
-    newer, with integer, boolean or floating data. Returns SparsePairs, entries in the file's order.
+    Supports the output of `pickle.dump` in any protocol for coo_matrix, csr_matrix, coo_array and csr_array of SciPy
+    0.19 or newer, with integer, boolean or floating-point data. Returns SparsePairs with the entries in the order of
+    the file.
 
-    Raises InputError, naming the file, for any other callable (named, not executed), object arrays, damaged or
-    truncated files, lengths that disagree, indices outside the shape, and values that are not finite.
+    Raises InputError for other callables, object arrays, damaged or truncated files, inconsistent lengths, indices
+    outside the shape, and values that are not finite. Nothing is executed.
     """
     content = read_bytes(path)
     return _read(path, lambda: _matrix(_interpret(content)))
@@ -96,7 +97,7 @@ def read_sparse_pickle(path):
 
 def read_integer_lists(path):
     """Equals `[list(row) for row in np.load(path, allow_pickle=True)]` for a .npy file whose entries are lists, tuples
-    or arrays of integers, read without unpickling. Raises InputError as read_sparse_pickle."""
+    or arrays of integers. Nothing is executed. Raises InputError for anything else."""
     content = read_bytes(path)
     start = content.find(b"\n") + 1 if content[:6] == b"\x93NUMPY" else 0
     if b"O'" not in content[:start]:
@@ -105,7 +106,7 @@ def read_integer_lists(path):
 
 
 def _read(path, read):
-    """What `read` returns; a refusal and whatever a damaged file brings about become an InputError."""
+    """The result of read(). A refusal, and any exception caused by a damaged file, is raised as InputError."""
     try:
         return read()
     except _Refused as refusal:
@@ -127,14 +128,14 @@ def _read(path, read):
 
 
 def _interpret(content):
-    """The value a pickle stands for, as plain data and _Nodes."""
+    """The value of a pickle, as plain data and _Nodes."""
     stack, memo = [], {}
 
     def pop_to_mark():
-        for at in range(len(stack) - 1, -1, -1):
-            if stack[at] is _MARK:
-                items = stack[at + 1 :]
-                del stack[at:]
+        for position in range(len(stack) - 1, -1, -1):
+            if stack[position] is _MARK:
+                items = stack[position + 1 :]
+                del stack[position:]
                 return items
         raise _Refused("is a damaged pickle (no mark on the stack); write it again with pickle.dump")
 
@@ -165,19 +166,19 @@ def _interpret(content):
             stack.append(pop_to_mark())
         elif name == "APPEND":
             item = stack.pop()
-            _a(list, stack[-1]).append(item)
+            _checked(list, stack[-1]).append(item)
         elif name == "APPENDS":
             items = pop_to_mark()
-            _a(list, stack[-1]).extend(items)
+            _checked(list, stack[-1]).extend(items)
         elif name == "DICT":
             stack.append(_fill({}, pop_to_mark()))
         elif name == "SETITEM":
             items = stack[-2:]
             del stack[-2:]
-            _fill(_a(dict, stack[-1]), items)
+            _fill(_checked(dict, stack[-1]), items)
         elif name == "SETITEMS":
             items = pop_to_mark()
-            _fill(_a(dict, stack[-1]), items)
+            _fill(_checked(dict, stack[-1]), items)
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name == "MEMOIZE":
@@ -192,16 +193,16 @@ def _interpret(content):
             stack.append(_look_up(module, attribute))
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, called = stack.pop(), stack.pop()
-            stack.append(_stand_in(called, _a(tuple, arguments), name))
+            stack.append(_stand_in(called, _checked(tuple, arguments), name))
         elif name == "BUILD":
             state = stack.pop()
             if not isinstance(stack[-1], _Node) or stack[-1].state is not None:
-                raise _Refused("sets state on something that is no matrix, array or dtype; it was not read")
+                raise _Refused("sets a state on something other than a matrix, array or dtype, which is not supported")
             stack[-1].state = state
         elif name == "STOP":
             return stack.pop()
         else:
-            raise _Refused(f"uses the pickle operation {name}, which a SciPy matrix does not need; it was not read")
+            raise _Refused(f"uses the pickle operation {name}, which SciPy matrices do not need; it was not executed")
     raise _Refused("is a truncated pickle; copy or write it again")
 
 
@@ -212,15 +213,14 @@ def _look_up(module, attribute):
         f"{module}.{attribute}" if isinstance(module, str) and isinstance(attribute, str) else "an unnamed callable"
     )
     raise _Refused(
-        f"names {shown(called, 120)}, which is not allowed in a data file; nothing was executed. Only SciPy COO and "
-        "CSR "
-        "matrices of numbers are read from pickles"
+        f"contains {shown(called, 120)}, which is not allowed in a data file; nothing was executed. Pickles may only "
+        "contain SciPy COO and CSR matrices of numbers"
     )
 
 
 def _stand_in(called, arguments, operation):
     if not isinstance(called, _Named):
-        raise _Refused(f"applies the pickle operation {operation} to something that is no callable; it was not read")
+        raise _Refused(f"applies the pickle operation {operation} to something that is not callable")
     meaning = called.meaning
     if meaning == "sparse":
         return _Node("sparse", called.kind)
@@ -236,23 +236,23 @@ def _stand_in(called, arguments, operation):
     if meaning in ("reconstruct", "frombuffer", "scalar"):
         return _Node("array", meaning, arguments)
     if meaning == "latin1" and 1 <= len(arguments) <= 2 and arguments[1:] in ((), ("latin1",)):
-        return _a(str, arguments[0]).encode("latin1")
+        return _checked(str, arguments[0]).encode("latin1")
     if meaning == "bytes" and arguments == ():
         return b""
-    raise _Refused("calls a NumPy or codec function in a way no matrix does; it was not read")
+    raise _Refused("calls a NumPy or codec function in a way that no matrix does; it was not executed")
 
 
 def _matrix(root):
     if not (isinstance(root, _Node) and root.what == "sparse"):
         raise _Refused(
-            f"holds {_described(root)}, not a SciPy COO or CSR matrix; write it with pickle.dump(coo_matrix, file)"
+            f"contains {_described(root)}, not a SciPy COO or CSR matrix; write one with pickle.dump(coo_matrix, file)"
         )
     state = root.state[0] if isinstance(root.state, tuple) and root.state else root.state
-    state = _a(dict, state)
+    state = _checked(dict, state)
     shape = state.get("_shape", state.get("shape"))
-    shape = tuple(_integer(side) for side in _values(_a(tuple, shape), 2))
+    shape = tuple(_integer(side) for side in _values(_checked(tuple, shape), 2))
     if not all(0 <= side <= _LARGEST_SIDE for side in shape):
-        raise _Refused(f"declares the shape {shown(shape[0])} x {shown(shape[1])}; each side must lie in 0..2^31-1")
+        raise _Refused(f"declares the shape {shown(shape[0])} x {shown(shape[1])}; each side must be in 0..2^31-1")
     values = _array(_entry(state, "data"), "data")
     if root.kind == "coo":
         rows, columns = _coordinates(state)
@@ -261,7 +261,7 @@ def _matrix(root):
         rows = _rows_of(_indices(_entry(state, "indptr"), "indptr"), shape[0], len(columns))
     if not len(rows) == len(columns) == len(values):
         raise _Refused(
-            f"holds {len(rows)} rows, {len(columns)} columns and {len(values)} values; a matrix has as many of each"
+            f"contains {len(rows)} rows, {len(columns)} columns and {len(values)} values; the numbers must be equal"
         )
     for which, index, side in (("row", rows, shape[0]), ("column", columns, shape[1])):
         outside = np.flatnonzero((index < 0) | (index >= side))
@@ -271,83 +271,85 @@ def _matrix(root):
             )
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
-        raise _Refused(f"entry {np.flatnonzero(~np.isfinite(values))[0]} is not finite; an interaction's value must be")
+        raise _Refused(f"entry {np.flatnonzero(~np.isfinite(values))[0]} is not finite; write the matrix again")
     return SparsePairs(rows, columns, values, shape)
 
 
 def _objects(root):
-    """The entries of an array of Python objects of one dimension."""
+    """The entries of a one-dimensional array of Python objects."""
     if not (isinstance(root, _Node) and root.kind == "reconstruct"):
-        raise _Refused(f"holds {_described(root)}, not an array of lists")
-    _, shape, _, _, entries = _values(_a(tuple, root.state), 5)
-    (length,) = _values(_a(tuple, shape), 1)
-    return _values(_a(list, entries), _integer(length))
+        raise _Refused(f"contains {_described(root)}, not an array of lists")
+    _, shape, _, _, entries = _values(_checked(tuple, root.state), 5)
+    (length,) = _values(_checked(tuple, shape), 1)
+    return _values(_checked(list, entries), _integer(length))
 
 
 def _integers(row):
-    """The integers of a list, a tuple or an array."""
+    """The integers in a list, a tuple or an array."""
     if isinstance(row, _Node) and row.kind != "scalar":
         return _indices(row, "an entry").tolist()
     if not isinstance(row, (list, tuple)):
-        raise _Refused(f"holds {_described(row)} where a list of integers belongs")
+        raise _Refused(f"contains {_described(row)} instead of a list of integers")
     return [_integer(value) for value in row]
 
 
 def _coordinates(state):
     if "coords" in state:
-        rows, columns = _values(_a(tuple, state["coords"]), 2)
+        rows, columns = _values(_checked(tuple, state["coords"]), 2)
     else:
         rows, columns = _entry(state, "row"), _entry(state, "col")
     return _indices(rows, "row"), _indices(columns, "col")
 
 
 def _rows_of(indptr, n_rows, n_entries):
-    falls = (indptr[1:] < indptr[:-1]).any()  # their differences may wrap
-    if len(indptr) != n_rows + 1 or indptr[0] != 0 or indptr[-1] != n_entries or falls:
-        raise _Refused(f"indptr does not rise from 0 to {n_entries} in {n_rows + 1} steps; write the matrix again")
+    decreasing = (indptr[1:] < indptr[:-1]).any()  # compared directly: differences could overflow
+    if len(indptr) != n_rows + 1 or indptr[0] != 0 or indptr[-1] != n_entries or decreasing:
+        raise _Refused(f"indptr must have {n_rows + 1} values that increase from 0 to {n_entries}; write it again")
     return np.repeat(np.arange(n_rows, dtype=np.int64), np.diff(indptr))
 
 
 def _indices(node, name):
     array = _array(node, name)
     if array.dtype.kind not in "iu":
-        raise _Refused(f"{name} holds {array.dtype} values; indices are integers")
+        raise _Refused(f"{name} contains {array.dtype} values; indices must be integers")
     if array.dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
-        raise _Refused(f"{name} holds {array.max()}, too large for an index")
+        raise _Refused(f"{name} contains {array.max()}, which is too large for an index")
     return array.astype(np.int64)
 
 
 def _array(node, name):
-    """The 1-D array that an array node stands for, read from its bytes."""
+    """The one-dimensional array of an array node, from its bytes."""
     if not (isinstance(node, _Node) and node.what == "array"):
-        raise _Refused(f"{name} holds {_described(node)}, not an array")
+        raise _Refused(f"{name} contains {_described(node)}, not an array")
     if node.kind == "frombuffer":
         content, dtype, shape, _ = _values(node.arguments, 4)
     elif node.kind == "reconstruct":
-        _, shape, dtype, _, content = _values(_a(tuple, node.state), 5)
+        _, shape, dtype, _, content = _values(_checked(tuple, node.state), 5)
     else:
-        raise _Refused(f"{name} holds a NumPy scalar, not an array")
+        raise _Refused(f"{name} contains a NumPy scalar, not an array")
     dtype = _dtype(dtype, name)
-    content = content.encode("latin1") if isinstance(content, str) else _a(bytes, content)
-    (length,) = _values(_a(tuple, shape), 1)
+    content = content.encode("latin1") if isinstance(content, str) else _checked(bytes, content)
+    (length,) = _values(_checked(tuple, shape), 1)
     if _integer(length) * dtype.itemsize != len(content):
         raise _Refused(
-            f"{name} declares {shown(length)} values of {dtype} but holds {len(content)} bytes; copy the file again"
+            f"{name} declares {shown(length)} values of {dtype} but contains {len(content)} bytes; copy the file again"
         )
     return np.frombuffer(content, dtype)
 
 
 def _dtype(node, name):
     if not (isinstance(node, _Node) and node.what == "dtype" and node.arguments):
-        raise _Refused(f"{name} has {_described(node)} for a dtype")
+        raise _Refused(f"{name} has {_described(node)} instead of a dtype")
     code = node.arguments[0]
     if not (isinstance(code, str) and _NUMBER.fullmatch(code)):
-        raise _Refused(f"{name} has dtype {shown(code)}; only integers, booleans and floats of 2 to 8 bytes are read")
+        raise _Refused(
+            f"{name} has dtype {shown(code)}; only integers, booleans and floats of 2 to 8 bytes are supported"
+        )
     order = "="
     if node.state is not None:
-        order = _a(tuple, node.state)[1]
+        order = _checked(tuple, node.state)[1]
         if order not in ("<", ">", "|", "="):
-            raise _Refused(f"{name} has the byte order {shown(order)}; expected < or >")
+            raise _Refused(f"{name} has the byte order {shown(order)}; it must be < or >")
     return np.dtype(code).newbyteorder(order)
 
 
@@ -360,32 +362,30 @@ def _entry(state, key):
 def _integer(value):
     if isinstance(value, _Node) and value.kind == "scalar" and len(value.arguments) == 2:
         dtype, content = _dtype(value.arguments[0], "a scalar"), value.arguments[1]
-        content = content.encode("latin1") if isinstance(content, str) else _a(bytes, content)
+        content = content.encode("latin1") if isinstance(content, str) else _checked(bytes, content)
         if dtype.kind in "iu" and len(content) == dtype.itemsize:
             return int(np.frombuffer(content, dtype)[0])
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise _Refused(f"holds {_described(value)} where an integer belongs")
+    raise _Refused(f"contains {_described(value)} instead of an integer")
 
 
 def _values(items, count):
     if len(items) != count:
-        raise _Refused(
-            f"is a damaged pickle ({len(items)} values where {count} belong); write it again with pickle.dump"
-        )
+        raise _Refused(f"is a damaged pickle ({len(items)} values instead of {count}); write it again with pickle.dump")
     return items
 
 
-def _fill(into, items):
+def _fill(target, items):
     if len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
-        raise _Refused("is a damaged pickle (a dictionary key is no text); write it again with pickle.dump")
-    into.update(zip(items[::2], items[1::2], strict=True))
-    return into
+        raise _Refused("is a damaged pickle (a dictionary key is not text); write it again with pickle.dump")
+    target.update(zip(items[::2], items[1::2], strict=True))
+    return target
 
 
-def _a(kind, value):
+def _checked(kind, value):
     if not isinstance(value, kind):
-        raise _Refused(f"holds {_described(value)} where {kind.__name__} belongs; write it again with pickle.dump")
+        raise _Refused(f"contains {_described(value)} instead of {kind.__name__}; write it again with pickle.dump")
     return value
 
 

@@ -1,4 +1,4 @@
-"""summarise: what `mmssl-fast data check` shows of a Dataset."""
+"""summarise: the description of a Dataset that `mmssl-fast data check` shows and result.json contains."""
 
 import numpy as np
 
@@ -8,15 +8,12 @@ _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def summarise(dataset):
-    """A dict of plain Python values (it can be written as JSON) that describes a Dataset.
+    """A description of a Dataset as a dict that can be written as JSON.
 
-    Keys: name, layout, users, items, interactions {split: count}, density (training pairs / (users x items)),
-    user_degree and item_degree (of training: {"min", "25%", "50%", "75%", "95%", "max", "mean"}), modalities (a list of
-    {"name", "width", "dtype", "norm_min", "norm_median", "norm_max", "zero_rows"}), without_history {"users", "items":
-    how many have no training interaction}, held_out {"val", "test": {"pairs", "users", "new_users" (of these, without
-    history), "pairs_of_new_users", "cold_items" (items of the split without history), "pairs_of_cold_items"}}, notes,
-    fingerprint.
-    """
+    interactions: {split: count}. density: training pairs / (users x items). user_degree, item_degree: quantiles and
+    mean of the number of training interactions. without_history: users and items without training interactions.
+    held_out: {"val", "test": counts of pairs, users, and of new users and cold items, which have no training
+    interactions}."""
     train = dataset.train
     return {
         "name": dataset.name,
@@ -39,7 +36,7 @@ def summarise(dataset):
 
 
 def _held_out(train, matrix):
-    """What a split holds, and how much of it has no history to be ranked by."""
+    """Counts of a validation or test matrix, and how many of its pairs belong to new users or cold items."""
     pairs = matrix.tocoo()
     new, cold = np.diff(train.indptr) == 0, np.bincount(train.indices, minlength=train.shape[1]) == 0
     return {

@@ -1,4 +1,4 @@
-"""Splits into training, validation and testing: by chance for each user, by time, or each user's latest."""
+"""Splits into training, validation and test set: random per user, by time, or the most recent of each user."""
 
 import numpy as np
 
@@ -6,47 +6,49 @@ from ..errors import InputError
 
 
 def split_per_user(users, items, seed=0, share=0.1):
-    """{split: (users, items)}: of each user's n items max(1, floor(share n)) for validation, as many for testing, the
-    rest for training.
+    """{split: (users, items)}, random for each user. users, items: int64 [n] indices; duplicate pairs count once.
 
-    A user with one or two items keeps them in training. Duplicate pairs count once. users, items: int64 [n] indices.
-    Which items go where depends on the seed and the pair of indices only (a 64-bit hash orders each user's items), so
-    not on the order of the file, the platform or the NumPy version.
+    Of the n items of a user, max(1, floor(share n)) are for validation and as many for testing. Users with one or two
+    items keep them in the training set. A 64-bit hash of the seed and the two indices orders the items of a user, so
+    that the split does not depend on the order of the file, the platform or the version of NumPy.
     """
-    users, items, place, degree = _placed(users, items, seed)
-    held = np.where(degree >= 3, np.maximum(1, np.floor(degree * share + 1e-9)), 0)
-    held = np.minimum(held, (degree - 1) // 2)
-    return _cut(users, items, place, held)
+    users, items, rank, degree = _ranked(users, items, seed)
+    n_held_out = np.where(degree >= 3, np.maximum(1, np.floor(degree * share + 1e-9)), 0)
+    n_held_out = np.minimum(n_held_out, (degree - 1) // 2)
+    return _by_rank(users, items, rank, n_held_out)
 
 
 def split_latest(users, items, times, count=1, seed=0):
-    """{split: (users, items)}: each user's latest `count` items for testing, the `count` before them for validation.
+    """{split: (users, items)}: the most recent `count` items of each user for testing, the `count` before for
+    validation.
 
-    A user with fewer than 2 count + 1 items keeps them in training. A pair that occurs more than once counts where it
-    occurs first; items of the same time are ordered by the seed, as in split_per_user.
+    Users with fewer than 2 count + 1 items keep them in the training set. The first occurrence of a repeated pair
+    counts. Items with the same time are ordered by the hash of split_per_user.
     """
     users, items, times = _earliest(users, items, times)
-    users, items, place, degree = _placed(users, items, seed, times)
-    return _cut(users, items, place, np.where(degree > 2 * count, count, 0))
+    users, items, rank, degree = _ranked(users, items, seed, times)
+    return _by_rank(users, items, rank, np.where(degree > 2 * count, count, 0))
 
 
 def split_by_time(users, items, times, share=0.1):
-    """{split: (users, items)}: of all pairs in the order of time the last `share` for testing, the `share` before them
-    for validation. Pairs of the same time stay together, in the later part; a pair that occurs more than once counts
-    where it occurs first."""
+    """{split: (users, items)}: the most recent fraction `share` of all pairs for testing, the `share` before for
+    validation. Pairs with the same time stay together, in the later set. The first occurrence of a repeated pair
+    counts."""
     users, items, times = _earliest(users, items, times)
     ordered = np.sort(times)
-    at = [int(len(times) - np.floor(part * share * len(times) + 1e-9)) for part in (2, 1)]
-    begin = [ordered[min(one, len(ordered) - 1)] if len(ordered) else 0 for one in at]
-    tested = times >= begin[1]
-    validated = (times >= begin[0]) & ~tested
-    chosen = {"train": ~(tested | validated), "val": validated, "test": tested}
-    return {split: (users[mask], items[mask]) for split, mask in chosen.items()}
+    starts = [int(len(times) - np.floor(part * share * len(times) + 1e-9)) for part in (2, 1)]
+    val_time, test_time = (ordered[min(start, len(ordered) - 1)] if len(ordered) else 0 for start in starts)
+    is_test = times >= test_time
+    is_val = (times >= val_time) & ~is_test
+    masks = {"train": ~(is_test | is_val), "val": is_val, "test": is_test}
+    return {split: (users[mask], items[mask]) for split, mask in masks.items()}
 
 
 def split_and_note(path, users, items, options, notes, times=None):
-    """The split that the options ask for ("auto" means "random"), with a line in `notes` that says so and one for
-    duplicate pairs. times: [n], needed for "time" and "last"; InputError without."""
+    """The split that the options choose ("auto" means "random"). Appends notes about the split and duplicate pairs.
+
+    times: [n]; without it, InputError for "time" and "last".
+    """
     share, last = options.split_share, options.split_last
     if options.split in ("time", "last"):
         if times is None:
@@ -54,19 +56,19 @@ def split_and_note(path, users, items, options, notes, times=None):
         if options.split == "last":
             splits = split_latest(users, items, times, last, options.seed)
             notes.append(
-                f"split by time: each user's latest {last} for testing, the {last} before for validation; users with "
-                f"fewer than {2 * last + 1} interactions keep them in training"
+                f"split by time: the most recent {last} of each user for testing, the {last} before for validation; "
+                f"users with fewer than {2 * last + 1} interactions keep them in the training set"
             )
         else:
             splits = split_by_time(users, items, times, share)
             part = f"{100 * share:.3g}%"
-            notes.append(f"split by time: the latest {part} of all rows for testing, the {part} before for validation")
+            notes.append(f"split by time: the most recent {part} for testing, the {part} before for validation")
     else:
         splits = split_per_user(users, items, options.seed, share)
-        parts = "8:1:1" if share == 0.1 else f"with shares of {share:.3g} for validation and testing"
+        parts = "8:1:1" if share == 0.1 else f"with {100 * share:.3g}% for validation and for testing"
         notes.append(
-            f"split {parts} per user with seed {options.seed}; users with fewer than 3 interactions keep them in "
-            "training"
+            f"split {parts} at random per user, seed {options.seed}; users with fewer than 3 interactions keep them in "
+            "the training set"
         )
     duplicates = len(users) - sum(len(side[0]) for side in splits.values())
     if duplicates:
@@ -74,35 +76,41 @@ def split_and_note(path, users, items, options, notes, times=None):
     return splits
 
 
-def _placed(users, items, seed, times=None):
-    """(users, items, place, degree) of the distinct pairs: a pair's place among its user's, in the order of a hash of
-    the seed, or with times (of distinct pairs) from the latest on; and the user's number of pairs."""
+def _ranked(users, items, seed, times=None):
+    """(users, items, rank, degree) of the distinct pairs. rank: position of a pair among those of its user, from 0, in
+    the order of the hash, or from the most recent one if times are given. degree: number of pairs of the user."""
     users, items = np.asarray(users, np.int64), np.asarray(items, np.int64)
     hashed = _hash(users, items, seed)
     order = np.lexsort((items, hashed, users) if times is None else (items, hashed, -times, users))
     users, items = users[order], items[order]
-    new = np.ones(len(users), bool)  # equal pairs have equal hashes and stand beside each other
-    new[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
-    users, items = users[new], items[new]
+    is_first = _is_first(users, items)  # equal pairs have equal hashes, so they are adjacent
+    users, items = users[is_first], items[is_first]
     begin = np.flatnonzero(np.diff(users, prepend=-1))
     degree = np.diff(begin, append=len(users))
-    place = np.arange(len(users)) - np.repeat(begin, degree)
-    return users, items, place, np.repeat(degree, degree)
+    rank = np.arange(len(users)) - np.repeat(begin, degree)
+    return users, items, rank, np.repeat(degree, degree)
 
 
-def _cut(users, items, place, held):
-    splits = {"test": place < held, "val": (place >= held) & (place < 2 * held), "train": place >= 2 * held}
-    return {split: (users[chosen], items[chosen]) for split, chosen in splits.items()}
+def _is_first(users, items):
+    """bool [n]: whether a pair differs from the one before it."""
+    is_first = np.ones(len(users), bool)
+    is_first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    return is_first
+
+
+def _by_rank(users, items, rank, count):
+    """The first `count` [n] ranks of each user for testing, the next for validation, the rest for training."""
+    masks = {"test": rank < count, "val": (rank >= count) & (rank < 2 * count), "train": rank >= 2 * count}
+    return {split: (users[mask], items[mask]) for split, mask in masks.items()}
 
 
 def _earliest(users, items, times):
-    """The distinct pairs, each with its earliest time."""
+    """(users, items, times) of the distinct pairs, with the earliest time of each."""
     users, items, times = np.asarray(users, np.int64), np.asarray(items, np.int64), np.asarray(times)
     order = np.lexsort((times, items, users))
     users, items, times = users[order], items[order], times[order]
-    new = np.ones(len(users), bool)
-    new[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
-    return users[new], items[new], times[new]
+    is_first = _is_first(users, items)
+    return users[is_first], items[is_first], times[is_first]
 
 
 def _hash(users, items, seed):

@@ -1,4 +1,4 @@
-"""write_plain: any Dataset as a folder in the plain layout."""
+"""write_plain: writing a Dataset in the plain layout."""
 
 from pathlib import Path
 
@@ -10,30 +10,30 @@ from .dataset import SPLITS
 
 
 def write_plain(dataset, folder, table="csv"):
-    """Writes the dataset so that `load(folder)` gives it back, split and original ids included; returns the folder.
+    """Write the dataset with its split and original ids, so that `load(folder)` returns it. Returns the folder.
 
-    table: "csv" or "parquet" for interactions, users and items. The folder appears whole or not at all. Raises
-    InputError where it cannot be written or holds anything.
+    table: "csv" or "parquet", the format of interactions, users and items. The folder appears only when it is complete.
+    Raises InputError if it cannot be written or is not empty.
     """
     if table not in ("csv", "parquet"):
-        raise InputError(f"table {table!r} is unknown; choose csv or parquet")
+        raise InputError(f"table = {table!r}: must be csv or parquet")
     folder = Path(folder)
     pairs = {split: getattr(dataset, split).tocoo() for split in SPLITS}
     users = np.concatenate([pairs[split].row for split in SPLITS])
     items = np.concatenate([pairs[split].col for split in SPLITS])
     names = np.repeat(SPLITS, [pairs[split].nnz for split in SPLITS])
-    with whole_folder(folder) as place:
+    with whole_folder(folder) as temporary:
         rows = {"user": dataset.original_users(users), "item": dataset.original_items(items), "split": names}
-        write_table(place / f"interactions.{table}", rows)
-        write_table(place / f"users.{table}", {"user": dataset.original_users(np.arange(dataset.n_users))})
-        write_table(place / f"items.{table}", {"item": dataset.original_items(np.arange(dataset.n_items))})
+        write_table(temporary / f"interactions.{table}", rows)
+        write_table(temporary / f"users.{table}", {"user": dataset.original_users(np.arange(dataset.n_users))})
+        write_table(temporary / f"items.{table}", {"item": dataset.original_items(np.arange(dataset.n_items))})
         for modality, values in dataset.features.items():
-            np.save(place / f"{modality}_feat.npy", values)
+            np.save(temporary / f"{modality}_feat.npy", values)
     return folder
 
 
 def write_table(path, columns):
-    """{name: array} as CSV or Parquet, by the name's end."""
+    """Write {column: array} as CSV or Parquet, depending on the extension."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 

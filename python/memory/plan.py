@@ -14,7 +14,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from mmssl_fast.nn.discriminator import hidden_widths
-from mmssl_fast.ops.infonce import MOST_USERS
+from mmssl_fast.ops.infonce import cpu_workspace
+from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import readable
 
@@ -27,7 +28,6 @@ FLOAT, INDEX, OFFSET = 4, 4, 8
 # because torch requests aligned blocks, a freed block rarely fits a request of another size. SLACK, the resident bytes
 # per live byte of such blocks, is empirical: 1.6 to 1.9 on small runs.
 RETURNED_BLOCK, SLACK = 32 << 20, 1.75
-TILE = 1 << 20  # entries of the gradient that TiledAdam forms at once
 
 
 @dataclass(frozen=True)
@@ -235,21 +235,14 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
 
 def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1) -> Stage:
     """`losses` InfoNCE losses, each with `nodes` keys in both sums of the denominator."""
-    table = FLOAT * nodes * s.dim
-    chunk = 256 * -(-nodes // (32 * 256))  # keys per task, see csrc/cpu/tile.h
-    one_pass = nodes <= MOST_USERS  # csrc/cpu/infonce.cpp then keeps the gradients and the exponentials of a block
-    anchors = min(s.batch, max(32, min(256, (1 << 22) // (2 * nodes))) if one_pass else 1024)
+    table, workspace = FLOAT * nodes * s.dim, cpu_workspace(nodes, s.batch)
     return Stage(
         name,
         phase,
-        kept=blocks((table, (4 if one_pass else 2) * losses)),
-        working=blocks(
-            (table, 2),
-            (2 * -(-nodes // chunk) * FLOAT * anchors * s.dim, 1),
-            (FLOAT * anchors * 2 * nodes * one_pass, 1),
-        ),
+        kept=blocks((table, (4 if workspace.one_pass else 2) * losses)),  # one pass: the gradients are kept as well
+        working=blocks((table, 2), (FLOAT * workspace.shares * s.dim, 1), (FLOAT * workspace.exps, 1)),
         moved=losses * 6 * table,
-        operations=losses * (3 if one_pass else 4) * 2 * s.batch * 2 * nodes * s.dim,
+        operations=losses * (3 if workspace.one_pass else 4) * 2 * s.batch * 2 * nodes * s.dim,
     )
 
 
@@ -309,7 +302,7 @@ def _discriminator_stages(s: Sizes, item: int) -> list[Stage]:
     (h, h2), d, m, b = s.hidden, s.dim, s.modalities, s.batch
     rows, steps = (1 + m) * b, s.discriminator_steps
     weight, wide, narrow = FLOAT * s.items * h, FLOAT * b * h, FLOAT * b * h2
-    tile = max(1, TILE // h)  # items per tile
+    tile = max(1, TILE_ELEMENTS // h)  # items per tile of TiledAdam
     return [
         Stage(
             "first layer of D (4)",

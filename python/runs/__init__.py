@@ -1,1 +1,1 @@
-"""One run: its folder, the model it leaves, and what is done with that model."""
+"""A single run: its folder, the saved model, and evaluation and recommendation with that model."""

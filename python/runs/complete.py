@@ -1,4 +1,4 @@
-"""One run from its configuration to its finished folder, and the steps of it that the commands share."""
+"""Running a configuration: load the data, train, test, and fill the run folder. Shared by train, tune and reproduce."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ def load_data(
     split_seed: int = 0,
     **options: Any,
 ) -> Dataset:
-    """Read a data folder, or make the embedded catalogue. The arguments are the keys of the configuration's [data].
+    """Read a data folder, or generate the built-in synthetic data set. The arguments are the keys of section [data].
 
-    path: the folder; "synthetic" is the embedded catalogue. layout: auto, diffmm, hkuds, mmrec or plain. modalities:
-    names to read, in this order; none: all there are. split_seed: of the 8:1:1 split per user where the data has none,
-    and of the embedded catalogue. options: the section's other keys, such as split="time" or min_rating=4
-    (data.options.LoadOptions); the embedded catalogue takes none. Raises InputError, one line that names the file and
-    what to do.
+    path: folder; "synthetic" is the built-in data set. layout: auto, diffmm, hkuds, mmrec or plain. modalities: names
+    of the modalities to read, in this order; empty: all. split_seed: seed of the random split, and of the built-in data
+    set. options: other keys of the section, such as split="time" or min_rating=4 (see data.options.LoadOptions); not
+    for the built-in data set. Raises InputError: one line that names the file and says what to do.
 
     >>> load_data().modalities
     ['image', 'text']
@@ -36,7 +35,7 @@ def load_data(
         for name, value in options.items():
             if value != DataSection.model_fields[name].default:
                 raise InputError(
-                    f"data.{name} = {shown(value)}: the embedded catalogue has no table; give --data FOLDER"
+                    f"data.{name} = {shown(value)}: the built-in data set has no interaction table; give --data FOLDER"
                 )
         dataset = data.synthetic(split_seed)
         return dataset.with_modalities(list(modalities)) if modalities else dataset
@@ -44,7 +43,10 @@ def load_data(
 
 
 def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
-    """Fit one system, fill the folder where there is one: (Fit, test metrics, seconds in all)."""
+    """Train one system and test it. Returns (Fit, test metrics, total seconds).
+
+    folder, checkpoints: where the run is saved; without them nothing is written.
+    """
     from ..console.progress import ProgressObserver
     from ..ranking import split_metrics
     from ..systems import title
@@ -54,7 +56,7 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     config = config.changed("model", system=name)
     start = None
     if folder is not None and config.train.start and not checkpoints.opened:
-        start = _parameters_of(config.train.start, dataset, name)
+        start = _initial_parameters(config.train.start, dataset, name)
     started = time.perf_counter()
     with ProgressObserver(title(name)) as progress:
         if folder is None:
@@ -65,85 +67,82 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
                     observers = ObserverList(progress, folder)
                     fit = loop.fit(dataset, config, observers, checkpoints=checkpoints, start=start)
                 except (NonFiniteLoss, OutOfMemory) as error:
-                    kept = f"; the state {checkpoints.last} is kept in {checkpoints.folder}" if checkpoints.last else ""
-                    raise type(error)(f"{error}{kept}") from None
-            checkpoints.leave_if_asked()
+                    last, path = checkpoints.last, checkpoints.folder
+                    saved = f"; the last checkpoint, written {last}, is in {path}" if last else ""
+                    raise type(error)(f"{error}{saved}") from None
+            checkpoints.raise_if_stopped()
     seconds = time.perf_counter() - started
-    how = config.evaluate
-    test = split_metrics(fit.users, fit.items, dataset, "test", how.ks, how.mask_validation, how.batch)
+    options = config.evaluate
+    test = split_metrics(fit.users, fit.items, dataset, "test", options.ks, options.mask_validation, options.batch)
     return fit, test, seconds
 
 
-def _parameters_of(source: str, dataset, system: str) -> dict[str, Any]:
-    """The parameters of the model in a run folder or file. Raises InputError where it is another system's, or its users
-    or items are others."""
+def _initial_parameters(source: str, dataset, system: str) -> dict[str, Any]:
+    """The parameters of the model in a run folder or file. Raises InputError if it is a model of another system, or has
+    other users or items than the dataset."""
     from ..systems import create, title
     from . import saved_model
 
     model = saved_model.load(source)
-    there = model.metadata.get("system", "")
-    if there != system:
-        raise InputError(f"{source}: is a model of {title(there)}, this run trains {title(system)}")
+    model_system = model.metadata.get("system", "")
+    if model_system != system:
+        raise InputError(f"{source}: is a model of {title(model_system)}, but this run trains {title(system)}")
     if not create(system).trains:
-        raise InputError(f"{source}: {title(system)} is not trained, so no run can begin from its model")
+        raise InputError(f"{source}: {title(system)} is not trained, so a run cannot start from its model")
     for side, count in (("users", "n_users"), ("items", "n_items")):
-        pairs = [(one, getattr(one, count)) for one in (model.interactions, dataset)]
-        before, now = ([*map(str, getattr(one, f"original_{side}")(range(n)).tolist())] for one, n in pairs)
-        if before != now:
-            other = next((at for at, (old, new) in enumerate(zip(before, now, strict=False)) if old != new), None)
-            what = f"{len(before):,} {side} there, {len(now):,} in {dataset.name}"
-            if other is not None:
-                what = f"row {other} is {shown(before[other])} there, {shown(now[other])} in {dataset.name}"
-            raise InputError(
-                f"{source}: was trained on other {side}: {what}; a run can begin only from a model of the same users "
-                "and items"
-            )
+        datasets = [(data, getattr(data, count)) for data in (model.interactions, dataset)]
+        model_ids, ids = ([*map(str, getattr(data, f"original_{side}")(range(n)).tolist())] for data, n in datasets)
+        if model_ids != ids:
+            row = next((row for row, pair in enumerate(zip(model_ids, ids, strict=False)) if pair[0] != pair[1]), None)
+            difference = f"{len(model_ids):,} {side} in the model, {len(ids):,} in {dataset.name}"
+            if row is not None:
+                difference = f"row {row} is {shown(model_ids[row])} in the model, {shown(ids[row])} in {dataset.name}"
+            raise InputError(f"{source}: the model has other {side} than the data: {difference}; they must be the same")
     return model.parameters
 
 
-def complete(dataset, config, place: Path) -> bool:
-    """Bring the run in `place` to its end: begun where nothing is there, resumed where it was interrupted, left alone
-    where it is finished. Returns whether anything was left to do.
+def complete(dataset, config, path: Path) -> bool:
+    """Start the run in folder `path`, or resume it if it was interrupted. Returns False if it was already finished.
 
-    Raises InputError where the folder holds a run of another configuration or of other data.
+    Raises InputError if the folder contains a run with another configuration or other data.
     """
     from ..memory import budget
     from ..training.checkpoints import Checkpoints
     from .folder import CONFIG, RESULT, RunFolder
 
-    if (place / CONFIG).exists():
-        refuse_other_run(place, dataset, config)
-    if (place / RESULT).exists():
+    if (path / CONFIG).exists():
+        refuse_other_run(path, dataset, config)
+    if (path / RESULT).exists():
         return False
     budget.refuse_what_cannot_fit(dataset, config)
-    checkpoints = Checkpoints(place, dataset, config)
-    going_on = checkpoints.open()
-    folder = RunFolder(place, dataset, config, overwrite=True, resume=going_on)
-    warnings.filterwarnings("ignore", message="sample_bpr: ")  # that it leaves out users who have every item
+    checkpoints = Checkpoints(path, dataset, config)
+    has_checkpoint = checkpoints.open()
+    folder = RunFolder(path, dataset, config, overwrite=True, resume=has_checkpoint)
+    warnings.filterwarnings("ignore", message="sample_bpr: ")  # users who have every item are skipped
     fit, test, _ = fit_and_test(dataset, config, config.model.system, folder, checkpoints)
     folder.finish(fit, test)
     return True
 
 
-def refuse_other_run(place: Path, dataset, config) -> None:
-    """Raise InputError where the run folder's configuration or, as far as it is finished, its data is another."""
+def refuse_other_run(path: Path, dataset, config) -> None:
+    """Raise InputError if the run in this folder has another configuration or, if it is finished, other data."""
     from ..config.compare import refuse_other
     from ..config.load import load
     from .folder import CONFIG, RESULT, read_result
 
-    refuse_other(place, load(place / CONFIG).model_dump(), config.model_dump())
-    if (place / RESULT).exists():
-        refuse_other_data({str(place): read_result(place), "the data": {"data": {"fingerprint": dataset.fingerprint}}})
+    refuse_other(path, load(path / CONFIG).model_dump(), config.model_dump())
+    if (path / RESULT).exists():
+        refuse_other_data({str(path): read_result(path), "the data": {"data": {"fingerprint": dataset.fingerprint}}})
 
 
 def refuse_other_data(results: dict[str, dict[str, Any]]) -> None:
-    """Raise InputError where results (result.json's contents by name) are of more than one split of more than one
-    catalogue: their figures say nothing of each other."""
-    found = {name: result["data"]["fingerprint"] for name, result in results.items()}
-    first = next(iter(found), None)
-    for name, fingerprint in found.items():
-        if fingerprint != found[first]:
+    """Raise InputError if the results {name: contents of result.json} are not all from the same data and split, because
+    their metrics cannot be compared."""
+    fingerprints = {name: result["data"]["fingerprint"] for name, result in results.items()}
+    first = next(iter(fingerprints), None)
+    for name, fingerprint in fingerprints.items():
+        if fingerprint != fingerprints[first]:
             raise InputError(
-                f"{name}: its data has the fingerprint {fingerprint[:16]}, that of {first} is {found[first][:16]}; "
-                "figures of different splits do not go into one table"
+                f"{name}: its data has the fingerprint {fingerprint[:16]}, but that of {first} is "
+                f"{fingerprints[first][:16]}; results on different splits cannot be compared"
             )

@@ -1,4 +1,4 @@
-"""curves.png: validation metrics and every loss term against epochs."""
+"""curves.png: validation metrics and loss terms against epochs. Also the colours and axes of the other figures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COLUMNS = 5
 
 
 def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -> None:
-    """A PNG of a run: Recall@20 and NDCG@20 on top, below them a small panel with its own scale for each loss term.
+    """Draw the curves of a run as PNG: Recall@20 and NDCG@20 at the top, and a small panel for each loss term below.
 
-    epochs: the lines of metrics.jsonl, at least one. path: a file or a binary stream.
+    epochs: the lines of metrics.jsonl, at least one. path: file or binary stream.
     """
     terms = list(epochs[0]["losses"])
     rows = -(-len(terms) // COLUMNS)
@@ -38,8 +38,8 @@ def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -
         top.text(0.5, 0.5, "no validation interactions", ha="center", va="center", color=MUTED, transform=top.transAxes)
     top.set_title(f"{title}: validation" if title else "validation", loc="left", fontsize=12, color=INK)
     top.set_xlabel("epoch", color=MUTED)
-    for at, term in enumerate(terms):
-        panel = figure.add_subplot(grid[1 + at // columns, at % columns])
+    for index, term in enumerate(terms):
+        panel = figure.add_subplot(grid[1 + index // columns, index % columns])
         _line(panel, [record["epoch"] for record in epochs], [record["losses"][term] for record in epochs], LOSS)
         panel.set_title(f"loss: {term}", loc="left", fontsize=9, color=INK)
     for axes in figure.axes:
@@ -79,7 +79,7 @@ def _mark_best(axes, validated) -> None:
 
 
 def plain(axes, title: str = "") -> None:
-    """Axes as every picture has them: lines across, no frame, small labels."""
+    """Apply the style of all figures: horizontal grid lines, no frame, small labels."""
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -1,5 +1,5 @@
-"""A run's folder: config.toml, metrics.jsonl, result.json, model.safetensors, curves.png, state/ while the run is not
-finished or can go on for more epochs, and nothing half-written."""
+"""The folder of a run: config.toml, metrics.jsonl, result.json, model.safetensors, curves.png, baselines.json, and the
+checkpoints in state/ as long as the run can be resumed. Files are written atomically."""
 
 from __future__ import annotations
 
@@ -42,18 +42,20 @@ CONFIG, METRICS, RESULT, MODEL, CURVES, BASELINES = FILES = (
 
 
 class RunFolder:
-    """One training run's folder, and the observer (mmssl_trainer.training.loop.Observer) that fills it as the run goes.
+    """The folder of a run, as an observer (training.progress.Observer) that fills it during training.
 
-    Nothing is written until the system accepts the configuration and the data (`accepted`): a refusal leaves no folder,
-    and an earlier run that was to be overwritten or continued stays as it was. result.json appears last: a folder that
-    has it holds a finished run. Until then, or until this process ends, no other process gets the folder.
+    Nothing is written before the system has accepted the configuration and the data (`accepted`), so that a refused run
+    leaves no folder, and an earlier run in it stays intact. result.json is written last and marks a finished run. The
+    folder is locked against other processes until then.
     """
 
     def __init__(
         self, path: Path, dataset: Dataset, config: Config, overwrite: bool = False, resume: bool = False
     ) -> None:
-        """A folder that holds anything is refused, but for overwrite and resume. Raises InputError, leaving everything
-        as it was, where the folder cannot be made or another process has it."""
+        """overwrite, resume: whether the folder may contain files already.
+
+        Raises InputError, without changing anything, if the folder is not empty, cannot be created, or is locked.
+        """
         self.path, self.dataset, self.config = Path(path), dataset, config
         self.overwrite, self.resume = overwrite, resume
         with _unwritable(self.path):
@@ -61,16 +63,16 @@ class RunFolder:
             if self.path.exists():
                 self._lock()
             else:
-                _try_to_make(self.path)
+                _check_creatable(self.path)
 
     def accepted(self) -> None:
-        """Make the folder and write config.toml. With overwrite, the files of an earlier run are removed and others
-        stay; with resume all of them stay but result.json, since the run is no longer finished."""
+        """Create the folder and write config.toml. With overwrite, the files of an earlier run are removed; with
+        resume, only result.json is removed, because the run is no longer finished. Other files stay."""
         with _unwritable(self.path):
             if not self.path.exists():
                 self.path.mkdir(parents=True)
             else:
-                self._refuse_occupied()  # it may have been made meanwhile
+                self._refuse_occupied()  # another process may have created it in the meantime
             self._lock()
             with replacing(self.path / CONFIG) as temporary:
                 temporary.write_text(to_toml(self.config), encoding="utf-8")
@@ -78,11 +80,11 @@ class RunFolder:
                     (self.path / name).unlink(missing_ok=True)
                 if not self.resume:
                     state_file.remove(self.path / FOLDER)
-            if not self.resume:  # where a run goes on, `resumed` puts the file in the place of whatever has its name
+            if not self.resume:  # otherwise `resumed` replaces the file
                 (self.path / METRICS).touch()
 
     def _lock(self) -> None:
-        lock(self.path, f"{self.path}: another process is at work on this run; let it end, or give another folder")
+        lock(self.path, f"{self.path}: another process is using this run; wait for it, or give another folder")
 
     def _refuse_occupied(self) -> None:
         occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
@@ -92,7 +94,7 @@ class RunFolder:
             raise InputError(f"{self.path}: is not empty; give another folder with --out, or --overwrite")
 
     def resumed(self, fit: Fit) -> None:
-        """metrics.jsonl and model.safetensors as they were at that moment."""
+        """Restore metrics.jsonl and model.safetensors from a checkpoint: a killed run may have written more."""
         write_text(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in fit.epochs))
         if fit.best_epoch:
             self.improved(fit)
@@ -119,17 +121,18 @@ class RunFolder:
         groups: dict[str, dict[str, float]] | None = None,
         keep_state: bool = False,
     ) -> None:
-        """Write curves.png, baselines.json (where there are any) and, last, result.json; then state/ goes.
+        """Write curves.png, baselines.json (if there are baselines) and then result.json, and remove the checkpoints.
 
-        groups: ranking.breakdown of the test. keep_state: where the run ended by train.epochs, keep its last state, so
-        that it can go on for more epochs."""
+        groups: ranking.breakdown of the test split. keep_state: keep the last checkpoint of a run that has reached
+        train.epochs, so that it can be continued with more epochs.
+        """
         if fit.epochs:
             with replacing(self.path / CURVES) as temporary:
                 draw(fit.epochs, temporary, title=f"{title(self.config.model.system)} on {self.dataset.name}")
         if baselines:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
-        found = result(fit, test, self.dataset, self.config) | ({"breakdown": groups} if groups else {})
-        write_text(self.path / RESULT, json.dumps(found, indent=2) + "\n")
+        content = result(fit, test, self.dataset, self.config) | ({"breakdown": groups} if groups else {})
+        write_text(self.path / RESULT, json.dumps(content, indent=2) + "\n")
         if keep_state and len(fit.epochs) == self.config.train.epochs:
             state_file.keep_newest(self.path / FOLDER)
         else:
@@ -145,17 +148,17 @@ def _unwritable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another folder with --out") from None
 
 
-def _try_to_make(path: Path) -> None:
-    """Make a folder and remove it again. Raises OSError where it cannot be made."""
-    missing = [one for one in (path, *path.parents) if not one.exists()]
+def _check_creatable(path: Path) -> None:
+    """Create a folder and remove it again. Raises OSError if it cannot be created."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):  # another process has put something into one of them
-        for one in missing:
-            one.rmdir()
+    with suppress(OSError):  # another process may have put something into one of them
+        for folder in missing:
+            folder.rmdir()
 
 
 def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -> dict[str, Any]:
-    """What result.json holds."""
+    """The content of result.json."""
     return {
         "test": test,
         "val": fit.val,
@@ -174,46 +177,47 @@ def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -
 
 
 def unfinished(path: Path) -> str | None:
-    """What to say of a run that has not ended, with the command that goes on; None for any other folder or file."""
+    """A sentence about a run that has not ended, with the command that resumes it. None for anything else."""
     folder = path.parent if path.is_file() else path
     if not (folder / CONFIG).is_file() or (folder / RESULT).exists():
         return None
     try:
-        epochs = f"after epoch {len(read_epochs(folder))} of at most {load(folder / CONFIG).train.epochs}"
-    except InputError:  # the last line is being written
-        epochs = "in training"
-    return f"{folder}: has not ended, it is {epochs}; {resume_command(folder)} goes on if it was interrupted"
+        epochs = f", {len(read_epochs(folder))} of at most {load(folder / CONFIG).train.epochs} epochs done"
+    except InputError:  # the last line of the file is incomplete while it is being written
+        epochs = ""
+    return f"{folder}: the run has not ended{epochs}; if it was interrupted, resume it: {resume_command(folder)}"
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What the result.json of a finished run holds. Raises InputError where there is none, or it is not one."""
+    """The content of result.json of a finished run. Raises InputError if it is missing or malformed."""
     if note := unfinished(path):
         raise InputError(note)
     try:
-        found = json.loads((path / RESULT).read_text(encoding="utf-8"))
-        found["test"], found["data"]["fingerprint"]
+        content = json.loads((path / RESULT).read_text(encoding="utf-8"))
+        content["test"], content["data"]["fingerprint"]
     except OSError:
-        raise InputError(f"{path}: holds no {RESULT}; give the folder of a finished run") from None
+        raise InputError(f"{path}: contains no {RESULT}; give the folder of a finished run") from None
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path / RESULT}: is not what a run writes; train again") from None
-    return found
+        raise InputError(f"{path / RESULT}: was not written by mmssl-fast; train again") from None
+    return content
 
 
 def read_baselines(path: Path) -> dict[str, Any]:
-    """What baselines.json of a run holds, by system; {} without one. Raises InputError for another content."""
+    """The content of baselines.json of a run, by system; {} if there is none. Raises InputError if it is malformed."""
     try:
-        found = json.loads((path / BASELINES).read_text(encoding="utf-8"))
-        for one in found.values():
-            one["test"]["recall@20"], one["test"]["precision@20"], one["test"]["ndcg@20"], one["best_epoch"]
+        baselines = json.loads((path / BASELINES).read_text(encoding="utf-8"))
+        for baseline in baselines.values():
+            [baseline["test"][f"{metric}@20"] for metric in ("recall", "precision", "ndcg")]
+            baseline["best_epoch"]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path / BASELINES}: is not what a run writes; remove it or train again") from None
-    return found
+        raise InputError(f"{path / BASELINES}: was not written by mmssl-fast; remove it or train again") from None
+    return baselines
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl. Raises InputError for a line that is not one."""
+    """The lines of metrics.jsonl of a run. Raises InputError if it cannot be read."""
     try:
         lines = (path / METRICS).read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.strip()]
@@ -222,7 +226,7 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
 
 
 def default_path(config: Config, dataset: Dataset) -> Path:
-    """runs/<system>-<data>-<local time>, in the current folder; numbered where that is taken."""
+    """runs/<system>-<data>-<local time> in the current folder, with a number if that exists."""
     name = f"{config.model.system}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    paths = (Path("runs") / (name if at == 1 else f"{name}-{at}") for at in itertools.count(1))
+    paths = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in itertools.count(1))
     return next(path for path in paths if not path.exists())

@@ -1,4 +1,4 @@
-"""The best items for users of a trained model, by their original ids, to CSV or Parquet."""
+"""Recommendation lists of a trained model with original ids, in memory or as CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ EXCLUDE = ("train", "all")
 
 
 class Recommendations(NamedTuple):
-    """Rows of the answer, users in the order asked, best item first. user, item: original ids [n]; rank: int64 from 1;
-    score: float32, the dot product of the embeddings, 0 where one of them is zero and popularity decides."""
+    """Recommendations as columns: users in the requested order, the best item of each first.
+
+    user, item: original ids [n]. rank: int64 [n], from 1. score: float32 [n], the dot product of the embeddings. It
+    is 0 if one of them is zero; popularity then decides the order.
+    """
 
     user: np.ndarray
     rank: np.ndarray
@@ -36,64 +39,65 @@ class Recommendations(NamedTuple):
 def recommend(
     model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train", batch: int = 4096
 ) -> Iterator[Recommendations]:
-    """The k best items of each user in the order of `ranking.Ranking`, at most `batch` users at a time; what is tied to
-    the end comes by a hash of the items' ids.
+    """The k best items of each user in the order of `ranking.Ranking`, for at most `batch` users at a time. Items that
+    are still tied are ordered by a hash of their ids.
 
-    users: original ids, as int or text; None: all. k: from 1 to the number of items; a user with fewer left gets those.
-    exclude: "train" leaves out the training interactions (as evaluation does), "all" those of validation and test too.
-    Raises InputError naming the first unknown user id, or for a k above the catalogue (up to 50 is always allowed).
+    users: original ids, int or text; None: all users. k: from 1 to the number of items, or up to 50. A user with fewer
+    items left gets a shorter list. exclude: "train" excludes the training interactions, as evaluation does; "all" also
+    those of validation and test. Raises InputError that names the first unknown user, or for an invalid k.
     """
     check_list_lengths("k", [k], model.interactions.n_items)
     if exclude not in EXCLUDE:
-        raise InputError(f"exclude = {exclude!r}: choose {' or '.join(EXCLUDE)}")
-    known = model.interactions
-    index = np.arange(known.n_users) if users is None else known.find_users(list(users))
-    return _chunks(model, known, torch.from_numpy(index), k, _seen(known, exclude), batch)
+        raise InputError(f"exclude = {exclude!r}: must be {' or '.join(EXCLUDE)}")
+    dataset = model.interactions
+    index = np.arange(dataset.n_users) if users is None else dataset.find_users(list(users))
+    return _chunks(model, torch.from_numpy(index), k, _seen(dataset, exclude), batch)
 
 
 def by_popularity(model: Model, users: Sequence[str | int] | None = None) -> int:
-    """How many of these users have an embedding of zero, so that popularity alone makes their lists."""
-    known = model.interactions
+    """How many of these users have a zero embedding, so that their lists depend on popularity only."""
     zero = (model.users == 0).all(1).numpy()
-    return int(zero.sum() if users is None else zero[known.find_users(list(users))].sum())
+    return int(zero.sum() if users is None else zero[model.interactions.find_users(list(users))].sum())
 
 
 def popularity_note(count: int) -> str:
-    """What to say of so many users whose embedding is zero."""
-    who = "1 user has" if count == 1 else f"{count:,} users have"
-    return f"{who} no training interactions to go by; their lists are the most popular items, with score 0"
+    """A sentence about the number of users with a zero embedding."""
+    subject = "1 user has" if count == 1 else f"{count:,} users have"
+    return f"{subject} no training interactions, so the most popular items are recommended, with score 0"
 
 
-def _seen(known: Dataset, exclude: str) -> InteractionGraph:
-    seen = known.train if exclude == "train" else known.train.maximum(known.val).maximum(known.test)
+def _seen(dataset: Dataset, exclude: str) -> InteractionGraph:
+    seen = dataset.train if exclude == "train" else dataset.train.maximum(dataset.val).maximum(dataset.test)
     return InteractionGraph.from_scipy(seen)
 
 
 def _hashes(ids: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each id's text, uint64 [n]: the same wherever the id stands."""
-    digests = b"".join(hashlib.blake2b(str(one).encode(), digest_size=8).digest() for one in ids.tolist())
+    """A 64-bit hash of each id as text, uint64 [n], independent of its position."""
+    digests = b"".join(hashlib.blake2b(str(item).encode(), digest_size=8).digest() for item in ids.tolist())
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
-def _chunks(model, known, index, k, seen, batch) -> Iterator[Recommendations]:
-    labels = _hashes(known.original_items(np.arange(known.n_items)))
-    ranking = Ranking(model.items, item_popularity(known), seen, labels)
+def _chunks(model, index, k, seen, batch) -> Iterator[Recommendations]:
+    dataset = model.interactions
+    labels = _hashes(dataset.original_items(np.arange(dataset.n_items)))
+    ranking = Ranking(model.items, item_popularity(dataset), seen, labels)
     for chunk in index.split(users_at_once(batch, k)):
-        values, items = ranking.best(model.users[chunk], chunk, k)
-        there = (items >= 0).numpy()
-        row, column = np.nonzero(there)
+        scores, items = ranking.best(model.users[chunk], chunk, k)
+        filled = (items >= 0).numpy()
+        row, column = np.nonzero(filled)
         yield Recommendations(
-            known.original_users(chunk.numpy()[row]),
+            dataset.original_users(chunk.numpy()[row]),
             column + 1,
-            known.original_items(items.numpy()[there]),
-            values.numpy()[there],
+            dataset.original_items(items.numpy()[filled]),
+            scores.numpy()[filled],
         )
 
 
 def write(chunks: Iterator[Recommendations], path: str | Path) -> int:
-    """Write recommendations to `path`, CSV or Parquet by its extension, whole or not at all; returns the rows written.
+    """Write recommendations atomically to a .csv or .parquet file. Returns the number of rows.
 
-    Columns user, rank, item, score. Raises InputError for another extension or where `path` cannot be written.
+    The columns are user, rank, item and score. Raises InputError for another extension or if the file cannot be
+    written.
     """
     path = Path(path)
     writers = {".csv": _write_csv, ".parquet": _write_parquet}

@@ -1,4 +1,4 @@
-"""A trained model, and model.safetensors, which holds one: all that evaluating and recommending need."""
+"""A trained model, and reading and writing it as model.safetensors. evaluate and recommend need no other file."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ FILE = "model.safetensors"
 class Model:
     """A trained model.
 
-    users [U, d], items [I, d]: float32 embeddings on the CPU, whose dot product is the score. parameters: what they
-    were computed from. interactions: the splits and original ids; without features where the model was read from a
-    file. metadata: strings: system, data, best_epoch, versions. epochs: training's record of every epoch, as in
-    metrics.jsonl; empty where the model was read from a file.
+    users [U, d], items [I, d]: float32 embeddings on the CPU; their dot products are the scores. parameters: the
+    parameters that they were computed from. interactions: the splits and original ids; a model from a file has no
+    features. metadata: strings such as system, data, best_epoch and versions. epochs: the lines of metrics.jsonl; empty
+    for a model from a file.
     """
 
     users: Tensor
@@ -47,7 +47,7 @@ class Model:
 
     @classmethod
     def of(cls, fit: Fit, dataset: Dataset, system: str) -> Model:
-        """The best model that a fit has come to."""
+        """The best model of a training run."""
         metadata = {
             "format": FORMAT,
             "system": system,
@@ -61,7 +61,7 @@ class Model:
 
 
 def save(model: Model, path: str | Path) -> None:
-    """Write model.safetensors at `path`, whole or not at all. Raises InputError where it cannot be written."""
+    """Write a model atomically to `path`, in the format of model.safetensors. Raises InputError if that fails."""
     dataset = model.interactions
     tensors = {"embedding.users": model.users.contiguous(), "embedding.items": model.items.contiguous()}
     tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in model.parameters.items()}
@@ -76,17 +76,17 @@ def save(model: Model, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Model:
-    """The model in a run folder, or in the file itself. Raises InputError where it is missing, truncated or wrong."""
+    """Read the model of a run folder, or a model file. Raises InputError if it is missing or malformed."""
     path = Path(path)
     if path.is_dir():
         path = path / FILE
     if not path.is_file():
         if (path.parent / "config.toml").is_file():
             raise InputError(
-                f"{path.parent}: has no model yet; a run writes its first after the first validation, and "
-                f"{resume_command(path.parent)} goes on with one that was interrupted"
+                f"{path.parent}: has no model yet, because the first one is written after the first validation; if "
+                f"the run was interrupted, resume it: {resume_command(path.parent)}"
             )
-        raise InputError(f"{path}: there is no such file; give the folder that mmssl-fast train wrote")
+        raise InputError(f"{path}: no such file; give a run folder of mmssl-fast train")
     try:
         with safe_open(path, "pt") as file:
             metadata = read_header(file.metadata())
@@ -94,7 +94,7 @@ def load(path: str | Path) -> Model:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); train again or restore the file") from None
     if metadata.get("format") != FORMAT:
-        raise InputError(f"{path}: its format is {metadata.get('format')!r}, this version reads {FORMAT!r}")
+        raise InputError(f"{path}: its format is {metadata.get('format')!r}, but this version reads {FORMAT!r}")
     try:
         return _assemble(tensors, metadata)
     except KeyError as error:
@@ -104,7 +104,7 @@ def load(path: str | Path) -> Model:
 
 
 def rebuild(model: Model, dataset: Dataset, config: Config) -> System:
-    """The system that a model is of, on the CPU: built on the dataset it was trained on, with its parameters."""
+    """The system of a model, on the CPU, with the parameters of the model. dataset: the one that it was trained on."""
     config = config.changed("train", device="cpu", cuda_graph=False)
     system = create(config.model.system)
     system.build(dataset, InteractionGraph.from_scipy(dataset.train), config)
@@ -131,7 +131,8 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Model:
         item_ids=_unpack_ids(tensors, "items", shape[1]),
         fingerprint=metadata.get("fingerprint", ""),
     )
-    parameters = {name.partition(".")[2]: one for name, one in tensors.items() if name.startswith("parameter.")}
+    prefix = "parameter."
+    parameters = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     return Model(users, items, parameters, interactions, metadata)
 
 
@@ -139,9 +140,9 @@ def _csr(tensors: dict[str, Tensor], split: str, shape: tuple[int, int]) -> sp.c
     indptr, indices = (_integers(tensors, f"{split}.{name}").numpy() for name in ("indptr", "indices"))
     if indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
         raise ValueError(f"{split}.indptr does not describe {shape[0]} users")
-    falls = (indptr[1:] < indptr[:-1]).any()  # their differences may wrap
-    if falls or (len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]):
-        raise ValueError(f"{split} names an item outside 0..{shape[1] - 1}")
+    decreasing = (indptr[1:] < indptr[:-1]).any()  # compared directly: differences could overflow
+    if decreasing or (len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]):
+        raise ValueError(f"{split} contains an item outside 0..{shape[1] - 1}")
     matrix = sp.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
     matrix.sum_duplicates()
     return matrix
@@ -149,17 +150,17 @@ def _csr(tensors: dict[str, Tensor], split: str, shape: tuple[int, int]) -> sp.c
 
 def _integers(tensors: dict[str, Tensor], name: str, dtypes=(torch.int32, torch.int64)) -> Tensor:
     """A one-dimensional tensor of one of these dtypes."""
-    found = tensors[name]
-    if found.ndim != 1 or found.dtype not in dtypes:
-        raise ValueError(f"{name} is {tuple(found.shape)} of {found.dtype}, not one-dimensional {dtypes[-1]}")
-    return found
+    tensor = tensors[name]
+    if tensor.ndim != 1 or tensor.dtype not in dtypes:
+        raise ValueError(f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, not one-dimensional {dtypes[-1]}")
+    return tensor
 
 
 def _pack_ids(side: str, ids: np.ndarray) -> dict[str, Tensor]:
-    """int64 ids as they are; text as UTF-8 bytes and the offsets between them."""
+    """Integer ids as int64; text ids as UTF-8 bytes with offsets."""
     if ids.dtype.kind in "iu":
         return {f"ids.{side}": torch.from_numpy(ids.astype(np.int64))}
-    encoded = [one.encode() for one in ids.tolist()]
+    encoded = [text.encode() for text in ids.tolist()]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     return {
         f"ids.{side}.bytes": torch.frombuffer(bytearray(b"".join(encoded)) or bytearray(1), dtype=torch.uint8),
@@ -178,5 +179,5 @@ def _unpack_ids(tensors: dict[str, Tensor], side: str, count: int) -> np.ndarray
     if ids is None:
         return None
     if ids.shape != (count,) or ids.dtype != torch.int64:
-        raise ValueError(f"ids.{side} holds {tuple(ids.shape)} ids, not {count}")
+        raise ValueError(f"ids.{side} has the shape {tuple(ids.shape)}, not ({count},)")
     return ids.numpy()

@@ -70,7 +70,9 @@ def cluster_rows(x: Tensor, centres: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         nearest = cosine_topk(x, centres, 1)[1][:, 0]
         members = InteractionGraph.from_pairs(nearest, rows, centres.shape[0], x.shape[0]).to(x.device)
-        means = unit_rows(propagate(members, x, "users", "none"))  # deterministic, unlike index_add on CUDA
+        means = unit_rows(
+            propagate(members, x, "users", "none")
+        )  # not index_add_: on CUDA the order of its sums varies
         centres.copy_(torch.where(members.user_degree[:, None] > 0, means, centres))
     return cosine_topk(x, centres, 1)[1][:, 0]
 

@@ -1,1 +1,1 @@
-"""The loop that fits a system to a dataset, and the states from which it goes on."""
+"""Training: the loop, its observers, and the checkpoints from which a run is resumed."""

@@ -1,4 +1,6 @@
-"""state/ in a run's folder: everything that a run is at one moment, so that it can go on as if nothing had happened."""
+"""Checkpoints of a run, in the folder state/ of its run folder. A resumed run continues as if it had not been
+interrupted: a checkpoint contains the parameters, the optimisers, the random generators, the best model so far and the
+position within the epoch."""
 
 from __future__ import annotations
 
@@ -25,11 +27,11 @@ FOLDER = "state"
 
 
 class Checkpoints:
-    """Writes the states of one run and reads the newest.
+    """Writes the checkpoints of one run and reads the newest one.
 
-    A state is written after every train.checkpoint_every epochs, after the first step that ends
-    train.checkpoint_minutes after the last one (but not before 20 times what writing that one took), when `stop` has
-    received a signal, and after the last step of the last epoch, so that a finished run can go on for more epochs.
+    A checkpoint is written every train.checkpoint_every epochs; train.checkpoint_minutes after the last one, but not
+    before 20 times the time that writing it took; when `stop` has received a signal; and after the last step of the
+    last epoch, so that a finished run can be continued with more epochs.
     """
 
     def __init__(self, run: Path, dataset: Dataset, config: Config, stop: Stop | None = None) -> None:
@@ -40,13 +42,13 @@ class Checkpoints:
         self._state: State | None = None
 
     def open(self) -> bool:
-        """Read the newest state and check that this run may go on from it; False where there is none yet.
+        """Read the newest checkpoint. Returns False if there is none.
 
-        Raises InputError naming the difference where the data or the configuration is another, a file is damaged, or
-        `state` is no folder of the run's own.
+        Raises InputError that names the difference if the data or the configuration differs, a file is damaged, or
+        `state` is a link or a file.
         """
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise InputError(f"{self.folder}: is a link or no folder; put the folder with the states in its place")
+            raise InputError(f"{self.folder}: must be a folder, not a link or a file; restore it, or start a new run")
         path = newest(self.folder)
         if path is None:
             return False
@@ -56,19 +58,19 @@ class Checkpoints:
         return True
 
     def notes(self) -> list[str]:
-        """What to say about the state that was opened."""
+        """Sentences about the checkpoint that was opened."""
         if self._state is None:
             return []
         body, threads = self._state.body, self.config.train.threads or torch.get_num_threads()
-        notes = [f"resumed from the state {self.last}"]
+        notes = [f"resumed from the checkpoint written {self.last}"]
         if body["threads"] != threads:
-            notes.append(f"{body['threads']} threads then, {threads} now: results may differ in the last bits")
+            notes.append(f"the number of threads changes from {body['threads']} to {threads}: results may differ")
         if body["versions"] != _versions():
-            notes.append(f"written with {body['versions']}, this is {_versions()}: results may differ in the last bits")
+            notes.append(f"the versions change from {body['versions']} to {_versions()}: results may differ")
         return notes
 
     def restore(self, system: System, fit: Fit, position: Position) -> bool:
-        """Bring all three, and torch's generators, to the state that was opened; False where none was."""
+        """Load the opened checkpoint into all three and into torch's random generators. Returns False without one."""
         if self._state is None:
             return False
         _restore(self._state, system, fit, position)
@@ -76,10 +78,10 @@ class Checkpoints:
         return True
 
     def visit(self, system: System, fit: Fit, position: Position, epoch_ended: bool = False) -> None:
-        """To be called after each step and each epoch: writes a state where one is due.
+        """Call this after each step and each epoch. It writes a checkpoint if one is due.
 
-        Raises NonFiniteLoss where the state would hold a value that is not finite, InputError where it cannot be
-        written (the one before stays), and Interrupted after a signal.
+        Raises NonFiniteLoss if a value to be saved is not finite, InputError if the checkpoint cannot be written (the
+        previous one stays), and Interrupted after a signal.
         """
         if not (self.stop.received or self._due(position, epoch_ended)):
             return
@@ -87,26 +89,25 @@ class Checkpoints:
         self._write(system, fit, position)
         self.written_at = time.monotonic()
         self.took = self.written_at - started
-        self.leave_if_asked()
+        self.raise_if_stopped()
 
     def keep_last(self, system: System, fit: Fit, position: Position) -> None:
-        """To be called after the last step of the last epoch: writes its state, unless there is one or the
-        configuration asks for no states."""
+        """Call this after the last step of the last epoch. It writes a checkpoint, unless there is one of this position
+        or the configuration disables checkpoints."""
         every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
         if (every or minutes) and self.last != str(position):
             self._write(system, fit, position)
 
     @property
     def opened(self) -> bool:
-        """Whether there is a state to restore."""
+        """Whether a checkpoint has been opened and not been restored yet."""
         return self._state is not None
 
-    def leave_if_asked(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise Interrupted after a signal."""
         if self.stop.received:
-            where = f"interrupted {self.last}" if self.last else "interrupted before there was a state"
-            on = "goes on from there" if self.last else "starts again"
-            raise Interrupted(f"{where}; {resume_command(self.run)} {on}", self.stop.received)
+            position = self.last or "before the first checkpoint"
+            raise Interrupted(f"interrupted {position}; to resume: {resume_command(self.run)}", self.stop.received)
 
     def _due(self, position: Position, epoch_ended: bool) -> bool:
         every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
@@ -124,32 +125,33 @@ class Checkpoints:
             "threads": torch.get_num_threads(),
             "versions": _versions(),
         }
-        kept = f"the state {self.last} is kept" if self.last else "there is no earlier state"
-        write(self.folder, fit.step, tensors, body, f"{kept}; make room, then {resume_command(self.run)}")
+        last = f"the checkpoint written {self.last} is kept" if self.last else "there is no earlier checkpoint"
+        write(self.folder, fit.step, tensors, body, f"{last}; free some disk space, then {resume_command(self.run)}")
         self.last = str(position)
 
     def _check_same(self, body: dict[str, Any]) -> None:
         if body["fingerprint"] != self.dataset.fingerprint:
             raise InputError(
-                f"{self.run}: the data is not what the run began with: fingerprint was {body['fingerprint'][:16]}, is "
-                f"{self.dataset.fingerprint[:16]}; bring back the data, or start another run"
+                f"{self.run}: the data has changed since the run was started: its fingerprint was "
+                f"{body['fingerprint'][:16]}, but is {self.dataset.fingerprint[:16]} now; restore the data, or start a "
+                "new run"
             )
         refuse_other(self.run, body["config"], self.config.model_dump(), more_epochs=True)
 
 
 def resume_command(run: Path) -> str:
-    """What to type to go on."""
+    """The command that resumes a run."""
     return f"mmssl-fast train --resume {shlex.quote(str(run))}"
 
 
 def _collect(system: System, fit: Fit, position: Position) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by name, what JSON holds)."""
+    """The content of a checkpoint: (tensors by name, values for JSON)."""
     tensors = {f"system.{name}": tensor for name, tensor in system.state().items()}
     optimisers = {}
     for name, optimiser in system.optimisers.items():
-        held = optimiser.state_dict()
+        saved = optimiser.state_dict()
         scalars: dict[str, dict[str, Any]] = {}
-        for index, values in held["state"].items():
+        for index, values in saved["state"].items():
             for key, value in values.items():
                 if isinstance(value, Tensor):
                     tensors[f"optimiser.{name}.{index}.{key}"] = value
@@ -171,7 +173,7 @@ def _restore(state: State, system: System, fit: Fit, position: Position) -> None
     tensors, body = state.tensors, state.body
 
     def of(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
     try:
         system.load_state(of("system."))
@@ -184,21 +186,23 @@ def _restore(state: State, system: System, fit: Fit, position: Position) -> None
         position.load_state(tensors, body)
     except (KeyError, IndexError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
-        raise InputError(f"{state.path}: does not fit this version: {reason}; start another run") from None
+        raise InputError(f"{state.path}: cannot be used with this version ({reason}); start a new run") from None
 
 
-def _restore_optimiser(optimiser, held: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Load an optimiser's state with each tensor in its parameter's memory order: another order could round another
-    way. Rates and betas are the optimiser's own, from a configuration that is the same and that nothing changes."""
+def _restore_optimiser(optimiser, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Load the state of an optimiser. Learning rates and betas come from the configuration, which has not changed.
+
+    Each tensor gets the memory layout of its parameter, because another layout could round differently.
+    """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in held["scalars"].items()}
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in saved["scalars"].items()}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
         parameter = parameters[int(index)]
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
         elif key != "step" or tensor.numel() != 1:
-            raise ValueError(f"{name} is {tuple(tensor.shape)}, its parameter {tuple(parameter.shape)}")
+            raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, its parameter {tuple(parameter.shape)}")
         state.setdefault(int(index), {})[key] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
@@ -207,7 +211,7 @@ def _check_finite(tensors: dict[str, Tensor], position: Position) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not name.startswith("best.") and not tensor.isfinite().all():
             raise NonFiniteLoss(
-                f"{name} became non-finite in epoch {position.epoch}, by step {position.table.filled} of "
+                f"{name} became non-finite in epoch {position.epoch}, at or before step {position.table.filled} of "
                 f"{position.table.steps}; try a lower optimiser.lr"
             )
 

@@ -1,4 +1,4 @@
-"""The training loop: batches, epochs, validation, early stopping; whatever the system."""
+"""The training loop of all systems: batches, epochs, validation and early stopping."""
 
 from __future__ import annotations
 
@@ -39,35 +39,38 @@ def fit(
     checkpoints: Checkpoints | None = None,
     start: dict[str, Tensor] | None = None,
 ) -> Fit:
-    """Train config.model.system on the dataset and return its best model by validation Recall@20.
+    """Train config.model.system on the dataset. Returns the best model by validation Recall@20.
 
-    One epoch is n_train // batch + 1 steps; a step's triples are drawn by sample_bpr from (train.seed, step), so a run
-    is a function of its configuration and data. Validation every train.validate_every epochs; training ends after
-    train.patience validations without a better Recall@20, or after train.epochs. Without validation interactions the
-    last epoch's model is kept. With checkpoints the run goes on from the newest state, and writes states as it goes.
-    start: the parameters of an earlier model of the same users and items, which replace the random initial values.
+    An epoch has n_train // batch + 1 steps. sample_bpr draws the triples of a step from (train.seed, step), so that a
+    run depends only on its configuration and data. The model is validated every train.validate_every epochs. Training
+    ends after train.patience validations without a better Recall@20, or after train.epochs. If the data has no
+    validation interactions, the model of the last epoch is returned.
 
-    A step that runs out of memory is undone and taken once more with item tiles of half the size, from the newest state
-    (without one: from the beginning) where it had written to a large tensor already.
+    observer: is called after every step and epoch. system: replaces config.model.system, for tests. checkpoints: resume
+    from the newest checkpoint and write new ones. start: parameters of a model of the same users and items, which
+    replace the random initial values.
 
-    Raises NonFiniteLoss, Interrupted (with checkpoints, after a signal), OutOfMemory with the plan's figures, and
-    InputError where no user has an item left to draw as a negative or the device is missing.
+    A step that runs out of memory is undone and repeated with item tiles of half the size. If it cannot be undone, the
+    run continues from the newest checkpoint, or from the start.
+
+    Raises NonFiniteLoss; Interrupted after a signal (with checkpoints); OutOfMemory with the memory estimate; and
+    InputError if no user has an item left that can be drawn as a negative, or the device is missing.
     """
     try:
-        return Run(dataset, config, observer or NullObserver(), system, checkpoints, start).to_end()
+        return Run(dataset, config, observer or NullObserver(), system, checkpoints, start).complete()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         reason = first_line(error)
-    found = stages(sizes_of(dataset, config))
+    plan = stages(sizes_of(dataset, config))
     raise OutOfMemory(
-        f"out of memory {reason}; the plan was {readable(peak(found))}, the largest parts: {largest(found)}; choose a "
-        "smaller model.dim or model.hidden, or free memory"
+        f"out of memory {reason}; the estimate was {readable(peak(plan))}, largest parts: {largest(plan)}; choose a "
+        "smaller model.dim or model.hidden, or free some memory"
     )
 
 
 class Run:
-    """One run under way: what it trains, on what, and how far it has come."""
+    """A training run: the system, its data, its progress, and the methods of the loop."""
 
     def __init__(
         self,
@@ -91,11 +94,11 @@ class Run:
         self.batch = self._batch() if self.trains else 0
 
     def _begin(self) -> None:
-        """Everything as it is before the first step."""
+        """Initialise the system and the progress of the run."""
         torch.manual_seed(self.config.train.seed)
         self.system.build(self.dataset, self.graph, self.config)
         if self.start is not None:
-            _take_over(self.system, self.start, self.config.train.start)
+            _load_start(self.system, self.start, self.config.train.start)
         tile = self.config.train.tile or TILE_ELEMENTS
         self.fit = Fit(*_to_cpu(self.system.embeddings()), parameters={}, tile=tile)
         self._start_epoch(1)
@@ -103,8 +106,8 @@ class Run:
     def _start_epoch(self, epoch: int) -> None:
         self.position = Position(epoch, LossTable(self.steps, self.device))
 
-    def to_end(self) -> Fit:
-        """Train until the last epoch or until patience runs out; see `fit`."""
+    def complete(self) -> Fit:
+        """Train until the last epoch or early stopping; see `fit`."""
         if not self.trains:
             self.observer.accepted()
             self.fit.val = self._rank(*self.system.embeddings())
@@ -137,30 +140,30 @@ class Run:
         return bool(self.config.train.patience) and self.fit.stale >= self.config.train.patience
 
     def _batch(self) -> int:
-        """Triples of a step: train.batch, but no more than there are users to draw where each is drawn once."""
+        """Triples per step. If users are drawn without replacement, there cannot be more triples than users."""
         batch, by_user = self.config.train.batch, self.config.train.sample_over == "users"
         eligible = self.graph.n_eligible
         if not eligible:
             raise InputError(
-                f"{self.dataset.name}: every user has interacted with every item, there is no negative to draw"
+                f"{self.dataset.name}: every user has interacted with every item, so there are no negatives to sample"
             )
         batch = min(batch, eligible) if by_user else batch
         if batch < self.system.least_batch:
             raise InputError(
-                f"train.batch = {batch} triples a step: {self.config.model.system} needs at least "
-                f"{self.system.least_batch} with these losses; raise it, sample over interactions, or set "
-                "loss.adversarial to false"
+                f"train.batch = {batch} triples per step: {self.config.model.system} needs at least "
+                f'{self.system.least_batch} with these losses; increase it, set train.sample_over = "interactions", or '
+                "set loss.adversarial = false"
             )
         return batch
 
     def next_batch(self) -> Batch:
-        """The triples of the step to come."""
+        """The triples of the next step."""
         train, step = self.config.train, self.fit.step
         return Batch(*sample_bpr(self.graph, self.batch, train.seed, step, train.sample_over), step)
 
     def _train_epoch(self) -> None:
-        """Take the steps that are left of the position's epoch, filling its table. Raises RestoreNeeded where only an
-        earlier state can undo a step that ran out of memory, and OutOfMemory where one did twice."""
+        """Take the remaining steps of the current epoch. Raises RestoreNeeded if a step ran out of memory and cannot be
+        undone, and OutOfMemory if a step ran out of memory twice."""
         began = reported = time.perf_counter()
         epoch, table, before = self.position.epoch, self.position.table, self.position.seconds
         if not table.filled:
@@ -188,10 +191,10 @@ class Run:
                 self.checkpoints.visit(self.system, self.fit, self.position)
 
     def _end_epoch(self) -> None:
-        """The epoch's record, its validation, and a state where one is due."""
+        """Validate, record the epoch, and write a checkpoint if one is due."""
         epoch, train = self.position.epoch, self.config.train
         if self.checkpoints and epoch == train.epochs:
-            # Before the last validation, which a run of more epochs may not have here.
+            # Before the last validation, because a run with more epochs may not validate after this epoch.
             self.checkpoints.keep_last(self.system, self.fit, self.position)
         record = {"epoch": epoch, "seconds": self.position.seconds, "losses": self.position.table.means()}
         if train.balance:
@@ -208,34 +211,35 @@ class Run:
             self.checkpoints.visit(self.system, self.fit, self.position, epoch_ended=True)
 
     def _balance(self) -> Balance:
-        """How the loss terms of the step to come pull on the model. Raises NonFiniteLoss where one is not finite, and
-        OutOfMemory saying what to leave out."""
+        """The gradient statistics of train.balance for the next step. Raises NonFiniteLoss, and OutOfMemory that
+        suggests disabling train.balance."""
         after = f"after epoch {self.position.epoch}"
-        if not self.config.train.cuda_graph:  # whose recording owns them
+        if not self.config.train.cuda_graph:  # a captured graph writes to fixed gradient tensors, which must stay
             for optimiser in self.system.optimisers.values():
                 optimiser.zero_grad(set_to_none=True)
         try:
-            found = measure(self.system, self.next_batch(), self.device)
+            balance = measure(self.system, self.next_batch(), self.device)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(
-                f"{after}, in what train.balance = true asks for: out of memory; set it to false"
+                f"out of memory {after}, in the computation of train.balance; set train.balance = false"
             ) from None
-        for part, terms in found.items():
-            for term, pull in terms.items():
-                if not math.isfinite(pull["norm"]):
+        for part, terms in balance.items():
+            for term, gradient in terms.items():
+                if not math.isfinite(gradient["norm"]):
                     raise NonFiniteLoss(
-                        f"the gradient of {term!r} on {part!r} became {pull['norm']} {after}; try a lower optimiser.lr"
+                        f"the gradient of {term!r} on {part!r} became {gradient['norm']} {after}; try a lower "
+                        "optimiser.lr"
                     )
-        return found
+        return balance
 
     def _rank(self, users: Tensor, items: Tensor) -> dict[str, float]:
-        how = self.config.evaluate
-        return split_metrics(users, items, self.dataset, "val", how.ks, batch=how.batch)
+        options = self.config.evaluate
+        return split_metrics(users, items, self.dataset, "val", options.ks, batch=options.batch)
 
     def _validate(self, record: dict[str, Any]) -> None:
-        """Rank the validation items, add the metrics to the epoch's record, and keep the model where it is the best."""
+        """Validate, add the metrics to the record of the epoch, and keep a copy of the model if it is the best."""
         started = time.perf_counter()
         users, items = self.system.embeddings()
         for name, table in (("user", users), ("item", items)):
@@ -245,46 +249,48 @@ class Run:
                 )
         metrics = self._rank(users, items)
         record["val"], record["validation_seconds"] = metrics, time.perf_counter() - started
-        fitted = self.fit
-        better = metrics["users"] == 0 or metrics[SELECTION_METRIC] > fitted.best
-        fitted.stale = 0 if better else fitted.stale + 1
+        fit = self.fit
+        better = metrics["users"] == 0 or metrics[SELECTION_METRIC] > fit.best
+        fit.stale = 0 if better else fit.stale + 1
         if better:
-            fitted.users, fitted.items = _to_cpu((users, items))
-            fitted.parameters, fitted.val, fitted.best_epoch = _copies(self.system), metrics, record["epoch"]
-            fitted.best = metrics[SELECTION_METRIC]
+            fit.users, fit.items = _to_cpu((users, items))
+            fit.parameters, fit.val, fit.best_epoch = _copies(self.system), metrics, record["epoch"]
+            fit.best = metrics[SELECTION_METRIC]
 
 
-def _take_over(system: System, start: dict[str, Tensor], source: str) -> None:
-    """Replace the system's initial values by a model's. Raises InputError where a learnt parameter does not fit."""
-    own = system.parameters()
+def _load_start(system: System, start: dict[str, Tensor], source: str) -> None:
+    """Replace the initial values of a system by the parameters of a model. Raises InputError for a wrong shape."""
+    initial = system.parameters()
     learnt = dict(system.model.named_parameters()) if system.trains else {}
-    fitting = {name: tensor for name, tensor in start.items() if name in own and own[name].shape == tensor.shape}
+    fitting = {
+        name: tensor for name, tensor in start.items() if name in initial and initial[name].shape == tensor.shape
+    }
     for name, parameter in learnt.items():
         if name not in fitting:
-            there = f"is {tuple(start[name].shape)} there" if name in start else "is not there"
+            found = f"has the shape {tuple(start[name].shape)}" if name in start else "is missing"
             raise InputError(
-                f"{source}: its model does not fit this configuration: {name} {there}, {tuple(parameter.shape)} here; "
-                "leave out the settings that change it"
+                f"{source}: the model does not fit this configuration: {name} {found} instead of "
+                f"{tuple(parameter.shape)}; use the settings of the model"
             )
-    system.load_parameters(own | fitting)  # buffers that hang on the interactions keep their own shape
+    system.load_parameters(initial | fitting)  # buffers whose shape depends on the interactions keep their values
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of that name. Raises InputError where there is none, or an op has no kernel for it."""
+    """The torch device of this name. Raises InputError if it is not available, or an op has no kernel for it."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used ({reason}); choose cpu, or a device this torch has") from None
+        raise InputError(f"device {name!r} cannot be used ({reason}); choose cpu or an available device") from None
     missing = [op for op, where in backends().items() if where.get(device.type, "no kernel") == "no kernel"]
     if missing:
-        raise InputError(f"device {name!r}: this build has no kernel there for {', '.join(missing)}; choose cpu")
+        raise InputError(f"device {name!r}: this build has no kernel for {', '.join(missing)} on it; choose cpu")
     return device
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the highest so far: allocated on the device for CUDA, resident in this process otherwise."""
+    """Peak memory in bytes: allocated on the device for CUDA, otherwise resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

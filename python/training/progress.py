@@ -1,4 +1,4 @@
-"""How far a run has come and what it has come to, and who is told of it."""
+"""The progress of a run: the best model so far, the losses of the epoch, the position, and the observers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _FIT_VALUES = ("step", "tile", "stale", "best_epoch", "val", "epochs")
 
 @dataclass
 class Fit:
-    """What training has come to: the best model so far, and how it went.
+    """The result of training so far.
 
-    users [U, d], items [I, d], parameters: the best epoch's, on the CPU. val: its validation metrics. epochs: the
-    records of all epochs. step: steps taken. stale: validations since the best. tile: entries of an item tile by now.
+    users [U, d], items [I, d], parameters, val: embeddings, parameters and validation metrics of the best epoch, on the
+    CPU. best: its Recall@20. step: number of steps taken. stale: number of validations since the best epoch. tile:
+    current number of entries in an item tile. epochs: the records of all epochs, the lines of metrics.jsonl.
     """
 
     users: Tensor
@@ -39,32 +40,32 @@ class Fit:
 
     @property
     def seconds_per_epoch(self) -> float:
-        """Mean training time of an epoch, without its validation; 0 where nothing was trained."""
+        """Mean training time of an epoch without validation; 0 if nothing was trained."""
         return float(np.mean([record["seconds"] for record in self.epochs])) if self.epochs else 0.0
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint holds of it: tensors, and what goes into JSON."""
+        """What a checkpoint stores: tensors, and values for JSON."""
         tensors = {"best.users": self.users, "best.items": self.items}
         tensors |= {f"best.parameter.{name}": tensor for name, tensor in self.parameters.items()}
         best = self.best if math.isfinite(self.best) else None
         return tensors, {name: getattr(self, name) for name in _FIT_VALUES} | {"best": best}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take over what `state` gave. Raises KeyError or ValueError for missing or wrongly shaped embeddings."""
+        """Load the result of `state`. Raises KeyError or ValueError for missing embeddings or a wrong shape."""
         for side in ("users", "items"):
-            saved, like = tensors[f"best.{side}"], getattr(self, side)
-            if saved.shape != like.shape or saved.dtype != like.dtype:
+            saved, current = tensors[f"best.{side}"], getattr(self, side)
+            if saved.shape != current.shape or saved.dtype != current.dtype:
                 raise ValueError(f"best.{side} is {saved.dtype} {tuple(saved.shape)}")
         self.users, self.items = tensors["best.users"], tensors["best.items"]
         prefix = "best.parameter."
-        self.parameters = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+        self.parameters = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         for name in _FIT_VALUES:
             setattr(self, name, values[name])
         self.best = -math.inf if values["best"] is None else values["best"]
 
 
 class LossTable:
-    """Every step's loss terms of one epoch, kept on the device: nothing is read back until somebody asks."""
+    """The loss terms of all steps of an epoch. They stay on the device, because reading them waits for it."""
 
     def __init__(self, steps: int, device: torch.device) -> None:
         self.steps, self.device = steps, device
@@ -84,7 +85,7 @@ class LossTable:
         self.filled += 1
 
     def check(self, epoch: int) -> dict[str, float]:
-        """The last step's terms. Raises NonFiniteLoss for the first that is not finite in a step not yet checked."""
+        """The terms of the last step. Raises NonFiniteLoss if a step since the last check has a non-finite term."""
         fresh = self.values[self.checked : self.filled].cpu()
         bad = (~fresh.isfinite()).nonzero()
         if bad.numel():
@@ -97,23 +98,23 @@ class LossTable:
         return dict(zip(self.names, fresh[-1].tolist(), strict=True)) if len(fresh) else {}
 
     def rows(self) -> Tensor:
-        """float64 [steps so far, terms]."""
+        """The terms of all steps so far, float64 [steps, terms]."""
         return self.values[: self.filled]
 
     def fill(self, names: list[str], rows: Tensor) -> None:
-        """Take over the steps that another table's `names` and `rows()` hold, all of them checked."""
+        """Load the `names` and `rows()` of another table, which have been checked."""
         self._name(names)
         self.filled = self.checked = len(rows)
         self.values[: self.filled] = rows.to(self.device)
 
     def means(self) -> dict[str, float]:
-        """The mean of every term over the epoch's steps so far."""
+        """The mean of every term over the steps so far."""
         return dict(zip(self.names, self.values[: self.filled].mean(0).tolist(), strict=True))
 
 
 @dataclass
 class Position:
-    """Where a run stands: its epoch (counted from 1), that epoch's steps so far in `table`, the seconds they took."""
+    """The position of a run: the epoch (from 1), the losses of its steps so far, and their time in seconds."""
 
     epoch: int
     table: LossTable
@@ -125,36 +126,36 @@ class Position:
         return f"in epoch {self.epoch}, after step {self.table.filled} of {self.table.steps}"
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint holds of it: tensors, and what goes into JSON."""
+        """What a checkpoint stores: tensors, and values for JSON."""
         values = {"where": str(self), "epoch": self.epoch, "seconds": self.seconds, "terms": self.table.names}
         return {"losses": self.table.rows()}, values
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take over what `state` gave."""
+        """Load the result of `state`."""
         self.table.fill(values["terms"], tensors["losses"])
         self.epoch, self.seconds = values["epoch"], values["seconds"]
 
 
 class Observer(Protocol):
-    """What is told of a run's progress; every call comes from the training thread."""
+    """Receives calls about the progress of a run, from the training thread."""
 
     def accepted(self) -> None:
-        """First of all: the system is built and nothing is left that could refuse the configuration or the data."""
+        """The first call. The system has been built, so the configuration and the data are valid."""
 
     def resumed(self, fit: Fit) -> None:
-        """Before `started`, where the run goes on from a state; fit holds what it had come to."""
+        """Called when the run continues from a checkpoint, with the progress stored in it."""
 
     def started(self, epochs: int, steps: int) -> None:
-        """Before the first step; there are at most `epochs` epochs, each of `steps` steps."""
+        """Called before the first step, with the maximum number of epochs and the number of steps per epoch."""
 
     def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None:
-        """After step 1..steps of an epoch; losses: its terms, now and then (reading them waits for the device)."""
+        """Called after each step (1, 2, …). losses is mostly None, because reading the losses waits for the device."""
 
     def epoch_ended(self, record: dict[str, Any]) -> None:
-        """After an epoch; record is its line of metrics.jsonl."""
+        """Called after each epoch, with its line of metrics.jsonl."""
 
     def improved(self, fit: Fit) -> None:
-        """The model is the best so far by validation; fit holds it."""
+        """Called when the model is the best so far on the validation split."""
 
 
 class NullObserver:
@@ -169,31 +170,29 @@ class NullObserver:
 
 
 class ObserverList:
-    """Observers told in turn."""
+    """An observer that passes every call on to several observers, in order."""
 
     def __init__(self, *observers) -> None:
         self.observers = observers
 
     def accepted(self) -> None:
-        for one in self.observers:
-            one.accepted()
+        self._call("accepted")
 
     def resumed(self, *args) -> None:
-        for one in self.observers:
-            one.resumed(*args)
+        self._call("resumed", *args)
 
     def started(self, *args) -> None:
-        for one in self.observers:
-            one.started(*args)
+        self._call("started", *args)
 
     def stepped(self, *args) -> None:
-        for one in self.observers:
-            one.stepped(*args)
+        self._call("stepped", *args)
 
     def epoch_ended(self, *args) -> None:
-        for one in self.observers:
-            one.epoch_ended(*args)
+        self._call("epoch_ended", *args)
 
     def improved(self, *args) -> None:
-        for one in self.observers:
-            one.improved(*args)
+        self._call("improved", *args)
+
+    def _call(self, name: str, *args) -> None:
+        for observer in self.observers:
+            getattr(observer, name)(*args)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, kept until the step under way is done."""
+"""Handling of SIGINT and SIGTERM: deferred until a training step is complete, or raised as Interrupted."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..errors import Interrupted
 
 
 class Stop:
-    """Whether somebody asked the run to end. received: the signal's number, None while nobody has."""
+    """Whether a signal has asked the run to stop. received: its number, or None."""
 
     def __init__(self) -> None:
         self.received: int | None = None
 
 
-def _now() -> dict:
-    """The handlers of both, by number: to be read before others come, which a signal may call at once."""
+def _current_handlers() -> dict:
+    """The handlers of both signals, by number."""
     return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
@@ -28,15 +28,16 @@ def _install(handlers: dict) -> None:
 
 @contextmanager
 def defer_signals() -> Iterator[Stop]:
-    """Inside, the first SIGINT or SIGTERM is only noted in the Stop that is yielded; the next one of either kind acts
-    as it did before. To be used in the main thread."""
-    stop, before = Stop(), _now()
+    """Context manager: the first SIGINT or SIGTERM is recorded in the yielded Stop, and a second one has its usual
+    effect. Must be used in the main thread."""
+    # Read before the new handlers are installed: a signal may call those immediately.
+    stop, before = Stop(), _current_handlers()
 
-    def note(number, _) -> None:
+    def record(number, _) -> None:
         stop.received = number
         _install(before)
 
-    _install(dict.fromkeys(before, note))
+    _install(dict.fromkeys(before, record))
     try:
         yield stop
     finally:
@@ -45,13 +46,13 @@ def defer_signals() -> Iterator[Stop]:
 
 @contextmanager
 def raise_on_signal(message: str) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise Interrupted with this message, at once. To be used in the main thread."""
-    before = _now()
+    """Context manager: SIGINT and SIGTERM raise Interrupted with this message. Must be used in the main thread."""
+    before = _current_handlers()
 
-    def end(number, _) -> None:
+    def interrupt(number, _) -> None:
         raise Interrupted(message, number)
 
-    _install(dict.fromkeys(before, end))
+    _install(dict.fromkeys(before, interrupt))
     try:
         yield
     finally:

@@ -1,8 +1,7 @@
-"""One state on disk: two files named after the steps taken.
+"""The files of a checkpoint: <step>.safetensors with the tensors, and <step>.json with other values and checksums.
 
-<step>.safetensors holds the tensors and <step>.json, written after it, the rest and a checksum of both. A pair without
-its .json was never finished and is not looked at; a finished one is never written to again: a second state of the same
-step takes the next number. Nothing in either file names a path.
+The .json file is written last, so a .safetensors file without it is incomplete and is ignored. A complete checkpoint is
+never overwritten: a second checkpoint of the same step gets the next free number. The files contain no paths.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ KEPT = 2
 _NAME = re.compile(r"(\d{10})\.(json|safetensors)")
 _OURS = re.compile(r"\d{10}\.(json|safetensors)|\.\d{10}\.(json|safetensors)\.\d+\.tmp")
 _LARGEST_JSON = 1 << 28
-_HOLDS = {
+_TYPES = {
     "step": int,
     "stale": int,
     "best": (int, float, type(None)),
@@ -45,7 +44,7 @@ _HOLDS = {
     "versions": dict,
     "tensors": dict,
 }
-_WITHIN = {
+_BOUNDS = {
     "step": (0, 2**32 - 1),
     "stale": (0, math.inf),
     "best_epoch": (0, math.inf),
@@ -56,7 +55,7 @@ _WITHIN = {
 
 @dataclass
 class State:
-    """One state as read back. path: its .json; tensors by name; body: what the .json holds."""
+    """A checkpoint that has been read. path: its .json file; tensors by name; body: the content of the .json file."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -64,66 +63,66 @@ class State:
 
 
 def write(folder: Path, step: int, tensors: dict[str, Tensor], body: dict[str, Any], advice: str) -> None:
-    """Write the state of a step and remove all but the last KEPT. Raises InputError, which ends with the advice."""
+    """Write a checkpoint and remove all but the last KEPT. Raises InputError with this advice if that fails."""
     try:
         if folder.is_symlink():
             raise OSError("is a link")
         folder.mkdir(exist_ok=True)
         path = folder / f"{_number(folder, step):010d}.safetensors"
         write_tensors(path, tensors, advice=advice)
-        body = body | {"format": FORMAT, "tensors": {"bytes": path.stat().st_size, "sha256": _digest(path)}}
-        write_text(path.with_suffix(".json"), _sealed(body), advice=advice)
+        body = body | {"format": FORMAT, "tensors": {"bytes": path.stat().st_size, "sha256": _file_digest(path)}}
+        write_text(path.with_suffix(".json"), _with_checksum(body), advice=advice)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error}); {advice}") from None
     _thin(folder)
 
 
 def read(path: Path) -> State:
-    """The state whose .json is `path`. Raises InputError where either file is missing, cut off, changed, of another
-    format, or a link."""
+    """Read the checkpoint with this .json file. Raises InputError if one of its files is missing, truncated, modified,
+    of another format, or a link."""
     tensors_path = path.with_suffix(".safetensors")
-    older = f"to go on from the state before it, if there is one, remove {path.name} and {tensors_path.name}"
+    advice = f"remove {path.name} and {tensors_path.name} to use the previous checkpoint, if there is one"
     try:
-        for one in (path, tensors_path):
-            if one.is_symlink() or not one.is_file():
-                raise InputError(f"{one}: is missing or no ordinary file; {older}")
+        for file in (path, tensors_path):
+            if file.is_symlink() or not file.is_file():
+                raise InputError(f"{file}: is missing or not a regular file; {advice}")
         if path.stat().st_size > _LARGEST_JSON:
-            raise InputError(f"{path}: is {path.stat().st_size} bytes, more than any state has; {older}")
-        body = _opened(path, path.read_text(encoding="utf-8"), older)
-        held, written = tensors_path.stat().st_size, body["tensors"]
-        if held != written.get("bytes"):
-            raise InputError(f"{tensors_path}: is {held} bytes, was written as {shown(written.get('bytes'))}; {older}")
-        if _digest(tensors_path) != written.get("sha256"):
-            raise InputError(f"{tensors_path}: is not as it was written, its sha256 differs; {older}")
+            raise InputError(f"{path}: has {path.stat().st_size} bytes, too many for a checkpoint; {advice}")
+        body = _parse(path, path.read_text(encoding="utf-8"), advice)
+        size, written = tensors_path.stat().st_size, body["tensors"]
+        if size != written.get("bytes"):
+            raise InputError(f"{tensors_path}: has {size} bytes instead of {shown(written.get('bytes'))}; {advice}")
+        if _file_digest(tensors_path) != written.get("sha256"):
+            raise InputError(f"{tensors_path}: has been modified, its sha256 is wrong; {advice}")
         with safe_open(tensors_path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, UnicodeDecodeError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {older}") from None
+        raise InputError(f"{path}: cannot be read ({error}); {advice}") from None
     return State(path, tensors, body)
 
 
 def newest(folder: Path) -> Path | None:
-    """The .json of the newest finished state, None without one."""
-    found = [path for path in _entries(folder) if path.suffix == ".json" and _NAME.fullmatch(path.name)]
-    return max(found, default=None)
+    """The .json file of the newest complete checkpoint, or None."""
+    complete = [path for path in _entries(folder) if path.suffix == ".json" and _NAME.fullmatch(path.name)]
+    return max(complete, default=None)
 
 
 def _number(folder: Path, step: int) -> int:
-    """What the state of that step is called: above every finished one, none of which is touched."""
+    """The number for a new checkpoint: the step, or the next one above the complete checkpoints."""
     last = newest(folder)
     return step if last is None else max(step, int(last.stem) + 1)
 
 
 def keep_newest(folder: Path) -> None:
-    """Remove all states but the newest."""
-    kept = newest(folder)
+    """Remove all checkpoints except the newest."""
+    last = newest(folder)
     for path in _entries(folder):
-        if _OURS.fullmatch(path.name) and (kept is None or path.stem != kept.stem):
+        if _OURS.fullmatch(path.name) and (last is None or path.stem != last.stem):
             path.unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:
-    """Remove the states, finished or not, and the folder where nothing else is in it."""
+    """Remove all checkpoints, complete or not, and the folder if it is then empty."""
     for path in _entries(folder):
         if _OURS.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -131,49 +130,50 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _sealed(body: dict[str, Any]) -> str:
-    return json.dumps({"sha256": _digest_of(body), "state": body}, indent=1) + "\n"
+def _with_checksum(body: dict[str, Any]) -> str:
+    return json.dumps({"sha256": _digest(body), "state": body}, indent=1) + "\n"
 
 
-def _opened(path: Path, text: str, older: str) -> dict[str, Any]:
+def _parse(path: Path, text: str, advice: str) -> dict[str, Any]:
+    """The content of a .json file. Everything is checked here, so that a malformed file cannot fail later."""
     try:
         content = json.loads(text)
         body = dict(content["state"])
-        sound = content["sha256"] == _digest_of(body)
+        checksum_is_right = content["sha256"] == _digest(body)
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InputError(f"{path}: is cut off or no state; {older}") from None
-    if not sound:
-        raise InputError(f"{path}: is not as it was written, its sha256 differs; {older}")
+        raise InputError(f"{path}: is truncated or not a checkpoint; {advice}") from None
+    if not checksum_is_right:
+        raise InputError(f"{path}: has been modified, its sha256 is wrong; {advice}")
     if body.get("format") != FORMAT:
-        raise InputError(f"{path}: its format is {shown(body.get('format'))}, this version reads {FORMAT!r}")
-    wrong = next((key for key, kind in _HOLDS.items() if not isinstance(body.get(key, ...), kind)), None)
-    wrong = wrong or next((key for key, (low, high) in _WITHIN.items() if not low <= body[key] <= high), None)
-    if wrong or not all(isinstance(one, dict) for one in (*body["epochs"], *body["config"].values())):
-        what = f"{wrong} is {shown(body.get(wrong))}" if wrong else "an epoch or a section is no table"
-        raise InputError(f"{path}: does not hold a state: {what}; {older}")
-    if not all(_is_record(one, body["terms"], body["epochs"][0]) for one in body["epochs"]):
-        raise InputError(f"{path}: does not hold a state: what it says of an epoch; {older}")
+        raise InputError(f"{path}: its format is {shown(body.get('format'))}, but this version reads {FORMAT!r}")
+    wrong = next((key for key, kind in _TYPES.items() if not isinstance(body.get(key, ...), kind)), None)
+    wrong = wrong or next((key for key, (low, high) in _BOUNDS.items() if not low <= body[key] <= high), None)
+    if wrong or not all(isinstance(table, dict) for table in (*body["epochs"], *body["config"].values())):
+        reason = f"{wrong} is {shown(body.get(wrong))}" if wrong else "an epoch or a section is not a table"
+        raise InputError(f"{path}: is not a valid checkpoint: {reason}; {advice}")
+    if not all(_is_record(record, body["terms"], body["epochs"][0]) for record in body["epochs"]):
+        raise InputError(f"{path}: is not a valid checkpoint: the record of an epoch is malformed; {advice}")
     return body
 
 
-def _is_record(one: dict[str, Any], terms: list, first: dict[str, Any]) -> bool:
-    """Whether one line of metrics.jsonl has what is read of it again: the losses of `terms` and of the first among
-    it."""
-    losses, val = one.get("losses"), one.get("val", {})
+def _is_record(record: dict[str, Any], terms: list, first: dict[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl has the values that are read later, with the losses `terms` and those of the
+    first line."""
+    losses, val = record.get("losses"), record.get("val", {})
     if not isinstance(losses, dict) or not isinstance(val, dict):
         return False
-    needed = [one.get("epoch"), one.get("seconds"), *losses.values(), *val.values()]
+    needed = [record.get("epoch"), record.get("seconds"), *losses.values(), *val.values()]
     needed += [val.get(name) for name in ("users", "recall@20", "ndcg@20") if val]
     names = [*terms, *first["losses"]]
     numbers = all(isinstance(value, (int, float)) for value in needed)
     return numbers and bool(names) and all(name in list(losses) for name in names)
 
 
-def _digest_of(body: dict[str, Any]) -> str:
+def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -183,8 +183,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _thin(folder: Path) -> None:
-    """Keep the last states only; a temporary file left by a killed process goes too."""
-    finished = sorted(path.stem for path in _entries(folder) if re.fullmatch(r"\d{10}\.json", path.name))
+    """Remove all but the last checkpoints, and temporary files of killed processes."""
+    complete = sorted(path.stem for path in _entries(folder) if re.fullmatch(r"\d{10}\.json", path.name))
     for path in _entries(folder):
-        if _OURS.fullmatch(path.name) and path.stem not in finished[-KEPT:]:
+        if _OURS.fullmatch(path.name) and path.stem not in complete[-KEPT:]:
             path.unlink(missing_ok=True)

@@ -164,7 +164,7 @@ def sealed(body, tensors=None):
     """A state's .json with the right checksum, of these tensors where they are given."""
     if tensors is not None and isinstance(body, dict):
         body = body | {"tensors": {"bytes": len(tensors), "sha256": hashlib.sha256(tensors).hexdigest()}}
-    return state_file._sealed(body).encode()
+    return state_file._with_checksum(body).encode()
 
 
 class StateTarget(Target):

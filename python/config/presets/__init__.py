@@ -1,4 +1,4 @@
-"""Settings that were found to work, as TOML files beside this module; `mmssl-fast train --preset NAME`."""
+"""The bundled presets: tuned settings as TOML files in this folder, for `mmssl-fast train --preset NAME`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ...errors import InputError, shown
 
 
 def names() -> list[str]:
-    """The bundled presets."""
-    return sorted(Path(one.name).stem for one in files(__name__).iterdir() if one.name.endswith(".toml"))
+    """The names of the bundled presets."""
+    return sorted(Path(file.name).stem for file in files(__name__).iterdir() if file.name.endswith(".toml"))
 
 
 def find(name: str) -> Path:
-    """The TOML file of a bundled preset, or the file of that name. Raises InputError where there is neither."""
+    """The TOML file of a bundled preset, or the file with this path. Raises InputError if there is neither."""
     if name in names():
         return Path(str(files(__name__) / f"{name}.toml"))
     if Path(name).is_file():
         return Path(name)
-    raise InputError(f"preset {shown(name)}: is no file, and the bundled ones are {', '.join(names())}")
+    raise InputError(f"preset {shown(name)}: no such file; the bundled presets are {', '.join(names())}")

@@ -1,7 +1,7 @@
-"""The layouts of other projects, which `data convert` turns into the plain layout.
+"""The layouts of other projects, which `data convert` converts to the plain layout.
 
-A module has NAME, TITLE (whose layout it is, in words), fits(folder) → bool and read(folder) → Source. `tables`, which
-takes any table with columns for users and items, reads single files too and comes last.
+A module has NAME, TITLE (a description for messages), fits(folder) → bool and read(folder) → Source. `tables` accepts
+any table with columns for users and items, so it is tried last; it also reads single files.
 """
 
 from . import chaorec, lightgcn, recbole, sslrec, tables
@@ -10,5 +10,5 @@ FORMATS = (recbole, lightgcn, chaorec, sslrec, tables)
 
 
 def recognised(folder):
-    """The format module that a folder fits, None without one."""
+    """The module of the layout that a folder has, or None."""
     return next((module for module in FORMATS if module.fits(folder)), None)

@@ -1,5 +1,8 @@
-"""The .npy files of MMGCN, GRCN and ChaoRec: pairs in train.npy, a list [user, item, item, …] a user in val.npy and
-test.npy, items numbered after the users."""
+"""The .npy files of MMGCN, GRCN and ChaoRec.
+
+train.npy contains pairs (user, item). val.npy and test.npy contain one list [user, item, item, …] per user. The numbers
+of the items follow those of the users.
+"""
 
 import numpy as np
 
@@ -14,31 +17,31 @@ FILES = {"train": "train.npy", "val": "val.npy", "test": "test.npy"}
 
 
 def fits(folder):
-    """Whether train.npy, val.npy and test.npy are there."""
+    """Whether the folder contains train.npy, val.npy and test.npy."""
     return all((folder / name).is_file() for name in FILES.values())
 
 
 def read(folder):
-    """The folder as a Source; items keep their numbers, and feature row r is the r-th item after the users."""
+    """Read the folder as a Source. The numbers of the items are kept as ids; feature row 0 is the first item."""
     pairs = {"train": _columns(folder / FILES["train"], read_integers(folder / FILES["train"]))}
     for split in ("val", "test"):
         rows = read_integer_lists(folder / FILES[split])
         if not all(rows):
-            raise InputError(f"{folder / FILES[split]}: entry {rows.index([])} is empty; it must begin with the user")
+            raise InputError(f"{folder / FILES[split]}: entry {rows.index([])} is empty; it must start with the user")
         users = np.repeat(
             np.array([row[0] for row in rows], np.int64), np.array([len(row) - 1 for row in rows], np.int64)
         )
         pairs[split] = (users, np.array([item for row in rows for item in row[1:]], np.int64))
-    users, items = (np.concatenate([one[at] for one in pairs.values()]) for at in (0, 1))
+    users, items = (np.concatenate([pair[axis] for pair in pairs.values()]) for axis in (0, 1))
     count = int(users.max(initial=-1)) + 1
     first = count if items.min(initial=count) >= count else 0
     source = of_indices(folder, pairs, first_item=first)
     if first:
-        source.notes.append(f"items are numbered from {first} on, after the users; feature row 0 is item {first}")
+        source.notes.append(f"items are numbered from {first}, after the users; feature row 0 is item {first}")
     return source
 
 
 def _columns(path, pairs):
     if pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise InputError(f"{path}: has the shape {pairs.shape}; it must hold pairs (user, item)")
+        raise InputError(f"{path}: has the shape {pairs.shape}; it must contain pairs (user, item)")
     return pairs[:, 0], pairs[:, 1]

@@ -1,4 +1,4 @@
-"""Tables whose columns are known by their names, and several of them as one Source."""
+"""Reading tables with common column names, and combining several tables into one Source."""
 
 import numpy as np
 
@@ -12,58 +12,53 @@ LABELS = plain.LABELS | mmrec.LABELS
 
 
 def known_columns(path, user=None, item=None):
-    """{user, item, rating, timestamp: the table's column}; user, item: names that decide. Raises InputError where no
-    column is known to hold users or items."""
+    """{user, item, rating, timestamp, split: column with this meaning}. user, item: column names given by the user.
+
+    Raises InputError if no column is known to contain users or items.
+    """
     names = column_names(path)
-    known = standard_names(names) | {name: given for name, given in (("user", user), ("item", item)) if given}
+    known = standard_names(names) | {name: column for name, column in (("user", user), ("item", item)) if column}
     for name in ("user", "item"):
         if known.get(name) not in names:
             raise InputError(
-                f"{path}: no column is known to hold {name}s; its columns are {shown(', '.join(names), 120)}; name it "
-                f"with --{name}"
+                f"{path}: the column of the {name}s was not recognised among {shown(', '.join(names), 120)}; give its "
+                f"name with --{name}"
             )
     return known
 
 
 def read_columns(path, user=None, item=None):
-    """(users, items, {rating, timestamp: [n]}, split or None, unread) of a table; see known_columns."""
+    """Read a table: (users, items, {rating, timestamp: [n]}, split or None, names of unread columns)."""
     known = known_columns(path, user, item)
     numbers = {name: known[name] for name in ("rating", "timestamp") if name in known}
     separator = "\t" if path.name.endswith((".inter", ".item")) else None
     splits = [known["split"]] if "split" in known else []
     table = read_table(path, [known["user"], known["item"]], splits, separator, list(numbers.values()))
-    found = {name: table.numbers[column] for name, column in numbers.items()}
+    values = {name: table.numbers[column] for name, column in numbers.items()}
     split = _split(path, known["split"], table[known["split"]]) if splits else None
-    return table[known["user"]], table[known["item"]], found, split, table.unread
+    return table[known["user"]], table[known["item"]], values, split, table.unread
 
 
 def _split(path, name, column):
-    """The column with train, val and test for whatever its source calls them."""
+    """The column with its texts replaced by train, val and test."""
     for code, text in enumerate(column.texts):
         if text not in LABELS:
-            raise InputError(f"{path}: row {column.row_of(code)} has {name} {shown(text)}; it is train, val or test")
-    return merged([Column([LABELS[text] for text in column.texts], column.codes)])
+            raise InputError(
+                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; must be train, val or test"
+            )
+    return Column.of([LABELS[text] for text in column.texts]).rows(column.codes)
 
 
 def joined(parts):
-    """One Source of [(split or None, (users, items, numbers, split column or None, unread))]."""
-    users, items = (merged([part[at] for _, part in parts]) for at in (0, 1))
+    """One Source from several tables: [(split or None, result of read_columns)]."""
+    users, items = (Column.concatenated([part[axis] for _, part in parts]) for axis in (0, 1))
     common = set.intersection(*(set(part[2]) for _, part in parts))
     numbers = {name: np.concatenate([part[2][name] for _, part in parts]) for name in sorted(common)}
-    splits = merged([part[3] for _, part in parts]) if all(part[3] is not None for _, part in parts) else None
+    splits = None
     if parts[0][0] is not None:
-        names = [split for split, _ in parts]
-        rows = [len(part[0].codes) for _, part in parts]
-        splits = merged([Column([name], np.zeros(count, np.int64)) for name, count in zip(names, rows, strict=True)])
+        splits = Column.concatenated([Column([split], np.zeros(len(part[0].codes), np.int64)) for split, part in parts])
+    elif all(part[3] is not None for _, part in parts):
+        splits = Column.concatenated([part[3] for _, part in parts])
     unread = list(dict.fromkeys(name for _, part in parts for name in part[4]))
-    notes = [f"not taken over: {', '.join(unread[:12])}"] if unread else []
+    notes = [f"columns not converted: {', '.join(unread[:12])}"] if unread else []
     return Source(users, items, splits, numbers, notes=notes)
-
-
-def merged(columns):
-    """One Column of several, one after the other."""
-    seen, codes = {}, []
-    for column in columns:
-        to = np.array([seen.setdefault(text, len(seen)) for text in column.texts], np.int64)
-        codes.append(to[column.codes])
-    return Column(list(seen), np.concatenate(codes))

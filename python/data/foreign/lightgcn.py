@@ -1,4 +1,4 @@
-"""The text files of LightGCN, NGCF and KGAT: a line `user item item …` for each user, in train.txt and test.txt."""
+"""The text files of LightGCN, NGCF and KGAT: train.txt and test.txt with one line `user item item …` per user."""
 
 import re
 
@@ -15,7 +15,7 @@ _LINE = re.compile(r"\s*[0-9]+(\s+[0-9]+)*\s*")
 
 
 def fits(folder):
-    """Whether there is a train.txt whose first line is made of integers."""
+    """Whether the folder contains train.txt and its first line consists of integers."""
     path = folder / "train.txt"
     if not path.is_file():
         return False
@@ -24,7 +24,7 @@ def fits(folder):
 
 
 def read(folder):
-    """The folder as a Source; user_list.txt and item_list.txt (org_id remap_id) give the original ids."""
+    """Read the folder as a Source. Original ids come from user_list.txt and item_list.txt (org_id remap_id), if any."""
     pairs = {}
     for split, names in FILES.items():
         path = next((folder / name for name in names if (folder / name).exists()), None)
@@ -41,28 +41,25 @@ def _pairs(path):
             continue
         if not _LINE.fullmatch(line) or max(map(len, line.split())) > 9:
             raise InputError(
-                f"{path}: line {number} is {shown(line)}; a line is a user and its items, all integers from 0"
+                f"{path}: line {number} is {shown(line)}; a line must contain a user and its items, as integers from 0"
             )
-        user, *own = map(int, line.split())
+        user, *user_items = map(int, line.split())
         users.append(user)
-        counts.append(len(own))
-        items += own
+        counts.append(len(user_items))
+        items += user_items
     return np.repeat(np.array(users, np.int64), np.array(counts, np.int64)), np.array(items, np.int64)
 
 
 def _original(path):
-    """[original id] by index of a list of `org_id remap_id`, None where there is none."""
+    """The original ids by index from a file with lines `org_id remap_id`, or None if there is no file."""
     if not path.exists():
         return None
     lines = [line.rsplit(maxsplit=1) for line in read_text(path).splitlines() if line.strip()]
     if lines and lines[0][-1] == "remap_id":
         lines = lines[1:]
-    places = [int(line[1]) if len(line) == 2 and line[1].isdigit() and len(line[1]) < 10 else -1 for line in lines]
-    if sorted(places) != list(range(len(lines))):
+    indices = [int(line[1]) if len(line) == 2 and line[1].isdigit() and len(line[1]) < 10 else -1 for line in lines]
+    if sorted(indices) != list(range(len(lines))):
         raise InputError(
-            f"{path}: does not give every index from 0 to {len(lines) - 1} one id; its lines are org_id remap_id"
+            f"{path}: must have exactly one line `org_id remap_id` for every remap_id from 0 to {len(lines) - 1}"
         )
-    ids = [""] * len(lines)
-    for place, line in zip(places, lines, strict=True):
-        ids[place] = line[0]
-    return ids
+    return [line[0] for _, line in sorted(zip(indices, lines, strict=True))]

@@ -1,4 +1,4 @@
-"""RecBole's atomic files: <name>.inter with a typed header, or its three splits, and <name>.item with features."""
+"""The atomic files of RecBole: <name>.inter with a typed header, possibly as three splits, and <name>.item."""
 
 import re
 
@@ -16,22 +16,24 @@ _TYPED = re.compile(r".+:(token|float|token_seq|float_seq)")
 
 
 def fits(folder):
-    """Whether there is a .inter file whose header has RecBole's types."""
+    """Whether the folder contains a .inter file with the types of RecBole in its header."""
     return any(_TYPED.fullmatch(column_names(path)[0]) for path in sorted(folder.glob("*.inter"))[:1] if path.is_file())
 
 
 def read(folder):
-    """The folder as a Source: ids, rating and timestamp, the splits where they are files of their own, and every
-    float_seq column of the .item file as a modality."""
+    """Read the folder as a Source: ids, rating, timestamp, the split if it has separate files, and every float_seq
+    column of the .item file as a modality."""
     paths = sorted(folder.glob("*.inter"))
-    named = {split: [path for path in paths if path.name.endswith(f".{part}.inter")] for split, part in _PARTS.items()}
-    parts = [(split, path) for split, there in named.items() for path in there]
+    by_split = {
+        split: [path for path in paths if path.name.endswith(f".{part}.inter")] for split, part in _PARTS.items()
+    }
+    parts = [(split, path) for split, split_paths in by_split.items() for path in split_paths]
     if not parts:
         parts = [(None, path) for path in paths]
     if (len(parts) > 1 and len({split for split, _ in parts}) < len(parts)) or (len(parts) != len(paths)):
         listed = ", ".join(path.name for path in paths[:6])
         raise InputError(
-            f"{folder}: has the tables {shown(listed, 120)}; leave one, or its .train, .valid and .test parts"
+            f"{folder}: has the tables {shown(listed, 120)}; keep one table, or one set of .train, .valid and .test"
         )
     source = joined([(split, read_columns(path)) for split, path in parts])
     items = sorted(folder.glob("*.item"))
@@ -41,20 +43,20 @@ def read(folder):
 
 
 def _vectors(path):
-    """{modality: (item ids, values)} of the float_seq columns of a .item file."""
+    """{modality: (item ids, values)} from the float_seq columns of a .item file."""
     names = column_names(path)
     columns = [name for name in names if name.endswith(":float_seq")]
     known = standard_names(names)
     if not columns or "item" not in known:
         return {}
     table = read_table(path, [known["item"]], columns, "\t")
-    found = {}
+    features = {}
     for name in columns:
         rows = [np.array(text.split(), np.float32) for text in table[name].texts]
         if len({len(row) for row in rows}) > 1:
-            raise InputError(f"{path}: rows of {name} have different lengths; make them equal or take the column out")
-        found[re.sub(r"_?feat$", "", name.partition(":")[0]) or "item"] = (
+            raise InputError(f"{path}: the rows of {name} have different lengths; make them equal or remove the column")
+        features[re.sub(r"_?feat$", "", name.partition(":")[0]) or "item"] = (
             table[known["item"]],
             np.stack(rows)[table[name].codes],
         )
-    return found
+    return features

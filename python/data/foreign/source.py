@@ -1,4 +1,4 @@
-"""Source: what the layouts of other projects are read into."""
+"""Source, the result of reading a layout of another project."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,11 @@ from ..tables import Column, numbers_or_texts
 
 @dataclass
 class Source:
-    """Interactions and what belongs to them, ids as texts.
+    """Interactions with ids as text, and features.
 
-    users, items, and splits where the source has them (train, val, test): Columns of the same rows. numbers: rating and
-    timestamp, [n]. user_ids, item_ids: every id, in the order of the feature rows, None where only interactions name
-    them. features: {modality: (Column of item ids, [n, d])}. copied: feature files that the plain layout reads as they
-    are.
+    users, items, splits: Columns of the same rows; splits (train, val, test) is None without a split. numbers: rating
+    and timestamp, [n]. user_ids, item_ids: all ids in the order of the feature rows; None if only the interactions
+    contain ids. features: {modality: (Column of item ids, [n, d])}. copied: feature files that can be copied unchanged.
     """
 
     users: Column
@@ -34,39 +33,39 @@ class Source:
 
 
 def of_dataset(data):
-    """The Source of a Dataset."""
+    """A Dataset as a Source."""
     pairs = [getattr(data, split).tocoo() for split in SPLITS]
-    users, items = (np.concatenate([getattr(one, side) for one in pairs]).astype(np.int64) for side in ("row", "col"))
+    users, items = (np.concatenate([getattr(p, side) for p in pairs]).astype(np.int64) for side in ("row", "col"))
     user_ids, item_ids = (
-        [str(one) for one in ids.tolist()]
+        list(map(str, ids.tolist()))
         for ids in (data.original_users(np.arange(data.n_users)), data.original_items(np.arange(data.n_items)))
     )
-    splits = Column(list(SPLITS), np.repeat(np.arange(3), [one.nnz for one in pairs]))
-    everything = Column(item_ids, np.arange(data.n_items))
-    features = {name: (everything, values) for name, values in data.features.items()}
+    splits = Column(list(SPLITS), np.repeat(np.arange(3), [split.nnz for split in pairs]))
+    all_items = Column(item_ids, np.arange(data.n_items))
+    features = {name: (all_items, values) for name, values in data.features.items()}
     return Source(Column(user_ids, users), Column(item_ids, items), splits, {}, user_ids, item_ids, features)
 
 
 def of_indices(folder, pairs, shape=None, first_item=0, ids=(None, None)):
-    """The Source of {split: (users, items)}, int64 index pairs; items are counted from first_item.
+    """A Source from {split: (users, items)}, int64 index pairs. Items are counted from first_item.
 
-    shape: (users, items), by default what the pairs and the folder's feature rows need. ids: texts by index of users
-    and of items; without them the index is the id.
+    shape: (number of users, number of items); default: from the pairs and the feature files. ids: original ids of users
+    and items by index; default: the indices.
     """
     splits = [split for split in SPLITS if split in pairs]
-    users, items = (np.concatenate([pairs[split][at] for split in splits]).astype(np.int64) for at in (0, 1))
+    users, items = (np.concatenate([pairs[split][axis] for split in splits]).astype(np.int64) for axis in (0, 1))
     copied = feature_paths(folder)
     rows = [npy_rows(path) for path in copied if path.suffix == ".npy"]
     counts = list(shape) if shape else [users.max(initial=-1) + 1, max([items.max(initial=-1) + 1 - first_item, *rows])]
     names = [
-        list(given) if given else [str(first + at) for at in range(count)]
-        for given, count, first in zip(ids, counts, (0, first_item), strict=True)
+        list(texts) if texts else [str(first + i) for i in range(count)]
+        for texts, count, first in zip(ids, counts, (0, first_item), strict=True)
     ]
-    for what, index, first, known in (("user", users, 0, names[0]), ("item", items, first_item, names[1])):
-        if len(index) and not (index.min() >= first and index.max() - first < len(known)):
+    for side, index, first, count in (("user", users, 0, len(names[0])), ("item", items, first_item, len(names[1]))):
+        if len(index) and not (index.min() >= first and index.max() - first < count):
             raise InputError(
-                f"{folder}: names {what} {index.max() if index.max() - first >= len(known) else index.min()}, but has "
-                f"{len(known)} {what}s counted from {first}; write it again"
+                f"{folder}: contains {side} {index.max() if index.max() - first >= count else index.min()}, but has "
+                f"{count} {side}s counted from {first}; write it again"
             )
     column = Column(splits, np.repeat(np.arange(len(splits)), [len(pairs[split][0]) for split in splits]))
     return Source(
@@ -80,12 +79,12 @@ def of_indices(folder, pairs, shape=None, first_item=0, ids=(None, None)):
 
 
 def feature_paths(folder):
-    """The folder's feature files."""
+    """The feature files in a folder."""
     return sorted(
         path for path in folder.iterdir() if path.is_file() and path.name.endswith(tuple(f"_feat{end}" for end in ENDS))
     )
 
 
 def ids_of(column):
-    """A Column's ids, row by row: integers where every one is written as one, else texts."""
+    """The id of each row of a Column, as integers if possible, otherwise as text."""
     return numbers_or_texts(column.texts)[column.codes] if column.texts else np.empty(0, np.int64)

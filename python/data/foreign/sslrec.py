@@ -1,4 +1,4 @@
-"""SSLRec's pickled matrices: train_mat.pkl, valid_mat.pkl and test_mat.pkl, or trn_mat.pkl and tst_mat.pkl."""
+"""The pickled matrices of SSLRec: train_mat.pkl, valid_mat.pkl and test_mat.pkl, or trn_mat.pkl and tst_mat.pkl."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from ..pickles import read_sparse_pickle
 from .source import of_indices
 
 NAME = "sslrec"
-TITLE = "SSLRec's layout"
+TITLE = "the layout of SSLRec"
 FILES = {
     "train": ("train_mat.pkl", "trn_mat.pkl"),
     "val": ("valid_mat.pkl", "val_mat.pkl"),
@@ -18,12 +18,12 @@ FILES = {
 
 
 def fits(folder):
-    """Whether there is a training matrix, and no train.json that would make it another layout."""
+    """Whether the folder contains a training matrix and no train.json, which would be the layout hkuds."""
     return any((folder / name).is_file() for name in FILES["train"]) and not (folder / "train.json").exists()
 
 
 def read(folder):
-    """The folder as a Source."""
+    """Read the folder as a Source."""
     pairs, notes, shape = {}, [], None
     for split, names in FILES.items():
         path = next((folder / name for name in names if (folder / name).exists()), None)
@@ -32,11 +32,11 @@ def read(folder):
         matrix = read_sparse_pickle(path)
         if shape is not None and matrix.shape != shape:
             raise InputError(
-                f"{path}: is {matrix.shape[0]} x {matrix.shape[1]}, the training matrix {shape[0]} x {shape[1]}"
+                f"{path}: is {matrix.shape[0]} x {matrix.shape[1]}, but the training matrix is {shape[0]} x {shape[1]}"
             )
         shape = matrix.shape
         pairs[split] = positive(path, matrix, notes)
-    users, items = (np.concatenate([one[at] for one in pairs.values()]) for at in (0, 1))
+    users, items = (np.concatenate([pair[axis] for pair in pairs.values()]) for axis in (0, 1))
     for what, count, index in (("users", shape[0], users), ("items", shape[1], items)):
         check_gaps(folder, what, count, index)
     source = of_indices(folder, pairs, shape)

@@ -1,16 +1,14 @@
-"""Tables of interactions whatever they are called: MovieLens' ratings.csv, u.data and ratings.dat, Amazon's ratings
-without a header, and Hugging Face's Parquet with a list of items a row."""
+"""Interaction tables with other file and column names: ratings.csv, u.data and ratings.dat of MovieLens, ratings of
+Amazon without a header, and Parquet with one list of items per row as on Hugging Face."""
 
 import io
 import re
-
-import numpy as np
 
 from ...errors import InputError, shown
 from ..files import TABLE_ENDS, read_text
 from ..layouts.plain import LABELS
 from ..names import standard_names
-from ..tables import Column, column_names, column_of, first_line, numbers_of, pyarrow
+from ..tables import column_names, column_of, first_line, numbers_of, pyarrow
 from .columns import joined, known_columns, read_columns
 from .source import feature_paths
 
@@ -25,7 +23,7 @@ _SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 
 
 def fits(folder):
-    """Whether there are tables, all of one split each or only one, with users and items in them."""
+    """Whether the folder contains a single table with users and items, or one table per split."""
     try:
         return bool(_parts(folder))
     except InputError:
@@ -33,7 +31,7 @@ def fits(folder):
 
 
 def find(folder):
-    """The one table in a folder; raises InputError for several."""
+    """The only table in a folder. Raises InputError if there are several."""
     parts = _parts(folder, False)
     if len(parts) != 1:
         listed = ", ".join(path.name for _, path in parts[:8]) or "none"
@@ -42,7 +40,7 @@ def find(folder):
 
 
 def read(folder):
-    """The folder's tables as a Source, one split a file where they are named so."""
+    """Read the tables in a folder as a Source. File names such as train.csv give the split."""
     parts = _parts(folder)
     groups = {}
     for split, path in parts:
@@ -53,27 +51,30 @@ def read(folder):
 
 
 def read_file(path, user=None, item=None):
-    """One table as a Source."""
+    """Read one table as a Source."""
     return joined([(None, _table(path, user, item))])
 
 
 def _parts(folder, known=True):
-    """[(split or None, path)] of the tables in the folder or, without any, in its folder data."""
-    for place in (folder, folder / "data"):
-        if not place.is_dir():
+    """[(split or None, path)] of the tables in the folder, or else in its subfolder data.
+
+    known: whether to skip tables whose columns of users and items are not recognised.
+    """
+    for candidate in (folder, folder / "data"):
+        if not candidate.is_dir():
             continue
         paths = [
             path
-            for path in sorted(place.iterdir())
+            for path in sorted(candidate.iterdir())
             if path.is_file()
             and path.name.endswith(ENDS)
             and not path.name.startswith((".", "_"))
             and not _OTHERS.match(path.name)
         ]
         paths = [path for path in paths if not known or _is_table(path)]
-        named = [(_SPLIT.match(path.name), path) for path in paths]
-        if paths and all(match for match, _ in named):
-            return [(LABELS.get(match[1], "val"), path) for match, path in named]
+        matches = [(_SPLIT.match(path.name), path) for path in paths]
+        if paths and all(match for match, _ in matches):
+            return [(LABELS.get(match[1], "val"), path) for match, path in matches]
         if paths:
             if known and len(paths) > 1:
                 listed = ", ".join(path.name for path in paths[:8])
@@ -83,27 +84,27 @@ def _parts(folder, known=True):
 
 
 def _is_table(path):
-    """Whether a file has columns known to hold users and items, or two columns of data without a header."""
+    """Whether a file has recognised columns of users and items, or data in known positions without a header."""
     if path.suffix == ".parquet":
         return {"user", "item"} <= set(standard_names(column_names(path)))
     header = first_line(path)
     fields = header.split(_separator(header))
-    if {"user", "item"} <= set(standard_names([one.strip('"') for one in fields])):
+    if {"user", "item"} <= set(standard_names([field.strip('"') for field in fields])):
         return True
     return _positional(fields) and not (path.suffix == ".txt" and _separator(header) == " ")
 
 
 def _positional(fields):
-    """Whether a first line is data: user, item, rating, perhaps a time."""
-    return 3 <= len(fields) <= 4 and all(_NUMBER.fullmatch(one) for one in fields[2:])
+    """Whether the first line is not a header but data: user, item, rating and possibly a timestamp."""
+    return 3 <= len(fields) <= 4 and all(_NUMBER.fullmatch(field) for field in fields[2:])
 
 
 def _separator(line):
-    return next((one for one in _SEPARATORS if one in line), ",")
+    return next((separator for separator in _SEPARATORS if separator in line), ",")
 
 
 def _table(path, user=None, item=None):
-    """What read_columns gives, of any table."""
+    """Read a table of any kind. The result is that of read_columns."""
     if path.suffix == ".parquet":
         return _parquet(path, user, item)
     header = first_line(path)
@@ -115,7 +116,8 @@ def _table(path, user=None, item=None):
 
 
 def _without_header(path, separator, width):
-    """A table of user, item, rating and perhaps timestamp by position; Amazon's newer files begin with the item."""
+    """Read a table without a header: user, item, rating and possibly timestamp. Newer files of Amazon start with the
+    item."""
     pa = pyarrow()
     from pyarrow import csv
 
@@ -144,7 +146,7 @@ def _all_asins(column):
 
 
 def _parquet(path, user, item):
-    """A Parquet table, a list of items a row unfolded into a row an item."""
+    """Read a Parquet table. Rows with a list of items are expanded to one row per item."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import parquet
@@ -159,7 +161,7 @@ def _parquet(path, user, item):
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     parents, lengths = pc.list_parent_indices(lists), pc.list_value_length(lists)
     users = column_of(path, columns["user"], table.column(columns["user"]))
-    users = Column(users.texts, users.codes[parents.to_numpy(zero_copy_only=False)])
+    users = users.rows(parents.to_numpy(zero_copy_only=False))
     items = column_of(path, columns["item"], pa.chunked_array([pc.list_flatten(lists)]))
     numbers = {}
     for name in ("rating", "timestamp"):
@@ -170,20 +172,12 @@ def _parquet(path, user, item):
         if not _is_list(values.type):
             values = values.take(parents)
         elif not pc.list_value_length(values).equals(lengths):
-            raise InputError(
-                f"{path}: lists of {columns[name]} and {columns['item']} differ in length; make them equal"
-            )
+            raise InputError(f"{path}: the lists of {columns[name]} and {columns['item']} have different lengths")
         else:
             values = pc.list_flatten(values)
         numbers[name] = numbers_of(path, name, pa.chunked_array([values]))
     unread = [name for name in column_names(path) if name not in columns.values()]
-    return _used(users), items, numbers, None, unread
-
-
-def _used(column):
-    """The column without texts that no row holds."""
-    used, codes = np.unique(column.codes, return_inverse=True)
-    return Column([column.texts[code] for code in used.tolist()], codes.reshape(-1))
+    return users, items, numbers, None, unread
 
 
 def _is_list(kind):

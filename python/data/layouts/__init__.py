@@ -1,6 +1,6 @@
-"""The layouts a data folder may have, one module each, and which of them a folder fits.
+"""The layouts of data folders, one module for each, and the detection of the layout of a folder.
 
-A layout module has NAME, NEEDS (the files that make the layout, in words), fits(folder) → bool and
+A layout module has NAME, NEEDS (a description of its files), fits(folder) → bool and
 read(folder, options: LoadOptions) → Dataset.
 """
 
@@ -15,60 +15,59 @@ LAYOUTS = {module.NAME: module for module in (diffmm, hkuds, mmrec, plain)}
 
 
 def choose(folder, layout="auto", interactions=""):
-    """The module of the named layout, or with "auto" of the one layout the folder fits; a table of interactions that is
-    named decides too, .inter files being MMRec's.
+    """The module of a layout, or with "auto" the one that the folder fits.
 
-    Raises InputError for an unknown name and where no layout or several fit.
+    interactions: name of the interaction table, if the user has given one. It determines the layout: .inter files are
+    those of MMRec. Raises InputError for an unknown name, and if no layout or several fit.
     """
     if layout in LAYOUTS:
         return LAYOUTS[layout]
     if layout != "auto":
-        raise InputError(f"layout {shown(layout)} is unknown; choose one of auto, {', '.join(LAYOUTS)}")
+        raise InputError(f"layout {shown(layout)}: must be one of auto, {', '.join(LAYOUTS)}")
     if interactions:
         return mmrec if interactions.endswith(".inter") else plain
     fitting = [name for name, module in LAYOUTS.items() if module.fits(folder)]
-    if fitting == [mmrec.NAME] and (known := _other(folder)) is not None:
-        raise InputError(f"{folder}: {_convertible(folder, known)}")
+    if fitting == [mmrec.NAME] and (foreign := _foreign(folder)) is not None:
+        raise InputError(f"{folder}: {_convertible(folder, foreign)}")
     if len(fitting) == 1:
         return LAYOUTS[fitting[0]]
     if fitting:
-        raise InputError(f"{folder}: fits the layouts {' and '.join(fitting)}; say which one with layout")
+        raise InputError(f"{folder}: fits the layouts {' and '.join(fitting)}; choose one with --layout")
     raise InputError(f"{folder}: {_unknown(folder)}")
 
 
 def _unknown(folder):
-    """What to say of a folder that fits no layout: what it holds, and what comes nearest."""
-    there = _entries(folder)
-    if not there:
+    """The message for a folder that fits no layout: its content, and the closest layout."""
+    entries = _entries(folder)
+    if not entries:
         needs = "; ".join(f"{name}: {module.NEEDS}" for name, module in LAYOUTS.items())
-        return f"is empty; put one of these there: {needs}"
-    inside = sorted(
+        return f"is empty; a data folder contains one of these: {needs}"
+    subfolders = sorted(
         path for path in folder.iterdir() if path.is_dir() and any(module.fits(path) for module in LAYOUTS.values())
     )
-    if inside:
-        return f"holds no data itself, but {inside[0]} does; give that folder"
-    if (known := _other(folder)) is not None:
-        return _convertible(folder, known)
-    near = max(LAYOUTS.values(), key=lambda module: max(_likeness(one, module.NEEDS) for one in there))
-    said = f"holds {_listed(there)}, which fits no layout; the nearest is {near.NAME}, which needs {near.NEEDS}"
-    table = next((name for name in there if name.endswith(TABLE_ENDS) and "_feat." not in name), None)
+    if subfolders:
+        return f"contains no data itself, but {subfolders[0]} does; give that folder"
+    if (foreign := _foreign(folder)) is not None:
+        return _convertible(folder, foreign)
+    closest = max(LAYOUTS.values(), key=lambda module: max(_similarity(name, module.NEEDS) for name in entries))
+    message = f"contains {_listed(entries)}, which fits no layout; the closest is {closest.NAME}: {closest.NEEDS}"
+    table = next((name for name in entries if name.endswith(TABLE_ENDS) and "_feat." not in name), None)
     if table is not None:
-        said += (
-            f"; if {table} holds interactions: mmssl-fast data convert {folder / table} NEW --user COLUMN --item COLUMN"
-        )
-    return said
+        command = f"mmssl-fast data convert {folder / table} NEW --user COLUMN --item COLUMN"
+        message += f"; if {table} contains interactions: {command}"
+    return message
 
 
-def _other(folder):
-    """The layout of another project that the folder has, None without one."""
-    known = recognised(folder)
-    return None if known is not None and known.NAME == "tables" and mmrec.fits(folder) else known
+def _foreign(folder):
+    """The layout of another project that the folder has, or None."""
+    foreign = recognised(folder)
+    return None if foreign is not None and foreign.NAME == "tables" and mmrec.fits(folder) else foreign
 
 
-def _convertible(folder, known):
+def _convertible(folder, foreign):
     return (
-        f"holds {_listed(_entries(folder))}; this is {known.TITLE}, which mmssl-fast data convert {folder} NEW turns "
-        "into a folder that train reads"
+        f"contains {_listed(_entries(folder))}, which is {foreign.TITLE}; to convert it: mmssl-fast data convert "
+        f"{folder} NEW"
     )
 
 
@@ -77,11 +76,11 @@ def _entries(folder):
     return [f"{path.name}/" if path.is_dir() else path.name for path in paths]
 
 
-def _listed(there):
-    return shown(", ".join(there[:8]) + (", …" if len(there) > 8 else ""), 160)[1:-1]
+def _listed(entries):
+    return shown(", ".join(entries[:8]) + (", …" if len(entries) > 8 else ""), 160)[1:-1]
 
 
-def _likeness(file, needs):
-    """How much a file's name is like the most similar of the names that a layout needs."""
+def _similarity(file, needs):
+    """The similarity of a file name to the most similar file name in a description of a layout, from 0 to 1."""
     names = [word.strip(",;") for word in needs.split() if "." in word]
     return max(difflib.SequenceMatcher(None, file.lower(), name.lower()).ratio() for name in names)

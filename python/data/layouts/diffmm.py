@@ -1,8 +1,8 @@
-"""The layout published beside DiffMM: three pickled SciPy matrices and one .npy a modality.
+"""The layout published with DiffMM: three pickled SciPy matrices, and one .npy file per modality.
 
-trnMat.pkl, valMat.pkl, tstMat.pkl: users x items, one shape, an entry a pair. image_feat.npy, audio_feat.npy,
-text_feat.npy (any of them, others by the same pattern, or none): one row for each column of the matrices. Ids are
-indices.
+trnMat.pkl, valMat.pkl, tstMat.pkl: sparse users x items matrices of the same shape, with one entry per interaction.
+image_feat.npy, audio_feat.npy, text_feat.npy and others with names of this form are optional: one row for each column
+of the matrices. Ids are indices.
 """
 
 import numpy as np
@@ -20,12 +20,12 @@ FILES = {"train": "trnMat.pkl", "val": "valMat.pkl", "test": "tstMat.pkl"}
 
 
 def fits(folder):
-    """Whether any of the three matrices is there."""
+    """Whether the folder contains any of the three matrices."""
     return any((folder / file).exists() for file in FILES.values())
 
 
 def read(folder, options):
-    """The folder as a Dataset; the split is given. Raises InputError as the readers it calls."""
+    """Read the folder as a Dataset with its split. Raises InputError if a file is invalid."""
     options.refuse(folder, NAME, TABLE_OPTIONS)
     splits, notes, shape = {}, [], None
     for split, file in FILES.items():
@@ -36,29 +36,30 @@ def read(folder, options):
             check_gaps(folder / file, "items", shape[1], pairs.columns)
         if pairs.shape != shape:
             raise InputError(
-                f"{folder / file}: is {pairs.shape[0]} x {pairs.shape[1]}, {FILES['train']} is {shape[0]} x "
-                f"{shape[1]}; the three matrices have one shape"
+                f"{folder / file}: is {pairs.shape[0]} x {pairs.shape[1]}, but {FILES['train']} is {shape[0]} x "
+                f"{shape[1]}; the three matrices must have the same shape"
             )
         splits[split] = positive(folder / file, pairs, notes)
     files = FeatureFiles(folder, options.modalities)
-    for at, side in enumerate(("user", "item")):
-        index = np.concatenate([pairs[at] for pairs in splits.values()])
-        note_counting_from_one(side, index, notes, bool(at and files.chosen))
+    for axis, side in enumerate(("user", "item")):
+        index = np.concatenate([pairs[axis] for pairs in splits.values()])
+        note_counting_from_one(side, index, notes, side == "item" and bool(files.chosen))
     features = files.read(shape[1], None, options, notes)
     return build(folder, NAME, shape, splits, features, notes=notes)
 
 
 def positive(path, pairs, notes):
-    """(users, items) of the entries above zero; notes stored zeros and values other than 1, refuses negative ones."""
+    """(users, items) of the positive entries. Appends notes about zeros and about values other than 1. Raises
+    InputError for negative values."""
     if (pairs.values < 0).any():
-        at = int((pairs.values < 0).argmax())
+        first = int((pairs.values < 0).argmax())
         raise InputError(
-            f"{path}: user {pairs.rows[at]}, item {pairs.columns[at]} has the value {pairs.values[at]:g}; "
-            "an interaction's value is positive"
+            f"{path}: user {pairs.rows[first]}, item {pairs.columns[first]} has the value {pairs.values[first]:g}; "
+            "values must be positive"
         )
-    kept = pairs.values > 0
-    if not kept.all():
-        notes.append(f"{path.name}: {(~kept).sum()} stored zeros are no interactions")
-    if (pairs.values[kept] != 1).any():
+    is_positive = pairs.values > 0
+    if not is_positive.all():
+        notes.append(f"{path.name}: {(~is_positive).sum()} stored zeros ignored")
+    if (pairs.values[is_positive] != 1).any():
         notes.append(f"{path.name}: values other than 1 count as 1")
-    return pairs.rows[kept], pairs.columns[kept]
+    return pairs.rows[is_positive], pairs.columns[is_positive]

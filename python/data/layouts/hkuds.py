@@ -1,8 +1,8 @@
-"""The layout of LATTICE and the HKUDS repositories: three JSON files, optionally a pickled matrix, one .npy a modality.
+"""The layout of LATTICE and the HKUDS repositories: JSON files, an optional matrix, and one .npy file per modality.
 
-train.json, val.json, test.json: {"user": [items]}, ids are indices. train_mat or train_mat.pkl: SciPy CSR users x
-items, from which only the shape is taken (train.json holds the pairs; a matrix with other pairs is noted).
-*_feat.npy: row = item. With neither val.json nor test.json every user's items are split 8:1:1 by the seed.
+train.json, val.json, test.json: {"user": [items]}; ids are indices. Without val.json and test.json, the items of each
+user are split 8:1:1. train_mat or train_mat.pkl: pickled SciPy matrix, of which only the shape is used; a note reports
+if its entries differ from train.json. *_feat.npy: row = item.
 """
 
 import json
@@ -24,16 +24,16 @@ FILES = {"train": "train.json", "val": "val.json", "test": "test.json"}
 
 
 class JsonObject(list):
-    """A JSON object as its (key, value) pairs, so that a key that occurs twice is seen."""
+    """A JSON object as a list of (key, value) pairs, in which duplicate keys can be detected."""
 
 
 def fits(folder):
-    """Whether there is a train.json."""
+    """Whether the folder contains train.json."""
     return (folder / FILES["train"]).exists()
 
 
 def read(folder, options):
-    """The folder as a Dataset. Raises InputError as the readers it calls, naming the user a wrong entry belongs to."""
+    """Read the folder as a Dataset. Raises InputError if a file is invalid."""
     notes, splits = [], {}
     split_given = any((folder / FILES[split]).exists() for split in ("val", "test"))
     for split, file in FILES.items():
@@ -52,7 +52,7 @@ def read(folder, options):
 
 
 def read_pairs(path):
-    """(users, items), int64 [n], of a file {"user": [items]}; raises InputError for anything else, naming the user."""
+    """(users, items), int64 [n], from a file {"user": [items]}. Raises InputError, with the user, if it is invalid."""
     content = read_bytes(path)
     try:
         entries = json.loads(content.decode("utf-8-sig"), object_pairs_hook=JsonObject, parse_constant=_no_constant)
@@ -61,22 +61,24 @@ def read_pairs(path):
             f"{path}: is not readable JSON ({shown(str(error), 120)}); expected {{user: [items]}}"
         ) from None
     if not isinstance(entries, JsonObject):
-        raise InputError(f"{path}: does not hold an object {{user: [items]}}; write it as one")
+        raise InputError(f"{path}: does not contain an object {{user: [items]}}")
     users, counts, items, seen = [], [], [], set()
     for key, listed in entries:
         user = int(key) if key.isascii() and key.isdigit() and len(key) < 19 else -1
         if user < 0:
             raise InputError(
-                f"{path}: user {shown(key)} is no index counted from 0; use the plain layout for other ids"
+                f"{path}: user {shown(key)} is not an index counted from 0; use the plain layout for other ids"
             )
         if user in seen:
             raise InputError(f"{path}: user {user} occurs twice; merge the two lists")
         seen.add(user)
         if type(listed) is not list:
-            raise InputError(f"{path}: user {user} has {shown(listed)} where a list of items belongs")
+            raise InputError(f"{path}: user {user} has {shown(listed)} instead of a list of items")
         for item in listed:
             if type(item) is not int or not 0 <= item < 2**31 - 1:
-                raise InputError(f"{path}: user {user} has the item {shown(item)}; items are indices counted from 0")
+                raise InputError(
+                    f"{path}: user {user} has the item {shown(item)}; items must be indices counted from 0"
+                )
         users.append(user)
         counts.append(len(listed))
         items.extend(listed)
@@ -84,30 +86,31 @@ def read_pairs(path):
 
 
 def _shape(folder, files, users, items, train, notes):
-    """(n_users, n_items): what train_mat declares, else the largest ids and the feature rows."""
-    named_users, named_items = (int(side.max(initial=-1)) + 1 for side in (users, items))
+    """(n_users, n_items) from train_mat, or else from the largest ids and the feature files."""
+    count_users, count_items = (int(side.max(initial=-1)) + 1 for side in (users, items))
     matrix = next((folder / name for name in ("train_mat", "train_mat.pkl") if (folder / name).exists()), None)
     if matrix is None:
-        check_gaps(folder / FILES["train"], "users", named_users, users)
-        return named_users, catalogue_size(files, folder / FILES["train"], items)
+        check_gaps(folder / FILES["train"], "users", count_users, users)
+        return count_users, catalogue_size(files, folder / FILES["train"], items)
     pairs = read_sparse_pickle(matrix)
-    for what, side, named in (("user", pairs.shape[0], named_users), ("item", pairs.shape[1], named_items)):
-        if named > side:
+    for side, size, count in (("user", pairs.shape[0], count_users), ("item", pairs.shape[1], count_items)):
+        if count > size:
             raise InputError(
-                f"{matrix}: has {side} {what}s, the JSON files name {what} {named - 1}; write the matrix with all "
-                "of them"
+                f"{matrix}: has {size} {side}s, but the JSON files contain {side} {count - 1}; write a matrix of all "
+                f"{side}s"
             )
     check_gaps(matrix, "users", pairs.shape[0], users)
     check_gaps(matrix, "items", pairs.shape[1], items)
     stored = pairs.values != 0
     keys = distinct(pairs.rows[stored] * pairs.shape[1] + pairs.columns[stored])
-    own = distinct(train[0] * pairs.shape[1] + train[1])
-    if not np.array_equal(keys, own):
+    train_keys = distinct(train[0] * pairs.shape[1] + train[1])
+    if not np.array_equal(keys, train_keys):
         notes.append(
-            f"{matrix.name} and train.json hold different pairs ({len(keys)} and {len(own)}); train.json is used"
+            f"{matrix.name} and train.json have different interactions ({len(keys)} and {len(train_keys)}); train.json "
+            "is used"
         )
     return pairs.shape
 
 
 def _no_constant(name):
-    raise ValueError(f"{name} is no item")
+    raise ValueError(f"{name} is not an item")

@@ -1,8 +1,7 @@
-"""MMRec's layout: one tab-separated <name>.inter and one .npy a modality.
+"""The layout of MMRec: one tab-separated file <name>.inter, and one .npy file per modality.
 
-The header names userID, itemID and x_label (0 train, 1 validation, 2 test), and perhaps rating and timestamp, which the
-options min_rating and split read. Without x_label every user's items are split 8:1:1 by the seed. Ids are indices:
-feature row r belongs to item r.
+Columns: userID, itemID, and optionally x_label (0 training, 1 validation, 2 test), rating and timestamp. Without
+x_label, the items of each user are split 8:1:1. Ids are indices: feature row r belongs to item r.
 """
 
 from ...errors import InputError
@@ -17,12 +16,12 @@ LABELS = {"0": "train", "1": "val", "2": "test"}
 
 
 def fits(folder):
-    """Whether there is a .inter file."""
+    """Whether the folder contains a .inter file."""
     return any(folder.glob("*.inter"))
 
 
 def read(folder, options):
-    """The folder as a Dataset. Raises InputError as the readers it calls, and for more than one .inter file."""
+    """Read the folder as a Dataset. Raises InputError if a file is invalid or there is more than one .inter file."""
     tables = [folder / options.interactions] if options.interactions else sorted(folder.glob("*.inter"))
     if len(tables) != 1:
         raise InputError(f"{folder}: has {len(tables)} .inter files; choose one with --interactions")

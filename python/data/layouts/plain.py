@@ -1,24 +1,24 @@
-"""The plain layout: a table of interactions with the user's own ids, and one feature file a modality.
+"""The plain layout: an interaction table with any ids, and one feature file per modality. See docs/data.md.
 
-interactions.parquet, .csv, .tsv, .csv.gz or .tsv.gz, or a folder of such parts under that name or as the data folder
-itself: columns user, item and optionally split (train, val or test), rating and timestamp, which the options min_rating
-and split read; other columns are named in a note. Ids are integers or text: they count as integers when every one is
-written as one (so 7 and 007 are texts). Without split every user's items are split 8:1:1 by the seed.
+Interactions: interactions.parquet, .csv, .tsv, .csv.gz or .tsv.gz, or a folder with parts of such a table. Columns:
+user, item, and optionally split, rating and timestamp. Ids are integers or text. They count as integers only if all of
+them are canonical integers: 7 and 007 in one column are text.
 
-Features: <modality>_feat.parquet, .npz or .safetensors with the items' ids beside them, in any order (see
-named_features), or <modality>_feat.npy with one row for each item. Which row of a .npy file is whose:
-  items.csv or items.parquet (column item) is there: row r belongs to the r-th item listed, and every item is listed;
-  no list, integer ids: row r belongs to item r;
-  no list, text ids: refused, since text has no order that features follow.
-users.csv or users.parquet (column user) may list users too, then they are numbered in that order and may lack
-interactions; without it users are numbered by ascending id, as are items without a list or .npy file.
+Features: <modality>_feat.parquet, .npz or .safetensors with item ids, in any order (see named_features), or
+<modality>_feat.npy with one row per item. The rows of a .npy file belong to the items as follows:
+  with items.csv or items.parquet (column item), row r belongs to the r-th item in this list;
+  without a list and with integer ids, row r belongs to item r;
+  without a list and with text ids, the file is refused, because the order of the rows is not known.
+
+Users and items are numbered in the order of users.csv and items.csv. Without these lists they are numbered by ascending
+id, and items with a .npy file by their id.
 """
 
 from ...errors import InputError, shown
 from ..dataset import build
 from ..features import FeatureFiles
 from ..files import TABLE_ENDS, is_partitioned
-from ..ids import listed_ids, note_counting_from_one, places_in, sorted_ids
+from ..ids import indices_in_list, listed_ids, note_counting_from_one, sorted_ids
 from ..interactions import read_interactions, splits_of, unread
 from ..tables import numbers_or_texts, read_table
 
@@ -28,20 +28,20 @@ LABELS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 
 
 def fits(folder):
-    """Whether there is an interactions table, or the folder is one in parts."""
+    """Whether the folder contains an interaction table, or is one in parts."""
     return any((folder / f"interactions{end}").exists() for end in TABLE_ENDS) or is_partitioned(folder)
 
 
 def read(folder, options):
-    """The folder as a Dataset, original ids kept. Raises InputError as the readers it calls."""
+    """Read the folder as a Dataset with its original ids. Raises InputError if a file is invalid."""
     if options.interactions:
         path = folder / options.interactions
         if not path.exists():
-            raise InputError(f"{path}: no such file; --interactions names a table as seen from {folder}")
+            raise InputError(f"{path}: no such file; give --interactions relative to {folder}")
     else:
         path = find_table(folder, "interactions") or (folder if is_partitioned(folder) else None)
     if path is None:
-        raise InputError(f"{folder}: has no interactions.csv or interactions.parquet; the plain layout needs one")
+        raise InputError(f"{folder}: has no interactions.csv or interactions.parquet, which the plain layout needs")
     notes = []
     table = read_interactions(path, "user", "item", options.split_column, options, notes)
     user_ids, users = _users(folder, path, table["user"], notes)
@@ -53,11 +53,11 @@ def read(folder, options):
 
 
 def find_table(folder, stem):
-    """The folder's <stem>.parquet, .csv and so on, None without one; raises InputError with several."""
-    there = [folder / f"{stem}{end}" for end in TABLE_ENDS if (folder / f"{stem}{end}").exists()]
-    if len(there) > 1:
-        raise InputError(f"{folder}: has both {there[0].name} and {there[1].name}; keep one")
-    return there[0] if there else None
+    """The path of <stem>.parquet, .csv and so on, or None. Raises InputError if there are several."""
+    paths = [folder / f"{stem}{end}" for end in TABLE_ENDS if (folder / f"{stem}{end}").exists()]
+    if len(paths) > 1:
+        raise InputError(f"{folder}: has both {paths[0].name} and {paths[1].name}; keep only one")
+    return paths[0] if paths else None
 
 
 def _listed(path, name, notes):
@@ -68,19 +68,20 @@ def _listed(path, name, notes):
 
 
 def _users(folder, path, column, notes):
-    listing = find_table(folder, "users")
-    if listing is None:
+    """(ids, index of the user in each row)."""
+    list_path = find_table(folder, "users")
+    if list_path is None:
         return sorted_ids(column)
-    ids, places = _listed(listing, "user", notes)
-    return ids, places_in(path, "user", column, places, listing)
+    ids, index = _listed(list_path, "user", notes)
+    return ids, indices_in_list(path, "user", column, index, list_path)
 
 
 def _items(folder, path, column, files, notes):
-    """(ids or None, number of items, index of each row's item)."""
-    listing, ordered = find_table(folder, "items"), files.rows_in_order
-    if listing is not None:
-        ids, places = _listed(listing, "item", notes)
-        return ids, len(ids), places_in(path, "item", column, places, listing)
+    """(ids or None, number of items, index of the item in each row)."""
+    list_path, ordered = find_table(folder, "items"), files.rows_in_order
+    if list_path is not None:
+        ids, index = _listed(list_path, "item", notes)
+        return ids, len(ids), indices_in_list(path, "item", column, index, list_path)
     if files.rows is not None:
         values = numbers_or_texts(column.texts)
         if values.dtype.kind == "i" and (not len(values) or (0 <= values.min() and values.max() < files.rows)):
@@ -88,24 +89,25 @@ def _items(folder, path, column, files, notes):
             note_counting_from_one("item", items, notes, bool(files.chosen))
             return None, files.rows, items
         if ordered is not None:
-            _refuse_order(path, column, values, ordered, files.rows)
+            _refuse_unknown_order(path, column, values, ordered, files.rows)
     ids, index = sorted_ids(column, files.ids)
     return ids, len(ids), index
 
 
-def _refuse_order(path, column, values, ordered, rows):
-    """Raises InputError: nothing says which row of a .npy file is whose."""
+def _refuse_unknown_order(path, column, values, ordered, rows):
+    """Raise InputError, because the items of the rows of a .npy file are not known."""
     if values.dtype.kind == "i":
-        from_one = " and count from 0: subtract 1 from yours" if values.min() == 1 and values.max() == rows else ""
+        from_one = "; subtract 1 from the ids" if values.min() == 1 and values.max() == rows else ""
         for code, text in enumerate(column.texts):
             if not 0 <= int(text) < rows:
                 raise InputError(
-                    f"{path}: row {column.row_of(code)} has item {shown(text)}, {ordered.name} has rows 0..{rows - 1}; "
-                    f"integer ids name rows{from_one}, or list the ids in row order in items.csv"
+                    f"{path}: row {column.row_of(code)} has item {shown(text)}, but {ordered.name} has rows "
+                    f"0..{rows - 1}, and integer ids are row numbers{from_one}, or list the ids in row order in "
+                    "items.csv"
                 )
         return
     raise InputError(
-        f"{path}: row 1 has item {shown(column.texts[0])}, and nothing says which of the {rows} rows of {ordered.name} "
-        "is its: put an items.csv beside it, with the column item and the ids in the order in which the features were "
-        "made: pandas.DataFrame({'item': ids}).to_csv('items.csv', index=False)"
+        f"{path}: row 1 has item {shown(column.texts[0])}, but the items of the {rows} rows of {ordered.name} are not "
+        "known. Add items.csv with a column item that has the ids in the order of the feature rows: "
+        "pandas.DataFrame({'item': ids}).to_csv('items.csv', index=False)"
     )

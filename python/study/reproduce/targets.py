@@ -23,7 +23,7 @@ TITLES = {
 ANCHORS, QUICK_ANCHORS = 64, 8
 
 
-def foresee(settings: Settings, dataset: Dataset) -> list[tuple[str, int, str, str, float]]:
+def estimate(settings: Settings, dataset: Dataset) -> list[tuple[str, int, str, str, float]]:
     """(label, seed, progress, folder name, maximum seconds) of every run, for --dry-run."""
     estimates = Estimates(dataset)
     return [
@@ -41,12 +41,15 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
     return max(ends, default=0.0)
 
 
-def produce(settings: Settings, dataset: Dataset, say: Callable[[str], None], jobs: int = 1) -> Path:
-    """Run what is left to run, `jobs` runs at a time, and write the target's files; returns the Markdown's path."""
-    finished = finish(runs_of(settings), dataset, say, jobs)
+def produce(settings: Settings, dataset: Dataset, report: Callable[[str], None], jobs: int = 1) -> Path:
+    """Complete the runs, `jobs` at a time, and write the files of the target. Returns the path of the Markdown file.
+
+    report: called with a line of text for each run.
+    """
+    finished = finish(runs_of(settings), dataset, report, jobs)
     settings.out.mkdir(parents=True, exist_ok=True)
     body = _body(settings, dataset, finished)
-    folders = "\n".join(f"- {one.run.label}, seed {one.run.seed}: `runs/{one.run.folder.name}`" for one in finished)
+    folders = "\n".join(f"- {each.run.label}, seed {each.run.seed}: `runs/{each.run.folder.name}`" for each in finished)
     text = "\n\n".join(
         [tables.preamble(settings, dataset, finished, TITLES[settings.target]), body, f"Runs:\n\n{folders}"]
     )

@@ -191,7 +191,8 @@ def test_run_that_has_not_ended_says_so(folder, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(RunFolder, "epoch_ended", interrupted)
     assert main(["train", "--data", str(folder), "--out", str(out), *SMALL, "--epochs", "9"]) == 130
-    said = f"{out}: has not ended, it is after epoch 2 of at most 9; mmssl-fast train --resume {out} goes on"
+    said = f"{out}: the run has not ended, 2 of at most 9 epochs done; "
+    said += f"if it was interrupted, resume it: mmssl-fast train --resume {out}"
     for command in (["evaluate", str(out)], ["recommend", str(out / "model.safetensors"), "--users", "user001"]):
         capsys.readouterr()
         assert main(command) == 0
@@ -237,7 +238,7 @@ def test_lists_of_new_users_are_the_most_popular_items_and_said_to_be(newcomers,
     assert main(["recommend", str(place / "run"), "--users", "new0,new1,u3", "--k", "3"]) == 0
     captured = capsys.readouterr()
     assert captured.err == (
-        "note: 2 users have no training interactions to go by; their lists are the most popular items, with score 0\n"
+        "note: 2 users have no training interactions, so the most popular items are recommended, with score 0\n"
     )
     assert main(["recommend", str(place / "run"), "--users", "u3"]) == 0
     assert capsys.readouterr().err == ""

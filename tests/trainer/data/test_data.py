@@ -106,7 +106,7 @@ def test_hkuds_matrix_with_other_pairs_is_noted(small, tmp_path):
     (tmp_path / "train_mat").write_bytes(pickle.dumps(other))
     data = load(tmp_path)
     assert data.fingerprint == small.fingerprint
-    assert any("train_mat and train.json hold different pairs" in note for note in data.notes)
+    assert any("train_mat and train.json have different interactions" in note for note in data.notes)
 
 
 # ids
@@ -155,7 +155,7 @@ def test_rows_of_text_items_follow_the_list_and_are_refused_without_one(tmp_path
     assert data.item_ids.tolist() == ["pear", "fig", "apple"]
     assert data.train.toarray().tolist() == [[1, 0, 1], [0, 1, 0]]
     assert data.notes[:2] == ["interactions.csv: column price is not read", "items.csv: column colour is not read"]
-    rows = "features: row 0 belongs to item 'pear', row 1 to item 'fig', row 2 (the last) to item 'apple'"
+    rows = "features: row 0 is item 'pear', row 1 is item 'fig', row 2 is item 'apple'"
     assert rows in data.notes
 
 
@@ -225,7 +225,7 @@ def test_split_is_made_where_none_is_given(small, tmp_path):
     assert all(other.fingerprint == first.fingerprint for other in others)
     assert load(tmp_path / "plain", seed=2).fingerprint != first.fingerprint
     assert first.train.nnz + first.val.nnz + first.test.nnz == len(every) and first.val.nnz > 0
-    assert any("split 8:1:1 per user with seed 1" in note for note in first.notes)
+    assert any("split 8:1:1 at random per user, seed 1" in note for note in first.notes)
 
 
 def test_duplicates_are_merged_and_overlaps_dropped_with_a_note(tmp_path):
@@ -249,11 +249,11 @@ def test_duplicates_are_merged_and_overlaps_dropped_with_a_note(tmp_path):
         [(0, 2), (0, 3)],
     )
     assert data.notes == [
-        "features: row 0 belongs to item 0, row 1 to item 1, row 3 (the last) to item 3",
+        "features: row 0 is item 0, row 1 is item 1, row 3 is item 3",
         "train: 1 duplicate pair merged",
-        "val: 1 pair dropped that is in training too",
-        "test: 1 pair dropped that is in training too",
-        "val: 1 pair dropped that is in test too",
+        "val: 1 pair dropped, also in the training set",
+        "test: 1 pair dropped, also in the training set",
+        "val: 1 pair dropped, also in the test set",
         "2 of 4 items have no training interaction",
         "val: no interaction",
     ]
@@ -270,7 +270,7 @@ def test_matrix_values_other_than_one_are_noted(small, tmp_path):
     data = load(tmp_path)
     assert data.fingerprint == small.fingerprint
     assert data.notes[:2] == [
-        "trnMat.pkl: 1 stored zeros are no interactions",
+        "trnMat.pkl: 1 stored zeros ignored",
         "trnMat.pkl: values other than 1 count as 1",
     ]
 

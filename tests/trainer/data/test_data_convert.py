@@ -145,16 +145,16 @@ def test_lists_of_items_are_unfolded_with_their_ratings(tmp_path):
     table = pa.table({"user": ["a", "b", "c"], "item": [[1, 2], [], [3]], "rating": [[5, 4], [], [1]]})
     table = table.append_column("age", pa.array([7, 8, 9]))
     parquet.write_table(table, tmp_path / "interactions.parquet")
-    with pytest.raises(InputError, match="mmssl-fast data convert unfolds lists"):
+    with pytest.raises(InputError, match="mmssl-fast data convert expands lists"):
         load(tmp_path)
     data = convert(tmp_path, tmp_path / "new")
     rows = parquet.read_table(tmp_path / "new" / "interactions.parquet").to_pylist()
     assert [tuple(row.values()) for row in rows] == [("a", 1, 5), ("a", 2, 4), ("c", 3, 1)]
-    assert "not taken over: age" in data.notes
+    assert "columns not converted: age" in data.notes
     parquet.write_table(pa.table({"user": ["a"], "item": [[1, 2]], "rating": [[5]]}), tmp_path / "interactions.parquet")
     with pytest.raises(InputError) as caught:
         convert(tmp_path, tmp_path / "other")
-    one_line(caught, "lists of rating and item differ in length")
+    one_line(caught, "lists of rating and item have different lengths")
 
 
 @pytest.mark.parametrize("layout", ["diffmm", "hkuds", "mmrec"])
@@ -168,7 +168,7 @@ def test_plain_folder_needs_no_conversion(small, tmp_path):
     WRITERS["plain_csv"](small, tmp_path / "source")
     with pytest.raises(InputError) as caught:
         convert(tmp_path / "source", tmp_path / "new")
-    one_line(caught, "plain layout already")
+    one_line(caught, "already in the plain layout")
 
 
 def test_columns_of_other_names_are_given(tmp_path):
@@ -176,7 +176,7 @@ def test_columns_of_other_names_are_given(tmp_path):
     for read in (lambda: load(tmp_path), lambda: convert(tmp_path, tmp_path / "new")):
         with pytest.raises(InputError) as caught:
             read()
-        one_line(caught, "holds bought.csv", "nearest is plain", "bought.csv NEW --user COLUMN --item COLUMN")
+        one_line(caught, "contains bought.csv", "closest is plain", "bought.csv NEW --user COLUMN --item COLUMN")
     data = convert(tmp_path / "bought.csv", tmp_path / "new", "buyer", "thing")
     assert (data.n_users, data.n_items) == (5, 5)
     with pytest.raises(InputError) as caught:
@@ -187,8 +187,8 @@ def test_columns_of_other_names_are_given(tmp_path):
 @pytest.mark.parametrize(
     ("files", "parts"),
     [
-        (["train.jsn", "valid.jsn"], ["holds train.jsn, valid.jsn", "nearest is hkuds"]),
-        (["tstmat.pickle"], ["holds tstmat.pickle", "nearest is diffmm"]),
+        (["train.jsn", "valid.jsn"], ["contains train.jsn, valid.jsn", "closest is hkuds"]),
+        (["tstmat.pickle"], ["contains tstmat.pickle", "closest is diffmm"]),
         ([], ["is empty", "interactions.csv"]),
     ],
 )

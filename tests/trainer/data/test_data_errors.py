@@ -116,7 +116,7 @@ ERRORS = {
         (text("interactions.csv", "user,item,split\n1,2,train\n,3,train\n"), "interactions.csv | row 2 | no user"),
         (text("interactions.csv", "user,item\n1,2\n1,99\n"), "interactions.csv | row 2 | '99' | items.csv"),
         (text("interactions.csv", "user,item\n1,2\n77,2\n"), "interactions.csv | row 2 | '77' | users.csv"),
-        (text("interactions.csv", "user,item,user\n1,2,3\n"), "interactions.csv | 2 columns called user"),
+        (text("interactions.csv", "user,item,user\n1,2,3\n"), "interactions.csv | 2 columns named user"),
         (text("items.csv", "item\n1\n2\n1\n"), "items.csv | row 3 | '1'"),
         (
             gone("items.csv", then=text("interactions.csv", "user,item\n1,2\n1,30\n")),
@@ -128,7 +128,7 @@ ERRORS = {
         ),
         (
             gone("items.csv", then=text("interactions.csv", "user,item\n1,1\n1,30\n")),
-            "interactions.csv | row 2 has item '30' | count from 0: subtract 1",
+            "interactions.csv | row 2 has item '30' | subtract 1 from the ids",
         ),
         (gone("items.csv", then=text("interactions.csv", "user,item\n1,-1\n")), "interactions.csv | row 1 | '-1'"),
         (
@@ -137,12 +137,12 @@ ERRORS = {
         ),
         (text("image_feat.npz", ""), "both image_feat.npz and image_feat.npy"),
         (text("interactions.csv", "1,2,5\n3,4,1\n"), "interactions.csv | first line '1, 2, 5' is data | data convert"),
-        (text("interactions.csv", "userId,movieId\n1,2\n"), "no column user | data convert reads userId and movieId"),
+        (text("interactions.csv", "userId,movieId\n1,2\n"), "no column user | rename userId and movieId"),
         (text("interactions.csv", "user,item\n1,2\n".encode("utf-16")), "interactions.csv | UTF-16"),
         (text("interactions.parquet", ""), "both interactions.parquet and interactions.csv"),
         (poisoned(np.nan), "text_feat.npy | row 7, column 2 | nan"),
         (poisoned(-np.inf), "text_feat.npy | row 7, column 2 | -inf"),
-        (features(lambda right: right.astype(float) * 1e300), "text_feat.npy | row 0 | float32 cannot hold"),
+        (features(lambda right: right.astype(float) * 1e300), "text_feat.npy | row 0 | float32 cannot represent"),
         (features(lambda right: np.ones((30, 0), np.float32)), "text_feat.npy | width 0"),
         (features(lambda right: np.ones(30, np.float32)), "text_feat.npy | 1 dimensions"),
         (features(lambda right: np.ones((30, 2, 2), np.float32)), "text_feat.npy | 3 dimensions"),

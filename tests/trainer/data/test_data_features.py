@@ -53,7 +53,7 @@ def test_rows_with_ids_reach_their_items_in_any_order(end, order, dtype, shop):
     expected = values.astype(kept)[np.argsort(ids)]
     assert data.features["image"].dtype == kept
     np.testing.assert_array_equal(data.features["image"], expected)
-    assert f"image_feat.{end}: rows given to items by their ids" in data.notes
+    assert f"image_feat.{end}: rows are assigned to items by id" in data.notes
 
 
 def test_rows_with_ids_give_the_model_of_rows_in_the_listed_order(shop):
@@ -64,7 +64,7 @@ def test_rows_with_ids_give_the_model_of_rows_in_the_listed_order(shop):
     asked = {"model.system": "vbpr", "model.dim": 4, "train.epochs": 2, "train.batch": 8}
     config = configuration(None, {key: (value, "test") for key, value in asked.items()})
     np.save(folder / "image_feat.npy", values)
-    with pytest.raises(InputError, match="nothing says which of the 12 rows"):
+    with pytest.raises(InputError, match="items of the 12 rows of"):
         load(folder)
     (folder / "items.csv").write_text("item\n" + "\n".join(ids))
     listed = load(folder)
@@ -107,7 +107,7 @@ def test_rows_of_unlisted_items_are_left_out_with_a_note_and_others_become_items
     (folder / "items.csv").write_text("item\n" + "\n".join(ids))
     data = load(folder)
     assert data.n_items == 12
-    assert "image_feat.npz: 1 row is of no item of the data and left out" in data.notes
+    assert "image_feat.npz: 1 row of unknown items ignored" in data.notes
 
 
 def _objects(folder):
@@ -115,9 +115,12 @@ def _objects(folder):
 
 
 WRONG = {
-    "twice": (lambda f: write_named(f, "image", ["a", "b", "a"], np.ones((3, 2), "f4"), "npz"), "row 3 is of item 'a'"),
+    "twice": (
+        lambda f: write_named(f, "image", ["a", "b", "a"], np.ones((3, 2), "f4"), "npz"),
+        "row 3 repeats the item 'a'",
+    ),
     "short": (lambda f: np.savez(f / "image_feat.npz", ids=np.arange(3), x=np.ones((2, 2))), "3 ids for 2 rows"),
-    "no ids": (lambda f: np.savez(f / "image_feat.npz", x=np.ones((2, 2))), "holds 'x'; it must hold ids"),
+    "no ids": (lambda f: np.savez(f / "image_feat.npz", x=np.ones((2, 2))), "contains 'x'; it must contain ids"),
     "objects": (_objects, "ids.astype(str)"),
     "not finite": (lambda f: write_named(f, "image", ["a"], np.full((1, 2), np.nan, "f4"), "npz"), "row 0, column 0"),
     "uneven": (
@@ -147,7 +150,7 @@ def test_archive_that_unfolds_far_is_refused(shop):
     np.savez_compressed(shop[0] / "image_feat.npz", ids=shop[1], features=np.zeros((12, 2_000_000), "f8"))
     with pytest.raises(InputError) as caught:
         load(shop[0])
-    one_line(caught, "image_feat.npz", "unfolds to far more")
+    one_line(caught, "image_feat.npz", "decompresses to far more")
 
 
 @pytest.mark.parametrize("layout", ["diffmm", "hkuds", "mmrec", "plain_csv"])
@@ -162,13 +165,13 @@ def test_ids_that_seem_to_count_from_one_are_noted_in_every_layout(layout, tmp_p
     for name in ("items.csv", "users.csv"):
         (tmp_path / name).unlink(missing_ok=True)
     notes = " | ".join(load(tmp_path).notes)
-    assert "item 0 occurs in no interaction: if your item ids count from 1, every item has the features" in notes
-    assert ("user 0 occurs in no interaction" in notes) == (layout != "plain_csv")
-    assert "features: row 0 belongs to item 0, row 1 to item 1, row 30 (the last) to item 30" in notes
+    assert "item 0 has no interactions. If your item ids count from 1, every item has the features" in notes
+    assert ("user 0 has no interactions" in notes) == (layout != "plain_csv")
+    assert "features: row 0 is item 0, row 1 is item 1, row 30 is item 30" in notes
     original = tmp_path / "original"
     original.mkdir()
     WRITERS[layout](small, original)
-    assert "occurs in no interaction" not in " | ".join(load(original).notes)
+    assert "has no interactions" not in " | ".join(load(original).notes)
 
 
 @pytest.mark.parametrize("layout", WRITERS)

@@ -211,25 +211,25 @@ LIES = [
     (_state(data=np.array([None, 1, 2], object)), "dtype 'O8'"),
     (_state(data=np.array(["a", "b", "c"])), "dtype 'U1'"),
     (_state(data=np.ones(3, complex)), "dtype 'c16'"),
-    (_state(data=np.ones((3, 1))), "2 values where 1 belong"),
+    (_state(data=np.ones((3, 1))), "2 values instead of 1"),
     (_state(data=None), "no data"),
     (_state(data=[1.0, 1.0, 1.0]), "a list"),
     (_state(row=np.ones(3)), "float64"),
     (_state(row=None), "no row"),
-    (_state(coords=(np.zeros(3, int),)), "1 values where 2 belong"),
+    (_state(coords=(np.zeros(3, int),)), "1 values instead of 2"),
     (_state(_shape=(3, -4)), "3 x -4"),
     (_state(_shape=(3, 2**40)), "3 x 1099511627776"),
     (_state(_shape=(3, 2**9999)), "an integer of 10000 bits"),
-    (_state(_shape=(3,)), "1 values where 2 belong"),
+    (_state(_shape=(3,)), "1 values instead of 2"),
     (_state(_shape=(3, "4")), "a str"),
     (_state(_shape=(3, True)), "a bool"),
     (_state(_shape=None), "a NoneType"),
-    (_csr_state(indptr=np.array([0, 2, 1, 3])), "indptr does not rise"),
-    (_csr_state(indptr=np.array([0, 1, 2, 2**40])), "indptr does not rise"),
-    (_csr_state(indptr=np.array([1, 1, 2, 3])), "indptr does not rise"),
-    (_csr_state(indptr=np.array([0, 2**63 - 1, -2, 3])), "indptr does not rise"),
-    (_csr_state(indptr=np.array([0, 3])), "indptr does not rise"),
-    (_csr_state(indptr=np.array([], int)), "indptr does not rise"),
+    (_csr_state(indptr=np.array([0, 2, 1, 3])), "indptr must have"),
+    (_csr_state(indptr=np.array([0, 1, 2, 2**40])), "indptr must have"),
+    (_csr_state(indptr=np.array([1, 1, 2, 3])), "indptr must have"),
+    (_csr_state(indptr=np.array([0, 2**63 - 1, -2, 3])), "indptr must have"),
+    (_csr_state(indptr=np.array([0, 3])), "indptr must have"),
+    (_csr_state(indptr=np.array([], int)), "indptr must have"),
     (_csr_state(indices=np.array([0, 4, 1])), "entry 1 has column 4"),
     (_csr_state(data=np.ones(2)), "3 rows, 3 columns and 2 values"),
 ]
@@ -246,10 +246,10 @@ def test_inconsistent_matrix_is_refused_before_scipy_sees_it(state, part, tmp_pa
 def test_array_whose_bytes_are_not_its_shape_is_refused(tmp_path, frugal):
     content = pickle.dumps(sp.coo_matrix(np.eye(3)), 3)
     for old, new, part in (
-        (b"K\x03\x85", b"K\x02\x85", "declares 2 values of float64 but holds 24 bytes"),
+        (b"K\x03\x85", b"K\x02\x85", "declares 2 values of float64 but contains 24 bytes"),
         (b"K\x03\x85", b"J\xff\xff\xff\x7f\x85", "declares 2147483647 values"),
         (b"K\x03\x85", b"J\xfd\xff\xff\xff\x85", "declares -3 values"),
-        (b"f8", b"f4", "declares 3 values of float32 but holds 24 bytes"),
+        (b"f8", b"f4", "declares 3 values of float32 but contains 24 bytes"),
     ):
         assert old in content
         (tmp_path / "m.pkl").write_bytes(content.replace(old, new))

@@ -116,7 +116,7 @@ def test_damaged_folders_of_parts_are_refused(tmp_path):
     place = tmp_path / "interactions.parquet"
     place.mkdir()
     for make, part in (
-        (lambda: None, "folder without parts"),
+        (lambda: None, "folder without tables"),
         (lambda: (place / "part-0.parquet").write_bytes(b"PAR1"), "part-0.parquet: is not a readable table"),
         (lambda: (place / "other").mkdir(), "not column=value"),
         (lambda: os.mkfifo(place / "part-1.parquet"), "not a regular file"),
@@ -137,7 +137,7 @@ def test_parts_with_other_columns_are_refused(tmp_path):
     parquet.write_table(pa.table({"user": [1], "item": [2]}), place / "part-1.parquet")
     with pytest.raises(InputError) as caught:
         load(tmp_path)
-    one_line(caught, "some of its parts have a column split")
+    one_line(caught, "some parts have no column split")
 
 
 @pytest.mark.parametrize("name", ["users.txt", "users.txt.gz", "users.csv", "users.csv.gz", "users.parquet"])
@@ -163,8 +163,8 @@ def test_columns_that_are_not_read_are_named_once(tmp_path):
     rated(tmp_path)
     notes = [note for note in load(tmp_path).notes if "not read" in note]
     assert notes == [
-        "interactions.csv: columns rating, timestamp are not read; every row counts, whatever its rating; "
-        "--min-rating 4 keeps those from 4 on; --split time splits by timestamp"
+        "interactions.csv: columns rating, timestamp are not read; every row counts as an interaction; "
+        "--min-rating 4 keeps only ratings of 4 or higher; --split time splits by timestamp"
     ]
     notes = [note for note in load(tmp_path, min_rating=2, split="last").notes if "not read" in note]
     assert notes == []
@@ -177,7 +177,7 @@ def test_min_rating_keeps_rows_from_that_rating_on(tmp_path):
     users, items = data.original_users(np.arange(data.n_users)), data.original_items(np.arange(data.n_items))
     found = {(int(users[u]), int(items[i])) for split in SPLITS for u, i in pairs(data, split)}
     assert found == expected
-    left = f"interactions.csv: {200 - len(expected)} of 200 rows have a rating below 4 and are left out"
+    left = f"interactions.csv: {200 - len(expected)} of 200 rows have a rating below 4, ignored"
     assert left in data.notes
 
 

@@ -180,7 +180,7 @@ def test_step_that_fails_twice_ends_the_run_with_the_plan(kind, small, data, tmp
         fit(data, config, system=short_of_memory(kind, steps + 2, 3, 2, FAILURES[0]), checkpoints=checkpoints)
     said = str(caught.value)
     assert said.startswith(f"out of memory in epoch 2, step 3 of {steps}, with item tiles of {entries} entries and of ")
-    assert "can't allocate memory" in said and re.search(r"the plan was [\d.]+ .iB, the largest parts: \w", said)
+    assert "can't allocate memory" in said and re.search(r"the estimate was [\d.]+ .iB, largest parts: \w", said)
     again = Checkpoints(tmp_path, data, config)
     assert again.open() and again.last == "after epoch 1"
     assert_same(fit(data, config, checkpoints=again), fit(data, config))
@@ -233,7 +233,7 @@ def test_command_ends_in_one_line(tmp_path, monkeypatch, capsys):
     ]
     assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *arguments]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("mmssl-fast: out of memory in epoch ") and "is kept in" in said[-1]
+    assert said[-1].startswith("mmssl-fast: out of memory in epoch ") and "the last checkpoint, written " in said[-1]
     assert [line for line in said if line.startswith("memory: estimated ")] and "Traceback" not in "".join(said)
     monkeypatch.undo()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0

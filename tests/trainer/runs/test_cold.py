@@ -96,7 +96,7 @@ def test_validation_and_table(runs, data, capsys):
 def test_systems_without_a_modality_side_are_refused(runs, system, capsys):
     capsys.readouterr()
     assert main(["evaluate", str(runs / system), "--cold"]) == 2
-    assert "interactions alone" in capsys.readouterr().err
+    assert "does not use features" in capsys.readouterr().err
 
 
 def test_data_without_cold_items_is_refused(tmp_path, monkeypatch, capsys):

@@ -57,7 +57,7 @@ def state():
         "versions": {},
         "tensors": {"bytes": len(tensors), "sha256": state_file.hashlib.sha256(tensors).hexdigest()},
     }
-    return state_file._sealed(body).encode(), tensors
+    return state_file._with_checksum(body).encode(), tensors
 
 
 RECORD = {"epoch": 1, "seconds": 1.0, "losses": {"a": 1.0, "b": 0.5, "c": 2}}
@@ -143,7 +143,7 @@ def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
     with open(path, "wb") as file:
         file.truncate(1 << 40)
     path.with_suffix(".safetensors").write_bytes(b"x")
-    with within_64_mib(), pytest.raises(InputError, match="more than any state has"):
+    with within_64_mib(), pytest.raises(InputError, match="too many for a checkpoint"):
         state_file.read(path)
 
 
@@ -152,24 +152,24 @@ def test_state_of_a_size_no_state_has_is_not_read(tmp_path):
     [
         ({"step": None}, "step is None"),
         ({"best": "high"}, "best is 'high'"),
-        ({"epochs": [1]}, "an epoch or a section is no table"),
-        ({"config": {"model": 3}}, "an epoch or a section is no table"),
-        ({"tensors": {}}, "was written as None"),
+        ({"epochs": [1]}, "an epoch or a section is not a table"),
+        ({"config": {"model": 3}}, "an epoch or a section is not a table"),
+        ({"tensors": {}}, "instead of None"),
         ({"optimisers": [1]}, "optimisers is a list"),
         ({"step": -1}, "step is -1"),
         ({"step": 2**64}, "step is 18446744073709551616"),
         ({"epoch": 0}, "epoch is 0"),
         ({"tile": -3}, "tile is -3"),
-        ({"epochs": [{}]}, "what it says of an epoch"),
-        ({"epochs": [{"epoch": 1, "seconds": 1.0, "losses": 3}]}, "what it says of an epoch"),
-        ({"epochs": [{"epoch": 1, "seconds": 1.0, "losses": {"a": 1.0}}]}, "what it says of an epoch"),
-        ({"epochs": [RECORD | {"val": {"users": 3}}]}, "what it says of an epoch"),
-        ({"epochs": [RECORD], "terms": [["a"]]}, "what it says of an epoch"),
+        ({"epochs": [{}]}, "the record of an epoch is malformed"),
+        ({"epochs": [{"epoch": 1, "seconds": 1.0, "losses": 3}]}, "the record of an epoch is malformed"),
+        ({"epochs": [{"epoch": 1, "seconds": 1.0, "losses": {"a": 1.0}}]}, "the record of an epoch is malformed"),
+        ({"epochs": [RECORD | {"val": {"users": 3}}]}, "the record of an epoch is malformed"),
+        ({"epochs": [RECORD], "terms": [["a"]]}, "the record of an epoch is malformed"),
     ],
 )
 def test_state_with_a_right_checksum_that_is_none(change, part, state, tmp_path):
     path = tmp_path / "0000000001.json"
-    path.write_text(state_file._sealed(json.loads(state[0])["state"] | change))
+    path.write_text(state_file._with_checksum(json.loads(state[0])["state"] | change))
     path.with_suffix(".safetensors").write_bytes(state[1])
     with pytest.raises(InputError) as caught:
         state_file.read(path)
@@ -196,7 +196,7 @@ def test_model_whose_offsets_wrap_is_refused(model, tmp_path):
     save_file(tensors | {"train.indptr": offsets}, tmp_path / saved_model.FILE, {"format": saved_model.FORMAT})
     with pytest.raises(InputError) as caught:
         saved_model.load(tmp_path)
-    one_line(caught, saved_model.FILE, "train names an item outside")
+    one_line(caught, saved_model.FILE, "train contains an item outside")
 
 
 @pytest.mark.parametrize("key", ["0\xad", "a\nb", "k" * 1000])
@@ -228,7 +228,7 @@ IDS = {
     "negative": ("-1", "item"),
     "beyond 63 bits": ("9223372036854775808", "item"),
     "a number of a hundred digits": ("9" * 100, "item"),
-    "far apart": ("999999999999", "1000000000000 items of which 2 occur"),
+    "far apart": ("999999999999", "1000000000000 items, but only 2 occur"),
     "a fraction": ("1.0", "item"),
     "other digits": ("\u0663", "item"),
 }

@@ -321,7 +321,7 @@ def test_makespan():
 def test_dry_run_says_for_how_long(folder, tmp_path, capsys):
     asked = command(folder, tmp_path / "x", "--systems", "popularity", "--seeds", "2", "--dry-run", "--jobs", "2")
     assert main(asked) == 0
-    assert "2 runs, 2 at a time, 0.00 hours at most" in capsys.readouterr().out
+    assert "2 runs, 2 at a time, at most 0.00 hours" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
 
 

@@ -48,7 +48,10 @@ def test_commands_go_through_without_features(folder, tmp_path, capsys):
     capsys.readouterr()
     assert main(["data", "check", str(folder)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "no features; these systems train without: popularity, svd, mf, ngcf, lightgcn, sgl, ncl, hccf" in printed
+    assert (
+        "the data has no features; systems that need none: popularity, svd, mf, ngcf, lightgcn, sgl, ncl, hccf"
+        in printed
+    )
     assert main(["data", "check", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["systems"] == without_features()
 
@@ -80,7 +83,7 @@ def test_options_of_the_data_are_kept_for_later_commands(tmp_path, capsys):
     assert main(["data", "check", asked[1], *asked[2:], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fingerprint"] == expected.fingerprint
     assert main(["train", "--min-rating", "3"]) == 2
-    assert "the embedded catalogue has no table" in capsys.readouterr().err
+    assert "the built-in data set has no interaction table" in capsys.readouterr().err
 
 
 def test_modality_none_leaves_the_features_out(tmp_path, capsys):

@@ -116,7 +116,10 @@ def test_no_memory_for_it_says_what_to_leave_out(data, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("mmssl_trainer.training.balance.balance", full)
-    with pytest.raises(OutOfMemory, match=r"after epoch 1, in what train\.balance = true asks for: .* set it to false"):
+    with pytest.raises(
+        OutOfMemory,
+        match=r"out of memory after epoch 1, in the computation of train\.balance; set train\.balance = false",
+    ):
         fit(data, configured("lightgcn", train__balance=True))
 
 

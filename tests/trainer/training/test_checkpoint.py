@@ -122,7 +122,10 @@ def test_full_disk_is_a_line_and_the_state_before_stays(data, tmp_path, monkeypa
         write_tensors(path, tensors, **advice)
 
     monkeypatch.setattr(state_file, "write_tensors", full)
-    with pytest.raises(InputError, match=r"No space left on device.*state after epoch 2 is kept; make room.*--resume"):
+    with pytest.raises(
+        InputError,
+        match=r"No space left on device.*checkpoint written after epoch 2 is kept; free some disk space.*--resume",
+    ):
         fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
     monkeypatch.undo()
     assert len(list((tmp_path / "state").iterdir())) == 4
@@ -158,7 +161,7 @@ def _no_space(tensors, path, metadata=None):
 def test_state_folder_that_cannot_be_written(data, tmp_path):
     config = configured(train__checkpoint_every=1)
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(InputError, match=r"state: cannot be written .*there is no earlier state"):
+    with pytest.raises(InputError, match=r"state: cannot be written .*there is no earlier checkpoint"):
         fit(data, config, checkpoints=Checkpoints(tmp_path, data, config))
     (tmp_path / "state").unlink()
     (tmp_path / "elsewhere").mkdir()
@@ -181,7 +184,7 @@ def test_state_is_never_written_with_what_is_not_finite(data, tmp_path):
                     self.model.items[3, 1] = np.inf
             return terms
 
-    with pytest.raises(NonFiniteLoss, match=r"system\.items became non-finite in epoch 1, by step 3 of"):
+    with pytest.raises(NonFiniteLoss, match=r"system\.items became non-finite in epoch 1, at or before step 3 of"):
         fit(data, config, system=Exploding(), checkpoints=EachStep(tmp_path, data, config))
     assert state_file.newest(tmp_path / "state").stem == "0000000002"
     tensors = state_file.read(state_file.newest(tmp_path / "state")).tensors

@@ -32,7 +32,7 @@ def test_command_resumes_to_the_same_run(folder, whole, tmp_path, monkeypatch, c
     monkeypatch.undo()
     capsys.readouterr()
     assert main(["train", "--resume", str(run)]) == 0
-    assert "note: resumed from the state in epoch 2, after step 5 of 8" in capsys.readouterr().err
+    assert "note: resumed from the checkpoint written in epoch 2, after step 5 of 8" in capsys.readouterr().err
     assert same_model(whole, run) and len(list((run / "state").iterdir())) == 2
     lines = [[json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()] for one in (whole, run)]
     assert [(line["epoch"], line["losses"]) for line in lines[0]] == [
@@ -57,7 +57,7 @@ def test_states_in_another_place_are_not_taken_for_none(folder, whole, tmp_path,
         elsewhere.mkdir()
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     assert main(["train", "--resume", str(run)]) == 2
-    assert "state: is a link or no folder" in capsys.readouterr().err
+    assert "state: must be a folder, not a link or a file" in capsys.readouterr().err
     assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
@@ -66,8 +66,8 @@ def test_states_in_another_place_are_not_taken_for_none(folder, whole, tmp_path,
     [
         (["--resume", "RUN", "--seed", "3"], ["train.seed was 0", "is 3 now"]),
         (["--resume", "RUN", "--set", "optimiser.lr=1.0"], ["optimiser.lr was 0.003", "is 1.0 now"]),
-        (["--resume", "RUN", "--out", "x"], ["--resume and --out"]),
-        (["--resume", "RUN", "--overwrite"], ["--resume and --overwrite"]),
+        (["--resume", "RUN", "--out", "x"], ["--resume cannot be used with --out"]),
+        (["--resume", "RUN", "--overwrite"], ["--resume cannot be used with --overwrite"]),
         (["--resume", "RUN"], ["is finished", "result.json"]),
         (["--resume", "/no/run"], ["/no/run", "config.toml"]),
     ],
@@ -91,7 +91,7 @@ def test_resume_before_the_first_state_starts_again(folder, whole, tmp_path, cap
     shutil.copy(whole / "config.toml", run)
     (run / "metrics.jsonl").write_text("{}\n")
     assert main(["train", "--resume", str(run)]) == 0
-    assert "no state was written yet: starting from the beginning" in capsys.readouterr().err
+    assert "the run has no checkpoint yet, so it starts from the beginning" in capsys.readouterr().err
     assert same_model(whole, run)
 
 
@@ -106,7 +106,7 @@ def test_run_that_another_process_is_at_is_refused(folder, whole, tmp_path, caps
         other.stdout.readline()
         for arguments in (["train", "--resume", str(run)], [*begin(folder, run), "--overwrite"]):
             assert main(arguments) == 2
-            assert "another process is at work on this run" in capsys.readouterr().err
+            assert "another process is using this run" in capsys.readouterr().err
         assert [path.name for path in run.iterdir()] == ["config.toml"]
         other.communicate("\n")
     open_files = len(os.listdir("/proc/self/fd"))

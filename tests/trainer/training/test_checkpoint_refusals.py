@@ -63,23 +63,23 @@ def test_other_configuration_is_refused(data, copied, values, part):
 def test_where_and_how_often_may_differ(data, copied):
     moved = configured(data__path="/elsewhere", train__checkpoint_every=7, train__threads=2)
     checkpoints = Checkpoints(copied, data, moved)
-    assert checkpoints.open() and any("1 threads then, 2 now" in note for note in checkpoints.notes())
+    assert checkpoints.open() and any("number of threads changes from 1 to 2" in note for note in checkpoints.notes())
 
 
 DAMAGES = {
-    "tensors cut": ("safetensors", lambda content: content[:-9], "was written as"),
-    "tensors empty": ("safetensors", lambda content: b"", "was written as"),
-    "a bit of a tensor": ("safetensors", lambda content: content[:-9] + b"\x55" + content[-8:], "sha256 differs"),
-    "a bit of a header": ("safetensors", lambda content: content[:40] + b"\x55" + content[41:], "sha256 differs"),
-    "JSON cut": ("json", lambda content: content[:-40], "cut off"),
-    "JSON empty": ("json", lambda content: b"", "cut off"),
-    "JSON of another kind": ("json", lambda content: b"[1, 2]", "cut off"),
+    "tensors cut": ("safetensors", lambda content: content[:-9], "bytes instead of"),
+    "tensors empty": ("safetensors", lambda content: b"", "bytes instead of"),
+    "a bit of a tensor": ("safetensors", lambda content: content[:-9] + b"\x55" + content[-8:], "sha256 is wrong"),
+    "a bit of a header": ("safetensors", lambda content: content[:40] + b"\x55" + content[41:], "sha256 is wrong"),
+    "JSON cut": ("json", lambda content: content[:-40], "truncated"),
+    "JSON empty": ("json", lambda content: b"", "truncated"),
+    "JSON of another kind": ("json", lambda content: b"[1, 2]", "truncated"),
     "not text": ("json", lambda content: b"\xff" + content, "cannot be read"),
-    "deep": ("json", lambda content: b"[" * 100_000, "cut off"),
-    "another number": ("json", lambda content: content.replace(b'"stale": 0', b'"stale": 7'), "sha256 differs"),
+    "deep": ("json", lambda content: b"[" * 100_000, "truncated"),
+    "another number": ("json", lambda content: content.replace(b'"stale": 0', b'"stale": 7'), "sha256 is wrong"),
     "another format": (
         "json",
-        lambda content: state_file._sealed(json.loads(content)["state"] | {"format": "9"}).encode(),
+        lambda content: state_file._with_checksum(json.loads(content)["state"] | {"format": "9"}).encode(),
         "its format is '9'",
     ),
 }
@@ -102,7 +102,7 @@ def test_state_that_points_elsewhere_is_refused(data, copied):
     newest = state_file.newest(copied / "state").with_suffix(".safetensors")
     shutil.move(newest, copied / "outside.safetensors")
     newest.symlink_to(copied / "outside.safetensors")
-    refused(copied, data, configured(), "no ordinary file")
+    refused(copied, data, configured(), "not a regular file")
     newest.unlink()
     refused(copied, data, configured(), "is missing")
 
@@ -115,9 +115,9 @@ def test_state_of_another_model_is_refused(data, copied):
     write_tensors(path.with_suffix(".safetensors"), state.tensors)
     state.body["tensors"] = {
         "bytes": path.with_suffix(".safetensors").stat().st_size,
-        "sha256": state_file._digest(path.with_suffix(".safetensors")),
+        "sha256": state_file._file_digest(path.with_suffix(".safetensors")),
     }
-    path.write_text(state_file._sealed(state.body))
+    path.write_text(state_file._with_checksum(state.body))
     with pytest.raises(InputError, match="does not fit this version"):
         resumed(copied, data, configured())
 
@@ -139,8 +139,8 @@ def test_tensor_of_another_shape_is_refused(data, copied, name, change):
     write_tensors(path.with_suffix(".safetensors"), state.tensors)
     state.body["tensors"] = {
         "bytes": path.with_suffix(".safetensors").stat().st_size,
-        "sha256": state_file._digest(path.with_suffix(".safetensors")),
+        "sha256": state_file._file_digest(path.with_suffix(".safetensors")),
     }
-    path.write_text(state_file._sealed(state.body))
-    with pytest.raises(InputError, match=r"does not fit this version: .*is "):
+    path.write_text(state_file._with_checksum(state.body))
+    with pytest.raises(InputError, match=r"cannot be used with this version \(.*(is|has) "):
         resumed(copied, data, configured())

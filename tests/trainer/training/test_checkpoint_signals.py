@@ -84,7 +84,7 @@ def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatc
     monkeypatch.setattr(evaluate, "split_metrics", evaluated)
     assert main(begin(folder, run, "--epochs", "1", *(["--compare"] if when == "baseline" else []))) == code
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"mmssl-fast: interrupted; mmssl-fast train --resume {run} goes on"
+    assert said == f"mmssl-fast: interrupted; to resume: mmssl-fast train --resume {run}"
     assert not (run / "result.json").exists() and signal.getsignal(number) is before
     monkeypatch.undo()
     assert main(["train", "--resume", str(run)]) == 0 and (run / "result.json").exists()

@@ -84,13 +84,13 @@ def test_finished_run_that_cannot_go_on_says_why_and_stays_as_it_was(folder, tmp
     assert train(folder, tmp_path / "svd", system="svd") == 0
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     again = "--from"
-    refused(capsys, ["train", "--resume", str(run)], "is finished", "--epochs above its 2", again)
+    refused(capsys, ["train", "--resume", str(run)], "is finished", "--epochs above 2", again)
     refused(capsys, ["train", "--resume", str(run), "--epochs", "1"], "train.epochs was 2", "is 1 now")
     refused(capsys, ["train", "--resume", str(run), "--epochs", "5", "--batch", "32"], "train.batch was 64")
     refused(capsys, ["train", "--resume", str(ended), "--epochs", "50"], "train.patience", again)
-    refused(capsys, ["train", "--resume", str(tmp_path / "svd"), "--epochs", "500"], "SVD takes no epochs")
+    refused(capsys, ["train", "--resume", str(tmp_path / "svd"), "--epochs", "500"], "SVD has no training to resume")
     state_file.remove(run / "state")
-    refused(capsys, ["train", "--resume", str(run), "--epochs", "5"], "no state to go on from", again)
+    refused(capsys, ["train", "--resume", str(run), "--epochs", "5"], "it has no checkpoint", again)
     assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
@@ -114,11 +114,11 @@ def test_model_that_does_not_fit_is_refused_and_nothing_is_left(folder, tmp_path
     begin = ["train", "--from", str(first), "--out", str(out)]
     more = catalogue(tmp_path / "more", n_users=61)
     named = catalogue(tmp_path / "named", user_ids=np.array([f"u{n}" for n in range(60)]))
-    refused(capsys, [*begin, "--data", str(more)], "other users", "60 users there, 61 in more")
-    refused(capsys, [*begin, "--data", str(named)], "other users", "row 0 is '0' there, 'u0' in named")
-    refused(capsys, [*begin, "--system", "mf"], "is a model of LightGCN, this run trains MF-BPR")
-    refused(capsys, [*begin, "--set", "model.dim=16"], "users is (60, 8) there, (60, 16) here")
-    refused(capsys, [*begin, "--preset", "mf-tiktok"], "--from and --preset")
-    refused(capsys, ["train", "--from", str(tmp_path), "--out", str(out)], "holds no config.toml", "--from")
-    refused(capsys, ["train", "--from", str(first), "--resume", str(first)], "--resume and --from exclude")
+    refused(capsys, [*begin, "--data", str(more)], "other users", "60 users in the model, 61 in more")
+    refused(capsys, [*begin, "--data", str(named)], "other users", "row 0 is '0' in the model, 'u0' in named")
+    refused(capsys, [*begin, "--system", "mf"], "is a model of LightGCN, but this run trains MF-BPR")
+    refused(capsys, [*begin, "--set", "model.dim=16"], "users has the shape (60, 8) instead of (60, 16)")
+    refused(capsys, [*begin, "--preset", "mf-tiktok"], "--from cannot be used with --preset")
+    refused(capsys, ["train", "--from", str(tmp_path), "--out", str(out)], "contains no config.toml", "--from")
+    refused(capsys, ["train", "--from", str(first), "--resume", str(first)], "--resume cannot be used with --from")
     assert not out.exists()
