@@ -40,7 +40,7 @@ def test_other_data_is_refused(data, copied):
         copied,
         synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 8, "text": 6}),
         configured(),
-        f"fingerprint was {data.fingerprint[:16]}, is ",
+        f"fingerprint was {data.fingerprint[:16]}, but is ",
     )
 
 
@@ -118,7 +118,7 @@ def test_state_of_another_model_is_refused(data, copied):
         "sha256": state_file._file_digest(path.with_suffix(".safetensors")),
     }
     path.write_text(state_file._with_checksum(state.body))
-    with pytest.raises(InputError, match="does not fit this version"):
+    with pytest.raises(InputError, match="cannot be used with this version"):
         resumed(copied, data, configured())
 
 
