@@ -27,7 +27,7 @@ namespace {
 
 constexpr int64_t kRows = 64, kItems = 2048;          // a tile of the forward pass: 512 KiB in float32
 constexpr int64_t kGradRows = 256, kGradItems = 256;  // of the backward pass
-constexpr int64_t kBlock = 1024;                      // rows whose shares of u's gradient are held at once
+constexpr int64_t kShareRows = 1024;                  // rows whose shares of u's gradient are held at once
 
 template <typename F>
 void with_types(const char* op, at::ScalarType type, const Seen& seen, F&& f) {
@@ -98,9 +98,10 @@ void backward(const Gradient& g, const at::Tensor& u, const at::Tensor& v, const
     });
   }
   const Chunks chunks(n_items, kGradItems);
-  const at::Tensor shares = at::empty({u_grad.defined() ? chunks.count * std::min(kBlock, n_rows) : 0, d}, u.options());
-  for (int64_t begin = 0; begin < n_rows; begin += kBlock) {
-    const int64_t end = std::min(begin + kBlock, n_rows);
+  const at::Tensor shares =
+      at::empty({u_grad.defined() ? chunks.count * std::min(kShareRows, n_rows) : 0, d}, u.options());
+  for (int64_t begin = 0; begin < n_rows; begin += kShareRows) {
+    const int64_t end = std::min(begin + kShareRows, n_rows);
     for_tasks(chunks.count, [&](ChunkQueue& tasks) {
       const at::Tensor scratch = at::empty({kGradRows * kGradItems}, u.options());
       for (int64_t task; tasks.take(task);) {

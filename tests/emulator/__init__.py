@@ -66,17 +66,14 @@ def _build() -> Path:
         *(f"-I{path}" for path in includes),
     ]
     torch_flags = ["-std=c++20", *(f"-isystem{path}" for path in [*include_paths(), sysconfig.get_paths()["include"]])]
-    header, precompile = _precompiled(extension, [*common, *torch_flags], folder)
-    jobs = [(header, precompile)]
+    jobs = []
     for file in [*sources.files(sources.CUDA_KERNELS), "tests/emulator/cuda_emulated.cpp"]:
         jobs.append(_job(file, [*common, "-std=c++17", "-Wno-unknown-pragmas", "-x", "c++"], folder))
-    with_torch = [*common, *torch_flags, "-include", str(header.with_suffix(""))]
-    for file in sources.files(sources.CUDA_BINDINGS):
-        jobs.append(_job(file, with_torch, folder))
-    extension.compile_stale(jobs[:1])
-    extension.compile_stale(jobs[1:])
+    for file in extension.combined(sources.files(sources.CUDA_BINDINGS), folder / "generated"):
+        jobs.append(_job(file, [*common, *torch_flags], folder))
+    extension.compile_stale(jobs)
     target = folder / "libmmssl_fast_emulated.so"
-    objects = [str(object_file) for object_file, _ in jobs[1:]]
+    objects = [str(object_file) for object_file, _ in jobs]
     libraries = Path(torch.__file__).parent / "lib"
     link = [*sources.compiler(), "-shared", *objects, "-o", str(target), f"-L{libraries}", "-lc10", "-ltorch_cpu"]
     if not target.exists() or any(Path(name).stat().st_mtime > target.stat().st_mtime for name in objects):
@@ -88,13 +85,3 @@ def _job(file: str, command: list[str], folder: Path) -> tuple[Path, list[str]]:
     target = folder / f"{Path(file).name}.o"
     return target, [*command, "-MMD", "-c", str(ROOT / file), "-o", str(target)]
 
-
-def _precompiled(extension, command: list[str], folder: Path) -> tuple[Path, list[str]]:
-    """As _build/extension.py's precompiled header, with this build's flags."""
-    header = ROOT / "csrc" / "common" / "torch_headers.h"
-    beside = folder / header.name
-    folder.mkdir(parents=True, exist_ok=True)
-    if not beside.exists():
-        beside.write_text(f'#include "{header}"\n')
-    target = folder / (header.name + ".gch")
-    return target, [*command, "-MMD", "-x", "c++-header", str(header), "-o", str(target)]
