@@ -1,5 +1,6 @@
-"""Reading data folders in four layouts, and the built-in synthetic data set, one file for each step. The result is always
-a Dataset.
+"""Reading data folders in four layouts, and the built-in synthetic data set, one file for each step.
+
+The result is always a Dataset.
 
 >>> from mmssl_trainer.data import load, synthetic
 >>> data = load("data/tiktok")

@@ -84,4 +84,3 @@ def _build() -> Path:
 def _job(file: str, command: list[str], folder: Path) -> tuple[Path, list[str]]:
     target = folder / f"{Path(file).name}.o"
     return target, [*command, "-MMD", "-c", str(ROOT / file), "-o", str(target)]
-
