@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,39 +108,74 @@ def elsewhere(tmp_path):
     return place
 
 
-def command(place, *arguments, code=0):
+PROGRAM = """
+import json, sys
+from mmssl_trainer.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    code = main(arguments)
+    print("\\nexit code", code)
+"""
+
+
+def commands(place, *asked):
+    """[(exit code, what was printed)] of commands, one after another in one process that finds the distribution."""
     path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", "mmssl_trainer", *map(str, arguments)],
+        [sys.executable, "-c", PROGRAM, json.dumps([[str(word) for word in arguments] for arguments in asked])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=place.parent,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"},
+    )
+    assert done.returncode == 0, done.stdout
+    *printed, _ = re.split(r"\nexit code (\d+)\n", done.stdout)
+    found = [(int(code), text) for text, code in zip(printed[::2], printed[1::2], strict=True)]
+    assert len(found) == len(asked), done.stdout
+    return found
+
+
+def refused(place, *arguments):
+    """What the command prints, exit code 2."""
+    path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "mmssl_trainer", *arguments],
         capture_output=True,
         text=True,
         cwd=place.parent,
         env=os.environ | {"PYTHONPATH": path},
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert done.returncode == 2 and done.stdout == "", done.stdout + done.stderr
+    return done.stderr
 
 
 def test_registered_system_is_trained_tuned_and_reproduced_like_our_own(elsewhere, tmp_path):
     short = ("--threads", 1, "--set", "model.dim=8", "--set", "train.batch=4096", "--epochs", 1)
-    run = tmp_path / "run"
+    run, space = tmp_path / "run", tmp_path / "space.toml"
+    space.write_text("[biased]\nscale = [0.5, 2.0]\n")
     chosen = ("--system", "biased", "--set", "biased.scale=2.0", "--no-compare")
-    assert "MF with biases on synthetic" in command(elsewhere, "train", *chosen, "--out", run, *short)
+    found = commands(
+        elsewhere,
+        ("train", *chosen, "--out", run, *short),
+        ("evaluate", run),
+        ("train", "--set", "biased.scale=-1"),
+        ("tune", "--system", "biased", "--space", space, "--trials", 1, *short),
+        ("reproduce", "table2", "--systems", "biased,popularity", "--seeds", 1, *short),
+    )
+    codes, (trained, evaluated, refusal, _, page) = zip(*found, strict=True)
+    assert codes == (0, 0, 2, 0, 0), found
+    assert "MF with biases on synthetic" in trained and "MF with biases on synthetic" in evaluated
     written = (run / "config.toml").read_text()
     assert "[biased]\n# Scale of the item biases.\nscale = 2.0\n" in written
     assert json.loads((run / "result.json").read_text())["test"]["recall@20"] > 0
-    assert "MF with biases on synthetic" in command(elsewhere, "evaluate", run)
-    assert "biased.scale = -1" in command(elsewhere, "train", "--set", "biased.scale=-1", code=2)
-    (tmp_path / "space.toml").write_text("[biased]\nscale = [0.5, 2.0]\n")
-    command(elsewhere, "tune", "--system", "biased", "--space", tmp_path / "space.toml", "--trials", 1, *short)
+    assert "biased.scale = -1" in refusal
     assert "biased.scale" in (tmp_path / "tuned" / "trials.md").read_text()
-    page = command(elsewhere, "reproduce", "table2", "--systems", "biased,popularity", "--seeds", 1, *short)
     assert "| MF with biases |" in page
 
 
 def test_system_that_cannot_be_imported_is_one_line(elsewhere):
     (elsewhere / "fake_systems.py").write_text("import nothing_of_that_name\n")
-    said = command(elsewhere, "train", "--system", "biased", code=2)
+    said = refused(elsewhere, "train", "--system", "biased")
     assert said.count("\n") == 1 and "system biased: fake_systems:BiasedSystem cannot be imported" in said
 
 
@@ -153,5 +189,5 @@ def test_system_that_cannot_be_imported_is_one_line(elsewhere):
 def test_system_that_takes_a_name_of_ours_is_refused(elsewhere, name, says):
     points = elsewhere / "fake-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text().replace("biased", name, 1))
-    said = command(elsewhere, "train", code=2)
+    said = refused(elsewhere, "train")
     assert said.count("\n") == 1 and f"system {name}: fake_systems:BiasedSystem" in said and says in said
