@@ -369,7 +369,7 @@ def test_plan_of_more_interactions_than_pairs_is_refused(capsys):
     fails(
         capsys,
         ["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "101"],
-        "101 interactions are more than the 100 pairs",
+        "101 interactions are more than the 100 possible pairs",
     )
     assert main(["benchmark", "--plan", "--users", "10", "--items", "10", "--interactions", "100"]) == 0
 
