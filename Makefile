@@ -1,11 +1,11 @@
-# make train    an environment, mmssl_fast in it, and MMSSL trained on the embedded catalogue
-# make test     the same environment with what the tests need, and the tests
+# make train    create an environment, install mmssl_fast, and train MMSSL on the built-in data set
+# make test     install the test dependencies into the same environment, and run the tests
 #
-# PYTHON names the interpreter, VENV the folder of the environment. pip obeys its own variables: PIP_VERBOSE=1 shows the
-# compiler at work, PIP_CONSTRAINT and PIP_EXTRA_INDEX_URL choose another torch than the newest.
+# PYTHON is the interpreter, and VENV the folder of the environment. pip reads its usual variables: PIP_VERBOSE=1 shows
+# the compiler at work; PIP_CONSTRAINT and PIP_EXTRA_INDEX_URL can select another version of torch.
 PYTHON ?= python3
 VENV ?= .venv
-# The environment's own packages alone count, whatever shell this is called from.
+# Ignore packages outside the environment.
 unexport PYTHONPATH
 COMPILING := == compiling mmssl_fast: 3 minutes on two cores, 15 more with CUDA; pip is silent meanwhile
 BIN := $(abspath $(VENV))/bin
@@ -21,7 +21,7 @@ test: $(BIN)/pip
 	$(BIN)/pip install ".[test]"
 	PATH="$(BIN):$$PATH" $(BIN)/pytest -n auto --dist loadfile
 
-# torch first: the library is then compiled against it, and not against a second copy in pip's build environment.
+# torch is installed first, so that the library is compiled against it and not against a copy in pip's build environment.
 $(BIN)/pip:
 	@echo "== making $(VENV) and downloading torch: up to 3 GB with CUDA"
 	$(PYTHON) -m venv $(VENV)

@@ -100,9 +100,9 @@ class Ranking:
             return scores, places
         blank = users.new_zeros(max(len(short), n_unscored), 1)
         more_scores, more = self._topk(blank[: len(short)], blank[:n_unscored], k, 1, index[short])
-        both = torch.cat([places[short], torch.where(more < 0, -1, more + self.n_scored)], 1)
-        first = (both < 0).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
-        places[short] = both.gather(1, first)
+        all_places = torch.cat([places[short], torch.where(more < 0, -1, more + self.n_scored)], 1)
+        first = (all_places < 0).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
+        places[short] = all_places.gather(1, first)
         scores[short] = torch.cat([scores[short], more_scores], 1).gather(1, first)
         return scores, places
 
@@ -308,8 +308,8 @@ def breakdown(
     new, cold = np.diff(dataset.train.indptr) == 0, item_popularity(dataset) == 0
     sides = (("known users", "new users", new[heldout.row]), ("known items", "cold items", cold[heldout.col]))
     groups = {}
-    for known, unknown, is_unknown in sides:
-        for name, mask in ((known, ~is_unknown), (unknown, is_unknown)) if is_unknown.any() else ():
+    for known_name, unknown_name, is_unknown in sides:
+        for name, mask in ((known_name, ~is_unknown), (unknown_name, is_unknown)) if is_unknown.any() else ():
             pairs = (heldout.data[mask], (heldout.row[mask], heldout.col[mask]))
             part = replace(dataset, **{split: sp.coo_array(pairs, shape=heldout.shape).tocsr()})
             metrics = split_metrics(users, items, part, split, ks, mask_validation, batch)

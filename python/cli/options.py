@@ -100,7 +100,7 @@ def _flag(name: str) -> str:
 
 def _parameter(name: str) -> inspect.Parameter:
     option = CONFIG_KEY_OPTIONS[name]
-    annotation = Annotated[option.kind, typer.Option(_flag(name), help=option.help, show_default=False)]
+    annotation = Annotated[option.kind, typer.Option(_flag(name), help=option.help, show_default=False)]  # type: ignore[name-defined]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

@@ -119,12 +119,12 @@ def reproduce(
     output.OUT.print(f"written: {path}", markup=False)
 
 
-def _names(text: str | None, flag: str, known: Iterable[str]) -> list[str]:
-    """The distinct names in a comma-separated option. Raises InputError for one that is not known."""
+def _names(text: str | None, flag: str, allowed: Iterable[str]) -> list[str]:
+    """The distinct names in a comma-separated option. Raises InputError for one that is not allowed."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     for name in names:
-        if name not in known:
-            raise InputError(f"{flag} {shown(name)}: must be one of {', '.join(known)}")
+        if name not in allowed:
+            raise InputError(f"{flag} {shown(name)}: must be one of {', '.join(allowed)}")
     return list(dict.fromkeys(names))
 
 

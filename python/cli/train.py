@@ -130,12 +130,12 @@ def train(
         fit, test, seconds = fit_and_test(dataset, chosen, chosen.model.system, folder, checkpoints)
         rows = [(chosen.model.system, test, seconds)]
         for name in names:
-            other, metrics, seconds = fit_and_test(dataset, chosen, name)
+            baseline, metrics, seconds = fit_and_test(dataset, chosen, name)
             rows.append((name, metrics, seconds))
             baselines[name] = {
                 "test": metrics,
-                "val": other.val,
-                "best_epoch": other.best_epoch,
+                "val": baseline.val,
+                "best_epoch": baseline.best_epoch,
                 "seconds": seconds,
             }
         options = chosen.evaluate

@@ -33,16 +33,16 @@ def load(
     for file in (preset, path):
         if file is not None:
             _put_file(values, Path(file), sources)
-    for name, (value, where) in (overrides or {}).items():
-        _put(values, name, value, where, sources)
+    for name, (value, source) in (overrides or {}).items():
+        _put(values, name, value, source, sources)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:2])
-        given = _value_of(values, name)
+        value = _value_of(values, name)
         raise InputError(
-            f"{sources.get(name, 'configuration')}: {name} = {shown(given)}: {_lower_first(first)}"
+            f"{sources.get(name, 'configuration')}: {name} = {shown(value)}: {_lower_first(first)}"
         ) from None
     _check_together(config, sources)
     return config
@@ -52,10 +52,10 @@ def _check_together(config: Config, sources: dict[str, str]) -> None:
     """Check rules that involve two keys. pydantic validates each key by itself."""
     values = config.flat()
 
-    def refuse(key: str, other: str, rule: str) -> None:
-        where = sources.get(key, sources.get(other, "configuration"))
+    def refuse(key: str, second_key: str, rule: str) -> None:
+        source = sources.get(key, sources.get(second_key, "configuration"))
         raise InputError(
-            f"{where}: {key} = {toml_value(values[key])} with {other} = {toml_value(values[other])}: {rule}"
+            f"{source}: {key} = {toml_value(values[key])} with {second_key} = {toml_value(values[second_key])}: {rule}"
         )
 
     if config.model.dim % config.model.heads:
@@ -102,12 +102,12 @@ def _put_file(values: dict[str, Any], path: Path, sources: dict[str, str]) -> No
             _put(values, f"{name}.{key}", entry, str(path), sources)
 
 
-def _put(values: dict[str, Any], name: str, value: Any, where: str, sources: dict[str, str]) -> None:
+def _put(values: dict[str, Any], name: str, value: Any, source: str, sources: dict[str, str]) -> None:
     if name not in known_keys():
-        raise InputError(f"{where}: {_unknown(name)}")
+        raise InputError(f"{source}: {_unknown(name)}")
     section, key = name.split(".")
     values.setdefault(section, {})[key] = value
-    sources[name] = where
+    sources[name] = source
 
 
 def _unknown(name: str) -> str:
@@ -118,17 +118,17 @@ def _unknown(name: str) -> str:
     keys = known_keys()
     section, _, key = name.partition(".")
     if not key:
-        near = difflib.get_close_matches(name, list(Config.model_fields), 1, 0)
+        closest = difflib.get_close_matches(name, list(Config.model_fields), 1, 0)
         same_key = [existing for existing in keys if existing.endswith(f".{name}")]
-        return f"unknown section {shown(name)}; did you mean {(same_key or near)[0]!r}?"
+        return f"unknown section {shown(name)}; did you mean {(same_key or closest)[0]!r}?"
     same_key = [existing for existing in keys if existing.partition(".")[2] == key]
-    near = (
+    closest = (
         same_key
         or difflib.get_close_matches(name, keys, 1, 0.6)
-        or difflib.get_close_matches(key, [other for other in keys if other.startswith(f"{section}.")] or keys, 1, 0)
+        or difflib.get_close_matches(key, [name for name in keys if name.startswith(f"{section}.")] or keys, 1, 0)
         or [keys[0]]
     )
-    return f"unknown key {shown(name)}; did you mean {near[0]!r}?"
+    return f"unknown key {shown(name)}; did you mean {closest[0]!r}?"
 
 
 def _value_of(values: dict[str, Any], name: str) -> Any:

@@ -32,8 +32,8 @@ def breakdown_table(groups: dict[str, dict[str, float]]) -> Table:
     ks = {int(name.partition("@")[2]) for name in next(iter(groups.values())) if "@" in name}
     k = 20 if 20 in ks else max(ks)
     rows = [
-        [name, one["users"], one["pairs"], *(one[f"{metric}@{k}"] for metric in ("recall", "ndcg", "hit"))]
-        for name, one in groups.items()
+        [name, group["users"], group["pairs"], *(group[f"{metric}@{k}"] for metric in ("recall", "ndcg", "hit"))]
+        for name, group in groups.items()
     ]
     title = "by training interactions (new users and cold items have none)"
     return table(title, ["held-out pairs of", "users", "pairs", f"recall@{k}", f"ndcg@{k}", f"hit@{k}"], rows)

@@ -90,15 +90,15 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
             notes.append(f"{split}: {merged} duplicate {_pairs(merged)} merged")
     if not len(keys["train"]):
         raise InputError(f"{folder}: the training set is empty; give at least one training interaction")
-    for split, other, where in (
+    for split, other_split, other_name in (
         ("val", "train", "training"),
         ("test", "train", "training"),
         ("val", "test", "test"),
     ):
-        repeated = _members(keys[split], keys[other])
+        repeated = _members(keys[split], keys[other_split])
         if count := int(repeated.sum()):
             keys[split] = keys[split][~repeated]
-            notes.append(f"{split}: {count} {_pairs(count)} dropped, also in the {where} set")
+            notes.append(f"{split}: {count} {_pairs(count)} dropped, also in the {other_name} set")
     matrices = {split: _csr(keys[split], n_users, n_items) for split in SPLITS}
     for side, axis, count in (("user", 1, n_users), ("item", 0, n_items)):
         idle = count - np.count_nonzero(matrices["train"].sum(axis=axis))
@@ -144,11 +144,11 @@ def distinct(keys):
     return keys[is_first]
 
 
-def _members(keys, others):
-    """Equals np.isin(keys, others) for sorted keys and others."""
-    if not len(others):
+def _members(keys, reference):
+    """Equals np.isin(keys, reference) for sorted arrays."""
+    if not len(reference):
         return np.zeros(len(keys), bool)
-    return others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
+    return reference[np.minimum(np.searchsorted(reference, keys), len(reference) - 1)] == keys
 
 
 def _csr(keys, n_users, n_items):
@@ -166,12 +166,12 @@ def _ids(ids, count):
     return ids
 
 
-def _find(ids, original_ids, count, what):
+def _find(ids, original_ids, count, label):
     texts = range(count) if original_ids is None else original_ids.tolist()
     index = {str(text): i for i, text in enumerate(texts)}
     for text in map(str, ids):
         if text not in index:
-            raise InputError(f"{what} {shown(text)} is not in the data; give ids as in the interaction table")
+            raise InputError(f"{label} {shown(text)} is not in the data; give ids as in the interaction table")
     return np.array([index[str(text)] for text in ids], np.int64)
 
 

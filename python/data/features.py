@@ -94,10 +94,10 @@ def catalogue_size(features, path, items):
     texts = list(features.ids)
     ids = numbers_or_texts(texts)
     if len(ids) and (ids.dtype.kind != "i" or ids.min() < 0):
-        other = next(text for text in texts if not text.isdigit())
+        text_id = next(text for text in texts if not text.isdigit())
         raise InputError(
-            f"{features.folder}: a feature file contains item {shown(other)}, but the items in {path.name} are indices "
-            "from 0; mmssl-fast data convert creates a folder with ids"
+            f"{features.folder}: a feature file contains item {shown(text_id)}, but {path.name} has indices from 0; "
+            "mmssl-fast data convert creates a folder with ids"
         )
     indices = np.concatenate([items, ids]) if len(ids) else items
     count = int(indices.max(initial=-1)) + 1
@@ -108,23 +108,23 @@ def catalogue_size(features, path, items):
 def _by_id(path, column, values, index, options, notes):
     """The rows of `values` in the order of the items. index: {item id: index}."""
     items = np.array([index.get(text, -1) for text in column.texts], np.int64)[column.codes]
-    known = np.flatnonzero(items >= 0)
+    rows = np.flatnonzero(items >= 0)
     result = np.empty((len(index), values.shape[1]), values.dtype)
-    result[items[known]] = values[known]
+    result[items[rows]] = values[rows]
     missing = np.ones(len(index), bool)
-    missing[items[known]] = False
+    missing[items[rows]] = False
     notes.append(f"{path.name}: rows are assigned to items by id")
-    if n_unknown := len(items) - len(known):
+    if n_unknown := len(items) - len(rows):
         notes.append(f"{path.name}: {n_unknown} {'row' if n_unknown == 1 else 'rows'} of unknown items ignored")
     if n_missing := int(missing.sum()):
         ids = [item for item, i in index.items() if missing[i]][:5]
         examples = ", ".join(map(shown, ids)) + (", …" if n_missing > 5 else "")
-        if options.missing_features != "mean" or not len(known):
+        if options.missing_features != "mean" or not len(rows):
             raise InputError(
                 f"{path}: has no row for {n_missing} of {len(index)} items ({examples}); add the rows, or use the mean "
                 "of the other rows with --missing-features mean"
             )
-        result[missing] = values[known].mean(axis=0, dtype=np.float64)
+        result[missing] = values[rows].mean(axis=0, dtype=np.float64)
         notes.append(
             f"{path.name}: {n_missing} of {len(index)} items have no row ({examples}); they get the mean of the others"
         )

@@ -9,7 +9,7 @@ from .tables import column_names, numbers_or_texts, read_table
 _FREE_GAPS = 1_000_000
 
 
-def check_gaps(path, what, count, indices):
+def check_gaps(path, side, count, indices):
     """Raise InputError if `count` (declared, or largest id + 1) is implausibly large for the ids that occur.
 
     Otherwise a single id of 10^12 would cost terabytes of empty rows. The limit is a million plus a hundred per id.
@@ -19,7 +19,7 @@ def check_gaps(path, what, count, indices):
     occurring = len(np.unique(indices))
     if count > _FREE_GAPS + 100 * occurring:
         raise InputError(
-            f"{path}: has ids for {shown(int(count))} {what}, but only {occurring} occur; in this layout ids count "
+            f"{path}: has ids for {shown(int(count))} {side}, but only {occurring} occur; in this layout ids count "
             "from 0; use the plain layout for other ids"
         )
 
@@ -46,10 +46,10 @@ def indices_of(path, name, column):
     raise InputError(f"{path}: column {name} contains ids above 2^63; use the plain layout for other ids")
 
 
-def sorted_ids(column, others=()):
-    """(distinct ids of the column and of `others`, index [n] of each row of the column). The ids are in ascending
-    order, numbers by value and texts by code point. others: texts."""
-    texts = list(dict.fromkeys([*column.texts, *others]))
+def sorted_ids(column, more=()):
+    """(distinct ids of the column and of `more`, index [n] of each row of the column). The ids are in ascending
+    order, numbers by value and texts by code point. more: texts."""
+    texts = list(dict.fromkeys([*column.texts, *more]))
     ids, inverse = np.unique(numbers_or_texts(texts), return_inverse=True)
     return ids, inverse.reshape(-1)[column.codes]
 

@@ -73,13 +73,13 @@ def _arrays(path, values=True):
     """(ids, features or None) of a .npz or .safetensors file."""
     open_file = _open_npz if path.suffix == ".npz" else _open_safetensors
     with open_file(existing_file(path)) as (names, read):
-        others = [name for name in names if name != "ids"]
-        if "ids" not in names or len(others) != 1:
+        matrices = [name for name in names if name != "ids"]
+        if "ids" not in names or len(matrices) != 1:
             raise InputError(
                 f"{path}: contains {shown(', '.join(names), 120) if names else 'nothing'}; it must contain ids and one "
                 "matrix of features"
             )
-        return read("ids"), read(others[0]) if values else None
+        return read("ids"), read(matrices[0]) if values else None
 
 
 @contextmanager

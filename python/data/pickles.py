@@ -62,10 +62,10 @@ class _Named(NamedTuple):
 class _Node:
     """A sparse matrix, an array or a dtype that the file describes, with its arguments and state as plain data."""
 
-    __slots__ = ("arguments", "kind", "state", "what")
+    __slots__ = ("arguments", "kind", "state", "type")
 
-    def __init__(self, what, kind=None, arguments=()):
-        self.what, self.kind, self.arguments, self.state = what, kind, arguments, None
+    def __init__(self, node_type, kind=None, arguments=()):
+        self.type, self.kind, self.arguments, self.state = node_type, kind, arguments, None
 
 
 class _Refused(Exception):
@@ -243,7 +243,7 @@ def _stand_in(called, arguments, operation):
 
 
 def _matrix(root):
-    if not (isinstance(root, _Node) and root.what == "sparse"):
+    if not (isinstance(root, _Node) and root.type == "sparse"):
         raise _Refused(
             f"contains {_described(root)}, not a SciPy COO or CSR matrix; write one with pickle.dump(coo_matrix, file)"
         )
@@ -263,11 +263,11 @@ def _matrix(root):
         raise _Refused(
             f"contains {len(rows)} rows, {len(columns)} columns and {len(values)} values; the numbers must be equal"
         )
-    for which, index, side in (("row", rows, shape[0]), ("column", columns, shape[1])):
+    for axis, index, side in (("row", rows, shape[0]), ("column", columns, shape[1])):
         outside = np.flatnonzero((index < 0) | (index >= side))
         if len(outside):
             raise _Refused(
-                f"entry {outside[0]} has {which} {index[outside[0]]}, outside the shape {shape}; write the matrix again"
+                f"entry {outside[0]} has {axis} {index[outside[0]]}, outside the shape {shape}; write the matrix again"
             )
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
@@ -319,7 +319,7 @@ def _indices(node, name):
 
 def _array(node, name):
     """The one-dimensional array of an array node, from its bytes."""
-    if not (isinstance(node, _Node) and node.what == "array"):
+    if not (isinstance(node, _Node) and node.type == "array"):
         raise _Refused(f"{name} contains {_described(node)}, not an array")
     if node.kind == "frombuffer":
         content, dtype, shape, _ = _values(node.arguments, 4)
@@ -338,7 +338,7 @@ def _array(node, name):
 
 
 def _dtype(node, name):
-    if not (isinstance(node, _Node) and node.what == "dtype" and node.arguments):
+    if not (isinstance(node, _Node) and node.type == "dtype" and node.arguments):
         raise _Refused(f"{name} has {_described(node)} instead of a dtype")
     code = node.arguments[0]
     if not (isinstance(code, str) and _NUMBER.fullmatch(code)):
@@ -393,5 +393,5 @@ def _described(value):
     if value is _MARK:
         return "a stack mark"
     if isinstance(value, _Node):
-        return {"sparse": "a sparse matrix", "array": "a NumPy array", "dtype": "a dtype"}[value.what]
+        return {"sparse": "a sparse matrix", "array": "a NumPy array", "dtype": "a dtype"}[value.type]
     return f"a {type(value).__name__}"

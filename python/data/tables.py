@@ -243,8 +243,8 @@ def _read_parquet(path, wanted, keys, separator):
         names = [name for name in _chosen(path, all_names, wanted, keys) if name not in keys]
         ids = [name for name in names if name not in wanted.numbers]
         texts = [name for name in ids if not _integers(path, name, schema.field(name).type)]
-        others = [name for name in all_names if wanted.vectors and name not in names]
-        vectors = [name for name in others if _is_vector(schema.field(name))]
+        remaining = [name for name in all_names if wanted.vectors and name not in names]
+        vectors = [name for name in remaining if _is_vector(schema.field(name))]
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
         rows, declared = metadata.num_rows, sum(group.total_byte_size for group in groups)
         if rows < 0 or rows > _ROWS_A_BYTE * size or declared < 0 or declared > max(_SMALL, _EXPANSION * size):
@@ -293,10 +293,10 @@ def _missing(name, all_names):
             f"its first line {listed} is data, not a header; add a header such as user,item,rating, or use mmssl-fast "
             "data convert"
         )
-    known = standard_names(all_names)
-    if "user" in known and "item" in known:
+    meanings = standard_names(all_names)
+    if "user" in meanings and "item" in meanings:
         return (
-            f"has no column {name}; its columns are {listed}; rename {known['user']} and {known['item']}, or use "
+            f"has no column {name}; its columns are {listed}; rename {meanings['user']} and {meanings['item']}, or use "
             "mmssl-fast data convert"
         )
     return f"has no column {name}; its columns are {listed}"

@@ -66,16 +66,16 @@ def sharing(config: Config, jobs: int) -> Config:
     return config.changed("train", threads=config.train.threads or max(1, torch.get_num_threads() // jobs))
 
 
-def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, what: str, on_end: Callable[[int], None]) -> None:
+def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, unit: str, on_end: Callable[[int], None]) -> None:
     """Run all parts, at most `jobs` at a time, started in order.
 
-    what: plural noun for the parts in messages ("runs", "trials"); on_end: called with the index of each finished part.
+    unit: plural noun for the parts in messages ("runs", "trials"); on_end: called with the index of each finished part.
 
     Raises Interrupted after a signal, InputError if `jobs` parts do not fit into memory together, and whatever a part
     or `on_end` raises, with the title of the part. The other workers are first asked to stop (SIGTERM) and waited for,
     so that they can write their checkpoints. A second SIGINT kills them.
     """
-    refuse_what_cannot_fit([part.config for part in parts], dataset, jobs, what)
+    refuse_what_cannot_fit([part.config for part in parts], dataset, jobs, unit)
     waiting, running, failure, n_ended = list(enumerate(parts)), [], None, 0
     with signals.defer_signals() as stop, progress.WorkerProgress() as bars:
         try:
@@ -109,11 +109,11 @@ def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, what: str, on_e
     if failure:
         raise failure
     if stop.received:
-        left = f"{len(parts) - n_ended} of {len(parts)} {what} left"
+        left = f"{len(parts) - n_ended} of {len(parts)} {unit} left"
         raise Interrupted(f"interrupted with {left}; repeat the command to continue", stop.received)
 
 
-def refuse_what_cannot_fit(configs: list[Config], dataset: Dataset, jobs: int, what: str) -> None:
+def refuse_what_cannot_fit(configs: list[Config], dataset: Dataset, jobs: int, unit: str) -> None:
     """Raise InputError if the `jobs` largest runs do not fit into memory together."""
     if min(jobs, len(configs)) < 2:  # a single run checks this itself
         return
@@ -125,7 +125,7 @@ def refuse_what_cannot_fit(configs: list[Config], dataset: Dataset, jobs: int, w
     if sum(needed) > allowed:
         fits = next(count for count in range(len(needed) - 1, 0, -1) if count == 1 or sum(needed[:count]) <= allowed)
         raise InputError(
-            f"--jobs {jobs}: {len(needed)} {what} at once need about {readable(sum(needed))}, but the budget is "
+            f"--jobs {jobs}: {len(needed)} {unit} at once need about {readable(sum(needed))}, but the budget is "
             f"{readable(allowed)} ({budget.SHARE:.0%} of the free memory); use --jobs {fits}"
         )
 

@@ -55,7 +55,9 @@ class LATTICE(Recommender):
     def over_items(self, y: Tensor) -> Tensor:
         """y/‖y‖ [I, d] from id embeddings [I, d]."""
         mixture, keep = self.mixture.softmax(0), self.settings.keep
-        learnt = [_weights(unit_rows(x), near) for x, near in zip(self._projected(), self.neighbours, strict=True)]
+        learnt = [
+            _weights(unit_rows(x), neighbours) for x, neighbours in zip(self._projected(), self.neighbours, strict=True)
+        ]
         for _ in range(self.settings.layers):
             parts = [
                 keep * propagate(self.fixed[m], y, norm="none")
@@ -75,26 +77,26 @@ class LATTICE(Recommender):
         return self.over_items(torch.where(has_interactions, self.items, 0))
 
 
-def _weights(x: Tensor, near: Tensor) -> Tensor:
-    """The scaled edge weights [I, k] of an item graph with unit rows x [I, d] and neighbours near [I, k]."""
-    values = (F.embedding(near, x) * x[:, None]).sum(2).clamp(min=0)
+def _weights(x: Tensor, neighbours: Tensor) -> Tensor:
+    """The scaled edge weights [I, k] of an item graph with unit rows x [I, d] and neighbours [I, k]."""
+    values = (F.embedding(neighbours, x) * x[:, None]).sum(2).clamp(min=0)
     degree = values.sum(1)
     # The clamp keeps rsqrt, and its gradient, finite in the branch that torch.where discards.
     scale = torch.where(degree > 0, degree.clamp(min=torch.finfo(x.dtype).tiny).rsqrt(), 0)
-    return scale[:, None] * values * scale[near]
+    return scale[:, None] * values * scale[neighbours]
 
 
-def _weighted(values: Tensor, near: Tensor, x: Tensor) -> Tensor:
-    """Row i is Σ_j values[i, j] x[near[i, j]], [I, d]."""
-    return (values[:, :, None] * F.embedding(near, x)).sum(1)
+def _weighted(values: Tensor, neighbours: Tensor, x: Tensor) -> Tensor:
+    """Row i is Σ_j values[i, j] x[neighbours[i, j]], [I, d]."""
+    return (values[:, :, None] * F.embedding(neighbours, x)).sum(1)
 
 
 def _item_graph(features: Tensor, k: int) -> InteractionGraph:
     """S^m, as a graph whose users and items are both the items."""
-    near = cosine_topk(features, features, k)[1]
-    rows = torch.arange(features.shape[0]).repeat_interleave(near.shape[1])
-    values = _weights(unit_rows(features), near)
-    return InteractionGraph.from_pairs(rows, near.flatten(), *2 * (features.shape[0],), values=values.flatten())
+    neighbours = cosine_topk(features, features, k)[1]
+    rows = torch.arange(features.shape[0]).repeat_interleave(neighbours.shape[1])
+    values = _weights(unit_rows(features), neighbours)
+    return InteractionGraph.from_pairs(rows, neighbours.flatten(), *2 * (features.shape[0],), values=values.flatten())
 
 
 class LATTICESystem(ModuleSystem):

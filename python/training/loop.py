@@ -267,9 +267,9 @@ def _load_start(system: System, start: dict[str, Tensor], source: str) -> None:
     }
     for name, parameter in learnt.items():
         if name not in fitting:
-            found = f"has the shape {tuple(start[name].shape)}" if name in start else "is missing"
+            problem = f"has the shape {tuple(start[name].shape)}" if name in start else "is missing"
             raise InputError(
-                f"{source}: the model does not fit this configuration: {name} {found} instead of "
+                f"{source}: the model does not fit this configuration: {name} {problem} instead of "
                 f"{tuple(parameter.shape)}; use the settings of the model"
             )
     system.load_parameters(initial | fitting)  # buffers whose shape depends on the interactions keep their values
@@ -283,7 +283,7 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {name!r} cannot be used ({reason}); choose cpu or an available device") from None
-    missing = [op for op, where in backends().items() if where.get(device.type, "no kernel") == "no kernel"]
+    missing = [op for op, kernels in backends().items() if kernels.get(device.type, "no kernel") == "no kernel"]
     if missing:
         raise InputError(f"device {name!r}: this build has no kernel for {', '.join(missing)} on it; choose cpu")
     return device

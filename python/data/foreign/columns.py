@@ -17,26 +17,26 @@ def known_columns(path, user=None, item=None):
     Raises InputError if no column is known to contain users or items.
     """
     names = column_names(path)
-    known = standard_names(names) | {name: column for name, column in (("user", user), ("item", item)) if column}
+    columns = standard_names(names) | {name: column for name, column in (("user", user), ("item", item)) if column}
     for name in ("user", "item"):
-        if known.get(name) not in names:
+        if columns.get(name) not in names:
             raise InputError(
                 f"{path}: the column of the {name}s was not recognised among {shown(', '.join(names), 120)}; give its "
                 f"name with --{name}"
             )
-    return known
+    return columns
 
 
 def read_columns(path, user=None, item=None):
     """Read a table: (users, items, {rating, timestamp: [n]}, split or None, names of unread columns)."""
-    known = known_columns(path, user, item)
-    numbers = {name: known[name] for name in ("rating", "timestamp") if name in known}
+    columns = known_columns(path, user, item)
+    numbers = {name: columns[name] for name in ("rating", "timestamp") if name in columns}
     separator = "\t" if path.name.endswith((".inter", ".item")) else None
-    splits = [known["split"]] if "split" in known else []
-    table = read_table(path, [known["user"], known["item"]], splits, separator, list(numbers.values()))
+    splits = [columns["split"]] if "split" in columns else []
+    table = read_table(path, [columns["user"], columns["item"]], splits, separator, list(numbers.values()))
     values = {name: table.numbers[column] for name, column in numbers.items()}
-    split = _split(path, known["split"], table[known["split"]]) if splits else None
-    return table[known["user"]], table[known["item"]], values, split, table.unread
+    split = _split(path, columns["split"], table[columns["split"]]) if splits else None
+    return table[columns["user"]], table[columns["item"]], values, split, table.unread
 
 
 def _split(path, name, column):

@@ -46,17 +46,17 @@ def _vectors(path):
     """{modality: (item ids, values)} from the float_seq columns of a .item file."""
     names = column_names(path)
     columns = [name for name in names if name.endswith(":float_seq")]
-    known = standard_names(names)
-    if not columns or "item" not in known:
+    meanings = standard_names(names)
+    if not columns or "item" not in meanings:
         return {}
-    table = read_table(path, [known["item"]], columns, "\t")
+    table = read_table(path, [meanings["item"]], columns, "\t")
     features = {}
     for name in columns:
         rows = [np.array(text.split(), np.float32) for text in table[name].texts]
         if len({len(row) for row in rows}) > 1:
             raise InputError(f"{path}: the rows of {name} have different lengths; make them equal or remove the column")
         features[re.sub(r"_?feat$", "", name.partition(":")[0]) or "item"] = (
-            table[known["item"]],
+            table[meanings["item"]],
             np.stack(rows)[table[name].codes],
         )
     return features

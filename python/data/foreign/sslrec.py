@@ -37,8 +37,8 @@ def read(folder):
         shape = matrix.shape
         pairs[split] = positive(path, matrix, notes)
     users, items = (np.concatenate([pair[axis] for pair in pairs.values()]) for axis in (0, 1))
-    for what, count, index in (("users", shape[0], users), ("items", shape[1], items)):
-        check_gaps(folder, what, count, index)
+    for side, count, index in (("users", shape[0], users), ("items", shape[1], items)):
+        check_gaps(folder, side, count, index)
     source = of_indices(folder, pairs, shape)
     source.notes += notes
     return source

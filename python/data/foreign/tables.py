@@ -55,10 +55,10 @@ def read_file(path, user=None, item=None):
     return joined([(None, _table(path, user, item))])
 
 
-def _parts(folder, known=True):
+def _parts(folder, recognised_only=True):
     """[(split or None, path)] of the tables in the folder, or else in its subfolder data.
 
-    known: whether to skip tables whose columns of users and items are not recognised.
+    recognised_only: whether to skip tables whose columns of users and items are not recognised.
     """
     for candidate in (folder, folder / "data"):
         if not candidate.is_dir():
@@ -71,12 +71,12 @@ def _parts(folder, known=True):
             and not path.name.startswith((".", "_"))
             and not _OTHERS.match(path.name)
         ]
-        paths = [path for path in paths if not known or _is_table(path)]
+        paths = [path for path in paths if not recognised_only or _is_table(path)]
         matches = [(_SPLIT.match(path.name), path) for path in paths]
         if paths and all(match for match, _ in matches):
             return [(LABELS.get(match[1], "val"), path) for match, path in matches]
         if paths:
-            if known and len(paths) > 1:
+            if recognised_only and len(paths) > 1:
                 listed = ", ".join(path.name for path in paths[:8])
                 raise InputError(f"{folder}: has {len(paths)} tables ({shown(listed, 120)}); give the file itself")
             return [(None, path) for path in paths]

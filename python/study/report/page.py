@@ -144,11 +144,11 @@ def _data_sentence(data: dict[str, Any]) -> str:
 
 def _groups(model: saved_model.Model, config: Config) -> list[list[str]]:
     """Recall and NDCG of the test users by how many training interactions they have."""
-    known = model.interactions
-    masked = known.train.maximum(known.val) if config.evaluate.mask_validation else known.train
-    seen, popularity = InteractionGraph.from_scipy(masked), item_popularity(known)
-    who, values = user_metrics(model.users, model.items, known.test, K, seen, popularity=popularity)
-    group = np.digitize(np.diff(known.train.indptr)[who], (*BINS, np.inf)) - 1
+    dataset = model.interactions
+    masked = dataset.train.maximum(dataset.val) if config.evaluate.mask_validation else dataset.train
+    seen, popularity = InteractionGraph.from_scipy(masked), item_popularity(dataset)
+    users, values = user_metrics(model.users, model.items, dataset.test, K, seen, popularity=popularity)
+    group = np.digitize(np.diff(dataset.train.indptr)[users], (*BINS, np.inf)) - 1
     rows = []
     for index, (low, high) in enumerate(pairwise((*BINS, None))):
         members = group == index
@@ -209,15 +209,15 @@ def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
     return rows
 
 
-def _baselines(found: dict[str, Any]) -> list[list[str]]:
+def _baselines(baselines: dict[str, Any]) -> list[list[str]]:
     """What was fitted beside the run (train.compare)."""
     return [
         [
             title(name),
-            *(f"{one['test'][f'{metric}@{K}']:.4f}" for metric in ("recall", "precision", "ndcg")),
-            str(one["best_epoch"]),
+            *(f"{baseline['test'][f'{metric}@{K}']:.4f}" for metric in ("recall", "precision", "ndcg")),
+            str(baseline["best_epoch"]),
         ]
-        for name, one in found.items()
+        for name, baseline in baselines.items()
     ]
 
 

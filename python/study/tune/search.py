@@ -47,10 +47,7 @@ def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None
             'some interactions the split "val"'
         )
     device, refusals = loop.pick_device(base.train.device), []
-    lowest = {
-        name: one.choices[0] if isinstance(one, CategoricalDistribution) else one.low
-        for name, one in space.keys.items()
-    }
+    lowest = {name: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low for name, d in space.keys.items()}
     for values in ({}, lowest):
         try:
             graph = InteractionGraph.from_scipy(dataset.train).to(device)
@@ -125,9 +122,9 @@ class Search:
         if stored["fingerprint"] != current["fingerprint"]:
             raise InputError(f"{self.folder}: contains a search on other data; choose another --out")
         refuse_other(self.folder, stored["config"], current["config"])
-        for name, what in (("space", "over another space"), ("seeds", f"with {stored['seeds']} seeds per trial")):
+        for name, difference in (("space", "over another space"), ("seeds", f"with {stored['seeds']} seeds per trial")):
             if stored[name] != current[name]:
-                raise InputError(f"{self.folder}: contains a search {what}; choose another --out")
+                raise InputError(f"{self.folder}: contains a search {difference}; choose another --out")
 
     def run(self, trials: int, report: Callable[[str], None], jobs: int = 1) -> None:
         """Run trials, `jobs` at a time, until the search has `trials` finished ones, including those of earlier calls.

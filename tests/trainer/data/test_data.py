@@ -40,7 +40,7 @@ def test_every_layout_gives_the_same_dataset(layout, small, tmp_path):
     for modality in data.modalities:
         np.testing.assert_array_equal(data.features[modality], small.features[modality])
     assert data.user_ids is None and data.item_ids is None
-    assert "1 of 30 items have no training interaction" in data.notes
+    assert "1 of 30 items have no training interactions" in data.notes
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -52,7 +52,7 @@ def test_modalities_are_chosen_and_ordered_by_the_caller(layout, small, tmp_path
     assert without.features == {} and without.n_items == 30
     with pytest.raises(InputError) as caught:
         load(tmp_path, modalities=["audio"])
-    one_line(caught, tmp_path, "audio_feat.npy", "image, text")
+    one_line(caught, tmp_path, "audio_feat", "image, text")
 
 
 def test_float16_features_stay_float16_and_others_become_float32(small, tmp_path):
@@ -254,8 +254,8 @@ def test_duplicates_are_merged_and_overlaps_dropped_with_a_note(tmp_path):
         "val: 1 pair dropped, also in the training set",
         "test: 1 pair dropped, also in the training set",
         "val: 1 pair dropped, also in the test set",
-        "2 of 4 items have no training interaction",
-        "val: no interaction",
+        "2 of 4 items have no training interactions",
+        "val: no interactions",
     ]
 
 
@@ -308,7 +308,7 @@ def test_summary_counts_what_is_there(small, tmp_path):
     image, text = found["modalities"]
     assert (image["width"], image["norm_max"], image["zero_rows"]) == (5, 0.0, 30)
     assert text["norm_max"] == pytest.approx(np.linalg.norm(small.features["text"], axis=1).max())
-    assert "2 of 4 users have no training interaction" in found["notes"]
+    assert "2 of 4 users have no training interactions" in found["notes"]
 
 
 def test_synthetic_catalogue_follows_from_its_seed():

@@ -143,7 +143,7 @@ ERRORS = {
         (poisoned(np.nan), "text_feat.npy | row 7, column 2 | nan"),
         (poisoned(-np.inf), "text_feat.npy | row 7, column 2 | -inf"),
         (features(lambda right: right.astype(float) * 1e300), "text_feat.npy | row 0 | float32 cannot represent"),
-        (features(lambda right: np.ones((30, 0), np.float32)), "text_feat.npy | width 0"),
+        (features(lambda right: np.ones((30, 0), np.float32)), "text_feat.npy | has no columns"),
         (features(lambda right: np.ones(30, np.float32)), "text_feat.npy | 1 dimensions"),
         (features(lambda right: np.ones((30, 2, 2), np.float32)), "text_feat.npy | 3 dimensions"),
         (features(lambda right: np.ones((0, 3), np.float32)), "text_feat.npy | 0 rows"),

@@ -125,7 +125,7 @@ WRONG = {
     "not finite": (lambda f: write_named(f, "image", ["a"], np.full((1, 2), np.nan, "f4"), "npz"), "row 0, column 0"),
     "uneven": (
         lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [1.0, 2.0]]}), f / "image_feat.parquet"),
-        "row 2 has 2 values in v, row 1 has 1",
+        "row 2 has 2 values in v, but row 1 has 1",
     ),
     "empty value": (
         lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [None]]}), f / "image_feat.parquet"),

@@ -35,7 +35,7 @@ HEADERS = {
     "huge": (npy(npy_header(shape="(1000000000000, 128)"), bytes(24)), "1000000000000 x 128"),
     "huge beyond int64": (npy(npy_header(shape="(99999999999999999999999, 2)"), bytes(24)), "contains 24 bytes"),
     "wraps to 24 bytes": (npy(npy_header(shape="(4611686018427387904, 4)"), b""), "contains 0 bytes"),
-    "huge but zero wide": (npy(npy_header(shape="(1000000000000, 0)")), "width 0"),
+    "huge but zero wide": (npy(npy_header(shape="(1000000000000, 0)")), "has no columns"),
     "negative": (npy(npy_header(shape="(-3, -2)"), bytes(24)), "unsupported .npy header"),
     "short": (npy(npy_header(), bytes(23)), "contains 23 bytes"),
     "long": (npy(npy_header(), bytes(25)), "contains 25 bytes"),
@@ -98,7 +98,7 @@ def test_archive_under_any_name_is_not_unfolded(name, kind, bombs, tmp_path):
     with within_64_mib(), pytest.raises(InputError) as caught:
         load(tmp_path)
     one_line(caught, tmp_path)
-    with pytest.raises(InputError, match="is a file; give the folder"):
+    with pytest.raises(InputError, match="is a file; give its folder"):
         load(tmp_path / name)
 
 

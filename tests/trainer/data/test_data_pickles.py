@@ -173,7 +173,7 @@ OPERATIONS = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operations_no_matrix_needs_are_refused(operation, tmp_path):
     (tmp_path / "m.pkl").write_bytes(OPERATIONS[operation])
-    refused(tmp_path / "m.pkl", "not read" if operation != "ADDITEMS" else "EMPTY_SET")
+    refused(tmp_path / "m.pkl", "not executed" if operation != "ADDITEMS" else "EMPTY_SET")
 
 
 # pickles that lie
