@@ -220,8 +220,8 @@ class Adjacency:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is torch.sparse.sum and args and isinstance(args[0], cls) and len(args) == 2 and not kwargs:
-            return args[0].sum(args[1]).to_sparse()
+        if func is torch._sparse_sum and len(args) in (1, 2) and not kwargs:  # torch.sparse.sum
+            return args[0].sum(args[1]).to_sparse() if len(args) == 2 else args[0].sum()
         product = products.read(func, args, kwargs or {})
         if isinstance(product, products.Product) and isinstance(product.matrix, cls):
             if isinstance(product.x, Tensor) and product.x.layout == torch.strided and product.x.ndim in (1, 2):

@@ -102,8 +102,8 @@ class Snapshot:
     @classmethod
     def of(cls, matrix: Tensor, pattern: Pattern | None = None) -> Snapshot:
         """pattern: of the matrix, where it is known already."""
-        value = stored_values(matrix).clone(memory_format=torch.contiguous_format)
-        return cls(pattern or Pattern.of(matrix), value)
+        pattern = pattern or Pattern.of(matrix)
+        return cls(pattern, stored_values(matrix).clone(memory_format=torch.contiguous_format))
 
     def is_still(self, matrix: Tensor) -> bool:
         """Whether the matrix holds, bit for bit, what it held."""

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_NO_MATRIX = "a second factor that is no dense matrix or vector"
+
 
 class Multiplier(Protocol):
     """A matrix that can be multiplied from either side; an Adjacency."""
@@ -90,7 +92,10 @@ def _pair(left: Any, right: Any) -> Product | str:
 
 
 def _mm(input: Any, mat2: Any, *, out: None = None) -> Product | str:
-    return _pair(input, mat2)
+    product = _pair(input, mat2)
+    if not isinstance(product, str) and getattr(product.x, "ndim", 2) != 2:
+        return _NO_MATRIX
+    return product
 
 
 def _matmul(input: Any, other: Any, *, out: None = None) -> Product | str:
@@ -102,6 +107,8 @@ def _rmatmul(self: Any, other: Any) -> Product | str:
 
 
 def _mv(input: Any, vec: Any, *, out: None = None) -> Product | str:
+    if not is_sparse(input) or getattr(vec, "ndim", 1) != 1:
+        return _NO_MATRIX
     return _pair(input, vec)
 
 
@@ -122,7 +129,7 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Product | str:
         return "a product of two sparse matrices"
     if is_sparse(input):
         if not isinstance(weight, Tensor) or weight.ndim != 2:
-            return "a second factor that is no dense matrix"
+            return _NO_MATRIX
         product = Product(input, weight.t())
     else:
         product = Product(weight, input, from_right=True)
@@ -175,5 +182,6 @@ READERS: dict[Any, Callable[..., Product | str] | str] = {
     torch.sspaddmm: "torch.sspaddmm",
     Tensor.sspaddmm: "torch.sspaddmm",
     torch.linalg.multi_dot: "torch.linalg.multi_dot",
+    torch.chain_matmul: "torch.chain_matmul",
     torch.sparse.sampled_addmm: "torch.sparse.sampled_addmm",
 }

@@ -100,6 +100,8 @@ class Matrices:
             known.missed += gain
             kind.left += 1
             return TOO_BRIEF
+        else:
+            known.uses = 1  # whether the products left to torch were of these contents is not known
         return self._prepare(matrix, known, pattern), kind
 
     def _prepare(self, matrix: Tensor, known: _Known, pattern: Pattern | None) -> Adjacency:

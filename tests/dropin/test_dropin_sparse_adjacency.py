@@ -50,3 +50,52 @@ def test_adjacency_of_scipy(kind):
 def test_a_copied_adjacency(copied):
     own = copied(Adjacency.from_torch(matrix()))
     assert_close(product_and_gradient(own, dense(11, 3), torch.mm)[0], matrix().to_dense() @ dense(11, 3))
+
+
+def test_methods_of_a_sparse_tensor_of_torch_sparse():
+    a = matrix().coalesce()
+    own, x = Adjacency.from_torch(a), dense(11, 3)
+    whole = a.to_dense()
+    assert own.sparse_sizes() == (17, 11) and own.sparse_size(1) == own.size(-1) == 11 and own.dim() == own.ndim == 2
+    assert own.nnz() == own._nnz() == a._nnz() and own.is_coalesced()
+    for y in (own.matmul(x), own.matmul(x, reduce="sum"), own.spmm(x, "add")):
+        assert_close(y, whole @ x)
+    assert_close(own.matmul(x[:, 0]), whole @ x[:, 0])
+    for dim in (0, 1, -1, -2):
+        assert_close(own.sum(dim), whole.sum(dim))
+        assert_close(torch.sparse.sum(own, dim).to_dense(), whole.sum(dim))
+    assert_close(own.sum(), whole.sum())
+    assert_close(torch.sparse.sum(own), whole.sum())
+    assert_close(own.transpose(0, 1) @ dense(17, 2), whole.T @ dense(17, 2))
+    assert own.transpose(1, -1) is own
+    row, col, value = own.coo()
+    assert torch.equal(torch.stack((row, col)), a.indices()) and torch.equal(value, a.values())
+    crow, column, value = own.csr()
+    assert torch.equal(crow, a.to_sparse_csr().crow_indices()) and torch.equal(column, col)
+    with pytest.raises(ValueError, match="reduce"):
+        own.matmul(x, "mean")
+    with pytest.raises(IndexError, match="dim must be"):
+        own.sum(2)
+
+
+def test_what_an_adjacency_returns_is_a_copy():
+    own, x = Adjacency.from_torch(matrix()), dense(11, 3)
+    before = own @ x
+    for tensor in (own.values(), own._values(), own.indices(), *own.coo(), *own.csr()):
+        tensor.zero_()
+    assert torch.equal(own @ x, before)
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+def test_new_values_on_the_same_entries(layout):
+    own = Adjacency.from_torch(matrix(layout))
+    for seed in (3, 4):
+        value = dense(own.nnz(), seed=seed)
+        made = own.set_value(value)
+        truth = torch.sparse_coo_tensor(own.indices(), value, own.shape).to_dense()
+        y, dx = product_and_gradient(made, dense(11, 3), torch.mm)
+        assert_close(y, truth @ dense(11, 3))
+        assert_close(dx, truth.T @ torch.ones(17, 3).double())
+        assert_close(made.set_value(2 * value).t() @ dense(17, 2), 2 * truth.T @ dense(17, 2))
+    with pytest.raises(ValueError, match=r"value must be \[(52|60)\]"):
+        own.set_value(dense(3))
