@@ -3,51 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from ..modes import lasting, outside_modes
-from ..ops.derivatives import is_transforming
 from ..ops.propagate import propagate_csr
-
-_INT32_MAX = 2**31 - 1
-_PRODUCTS = (torch.mm, torch.matmul, torch.sparse.mm, Tensor.mm, Tensor.matmul, Tensor.__matmul__)
+from . import products
+from .pattern import Csr, Snapshot, transposed_order
 
 
 class Adjacency:
     """A constant R x C matrix as CSR and transposed CSR: ``adjacency @ x`` equals ``to_torch() @ x``, for any x [C, d].
 
-    Any values, any shape; entries named twice are summed. torch.mm, torch.matmul, torch.sparse.mm and ``@`` take it as
-    their first factor and are differentiable in x any number of times, along the stored transpose: no atomics, the same
-    bits for any number of threads. Make one with `from_torch` or `from_scipy`. What else code asks of a sparse tensor
-    (`cuda`, `to`, `float`, `t`, `shape`, `coalesce`, `to_dense`) is here; anything more is had from `to_torch()`.
+    Any values, any shape; entries named twice are summed. It is a factor, on either side, of torch.mm, torch.mv,
+    torch.matmul, ``@``, torch.addmm, torch.sparse.mm, torch.sparse.addmm and F.linear. Products are differentiable in
+    the dense factor any number of times, along the stored transpose: no atomics, the same bits for any number of
+    threads. Make one with `from_torch` or `from_scipy`.
+
+    What else code asks of a sparse tensor is here: `cuda`, `to`, `float`, `t`, `shape`, `coalesce`, `indices`,
+    `values`, `to_dense`; and of a torch_sparse.SparseTensor: `matmul`, `sum`, `sparse_size`, `nnz`, `coo`, `csr`,
+    `set_value`. Tensors that these return are copies. Anything more is had from `to_torch()`.
+
+    >>> import scipy.sparse as sp
+    >>> adjacency = Adjacency.from_scipy(sp.csr_matrix([[0.0, 2.0], [1.0, 0.0]]))
+    >>> adjacency @ torch.tensor([[1.0], [10.0]])
+    tensor([[20.],
+            [ 1.]])
+    >>> adjacency.sum(dim=0)
+    tensor([1., 2.])
     """
 
+    is_adjacency = True
     is_sparse = True
     requires_grad = False
+    ndim = 2
 
-    def __init__(self, forward: tuple[Tensor, Tensor, Tensor], backward: tuple[Tensor, Tensor, Tensor]) -> None:
+    def __init__(self, forward: Csr, backward: Csr) -> None:
         """forward: (crow int64 [R + 1], col [nnz], value [nnz]); backward: the same of the transpose, [C + 1]."""
         self._forward, self._backward = _lasting(forward), _lasting(backward)
+        self._order: Tensor | None = None  # of `set_value`
 
     @classmethod
     def from_torch(cls, matrix: Tensor) -> Adjacency:
         """Of a COO, CSR or CSC tensor; its values are copied as constants."""
-        return cls.from_snapshot(Snapshot.of(matrix))
+        with outside_modes():
+            return cls.from_snapshot(Snapshot.of(matrix))
 
     @classmethod
     def from_snapshot(cls, snapshot: Snapshot) -> Adjacency:
-        """Of the matrix as it was."""
-        with outside_modes():
-            if snapshot.layout == torch.sparse_csc:
-                return cls(*_both_ways(*snapshot.parts, snapshot.shape[::-1], torch.sparse_csr)).t()
-            return cls(*_both_ways(*snapshot.parts, snapshot.shape, snapshot.layout))
+        """Of the matrix as it was; called within `modes.outside_modes`."""
+        return cls(*snapshot.pattern.arrange(snapshot.value))
 
     @classmethod
     def from_scipy(cls, matrix: sp.spmatrix | sp.sparray, dtype: torch.dtype = torch.float32) -> Adjacency:
@@ -68,7 +76,20 @@ class Adjacency:
             )
         return propagate_csr(*self._forward, *self._backward, None, None, x)
 
-    __matmul__ = matmul = mm
+    def matmul(self, x: Tensor, reduce: str = "sum") -> Tensor:
+        """self @ x for x [C, d] or [C]; equals torch_sparse.matmul. reduce: only "sum" (or "add")."""
+        if reduce not in ("sum", "add"):
+            raise ValueError(f'Adjacency.matmul: reduce must be "sum", got {reduce!r}; use .to_torch()')
+        return self.mm(x[:, None])[:, 0] if isinstance(x, Tensor) and x.ndim == 1 else self.mm(x)
+
+    __matmul__ = spmm = mv = matmul
+
+    def sum(self, dim: int | None = None) -> Tensor:
+        """Equals ``to_dense().sum(dim)``: [R] for dim=1, [C] for dim=0, the total without dim."""
+        if dim is None:
+            return self._forward[2].sum()
+        side = self if _axis(dim) == 1 else self.t()
+        return side.mv(torch.ones(side.shape[1], dtype=self.dtype, device=self.device))
 
     @property
     def shape(self) -> torch.Size:
@@ -76,6 +97,20 @@ class Adjacency:
 
     def size(self, dim: int | None = None) -> torch.Size | int:
         return self.shape if dim is None else self.shape[dim]
+
+    sparse_size = size
+
+    def sparse_sizes(self) -> tuple[int, int]:
+        return self.shape[0], self.shape[1]
+
+    def dim(self) -> int:
+        return 2
+
+    def nnz(self) -> int:
+        """The number of stored entries."""
+        return self._forward[1].numel()
+
+    _nnz = nnz
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,16 +145,59 @@ class Adjacency:
 
     T = mT = property(t)
 
+    def transpose(self, dim0: int, dim1: int) -> Adjacency:
+        return self if _axis(dim0) == _axis(dim1) else self.t()
+
     def coalesce(self) -> Adjacency:
         return self
 
     detach = coalesce
 
+    def is_coalesced(self) -> bool:
+        return True
+
+    def coo(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(row int64 [nnz], column int64 [nnz], value [nnz]), ascending by row."""
+        crow, col, value = self._forward
+        return torch.repeat_interleave(crow.diff()), col.long(), value.clone()
+
+    def csr(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(offsets int64 [R + 1], column int64 [nnz], value [nnz])."""
+        crow, col, value = self._forward
+        return crow.clone(), col.long(), value.clone()
+
+    def indices(self) -> Tensor:
+        """int64 [2, nnz], in the order of `values`."""
+        return torch.stack(self.coo()[:2])
+
+    def values(self) -> Tensor:
+        return self._forward[2].clone()
+
+    _indices, _values = indices, values
+
+    def set_value(self, value: Tensor) -> Adjacency:
+        """The matrix with the same entries and other values, without sorting: reweighting, or dropout of values.
+
+        value: [nnz] in the order of `values`; copied as constants.
+        """
+        crow, col, old = self._forward
+        if value.shape != old.shape or value.device != old.device:
+            raise ValueError(
+                f"Adjacency.set_value: value must be [{old.numel()}] on {old.device}, got {list(value.shape)} on "
+                f"{value.device}"
+            )
+        with outside_modes():
+            if self._order is None:
+                self._order = transposed_order(col, self.shape[1])
+            value = value.detach().clone()
+            made = Adjacency((crow, col, value), (*self._backward[:2], value.index_select(0, self._order)))
+        made._order = self._order
+        return made
+
     def to_torch(self) -> Tensor:
         """The same matrix as a coalesced COO tensor."""
-        crow, col, value = self._forward
-        indices = torch.stack((torch.repeat_interleave(crow.diff()), col.long()))
-        return torch.sparse_coo_tensor(indices, value, self.shape, check_invariants=False).coalesce()
+        row, col, value = self.coo()
+        return torch.sparse_coo_tensor(torch.stack((row, col)), value, self.shape, check_invariants=False).coalesce()
 
     def to_dense(self) -> Tensor:
         return self.to_torch().to_dense()
@@ -132,7 +210,7 @@ class Adjacency:
         raise AttributeError(f"Adjacency has no {name!r}; use .to_torch() for the torch sparse tensor")
 
     def __repr__(self) -> str:
-        return f"Adjacency({self.shape[0]} x {self.shape[1]}, {self._forward[1].numel()} entries, {self.device})"
+        return f"Adjacency({self.shape[0]} x {self.shape[1]}, {self.nnz()} entries, {self.device})"
 
     @classmethod
     def __torch_function__(
@@ -142,86 +220,24 @@ class Adjacency:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in _PRODUCTS and len(args) == 2 and not kwargs and isinstance(args[0], cls):
-            return args[0].mm(args[1])
+        if func is torch._sparse_sum and len(args) in (1, 2) and not kwargs:  # torch.sparse.sum
+            return args[0].sum(args[1]).to_sparse() if len(args) == 2 else args[0].sum()
+        product = products.read(func, args, kwargs or {})
+        if isinstance(product, products.Product) and isinstance(product.matrix, cls):
+            if isinstance(product.x, Tensor) and product.x.layout == torch.strided and product.x.ndim in (1, 2):
+                return product.of(product.matrix)
         name = getattr(func, "__name__", str(func))
-        raise TypeError(f"{name} does not take an Adjacency but as the first factor of a product; use .to_torch()")
+        raise TypeError(
+            f"{name} does not take an Adjacency but as a factor of a product with a dense matrix; use .to_torch()"
+        )
 
 
-@dataclass(eq=False)
-class Snapshot:
-    """What a sparse tensor held: a copy of its stored tensors, which no later write to it can change.
-
-    Nothing that torch keeps of a tensor tells of every write: ``.data``, ``.set_`` and NumPy views leave no version,
-    and tensors of inference mode have none. So the contents are compared.
-    """
-
-    layout: torch.layout
-    shape: torch.Size
-    parts: tuple[Tensor, Tensor, Tensor]
-
-    @classmethod
-    def of(cls, matrix: Tensor) -> Snapshot:
-        """Of a COO, CSR or CSC tensor. Copies its indices, as int32 where they fit, and its values."""
-        with outside_modes():
-            parts = [x.clone(memory_format=torch.contiguous_format) for x in _stored(matrix)]
-            if max(matrix.shape) <= _INT32_MAX:
-                parts[1] = parts[1].to(torch.int32)
-                parts[0] = parts[0].to(torch.int32) if matrix.layout == torch.sparse_coo else parts[0]
-            return cls(matrix.layout, matrix.shape, (parts[0], parts[1], parts[2]))
-
-    def is_still(self, matrix: Tensor) -> bool:
-        """Whether the matrix holds, bit for bit, what it held."""
-        if matrix.layout != self.layout or matrix.shape != self.shape:
-            return False
-        with outside_modes() if is_transforming() else nullcontext():  # torch.func would wrap what is read
-            return all(_same(x, kept) for x, kept in zip(_stored(matrix), self.parts, strict=True))
-
-
-def _stored(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The stored tensors of a COO (row, column, value), CSR (offsets, column, value) or CSC (offsets, row, value)."""
-    if matrix.layout == torch.sparse_coo:
-        return *matrix._indices(), matrix._values().detach()
-    if matrix.layout == torch.sparse_csr:
-        return matrix.crow_indices(), matrix.col_indices(), matrix.values().detach()
-    if matrix.layout == torch.sparse_csc:
-        return matrix.ccol_indices(), matrix.row_indices(), matrix.values().detach()
-    raise TypeError(f"Adjacency.from_torch: a sparse COO, CSR or CSC tensor is needed, got {matrix.layout}")
-
-
-def _same(x: Tensor, kept: Tensor) -> bool:
-    if x.shape != kept.shape or x.device != kept.device or x.is_floating_point() != kept.is_floating_point():
-        return False
-    if x.is_floating_point():
-        if x.dtype != kept.dtype:
-            return False
-        bits = {4: torch.int32, 8: torch.int64}[x.itemsize]  # NaN equals itself, and 0.0 is not -0.0
-        x, kept = x.view(bits), kept.view(bits)
-    if x.device.type != "cpu":
-        return torch.equal(x, kept.to(x.dtype))
-    return np.array_equal(x.numpy(), kept.numpy())  # several times as fast as torch.equal
-
-
-def _lasting(side: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _lasting(side: Csr) -> Csr:
     crow, col, value = side
     return lasting(crow), lasting(col), lasting(value)
 
 
-def _both_ways(
-    first: Tensor, col: Tensor, value: Tensor, shape: torch.Size, layout: torch.layout
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """The CSR and transposed CSR of entries given as rows (COO, in any order) or offsets (CSR) with columns."""
-    row = first if layout == torch.sparse_coo else torch.repeat_interleave(first.diff())
-    if bool((row[1:] < row[:-1]).any()):
-        order = torch.argsort(row, stable=True)
-        row, col, value = row[order], col[order], value[order]
-    order = torch.argsort(col, stable=True)
-    return _csr(row, col, value, *shape), _csr(col[order], row[order], value[order], *reversed(shape))
-
-
-def _csr(row: Tensor, col: Tensor, value: Tensor, n_rows: int, n_cols: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(crow, col, value) of entries that come by row."""
-    crow = torch.zeros(n_rows + 1, dtype=torch.int64, device=row.device)
-    torch.cumsum(torch.bincount(row, minlength=n_rows), 0, out=crow[1:])
-    index = torch.int32 if max(n_rows, n_cols) <= _INT32_MAX else torch.int64
-    return crow, col.to(index), value.contiguous()
+def _axis(dim: int) -> int:
+    if dim not in (-2, -1, 0, 1):
+        raise IndexError(f"Adjacency: dim must be -2, -1, 0 or 1, got {dim}")
+    return dim % 2

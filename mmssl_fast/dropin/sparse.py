@@ -1,90 +1,115 @@
-"""torch.sparse.mm and torch.mm on a sparse adjacency, run on propagate: for any LightGCN-type model, unchanged.
+"""Products of a sparse adjacency and a dense matrix, run on propagate: for any LightGCN-type model, unchanged.
 
     with mmssl_fast.dropin.sparse.accelerated():
         train(model)
+    print(mmssl_fast.dropin.sparse.report())
 
 or, for the rest of the program, ``mmssl_fast.dropin.sparse.enable()``; or `mm` in place of ``torch.sparse.mm``. What
-cannot be taken goes to torch, which is said once a reason.
+cannot be taken goes to torch, which is said once a reason. What would be slower goes to torch as well, which the report
+says: `mmssl_fast.dropin.sparse_cost` has the rule.
 """
 
 from __future__ import annotations
 
 import threading
-import types
+import time
 import warnings
-import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..modes import is_tracing, is_transformed
-from .adjacency import Adjacency, Snapshot
+from ..ops.derivatives import is_transforming
+from . import products
+from .adjacency import Adjacency
+from .backward_modes import BACKWARD
+from .products import Product
+from .sparse_matrices import Matrices
+from .sparse_report import TIMED, Report
 
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 DTYPES = (torch.float32, torch.float64)
-_PRODUCTS = frozenset({torch.mm, torch.matmul, torch.sparse.mm, Tensor.mm, Tensor.matmul, Tensor.__matmul__})
 
+_WATCHED = frozenset((*products.READERS, *BACKWARD))
 
-class _Prepared(NamedTuple):
-    tensor: weakref.ref[Tensor]
-    snapshot: Snapshot
-    adjacency: Adjacency
-
-
-_prepared: dict[int, _Prepared] = {}
+_matrices = Matrices()
 _told: set[str] = set()
 _here = threading.local()  # .mode: what `enable` has switched on in this thread
 
 
-def mm(adjacency: Tensor, x: Tensor) -> Tensor:
+def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
     """Equals ``torch.sparse.mm(adjacency, x)``, by propagate in both directions.
 
     Args:
         adjacency: [R, C] sparse COO, CSR or CSC with any values, float32 or float64, without gradient. Sorted and
             transposed when it is first seen, and kept as long as the tensor lives. Its contents are compared at every
-            product, so it is prepared anew whichever way it was written to.
+            product, so it is prepared anew whichever way it was written to; where only values changed, without sorting.
         x: [C, d] dense, dtype and device of adjacency.
+        always: as for `accelerated`.
 
     Returns:
         [R, d], differentiable in x any number of times; the same bits for any number of threads. Whatever else
         torch.sparse.mm takes goes there, with a UserWarning the first time for each reason.
+
+    >>> adjacency = torch.tensor([[0.0, 2.0], [1.0, 0.0]]).to_sparse()
+    >>> mm(adjacency, torch.tensor([[1.0], [10.0]]), always=True)
+    tensor([[20.],
+            [ 1.]])
     """
     if isinstance(adjacency, Adjacency):
         return adjacency.mm(x)
-    reason = _obstacle(adjacency, x)
-    if reason is None:
-        return prepared(adjacency).mm(x)
-    _tell(reason)
-    return torch.sparse.mm(adjacency, x)
+    return _run(Product(adjacency, x), torch.sparse.mm, (adjacency, x), {}, always)
 
 
 def prepared(adjacency: Tensor) -> Adjacency:
     """The Adjacency of a sparse tensor: made when this tensor object, with these contents, is first asked for."""
-    key = id(adjacency)
-    known = _prepared.get(key)
-    if known is None or known.tensor() is not adjacency or not known.snapshot.is_still(adjacency):
-        forget = weakref.ref(adjacency, lambda ref: _prepared.pop(key, None) if _is(key, ref) else None)
-        snapshot = Snapshot.of(adjacency)
-        known = _prepared[key] = _Prepared(forget, snapshot, Adjacency.from_snapshot(snapshot))
-    return known.adjacency
+    found = _matrices.adjacency(adjacency, always=True)
+    assert not isinstance(found, str)
+    return found[0]
+
+
+def report() -> Report:
+    """What was done so far in this process, by all threads; a copy, which later products do not change.
+
+    >>> reset_report()
+    >>> y = mm(torch.eye(3).to_sparse(), torch.ones(3, 2), always=True)
+    >>> report().taken
+    1
+    """
+    return _matrices.report.copy()
+
+
+def reset_report() -> None:
+    """Begins the report anew, and forgets the matrices prepared."""
+    global _matrices
+    _matrices = Matrices()
 
 
 @contextmanager
-def accelerated() -> Iterator[None]:
-    """Inside, in this thread: torch.sparse.mm, torch.mm, torch.matmul and ``@`` of a sparse matrix and a dense one are
-    `mm`; every other call is torch's own."""
-    with _Products():
+def accelerated(*, always: bool = False) -> Iterator[None]:
+    """Inside, in this thread, products of a sparse matrix and a dense one run on propagate.
+
+    Taken are torch.mm, torch.matmul, ``@``, torch.sparse.mm, torch.mv, torch.addmm, torch.sparse.addmm and F.linear,
+    the sparse matrix on either side, by position or by keyword, as functions or methods. Every other call is torch's
+    own. `report` has what was taken and what was not.
+
+    Args:
+        always: whether products are taken where torch would be faster too. Results then have the same bits for any
+            number of threads.
+    """
+    with _Products(always):
         yield
 
 
-def enable() -> None:
+def enable(*, always: bool = False) -> None:
     """As `accelerated`, from here on in this thread; `disable` ends it. Enabling twice is enabling once."""
     if getattr(_here, "mode", None) is None:
-        _here.mode = _Products()
+        _here.mode = _Products(always)
         _here.mode.__enter__()
 
 
@@ -96,6 +121,10 @@ def disable() -> None:
 
 
 class _Products(TorchFunctionMode):
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.always = always
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -103,52 +132,67 @@ class _Products(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func not in _WATCHED:  # nearly every call that torch makes
+            return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
-        if func in _PRODUCTS and args and isinstance(args[0], Tensor) and args[0].layout != torch.strided:
-            reason = "an option of the product" if kwargs or len(args) != 2 else _obstacle(*args)
-            if reason is None:
-                return prepared(args[0]).mm(args[1])
-            _tell(reason)
-        if func in _BACKWARD and all(kind in (Tensor, torch.nn.Parameter) for kind in types):
+        if func not in BACKWARD:
+            product = products.read(func, args, kwargs)
+            return func(*args, **kwargs) if product is None else _run(product, func, args, kwargs, self.always)
+        if all(kind in (Tensor, torch.nn.Parameter) for kind in types):
             with self:
-                return _BACKWARD[func](*args, **kwargs)
+                return BACKWARD[func](*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _under_modes(function: Any) -> Callable[..., Any]:
-    """`function`, an entry to backward that torch takes every mode off for, with the modes on.
+def _run(
+    product: Product | str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool
+) -> Any:
+    """The product on propagate, or `func`'s own."""
+    if not isinstance(product, str) and isinstance(product.matrix, Adjacency):
+        return func(*args, **kwargs)
+    done = _matrices.report
+    reason = product if isinstance(product, str) else _obstacle(product.matrix, product)
+    if reason is not None:
+        _tell(reason)
+        done.left[reason] += 1
+        return func(*args, **kwargs)
+    assert isinstance(product, Product)
+    start, preparing = time.perf_counter(), done.prepare_seconds
+    matrix, x = product.matrix, product.x
+    width = 1 if x.ndim == 1 else x.shape[0 if product.from_right else 1]
+    backward = is_transforming() or (x.requires_grad and torch.is_grad_enabled())
+    found = _matrices.adjacency(matrix, width, backward, product.from_right and x.ndim == 2, always)
+    if isinstance(found, str):
+        done.left[found] += 1
+        return func(*args, **kwargs)
+    adjacency, kind = found
+    result = product.of(adjacency)
+    seconds = time.perf_counter() - start - (done.prepare_seconds - preparing)
+    done.seconds += seconds
+    done.taken += 1
+    kind.products += 1
+    if kind.products in TIMED and matrix.device.type == "cpu" and not is_transforming():
+        _time_torch(done, seconds, func, args, kwargs)
+    return result
 
-    Activation checkpointing runs the forward again during backward. Without this mode torch would take the products
-    then, and its use_reentrant=False refuses to go on, as other tensors are saved than the first time.
-    """
-    scope = {**function.__globals__, "has_torch_function": lambda _: False}
-    copy = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
 
-
-_backward = _under_modes(torch.autograd.backward)
-
-
-def _tensor_backward(
-    tensor: Tensor,
-    gradient: Tensor | None = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    inputs: Any = None,
+def _time_torch(
+    done: Report, seconds: float, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    _backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
+    """Times torch's own product next to ours. What is measured goes into the report and decides nothing: a run with the
+    same seed is to take the same products."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        start = time.perf_counter()
+        try:
+            func(*args, **kwargs)
+        except RuntimeError:  # a layout that torch does not multiply
+            return
+        done.ratios.append((time.perf_counter() - start) / seconds)
 
 
-_BACKWARD: dict[Any, Callable[..., Any]] = {
-    Tensor.backward: _tensor_backward,
-    torch.autograd.backward: _backward,
-    torch.autograd.grad: _under_modes(torch.autograd.grad),
-}
-
-
-def _obstacle(adjacency: Tensor, x: Tensor) -> str | None:
+def _obstacle(adjacency: Tensor, product: Product) -> str | None:
     """Why torch has to take this product, or None."""
+    x = product.x
     if torch.compiler.is_compiling() or is_tracing():
         return "torch.compile or torch.export"
     if adjacency.layout not in LAYOUTS:
@@ -163,23 +207,25 @@ def _obstacle(adjacency: Tensor, x: Tensor) -> str | None:
         return "a matrix that torch.func follows"
     if not all(isinstance(x, Tensor) and _has_data(x) for x in (adjacency, x)):
         return "a factor that is no tensor of torch's own"
-    if not isinstance(x, Tensor) or x.layout != torch.strided or x.ndim != 2:
-        return "a second factor that is no dense matrix"
-    if x.dtype != adjacency.dtype or x.device != adjacency.device or x.shape[0] != adjacency.shape[1]:
+    if not isinstance(x, Tensor) or x.layout != torch.strided or x.ndim not in (1, 2):
+        return "a second factor that is no dense matrix or vector"
+    columns = adjacency.shape[0 if product.transpose else 1]
+    if x.dtype != adjacency.dtype or x.device != adjacency.device or product.factor.shape[0] != columns:
         return "factors of different dtypes, devices or sizes"
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("mmssl_fast::propagate", x.device.type.upper()):
+    if not _has_kernel(x.device.type):
         return f"the device {x.device.type}"
     return None
+
+
+@lru_cache
+def _has_kernel(device: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key("mmssl_fast::propagate", device.upper())
 
 
 def _tell(reason: str) -> None:
     if reason not in _told:
         _told.add(reason)
         warnings.warn(f"mmssl_fast.dropin.sparse: {reason} is left to torch (said once)", stacklevel=4)
-
-
-def _is(key: int, ref: weakref.ref[Tensor]) -> bool:
-    return key in _prepared and _prepared[key].tensor is ref
 
 
 def _has_data(x: Tensor) -> bool:

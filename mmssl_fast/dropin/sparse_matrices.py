@@ -1,0 +1,167 @@
+"""The sparse matrices that the drop-in has met: which are prepared, and whether a new one should be."""
+
+from __future__ import annotations
+
+import time
+import warnings
+import weakref
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..modes import outside_modes
+from . import sparse_cost
+from .adjacency import Adjacency
+from .pattern import Pattern, Snapshot, stored_entries
+from .sparse_report import MatrixReport, Report
+
+TOO_SMALL = "torch's own product is faster for matrices this small or dense factors this narrow"
+TOO_BRIEF = "preparing costs more than the few products that such a matrix is used for would gain"
+
+# Patterns remembered after their matrices are gone, for those that come with the same entries and other values.
+_PATTERNS = 4
+# A matrix prepared this often, for fewer products each time, gets a warning.
+_OFTEN, _FEW = 10, 32
+
+
+@dataclass(eq=False)
+class _Known:
+    """A sparse tensor, by weak reference.
+
+    uses: products since its contents were last seen to change. missed: nanoseconds that products left to torch would
+        have gained. patience: how many times the cost of preparing `missed` has to be before it is prepared.
+    """
+
+    tensor: weakref.ref[Tensor]
+    report: MatrixReport
+    uses: int = 0
+    missed: float = 0.0
+    patience: int = 1
+    prepared: tuple[Snapshot, Adjacency] | None = None
+
+    def end(self) -> None:
+        """The tensor died or its contents changed."""
+        if self.uses:
+            self.report.lifetimes.append(self.uses)
+        if self.missed and self.prepared is not None:
+            self.patience *= 2
+        self.uses, self.missed, self.prepared = 0, 0.0, None
+
+
+class Matrices:
+    """Sparse tensors by identity, kept as long as they live, and what was done with them."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self._known: dict[int, _Known] = {}
+        self._kinds: dict[tuple[object, ...], MatrixReport] = {}
+        self._patterns: list[Pattern] = []
+        self._warned = False
+
+    def __len__(self) -> int:
+        return sum(known.prepared is not None for known in self._known.values())
+
+    def adjacency(
+        self, matrix: Tensor, width: int = 1, backward: bool = False, from_right: bool = False, always: bool = False
+    ) -> tuple[Adjacency, MatrixReport] | str:
+        """What to multiply with in the place of a COO, CSR or CSC matrix, or why torch's own product is the better one.
+
+        width, from_right: as for `sparse_cost.gain`. backward: whether a gradient of the dense factor is wanted.
+        always: never returns a reason.
+        """
+        entries, shape = stored_entries(matrix), matrix.shape
+        gain = sparse_cost.gain(
+            matrix.layout,
+            entries,
+            shape,
+            width,
+            itemsize=matrix.dtype.itemsize,
+            backward=backward,
+            from_right=from_right,
+        )
+        if gain <= 0 and not always:
+            return TOO_SMALL
+        kind = self._kind(matrix, entries)
+        known = self._find(matrix, kind)
+        if known.prepared is not None:
+            snapshot, adjacency = known.prepared
+            if snapshot.is_still(matrix):
+                known.uses += 1
+                return adjacency, kind
+            known.end()
+        expected = kind.products_each
+        worth = float("inf") if always or expected is None else gain * (expected - known.uses)
+        known.uses += 1
+        pattern = self._pattern(matrix, entries) if worth >= sparse_cost.prepare_cost(entries, shape, True) else None
+        cost = sparse_cost.prepare_cost(entries, shape, pattern is not None)
+        if worth >= cost:
+            known.missed = 0.0
+        elif known.missed < cost * known.patience:
+            known.missed += gain
+            kind.left += 1
+            return TOO_BRIEF
+        else:
+            known.uses = 1  # whether the products left to torch were of these contents is not known
+        return self._prepare(matrix, known, pattern), kind
+
+    def _prepare(self, matrix: Tensor, known: _Known, pattern: Pattern | None) -> Adjacency:
+        start = time.perf_counter()
+        kind = known.report
+        if pattern is None:
+            kind.prepared += 1
+            self._warn_of_preparing_anew(kind)
+        else:
+            kind.revalued += 1
+        with outside_modes():
+            snapshot = Snapshot.of(matrix, pattern)
+            adjacency = Adjacency.from_snapshot(snapshot)
+        known.prepared = (snapshot, adjacency)
+        if pattern is None:
+            self._patterns = [snapshot.pattern, *self._patterns[: _PATTERNS - 1]]
+        self.report.prepare_seconds += time.perf_counter() - start
+        return adjacency
+
+    def _pattern(self, matrix: Tensor, entries: int) -> Pattern | None:
+        """The known pattern that the matrix has."""
+        for pattern in self._patterns:
+            if pattern.entries == entries and pattern.matches(matrix):
+                return pattern
+        return None
+
+    def _find(self, matrix: Tensor, kind: MatrixReport) -> _Known:
+        key = id(matrix)
+        known = self._known.get(key)
+        if known is None or known.tensor() is not matrix:
+            known = _Known(weakref.ref(matrix, lambda ref: self._forget(key, ref)), kind)
+            self._known[key] = known
+        known.report = kind
+        return known
+
+    def _forget(self, key: int, ref: weakref.ref[Tensor]) -> None:
+        known = self._known.get(key)
+        if known is not None and known.tensor is ref:
+            known.end()
+            del self._known[key]
+
+    def _kind(self, matrix: Tensor, entries: int) -> MatrixReport:
+        key = (matrix.layout, matrix.dtype, matrix.shape, matrix.device)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = MatrixReport.of(matrix)
+            self.report.matrices.append(kind)
+        kind.entries = entries
+        return kind
+
+    def _warn_of_preparing_anew(self, kind: MatrixReport) -> None:
+        each = kind.products_each
+        if self._warned or kind.prepared < _OFTEN or each is None or each > _FEW:
+            return
+        self._warned = True
+        warnings.warn(
+            f"mmssl_fast.dropin.sparse: a {kind.shape[0]} x {kind.shape[1]} matrix was sorted {kind.prepared} times, "
+            f"each time for about {each:.0f} products. Build it once if it does not change. Where only its values "
+            "change, give every new matrix the same indices, as torch.sparse_coo_tensor(a.indices(), values, a.shape) "
+            "does: those are sorted once; so edge dropout is cheaper when it sets values to zero than when it removes "
+            "entries. sparse.report() has the counts (said once)",
+            stacklevel=6,
+        )
