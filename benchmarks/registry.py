@@ -110,11 +110,15 @@ def compare(
     Adds to extra_info: the ratio of the medians and of the best times (above 1: ours is faster), the peer's median in
     seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too; and by how much the
     process grew at the highest, on Linux's CPU), the shape, versions, instruction set and number of threads,
-    `peer_name` and `info`. rounds: calls of each, at most those that the
-    variable MMSSL_FAST_BENCHMARK_ROUNDS allows; a warm-up comes before. On CUDA also the device's own time of each, and
+    `peer_name` and `info`. rounds: calls of each, at most those that the variable MMSSL_FAST_BENCHMARK_ROUNDS allows
+    (0: the check alone); a warm-up comes before. On CUDA also the device's own time of each, and
     with `work` the share of the roofline that is reached.
     """
     check(ours(), peer())
+    most = int(os.environ.get("MMSSL_FAST_BENCHMARK_ROUNDS", rounds))
+    if most == 0:
+        benchmark.pedantic(lambda: None, rounds=1)  # the report names what was checked
+        return
     ours, peer = finished(ours), finished(peer)
     peer_times: list[float] = []
 
@@ -137,7 +141,6 @@ def compare(
     }
     if DEVICE.type == "cuda":
         benchmark.extra_info |= on_device(ours, peer, work)
-    most = int(os.environ.get("MMSSL_FAST_BENCHMARK_ROUNDS", rounds))
     rounds = min(rounds, most)
     benchmark.pedantic(ours, setup=run_peer, rounds=rounds, iterations=1, warmup_rounds=min(3, most - 1))
     if benchmark.stats is None:  # --benchmark-disable: nothing was timed

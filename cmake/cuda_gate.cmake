@@ -10,11 +10,13 @@ get_filename_component(cuda_home ${nvcc_path}/../.. REALPATH)
 set(gate_outputs "")
 foreach(source IN LISTS MMSSL_CUDA_KERNELS)
   get_filename_component(name ${source} NAME_WE)
+  # The code for the host is the same for every architecture, and half of the work: it is compiled with the first.
+  set(output_kind -c)
   foreach(arch IN LISTS MMSSL_CUDA_ARCHS)
     set(object ${CMAKE_BINARY_DIR}/cuda/${name}.sm_${arch}.o)
     add_custom_command(
       OUTPUT ${object}
-      COMMAND ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/ptxas_gate.py ${NVCC} -c ${CMAKE_SOURCE_DIR}/${source} -o ${object}
+      COMMAND ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/cmake/ptxas_gate.py ${NVCC} ${output_kind} ${CMAKE_SOURCE_DIR}/${source} -o ${object}
               -arch=sm_${arch} -Xptxas -v -ccbin ${CMAKE_CXX_COMPILER} -I ${CMAKE_SOURCE_DIR}/csrc ${MMSSL_NVCC_FLAGS}
               -MD -MF ${object}.d
       DEPENDS ${CMAKE_SOURCE_DIR}/${source} ${CMAKE_SOURCE_DIR}/cmake/ptxas_gate.py
@@ -22,6 +24,7 @@ foreach(source IN LISTS MMSSL_CUDA_KERNELS)
       COMMENT "nvcc ${source} sm_${arch}"
       VERBATIM)
     list(APPEND gate_outputs ${object})
+    set(output_kind -cubin)
   endforeach()
 endforeach()
 file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda)

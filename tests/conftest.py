@@ -19,6 +19,32 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+# What takes longest, longest first: the first of gpu compiles csrc/cuda, the others train or start many processes.
+LONGEST = (
+    "test_cuda_bpr_loss.py",
+    "test_processes.py",
+    "test_plan.py",
+    "test_kernels_compile.py",
+    "test_distributions.py",
+    "test_memory.py",
+    "test_reproduce.py",
+    "test_tune.py",
+    "test_checkpoint_signals.py",
+    "test_examples.py",
+)
+
+
+def pytest_configure(config):
+    # xdist hands out files by their number of tests, and would end with one worker at a few long ones.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def emulated():
     """The ops of csrc/cuda for CPU tensors: on a GPU where there is one, else emulated (see tests/emulator)."""

@@ -38,10 +38,13 @@ def test_every_kernel_compiles_for_sm_90_without_spills(tmp_path):
     assert all(0 < r["registers"] <= 255 and r["stack"] == 0 and r["shared"] <= 227 * 1024 for r in reports)
 
 
-def test_gate_refuses_the_interpreter():
-    pytest.importorskip("triton", reason="triton is not installed")
-    done = python("-m", "mmssl_fast.kernels.compile_gate", TRITON_INTERPRET="1")
-    assert done.returncode == 2 and "TRITON_INTERPRET is set" in done.stderr
+def test_gate_refuses_the_interpreter(monkeypatch, capsys):
+    triton = pytest.importorskip("triton", reason="triton is not installed")
+    from mmssl_fast.kernels import compile_gate
+
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", True)
+    monkeypatch.setattr(sys, "argv", ["compile_gate"])
+    assert compile_gate.main() == 2 and "TRITON_INTERPRET is set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("op", _triton.KERNELS)
@@ -51,11 +54,12 @@ def test_op_has_a_cuda_kernel(op):
     assert callable(_triton.kernel(op))
 
 
-def test_ops_import_without_triton_and_name_it_on_cuda():
+def test_ops_do_not_import_triton_and_name_it_on_cuda():
     code = """
 import sys
-sys.modules["triton"] = None
 from mmssl_fast.ops import _triton, modality_attention
+assert "triton" not in sys.modules
+sys.modules["triton"] = None
 try:
     _triton.kernel("modality_mix")
 except ImportError as error:
@@ -63,8 +67,3 @@ except ImportError as error:
 """
     done = python("-c", code)
     assert done.stdout.startswith("modality_mix: runs on CUDA as a Triton kernel, and triton is not installed"), done
-
-
-def test_ops_do_not_import_triton():
-    done = python("-c", "import sys, mmssl_fast.ops; sys.exit('triton' in sys.modules)")
-    assert done.returncode == 0, done.stderr
