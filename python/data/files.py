@@ -9,10 +9,10 @@ from urllib.parse import unquote
 from ..errors import InputError, shown
 
 TABLE_ENDS = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
-_EXPANSION = 100
-_SMALL = 1 << 24
+# A .gz file that decompresses to more than this is refused.
+_EXPANSION, _SMALL = 100, 1 << 24
 _CHUNK = 1 << 20
-_DEEPEST = 8
+_MAX_DEPTH = 8  # of the folders in a partitioned table
 
 
 def existing_folder(path):
@@ -46,7 +46,8 @@ def parts_of(path, start=""):
 
     A file is its own only part. In a folder, as written by Spark, Dask and DuckDB, the parts are its tables in the
     order of their names, and those in subfolders named column=value. Names that start with "_" or "." are skipped, and
-    so are files whose names do not start with `start`. Raises InputError for a folder without parts."""
+    so are files whose names do not start with `start`. Raises InputError for a folder without parts.
+    """
     if not path.is_dir():
         return [(existing_file(path), {})]
     parts = list(_walk(path, {}, start, 0))
@@ -65,7 +66,7 @@ def is_partitioned(folder):
 
 
 def _walk(folder, keys, start, depth):
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise InputError(
             f"{folder}: is nested {depth} folders deep in a table; write the table with fewer partition columns"
         )
