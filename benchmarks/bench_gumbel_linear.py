@@ -8,7 +8,8 @@ from registry import compare, normal, shapes
 from roofline import Work
 
 from mmssl_fast.ops.gumbel_linear import gumbel_linear
-from mmssl_fast.ops.gumbel_rows import gumbel_method, gumbel_order_statistics
+from mmssl_fast.ops.gumbel_method import gumbel_method
+from mmssl_fast.ops.gumbel_rows import gumbel_order_statistics
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 
 BATCH, HIDDEN = 1024, 1024
