@@ -1,4 +1,4 @@
-"""gumbel_linear, forward and backward, against F.linear on rows made by equation 5 in PyTorch."""
+"""gumbel_linear, forward and backward, against F.linear on the rows of equation 5 in PyTorch."""
 
 import pytest
 import torch

@@ -58,27 +58,27 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def _mix(dtype):
+def _mix(dtype: torch.dtype) -> None:
     q = meta(3, 16_384, 64, dtype=dtype)
     modality_attention.modality_mix(q, q, q, 4)
     modality_attention.modality_mix_bwd(meta(16_384, 256, dtype=dtype), q, q, q, 4)
 
 
-def _infonce(users, anchors, d, dtype=torch.float32, tau=0.2):
+def _infonce(users: int, anchors: int, d: int, dtype: torch.dtype = torch.float32, tau: float = 0.2) -> None:
     h, e, ids = meta(users, d, dtype=dtype), meta(users, d, dtype=dtype), meta(anchors, dtype=torch.int64)
     term, lse = infonce.infonce(h, e, ids, tau, True)
     infonce.infonce_bwd(term, lse, h, e, ids, lse, tau, True)
 
 
-def _seen(rows, entries=4096):
+def _seen(rows: int, entries: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
     return meta(rows + 1, dtype=torch.int64), meta(entries, dtype=torch.int32)
 
 
-def _topk(d=64, k=20, dtype=torch.float32):
+def _topk(d: int = 64, k: int = 20, dtype: torch.dtype = torch.float32) -> None:
     cosine_topk.cosine_topk(meta(1024, d, dtype=dtype), meta(100_000, d, dtype=dtype), k, *_seen(1024))
 
 
-def _gumbel(columns=64, dtype=torch.float32):
+def _gumbel(columns: int = 64, dtype: torch.dtype = torch.float32) -> None:
     crow, col = _seen(1_000_000)
     users, lse = meta(1024, dtype=torch.int64), meta(1024, dtype=torch.float64)
     noise = 0.3, meta(2, dtype=torch.int64), 1.0
@@ -103,11 +103,11 @@ def switched(to: str) -> Iterator[None]:
         torch.set_autocast_enabled("cuda", before[2])
 
 
-def _block(d=64, dtype=torch.float32, row_l2=True):
+def _block(d: int = 64, dtype: torch.dtype = torch.float32, row_l2: bool = True) -> None:
     u, v, grad = (meta(n, m, dtype=dtype) for n, m in ((1024, d), (100_000, d), (1024, 100_000)))
     block, inverse = cosine_block.cosine_block(u, v, *_seen(1024), row_l2)
-    normalized = (block, inverse) if row_l2 else (None, None)
-    cosine_block.cosine_block_bwd(grad, u, v, *_seen(1024), *normalized, True, True)
+    saved_block, saved_inverse = (block, inverse) if row_l2 else (None, None)
+    cosine_block.cosine_block_bwd(grad, u, v, *_seen(1024), saved_block, saved_inverse, True, True)
 
 
 PRODUCTS: dict[str, Callable[..., None]] = {

@@ -51,7 +51,7 @@ def require(rule: bool, op: str, message: str) -> None:
         raise ValueError(f"{op}: {message}")
 
 
-def short(dtype) -> str:
+def short(dtype: torch.dtype) -> str:
     """The name of a dtype without "torch."."""
     return str(dtype).removeprefix("torch.")
 

@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,3 +46,10 @@ def test_public_name_has_an_example(name):
     """A class may have its examples in its methods."""
     docstrings = doctest.DocTestFinder().find(PUBLIC[name], name, globs={})
     assert any(docstring.examples for docstring in docstrings), f"{name}: no example in its docstring"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_name_is_in_the_api_reference(name):
+    pages = (Path(__file__).resolve().parent.parent / "docs" / "api").glob("*.md")
+    directive = re.compile(rf"^\.\. auto(class|function):: ([\w.]+\.)?{name}$", re.MULTILINE)
+    assert any(directive.search(page.read_text()) for page in pages), f"{name}: not in docs/api"
