@@ -1,1 +1,2 @@
-"""How mmssl_fast is built: a package, so that no other distribution's module (NVIDIA's `cuda`) hides one of it."""
+"""The build of mmssl_fast. It is a package, so that its modules do not collide with top-level modules of other
+distributions, such as NVIDIA's `cuda`."""

@@ -1,9 +1,9 @@
-"""Build backend: setuptools.build_meta, but against the torch that is already installed.
+"""The build backend: setuptools.build_meta with the torch that is already installed.
 
-pip builds in an environment of its own, where the user's torch cannot be seen, and would fetch a second one; an
-extension built against that one need not load in the first. pip leaves the prefix of the interpreter alone, so
-``sysconfig`` still names the folder of the user's packages. When a torch new enough lies there, that folder goes to the
-END of sys.path (the isolated setuptools stays first) and nothing is required; otherwise torch is a build requirement.
+pip builds in an isolated environment, which does not contain the user's torch, and would download another one. An
+extension that was built for one torch may not load with the other. pip does not change the prefix of the interpreter,
+so ``sysconfig`` still gives the folder of the user's packages. If this folder has a torch that is new enough, it is
+appended to the END of sys.path, so that the isolated setuptools stays first, and torch is not a build requirement.
 """
 
 import importlib.metadata
@@ -30,14 +30,14 @@ __all__ = [
 
 
 def _has_torch(folder):
-    """Whether `folder` holds a torch that is new enough."""
+    """Whether `folder` contains a torch that is new enough."""
     for found in importlib.metadata.distributions(name="torch", path=[folder]):
         return tuple(int(part) for part in re.findall(r"\d+", found.version)[:2]) >= sources.OLDEST_TORCH
     return False
 
 
 def _find_torch():
-    """Whether torch can be imported, after adding the folder of the user's own packages to sys.path if it is there."""
+    """Whether torch can be imported. If the folder of the user's packages has torch, it is added to sys.path."""
     if any(_has_torch(folder) for folder in sys.path):
         return True
     folder = sysconfig.get_paths()["platlib"]
@@ -48,7 +48,7 @@ def _find_torch():
 
 
 def _requirements(config_settings=None):
-    # What cannot succeed stops here with one sentence, before anything is downloaded or compiled.
+    # A build that cannot succeed stops here with one sentence, before anything is downloaded or compiled.
     sources.compiler()
     toolkit.require_nvcc()
     if not _find_torch():

@@ -30,8 +30,8 @@ if shutil.which("ninja") is None and find_spec("ninja"):
 
 
 def core_extension(generated) -> Extension:
-    """The extension mmssl_fast._C: for the CPU, and for CUDA where toolkit.choose() says so. `generated` is the folder
-    for build_note.h, which csrc/library.cpp includes."""
+    """The extension mmssl_fast._C for the CPU, and for CUDA if toolkit.choose() has found a toolkit. `generated` is the
+    folder of build_note.h, which csrc/library.cpp includes."""
     choice = toolkit.choose()
     write_note(generated / "build_note.h", choice)
     files = combined(sources.files(sources.SOURCES), generated / "cpu")
@@ -80,7 +80,8 @@ def write_if_changed(path, text):
 
 
 def write_note(path, choice):
-    """What build_info() says of CUDA, as a header: in a macro on the command line every file would depend on it."""
+    """Writes the CUDA part of build_info() to a header. As a macro on the command line, it would cause all files to be
+    compiled again when it changes."""
     printable = re.sub(r"[^ -~]", "", choice.note)
     lines = ["#pragma once", f"#define MMSSL_CUDA_NOTE {json.dumps(printable)}"]
     if choice.toolkit is not None:
@@ -127,7 +128,7 @@ class BuildCore(BuildExtension):
 
 
 def isa_jobs(compiler, folder):
-    """(object, command) for every kernel file and every level."""
+    """The pair (object, command) for every kernel file and every level."""
     jobs = []
     for level, flags in sources.isa_levels().items():
         for file in sources.files(sources.ISA_SOURCES):
@@ -146,7 +147,7 @@ def compile_stale(jobs):
 
 
 def up_to_date(target, command):
-    """Whether `target` was made by this very command and is newer than everything its dependency file lists."""
+    """Whether `target` was created by the same command and is newer than all files in its dependency file."""
     record, dependencies = target.with_suffix(".cmd"), target.with_suffix(".d")
     if not (
         target.exists() and dependencies.exists() and record.exists() and record.read_text() == shlex.join(command)
@@ -164,5 +165,5 @@ def compile_one(target, command):
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".cmd").unlink(missing_ok=True)
     if subprocess.run(command).returncode != 0:
-        raise SystemExit(f"mmssl_fast: {target.stem} did not compile; the compiler's words are above")
+        raise SystemExit(f"mmssl_fast: {target.stem} did not compile; see the compiler's message above")
     target.with_suffix(".cmd").write_text(shlex.join(command))

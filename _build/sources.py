@@ -1,4 +1,4 @@
-"""What is compiled and with which flags: the one list that setup.py and CMakeLists.txt both read. Needs no torch.
+"""The source files and compiler flags, for both setup.py and CMakeLists.txt. Does not need torch.
 
 ``python _build/sources.py`` prints it as CMake ``set`` commands.
 """
@@ -19,7 +19,7 @@ CUDA_BINDINGS = ("csrc/cuda/*.cpp",)
 
 CXX_FLAGS = ["-std=c++20", "-O2", "-g0", "-Wall", "-fvisibility=hidden"]
 
-# -ffast-math is not here on purpose: it would let a sum be reordered differently per instruction set and drop NaN.
+# Without -ffast-math, because it would reorder sums differently for every instruction set, and ignore NaN.
 ISA_FLAGS = [
     *("-std=c++17", "-O3", "-g0", "-fPIC", "-Wall", "-fvisibility=hidden"),
     *("-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"),
@@ -33,22 +33,22 @@ NVCC_FLAGS = [
     *("-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__", "-D__CUDA_NO_BFLOAT16_CONVERSIONS__"),
     *("-D__CUDA_NO_HALF2_OPERATORS__", "--expt-relaxed-constexpr", "-std=c++17", "-O3"),
 ]
-# What a build for no GPU in particular serves: Ampere, Hopper, Blackwell.
+# The architectures of a build on a machine without a GPU: Ampere, Hopper and Blackwell.
 CUDA_ARCHS = ("8.0", "9.0", "10.0")
 
 
 def files(patterns):
-    """Paths relative to the repository root of everything the patterns match, in a fixed order."""
+    """The files that match the patterns, relative to the repository root, in a fixed order."""
     return sorted(path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern))
 
 
 def isa_levels():
-    """Compiler flags of every instruction set that the kernels are built for on this machine's architecture."""
+    """The compiler flags of every instruction set for which kernels are built on this architecture."""
     return X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else {"baseline": []}
 
 
 def compiler():
-    """The C++ compiler as a command, CXX or c++; stops the build with one sentence when there is none."""
+    """The C++ compiler as a command, CXX or c++. Stops the build with one sentence if there is none."""
     command = shlex.split(os.environ.get("CXX", "")) or ["c++"]
     if shutil.which(command[0]) is None:
         raise SystemExit(

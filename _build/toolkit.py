@@ -1,4 +1,4 @@
-"""Whether this build holds the CUDA kernels, decided by compiling and linking a few lines, and for which GPUs."""
+"""Decides by a test compilation whether this build contains the CUDA kernels, and for which GPUs."""
 
 import os
 import re
@@ -34,7 +34,7 @@ void probe_binding(float* x) {
 
 
 class Toolkit(NamedTuple):
-    """An nvcc and what the host compiler and the linker need beside it."""
+    """An nvcc, and the folders and libraries that the host compiler and the linker need."""
 
     nvcc: tuple[str, ...]  # the command
     root: str  # what torch calls CUDA_HOME
@@ -53,7 +53,7 @@ class Choice(NamedTuple):
 
 
 class Unusable(Exception):
-    """Why a toolkit cannot build the kernels, and what would mend it; both are one sentence."""
+    """The reason why a toolkit cannot build the kernels, and a remedy, each in one sentence."""
 
     def __init__(self, reason, mend=None):
         super().__init__(f"{reason}; {mend}" if mend else reason)
@@ -70,8 +70,8 @@ def requested():
 
 @cache
 def choose() -> Choice:
-    """MMSSL_FAST_CUDA=0 leaves CUDA out, =1 stops the build where the probe fails; unset, a failed probe means a build
-    for the CPU whose note says what failed."""
+    """Chooses by MMSSL_FAST_CUDA: 0 builds without CUDA, and 1 stops the build if the test compilation fails. If it is
+    unset and the test compilation fails, the build is without CUDA, and the note gives the reason."""
     if requested() == "0":
         return Choice(None, "", "built with MMSSL_FAST_CUDA=0")
     try:
@@ -83,13 +83,13 @@ def choose() -> Choice:
 
 
 def require_nvcc():
-    """Before torch is there: stops a build with MMSSL_FAST_CUDA=1 on a machine without any nvcc."""
+    """Stops a build with MMSSL_FAST_CUDA=1 if there is no nvcc. Called before torch is installed."""
     if requested() == "1" and not any(shutil.which(command[0]) for _, command in candidates()):
         raise SystemExit(f"mmssl_fast: MMSSL_FAST_CUDA=1, but CUDA cannot be built: {_no_nvcc()}")
 
 
 def libraries(extension, toolkit):
-    """The libraries of a CUDAExtension, cudart under the name that it has in this toolkit."""
+    """The libraries of a CUDAExtension, with the name of cudart in this toolkit."""
     return [toolkit.cudart if name == "cudart" else name for name in extension.libraries]
 
 
@@ -104,7 +104,7 @@ def use(choice):
 
 # --- the toolkits that may be there ----------------------------------------------------------------------------------
 def candidates():
-    """(where it was found, nvcc as a command), in the order in which they are tried."""
+    """The pairs (where it was found, nvcc as a command), in the order in which they are tried."""
     if command := shlex.split(os.environ.get("PYTORCH_NVCC", "")):
         return [("PYTORCH_NVCC", command)]
     found = [
@@ -124,7 +124,7 @@ def candidates():
 
 
 def _in_wheels(pattern):
-    """Paths in the folder `nvidia` of the installed packages, which is where NVIDIA's wheels put everything."""
+    """The matching paths in the folder `nvidia` of the installed packages, which contains the files of NVIDIA's wheels."""
     return [path for folder in SITE for path in sorted(Path(folder or ".", "nvidia").glob(pattern))]
 
 
@@ -158,7 +158,7 @@ def _first_usable():
 
 
 def inspect(where, command, torch_cuda):
-    """The Toolkit to which an nvcc belongs, as nvcc itself tells it. Raises Unusable."""
+    """The Toolkit of an nvcc, from the output of nvcc. Raises Unusable."""
     mend = f"install CUDA {torch_cuda} and name its folder in CUDA_HOME"
     if shutil.which(command[0]) is None:
         raise Unusable(f"{where} holds no bin/nvcc", mend)
@@ -200,13 +200,13 @@ def _folders(flags, prefix):
 
 
 def _existing(folders):
-    """Without repetitions, and without /usr/include: named in -I it hides the compiler's own headers."""
+    """The folders that exist, without repetitions and without /usr/include, which in -I would hide compiler headers."""
     return tuple(folder for folder in dict.fromkeys(folders) if os.path.isdir(folder) and folder != "/usr/include")
 
 
 def choose_archs(toolkit):
-    """The value of TORCH_CUDA_ARCH_LIST: the user's, else the visible GPUs', else what nvcc knows of
-    sources.CUDA_ARCHS."""
+    """The value of TORCH_CUDA_ARCH_LIST: the user's value, else the architectures of the visible GPUs, else those of
+    sources.CUDA_ARCHS that nvcc supports."""
     import torch
 
     if named := os.environ.get("TORCH_CUDA_ARCH_LIST"):
@@ -283,7 +283,7 @@ def _run(command):
 
 
 def _first_error(output, folder=None):
-    """The line of a compiler's output that says what is wrong, shortened."""
+    """The line with the first error in the output of a compiler, shortened."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it printed nothing"]
     telling = re.compile(r"\b(error|fatal|cannot|undefined|not found|unsupported)\b", re.I)
     marked = [line for line in lines if telling.search(line)]

@@ -1,4 +1,4 @@
-"""act_norm_dropout against leaky_relu, batch_norm and dropout: a hidden layer of the discriminator, and its penalty."""
+"""act_norm_dropout against leaky_relu, batch_norm and dropout: a hidden layer of the discriminator, and the penalty."""
 
 import pytest
 import torch

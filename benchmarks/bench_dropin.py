@@ -1,7 +1,7 @@
 """mmssl_fast.dropin.sparse under LightGCN-type models that call torch.sparse.mm: their propagation, and an epoch.
 
-The models are the ones the tests use: LightGCN over the joint graph, two layers, and the same with a frozen graph of
-every item's ten most similar ones beside it, as FREEDOM has. Nothing in them knows of mmssl_fast.
+The models are those of the tests: two layers of LightGCN on the joint graph, and the same with an additional frozen
+graph of the ten most similar items of every item, as in FREEDOM. They do not use mmssl_fast themselves.
 """
 
 import sys
@@ -21,7 +21,7 @@ WIDTH, BATCH = 64, 2048
 
 
 class Catalogue:
-    """A graph's interactions in a fixed random order, a tenth of them held out."""
+    """The interactions of a graph in a fixed random order, with a tenth of them held out."""
 
     def __init__(self, graph) -> None:
         order = permutation(graph.nnz)
@@ -39,7 +39,7 @@ class Catalogue:
         return lightgcn.FrozenItemGraph(adjacency, normal(self.n_items, 128), k=10, **sizes).to(DEVICE)
 
     def epoch(self, kind: str) -> dict:
-        """Metrics after one epoch from the same start."""
+        """The metrics after one epoch from the same initialization."""
         model = self.model(kind)
         optimiser = torch.optim.Adam(model.parameters(), lr=0.005)
         for users, items in zip(*(ids.split(BATCH) for ids in self.train), strict=True):

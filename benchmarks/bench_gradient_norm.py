@@ -1,4 +1,4 @@
-"""gradient_norm against (g @ weight).norm(dim=1), forward and backward: the penalty's share of a discriminator step."""
+"""gradient_norm against (g @ weight).norm(dim=1), forward and backward: the penalty in a discriminator step."""
 
 import pytest
 import torch

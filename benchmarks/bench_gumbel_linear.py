@@ -1,4 +1,4 @@
-"""gumbel_linear, forward and backward, against F.linear on rows made by equation 5 in PyTorch."""
+"""gumbel_linear, forward and backward, against F.linear on the rows of equation 5 in PyTorch."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from registry import compare, normal, shapes
 from roofline import Work
 
 from mmssl_fast.ops.gumbel_linear import gumbel_linear
-from mmssl_fast.ops.gumbel_rows import gumbel_method, gumbel_order_statistics
+from mmssl_fast.ops.gumbel_method import gumbel_method
+from mmssl_fast.ops.gumbel_rows import gumbel_order_statistics
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 
 BATCH, HIDDEN = 1024, 1024

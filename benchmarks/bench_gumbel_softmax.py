@@ -1,4 +1,4 @@
-"""gumbel_softmax against equation 5 in PyTorch: written out by hand, torch's own gumbel_softmax, and reference.py."""
+"""gumbel_softmax against equation 5 in PyTorch: the plain expression, torch's gumbel_softmax, and reference.py."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ BATCH = 1024
 
 
 def eager(graph, users, tau, augment=None, zeta=0.0, row_l2=False):
-    """Equation 5 with torch's own generator, the users' rows of A filled in place."""
+    """Equation 5 with torch's random generator, where the rows of A are filled in place."""
     seen = graph.rows(users)
     logits = torch.rand(len(users), graph.n_items).log_().neg_().log_().neg_()
     logits[reference.row_ids(seen.crow), seen.col.long()] += 1
@@ -24,7 +24,7 @@ def eager(graph, users, tau, augment=None, zeta=0.0, row_l2=False):
 
 
 def torch_own(graph, users, tau):
-    """torch.nn.functional.gumbel_softmax on the users' rows of A."""
+    """torch.nn.functional.gumbel_softmax on the rows of A."""
     seen = graph.rows(users)
     logits = torch.zeros(len(users), graph.n_items)
     logits[reference.row_ids(seen.crow), seen.col.long()] = 1
@@ -32,8 +32,8 @@ def torch_own(graph, users, tau):
 
 
 def rows_work(shape):
-    """The rows are written once; an entry's noise costs about 50 operations (ten rounds of Philox shared by four
-    entries, two logarithms, an exponential)."""
+    """The rows are written once. The noise of an entry takes about 50 operations: ten Philox rounds for four entries,
+    two logarithms and an exponential."""
     return Work(bytes=4 * BATCH * shape.items, other_flops=50 * BATCH * shape.items)
 
 
@@ -42,7 +42,7 @@ COMPILED = "torch.compile of torch.rand, log, log, softmax"
 
 
 def check(graph, users, tau, **options):
-    """Compares the first rows with reference.py: the peer's noise is its own."""
+    """Compares the first rows with reference.py, because the peer has other noise."""
     few = users[:16]
     if "augment" in options:
         options["augment"] = options["augment"][0][:16], options["augment"][1]

@@ -1,6 +1,6 @@
-"""infonce, forward and backward, against eager PyTorch in chunks of keys, recomputed in backward: O(U d) memory too.
+"""infonce, forward and backward, against PyTorch in chunks of keys, which backward computes again: O(U d) memory, too.
 
-On CUDA, where inf-cl is installed, also against its Triton kernels (Inf-CLIP, Cheng et al., 2024).
+On CUDA, if inf-cl is installed, also against its Triton kernels (Inf-CLIP, Cheng et al., 2024).
 """
 
 import importlib.util
@@ -18,8 +18,8 @@ TAU, ANCHORS = 0.2, 1024
 
 
 def chunked(h, e, ids, chunk):
-    """Eq. 11 with at most `chunk` keys at a time. Smaller chunks are faster until calls outweigh what stays in cache:
-    512 was the best of 256 to 8192 at 100 thousand users."""
+    """Eq. 11 with at most `chunk` keys at a time. Small chunks stay in cache, but need more calls. 512 was the best of
+    256 to 8192 for 100 thousand users."""
     h, e = F.normalize(h), F.normalize(e)
     anchors = e[ids]
 
@@ -31,7 +31,7 @@ def chunked(h, e, ids, chunk):
 
 
 def inf_cl(h, e, ids):
-    """Eq. 11 as one contrastive loss over 2 U keys."""
+    """Eq. 11 as a single contrastive loss over 2 U keys."""
     from inf_cl import cal_flash_loss
 
     h, e = F.normalize(h), F.normalize(e)

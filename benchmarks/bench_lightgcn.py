@@ -11,7 +11,7 @@ LAYERS = 3
 
 
 def joint_adjacency(graph):
-    """[[0, A], [Aᵀ, 0]] with entries 1 / sqrt(|N_u| |N_i|), COO, as LightGCN's own code builds it."""
+    """[[0, A], [Aᵀ, 0]] with entries 1 / sqrt(|N_u| |N_i|) in COO format, as in the code of LightGCN."""
     users = torch.repeat_interleave(torch.arange(graph.n_users), graph.user_degree)
     items = graph.col.long()
     value = graph.inv_sqrt_degree("users")[users] * graph.inv_sqrt_degree("items")[items]

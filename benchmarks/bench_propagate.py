@@ -1,4 +1,4 @@
-"""propagate against torch.sparse.mm on the same normalised matrix, as COO and as CSR."""
+"""propagate against torch.sparse.mm with the same normalized matrix in COO and CSR format."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from mmssl_fast.ops.propagate import propagate
 
 
 def sparse_matrix(graph, layout):
-    """diag(1/sqrt|N_u|) A, the one-sided norm of equation 2, as torch keeps it."""
+    """diag(1/sqrt|N_u|) A, with the one-sided norm of equation 2, as a sparse tensor."""
     users = torch.repeat_interleave(torch.arange(graph.n_users), graph.user_degree)
     value = graph.inv_sqrt_degree("users")[users]
     size = (graph.n_users, graph.n_items)

@@ -1,4 +1,4 @@
-"""sample_bpr against a sampler in Python, the loop recommenders carry: sets of items, draws until one is not in it."""
+"""sample_bpr against the usual sampler in Python, which draws items until one is not in the set of the user."""
 
 import random
 from itertools import pairwise

@@ -1,7 +1,8 @@
-"""An adversarial step against catalogue size, dense and ours; and, marked slow, a training step of a large catalogue.
+"""An adversarial step for several catalogue sizes, against the dense formulation, and (slow) a training step of a large
+catalogue.
 
-`mmssl-fast benchmark --plot docs/scale.png -k "step and catalogue_size and not 000000" -m "slow or not slow"` draws the
-first against the number of items, up to 200 thousand.
+`mmssl-fast benchmark --plot docs/scale.png -k "step and catalogue_size and not 000000" -m "slow or not slow"` plots the
+adversarial step against the number of items, up to 200 thousand.
 """
 
 import json
@@ -21,7 +22,7 @@ from mmssl_fast.ops.gumbel_rows import gumbel_order_statistics
 from mmssl_fast.ops.row_sums import row_sums
 
 HIDDEN, TAU = 512, 0.2
-DENSE_UP_TO = 20_000  # items; beyond, the dense step takes minutes and gigabytes
+DENSE_UP_TO = 20_000  # items; with more, the dense step takes minutes and gigabytes
 SIZES = [5_000] + [pytest.param(n, marks=pytest.mark.slow) for n in (20_000, 50_000, 200_000, 1_000_000)]
 
 
@@ -50,8 +51,8 @@ def test_step_against_catalogue_size(benchmark, items):
 
 @pytest.mark.slow
 def test_training_step_of_a_large_catalogue(benchmark):
-    """200 thousand users and items, 4 million interactions: a full training step and an evaluation of every user, in
-    less than 8 GiB."""
+    """A full training step and an evaluation of every user, for 200 thousand users and items and 4 million
+    interactions, take less than 8 GiB."""
     script = Path(__file__).with_name("large_catalogue.py")
     found = benchmark.pedantic(
         lambda: json.loads(subprocess.run([sys.executable, "-P", script], check=True, capture_output=True).stdout),
@@ -63,7 +64,7 @@ def test_training_step_of_a_large_catalogue(benchmark):
 
 @pytest.mark.parametrize("items", [10_000, 1_000_000, 10_000_000])
 def test_order_statistics_against_catalogue_size(benchmark, items):
-    """Equation 5's rows at τ = 0.2 cost the same however large the catalogue is."""
+    """The cost of the rows of equation 5 at τ = 0.2 does not depend on the size of the catalogue."""
     users = torch.arange(1024)
     seen = permutation(items)[: 5 * 1024].sort().values.cpu()
     graph = InteractionGraph.from_pairs(users.repeat(5).cpu(), seen, 1024, items).to(DEVICE)

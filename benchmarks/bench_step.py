@@ -1,10 +1,10 @@
-"""One adversarial step (discriminator and generator, penalty every step) against the dense formulation in PyTorch.
+"""An adversarial step (discriminator and generator, with a penalty) against the dense formulation in PyTorch.
 
-B = 1024 users, two modalities, hidden widths 1024 and 512, dropout 0.31 and 0.5, penalty at the 2048 interpolated rows,
-no optimiser. The dense side forms every row, its weight has nn.Linear's layout, its noise is PyTorch's own, -log(-log(
-rand)), and so are the layers above. What the step costs in products, at I = 6710 and H = 1024: dense 340 GFLOP, the
-exact algebra 70. In bfloat16 the discriminator's products round their operands (docs/precision.md); the dense side
-stays float32.
+The step has B = 1024 users, two modalities, hidden widths 1024 and 512, dropout 0.31 and 0.5, a penalty at the 2048
+interpolated rows, and no optimizer. The dense formulation forms all rows. Its weight has the layout of nn.Linear, and
+its noise, -log(-log(rand)), and layers are those of PyTorch. For I = 6710 and H = 1024, the matrix products of the
+dense formulation take 340 GFLOP, and those of the exact algebra 70. With bfloat16, the operands of the discriminator's
+products are rounded (docs/precision.md), while the dense formulation stays in float32.
 """
 
 import pytest
@@ -24,7 +24,7 @@ EXACT = ("real", "fake", "penalty", "generator")
 
 
 class Step:
-    """The inputs of a step and its two formulations; each returns {name: loss or gradient}."""
+    """The inputs of a step, and its two formulations, which return {name: loss or gradient}."""
 
     def __init__(self, shape, tau: float, hidden: int = HIDDEN, dense: bool = True, gemm=None) -> None:
         self.tau, self.graph, self.gemm = tau, shape.graph(), gemm
@@ -62,7 +62,7 @@ class Step:
         return {**terms, "dW": d_weight, "generator": generator, **self._embeddings(generator)}
 
     def dense(self, noisy_rows=None):
-        """noisy_rows: the softmax rows of Eq. 5, where they are to be the ones of `lazy`."""
+        """noisy_rows: the softmax rows of Eq. 5, if they must equal those of `lazy`."""
 
         def unit(rows):
             return F.normalize(rows, dim=1)
@@ -97,9 +97,10 @@ class Step:
         return {f"d{'uv'[k % 2]}{k // 2}": g for k, g in enumerate(found)}
 
     def verify(self):
-        """Both formulations agree when the noise is the same and nothing is dropped.
+        """Checks that both formulations agree with the same noise and without dropout.
 
-        A z within rounding of LeakyReLU's kink falls on either side of it, which moves dU and dV by 2e-3 in float32.
+        If z is so close to 0 that rounding changes its sign, the slope of LeakyReLU changes. This changes dU and dV by
+        2e-3 in float32.
         """
         exact, gradients = (1e-4, 5e-3) if self.gemm is None else (5e-3, 0.1)  # docs/precision.md
         noisy_rows = RelationRows.gumbel(self.graph, self.users, self.tau, 1).dense()

@@ -1,13 +1,13 @@
-"""Training while other work holds the processors: processor and wall time of the embedded catalogue, two epochs, beside
-N single-threaded processes that spin.
+"""Training on a busy machine: processor and wall time of two epochs of the embedded catalogue, while N single-threaded
+processes compute without end.
 
     python -P benchmarks/busy.py
     python -P benchmarks/busy.py --against /path/to/another/venv/bin/mmssl-fast
     python -P benchmarks/busy.py --also OMP_WAIT_POLICY=ACTIVE --also GOMP_SPINCOUNT=1000
 
-For every N the ways to run take turns: as the command line chooses, with one thread (OMP_NUM_THREADS=1), with a thread
-per processor, with --also under one more environment variable, and with --against as another build chooses. Prints a
-page in Markdown: medians, and medians of the ratios within a round, beside the targets.
+For every N, several configurations run in turns: the default of the command line, one thread (OMP_NUM_THREADS=1), one
+thread per processor, --also with an additional environment variable, and --against with the command of another build.
+Prints a Markdown page with the medians, the medians of the ratios within a round, and the targets.
 """
 
 import argparse
@@ -24,20 +24,20 @@ from pathlib import Path
 
 from mmssl_trainer import threads
 
-# Ends with the process that started it, however that ends.
+# Ends when the process that started it has ended for any reason.
 SPIN = """import os
 parent = os.getppid()
 while os.getppid() == parent:
     for _ in range(1_000_000): pass"""
 CPU_TARGET, WALL_TARGET, BEFORE_TARGET = 1.2, 1.1, 1.0
 OURS, ONE, ALL, OTHER = "command line's choice", "one thread", "a thread per processor", "other build"
-# Of earlier settings nothing may reach the runs; each chooses its own.
+# The runs must not inherit these settings, because each sets its own.
 CLEARED = (*threads.WAIT_SETTINGS, "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_DYNAMIC", "MKL_NUM_THREADS")
 
 
 @contextmanager
 def spinners(n):
-    """Inside, n processes compute without end, one thread each."""
+    """A context in which n single-threaded processes compute without end."""
     started = []
     try:
         started += [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(n)]
@@ -51,7 +51,7 @@ def spinners(n):
 
 
 def measure(command, settings, folder):
-    """(processor seconds, wall seconds) of a command with these environment variables, what it starts included."""
+    """The processor and wall seconds of a command with these environment variables, including its child processes."""
     environ = {name: value for name, value in os.environ.items() if name not in CLEARED} | settings
     with open(Path(folder) / "output", "w+b") as output:
         begun = time.perf_counter()
@@ -82,8 +82,8 @@ def ways(epochs, also, against):
 
 
 def rounds(n, chosen, most, seconds):
-    """{way: [(processor seconds, wall seconds) of every round]} beside n spinners: `most` rounds, fewer once so many
-    seconds are over, at least one."""
+    """{way: [(processor seconds, wall seconds) of every round]} with n spinning processes: `most` rounds, or fewer if
+    the time is over, but at least one."""
     results = {name: [] for name in chosen}
     begun = time.perf_counter()
     with spinners(n), tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ def summary(results):
 
 
 def verdicts(n, results):
-    """What the targets say, a sentence each."""
+    """A sentence for every target that says whether it is met."""
     _, _, cpu, _, wall = summary(results)[0]
     said = [
         f"CPU seconds {cpu:.2f} times one thread's (target {CPU_TARGET}): {_met(cpu, CPU_TARGET)}",

@@ -1,4 +1,4 @@
-"""Fixtures every benchmark may use."""
+"""The fixtures of the benchmarks."""
 
 from mmssl_trainer import threads
 
@@ -13,18 +13,18 @@ torch.set_default_device(DEVICE)
 
 @pytest.fixture(params=shapes("sports", quick="tiktok"), ids=str)
 def shape(request):
-    """Each published catalogue of the registry in turn; a benchmark that takes others parametrizes `shape` itself."""
+    """Each published catalogue of the registry. A benchmark for other catalogues parametrizes `shape` itself."""
     return request.param
 
 
 @pytest.fixture
 def tiktok():
-    """The smallest catalogue, for what is measured at one size."""
+    """The smallest catalogue, for benchmarks with one size."""
     return SHAPES["tiktok"]
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """After pytest-benchmark's table: how much faster than its peer each one was."""
+    """Prints the speed relative to the peer of every benchmark, after the table of pytest-benchmark."""
     session = getattr(config, "_benchmarksession", None)
     measured = [b for b in session.benchmarks if "ratio" in b.extra_info] if session else []
     if not measured:

@@ -1,9 +1,10 @@
-"""The released MMSSL code beside itself with the lines of docs/dropin.md: losses, time, memory (see dropin_hkuds.sh).
+"""Compares the authors' MMSSL code with and without the drop-in of docs/dropin.md: losses, time, memory.
 
-Each side is a process of its own that waits for its turn before every step, so both meet the same machine. A side runs
-the code's own main.py, copied to a temporary folder; what a CPU and today's NumPy lack is stood in for: `.cuda`, dgl,
-visdom, tqdm, sklearn and tensorboard (none of which the training loop uses), np.asfarray, and a process pool of zero
-workers. Dropout is 0 and the seed the same, so both see the same noise.
+dropin_hkuds.sh runs it. Each side is a separate process. The sides run their steps in turns, so that both have the same
+load on the machine. A side runs main.py of the code, copied to a temporary folder. The script replaces what a CPU and
+current NumPy lack: `.cuda`, dgl, visdom, tqdm, sklearn and tensorboard (the training loop uses none of them),
+np.asfarray, and a process pool of zero workers. Dropout is 0 and the seed is the same, so that both have the same
+noise.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def run_compare(args) -> None:
 
 
 def write_data(source: Path, target: Path, modalities: list[str], float64: bool) -> None:
-    """The catalogue as the released loader reads it: {user: items} as JSON, the matrix as a pickle, two features."""
+    """Writes the catalogue in the format of the code: {user: items} as JSON, the matrix as a pickle, two features."""
     from mmssl_trainer.data import load
 
     data = load(source)
@@ -109,14 +110,14 @@ def write_data(source: Path, target: Path, modalities: list[str], float64: bool)
 
 
 def write_code(source: Path, target: Path, args, silence: bool) -> None:
-    """A copy of the code; with `args`, changed as docs/dropin.md says."""
+    """Copies the code. With `args`, it is changed as described in docs/dropin.md."""
     shutil.copytree(source, target)
     if args is None:
         return
     lines = (target / "main.py").read_text().split("\n")
 
     def change(start: str, *new: str, before: int = 0, after: int = 1) -> None:
-        """`new`, indented alike, in place of the first line that begins with `start` (and of its neighbours)."""
+        """Replaces the first line that begins with `start`, and its neighbours, by `new` with the same indentation."""
         at = next((k for k, line in enumerate(lines) if line.strip().startswith(start)), None)
         if at is None:
             raise SystemExit(f"dropin_hkuds: {target}/main.py has no line that begins with {start!r}")
@@ -203,7 +204,7 @@ def report(result: dict, steps: int) -> None:
 
 # --- a side -----------------------------------------------------------------------------------------------------------
 class Finished(Exception):
-    """The parent wants no further step."""
+    """Raised when the parent requests no further step."""
 
 
 def run_side(folder: Path, options: list[str]) -> None:
@@ -247,14 +248,15 @@ def run_side(folder: Path, options: list[str]) -> None:
 
 
 def cpu_seconds_of(call) -> float:
-    """Of something shorter than a scheduler's slice, which other processes would otherwise be timed with."""
+    """The processor time of a short call. Wall time would include other processes."""
     start = time.process_time()
     call()
     return time.process_time() - start
 
 
 def turns(asked, answer):
-    """What the loop's progress bar becomes: an iterator that waits for the parent and answers with the step's terms."""
+    """Replaces the progress bar of the loop: an iterator that waits for the parent and sends it the terms of each
+    step."""
 
     def bar(iterable, *_, **__):
         frame, begun = sys._getframe(1), None

@@ -1,4 +1,4 @@
-"""Puts what gpu.sh found into one JSON file and one short table: ``python benchmarks/gpu_report.py FOLDER``."""
+"""Collects the results of gpu.sh in a JSON file and a table: ``python benchmarks/gpu_report.py FOLDER``."""
 
 import json
 import platform
@@ -29,7 +29,7 @@ def machine() -> dict:
 
 
 def benchmarks(path: Path) -> list[dict]:
-    """name, times, peer, memory and share of the roofline of every benchmark."""
+    """The name, times, peer, memory and share of the roofline of every benchmark."""
     if not path.exists():
         return []
     rows = []
@@ -54,7 +54,7 @@ def benchmarks(path: Path) -> list[dict]:
 
 
 def training(folder: Path) -> dict[str, dict]:
-    """result.json and the seconds of every epoch of the runs."""
+    """The result.json and the seconds of every epoch of the runs."""
     runs = {}
     for run in sorted(folder.glob("run-*/result.json")):
         lines = (run.parent / "metrics.jsonl").read_text().splitlines()

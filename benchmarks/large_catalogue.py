@@ -1,4 +1,4 @@
-"""One training step and one evaluation of a large random catalogue; prints what they took as JSON.
+"""A training step and an evaluation of a large random catalogue. Prints time and memory as JSON.
 
 python benchmarks/large_catalogue.py [--users N] [--items N] [--interactions N] [--hidden H] [--device cuda]
 """
@@ -27,7 +27,7 @@ WIDTHS = {"visual": 128, "acoustic": 64}
 
 
 def catalogue(users: int, items: int, interactions: int) -> Dataset:
-    """Random interactions, popularity falling as 1 / rank, a test item for every user, normal features."""
+    """Random interactions with item popularity 1 / rank, a test item for every user, and normal features."""
     random = np.random.default_rng(0)
     share = (1 / np.arange(1, items + 1)).cumsum()
     drawn = np.searchsorted(share, random.random(interactions) * share[-1])

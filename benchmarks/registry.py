@@ -1,7 +1,7 @@
-"""What the benchmarks share: the shapes they run on and the way a kernel is compared with its peer.
+"""The shapes of the benchmarks, and the comparison of a kernel with its peer.
 
-A benchmark is a test that takes pytest-benchmark's fixture and ends in `compare`: wrong results fail before anything is
-timed, the peer runs in the same process, a call of it before every call of ours, and extra_info keeps what was found.
+A benchmark is a test that uses the fixture of pytest-benchmark and calls `compare` at its end. `compare` checks the
+result before it measures, runs both in the same process in turns, and stores the measurements in extra_info.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ DEVICE = torch.device(os.environ.get("MMSSL_FAST_BENCHMARK_DEVICE", "cpu"))
 
 @dataclass(frozen=True)
 class Shape:
-    """A catalogue: users, items, interactions, and the widths of its modality features."""
+    """A catalogue: numbers of users, items and interactions, and the widths of its modality features."""
 
     name: str
     users: int
@@ -39,7 +39,7 @@ class Shape:
         return self.name
 
     def graph(self, seed: int = 0) -> InteractionGraph:
-        """A random graph of this size, item popularity falling as 1 / rank, every user with an interaction."""
+        """A random graph of this size with item popularity 1 / rank, in which every user has an interaction."""
         random = np.random.default_rng(seed)
         items = random.permutation(self.items)
         share = 1 / np.arange(1, self.items + 1)
@@ -67,7 +67,7 @@ SHAPES = {
 
 
 def shapes(most: str, quick: str = "sports") -> list:
-    """The registry's shapes up to `most` as parameters of a benchmark, those beyond `quick` marked slow."""
+    """The shapes of the registry up to `most`, as parameters of a benchmark. Those above `quick` are marked slow."""
     names = list(SHAPES)
     quick_ones, all_of_them = names.index(quick) + 1, names.index(most) + 1
     slow = [pytest.param(SHAPES[name], marks=pytest.mark.slow) for name in names[quick_ones:all_of_them]]
@@ -75,7 +75,7 @@ def shapes(most: str, quick: str = "sports") -> list:
 
 
 def compiled(function: Callable) -> Callable:
-    """torch.compile of a dense formulation, one graph for one shape."""
+    """torch.compile of a dense formulation, with one graph per shape."""
     return torch.compile(function, dynamic=False)
 
 
@@ -86,7 +86,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
 
 
 def permutation(n: int, seed: int = 0) -> torch.Tensor:
-    """0 .. n − 1 in an order made from a seed, the same on every device."""
+    """A random permutation of 0 to n − 1 from a seed, the same on every device."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu").to(DEVICE)
 
 
@@ -102,17 +102,17 @@ def compare(
     work: Work | None = None,
     **info,
 ) -> None:
-    """Times `ours` against `peer`, after `check(ours(), peer())` has passed (it raises when they differ).
+    """Measures `ours` against `peer`, after `check(ours(), peer())`, which raises an error if they differ.
 
-    The two take turns, and each timed call follows an untimed one of its own: neither pays for the caches and the freed
-    memory that the other leaves behind.
+    The two run in turns. Every measured call follows a call of the same function that is not measured, so that the
+    state of caches and freed memory that the other function leaves does not matter.
 
-    Adds to extra_info: the ratio of the medians and of the best times (above 1: ours is faster), the peer's median in
-    seconds, the peak memory of a call of each in bytes (tensors that it allocates, in C++ too; and by how much the
-    process grew at the highest, on Linux's CPU), the shape, versions, instruction set and number of threads,
-    `peer_name` and `info`. rounds: calls of each, at most those that the variable MMSSL_FAST_BENCHMARK_ROUNDS allows
-    (0: the check alone); a warm-up comes before. On CUDA also the device's own time of each, and
-    with `work` the share of the roofline that is reached.
+    It adds to extra_info: the ratios of the medians and of the best times (above 1 if ours is faster), the median of
+    the peer in seconds, the peak memory of a call of each in bytes (of tensors, and on a Linux CPU also of the
+    process), the shape, versions, instruction set and number of threads, `peer_name` and `info`. On CUDA, it also adds
+    the device time of each, and with `work` the reached share of the roofline.
+
+    rounds: number of calls of each, after a warm-up, at most MMSSL_FAST_BENCHMARK_ROUNDS. With 0 of them, only the results are checked.
     """
     check(ours(), peer())
     most = int(os.environ.get("MMSSL_FAST_BENCHMARK_ROUNDS", rounds))
@@ -155,7 +155,7 @@ def compare(
 
 
 def finished(call: Callable) -> Callable:
-    """The call, over when the device is done with it."""
+    """A call that ends when the device has finished it."""
 
     def run():
         result = call()
@@ -166,7 +166,7 @@ def finished(call: Callable) -> Callable:
 
 
 def on_device(ours: Callable, peer: Callable, work: Work | None) -> dict:
-    """Times by CUDA events, and the share of the roofline."""
+    """The times by CUDA events, and the reached share of the roofline."""
     seconds, peer_seconds = device_seconds(ours), device_seconds(peer)
     found = {"device_s": seconds, "peer_device_s": peer_seconds, "device_ratio": peer_seconds / seconds}
     if work is not None:
@@ -179,7 +179,7 @@ def on_device(ours: Callable, peer: Callable, work: Work | None) -> dict:
 
 
 def environment() -> dict:
-    """Versions, instruction set, threads and processor architecture: what a figure depends on beside the code."""
+    """The environment of a measurement: versions, instruction set, threads and processor architecture."""
     return {
         "torch": torch.__version__,
         "mmssl_fast": mmssl_fast.__version__,
@@ -193,7 +193,7 @@ def environment() -> dict:
 
 
 def processor() -> str:
-    """The processor's own name, where Linux tells it."""
+    """The name of the processor, on Linux."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
@@ -202,7 +202,7 @@ def processor() -> str:
 
 
 def peak_bytes(call: Callable) -> int:
-    """The most memory that tensors made during `call` held at once, by torch's allocator."""
+    """The peak memory of the tensors that are allocated during `call`, from torch's allocator."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -219,15 +219,14 @@ def peak_bytes(call: Callable) -> int:
 
 
 def grown_bytes(call: Callable) -> int | None:
-    """By how much the memory of the process grew at the highest during `call`: the high-water mark of its resident
-    pages, in bytes, over what it held before, once the allocator has given back what it can. None on a GPU, or where
-    the system has no such mark."""
+    """The growth of the peak resident memory of the process during `call`, in bytes, after the allocator has released
+    free memory. None on a GPU, or if the system does not provide the peak."""
     if DEVICE.type != "cpu" or not os.access("/proc/self/clear_refs", os.W_OK):
         return None
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the mark falls to what is resident now
+        file.write("5")  # resets the peak to the current resident memory
     before = _status("VmRSS")
     call()
     return max(0, _status("VmHWM") - before)

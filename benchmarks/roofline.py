@@ -1,4 +1,4 @@
-"""What a kernel must move and compute, and what the machine could do in that time."""
+"""The memory traffic and operations of a kernel, and the least time in which a machine could do them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 
 @dataclass(frozen=True)
 class Work:
-    """The least a call has to do: bytes to and from memory, flops on the matrix units, other operations.
+    """The minimal work of a call: bytes to and from memory, operations on the matrix units, and other operations.
 
-    Counted by hand from the algebra, each input read once and each output written once; float32 is 4 bytes. Gathered
-    rows count every time they are read: at these sizes they come from memory or from a cache of its bandwidth.
+    The numbers are counted from the algebra. Every input is read once and every output is written once; float32 is 4
+    bytes. Gathered rows count every time they are read, because at these sizes they come from memory, or from a cache
+    with the same bandwidth.
     """
 
     bytes: float = 0.0
@@ -25,7 +26,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Machine:
-    """Peak rates: bytes/s of memory, flops/s of the matrix units in TF32 (dense) and of the float32 units."""
+    """Peak rates: bytes/s of memory, and operations/s of the matrix units in TF32 (dense) and of the float32 units."""
 
     bandwidth: float
     tf32: float
@@ -41,9 +42,9 @@ MACHINES = {
 
 
 def floor_seconds(work: Work, device_name: str, tf32: bool) -> float | None:
-    """The least time of `work` on a GPU of that name, or None for an unknown one.
+    """The least time of `work` on the GPU with this name, or None if the GPU is unknown.
 
-    A float32-accurate product takes three TF32 ones; tf32: one, where torch's switch allows it.
+    A product with float32 accuracy takes three TF32 products. tf32: one product, if torch allows TF32.
     """
     machine = next((m for name, m in MACHINES.items() if name in device_name), None)
     if machine is None:
@@ -53,7 +54,7 @@ def floor_seconds(work: Work, device_name: str, tf32: bool) -> float | None:
 
 
 def device_seconds(call, repeats: int = 20) -> float:
-    """The median time between CUDA events around a call, caches as the call before left them."""
+    """The median time between CUDA events around a call. Caches are not cleared between calls."""
     times = []
     for _ in range(repeats):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -1,11 +1,12 @@
-"""A long life: trains, checkpoints, interrupts and resumes, evaluates and recommends in a loop, watching what it holds.
+"""A soak test: trains, interrupts, resumes, evaluates and recommends in a loop, and monitors memory, files and threads.
 
     python -P benchmarks/soak.py --minutes 120 [--users 300 --items 200]
 
-A life is one training run through the command line, interrupted by a signal at a random step and resumed until it is
-done, then evaluated and its lists written. After a warm-up of a tenth of the time, resident memory, open files and
-threads are sampled after every life. Fails where the median of the last fifth is more than 2% above that of the first
-fifth (files and threads: at all), or where two lives with one seed end in different models. Prints a line of JSON.
+A life is a training run of the command line that is interrupted by signals at random steps and resumed until it is
+complete, and then evaluated and used for recommendations. After a warm-up of a tenth of the time, resident memory, open
+files and threads are measured after every life. The test fails if the median memory of the last fifth is more than 2%
+above that of the first fifth, if files or threads have increased at all, or if two lives with the same seed give
+different models. Prints a line of JSON.
 """
 
 import argparse
@@ -53,7 +54,7 @@ SETTINGS = [
 
 
 class Interruption:
-    """Sends this process SIGINT at the step of a training run that is drawn; whether it did."""
+    """Sends SIGINT to this process at a random step of a training run, and records whether it did."""
 
     def __init__(self, draw):
         self.draw, self.left, self.sent = draw, None, 0
@@ -76,14 +77,14 @@ class Interruption:
 
 
 def quietly(arguments):
-    """(exit code, stderr) of a command in this process."""
+    """The exit code and stderr of a command that runs in this process."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         return command(arguments), said.getvalue()
 
 
 def life(data, folder, number, interruption):
-    """One run, interrupted and resumed until it is done, evaluated and used; a digest of its model."""
+    """A run that is interrupted and resumed until it is complete, evaluated and used. Returns a digest of its model."""
     run = folder / "run"
     arguments = ["train", "--data", str(data), "--out", str(run), "--seed", str(number % 3), *SETTINGS]
     while True:
@@ -105,7 +106,7 @@ def life(data, folder, number, interruption):
 
 
 def held():
-    """(resident bytes, open files, threads) of this process, without what the collector would still find."""
+    """The resident bytes, open files and threads of this process, after a garbage collection."""
     gc.collect()
     with open("/proc/self/statm") as file:
         resident = int(file.read().split()[1]) * resource.getpagesize()
@@ -123,7 +124,7 @@ def compared(samples):
 
 
 def flat(found):
-    """What is not: a list of sentences."""
+    """A sentence for every quantity that has increased."""
     memory, *counts = (found[name] for name in ("memory", "files", "threads"))
     pairs = zip(("files", "threads"), counts, strict=True)
     bad = [f"{name} grew from {before:g} to {after:g}" for name, (before, after) in pairs if after > before]
@@ -133,7 +134,7 @@ def flat(found):
 
 
 def soak(minutes, users, items, seed, leak=0):
-    """The figures of a soak; each life keeps `leak` bytes more, for a test of the soak itself."""
+    """The results of a soak test. Every life leaks `leak` bytes, for a test of the soak test itself."""
     begun, lives, samples, models, kept = time.monotonic(), 0, [], {}, []
     with tempfile.TemporaryDirectory() as place, Interruption(random.Random(seed)) as interruption:
         folder = Path(place)

@@ -1,7 +1,8 @@
-"""What a benchmark run says of the project's targets, as a Markdown page: ``python benchmarks/targets.py FOUND.json``.
+"""Compares a benchmark run with the targets of the project, as a Markdown page: ``python benchmarks/targets.py
+RUN.json``.
 
-FOUND.json is what `mmssl-fast benchmark --save FOUND.json` or `pytest --benchmark-json` wrote. The targets are ratios
-against a peer timed in turns in the same process, on a CPU; what the run did not measure is named.
+RUN.json is the output of `mmssl-fast benchmark --save RUN.json` or `pytest --benchmark-json`. The targets are ratios
+against a peer that was measured in turns in the same process on a CPU. Targets that were not measured are listed, too.
 """
 
 import json
@@ -37,7 +38,7 @@ def main(path: Path) -> None:
 
 
 def page(day: str, found: dict[str, dict]):
-    """The page's lines."""
+    """The lines of the page."""
     at = next(iter(found.values()))["extra_info"]
     rounds = {each["stats"]["rounds"] for each in found.values()}
     yield f"# {day}, {at['device'].upper() if at['device'] == 'cpu' else at['device']}"

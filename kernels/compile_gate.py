@@ -1,9 +1,10 @@
-"""Compiles every Triton kernel to machine code without a GPU, as its launchers would start it at the shapes below.
+"""Compiles every Triton kernel to machine code without a GPU, for the arguments that its launcher uses at the shapes
+below.
 
     python -m mmssl_fast.kernels.compile_gate [--arch 80 90 100] [--only NAME] [--once] [--jobs N] [--json FILE]
 
-prints registers, spills and shared memory, and fails on a spill. The launchers run on "meta" tensors, so a launcher
-that reads a value from the device fails too.
+prints the registers, spills and shared memory of every kernel, and fails if a kernel spills registers. The launchers
+run on "meta" tensors, so a launcher that reads a value from the device fails, too.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ TYPES = {
 
 
 class Report(NamedTuple):
-    """What one kernel needs on one architecture; spills in bytes of stores and loads, shared memory in bytes."""
+    """The resources of one kernel on one architecture. `stack` (spilled registers) and `shared` are in bytes."""
 
     case: str
     kernel: str
@@ -57,27 +58,27 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def _mix(dtype):
+def _mix(dtype: torch.dtype) -> None:
     q = meta(3, 16_384, 64, dtype=dtype)
     modality_attention.modality_mix(q, q, q, 4)
     modality_attention.modality_mix_bwd(meta(16_384, 256, dtype=dtype), q, q, q, 4)
 
 
-def _infonce(users, anchors, d, dtype=torch.float32, tau=0.2):
+def _infonce(users: int, anchors: int, d: int, dtype: torch.dtype = torch.float32, tau: float = 0.2) -> None:
     h, e, ids = meta(users, d, dtype=dtype), meta(users, d, dtype=dtype), meta(anchors, dtype=torch.int64)
     term, lse = infonce.infonce(h, e, ids, tau, True)
     infonce.infonce_bwd(term, lse, h, e, ids, lse, tau, True)
 
 
-def _seen(rows, entries=4096):
+def _seen(rows: int, entries: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
     return meta(rows + 1, dtype=torch.int64), meta(entries, dtype=torch.int32)
 
 
-def _topk(d=64, k=20, dtype=torch.float32):
+def _topk(d: int = 64, k: int = 20, dtype: torch.dtype = torch.float32) -> None:
     cosine_topk.cosine_topk(meta(1024, d, dtype=dtype), meta(100_000, d, dtype=dtype), k, *_seen(1024))
 
 
-def _gumbel(columns=64, dtype=torch.float32):
+def _gumbel(columns: int = 64, dtype: torch.dtype = torch.float32) -> None:
     crow, col = _seen(1_000_000)
     users, lse = meta(1024, dtype=torch.int64), meta(1024, dtype=torch.float64)
     noise = 0.3, meta(2, dtype=torch.int64), 1.0
@@ -88,7 +89,7 @@ def _gumbel(columns=64, dtype=torch.float32):
 
 @contextlib.contextmanager
 def switched(to: str) -> Iterator[None]:
-    """torch's own switches as they are for a precision of `precision.dot_precision`."""
+    """A context with the settings of torch for which `precision.dot_precision` returns the given precision."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision, torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
     matmul.fp32_precision = "tf32" if to == "tf32" else "ieee"
@@ -102,11 +103,11 @@ def switched(to: str) -> Iterator[None]:
         torch.set_autocast_enabled("cuda", before[2])
 
 
-def _block(d=64, dtype=torch.float32, row_l2=True):
+def _block(d: int = 64, dtype: torch.dtype = torch.float32, row_l2: bool = True) -> None:
     u, v, grad = (meta(n, m, dtype=dtype) for n, m in ((1024, d), (100_000, d), (1024, 100_000)))
     block, inverse = cosine_block.cosine_block(u, v, *_seen(1024), row_l2)
-    given = (block, inverse) if row_l2 else (None, None)
-    cosine_block.cosine_block_bwd(grad, u, v, *_seen(1024), *given, True, True)
+    saved_block, saved_inverse = (block, inverse) if row_l2 else (None, None)
+    cosine_block.cosine_block_bwd(grad, u, v, *_seen(1024), saved_block, saved_inverse, True, True)
 
 
 PRODUCTS: dict[str, Callable[..., None]] = {
@@ -152,14 +153,14 @@ CASES: dict[str, Callable[[], None]] = {
 
 
 def launches(case: str, arch: int) -> list[Launch]:
-    """What the launchers of a case would start on an architecture."""
-    with recording(arch) as found:
+    """The kernel launches of a case on an architecture."""
+    with recording(arch) as recorded:
         CASES[case]()
-    return found
+    return recorded
 
 
 def _source(launch: Launch) -> ASTSource:
-    """A launch as Triton would specialise it: pointers and numbers by type and by divisibility by 16."""
+    """The source of a launch, specialized as Triton does: by the types of arguments and their divisibility by 16."""
     names = launch.kernel.arg_names
     signature, attrs = {}, {}
     for place, (name, value) in enumerate(zip(names, launch.args, strict=False)):
@@ -181,7 +182,7 @@ def _source(launch: Launch) -> ASTSource:
 
 
 def compile_launch(case: str, launch: Launch, arch: int) -> Report:
-    """Compiles one launch for one architecture and reads what it needs from the machine code."""
+    """Compiles one launch for one architecture and reads the resources from the machine code."""
     binary = triton.compile(_source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -203,12 +204,13 @@ def compile_launch(case: str, launch: Launch, arch: int) -> Report:
 
 
 def gate(cases: list[str], archs: tuple[int, ...] = ARCHS, jobs: int = 1, once: bool = False) -> list[Report]:
-    """Every distinct launch of the cases, compiled for every architecture; with `once` the first of each kernel."""
+    """Compiles every distinct launch of the cases for every architecture. With `once`, only the first launch of each
+    kernel."""
     work: dict[Any, Any] = {}
     for arch, case in itertools.product(archs, cases):
         for launch in launches(case, arch):
-            place = (arch, launch.kernel) if once else (arch, launch.kernel, case, str(launch.constants))
-            work.setdefault(place, (case, launch, arch))
+            key = (arch, launch.kernel) if once else (arch, launch.kernel, case, str(launch.constants))
+            work.setdefault(key, (case, launch, arch))
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda item: compile_launch(*item), work.values()))
 
@@ -216,13 +218,13 @@ def gate(cases: list[str], archs: tuple[int, ...] = ARCHS, jobs: int = 1, once: 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHS)
-    parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--once", action="store_true", help="the first launch of every kernel alone")
+    parser.add_argument("--only", default="", help="only cases whose name contains this text")
+    parser.add_argument("--once", action="store_true", help="only the first launch of every kernel")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
-        print("compile_gate: TRITON_INTERPRET is set, which leaves nothing to compile; unset it", file=sys.stderr)
+        print("compile_gate: with TRITON_INTERPRET, nothing is compiled; unset it", file=sys.stderr)
         return 2
     reports = gate([case for case in CASES if options.only in case], tuple(options.arch), options.jobs, options.once)
     print(f"{'case':32} {'kernel':32} {'sm':>4} {'warps':>5} {'registers':>9} {'stack B':>8} {'shared B':>9}")
@@ -232,7 +234,7 @@ def main() -> int:
         options.json.write_text(json.dumps([r._asdict() for r in reports], indent=1))
     spilled = [r for r in reports if r.stack]
     if spilled:
-        print(f"compile_gate: {len(spilled)} kernels spill registers or keep an array in memory", file=sys.stderr)
+        print(f"compile_gate: {len(spilled)} kernels spill registers or have an array in local memory", file=sys.stderr)
     return bool(spilled)
 
 

@@ -1,13 +1,14 @@
-"""cosine_block (equation 3) and its gradient: u vᵀ with seen entries 0, its rows optionally of length 1.
+"""cosine_block and its gradient: u vᵀ with seen entries 0 and optionally normalized rows (equation 3).
 
-Roofline at B rows, I items, d wide, an entry at a time. Forward writes 4 bytes for 2 d operations: at d = 64 an H100
-takes 1.2 ps to write, 0.8 ps for three TF32 products, 0.3 ps in TF32, 1.9 ps in IEEE float32. A row's length needs the
-whole row before its first entry is written: the products are made twice rather than the block read back (2 d
-operations against 8 bytes, 0.8 against 2.4 ps). Backward reads the gradient once for u and once for v (with row_l2 the
-block too, and both once more for their product): 8 or 24 bytes for 4 d operations, 2.4 or 7.2 ps against 1.6; more than
-64 columns are a further reading each 64. B = 1024, I = 100 000: 0.12 ms forward, 0.24 or 0.73 ms backward.
+Roofline per entry of the block on an H100, with d = 64 columns. Forward writes 4 bytes (1.2 ps) and does 2 d
+operations: 0.8 ps as three TF32 products, 0.3 ps in TF32, 1.9 ps in IEEE float32. Normalization needs the length of a
+row before its first entry is written. The products are therefore computed twice, which takes 0.8 ps, because reading
+the block back would move 8 bytes (2.4 ps). Backward reads the gradient once for u and once for v. With row_l2, it also
+reads the block for both, and both once more for their inner product. It moves 8 or 24 bytes (2.4 or 7.2 ps) and does 4
+d operations (1.6 ps). Every further 64 columns read the gradient again. For B = 1024 and I = 100 000, that is 0.12 ms
+forward, and 0.24 or 0.73 ms backward.
 
-Over 400 lines in one file, because forward and backward share how the seen entries of a tile are hidden.
+The file has over 400 lines, because forward and backward share the masking of seen entries and the block sizes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .tiles import products, rows_of
 def cosine_block_square_kernel(
     u_ptr,  # [B, D]
     v_ptr,  # [I, D]
-    crow_ptr,  # [B + 1], or None: nothing is seen
+    crow_ptr,  # [B + 1], or None if there are no seen items
     col_ptr,  # [nnz]
     square_ptr,  # float64 [parts, B]
     rows,
@@ -43,7 +44,7 @@ def cosine_block_square_kernel(
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Σ of the squares of each row's unseen products with one part of the items."""
+    """The sum of the squares of each row's unseen entries over one part of the items."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     part = tl.program_id(1).to(tl.int64)
     live = row < rows
@@ -60,7 +61,7 @@ def cosine_block_square_kernel(
         s = products(u, u_ptr, row, live, v, v_ptr, item, inside, D, PRECISION, ACC)
         if crow_ptr is not None:
             s, place = hide_seen(s, 0.0, first, place, end, col_ptr)
-        # Products of 1e-24 have squares that no float32 holds.
+        # In float32, the square of an entry of 1e-24 would underflow to 0.
         s64 = s.to(tl.float64)
         square += tl.sum(s64 * s64, 1)
     tl.store(square_ptr + part * rows + row, square, live)
@@ -70,9 +71,9 @@ def cosine_block_square_kernel(
 def cosine_block_fwd_kernel(
     u_ptr,  # [B, D]
     v_ptr,  # [I, D]
-    crow_ptr,  # [B + 1], or None: nothing is seen
+    crow_ptr,  # [B + 1], or None if there are no seen items
     col_ptr,  # [nnz]
-    inverse_ptr,  # [B]: what rows are multiplied by, or None
+    inverse_ptr,  # [B], factors of the rows, or None
     block_ptr,  # [B, I]
     rows,
     items,
@@ -84,7 +85,7 @@ def cosine_block_fwd_kernel(
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """One tile of the block."""
+    """Computes one tile of the block."""
     tile = tl.program_id(0)
     row = (tile % row_tiles).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     first = (tile // row_tiles).to(tl.int64) * BLOCK_I
@@ -102,16 +103,16 @@ def cosine_block_fwd_kernel(
 
 
 @triton.jit
-def cosine_block_along_kernel(
+def cosine_block_inner_kernel(
     grad_ptr,
     block_ptr,  # [B, I] each
-    along_ptr,  # float64 [parts, B]
+    inner_ptr,  # float64 [parts, B]
     rows,
     items,
     tiles_a_part,
     BLOCK: tl.constexpr,
 ):
-    """<grad, block> of one row over one part of the items."""
+    """The inner product of a row of grad and of block over one part of the items."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     begin = part * tiles_a_part * BLOCK
     last = tl.minimum(begin + tiles_a_part * BLOCK, items)
@@ -120,7 +121,7 @@ def cosine_block_along_kernel(
         item = first + tl.arange(0, BLOCK).to(tl.int64)
         grad = tl.load(grad_ptr + row * items + item, item < last, 0.0)
         total += grad.to(tl.float64) * tl.load(block_ptr + row * items + item, item < last, 0.0).to(tl.float64)
-    tl.store(along_ptr + part * rows + row, tl.sum(total, 0))
+    tl.store(inner_ptr + part * rows + row, tl.sum(total, 0))
 
 
 @triton.jit
@@ -128,7 +129,7 @@ def _product_grad(
     grad_ptr,
     block_ptr,
     inverse_ptr,
-    along_ptr,
+    inner_ptr,
     crow_ptr,
     col_ptr,
     row,
@@ -141,14 +142,15 @@ def _product_grad(
     BLOCK_I: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The gradient of a tile's products, inverse (grad - along block), 0 where seen; each row's place behind it."""
+    """The gradient of the entries of a tile before normalization, inverse (grad - inner block), with 0 at seen entries,
+    and the position of each row's first seen item behind the tile."""
     item = first + tl.arange(0, BLOCK_I).to(tl.int64)
     offset = row[:, None] * items + item[None, :]
     inside = live[:, None] & (item < last)[None, :]
     g = tl.load(grad_ptr + offset, inside, 0.0).to(ACC)
     if inverse_ptr is not None:
-        along, inverse = tl.load(along_ptr + row, live, 0.0), tl.load(inverse_ptr + row, live, 0.0)
-        g = (g - along[:, None] * tl.load(block_ptr + offset, inside, 0.0).to(ACC)) * inverse[:, None]
+        inner, inverse = tl.load(inner_ptr + row, live, 0.0), tl.load(inverse_ptr + row, live, 0.0)
+        g = (g - inner[:, None] * tl.load(block_ptr + offset, inside, 0.0).to(ACC)) * inverse[:, None]
     if crow_ptr is not None:
         g, place = hide_seen(g, 0.0, first, place, end, col_ptr)
     return g, place
@@ -159,8 +161,8 @@ def cosine_block_bwd_u_kernel(
     grad_ptr,  # [B, I]
     block_ptr,  # [B, I], or None without inverse
     inverse_ptr,  # [B], or None
-    along_ptr,  # [B], or None
-    crow_ptr,  # [B + 1], or None: nothing is seen
+    inner_ptr,  # [B], or None
+    crow_ptr,  # [B + 1], or None if there are no seen items
     col_ptr,  # [nnz]
     v_ptr,  # [I, D]
     share_ptr,  # [parts, B, D]
@@ -174,7 +176,8 @@ def cosine_block_bwd_u_kernel(
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """share[part, b] = Σ over the part's items of the product's gradient times v; one block of columns."""
+    """share[part, b] = Σ_i g[b, i] v[i] over the items of a part, for one block of columns, with g of
+    `_product_grad`."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     part = tl.program_id(1).to(tl.int64)
     out = tl.program_id(2) * BLOCK_OUT
@@ -192,7 +195,7 @@ def cosine_block_bwd_u_kernel(
             grad_ptr,
             block_ptr,
             inverse_ptr,
-            along_ptr,
+            inner_ptr,
             crow_ptr,
             col_ptr,
             row,
@@ -216,8 +219,8 @@ def cosine_block_bwd_v_kernel(
     grad_ptr,  # [B, I]
     block_ptr,  # [B, I], or None without inverse
     inverse_ptr,  # [B], or None
-    along_ptr,  # [B], or None
-    crow_ptr,  # [B + 1], or None: nothing is seen
+    inner_ptr,  # [B], or None
+    crow_ptr,  # [B + 1], or None if there are no seen items
     col_ptr,  # [nnz]
     u_ptr,  # [B, D]
     share_ptr,  # [parts, I, D]
@@ -231,7 +234,8 @@ def cosine_block_bwd_v_kernel(
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """share[part, i] = Σ over the part's rows of the product's gradient times u; one block of columns."""
+    """share[part, i] = Σ_b g[b, i] u[b] over the rows of a part, for one block of columns, with g of
+    `_product_grad`."""
     first = tl.program_id(0).to(tl.int64) * BLOCK_I
     part = tl.program_id(1).to(tl.int64)
     out = tl.program_id(2) * BLOCK_OUT
@@ -249,7 +253,7 @@ def cosine_block_bwd_v_kernel(
             grad_ptr,
             block_ptr,
             inverse_ptr,
-            along_ptr,
+            inner_ptr,
             crow_ptr,
             col_ptr,
             row,
@@ -269,7 +273,7 @@ def cosine_block_bwd_v_kernel(
 
 
 class _Call:
-    """The checked factors of one call, and the block sizes that follow from their shapes."""
+    """The checked arguments of one call, and the settings that follow from them."""
 
     def __init__(self, op: str, u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> None:
         check_factors(op, u, v)
@@ -282,19 +286,21 @@ class _Call:
 
 
 def cosine_block(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None, row_l2: bool) -> tuple[Tensor, Tensor]:
-    """The CUDA kernels of ``torch.ops.mmssl_fast.cosine_block``: u [B, d], v [I, d] → block [B, I], inverse [B] or [0].
+    """The CUDA implementation of ``torch.ops.mmssl_fast.cosine_block``: block [B, I] and inverse lengths [B] (or [0])
+    from u [B, d] and v [I, d].
 
-    A seen row's items must ascend. Neither that nor their range is checked, which would take a sync.
+    The seen items of a row must be ascending and in [0, I). This is not checked, because it would need a
+    synchronization.
     """
     call = _Call("cosine_block", u, v, crow, col)
     block, inverse = u.new_empty(call.rows, call.items), None
-    block_a, block_i, most = product_blocks(call.precision, call.d, call.arch)
+    block_a, block_i, max_block_d = product_blocks(call.precision, call.d, call.arch)
     row_tiles, item_tiles = cdiv(call.rows, block_a), cdiv(call.items, block_i)
     constants = {
         "D": call.d,
         "BLOCK_A": block_a,
         "BLOCK_I": block_i,
-        "BLOCK_D": min(power_of_2(call.d, 16), most),
+        "BLOCK_D": min(power_of_2(call.d, 16), max_block_d),
         "warps": 8 if call.arch < 90 and call.precision == "tf32x3" else 4,
         **call.types,
     }
@@ -342,10 +348,11 @@ def cosine_block_bwd(
     need_u: bool,
     need_v: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The CUDA kernels of ``torch.ops.mmssl_fast.cosine_block_bwd``: gradients of u and v, [0] where not needed."""
+    """The CUDA implementation of ``torch.ops.mmssl_fast.cosine_block_bwd``: the gradients of u and v. A gradient that
+    is not needed is empty."""
     op = "cosine_block_bwd"
     call = _Call(op, u, v, crow, col)
-    require((block is None) == (inverse is None), op, "block and inverse go together")
+    require((block is None) == (inverse is None), op, "pass both or neither of block and inverse")
     for name, x in (("grad", grad), ("block", block)):
         require(
             x is None or (x.shape == (call.rows, call.items) and x.dtype == u.dtype),
@@ -358,25 +365,25 @@ def cosine_block_bwd(
         op,
         f"inverse must be [{call.rows}] of {short(call.wide)}",
     )
-    grad, along = row_major(grad), None
+    grad, inner = row_major(grad), None
     if block is not None:
         block = row_major(block)
         chunk = 1024
         tiles_a_part, parts = split(cdiv(call.items, chunk), call.rows)
-        along = u.new_empty(parts, call.rows, dtype=torch.float64)
+        inner = u.new_empty(parts, call.rows, dtype=torch.float64)
         launch(
-            cosine_block_along_kernel,
+            cosine_block_inner_kernel,
             (call.rows, parts),
             grad,
             block,
-            along,
+            inner,
             call.rows,
             call.items,
             tiles_a_part,
             BLOCK=chunk,
         )
-        along = along.sum(0).to(call.wide)
-    data = grad, block, inverse, along, *call.seen
+        inner = inner.sum(0).to(call.wide)
+    data = grad, block, inverse, inner, *call.seen
     return (
         _factor_grad(cosine_block_bwd_u_kernel, call, data, call.v, call.u) if need_u else u.new_empty(0),
         _factor_grad(cosine_block_bwd_v_kernel, call, data, call.u, call.v) if need_v else v.new_empty(0),
@@ -384,14 +391,14 @@ def cosine_block_bwd(
 
 
 def _bwd_blocks(precision: str, arch: int) -> tuple[int, int]:
-    """Rows and items of a tile of the gradient: the most that compile without a spill (compile_gate)."""
-    if precision == "tf32x3":  # outside sm_90 the operands' halves are in registers, not in shared memory
+    """Rows and items of a tile of the gradient: the largest that compile without spilled registers (compile_gate)."""
+    if precision == "tf32x3":  # except on sm_90, both halves of the operands are in registers, not in shared memory
         return (64, 32) if arch // 10 == 9 else (32, 32)
     return (32, 32) if precision == "ieee" else (64, 64)
 
 
 def _factor_grad(kernel, call: _Call, data: tuple[Any, ...], other: Tensor, factor: Tensor) -> Tensor:
-    """The gradient of one factor as a sum over parts of the other's rows."""
+    """The gradient of `factor`, as a sum over parts of the rows of the other factor."""
     block_a, block_i = _bwd_blocks(call.precision, call.arch)
     size, other_size = (block_a, block_i) if kernel is cosine_block_bwd_u_kernel else (block_i, block_a)
     block_out = min(power_of_2(call.d, 16), 32 if call.precision == "ieee" else 64)

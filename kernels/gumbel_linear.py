@@ -1,13 +1,13 @@
-"""gumbel_linear (equations 4 and 5), dense rows, few columns: P Wᵀ and Pᵀ y with tiles of P made on the way.
+"""gumbel_linear for dense rows and few columns: P Wᵀ and Pᵀ y, generating tiles of P in the kernel (equations 4 and 5).
 
-Roofline at B rows, I items, H columns, an entry of P at a time on an H100. The noise takes about 75 issue slots (ten
-Philox rounds shared by four entries, two logarithms, an exponential), 2.6 ps, however many columns follow; the product
-2 H operations: 0.8 ps as three TF32 products at H = 64, 1.6 at 128. The other way writes the tile (4 bytes, 1.2 ps)
-and reads it back in a matrix product of its own. So what one program can keep, 128 columns, is made in one pass, and
-saves 2.4 of 5.8 ps; from the next column on the noise would be made again, which costs more than the reading. Reckoned,
-not measured: no GPU has run either. B = 1024, I = 100 000, H = 64: 0.35 ms.
+Roofline per entry of P on an H100, estimated, not measured. The noise takes about 75 issue slots (2.6 ps), independent
+of the number of columns: ten Philox rounds for four entries, two logarithms and an exponential. The product takes 2 H
+operations: 0.8 ps as three TF32 products for H = 64 columns, and 1.6 ps for 128. The alternative is to write the tile
+(4 bytes, 1.2 ps) and to read it back in a separate matrix product. A program can keep 128 columns in registers. Up to
+this number, one pass saves 2.4 of 5.8 ps. With more columns, the noise would have to be generated again, which costs
+more than reading the tile. For B = 1024, I = 100 000 and H = 64, the estimate is 0.35 ms.
 
-Whole rows of P are never stored; their log-sum-exp comes from gumbel_lse. Backward makes the same tiles again.
+P is never stored. The log-sum-exp of its rows comes from gumbel_lse. Backward generates the same tiles again.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .precision import dot, dot_precision
 from .seen import first_seen
 from .shapes import cdiv, power_of_2, require, row_major, short, split
 
-MOST = 128  # columns
+MAX_COLUMNS = 128
 
 
 @triton.jit
 def _columns(ptr, item, inside, stride, column, column_stride, columns):
-    """Rows `item` of a matrix with any strides; 0 outside."""
+    """The rows `item` of a matrix with any strides, and 0 outside."""
     address = ptr + item[:, None] * stride + column[None, :] * column_stride
     return tl.load(address, inside[:, None] & (column < columns)[None, :], 0.0)
 
@@ -56,12 +56,12 @@ def gumbel_linear_fwd_kernel(
     BLOCK_H: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """share[part, b] = Σ over the part's items of P[b, i] weight[i]."""
+    """share[part, b] = Σ_i P[b, i] weight[i] over the items of a part."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     part = tl.program_id(1).to(tl.int64)
     live = row < rows
     user = tl.load(users_ptr + row, live, 0)
-    # Rows that are not there have weight exp(-inf) = 0.
+    # Rows beyond the last get lse = inf, so that their entries are exp(-inf) = 0.
     high, low = tl.load(high_ptr + row, live, float("inf")), tl.load(low_ptr + row, live, 0.0)
     seed, offset = tl.load(seed_offset_ptr), tl.load(seed_offset_ptr + 1)
     begin = part * tiles_a_part * BLOCK_I
@@ -103,7 +103,7 @@ def gumbel_linear_bwd_kernel(
     BLOCK_H: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """share[part, i] = Σ over the part's rows of P[b, i] grad[b]."""
+    """share[part, i] = Σ_b P[b, i] grad[b] over the rows of a part."""
     first = tl.program_id(0).to(tl.int64) * BLOCK_I
     part = tl.program_id(1).to(tl.int64)
     seed, offset = tl.load(seed_offset_ptr), tl.load(seed_offset_ptr + 1)
@@ -137,7 +137,7 @@ def gumbel_linear(
     seed_offset: Tensor,
     noise_scale: float,
 ) -> Tensor:
-    """P weightᵀ, [B, H], of dense rows P: weight [H, I], crow and col of the whole graph, lse float64 [B]."""
+    """P weightᵀ [B, H] for dense rows P, with weight [H, I], crow and col of the whole graph, and lse float64 [B]."""
     return _product(
         "gumbel_linear",
         gumbel_linear_fwd_kernel,
@@ -165,7 +165,7 @@ def gumbel_linear_bwd(
     seed_offset: Tensor,
     noise_scale: float,
 ) -> Tensor:
-    """Pᵀ grad, [I, H], of dense rows P: grad [B, H]."""
+    """Pᵀ grad [I, H] for dense rows P, with grad [B, H]."""
     return _product(
         "gumbel_linear_bwd",
         gumbel_linear_bwd_kernel,
@@ -196,21 +196,22 @@ def _product(
     seed_offset: Tensor,
     noise_scale: float,
 ) -> Tensor:
-    """What the kernel makes of the rows and the matrix, as a sum over parts of the matrix's rows."""
+    """Runs the forward or backward kernel, and adds its results for the parts."""
     columns, rows = matrix.shape[1], users.shape[0]
     require(
-        columns <= MOST and matrix.dtype in (torch.float32, torch.bfloat16),
+        columns <= MAX_COLUMNS and matrix.dtype in (torch.float32, torch.bfloat16),
         op,
-        f"at most {MOST} columns of float32 or bfloat16, got {columns} of {short(matrix.dtype)}",
+        f"there may be at most {MAX_COLUMNS} columns of float32 or bfloat16, got {columns} of {short(matrix.dtype)}",
     )
     require(
         lse.shape == users.shape and lse.dtype == torch.float64,
         op,
         f"lse must be float64 [{rows}], got {short(lse.dtype)} {tuple(lse.shape)}",
     )
-    users, level = row_major(users), row_major(lse) * tau
-    high = level.float()
-    low = ((level - high) / tau).float()
+    # tau * lse as two float32 numbers, so that the kernel does not need float64 (see gumbel_rows_tile).
+    users, scaled_lse = row_major(users), row_major(lse) * tau
+    high = scaled_lse.float()
+    low = ((scaled_lse - high) / tau).float()
     block_a, block_i = 64, 32
     row_tiles, item_tiles = cdiv(rows, block_a), cdiv(items, block_i)
     tiles, others = (row_tiles, item_tiles) if forward else (item_tiles, row_tiles)

@@ -1,4 +1,4 @@
-"""Gumbel rows of equation 5 in tiles: the noise is made from counters, the same bits as on the CPU."""
+"""Tiles of the Gumbel rows of equation 5. The noise is counter-based, with the same bits as on the CPU."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from .seen import hide_seen
 
 @triton.jit
 def philox_tile(seed, offset, row, first, STREAM: tl.constexpr, WIDTH: tl.constexpr):
-    """uint32 [rows, WIDTH]: the words of columns [first, first + WIDTH), multiples of 4, of the given rows.
+    """The random words of the columns [first, first + WIDTH) of the given rows, uint32 [rows, WIDTH]. `first` and WIDTH
+    are multiples of 4.
 
-    The word of a column is lane column % 4 of counter (column / 4, row, offset, STREAM), as in reference.philox_bits.
+    The word of a column is lane column % 4 of the counter (column / 4, row, offset, STREAM), as in
+    reference.philox_bits.
     """
     zero = tl.zeros((row.shape[0], WIDTH // 4), tl.uint32)
     block = (tl.cast(first, tl.int64) // 4).to(tl.uint32) + tl.arange(0, WIDTH // 4).to(tl.uint32)
@@ -24,11 +26,11 @@ def philox_tile(seed, offset, row, first, STREAM: tl.constexpr, WIDTH: tl.conste
 
 @triton.jit
 def gumbel_from_bits(bits):
-    """g = -log E, E = -log1p(-v), v = (bits + 1/2) 2^-32 clamped to 1 - 2^-24."""
+    """g = -log E with E = -log1p(-v) and v = (bits + 1/2) 2^-32, clamped to 1 - 2^-24."""
     v = bits.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
     v = tl.minimum(v, 0.9999999403953552)
     rest = 1.0 - v
-    # log(rest) misses what 1 - v lost to rounding; v / (1 - rest) restores it (Kahan).
+    # log1p by Kahan's method: the factor v / (1 - rest) corrects the rounding error of rest = 1 - v.
     e = tl.where(rest == 1.0, v, -tl.log(rest) * (v / tl.where(rest == 1.0, 1.0, 1.0 - rest)))
     return -tl.log(e)
 
@@ -37,9 +39,10 @@ def gumbel_from_bits(bits):
 def gumbel_rows_tile(
     seed, offset, row, high, low, scale, inv_tau, first, last, place, end, col_ptr, WIDTH: tl.constexpr
 ):
-    """exp((A + scale g) / tau - lse) of columns [first, first + WIDTH), 0 from `last` on; each row's place behind it.
+    """exp((A + scale g) / tau - lse) for the columns [first, first + WIDTH), with 0 from `last` on, and the position of
+    each row's first seen item behind the tile.
 
-    tau lse = high + tau low: near a row's maximum, where it matters, the score minus high is exact.
+    tau lse = high + tau low. Near the maximum of a row, where the entries are largest, the score minus high is exact.
     """
     STREAM_DENSE: tl.constexpr = 0
     g = gumbel_from_bits(philox_tile(seed, offset, row, first, STREAM_DENSE, WIDTH))

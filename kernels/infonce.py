@@ -1,16 +1,16 @@
-"""infonce and its gradient (equation 11): log-sum-exp of B anchors over the 2 U rows of h and e, in tiles of keys.
+"""infonce and its gradient: the log-sum-exp of B anchors over the 2 U rows of h and e, in tiles of keys (equation 11).
 
-Roofline at B anchors, U users, d wide. Operations: forward 4 B U d, backward 16 B U d (the products are made again for
-the anchors' gradients and for the keys': memory stays O(U d), and no gradient is read back to be added to). Each
-product of 2 d operations goes through one exp2, of which an H100 makes 3.7e12 a second: at d = 64 at most 475 TFLOP/s,
-so under bf16 (990) forward is bound by exp2, under TF32 (495) by both, under IEEE float32 (67) by arithmetic. Bytes:
-8 U d read by every block of 64 anchors, from L2 when h and e fit its 50 MB: 16 d operations a byte. B = 1024,
-U = 100 000, d = 64: 26 + 105 GFLOP, at the least 0.4 + 1.6 ms in IEEE float32, 0.06 + 0.21 ms in TF32 or bf16.
+Roofline on an H100. Forward takes 4 B U d operations. Backward takes 16 B U d, because it computes the products again,
+both for the gradients of the anchors and of the keys; memory stays O(U d). Every product of 2 d operations needs one
+exp2, of which the GPU does 3.7e12 per second. For d = 64, this limits the rate to 475 TFLOP/s: under bf16 (990 TFLOP/s)
+exp2 is the limit, under TF32 (495) both are, and under IEEE float32 (67) the products are. Every block of 64 anchors
+reads 8 U d bytes, from L2 if h and e fit its 50 MB, which is 16 d operations per byte. B = 1024, U = 100 000 and d = 64
+need 26 + 105 GFLOP: at least 0.4 + 1.6 ms in IEEE float32, and 0.06 + 0.21 ms in TF32 or bf16.
 
-Rows are unit, so a logit never exceeds 1/τ: the exponent is shifted by a constant and no running maximum is carried,
-unless 1/τ is beyond what the exponents of float32 span.
+The rows have length 1, so a logit is at most 1/τ. The exponent is therefore shifted by a constant, without a running
+maximum, unless 1/τ exceeds the range of float32 exponents.
 
-Over 400 lines in one file, because forward and backward share the tile of products and must agree on its blocks.
+The file has over 400 lines, because forward and backward share the tiles of products and the block sizes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from .shapes import cdiv, power_of_2, require, row_major, short, split
 from .tiles import products, rows_of
 
 LOG2_E = math.log2(math.e)
-# exp2(logit - shift) of cosine 1 is 1; that of cosine -1 is a normal float32 as long as logits span at most this.
-SPAN = 124.0
+# Maximum range of the logits (base 2) without a running maximum. exp2(logit - shift) is 1 for cosine 1, and a normal
+# float32 for cosine -1.
+MAX_RANGE = 124.0
 
 
 @triton.jit
 def _add_exp2(top, total, x, RUNNING_MAX: tl.constexpr):
-    """Takes logits x (base 2, -inf for what is left out) into total = Σ exp2(x - top), float64 over tiles."""
+    """Adds the logits x (base 2, -inf for excluded keys) of a tile to total = Σ exp2(x - top), accumulated in
+    float64."""
     if RUNNING_MAX:
         higher = tl.maximum(top, tl.max(x, 1))
         finite = tl.where(higher == float("-inf"), 0.0, higher)
@@ -67,7 +69,7 @@ def infonce_fwd_kernel(
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The share of one part of the keys, of h and of e alike, in the anchors' sums."""
+    """The contribution of one part of the keys, of both h and e, to the sums of the anchors."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     part = tl.program_id(1).to(tl.int64)
     live_a = row < anchors
@@ -78,7 +80,7 @@ def infonce_fwd_kernel(
     top = tl.full((BLOCK_A,), float("-inf"), ACC)
     begin = part * tiles_a_part * BLOCK_K
     last = tl.minimum(begin + tiles_a_part * BLOCK_K, users)
-    # One loop after the other: they share the tiles' memory.
+    # Two loops, one after the other, so that h and e use the same registers and shared memory.
     for first in range(begin, last, BLOCK_K):
         key = first + tl.arange(0, BLOCK_K).to(tl.int64)
         live_k = key < last
@@ -121,7 +123,7 @@ def infonce_finish_kernel(
     RUNNING_MAX: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """lse = log of the parts' sums, term = lse - cos(h[id], e[id]) / τ."""
+    """lse = log of the sum over the parts, and term = lse - cos(h[id], e[id]) / τ."""
     LN_2: tl.constexpr = 0.6931471805599453
     row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     part = tl.arange(0, BLOCK_P).to(tl.int64)
@@ -133,7 +135,7 @@ def infonce_finish_kernel(
     if RUNNING_MAX:
         top = tl.load(top_ptr + place, live, float("-inf")).to(tl.float64)
         highest = tl.max(top, 1)
-        # A part whose every key was left out has no top.
+        # If all keys of a part are excluded, its total is 0 and its top -inf.
         total *= tl.where(total == 0, 0.0, tl.exp2(top - highest[:, None]))
         level += highest
     sum = tl.where(live_a, tl.sum(total, 1), 1.0)
@@ -153,7 +155,7 @@ def infonce_finish_kernel(
 def _times_weights(
     s, scale, lse, push, live, keys, keys_ptr, key, live_k, out, grad, D: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """grad + w keys, w = push exp2(s scale - lse) where live: d loss / d cosine, without the positives' share."""
+    """grad + w keys with w = push exp2(s scale - lse) where live: ∂loss/∂cosine without the term of the positives."""
     w = tl.where(live, push * tl.exp2(s * scale - lse), 0.0)
     if D > keys.shape[1]:
         keys = rows_of(keys_ptr, key, live_k, out, D, grad.shape[1])
@@ -182,7 +184,7 @@ def infonce_bwd_anchors_kernel(
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """share[part, b] = Σ over the part's keys of w[b, key] key; one block of columns."""
+    """share[part, b] = Σ_key w[b, key] key over the keys of a part, for one block of columns."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_A + tl.arange(0, BLOCK_A)
     part = tl.program_id(1).to(tl.int64)
     out = tl.program_id(2) * BLOCK_OUT
@@ -242,7 +244,7 @@ def infonce_bwd_keys_kernel(
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """grad[key] = Σ over the anchors of w[b, key] e[ids[b]], for keys of h and, in the grid's second half, of e."""
+    """grad[key] = Σ_b w[b, key] e[ids[b]] over the anchors, for the keys of h (program_id(1) = 0) or of e (1)."""
     key = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
     out = tl.program_id(2) * BLOCK_OUT
     keys_ptr, grad_ptr = h_ptr, grad_h_ptr
@@ -288,7 +290,8 @@ def infonce_bwd_scatter_kernel(
     BLOCK_D: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Adds what an id's anchors receive to the id's rows, one program an id: no atomics, a fixed order."""
+    """Adds the gradients of the anchors with the same id to the rows of this id. One program adds all anchors of an id
+    in a fixed order, so no atomics are needed."""
     place = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     live = column < D
@@ -304,10 +307,10 @@ def infonce_bwd_scatter_kernel(
         for position in range(place, end):
             anchor = tl.load(order_ptr + position)
             pull += tl.load(pull_ptr + anchor)
-            share_at = share_ptr + anchor * D
+            share_row_ptr = share_ptr + anchor * D
             for _ in range(parts):
-                total += tl.load(share_at + column, live, 0.0)
-                share_at += tl.cast(anchors, tl.int64) * D
+                total += tl.load(share_row_ptr + column, live, 0.0)
+                share_row_ptr += tl.cast(anchors, tl.int64) * D
         entry = id * D + column
         h, e = tl.load(h_ptr + entry, live, 0.0), tl.load(e_ptr + entry, live, 0.0)
         tl.store(grad_e_ptr + entry, tl.load(grad_e_ptr + entry, live, 0.0) + total + pull * h, live)
@@ -315,11 +318,11 @@ def infonce_bwd_scatter_kernel(
 
 
 def _blocks(precision: str, wide: bool, d: int, arch: int) -> tuple[int, int, int]:
-    """Rows that a program owns, rows of a step of its loop, and columns at a time: the most that compile without
-    spilling registers (compile_gate)."""
+    """The number of rows of a program, of rows per iteration of its loop, and of columns at a time: the largest that
+    compile without spilled registers (compile_gate)."""
     if wide:
         return 32, 16, 32
-    if precision == "tf32x3":  # two halves of both operands are in registers at once
+    if precision == "tf32x3":  # both halves of both operands are in registers
         return (64, 32, 64 if d <= 64 and arch // 10 == 9 else 32) if arch >= 90 else (32, 32, 32)
     if d <= 64 and (arch >= 90 or precision == "bf16"):
         return 64, 64, 64
@@ -327,7 +330,7 @@ def _blocks(precision: str, wide: bool, d: int, arch: int) -> tuple[int, int, in
 
 
 class _Call:
-    """The checked arguments of one call, and the block sizes that follow from its shape."""
+    """The checked arguments of one call, and the block sizes that follow from them."""
 
     def __init__(self, op: str, h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> None:
         require(
@@ -335,7 +338,7 @@ class _Call:
             op,
             f"h and e must both be [U, d], got {tuple(h.shape)} and {tuple(e.shape)}",
         )
-        require(h.dtype == e.dtype, op, f"h is {short(h.dtype)}, e is {short(e.dtype)}")
+        require(h.dtype == e.dtype, op, f"h and e must have the same dtype, got {short(h.dtype)} and {short(e.dtype)}")
         require(
             h.dtype in (torch.float32, torch.float64),
             op,
@@ -351,31 +354,32 @@ class _Call:
         self.tau, self.anchors, (self.users, self.d) = tau, ids.shape[0], h.shape
         self.exclude_self = exclude_self
         wide, precision = h.dtype == torch.float64, dot_precision(h.dtype)
-        # A program keeps block_owned rows and loops over the others, block_looped at a time and `most` columns wide.
-        self.block_owned, self.block_looped, most = _blocks(precision, wide, self.d, arch_of(h.device))
-        self.block_d, self.block_out = min(power_of_2(self.d, 16), most), min(power_of_2(self.d, 16), 64)
+        # A program has block_owned rows of one side, and loops over the rows of the other side, block_looped at a time.
+        self.block_owned, self.block_looped, max_block_d = _blocks(precision, wide, self.d, arch_of(h.device))
+        self.block_d, self.block_out = min(power_of_2(self.d, 16), max_block_d), min(power_of_2(self.d, 16), 64)
         self.tiles_a_part, self.parts = split(cdiv(self.users, self.block_looped), cdiv(self.anchors, self.block_owned))
         self.constants: dict[str, Any] = {"D": self.d, "ACC": tl.float64 if wide else tl.float32}
         self.blocks: dict[str, Any] = {"BLOCK_D": self.block_d, "EXCLUDE_SELF": exclude_self, "PRECISION": precision}
         self.outs = cdiv(self.d, self.block_out)
 
     def scale(self) -> tuple[float, float]:
-        """log2(e) / τ as a float32 and what it lacks."""
+        """log2(e) / τ as the sum of a float32 and a remainder."""
         scale = LOG2_E / self.tau
         high = torch.tensor(scale, dtype=torch.float32).item()
         return high, scale - high
 
 
 def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> tuple[Tensor, Tensor]:
-    """The CUDA kernels of ``torch.ops.mmssl_fast.infonce``: unit rows h, e [U, d], ids int64 [B] → term, lse [B].
+    """The CUDA implementation of ``torch.ops.mmssl_fast.infonce``: term and lse [B] from unit rows h and e [U, d] and
+    ids int64 [B].
 
-    Ids are not checked against U, which would take a sync.
+    The range of the ids is not checked, because it would need a synchronization.
     """
     call = _Call("infonce", h, e, ids, tau, exclude_self)
     term, lse = h.new_empty(call.anchors), h.new_empty(call.anchors)
-    running_max = 2 * LOG2_E / tau > SPAN
+    running_max = 2 * LOG2_E / tau > MAX_RANGE
     shift = 0.0 if running_max else LOG2_E / tau
-    # The kernels subtract the shift as a float32, so what is added back at the end must be that.
+    # The kernels subtract the shift as a float32, so the same float32 must be added at the end.
     shift = torch.tensor(shift, dtype=torch.float32).item()
     total = h.new_empty(call.parts, call.anchors, dtype=torch.float64)
     top = h.new_empty(total.shape) if running_max else None
@@ -424,7 +428,7 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -
 def infonce_bwd(
     term_grad: Tensor, lse_grad: Tensor, h: Tensor, e: Tensor, ids: Tensor, lse: Tensor, tau: float, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
-    """The CUDA kernels of ``torch.ops.mmssl_fast.infonce_bwd``: gradients of h and e, [U, d] each."""
+    """The CUDA implementation of ``torch.ops.mmssl_fast.infonce_bwd``: the gradients of h and e, [U, d] each."""
     op = "infonce_bwd"
     call = _Call(op, h, e, ids, tau, exclude_self)
     for x in (term_grad, lse_grad, lse):

@@ -1,4 +1,4 @@
-"""How kernels are started. Every launcher goes through `launch`, so that `compile_gate` sees exactly what would run."""
+"""The launch of kernels. Every launcher calls `launch`, so that compile_gate.py can record exactly what would run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Launch(NamedTuple):
-    """A kernel with what it would be started with."""
+    """A kernel and the arguments of its launch."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -24,7 +24,7 @@ _arch = 90
 
 
 def arch_of(device: torch.device) -> int:
-    """80 for compute capability 8.0; of "meta" the one that `recording` is given."""
+    """The architecture of a device, for example 80 for compute capability 8.0. For "meta", the one of `recording`."""
     if device.type != "cuda":
         return _arch
     major, minor = torch.cuda.get_device_capability(device)
@@ -32,15 +32,17 @@ def arch_of(device: torch.device) -> int:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stages: int = 2, **constants: Any) -> None:
-    """Starts ``kernel[grid](*args, **constants)`` on the device of the first tensor; nothing to do for an empty grid.
+    """Equals ``kernel[grid](*args, **constants)`` on the device of the first tensor. An empty grid is not launched.
 
     Args:
-        args: tensors and numbers, in the order of the kernel's arguments; constants: its tl.constexpr ones.
-        warps, stages: Triton's num_warps and num_stages. Fixed by shape, never tuned at run time.
+        args: tensors and numbers in the order of the kernel's arguments.
+        constants: its tl.constexpr arguments.
+        warps, stages: num_warps and num_stages of Triton. They depend on shapes and are not tuned at run time, so that
+            results do not change between runs.
     """
     if 0 in grid:
         return
-    # Contraction to fma is stated because Triton's default for it is about to change.
+    # Contraction to fma is set explicitly, because Triton's default for it is going to change.
     options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
     if _recorded is not None:
         _recorded.append(Launch(kernel, grid, args, constants, options))
@@ -52,8 +54,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stage
 
 @contextlib.contextmanager
 def recording(arch: int) -> Iterator[list[Launch]]:
-    """Within it `launch` starts nothing and notes everything, as for a GPU of compute capability arch / 10; launchers
-    may then be given tensors on "meta"."""
+    """A context in which `launch` records the launches instead of starting kernels, as for a GPU of compute capability
+    arch / 10. Launchers can then be called with tensors on "meta"."""
     global _recorded, _arch
     before = _recorded, _arch
     _recorded, _arch = [], arch

@@ -1,9 +1,10 @@
-"""modality_mix and its gradient: the attention between a node's modalities (equation 9), a node's weights in registers.
+"""modality_mix and its gradient: the attention between the modalities of a node (equation 9).
 
-Roofline. Memory-bound. Forward reads q, k, e (3 M d values a node) and writes heads · d; backward reads q, k, e and the
-gradient, writes three of M d. In float32 with M = 3, d = 64, heads = 4: 3.3 kB and 5.6 kB a node, for about 2 M² d +
-2 M heads d = 2.7 k and 8 k flops, which is under 1.5 flop a byte (an H100 turns from memory to arithmetic at 20). At
-3.35 TB/s 100 000 nodes take 0.10 ms and 0.17 ms at the least. Neither weights nor logits reach memory.
+Roofline: limited by memory. Forward reads q, k and e (3 M d values per node) and writes heads · d values. Backward
+reads q, k, e and the gradient, and writes three times M d values. In float32 with M = 3, d = 64 and heads = 4, that is
+3.3 kB and 5.6 kB per node, for about 2 M² d + 2 M heads d = 2.7 k and 8 k operations. This is below 1.5 operations per
+byte, and an H100 is limited by memory up to 20. At 3.35 TB/s, 100 000 nodes take at least 0.10 ms and 0.17 ms. The
+attention weights and logits stay in registers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .shapes import cdiv, power_of_2, require, row_major, short
 
 @triton.jit
 def _attention(q, k, live_modality, scale):
-    """softmax over b of q · k[b]: q [N, C], k [N, M, C] → [N, M]."""
+    """The softmax over the modalities b of q · k[b], [N, M], for q [N, C] and k [N, M, C]."""
     logit = tl.sum(q[:, None, :] * k, 2) * scale
     logit = tl.where(live_modality[None, :], logit, float("-inf"))
     share = tl.exp(logit - tl.max(logit, 1)[:, None])
@@ -46,7 +47,8 @@ def modality_mix_fwd_kernel(
     SCALE: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """mixed[n, h] = Σ_b w[h, b] e[b, n], w[h, b] = mean over a of softmax_b(q[a, n, h] · k[b, n, h] SCALE)."""
+    """mixed[n, h] = Σ_b w[h, b] e[b, n], where w[h, b] is the mean over a of softmax_b(q[a, n, h] · k[b, n, h]
+    SCALE)."""
     C: tl.constexpr = D // HEADS
     node = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     modality, column, within = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_C)
@@ -91,7 +93,7 @@ def modality_mix_bwd_kernel(
     SCALE: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """With p = softmax_b and g = d loss / d mixed: dw[b] = g · e[b], d logit[a, b] = p (dw[b] − Σ_b' p dw[b']) / M."""
+    """With p = softmax_b and g = ∂loss/∂mixed, dw[b] = g · e[b] and dlogit[a, b] = p (dw[b] − Σ_b' p dw[b']) / M."""
     C: tl.constexpr = D // HEADS
     node = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     modality, column, within = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_C)
@@ -133,12 +135,12 @@ def _check(op: str, q: Tensor, k: Tensor, e: Tensor, heads: int) -> None:
     require(
         e.ndim == 3 and shape[0] > 0 and shape[2] > 0,
         op,
-        f"e must be [M, N, d] with M and d of 1 or more, got {shape}",
+        f"e must be [M, N, d] with M, d ≥ 1, got {shape}",
     )
     require(
         q.shape == k.shape == e.shape,
         op,
-        f"q, k and e must have one shape, got {tuple(q.shape)}, {tuple(k.shape)} and {shape}",
+        f"q, k and e must have the same shape, got {tuple(q.shape)}, {tuple(k.shape)} and {shape}",
     )
     dtypes = ", ".join(short(x.dtype) for x in (q, k, e))
     require(
@@ -173,7 +175,7 @@ def _launch(kernel, e: Tensor, heads: int, budget: int, *tensors: Tensor) -> Non
 
 
 def modality_mix(q: Tensor, k: Tensor, e: Tensor, heads: int) -> Tensor:
-    """The CUDA kernel of ``torch.ops.mmssl_fast.modality_mix``: q, k, e [M, N, d] → [N, heads · d], dtype of e."""
+    """The CUDA implementation of ``torch.ops.mmssl_fast.modality_mix``: [N, heads · d] from q, k and e [M, N, d]."""
     _check("modality_mix", q, k, e, heads)
     q, k, e = (row_major(x) for x in (q, k, e))
     mixed = e.new_empty(e.shape[1], heads * e.shape[2])
@@ -182,12 +184,12 @@ def modality_mix(q: Tensor, k: Tensor, e: Tensor, heads: int) -> Tensor:
 
 
 def modality_mix_bwd(grad: Tensor, q: Tensor, k: Tensor, e: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The CUDA kernel of ``torch.ops.mmssl_fast.modality_mix_bwd``: gradients of q, k and e, [M, N, d] each."""
+    """The CUDA implementation of ``torch.ops.mmssl_fast.modality_mix_bwd``: gradients of q, k and e, [M, N, d] each."""
     op = "modality_mix_bwd"
     _check(op, q, k, e, heads)
     expected = e.shape[1], heads * e.shape[2]
     require(grad.shape == expected, op, f"grad must be {list(expected)}, got {tuple(grad.shape)}")
-    require(grad.dtype == e.dtype, op, f"grad is {short(grad.dtype)}, e is {short(e.dtype)}")
+    require(grad.dtype == e.dtype, op, f"grad must have the dtype of e, {short(e.dtype)}, got {short(grad.dtype)}")
     grad, q, k, e = (row_major(x) for x in (grad, q, k, e))
     grads = torch.empty_like(e), torch.empty_like(e), torch.empty_like(e)
     _launch(modality_mix_bwd_kernel, e, heads, 2048, grad, q, k, e, *grads)

@@ -1,4 +1,4 @@
-"""What a matrix product is computed in: torch's own switches, read when an op runs."""
+"""The precision of matrix products, from the settings of torch when an op runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import triton.language as tl
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How tl.dot multiplies operands of `dtype`, sums always in float32 (float64 for float64).
+    """The precision of the operands of tl.dot for tensors of `dtype`. Sums are float32, or float64 for float64.
 
-    "bf16": operands rounded to bfloat16 (8 bits), under ``torch.autocast("cuda", torch.bfloat16)`` or for bfloat16.
-    "tf32": to TF32 (11 bits), where ``torch.backends.cuda.matmul.fp32_precision`` (or allow_tf32) says so.
-    "tf32x3": each operand as two TF32 numbers, three products: 21 bits, float32-accurate on the matrix units. Exact
-    float32 products ("ieee") would go through scalar fma: at these tile sizes Triton 3.9 keeps their operands in local
-    memory (thousands of bytes a thread), and at their best they are 2.5 times slower than three TF32 ones on an H100.
-    "ieee": float64. Backward reads the switches again when it runs: keep it inside the same autocast to have bf16.
+    - "bf16": operands are rounded to bfloat16 (8 bits), under ``torch.autocast("cuda", torch.bfloat16)`` or if `dtype`
+      is bfloat16.
+    - "tf32": operands are rounded to TF32 (11 bits), if ``torch.backends.cuda.matmul.fp32_precision`` is "tf32".
+    - "tf32x3": each operand is the sum of two TF32 numbers, and three products are added. This has 21 bits, comparable
+      to float32. Exact float32 products ("ieee") would use scalar fma. At these tile sizes, Triton 3.9 keeps their
+      operands in local memory (thousands of bytes per thread), and even at best they are 2.5 times slower on an H100.
+    - "ieee": float64.
+
+    The backward pass reads the settings again when it runs. For bf16, it must be inside the same autocast context.
     """
     if dtype == torch.float64:
         return "ieee"
@@ -27,7 +30,7 @@ def dot_precision(dtype: torch.dtype) -> str:
 
 @triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b, with the operands rounded as `dot_precision` says."""
+    """acc + a b, with operands of the given precision (see `dot_precision`)."""
     if PRECISION == "bf16":
         acc = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
     else:

@@ -1,6 +1,6 @@
-"""Seen items of a tile of rows, walked through their CSR block: no mask is ever formed.
+"""Masking of seen items in a tile, by iterating over their CSR block. No mask is formed.
 
-A row's items must ascend, as `InteractionGraph` keeps them. Entries of `col` beyond crow[-1] are never read.
+The items of a row must be ascending, as in `InteractionGraph`. Entries of `col` beyond crow[-1] are never read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import triton.language as tl
 
 @triton.jit
 def first_seen(crow_ptr, col_ptr, row, live, item):
-    """For every row where its entries with a column of at least `item` begin, and where its entries end."""
+    """For every row, the position of its first entry with a column of at least `item`, and the end of its entries.
+
+    It is a binary search in all rows at once.
+    """
     low = tl.load(crow_ptr + row, live, 0)
     end = tl.load(crow_ptr + row + 1, live, 0)
     high = end
@@ -26,7 +29,7 @@ def first_seen(crow_ptr, col_ptr, row, live, item):
 
 @triton.jit
 def _ahead(col_ptr, place, end, first, WIDTH: tl.constexpr):
-    """How far each row's entry at `place` is from item `first`; WIDTH where it is further, or none is left."""
+    """The distance of each row's entry at `place` from item `first`, at most WIDTH, and WIDTH if no entry is left."""
     left = place < end
     away = tl.load(col_ptr + place, left, 0).to(tl.int64) - first
     return tl.where(left, tl.minimum(away, WIDTH), WIDTH).to(tl.int32)
@@ -34,9 +37,10 @@ def _ahead(col_ptr, place, end, first, WIDTH: tl.constexpr):
 
 @triton.jit
 def hide_seen(s, value, first, place, end, col_ptr):
-    """s [rows, items from `first` on] with `value` at seen entries, and each row's place behind this tile.
+    """s [rows, WIDTH], a tile that starts at item `first`, with `value` at the seen entries, and the position of each
+    row's first entry behind the tile.
 
-    place: the row's first entry with a column of at least `first`; end: where its entries end.
+    place: the position of each row's first entry with a column of at least `first`. end: the end of its entries.
     """
     WIDTH: tl.constexpr = s.shape[1]
     offset = tl.arange(0, WIDTH)

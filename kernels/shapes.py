@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Programs that fill a GPU several times over. A constant, not the device's own number: how a sum is cut into parts, and
-# with it the result's last bit, is then the same on every device.
+# A number of programs that fills a GPU several times. It is a constant instead of a property of the device, so that
+# sums are divided into the same parts, and have the same bits, on every device.
 PROGRAMS = 512
 
 
@@ -15,23 +15,23 @@ def cdiv(a: int, b: int) -> int:
 
 
 def power_of_2(n: int, least: int = 1) -> int:
-    """The least power of two that is at least n and `least`."""
+    """The smallest power of two that is at least n and `least`."""
     return max(least, 1 << max(n - 1, 0).bit_length())
 
 
 def parts_of(tiles: int, others: int) -> int:
-    """Into how many parts to cut `tiles` of one axis when the other axes make `others` programs."""
+    """The number of parts into which `tiles` of one axis are divided, if the other axes have `others` programs."""
     return max(1, min(tiles, PROGRAMS // max(others, 1)))
 
 
 def split(tiles: int, others: int) -> tuple[int, int]:
-    """How many tiles a part has and how many parts there are, by `parts_of`; no parts of no tiles."""
+    """The number of tiles per part, and the number of parts (0 if there are no tiles)."""
     tiles_a_part = max(1, cdiv(tiles, parts_of(tiles, others)))
     return tiles_a_part, cdiv(tiles, tiles_a_part)
 
 
 def product_blocks(precision: str, d: int, arch: int) -> tuple[int, int, int]:
-    """Rows, items and columns of a tile of u vᵀ: the most that compile without a spill (compile_gate)."""
+    """Rows, items and columns of a tile of u vᵀ: the largest that compile without spilled registers (compile_gate)."""
     if precision == "ieee":
         return 32, 16, 32
     if arch // 10 == 9:
@@ -40,32 +40,33 @@ def product_blocks(precision: str, d: int, arch: int) -> tuple[int, int, int]:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """What products and sums of a dtype are kept in."""
+    """The dtype in which products of `dtype` are accumulated."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def require(rule: bool, op: str, message: str) -> None:
-    """Raises ValueError "op: message" unless the rule holds. Of shapes and dtypes: values would take a sync."""
+    """Raises ValueError "op: message" unless the rule holds. It checks shapes and dtypes only, because checking values
+    would need a synchronization."""
     if not rule:
         raise ValueError(f"{op}: {message}")
 
 
-def short(dtype) -> str:
-    """float32 of torch.float32."""
+def short(dtype: torch.dtype) -> str:
+    """The name of a dtype without "torch."."""
     return str(dtype).removeprefix("torch.")
 
 
 def row_major(x: Tensor) -> Tensor:
-    """x with its columns adjacent and rows that do not overlap: what kernels address as row · width + column."""
+    """x as a contiguous tensor, which kernels address as row · width + column."""
     return x if x.is_contiguous() else x.contiguous()
 
 
 def check_factors(op: str, u: Tensor, v: Tensor) -> None:
-    """u [B, d] and v [I, d], the factors of relation rows."""
+    """Checks the factors u [B, d] and v [I, d] of relation rows."""
     require(u.ndim == 2, op, f"u must be [B, d], got {tuple(u.shape)}")
     require(v.ndim == 2, op, f"v must be [I, d], got {tuple(v.shape)}")
-    require(u.shape[1] == v.shape[1], op, f"u is {u.shape[1]} wide, v is {v.shape[1]}")
-    require(u.dtype == v.dtype, op, f"u is {short(u.dtype)}, v is {short(v.dtype)}")
+    require(u.shape[1] == v.shape[1], op, f"u and v must have the same width, got {u.shape[1]} and {v.shape[1]}")
+    require(u.dtype == v.dtype, op, f"u and v must have the same dtype, got {short(u.dtype)} and {short(v.dtype)}")
     require(
         u.dtype in (torch.float32, torch.float64, torch.bfloat16),
         op,
@@ -74,17 +75,17 @@ def check_factors(op: str, u: Tensor, v: Tensor) -> None:
 
 
 def check_seen(op: str, crow: Tensor | None, col: Tensor | None, rows: int) -> None:
-    """crow int64 [B + 1] and col [nnz] of the seen items, or neither."""
+    """Checks the CSR block of seen items: crow int64 [B + 1] and col [nnz], or neither."""
     if crow is None and col is None:
         return
     if crow is None or col is None:
-        raise ValueError(f"{op}: seen needs both crow and col, got only {'col' if crow is None else 'crow'}")
+        raise ValueError(f"{op}: pass both or neither of crow and col, got only {'col' if crow is None else 'crow'}")
     require(
         crow.ndim == 1 and crow.dtype == torch.int64 and crow.is_contiguous(),
         op,
         f"crow must be contiguous int64 [B + 1], got {short(crow.dtype)} {tuple(crow.shape)}",
     )
-    require(crow.shape[0] == rows + 1, op, f"crow has {crow.shape[0]} offsets, {rows} rows need {rows + 1}")
+    require(crow.shape[0] == rows + 1, op, f"crow must have {rows + 1} offsets for {rows} rows, got {crow.shape[0]}")
     require(
         col.ndim == 1 and col.dtype in (torch.int32, torch.int64) and col.is_contiguous(),
         op,

@@ -1,4 +1,4 @@
-"""Tiles of row-major matrices and their products, as the kernels share them."""
+"""Loading tiles of row-major matrices, and their products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .precision import dot
 
 @triton.jit
 def rows_of(ptr, row, live, first, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Columns [first, first + BLOCK_D) of the given rows; 0 outside."""
+    """The columns [first, first + BLOCK_D) of the given rows, and 0 outside the matrix."""
     column = first + tl.arange(0, BLOCK_D)
     return tl.load(ptr + row[:, None] * D + column[None, :], live[:, None] & (column < D)[None, :], 0.0)
 
@@ -19,7 +19,7 @@ def rows_of(ptr, row, live, first, D: tl.constexpr, BLOCK_D: tl.constexpr):
 def products(
     a, a_ptr, row_a, live_a, b, b_ptr, row_b, live_b, D: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr
 ):
-    """Rows of a times rows of b, both transposed to [rows a, rows b]; a and b hold their first columns."""
+    """a bᵀ [rows of a, rows of b] over all D columns. a and b contain the first columns, and the others are loaded."""
     s = tl.zeros((a.shape[0], b.shape[0]), ACC)
     s = dot(a, tl.trans(b), s, PRECISION)
     for first in range(a.shape[1], D, a.shape[1]):

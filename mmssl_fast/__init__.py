@@ -1,4 +1,14 @@
-"""Fast, small-memory MMSSL for PyTorch: relation rows that are never a matrix, and the ops around them."""
+"""Operations for multi-modal self-supervised recommendation (MMSSL, WWW 2023) in PyTorch.
+
+MMSSL trains a discriminator on rows of users x items matrices. Here these rows are never formed: `RelationRows`
+represents them by their factors, and the functions below compute with the factors. Every function equals the PyTorch
+expression in the first line of its docstring; reference.py contains all of these expressions. `mmssl_fast.nn` has the
+modules and losses of the model, and the package `mmssl_trainer` trains it.
+
+Where things are: ops/ has one module per operation with a kernel (C++ in csrc/, Triton in kernels/), relation/ has the
+relation rows and their algebra, nn/ the modules, and dropin/ the adapters for other people's code. Imports go from
+dropin and nn to relation, ops and finally the modules of this folder, never the other way.
+"""
 
 from ._version import __version__
 from .backends import backends

@@ -1,3 +1,3 @@
-"""The one place that holds the version number; pyproject.toml reads it from here."""
+"""The version number, which pyproject.toml reads from this file."""
 
 __version__ = "0.2.0"

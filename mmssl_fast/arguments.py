@@ -1,4 +1,4 @@
-"""What the public ops say about arguments that are no tensors, or ids of another type than theirs."""
+"""Checks of the argument types that all public functions share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ ID_TYPES = (torch.int64, torch.int32)
 
 
 def check_tensors(op: str, **arguments: object) -> None:
-    """Raises TypeError naming the first argument that is not a torch.Tensor."""
+    """Raises TypeError if an argument is not a torch.Tensor. The error names the first such argument."""
     for name, x in arguments.items():
         if not isinstance(x, Tensor):
-            raise TypeError(f"{op}: {name} must be a torch.Tensor, got {_kind(x)}")
+            raise TypeError(f"{op}: {name} must be a torch.Tensor, got {_type_and_hint(x)}")
 
 
 def check_seen(op: str, seen: Any) -> None:
@@ -24,12 +24,12 @@ def check_seen(op: str, seen: Any) -> None:
 
 
 def as_ids(op: str, name: str, ids: Tensor) -> Tensor:
-    """ids as int64, which is what the kernels read; int32 is widened. Raises TypeError for what is no tensor and
-    ValueError for a tensor of another type or shape."""
+    """Returns ids as int64, the dtype that the kernels read. Raises TypeError if ids is not a tensor, and ValueError if
+    its dtype is neither int64 nor int32 or it is not one-dimensional."""
     if isinstance(ids, Tensor) and ids.dtype == torch.int64 and ids.ndim == 1:
         return ids
     if not isinstance(ids, Tensor):
-        raise TypeError(f"{op}: {name} must be a torch.Tensor of int64 or int32, got {_kind(ids)}")
+        raise TypeError(f"{op}: {name} must be a torch.Tensor of int64 or int32, got {_type_and_hint(ids)}")
     if ids.dtype not in ID_TYPES:
         raise ValueError(f"{op}: {name} must be int64 or int32 [B], got {str(ids.dtype).removeprefix('torch.')}")
     if ids.ndim != 1:
@@ -37,8 +37,9 @@ def as_ids(op: str, name: str, ids: Tensor) -> Tensor:
     return ids.long()
 
 
-def _kind(x: object) -> str:
-    kind = type(x)
-    if kind.__module__ == "numpy":
-        return f"a NumPy {kind.__name__}; use torch.from_numpy"
-    return f"a {kind.__name__}; use torch.tensor" if kind in (list, tuple) else f"{kind.__name__}"
+def _type_and_hint(x: object) -> str:
+    """The type of x for an error message, and how to convert x to a tensor."""
+    cls = type(x)
+    if cls.__module__ == "numpy":
+        return f"a NumPy {cls.__name__}; use torch.from_numpy"
+    return f"a {cls.__name__}; use torch.tensor" if cls in (list, tuple) else f"{cls.__name__}"

@@ -1,11 +1,14 @@
-"""backends(): which op runs where in this build. Nothing falls back silently, so what is not here does not run."""
+"""backends(): which implementation every op has in this build.
+
+There is no silent fallback: an op without a kernel for a device raises NotImplementedError there.
+"""
 
 import torch
 
 from .library import build_info
 
-# Public op → (equations, the registered ops it runs on). On CUDA, `TRITON` names those that kernels/ owns, `TORCH`
-# those composed of torch's operations.
+# Public function → (equations, the registered ops that it calls). On CUDA, the ops in TRITON are implemented in
+# kernels/, and the ops in TORCH are composed of PyTorch operations. All other ops are CUDA C++.
 OPS = {
     "act_norm_dropout": ("4", ("act_norm_dropout",)),
     "cosine_block": ("3", ("cosine_block",)),
@@ -26,20 +29,27 @@ TORCH = frozenset({"act_norm_dropout"})
 
 
 def backends() -> dict[str, dict[str, str]]:
-    """What runs each op on each device.
+    """Lists the implementation of every op on every device in this build.
 
     Returns:
-        For every public op a dict with ``equation`` (of the paper), ``cpu`` and ``cuda``: the kernel's language, with
-        the instruction set in use on the CPU; "torch" where the op is made of torch's own operations alone; "no
-        kernel" where calling the op raises NotImplementedError.
+        For every public op a dict with ``equation`` (its equations in the MMSSL paper, WWW 2023), ``cpu`` and ``cuda``.
+        The latter two name the language of the kernel, for the CPU with the instruction set in use. "torch" means that
+        the op is composed of PyTorch operations. "no kernel" means that the op raises NotImplementedError.
+
+    Example:
+        >>> info = backends()["cosine_block"]
+        >>> info["equation"], info["cpu"].startswith("C++")
+        ('3', True)
+        >>> backends()["gradient_norm"]
+        {'equation': '7', 'cpu': 'torch', 'cuda': 'torch'}
     """
     return {
-        name: {"equation": equation, "cpu": _owner(kernels, "CPU"), "cuda": _owner(kernels, "CUDA")}
+        name: {"equation": equation, "cpu": _language(kernels, "CPU"), "cuda": _language(kernels, "CUDA")}
         for name, (equation, kernels) in OPS.items()
     }
 
 
-def _owner(kernels: tuple[str, ...], key: str) -> str:
+def _language(kernels: tuple[str, ...], key: str) -> str:
     if not kernels:
         return "torch"
     if not all(torch._C._dispatch_has_kernel_for_dispatch_key(f"mmssl_fast::{kernel}", key) for kernel in kernels):

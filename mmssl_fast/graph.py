@@ -1,7 +1,7 @@
-"""InteractionGraph: the bipartite user-item graph as CSR and transposed CSR, checked once.
+"""InteractionGraph: the bipartite user-item graph as a CSR matrix and its transpose.
 
-Every op that reads the graph takes its arrays as they are here, so the checks below are the only place where an
-out-of-range, unsorted or duplicated index is looked for.
+The constructor checks the arrays. The ops that read them do not check again for indices that are out of range, unsorted
+or duplicated.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ from torch import Tensor
 
 from .arguments import check_tensors
 from .modes import is_traced, lasting, outside_modes
+from .pairs import csr_of, pairs_of, to_int_array, to_numpy
 
 NORMS = ("receiver", "both", "none")
-_INT32_MAX = 2**31 - 1
 
 
 class SeenRows(NamedTuple):
-    """The items each of B users has interacted with, as a CSR block.
+    """The items that B users interacted with, as a CSR block. Equals the row and column arrays of
+    ``torch.sparse_csr_tensor(crow, col, ones)``.
 
-    crow: int64 [B + 1], offsets into `col`; col: int32 or int64 [nnz], item ids, ascending within a row.
+    Args:
+        crow: int64 [B + 1], offsets into `col`.
+        col: int32 or int64 [nnz], item ids, ascending within a row.
+
+    Example:
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> graph.rows(torch.tensor([1, 0]))
+        SeenRows(crow=tensor([0, 1, 3]), col=tensor([1, 0, 2], dtype=torch.int32))
     """
 
     crow: Tensor
@@ -32,19 +40,35 @@ class SeenRows(NamedTuple):
 
 
 class InteractionGraph:
-    """Who interacted with what: U users, I items, nnz distinct pairs.
+    """The bipartite graph of U users and I items, stored as the CSR arrays of its matrix A [U, I] and of A.T.
 
-    Attributes (all on one device; never written to after construction):
-        n_users, n_items, nnz: sizes.
-        crow [U + 1] int64, col [nnz] int32 (int64 where I exceeds 2³¹ − 1): items of each user, ascending.
-        t_crow [I + 1] int64, t_col [nnz]: users of each item, ascending (the transposed CSR).
-        value, t_value: float32 [nnz] edge values in either order, or None (every edge counts 1).
-        user_degree [U], item_degree [I]: int64 numbers of neighbours, ``|N_u|`` and ``|N_i|`` of Eq. 2.
-        max_degree: most items of a user; n_eligible: users with both an item and a missing one, whom sample_bpr draws.
+    Create a graph with `from_scipy` or `from_pairs`. The constructor takes existing CSR arrays and checks them.
 
-    Build one with `from_scipy` or `from_pairs`. The constructor takes finished arrays and raises ValueError where they
-    are not as above: another dtype or length, offsets that fall or do not end at nnz, an index out of range or not
-    ascending within its row, or two CSRs whose degrees are not each other's.
+    Args:
+        crow: int64 [U + 1], offsets of the users into `col`.
+        col: int32 (int64 if U or I exceeds 2³¹ − 1) [nnz], the items of each user, ascending.
+        t_crow: int64 [I + 1], offsets of the items into `t_col`.
+        t_col: [nnz], the users of each item, ascending.
+        n_users, n_items: U and I.
+        value, t_value: float32 [nnz], edge values in the order of `col` and of `t_col`, or None if all are 1.
+
+    Attributes:
+        n_users, n_items, nnz: numbers of users, items and distinct pairs.
+        crow, col, value, t_crow, t_col, t_value: the arguments. They must not be changed.
+        user_degree, item_degree: int64 [U] and [I], numbers of neighbours ``|N_u|`` and ``|N_i|`` of equation 2.
+        max_degree: the largest user degree.
+        n_eligible: number of users with at least one item and at least one missing item, whom `sample_bpr` can draw.
+
+    Raises:
+        ValueError: an array has another dtype or length, offsets decrease or do not end at nnz, an index is out of
+            range or not ascending within its row, or the degrees of the two CSR matrices do not match.
+
+    Example:
+        >>> graph = InteractionGraph.from_pairs(users=[0, 0, 1], items=[0, 2, 1], n_users=2, n_items=3)
+        >>> graph
+        InteractionGraph(2 users x 3 items, 3 interactions, cpu)
+        >>> graph.user_degree, graph.item_degree
+        (tensor([2, 1]), tensor([1, 1, 1]))
     """
 
     def __init__(
@@ -62,61 +86,76 @@ class InteractionGraph:
         for name, x in (("crow", crow), ("col", col), ("t_crow", t_crow), ("t_col", t_col)):
             check_tensors("InteractionGraph", **{name: x})
             if is_traced(x):
-                raise ValueError(f"InteractionGraph: {name} has no values to check here; build the graph beforehand")
-        with outside_modes():
-            self._build_from(crow, col, t_crow, t_col, n_users, n_items, value, t_value)
-
-    def _build_from(
-        self,
-        crow: Tensor,
-        col: Tensor,
-        t_crow: Tensor,
-        t_col: Tensor,
-        n_users: int,
-        n_items: int,
-        value: Tensor | None,
-        t_value: Tensor | None,
-    ) -> None:
-        _check_csr("crow", crow, "col", col, n_users, n_items, value)
-        _check_csr("t_crow", t_crow, "t_col", t_col, n_items, n_users, t_value)
-        if col.numel() != t_col.numel() or col.device != t_col.device or (value is None) != (t_value is None):
-            raise ValueError("InteractionGraph: the CSR and its transpose differ in entries, device or having values")
-        crow, col, t_crow, t_col = (lasting(x) for x in (crow, col, t_crow, t_col))
-        self.n_users, self.n_items, self.nnz = n_users, n_items, col.numel()
-        self.crow, self.col, self.value = crow, col, None if value is None else lasting(value.detach())
-        self.t_crow, self.t_col, self.t_value = t_crow, t_col, None if t_value is None else lasting(t_value.detach())
-        self.user_degree, self.item_degree = crow.diff(), t_crow.diff()
-        _check_degrees(self.item_degree, col, "t_crow", "col")
-        _check_degrees(self.user_degree, t_col, "crow", "t_col")
-        eligible = (self.user_degree > 0) & (self.user_degree < n_items)
-        numbers = eligible.sum(), self.user_degree.max() if n_users else eligible.sum()
-        self.n_eligible, self.max_degree = torch.stack(numbers).tolist()
-        full = (self.user_degree == n_items).nonzero().flatten()
-        self._full_users = full if n_items else full[:0]
-        self._inv_sqrt_users = _inv_sqrt(self.user_degree, torch.float32)
-        self._inv_sqrt_items = _inv_sqrt(self.item_degree, torch.float32)
+                raise ValueError(
+                    f"InteractionGraph: {name} has no values to check while it is traced; create the graph beforehand"
+                )
+        with outside_modes():  # so that a graph created under some mode can be used under any
+            _check_csr("crow", crow, "col", col, n_users, n_items, value)
+            _check_csr("t_crow", t_crow, "t_col", t_col, n_items, n_users, t_value)
+            if col.numel() != t_col.numel() or col.device != t_col.device or (value is None) != (t_value is None):
+                raise ValueError(
+                    "InteractionGraph: the CSR matrix and its transpose must have the same number of entries, the same "
+                    "device, and both or neither of value and t_value"
+                )
+            crow, col, t_crow, t_col = (lasting(x) for x in (crow, col, t_crow, t_col))
+            self.n_users, self.n_items, self.nnz = n_users, n_items, col.numel()
+            self.crow, self.col, self.t_crow, self.t_col = crow, col, t_crow, t_col
+            self.value = None if value is None else lasting(value.detach())
+            self.t_value = None if t_value is None else lasting(t_value.detach())
+            self.user_degree, self.item_degree = crow.diff(), t_crow.diff()
+            _check_degrees(self.item_degree, col, "t_crow", "col")
+            _check_degrees(self.user_degree, t_col, "crow", "t_col")
+            eligible = (self.user_degree > 0) & (self.user_degree < n_items)
+            numbers = eligible.sum(), self.user_degree.max() if n_users else eligible.sum()
+            self.n_eligible, self.max_degree = torch.stack(numbers).tolist()  # one synchronization with the GPU
+            full = (self.user_degree == n_items).nonzero().flatten()
+            self._full_users = full if n_items else full[:0]
+            self._inv_sqrt_users = _inv_sqrt(self.user_degree, torch.float32)
+            self._inv_sqrt_items = _inv_sqrt(self.item_degree, torch.float32)
 
     @classmethod
     def from_scipy(cls, matrix: sp.spmatrix | sp.sparray, weights: bool = False) -> InteractionGraph:
-        """A graph from any SciPy sparse matrix [U, I].
+        """Creates a graph from a SciPy sparse matrix [U, I] of any format. Zeros are not edges.
 
-        weights=False: every stored positive value is an edge of value 1, duplicates merged; a negative one is refused,
-        since it would turn a dislike into an interaction. weights=True keeps edge values of either sign (float32),
-        duplicates summed. Zeros, stored or summed to, are no edges. Raises ValueError when an index is out of range, or
-        a value is not finite, not real or, without weights, negative.
+        Args:
+            matrix: SciPy sparse matrix or array.
+            weights: False: every positive value is an edge of value 1, and duplicates are merged. Negative values raise
+                an error, because they would turn a dislike into an interaction. True: values of either sign are kept as
+                float32 edge values, and duplicates are added.
+
+        Raises:
+            ValueError: an index is out of range, or a value is not finite, not real or, without weights, negative.
+
+        Example:
+            >>> import scipy.sparse
+            >>> matrix = scipy.sparse.csr_array([[3, 0, 5], [0, 1, 0]])
+            >>> InteractionGraph.from_scipy(matrix).nnz
+            3
+            >>> InteractionGraph.from_scipy(matrix, weights=True).value
+            tensor([3., 5., 1.])
         """
         where = "InteractionGraph.from_scipy"
-        return cls._build(*_pairs_of(where, matrix), matrix.shape[0], matrix.shape[1], weights, where)
+        return cls._build(*pairs_of(where, matrix), matrix.shape[0], matrix.shape[1], weights, where)
 
     @classmethod
     def from_pairs(cls, users: Any, items: Any, n_users: int, n_items: int, values: Any = None) -> InteractionGraph:
-        """A graph from two integer sequences of equal length (arrays, tensors or lists); repeated pairs are merged.
+        """Creates a graph from the pairs (users[k], items[k]). Repeated pairs are merged.
 
-        values: optional edge values of either sign (float32, repeated pairs summed; zeros are no edges). Raises
-        ValueError naming the first pair whose index is out of range or whose value is not finite.
+        Args:
+            users, items: sequences of integers of the same length: arrays, tensors or lists.
+            n_users, n_items: U and I.
+            values: edge values of either sign, or None. They become float32, the values of repeated pairs are added,
+                and zeros are not edges.
+
+        Raises:
+            ValueError: an index is out of range or a value is not finite. The error names the first such pair.
+
+        Example:
+            >>> InteractionGraph.from_pairs([0, 0, 0], [1, 1, 2], n_users=1, n_items=3).col
+            tensor([1, 2], dtype=torch.int32)
         """
-        users, items = _to_int_array(users, "users"), _to_int_array(items, "items")
-        data = None if values is None else np.asarray(_to_numpy(values))
+        users, items = to_int_array(users, "users"), to_int_array(items, "items")
+        data = None if values is None else np.asarray(to_numpy(values))
         where = "InteractionGraph.from_pairs"
         return cls._build(users, items, data, int(n_users), int(n_items), values is not None, where)
 
@@ -131,7 +170,7 @@ class InteractionGraph:
         weights: bool,
         where: str,
     ) -> InteractionGraph:
-        csr = _csr_of(users, items, data, n_users, n_items, weights, where)
+        csr = csr_of(users, items, data, n_users, n_items, weights, where)
         csc = csr.tocsc()
         csc.sort_indices()
 
@@ -155,7 +194,7 @@ class InteractionGraph:
         return self.col.device
 
     def to(self, device: torch.device | str) -> InteractionGraph:
-        """The same graph on `device` (itself when it is already there). What was checked is not checked again."""
+        """The graph on `device`; the same object if it already is there. The arrays are not checked again."""
         device = torch.device(device)
         if device == self.device or (device.index is None and device.type == self.device.type):
             return self
@@ -167,17 +206,33 @@ class InteractionGraph:
         return moved
 
     def rows(self, users: Tensor) -> SeenRows:
-        """The CSR block of `users` (integer [B], repeats allowed): SeenRows(crow [B + 1], col). Raises IndexError when
-        an id is outside [0, U)."""
+        """The items of some users. Equals ``scipy_matrix[users]`` as a CSR block.
+
+        Args:
+            users: integer [B]. Users may repeat.
+
+        Returns:
+            SeenRows(crow [B + 1], col).
+
+        Raises:
+            IndexError: a user lies outside [0, U).
+
+        Example:
+            >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+            >>> graph.rows(torch.tensor([1, 0])).col
+            tensor([1, 0, 2], dtype=torch.int32)
+        """
         check_tensors("InteractionGraph.rows", users=users)
         if users.ndim != 1 or users.dtype == torch.bool or users.is_floating_point() or users.is_complex():
             raise ValueError(
-                f"InteractionGraph.rows: users must be integers [B], got {users.dtype} {tuple(users.shape)}"
+                f"InteractionGraph.rows: users must be an integer tensor [B], got {users.dtype} {tuple(users.shape)}"
             )
         users = users.to(self.device, torch.int64)
         low, high = (int(users.min()), int(users.max())) if users.numel() else (0, -1)
         if low < 0 or high >= self.n_users:
-            raise IndexError(f"InteractionGraph.rows: users span [{low}, {high}], the graph has {self.n_users} users")
+            raise IndexError(
+                f"InteractionGraph.rows: users must lie in [0, {self.n_users}), got ids from {low} to {high}"
+            )
         counts = self.user_degree[users]
         crow = torch.zeros(users.numel() + 1, dtype=torch.int64, device=self.device)
         torch.cumsum(counts, 0, out=crow[1:])
@@ -185,13 +240,13 @@ class InteractionGraph:
         return SeenRows(crow, self.col[torch.arange(shift.numel(), device=self.device) + shift])
 
     def inv_sqrt_degree(self, side: str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """1 / sqrt(degree) of every user (side="users") or item (side="items"); 0 for a node with no neighbour."""
-        if dtype == torch.float32:  # made with the graph: nothing is kept that a call under some mode has made
+        """1 / sqrt(degree) of every user (side="users") or item (side="items"). A node without neighbours has 0."""
+        if dtype == torch.float32:  # computed by the constructor, because a cache would depend on the mode of a call
             return {"users": self._inv_sqrt_users, "items": self._inv_sqrt_items}[side]
         return _inv_sqrt({"users": self.user_degree, "items": self.item_degree}[side], dtype)
 
     def full_users(self) -> Tensor:
-        """Ids (int64, ascending) of the users who have interacted with every item: they have no negative to sample."""
+        """Ids (int64, ascending) of the users who interacted with every item, and thus have no negative item."""
         return self._full_users
 
     def __repr__(self) -> str:
@@ -201,72 +256,9 @@ class InteractionGraph:
 
 
 def interactions(matrix: sp.spmatrix | sp.sparray, where: str) -> sp.csr_array:
-    """The pairs of a SciPy matrix [U, I] as `InteractionGraph.from_scipy` reads them: CSR of ones, distinct, sorted.
-
-    where: what errors name.
-    """
-    return _csr_of(*_pairs_of(where, matrix), matrix.shape[0], matrix.shape[1], False, where)
-
-
-def _pairs_of(where: str, matrix: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if not sp.issparse(matrix) or matrix.ndim != 2:
-        raise ValueError(f"{where}: expected a 2-D SciPy sparse matrix, got {type(matrix).__name__}")
-    if matrix.format == "csr":
-        return _csr_to_pairs(matrix, where)
-    coo = matrix.tocoo()
-    return coo.row, coo.col, np.asarray(coo.data)
-
-
-def _csr_of(
-    users: np.ndarray, items: np.ndarray, data: np.ndarray | None, n_users: int, n_items: int, weights: bool, where: str
-) -> sp.csr_array:
-    if n_users < 0 or n_items < 0:
-        raise ValueError(f"{where}: sizes must not be negative, got {n_users} users x {n_items} items")
-    if len(users) != len(items) or (data is not None and len(data) != len(users)):
-        raise ValueError(
-            f"{where}: {len(users)} users, {len(items)} items, "
-            f"{len(users) if data is None else len(data)} values: lengths differ"
-        )
-    for name, ids, size in (("user", users, n_users), ("item", items, n_items)):
-        bad = np.flatnonzero((ids < 0) | (ids >= size))
-        if bad.size:
-            raise ValueError(f"{where}: pair {bad[0]} names {name} {ids[bad[0]]}, the graph has {size} {name}s")
-    if data is not None:
-        if data.ndim != 1:
-            raise ValueError(f"{where}: values must be a 1-D sequence, got shape {data.shape}")
-        users, items, data = _edges(users, items, data, weights, where)
-    values = data.astype(np.float32) if weights and data is not None else np.ones(len(users), np.float32)
-    index = np.int32 if max(n_users, n_items) <= _INT32_MAX else np.int64
-    csr = sp.coo_array((values, (users.astype(index), items.astype(index))), shape=(n_users, n_items)).tocsr()
-    csr.sum_duplicates()
-    if weights:
-        csr.eliminate_zeros()
-    else:
-        csr.data[:] = 1
-    csr.indices = csr.indices.astype(index, copy=False)
-    return csr
-
-
-def _edges(
-    users: np.ndarray, items: np.ndarray, data: np.ndarray, weights: bool, where: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pairs whose value makes an edge, with those values."""
-    if data.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: values must be real numbers, got {data.dtype}")
-
-    def refuse(bad: np.ndarray, rule: str) -> None:
-        if bad.any():
-            at = int(bad.argmax())
-            raise ValueError(f"{where}: value {at} (user {users[at]}, item {items[at]}) is {data[at]:g}; {rule}")
-
-    refuse(~np.isfinite(data), "values are finite")
-    if weights:
-        with np.errstate(over="ignore"):
-            refuse(~np.isfinite(data.astype(np.float32)), "values fit float32")
-    else:
-        refuse(data < 0, "an interaction's value is positive; leave it out, or keep edge values (weights)")
-    kept = data != 0
-    return users[kept], items[kept], data[kept]
+    """The interactions in a SciPy matrix [U, I], by the rules of `InteractionGraph.from_scipy`: a CSR array of ones
+    with distinct, sorted indices. `where` is the function that errors name."""
+    return csr_of(*pairs_of(where, matrix), matrix.shape[0], matrix.shape[1], False, where)
 
 
 def _inv_sqrt(degree: Tensor, dtype: torch.dtype) -> Tensor:
@@ -286,24 +278,30 @@ def _check_csr(
             f"{where}: {col_name} must be contiguous int32 or int64 [nnz], got {col.dtype} {tuple(col.shape)}"
         )
     if crow.device != col.device or (value is not None and value.device != col.device):
-        raise ValueError(f"{where}: {crow_name} is on {crow.device}, {col_name} on {col.device}; all have one device")
+        raise ValueError(
+            f"{where}: all arrays must be on the same device, got {crow_name} on {crow.device} and {col_name} on "
+            f"{col.device}"
+        )
     if value is not None and (value.dtype != torch.float32 or value.shape != col.shape):
         raise ValueError(f"{where}: values must be float32 {tuple(col.shape)}, got {value.dtype} {tuple(value.shape)}")
     if crow.is_meta:
-        raise ValueError(f"{where}: {crow_name} has no values to check here; build the graph beforehand")
-    steps = crow.diff()
+        raise ValueError(f"{where}: {crow_name} is on the meta device and has no values to check")
+    counts = crow.diff()
     if int(crow[0]) != 0 or int(crow[-1]) != col.numel() or bool((crow[1:] < crow[:-1]).any()):
-        raise ValueError(f"{where}: {crow_name} must ascend from 0 to nnz = {col.numel()}")
+        raise ValueError(f"{where}: {crow_name} must be non-decreasing from 0 to nnz = {col.numel()}")
     if not col.numel():
         return
     low, high = torch.aminmax(col)
     if int(low) < 0 or int(high) >= n_cols:
-        raise ValueError(f"{where}: {col_name} spans [{int(low)}, {int(high)}], the other side has {n_cols} nodes")
-    first = torch.zeros(col.numel(), dtype=torch.bool, device=col.device)  # of its row
-    first[crow[:-1][steps > 0]] = True
-    bad = ~first[1:] & (col.diff() <= 0)
+        raise ValueError(f"{where}: {col_name} must lie in [0, {n_cols}), got indices from {int(low)} to {int(high)}")
+    first_of_row = torch.zeros(col.numel(), dtype=torch.bool, device=col.device)
+    first_of_row[crow[:-1][counts > 0]] = True
+    bad = ~first_of_row[1:] & (col.diff() <= 0)
     if bool(bad.any()):
-        raise ValueError(f"{where}: {col_name} does not ascend within its row at entry {int(bad.nonzero()[0]) + 1}")
+        raise ValueError(
+            f"{where}: {col_name} must be ascending within a row, but entry {int(bad.nonzero()[0]) + 1} is not larger "
+            "than the entry before it"
+        )
 
 
 def _check_degrees(degree: Tensor, col: Tensor, crow_name: str, col_name: str) -> None:
@@ -311,37 +309,6 @@ def _check_degrees(degree: Tensor, col: Tensor, crow_name: str, col_name: str) -
     if not torch.equal(counts, degree):
         node = int((counts != degree).nonzero()[0])
         raise ValueError(
-            f"InteractionGraph: {col_name} names node {node} {int(counts[node])} times, {crow_name} says "
-            f"{int(degree[node])}"
+            f"InteractionGraph: node {node} occurs {int(counts[node])} times in {col_name}, but has "
+            f"{int(degree[node])} entries according to {crow_name}"
         )
-
-
-def _to_numpy(x: Any) -> np.ndarray:
-    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-
-
-def _to_int_array(x: Any, name: str) -> np.ndarray:
-    a = _to_numpy(x)
-    if a.ndim != 1 or (a.size and a.dtype.kind not in "iu"):
-        raise ValueError(
-            f"InteractionGraph.from_pairs: {name} must be a 1-D sequence of integers, got shape {a.shape} of {a.dtype}"
-        )
-    return a.astype(np.int64)
-
-
-def _csr_to_pairs(matrix: sp.spmatrix | sp.sparray, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The (row, column, value) triples of a CSR whose arrays may be inconsistent: checked before anything reads through
-    them, because SciPy's own conversions do not."""
-    indptr, indices, data = np.asarray(matrix.indptr), np.asarray(matrix.indices), np.asarray(matrix.data)
-    n_rows = matrix.shape[0]
-    if (
-        len(indptr) != n_rows + 1
-        or indptr[0] != 0
-        or (np.diff(indptr) < 0).any()
-        or indptr[-1] > min(len(indices), len(data))
-    ):
-        raise ValueError(
-            f"{where}: indptr of length {len(indptr)} does not describe {n_rows} rows over {len(indices)} indices"
-        )
-    nnz = int(indptr[-1])
-    return np.repeat(np.arange(n_rows), np.diff(indptr)), indices[:nnz], data[:nnz]

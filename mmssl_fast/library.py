@@ -1,9 +1,9 @@
-"""Loads the C++ library, which registers the ops as torch.ops.mmssl_fast.*, and refuses one that does not fit torch."""
+"""Loads the C++ library, which registers the ops as torch.ops.mmssl_fast.*, and checks that it matches torch."""
 
 import importlib
 from typing import Any
 
-import torch  # loads the libraries that _C is linked against
+import torch  # must be imported first: it loads the libraries that _C is linked with
 
 REINSTALL = "reinstall mmssl_fast from its source folder with `pip install --force-reinstall --no-deps .`"
 
@@ -12,7 +12,9 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError(f"mmssl_fast: the C++ library is not built; {REINSTALL}") from error
 except ImportError as error:
-    raise ImportError(f"mmssl_fast: the C++ library does not load with torch {torch.__version__} ({error})") from error
+    raise ImportError(
+        f"mmssl_fast: the C++ library cannot be loaded with torch {torch.__version__} ({error})"
+    ) from error
 
 
 def _major_minor(version: str) -> list[str]:
@@ -27,22 +29,28 @@ if _major_minor(_C.build_info()["torch"]) != _major_minor(torch.__version__):
 
 
 def build_info() -> dict[str, Any]:
-    """How the library was built and what it runs with.
+    """Describes how the C++ library was built, and which instruction set it uses.
 
     Returns:
-        dict with ``torch`` (version built against), ``compiler``, ``isa_levels`` (instruction sets in the library),
-        ``isa`` (the one in use), ``cuda`` (bool), ``cuda_archs`` (list of str), ``cuda_note`` (why it is so) and
-        ``debug`` (bool).
+        A dict with ``torch`` (the version it was built against), ``compiler``, ``isa_levels`` (the instruction sets in
+        the library), ``isa`` (the instruction set in use), ``cuda`` (bool), ``cuda_archs`` (list of str), ``cuda_note``
+        (the reason for building with or without CUDA) and ``debug`` (bool).
+
+    Example:
+        >>> info = build_info()
+        >>> info["isa"] in info["isa_levels"]
+        True
     """
     return _C.build_info()
 
 
 def infonce_sizes() -> dict[str, int]:
-    """The sizes in csrc/cpu/infonce.h and cpu/tile.h that decide how much memory infonce takes on the CPU.
+    """The block sizes in csrc/cpu/infonce.h and csrc/cpu/tile.h, which determine the memory of infonce on the CPU.
 
     Returns:
-        dict with ``block`` (anchors whose shares are in memory at once), ``keys`` and ``anchors`` (of a tile),
-        ``tasks`` (the maximum number that share the keys), ``min_anchors`` and ``exps`` (the gradient in one pass works
-        on at least that many anchors and keeps at most that many values of exp(product)).
+        A dict with ``block`` (anchors whose partial sums are in memory at once), ``keys`` and ``anchors`` (size of a
+        tile), ``tasks`` (maximum number of tasks among which the keys are divided), ``min_anchors`` and ``exps``. If
+        the gradient is computed together with the loss, it processes at least ``min_anchors`` anchors at once and keeps
+        at most ``exps`` values of exp(product).
     """
     return _C.infonce_sizes()

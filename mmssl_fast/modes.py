@@ -1,8 +1,8 @@
-"""Tensors that outlive the mode of torch they are first needed in.
+"""Helpers for tensors that are cached between calls and must not depend on the mode in which they were created.
 
-What is kept between calls (degree scales, transposes, drawn rows) must not remember the mode of the call that made it:
-a tensor made under torch.inference_mode cannot be saved for backward, one made while torch.export traces has no data,
-and one made inside a torch.func transform belongs to that transform.
+Examples of cached tensors are degree scales, transposes and drawn rows. A tensor created under torch.inference_mode
+cannot be saved for backward. A tensor created while torch.export traces has no data. A tensor created inside a
+torch.func transform belongs to that transform.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TRACERS = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.
 
 @contextmanager
 def outside_modes() -> Iterator[None]:
-    """Inside, torch computes as plain code does: no inference mode, gradients, autocast, tracing or torch.func."""
+    """A context without inference mode, gradients, autocast, tracing and torch.func transforms."""
     autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
     with torch.inference_mode(False), torch.no_grad(), _disable_current_modes(), torch._C._DisableFuncTorch():
         if not any(autocast):
@@ -31,7 +31,8 @@ def outside_modes() -> Iterator[None]:
 
 
 def lasting(x: Tensor) -> Tensor:
-    """x, copied where it was made under torch.inference_mode: what can be kept for a later call under any mode."""
+    """Returns x in a form that can be kept for later calls: a copy if x was created under torch.inference_mode, else x
+    itself."""
     if not x.is_inference():
         return x
     with outside_modes():
@@ -39,12 +40,12 @@ def lasting(x: Tensor) -> Tensor:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether x is a stand-in of torch.export, torch.compile, FakeTensorMode or torch.func, not a tensor with data."""
+    """Whether x has no data of its own: torch.export, torch.compile, FakeTensorMode or torch.func created it."""
     return isinstance(x, FakeTensor) or torch._is_functional_tensor(x) or is_transformed(x)
 
 
 def is_tracing() -> bool:
-    """Whether torch.export, torch.compile or FakeTensorMode follows the calls of this thread."""
+    """Whether torch.export, torch.compile or FakeTensorMode is active in this thread."""
     return any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
 
 

@@ -1,4 +1,7 @@
-"""Matrix products whose operands are rounded to a narrower dtype, as torch.autocast has them."""
+"""Matrix products with operands rounded to a narrower dtype, as under torch.autocast.
+
+`gemm` denotes the dtype of the operands in all functions of this module.
+"""
 
 from typing import Any
 
@@ -8,44 +11,50 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .modes import is_traced
 
-KEPT_BYTES = 1 << 28  # of a rounded weight that is kept between products
-_kept: tuple[tuple[Any, ...], StorageWeakRef, Tensor] | None = None
+MAX_CACHED_BYTES = 1 << 28  # a larger rounded weight is not cached
+_cached: tuple[tuple[Any, ...], StorageWeakRef, Tensor] | None = None
 
 
 def gemm_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """What the operands of a product in `dtype` are rounded to: under autocast its dtype for float32, else `dtype`."""
+    """The dtype to which the operands of a product in `dtype` are rounded: autocast's dtype for float32 under autocast,
+    otherwise `dtype`."""
     narrow = dtype == torch.float32 and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if narrow else dtype
 
 
 def rounded(weight: Tensor, gemm: torch.dtype) -> Tensor:
-    """weight.to(gemm), of the last weight kept until it is written to: a step multiplies by the same one eight times.
+    """Equals ``weight.to(gemm)``. The result for the last weight is cached until the weight changes, because a training
+    step multiplies by the same weight eight times.
 
-    Keyed on the storage, its version and the view, whose transpose finds it too. A write through ``weight.data`` leaves
-    no version and is not noticed. Nothing is kept while a CUDA graph is recorded, which must hold the rounding itself,
-    nor under torch.inference_mode and of a tensor without data, whose rounding would be of no use afterwards.
+    The cache key consists of the storage, its version and the view; a transposed view uses the same entry. A write
+    through ``weight.data`` does not change the version and is therefore not noticed. Nothing is cached while a CUDA
+    graph is captured, because the graph must contain the rounding, under torch.inference_mode, and for tensors without
+    data.
     """
-    global _kept
+    global _cached
     if weight.dtype == gemm:
         return weight
     if not weight.is_contiguous() and weight.mT.is_contiguous():
         return rounded(weight.mT, gemm).mT
     recording = weight.is_cuda and torch.cuda.is_current_stream_capturing()
-    if recording or weight.is_inference() or is_traced(weight) or weight.numel() * gemm.itemsize > KEPT_BYTES:
+    if recording or weight.is_inference() or is_traced(weight) or weight.numel() * gemm.itemsize > MAX_CACHED_BYTES:
         return weight.to(gemm)
-    storage = StorageWeakRef(weight.untyped_storage())  # while it is kept, no other storage has this cdata
+    storage = StorageWeakRef(weight.untyped_storage())  # while this reference exists, no other storage has this cdata
     key = storage.cdata, weight._version, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, gemm
-    kept = _kept  # read once: another thread may replace it
-    if kept is None or kept[0] != key:
-        kept = key, storage, weight.detach().to(gemm)
-        if not kept[2].is_inference():
-            _kept = kept
-    return kept[2]
+    entry = _cached  # read once, because another thread may replace it
+    if entry is None or entry[0] != key:
+        entry = key, storage, weight.detach().to(gemm)
+        if not entry[2].is_inference():
+            _cached = entry
+    return entry[2]
 
 
 def mm(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dtype | None = None) -> Tensor:
-    """a @ b with the operands rounded to `gemm`, in `dtype`, by default that of a. Sums are float32 or wider; where
-    `gemm` is narrower than a, torch rounds the product to it as well."""
+    """a @ b with the operands rounded to `gemm`. The result has `dtype`, by default the dtype of a.
+
+    Sums are accumulated in float32 or wider. If `gemm` is narrower than the dtype of a, torch rounds the product to
+    `gemm`, too.
+    """
     return (a.to(gemm) @ b.to(gemm)).to(dtype or a.dtype)
 
 

@@ -1,7 +1,7 @@
-"""Every op in plain PyTorch: the definition of right, and the baseline the benchmarks compare with.
+"""Every op in plain PyTorch: the definition of the correct result, and the baseline of the benchmarks.
 
-Nothing here is fast and much of it forms the B x I matrix. Any floating dtype works: tests run these in float64.
-Noise is float32 whatever the dtype, because its bits are part of the definition (see `philox4x32`).
+Nothing here is fast, and many functions form the B x I matrix. Any floating dtype works; tests use float64. The noise
+is always float32, because its bits are part of the definition (see `philox4x32`).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from .graph import InteractionGraph, SeenRows
 
 MASK32 = 0xFFFFFFFF
-# Streams keep uses of one (seed, offset) apart: the last word of the Philox counter.
+# The last word of the Philox counter, which differs between the uses of the same seed and offset.
 STREAM_DENSE, STREAM_GAP, STREAM_ITEM, STREAM_POSITIVE, STREAM_NEGATIVE, STREAM_USER, STREAM_ALPHA = range(7)
 STREAM_DROPOUT, STREAM_ROUNDING = 7, 8
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------
 def philox4x32(seed: int, counter: Tensor, rounds: int = 10) -> Tensor:
-    """Philox4x32-10 (Salmon et al., SC 2011). counter: int64 [..., 4] of 32-bit words; key = (seed low, seed high).
-    Returns int64 [..., 4] holding 32-bit words."""
+    """Philox4x32-10 (Salmon et al., SC 2011). counter is int64 [..., 4] of 32-bit words, and the key consists of the
+    low and the high word of seed. Returns int64 [..., 4] of 32-bit words."""
     c0, c1, c2, c3 = counter.unbind(-1)
     k0, k1 = seed & MASK32, (seed >> 32) & MASK32
     for _ in range(rounds):
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps; the low 64 bits are what is wanted
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps around, but only the low 64 bits are needed
         hi0, lo0 = (p0 >> 32) & MASK32, p0 & MASK32
         hi1, lo1 = (p1 >> 32) & MASK32, p1 & MASK32
         c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
@@ -36,8 +36,9 @@ def philox4x32(seed: int, counter: Tensor, rounds: int = 10) -> Tensor:
 
 
 def philox_bits(seed: int, offset: int, rows: Tensor, columns: int, stream: int) -> Tensor:
-    """int64 [B, columns]: the 32-bit word of every (row, column): counter = (column // 4, row, offset, stream),
-    lane = column % 4. `rows` are GLOBAL ids, so a row's noise does not depend on how rows are tiled or distributed."""
+    """The 32-bit word of every (row, column), int64 [B, columns]: lane column % 4 of the counter (column // 4, row,
+    offset, stream). `rows` are GLOBAL ids, so that the noise of a row does not depend on how rows are tiled or
+    distributed."""
     blocks = (columns + 3) // 4
     c0 = torch.arange(blocks).expand(rows.numel(), -1)
     c1 = rows.cpu().to(torch.int64)[:, None].expand_as(c0)
@@ -46,56 +47,56 @@ def philox_bits(seed: int, offset: int, rows: Tensor, columns: int, stream: int)
 
 
 def exponential_from_bits(bits: Tensor) -> Tensor:
-    """Exp(1) in float32 from 32-bit words k: v = (k + ½)·2⁻³² clamped to 1 − 2⁻²⁴, E = −log1p(−v)."""
+    """Exp(1) draws in float32 from 32-bit words k: E = −log1p(−v) with v = (k + ½)·2⁻³², clamped to 1 − 2⁻²⁴."""
     v = (bits.to(torch.float32) * 2.0**-32 + 2.0**-33).clamp(max=1 - 2.0**-24)
     return -torch.log1p(-v)
 
 
 def gumbel_noise(seed: int, offset: int, rows: Tensor, n_items: int) -> Tensor:
-    """g = −log E, Gumbel(0, 1), float32 [B, n_items]: the noise of the dense evaluation of Eq. 5."""
+    """The Gumbel(0, 1) noise g = −log E of the dense evaluation of Eq. 5, float32 [B, n_items]."""
     return -torch.log(exponential_from_bits(philox_bits(seed, offset, rows, n_items, STREAM_DENSE)))
 
 
 def dropped_below(rate: float) -> int:
-    """What a 32-bit word is compared with: an entry is dropped where its word is below rate · 2³², to nearest."""
+    """The threshold of dropout: an entry is dropped if its 32-bit word is below rate · 2³², rounded to nearest."""
     return min(int(rate * 2.0**32 + 0.5), MASK32)
 
 
 def uniform64(words: Tensor, n: Tensor | int) -> Tensor:
-    """⌊(w1·2³² + w0)·n / 2⁶⁴⌋ for words [..., ≥2]: an index uniform over [0, n), n < 2³¹, from two 32-bit words."""
+    """A uniform index in [0, n) from two 32-bit words [..., ≥2]: ⌊(w1·2³² + w0)·n / 2⁶⁴⌋, for n < 2³¹."""
     w0, w1 = words[..., 0], words[..., 1]
     return (w1 * n + ((w0 * n) >> 32)) >> 32
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
 def unit_rows(x: Tensor) -> Tensor:
-    """x / ‖x‖ per row; a zero row stays zero and has gradient zero (F.normalize would multiply it by 1e12)."""
+    """x / ‖x‖ per row. A zero row stays zero and has gradient zero; with F.normalize, its gradient would be 1e12."""
     square = (x * x).sum(-1, keepdim=True)
-    return x * torch.where(square > 0, square, math.inf).rsqrt()  # 1/sqrt(inf) = 0: value and gradient of a zero row
+    return x * torch.where(square > 0, square, math.inf).rsqrt()  # 1/sqrt(inf) = 0 for a zero row
 
 
 def seen_mask(crow: Tensor, col: Tensor, n_items: int) -> Tensor:
-    """bool [B, n_items], true where the CSR block has an entry."""
+    """A mask, bool [B, n_items], which is true at the entries of the CSR block."""
     mask = torch.zeros(crow.numel() - 1, n_items, dtype=torch.bool, device=crow.device)
     mask[row_ids(crow), col.long()] = True
     return mask
 
 
 def row_ids(crow: Tensor) -> Tensor:
-    """int64 [nnz]: the row of every entry of a CSR block."""
+    """The row of every entry of a CSR block, int64 [nnz]."""
     return torch.repeat_interleave(torch.arange(crow.numel() - 1, device=crow.device), crow.diff())
 
 
 def sampled_dot(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """s[e] = u[row(e)]·v[col(e)] for every entry of a CSR block; [nnz]."""
+    """s[e] = u[row(e)]·v[col(e)] for every entry e of a CSR block, [nnz]."""
     return (u[row_ids(crow)] * v[col.long()]).sum(-1)
 
 
 def cosine_block(
     u: Tensor, v: Tensor, seen: SeenRows | None = None, kind: str = "cosine", row_l2: bool = False
 ) -> Tensor:
-    """Eq. 3: cosine (or dot) of every user row with every item row, seen entries 0, rows optionally of length 1;
-    [B, I]."""
+    """Eq. 3: the cosine (or dot product) of every user row with every item row, with seen entries 0 and optionally
+    normalized rows, [B, I]."""
     if kind == "cosine":
         u, v = unit_rows(u), unit_rows(v)
     rows = u @ v.mT
@@ -107,8 +108,8 @@ def cosine_block(
 def cosine_topk(
     u: Tensor, v: Tensor, k: int, seen: SeenRows | None = None, kind: str = "cosine"
 ) -> tuple[Tensor, Tensor]:
-    """The k best items of each row of the same similarities, best first, ties to the lower id, seen items excluded;
-    values [B, k], items int64 [B, k]; −inf and −1 where fewer than k are left."""
+    """The k best items of each row by the same similarities, best first, equal values ordered by id, seen items
+    excluded: values [B, k] and items int64 [B, k], with −inf and −1 if fewer than k items are left."""
     scores = cosine_block(u, v, kind=kind)
     if seen is not None:
         scores = scores.masked_fill(seen_mask(seen.crow, seen.col, v.shape[0]), -math.inf)
@@ -129,7 +130,7 @@ def gumbel_logits(
     noise_scale: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """(A + σ g)/τ of Eq. 5; [B, I]. crow, col: the users' seen items."""
+    """(A + σ g)/τ of Eq. 5, [B, I]. crow and col are the seen items of the users."""
     noise = gumbel_noise(seed, offset, users, n_items).to(dtype)
     return (seen_mask(crow, col, n_items).to(dtype) + noise_scale * noise) / tau
 
@@ -147,7 +148,7 @@ def gumbel_softmax(
     row_l2: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Eq. 5, dense evaluation: softmax((A + σ g)/τ) + ζ cos(h_u, h_i), rows optionally of length 1; [B, I]."""
+    """Eq. 5, dense evaluation: softmax((A + σ g)/τ) + ζ cos(h_u, h_i), optionally with normalized rows, [B, I]."""
     seen = graph.rows(users)
     logits = gumbel_logits(seen.crow, seen.col, users, graph.n_items, tau, seed, offset, noise_scale, dtype)
     rows = logits.softmax(-1)
@@ -159,12 +160,14 @@ def gumbel_softmax(
 def gumbel_order_statistics(
     graph: InteractionGraph, users: Tensor, tau: float, seed: int, offset: int = 0, noise_scale: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows softmax((A + σ g)/τ) of Eq. 5 from their order statistics: CSR (crow, col ascending, value float32); τ < σ.
+    """The rows softmax((A + σ g)/τ) of Eq. 5 from their order statistics, as a CSR block (crow, col ascending, value
+    float32). Requires τ < σ.
 
-    With a = σ/τ, log weights: seen item 1/τ − a log E, E at its column of STREAM_DENSE; k-th smallest of the n unseen
-    −a log E_(k), E_(k+1) = E_(k) + Exp(1)/(n − k), word k of STREAM_GAP; its item the next of a Fisher-Yates shuffle of
-    the unseen, words 2k, 2k + 1 of STREAM_ITEM. Ends when n E_(k)^{1−a}/(a − 1) < 2⁻²⁴ of the largest weight. In double
-    from v on: E = −log1p(−v).
+    With a = σ/τ, a seen item has the log weight 1/τ − a log E, where E is the word of its column in STREAM_DENSE. The
+    k-th smallest E of the n unseen items has the log weight −a log E_(k) with E_(k+1) = E_(k) + Exp(1)/(n − k), where
+    Exp(1) is word k of STREAM_GAP. Its item is the next of a Fisher-Yates shuffle of the unseen items, by the words 2k
+    and 2k + 1 of STREAM_ITEM. The drawing ends when n E_(k)^{1−a}/(a − 1) is below 2⁻²⁴ of the largest weight. E =
+    −log1p(−v) is computed in double.
     """
     if not tau < noise_scale:
         raise ValueError(f"gumbel_order_statistics: tau / noise_scale must be below 1, got {tau} / {noise_scale}")
@@ -208,12 +211,12 @@ def relation_linear(
     kind: str = "dot",
     row_l2: bool = False,
 ) -> Tensor:
-    """F.linear of generated rows, formed densely; weight [H, I] → [B, H]."""
+    """F.linear of generated rows, [B, H], with weight [H, I]."""
     return F.linear(cosine_block(u, v, seen, kind, row_l2), weight)
 
 
 def relation_row_norm(u: Tensor, v: Tensor, seen: SeenRows | None = None) -> Tensor:
-    """‖row‖₂ of dot rows with seen entries 0; [B], gradient 0 at a zero row."""
+    """The length of dot rows with seen entries 0, [B]. A zero row has gradient 0."""
     square = cosine_block(u, v, seen, "dot").square().sum(-1)
     return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
 
@@ -227,7 +230,7 @@ def gumbel_linear(
     offset: int = 0,
     noise_scale: float = 1.0,
 ) -> Tensor:
-    """F.linear of Gumbel rows (dense evaluation); weight [H, I] → [B, H]."""
+    """F.linear of Gumbel rows (dense evaluation), [B, H], with weight [H, I]."""
     rows = gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale, dtype=weight.dtype)
     return F.linear(rows, weight)
 
@@ -235,21 +238,22 @@ def gumbel_linear(
 def act_norm_dropout(
     z: Tensor, weight: Tensor, bias: Tensor, rate: float, seed: int, offset: int, slope: float = 0.2, eps: float = 1e-5
 ) -> Tensor:
-    """Eq. 4's Γ behind its Linear, in training: dropout(batch_norm(leaky_relu(z))), z [B, H]; kept entries by 1 −
-    rate."""
+    """Γ of Eq. 4 without its Linear, in training mode: dropout(batch_norm(leaky_relu(z))) for z [B, H]. The entries
+    that are not dropped are divided by 1 − rate."""
     normed = F.batch_norm(F.leaky_relu(z, slope), None, None, weight, bias, training=True, eps=eps)
     words = philox_bits(seed, offset, torch.arange(z.shape[0]), z.shape[1], STREAM_DROPOUT)
     return normed * (words >= dropped_below(rate)) / (1 - rate)
 
 
 def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
-    """‖g W‖₂ per row, gradient 0 at 0 (Eq. 7's ‖∇_x D‖ with g = ∂ΣD/∂z of the first Linear's output); [B]."""
+    """‖g W‖₂ per row, [B], with gradient 0 at 0. It is ‖∇_x D‖ of Eq. 7 if g = ∂ΣD/∂z for the first Linear's output
+    z."""
     return (g @ weight).norm(dim=1)
 
 
 # --- graph -----------------------------------------------------------------------------------------------------------
 def spmm(crow: Tensor, col: Tensor, value: Tensor | None, x: Tensor) -> Tensor:
-    """Σ over a row's entries of value · x[col]; [rows, d]."""
+    """The sum of value · x[col] over the entries of every row, [rows, d]."""
     gathered = x[col.long()] if value is None else value[:, None].to(x.dtype) * x[col.long()]
     return x.new_zeros(crow.numel() - 1, x.shape[1]).index_add(0, row_ids(crow), gathered)
 
@@ -269,7 +273,7 @@ def propagate(graph: InteractionGraph, x: Tensor, to: str = "users", norm: str =
 def lightgcn(
     graph: InteractionGraph, users: Tensor, items: Tensor, layers: int, norm: str = "receiver"
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 10: users' = A items, items' = Aᵀ users, L times; the mean over layers 0..L."""
+    """Eq. 10: users' = A items and items' = Aᵀ users, L times, and the mean over the layers 0 to L."""
     sum_users, sum_items = users, items
     for _ in range(layers):
         users, items = propagate(graph, items, "users", norm), propagate(graph, users, "items", norm)
@@ -279,8 +283,8 @@ def lightgcn(
 
 # --- attention and losses --------------------------------------------------------------------------------------------
 def modality_attention(e: Tensor, wq: Tensor, wk: Tensor, wo: Tensor, heads: int) -> Tensor:
-    """Eq. 9 with output projection. e [M, N, d]; wq, wk [d, d] (heads of d/H columns); wo [H·d, d] → [N, d]:
-    mean over m of ( ‖_h Σ_m' softmax_m'((e_m Wq_h)·(e_m' Wk_h) / sqrt(d/H)) e_m' ) Wo."""
+    """Eq. 9 with an output projection, [N, d]: the mean over m of (concat_h Σ_m' softmax_m'((e_m Wq_h)·(e_m' Wk_h) /
+    sqrt(d/H)) e_m') Wo, for e [M, N, d], wq and wk [d, d] (d/H columns per head) and wo [H·d, d]."""
     m, n, d = e.shape
     q = (e @ wq).view(m, n, heads, d // heads)
     k = (e @ wk).view(m, n, heads, d // heads)
@@ -290,8 +294,8 @@ def modality_attention(e: Tensor, wq: Tensor, wk: Tensor, wo: Tensor, heads: int
 
 
 def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False) -> Tensor:
-    """Eq. 11, mean over anchors u in ids: −s(h_u, e_u) + log Σ_{u'} [exp s(h_u', e_u) + exp s(e_u', e_u)], s =
-    cosine/τ. exclude_self leaves the term u' = u out of the second sum."""
+    """Eq. 11 as a mean over the anchors u in ids: −s(h_u, e_u) + log Σ_{u'} [exp s(h_u', e_u) + exp s(e_u', e_u)] with
+    s = cosine/τ. exclude_self leaves the term u' = u out of the second sum."""
     h, e = unit_rows(h), unit_rows(e)
     anchors = e[ids]
     cross, within = anchors @ h.mT / tau, anchors @ e.mT / tau
@@ -311,12 +315,12 @@ def bpr_loss(user_emb: Tensor, item_emb: Tensor, users: Tensor, pos: Tensor, neg
 def sample_bpr(
     graph: InteractionGraph, batch: int, seed: int, offset: int = 0, over: str = "interactions"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Users, positives and negatives, int64 [batch]. Users who have every item (no negative) are left out.
+    """Users, positives and negatives, int64 [batch]. Users with every item, who have no negative, are not drawn.
 
-    over="interactions": slot b takes edge ⌊w·nnz'⌋ (w from counter (b, 0, offset, STREAM_POSITIVE)) of the nnz' edges
-    whose user has a negative. over="users": the eligible users with the `batch` smallest (64-bit word, id), in that
-    order (counter (user, 0, offset, STREAM_USER)), each with a positive drawn uniformly from its row. The negative is
-    the r-th unseen item, r uniform (counter (b, 0, offset, STREAM_NEGATIVE)).
+    over="interactions": triple b has edge ⌊w·nnz'⌋ of the nnz' edges whose user has a negative, with the uniform w of
+    the counter (b, 0, offset, STREAM_POSITIVE). over="users": the eligible users with the `batch` smallest (64-bit
+    word, id), in this order, with the word of the counter (user, 0, offset, STREAM_USER), and for each a uniform
+    positive. The negative is the r-th unseen item, with the uniform r of the counter (b, 0, offset, STREAM_NEGATIVE).
     """
     device, crow, col = graph.device, graph.crow.cpu(), graph.col.cpu().long()
     degree = crow.diff()
@@ -337,7 +341,7 @@ def sample_bpr(
         by_low = torch.sort(w[:, 0], stable=True).indices
         order = by_low[torch.sort(w[by_low, 1], stable=True).indices]
         if batch > eligible.numel():
-            raise ValueError(f"sample_bpr: {batch} distinct users asked for, {eligible.numel()} have a negative")
+            raise ValueError(f"sample_bpr: batch is {batch}, but only {eligible.numel()} users have a negative item")
         users = eligible[order[:batch]]
         pos = col[crow[users] + uniform64(words, degree[users])]
     counter[:, 3] = STREAM_NEGATIVE

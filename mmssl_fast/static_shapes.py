@@ -1,8 +1,9 @@
-"""Result shapes that depend on argument shapes alone, so that a GPU runs ahead of the host and CUDA graphs can record.
+"""Result shapes that depend on the shapes of the arguments only, so that the host never waits for the GPU and CUDA
+graphs can be captured.
 
-In a few rows of a batch the fast algebra may cancel; these are formed densely. On a CPU exactly those rows are chosen.
-On a GPU the host would have to wait to learn how many there are, so there a fixed number of the worst rows is formed,
-whether they need it or not.
+In a few rows of a batch, the fast algebra may lose digits by cancellation; these rows are formed densely. On a CPU
+exactly these rows are selected. On a GPU the host would have to wait for their number, so a fixed number of the worst
+rows is formed instead, whether they need it or not.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-RESCUED = 16  # rows of a batch that are formed densely where shapes are static
+STATIC_DENSE_ROWS = 16  # number of rows per batch that are formed densely if shapes are static
 
 _forced = False
 
 
 def is_static(device: torch.device) -> bool:
-    """Whether the size of a result must not depend on values on this device."""
+    """Whether shapes must not depend on the values of tensors on this device."""
     return _forced or device.type == "cuda"
 
 
 @contextmanager
 def forced() -> Iterator[None]:
-    """Inside, every device is treated like CUDA. For tests."""
+    """A context in which every device is treated like CUDA, for tests."""
     global _forced
     before, _forced = _forced, True
     try:
@@ -34,8 +35,9 @@ def forced() -> Iterator[None]:
         _forced = before
 
 
-def rows_to_rescue(badness: Tensor) -> Tensor:
-    """int64 [b]: the rows whose badness [B] is above 1; where shapes are static, the RESCUED worst rows."""
+def rows_to_form_densely(badness: Tensor) -> Tensor:
+    """The rows with badness above 1, int64 [b], from badness [B]. If shapes are static, the STATIC_DENSE_ROWS rows with
+    the largest badness instead."""
     if is_static(badness.device):
-        return badness.topk(min(RESCUED, badness.numel())).indices
+        return badness.topk(min(STATIC_DENSE_ROWS, badness.numel())).indices
     return (badness > 1).nonzero().flatten()

@@ -126,7 +126,7 @@ def test_a_graph_of_inference_tensors_trains():
 def test_arrays_without_values_are_refused():
     source = graph()
     arrays = [x.to("meta") for x in (source.crow, source.col, source.t_crow, source.t_col)]
-    with pytest.raises(ValueError, match="InteractionGraph: crow has no values to check here; build the graph before"):
+    with pytest.raises(ValueError, match="InteractionGraph: crow is on the meta device and has no values"):
         InteractionGraph(*arrays, n_users=12, n_items=9)
 
 
@@ -196,10 +196,10 @@ def test_a_weight_rounded_in_inference_mode_is_not_kept():
 
 
 def test_a_weight_rounded_while_traced_is_not_kept():
-    before = precision._kept
+    before = precision._cached
     with FakeTensorMode() as mode:
         rounded(mode.from_tensor(torch.randn(8, 6)), torch.bfloat16)
-    assert precision._kept is before
+    assert precision._cached is before
 
 
 def test_threads_get_the_rounding_of_their_own_weight():

@@ -43,13 +43,13 @@ def test_a_weight_where_another_was_is_another():
 
 
 def test_large_ones_and_those_of_inference_mode_are_not_kept(monkeypatch):
-    monkeypatch.setattr(precision, "_kept", None)
+    monkeypatch.setattr(precision, "_cached", None)
     with torch.inference_mode():
         weight = torch.randn(8, 8)
         assert torch.equal(rounded(weight, torch.bfloat16), weight.to(torch.bfloat16))
-    monkeypatch.setattr(precision, "KEPT_BYTES", 100)
+    monkeypatch.setattr(precision, "MAX_CACHED_BYTES", 100)
     rounded(torch.randn(8, 8), torch.bfloat16)
-    assert precision._kept is None
+    assert precision._cached is None
 
 
 def test_the_product_has_the_dtype_that_is_asked_for():

@@ -6,7 +6,8 @@ import torch
 from style import DENSE, OURS, THIRD, axes
 
 from mmssl_fast import InteractionGraph, gumbel_softmax
-from mmssl_fast.ops.gumbel_rows import expected_draws, gumbel_order_statistics
+from mmssl_fast.ops.gumbel_method import expected_draws
+from mmssl_fast.ops.gumbel_rows import gumbel_order_statistics
 
 ITEMS, ROWS = 20_000, 64
 graph = InteractionGraph.from_scipy(sp.random(ROWS, ITEMS, density=5 / ITEMS, format="csr", random_state=0))

@@ -1,4 +1,8 @@
-"""MMSSL's parts as torch modules: encoder, discriminator, losses, objective."""
+"""The parts of MMSSL as torch modules: encoder, discriminator, losses and training objective.
+
+encoder.py has the model. A module that fuses modalities, like attention.py, is a file of its own in this folder and is
+called in `MMSSL.forward`.
+"""
 
 from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.discriminator import Discriminator

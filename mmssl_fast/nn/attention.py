@@ -1,4 +1,4 @@
-"""Modality-wise dependency (Eq. 9) as a module."""
+"""The attention between modalities (Eq. 9) as a module."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from mmssl_fast.ops.modality_attention import modality_attention
 
 
 class ModalityAttention(nn.Module):
-    """Eq. 9: multi-head attention between a node's modalities, then the mean over them.
+    """Equals ``modality_attention(views, wq, wk, wo, heads)`` with trainable weights: multi-head attention between the
+    modalities of a node, averaged over the modalities.
 
-    Equals, with softmax over m' and q, k split into `heads` parts,
-
-        mixed[m] = cat([sum over m' of softmax((e[m] @ wq_h) @ (e[m'] @ wk_h) / sqrt(dim / heads)) * e[m'] for h in
-        heads]) (mixed @ wo).mean(0)
-
-    The paper leaves the heads' concatenation of width heads * dim as it is; `wo` brings it back to dim (SPEC: ours to
-    choose, the released code does the same). One instance serves users and items: the paper gives both sides one set
-    of weights.
+    Equation 9 of MMSSL (WWW 2023). The paper concatenates the heads, which gives width heads · dim. The weight `wo`
+    projects it back to dim, as in the authors' code. The paper has one set of weights for users and items, so one
+    instance is used for both.
 
     Args:
-        dim: width d of the embeddings; a multiple of `heads`.
-        heads: H, number of attention heads.
+        dim: width d of the embeddings, a multiple of `heads`.
+        heads: number of attention heads H.
 
     Raises:
         ValueError: dim is not a positive multiple of heads.
+
+    Example:
+        >>> from mmssl_fast.nn import ModalityAttention
+        >>> attention = ModalityAttention(dim=8, heads=4)
+        >>> views = torch.randn(3, 5, 8)  # 3 modalities, 5 nodes
+        >>> attention(views).shape
+        torch.Size([5, 8])
     """
 
     def __init__(self, *, dim: int, heads: int = 4) -> None:
@@ -35,18 +38,18 @@ class ModalityAttention(nn.Module):
                 f"ModalityAttention: dim must be a positive multiple of heads, got dim {dim}, heads {heads}"
             )
         self.dim, self.heads = dim, heads
-        self.wq = nn.Parameter(torch.empty(dim, dim))  # head h reads columns [h·dim/heads, (h + 1)·dim/heads)
+        self.wq = nn.Parameter(torch.empty(dim, dim))  # head h has the columns [h·dim/heads, (h + 1)·dim/heads)
         self.wk = nn.Parameter(torch.empty(dim, dim))
         self.wo = nn.Parameter(torch.empty(heads * dim, dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform weights, as the paper's embeddings."""
+        """Initializes the weights Xavier-uniformly, like the embeddings in the paper."""
         for weight in (self.wq, self.wk, self.wo):
             nn.init.xavier_uniform_(weight)
 
     def forward(self, views: Tensor) -> Tensor:
-        """views [M, N, dim], the e^m of Eq. 8, one slice a modality → ē [N, dim]."""
+        """The fused embeddings ē [N, dim] of the modality embeddings e^m of Eq. 8, views [M, N, dim]."""
         return modality_attention(views, self.wq, self.wk, self.wo, self.heads)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""The relation discriminator (Eq. 4), taking rows that are never a matrix."""
+"""The discriminator of relation rows (Eq. 4), which accepts RelationRows as well as matrices."""
 
 from __future__ import annotations
 
@@ -19,53 +19,62 @@ MAX_HIDDEN = 512
 
 
 class ItemMajorLinear(nn.Linear):
-    """nn.Linear over rows of I items whose weight lies item-major in memory.
+    """Equals ``nn.Linear(n_items, hidden)``, with a weight that is item-major in memory.
 
-    `weight` is an ordinary [H, I] parameter, the transpose of an I x H contiguous block: W[:, i], which is what the
-    sparse corrections of a relation row read, is one contiguous run. Copying, moving and loading keep that order.
+    `weight` is an [H, I] parameter whose transpose is contiguous. The sparse corrections of relation rows read columns
+    W[:, i], which are then contiguous. Copying, moving and loading the module preserve this layout.
     """
 
     def __init__(self, n_items: int, hidden: int) -> None:
         super().__init__(n_items, hidden)
         self._to_item_major()
-        self.register_load_state_dict_post_hook(_restore_order)
+        self.register_load_state_dict_post_hook(_restore_layout)
 
     def _to_item_major(self) -> None:
-        """Put the weight item-major; needed after construction and after load_state_dict(assign=True)."""
+        """Changes the layout of the weight. Needed after construction and after load_state_dict(assign=True)."""
         if not self.weight.mT.is_contiguous():
             self.weight = nn.Parameter(self.weight.detach().mT.contiguous().mT, self.weight.requires_grad)
 
     def forward(self, rows: Tensor | RelationRows) -> Tensor:
-        """F.linear(rows, weight, bias) for a dense [B, I] tensor or RelationRows → [B, H]."""
+        """F.linear(rows, weight, bias) [B, H] for a [B, I] tensor or RelationRows."""
         if isinstance(rows, Tensor):
             return F.linear(rows, self.weight, self.bias)
         return rows.linear(self.weight, self.bias)
 
 
-def _restore_order(module: ItemMajorLinear, _: object) -> None:
+def _restore_layout(module: ItemMajorLinear, _: object) -> None:
     module._to_item_major()
 
 
 class Discriminator(nn.Module):
-    """Eq. 4: D(a) = sigmoid(Linear(Γ(Γ(a)))), Γ(a) = Dropout(BatchNorm(LeakyReLU(Linear(a)))), a a row over I items.
+    """Equals ``scale * sigmoid(Linear(Γ(Γ(rows))))`` with ``Γ(x) = Dropout(BatchNorm1d(LeakyReLU(Linear(x))))``.
 
-    Split where the first Linear ends: `discriminator.first(rows)` gives z [B, H] without forming rows,
-    `discriminator.head(z)` is everything above it. `forward` is the two together. Weights are Kaiming-normal, biases
-    zero. Dropout's masks are counter-based, their seeds drawn from torch's generator of the device.
+    Equation 4 of MMSSL (WWW 2023). `first` is the first Linear, which accepts RelationRows without forming them, and
+    `head` is everything after it. The weights are initialized Kaiming-normally and the biases with zero. The dropout
+    masks are counter-based, with seeds drawn from torch's random generator of the device.
 
     Args:
-        n_items: I.
-        hidden: widths of the two hidden layers; None: (min(I // 4, 512), half of it). The released code has
+        n_items: number of items I.
+        hidden: widths of the two hidden layers. None is (min(I // 4, 512), half of the first). The authors' code has
             (I // 4, I // 8).
-        dropout: rates after the two hidden layers.
-        negative_slope: of LeakyReLU (1 makes it the identity, which is what the released code amounts to).
-        scale: multiplies the sigmoid; 1 is Eq. 4, the released code has 100.
-        gemm: torch.bfloat16 rounds the operands of the two hidden Linears and of the penalty, forward and backward, to
-            bfloat16 (docs/precision.md states what that costs). Weights and everything between stay as they are. None:
-            as torch.autocast says.
+        dropout: dropout rates after the two hidden layers.
+        negative_slope: negative slope of LeakyReLU. 1 makes it the identity, which is the effect of the authors' code.
+        scale: factor of the sigmoid: 1 in equation 4, 100 in the authors' code.
+        gemm: torch.bfloat16 rounds the operands of the matrix products in the two hidden layers and in the gradient
+            penalty, forward and backward (docs/precision.md has the errors). The weights keep their dtype. None follows
+            torch.autocast.
 
     Raises:
-        ValueError: n_items or a width below 1, or a dropout rate outside [0, 1).
+        ValueError: n_items or a width is below 1, or a dropout rate lies outside [0, 1).
+
+    Example:
+        >>> from mmssl_fast.nn import Discriminator
+        >>> discriminator = Discriminator(n_items=40, hidden=(8, 4)).eval()
+        >>> rows = RelationRows.generated(torch.randn(3, 6), torch.randn(40, 6))
+        >>> discriminator(rows).shape
+        torch.Size([3])
+        >>> torch.allclose(discriminator(rows), discriminator(rows.dense()), atol=1e-5)
+        True
     """
 
     def __init__(
@@ -100,55 +109,56 @@ class Discriminator(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-normal weights, zero biases."""
+        """Initializes the weights Kaiming-normally and the biases with zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def forward(self, rows: Tensor | RelationRows) -> Tensor:
-        """rows: dense [B, I] or RelationRows → D [B], each in (0, scale)."""
+        """The scores [B], each in (0, scale), of rows given as a [B, I] tensor or RelationRows."""
         return self.head(self.first(rows))
 
     def products(self) -> AbstractContextManager[Any]:
-        """Within it torch.autocast is as `gemm` has it: around a product with W that is made outside."""
+        """A context with autocast to `gemm`, for products with the weights outside of this class (the penalty)."""
         return nullcontext() if self.gemm is None else torch.autocast(self.linear.weight.device.type, self.gemm)
 
     def first(self, rows: Tensor | RelationRows) -> Tensor:
-        """The first Linear: rows, dense [B, I] or RelationRows → z [B, H] in the weight's dtype."""
+        """The first Linear: z [B, H] in the dtype of the weight, from a [B, I] tensor or RelationRows."""
         with self.products():
             return self.linear(rows).to(self.linear.weight.dtype)
 
     def head(self, z: Tensor) -> Tensor:
-        """Everything above the first Linear: z [B, H] → D [B]. In training BatchNorm couples the rows of one call."""
+        """The layers after the first Linear: scores [B] from z [B, H]. In training mode, BatchNorm makes the rows of a
+        call depend on each other."""
         layers: list[Any] = list(self.head_layers)
         act, norm, drop, linear, second_act, second_norm, second_drop, *last = layers
         z = _hidden(z, act, norm, drop)
         with self.products():
             z = linear(z)
         z = _hidden(z, second_act, second_norm, second_drop)
-        with torch.autocast(z.device.type, enabled=False):  # a product with one column
+        with torch.autocast(z.device.type, enabled=False):  # a product with one column gains nothing from rounding
             for layer in last:
                 z = layer(z)
         return self.scale * z.squeeze(1)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Inside, no parameter asks for a gradient: the generator's step then computes none for W."""
-        asked = [parameter.requires_grad for parameter in self.parameters()]
+        """A context in which no parameter requires a gradient, so that a generator step does not compute dW."""
+        required = [parameter.requires_grad for parameter in self.parameters()]
         self.requires_grad_(False)
         try:
             yield
         finally:
-            for parameter, ask in zip(self.parameters(), asked, strict=True):
-                parameter.requires_grad_(ask)
+            for parameter, requires_grad in zip(self.parameters(), required, strict=True):
+                parameter.requires_grad_(requires_grad)
 
     def extra_repr(self) -> str:
         return f"n_items={self.n_items}, hidden={self.hidden}, scale={self.scale}"
 
 
 def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout) -> Tensor:
-    """``drop(norm(act(z)))`` in norm's dtype, in training by act_norm_dropout."""
+    """Equals ``drop(norm(act(z)))`` in the dtype of norm. In training mode it is computed by act_norm_dropout."""
     z = z.to(norm.weight.dtype)
     if not (norm.training and drop.training):
         return drop(norm(act(z)))
@@ -156,7 +166,7 @@ def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout
     y, mean, variance = act_norm_dropout(z, norm.weight, norm.bias, drop.p, seed_offset, act.negative_slope, norm.eps)
     rows = z.shape[0]
     with torch.no_grad():
-        tracked: Any = norm  # running statistics and a momentum: this module's BatchNorm has both
+        tracked: Any = norm  # Any, because running statistics and momentum are Optional in torch, but set here
         tracked.num_batches_tracked.add_(1)
         tracked.running_mean.lerp_(mean.to(tracked.running_mean.dtype), tracked.momentum)
         tracked.running_var.lerp_((variance * (rows / (rows - 1))).to(tracked.running_var.dtype), tracked.momentum)
@@ -164,6 +174,6 @@ def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout
 
 
 def hidden_widths(n_items: int) -> tuple[int, int]:
-    """Default widths: (min(I // 4, 512), half of it), at least 1."""
+    """The default widths: (min(I // 4, 512), half of the first), at least 1."""
     first = max(1, min(n_items // 4, MAX_HIDDEN))
     return first, max(1, first // 2)

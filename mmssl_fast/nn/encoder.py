@@ -1,4 +1,4 @@
-"""MMSSL's encoder: raw item features and the interaction graph to embeddings (Eq. 2, 8, 9, 10, 12)."""
+"""The encoder of MMSSL: from item features and the interaction graph to embeddings (Eq. 2, 8, 9, 10, 12)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,23 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one pass of the encoder yields; lists run over the modalities in the order they were given.
+    """The output of `MMSSL.forward`. The lists have one tensor per modality, in the order of the features.
 
     Attributes:
-        users, items: h_u [U, d], h_i [I, d] of Eq. 12; the score of (u, i) is `users[u] @ items[i]`.
-        modal_users, modal_items: f_u^m [U, d], f_i^m [I, d] of Eq. 2, from which Eq. 3 makes its relation rows.
-        view_users, view_items: e_u^m [U, d], e_i^m [I, d] of Eq. 8; empty where they were neither asked for nor needed.
+        users, items: final embeddings h_u [U, d] and h_i [I, d] of equation 12. The score of the pair (u, i) is
+            ``users[u] @ items[i]``.
+        modal_users, modal_items: modality features f_u^m [U, d] and f_i^m [I, d] of equation 2, from which equation 3
+            generates relation rows.
+        view_users, view_items: modality-aware embeddings e_u^m [U, d] and e_i^m [I, d] of equation 8. Empty if they
+            were neither requested nor needed.
+
+    Example:
+        >>> from mmssl_fast.nn import MMSSL
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> encoded = MMSSL(graph, {"image": torch.randn(3, 5)}, dim=8, neighbours=1)()
+        >>> scores = encoded.users @ encoded.items.T
+        >>> scores.shape, len(encoded.view_users)
+        (torch.Size([2, 3]), 1)
     """
 
     users: Tensor
@@ -36,47 +47,56 @@ class Encoded:
     view_items: list[Tensor]
 
     def detach(self) -> Encoded:
-        """The same values outside the graph of gradients."""
+        """The same values, detached from the autograd graph."""
         values = (getattr(self, field.name) for field in fields(self))
         detached: list[Any] = [[x.detach() for x in v] if isinstance(v, list) else v.detach() for v in values]
         return Encoded(*detached)
 
 
-# So that torch.export, torch.func and the like take an Encoded apart and put it together again.
+# Makes Encoded a pytree node for torch.export and torch.func.
 torch.export.register_dataclass(Encoded, serialized_type_name="mmssl_fast.nn.Encoded")
 
 
 class MMSSL(nn.Module):
-    """The encoder for any number of modalities.
+    """The encoder of MMSSL (WWW 2023) for any number of modalities: equations 2, 8, 9, 10 and 12.
 
-    The modality features are buffers that stay out of the state dict (they are data); the semantic neighbours are in
-    it, so a restored model scores as the saved one did.
+    Equals a feature projection per modality propagated on the graph (equation 2), sums over semantic neighbours
+    (equation 8) fused by attention (equation 9), LightGCN layers (equation 10), and the weighted sum of equation 12.
+
+    The features are buffers that are not in the state dict, because they are data. The semantic neighbours are in the
+    state dict, so that a restored model gives the same scores.
 
     Args:
-        graph: training interactions, U users x I items.
-        features: modality name → raw item features [I, d_m], finite; kept in `feature_dtype`.
-        dim: latent width d (paper: 2³ to 2⁹, 64).
-        layers: graph layers L of Eq. 10 (paper: 1 to 4, best 2 or 3).
-        heads: attention heads H of Eq. 9.
-        eta: weight η of the modality-aware part of the zero-order embeddings in Eq. 10; 0 leaves Eq. 9 out.
-        omega: weight ω of the modality features in the final embeddings, Eq. 12.
-        dropout: rate after the feature layers of Eq. 2.
-        norm: degree scaling of Eq. 2 and 10: "receiver" (1/sqrt|N| of the receiving node, the paper's), "both"
-            (LightGCN's) or "none".
-        neighbours: k of Eq. 8, semantic neighbours a user and modality; 0 leaves Eq. 8 and 9 out (Ē = 0).
-        exclude_seen_neighbours: whether a user's training items are left out of its semantic neighbours.
-        final_softmax: pass the last graph layer of Eq. 10 through a softmax over its features, the items' side reading
-            the users' result. Not in the paper; the released code has it and it helps accuracy. False gives Eq. 10 as
-            printed.
-        standardise: bring every feature column to mean 0 and variance 1 over the items before Eq. 2. Not in the paper.
-            Raw features share a large common part (on TikTok nine tenths of the visual features' length) that makes all
-            items alike; False takes them as they are.
-        feature_dtype: what the features are kept in, None for the default dtype. torch.float16 halves them, rounds
-            them to 11 bits and widens them a block at a time.
+        graph: training interactions of U users and I items.
+        features: modality name → item features [I, d_m], finite.
+        dim: embedding width d (paper: 64).
+        layers: number of graph layers L of equation 10 (paper: 1 to 4, best 2 or 3).
+        heads: number of attention heads H of equation 9.
+        eta: weight η of the modality-aware embeddings in equation 10. 0 leaves equation 9 out.
+        omega: weight ω of the modality features in equation 12.
+        dropout: dropout rate after the feature projections of equation 2.
+        norm: degree scaling of equations 2 and 10: "receiver" (the paper), "both" (LightGCN) or "none".
+        neighbours: number k of semantic neighbours per user and modality in equation 8. 0 leaves equations 8 and 9 out.
+        exclude_seen_neighbours: whether the training items of a user are excluded from its semantic neighbours.
+        final_softmax: apply a softmax over the features to the last graph layer of equation 10; the items then receive
+            the result of the users. It is not in the paper, but in the authors' code, and improves accuracy.
+        standardise: scale every feature column to mean 0 and variance 1 over the items. It is not in the paper. Without
+            it, a large common component (on TikTok nine tenths of the length of the visual features) makes all items
+            similar.
+        feature_dtype: dtype in which the features are stored. None is the default dtype. torch.float16 halves their
+            memory and rounds them to 11 bits; they are converted block by block.
 
     Raises:
-        ValueError: an argument outside its range, no modality, or features whose shape or values do not fit; it names
-            the modality and the values.
+        ValueError: an argument is out of range, there is no modality, or the shape or values of features are invalid.
+
+    Example:
+        >>> from mmssl_fast.nn import MMSSL
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> features = {"image": torch.randn(3, 5), "text": torch.randn(3, 7)}
+        >>> model = MMSSL(graph, features, dim=8, neighbours=1)
+        >>> encoded = model()
+        >>> encoded.users.shape, encoded.items.shape
+        (torch.Size([2, 8]), torch.Size([3, 8]))
     """
 
     def __init__(
@@ -106,10 +126,10 @@ class MMSSL(nn.Module):
         self.final_softmax = final_softmax
         for m, (name, raw) in enumerate(features.items()):
             prepared = standardised(raw.detach()) if standardise else raw.detach()
-            kept = prepared.to(feature_dtype or torch.get_default_dtype())
-            if not kept.isfinite().all():
-                raise ValueError(f"MMSSL: features of {name!r} are too large for {kept.dtype}")
-            self.register_buffer(f"features_{m}", kept, persistent=False)
+            stored = prepared.to(feature_dtype or torch.get_default_dtype())
+            if not stored.isfinite().all():
+                raise ValueError(f"MMSSL: features of {name!r} are too large for {stored.dtype}")
+            self.register_buffer(f"features_{m}", stored, persistent=False)
         self.projections = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features.values())
         self.dropout = nn.Dropout(dropout)
         self.user_embedding = nn.Parameter(torch.empty(graph.n_users, dim))
@@ -117,14 +137,14 @@ class MMSSL(nn.Module):
         self.attention = ModalityAttention(dim=dim, heads=heads)
         self.semantic_neighbours: Tensor
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
-        # (which contents of semantic_neighbours, their graphs); made with the neighbours, not when first used, since
-        # torch.export and torch.compile see no values to make them of
+        # (identity of the contents of semantic_neighbours, their graphs). They are created together with the
+        # neighbours, because torch.export and torch.compile have no values to create them from.
         self._neighbour_graphs: tuple[tuple[Any, ...], list[InteractionGraph]] | None = None
         self.register_load_state_dict_post_hook(_after_load)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform weights, zero biases, and the semantic neighbours these give."""
+        """Initializes the weights Xavier-uniformly and the biases with zero, and computes the semantic neighbours."""
         for projection in cast(Iterable[nn.Linear], self.projections):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -135,7 +155,7 @@ class MMSSL(nn.Module):
 
     @torch.no_grad()
     def refresh_neighbours(self) -> None:
-        """Read the semantic neighbours of Eq. 8 off the present relation matrices Â^m (Eq. 3), dropout off."""
+        """Computes the semantic neighbours of Eq. 8 from the current relation matrices Â^m (Eq. 3), without dropout."""
         if not self.neighbours:
             return
         graph = self.interactions()
@@ -149,7 +169,8 @@ class MMSSL(nn.Module):
         self._semantic_graphs()
 
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Eq. 2: f_u^m [U, d] and f_i^m [I, d] of every modality; one propagation serves them all, side by side."""
+        """f_u^m [U, d] and f_i^m [I, d] of every modality (Eq. 2). All modalities are concatenated and propagated in
+        one call."""
         raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
         pairs = zip(cast(Iterable[nn.Linear], self.projections), raw, strict=True)
         projected = torch.cat([self.dropout(_projected(x, fc)) for fc, x in pairs], 1)
@@ -158,7 +179,8 @@ class MMSSL(nn.Module):
         return list(users.split(self.dim, 1)), list(items.split(self.dim, 1))
 
     def views(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Eq. 8: e_u^m [U, d] and e_i^m [I, d], sums of id embeddings over the semantic neighbours (0: zeros)."""
+        """e_u^m [U, d] and e_i^m [I, d] of every modality (Eq. 8): sums of id embeddings over the semantic neighbours,
+        or zeros if there are none."""
         if not self.neighbours:
             count = len(self.modalities)
             return [torch.zeros_like(self.user_embedding)] * count, [torch.zeros_like(self.item_embedding)] * count
@@ -169,7 +191,7 @@ class MMSSL(nn.Module):
         )
 
     def high_order(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 10 from the zero-order embeddings Ê⁰ [U, d], [I, d]: the mean over layers 0..L."""
+        """The mean over the layers 0 to L (Eq. 10), from the zero-order embeddings Ê⁰ [U, d] and [I, d]."""
         graph = self.interactions()
         if not self.final_softmax or not self.layers:
             return lightgcn(graph, users, items, self.layers, self.norm)
@@ -185,7 +207,8 @@ class MMSSL(nn.Module):
         return sum_users / (self.layers + 1), sum_items / (self.layers + 1)
 
     def forward(self, views: bool = True) -> Encoded:
-        """Eq. 2, 8, 9, 10 and 12 over the whole graph; without `views` those of Eq. 8 only where Eq. 9 reads them."""
+        """Encodes all users and items (Eq. 2, 8, 9, 10 and 12). If `views` is False, Eq. 8 is computed only if Eq. 9
+        needs it."""
         modal_users, modal_items = self.modality_features()
         attends = bool(self.neighbours and self.eta)
         view_users, view_items = self.views() if views or attends else ([], [])
@@ -200,22 +223,22 @@ class MMSSL(nn.Module):
         return Encoded(users, items, modal_users, modal_items, view_users, view_items)
 
     def interactions(self) -> InteractionGraph:
-        """The interaction graph, on the parameters' device."""
+        """The interaction graph on the device of the parameters."""
         graph = self.graph.to(self.user_embedding.device)
-        if graph is not self.graph and not self.user_embedding.is_meta:  # what is on "meta" does not come back
+        if graph is not self.graph and not self.user_embedding.is_meta:  # a graph on "meta" would lose its values
             self.graph = graph
         return graph
 
     def _semantic_graphs(self) -> list[InteractionGraph]:
-        neighbours, known = self.semantic_neighbours, self._neighbour_graphs
-        if known is not None and (torch.compiler.is_compiling() or is_traced(neighbours) or neighbours.is_meta):
-            return [graph.to(neighbours.device) for graph in known[1]]
-        which = neighbours.device, neighbours.data_ptr(), 0 if neighbours.is_inference() else neighbours._version
-        if known is None or known[0] != which:
+        neighbours, cached = self.semantic_neighbours, self._neighbour_graphs
+        if cached is not None and (torch.compiler.is_compiling() or is_traced(neighbours) or neighbours.is_meta):
+            return [graph.to(neighbours.device) for graph in cached[1]]
+        key = neighbours.device, neighbours.data_ptr(), 0 if neighbours.is_inference() else neighbours._version
+        if cached is None or cached[0] != key:
             with outside_modes():
-                known = which, [neighbour_graph(items, self.graph.n_items) for items in neighbours]
-            self._neighbour_graphs = known
-        return known[1]
+                cached = key, [neighbour_graph(items, self.graph.n_items) for items in neighbours]
+            self._neighbour_graphs = cached
+        return cached[1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MMSSL:
         super()._apply(fn, recurse)
@@ -223,8 +246,8 @@ class MMSSL(nn.Module):
         if device.type != "meta":
             self.graph = self.graph.to(device)
             if self._neighbour_graphs is not None:
-                which, graphs = self._neighbour_graphs
-                self._neighbour_graphs = which, [graph.to(device) for graph in graphs]
+                key, graphs = self._neighbour_graphs
+                self._neighbour_graphs = key, [graph.to(device) for graph in graphs]
         return self
 
     def extra_repr(self) -> str:
@@ -246,7 +269,7 @@ def _after_load(module: MMSSL, _: object) -> None:
 
 
 def standardised(raw: Tensor) -> Tensor:
-    """(raw - raw.mean(0)) / raw.std(0, correction=0) in float64, a constant column becoming 0; [I, d_m]."""
+    """Equals ``(raw - raw.mean(0)) / raw.std(0, correction=0)`` in float64. A constant column becomes 0."""
     raw = raw.to(torch.float64)
     centred = raw - raw.mean(0)
     deviation = centred.square().mean(0).sqrt()
@@ -265,12 +288,12 @@ def _check_settings(layers: int, neighbours: int, norm: str, dropout: float) -> 
 
 def _check_features(features: dict[str, Tensor], n_items: int) -> None:
     if not features:
-        raise ValueError("MMSSL: features is empty, at least one modality is needed")
+        raise ValueError("MMSSL: features must have at least one modality")
     for name, raw in features.items():
         if raw.ndim != 2 or raw.shape[0] != n_items or raw.shape[1] < 1:
             raise ValueError(
-                f"MMSSL: features of {name!r} have shape {tuple(raw.shape)}, expected [{n_items}, at least 1]"
+                f"MMSSL: features of {name!r} must be [{n_items}, d] with d ≥ 1, got shape {tuple(raw.shape)}"
             )
         if not torch.isfinite(raw).all():
             row = int((~torch.isfinite(raw)).any(1).nonzero()[0])
-            raise ValueError(f"MMSSL: features of {name!r} are not finite in row {row}")
+            raise ValueError(f"MMSSL: features of {name!r} must be finite, but row {row} is not")

@@ -1,4 +1,4 @@
-"""A linear layer on an input that is stored in half precision and converted a block of rows at a time."""
+"""A linear layer whose input is stored in half precision and converted block by block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmssl_fast.ops.derivatives import is_transforming
 
-BLOCK_ELEMENTS = 1 << 20  # of an input block in the weight's precision: 4 MiB of float32
+BLOCK_ELEMENTS = 1 << 20  # size of a converted block: 4 MiB of float32
 
 
 class _HalfLinear(torch.autograd.Function):
@@ -32,13 +32,25 @@ class _HalfLinear(torch.autograd.Function):
 
 
 def half_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Equals ``F.linear(x.to(weight.dtype), weight, bias)``, of which autograd saves x itself, not the converted copy.
+    """Equals ``F.linear(x.to(weight.dtype), weight, bias)``, without saving a converted copy of x.
 
-    x: [N, k] of any floating dtype, constant; weight: [d, k]; bias: [d], dtype of weight. Returns [N, d]. Blocks are
-    cut by x's width alone, so memory limits do not change a result. Within torch.func, forward mode and torch.export it
-    is that expression itself.
+    The size of a block depends on the width of x only, so that memory limits do not change the result.
+
+    Args:
+        x: [N, k] of any floating dtype, constant.
+        weight: [d, k].
+        bias: [d], dtype of weight.
+
+    Returns:
+        [N, d], dtype of weight.
+
+    Example:
+        >>> x, weight, bias = torch.randn(6, 3).half(), torch.randn(4, 3), torch.randn(4)
+        >>> torch.allclose(half_linear(x, weight, bias), F.linear(x.float(), weight, bias), atol=1e-6)
+        True
     """
-    # torch.export keeps the forward alone of an autograd.Function: the program's weights would have no gradient.
+    # torch.export keeps only the forward pass of an autograd.Function, and the exported weights would have no gradient.
+    # torch.func and forward mode do not support this autograd.Function.
     if is_transforming() or torch.compiler.is_exporting():
         return F.linear(x.to(weight.dtype), weight, bias)
     return _HalfLinear.apply(x, weight, bias)

@@ -1,4 +1,4 @@
-"""The terms of MMSSL's losses (Eq. 6, 7, 11, 13, 14), each a function that returns one scalar."""
+"""The terms of the MMSSL losses (Eq. 6, 7, 11, 13 and 14). Every function returns a scalar or a dict of scalars."""
 
 from __future__ import annotations
 
@@ -27,40 +27,53 @@ def discriminator_loss(
     alpha: Tensor,
     penalty_weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    """L_D of Eq. 7 by parts; rows go through the first Linear once, interpolation and penalty happen behind it.
+    """The terms of the discriminator loss L_D, equation 7 of MMSSL (WWW 2023).
 
-    Equals, with fake = cat(fakes) and the real rows repeated for every modality,
+    With fake = cat(fakes) and the real rows repeated for every modality, the terms equal::
 
-        real = -D(real).mean();  fake = D(fake).mean()
-        x = alpha * real + (1 - alpha) * fake;  g, = grad(D(x).sum(), x, create_graph=True)
+        real = -D(real).mean()
+        fake = D(fake).mean()
+        x = alpha[:, None] * real + (1 - alpha[:, None]) * fake
+        (g,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
         penalty = penalty_weight * ((g.norm(dim=1) - 1) ** 2).mean()
 
-    without x or g: Linear(x) = alpha Linear(real) + (1 - alpha) Linear(fake), and ‖∇_x D‖ = ‖g_z W‖ with g_z =
-    ∂ΣD/∂Linear(x). Real, fake and interpolated rows each make their own pass above the first Linear, so BatchNorm
-    normalises each kind by its own statistics (as the released code does; the paper leaves it open).
+    Neither x nor g is formed. The first Linear is applied once to the real and fake rows. Its output for x is the
+    interpolation of their outputs, and ‖g‖ = ‖g_z W‖ with g_z = ∂ΣD/∂Linear(x). Real, fake and interpolated rows pass
+    the other layers separately, so that BatchNorm uses the statistics of each kind. The authors' code does the same;
+    the paper does not specify it.
 
     Args:
-        discriminator: D.
-        real: Ã of Eq. 5 for B users, dense [B, I] or RelationRows.
-        fakes: Â^m of Eq. 3 for the same users, one entry a modality, each like `real`. Detach all rows beforehand.
-        alpha: the weights of the real rows in the interpolation, [M * B] in (0, 1), modality by modality.
-        penalty_weight: λ1.
+        discriminator: the discriminator D.
+        real: rows Ã of equation 5 for B users, a [B, I] tensor or RelationRows, detached.
+        fakes: rows Â^m of equation 3 for the same users, one entry per modality, detached.
+        alpha: [M * B], weights of the real rows in the interpolation, in (0, 1), modality by modality.
+        penalty_weight: weight λ1 of the penalty.
 
     Returns:
-        "real", "fake", "penalty": scalars whose sum is L_D.
+        A dict with the scalars "real", "fake" and "penalty", whose sum is L_D.
 
     Raises:
-        ValueError: no fake rows, alpha of another length, or a single user in training (BatchNorm needs two).
+        ValueError: fakes is empty, alpha has another shape, or there is a single user in training mode, for which
+            BatchNorm is undefined.
+
+    Example:
+        >>> from mmssl_fast.nn import Discriminator
+        >>> discriminator = Discriminator(40, hidden=(8, 4), dropout=(0.0, 0.0))
+        >>> real = RelationRows.from_dense(torch.rand(3, 40))
+        >>> fakes = [RelationRows.generated(torch.randn(3, 6), torch.randn(40, 6)) for _ in range(2)]
+        >>> terms = discriminator_loss(discriminator, real, fakes, alpha=torch.rand(6))
+        >>> sorted(terms)
+        ['fake', 'penalty', 'real']
     """
     count = len(fakes)
     batch = real.shape[0]
     if not count:
-        raise ValueError("discriminator_loss: fakes is empty, at least one modality is needed")
+        raise ValueError("discriminator_loss: fakes must have at least one modality")
     if discriminator.training and batch < 2:
         raise ValueError(f"discriminator_loss: BatchNorm needs at least 2 real rows in training, got {batch}")
     if alpha.shape != (count * batch,):
         raise ValueError(
-            f"discriminator_loss: alpha has shape {tuple(alpha.shape)}, expected [{count} modalities x {batch} rows]"
+            f"discriminator_loss: alpha must be [{count} modalities x {batch} rows], got shape {tuple(alpha.shape)}"
         )
     z = discriminator.first(torch.cat(cast(list[Tensor], [real, *fakes])))
     z_real, z_fake = z.split([batch, count * batch])
@@ -77,9 +90,13 @@ def discriminator_loss(
 
 
 def generator_loss(discriminator: Discriminator, fakes: Sequence[Tensor | RelationRows]) -> Tensor:
-    """L_G of Eq. 7: −D(cat(fakes)).mean(); gradients reach the rows' embeddings, none is computed for D's parameters.
+    """Equals ``-discriminator(torch.cat(fakes)).mean()``, without gradients for the discriminator's parameters.
 
-    fakes: Â^m of Eq. 3, one entry a modality, dense [B, I] or RelationRows.
+    The generator loss L_G of equation 7.
+
+    Args:
+        discriminator: the discriminator D.
+        fakes: rows Â^m of equation 3, one entry per modality, each a [B, I] tensor or RelationRows.
     """
     with discriminator.frozen():
         return -discriminator(torch.cat(cast(list[Tensor], list(fakes)))).mean()
@@ -88,17 +105,18 @@ def generator_loss(discriminator: Discriminator, fakes: Sequence[Tensor | Relati
 def contrastive_loss(
     users: Tensor, views: Sequence[Tensor], ids: Tensor, tau: float, *, exclude_self: bool = False
 ) -> Tensor:
-    """L_CL of Eq. 11: Σ_m infonce(users, views[m], ids), the mean over the anchors and the sum over modalities.
+    """Equals ``sum(infonce(users, view, ids, tau, exclude_self) for view in views)``.
 
-    The anchors are the batch's users, the negatives all U users. The paper sums over users: multiply λ2 by their
-    number to compare.
+    The contrastive loss L_CL of equation 11, as a mean over the anchors and a sum over the modalities. The anchors are
+    the users of the batch, and the negatives are all U users. The paper sums over the users; to compare, multiply λ2 by
+    their number.
 
     Args:
         users: h_u [U, d].
-        views: e_u^m [U, d], one a modality.
+        views: e_u^m [U, d], one tensor per modality.
         ids: anchors, int64 [B].
-        tau: τ'.
-        exclude_self: leave u' = u out of the sum over e_u'^m (the paper keeps it, the released code does not).
+        tau: temperature τ'.
+        exclude_self: leave u' = u out of the sum over e_u'^m. The authors' code does, the paper does not.
     """
     return torch.stack([infonce(users, view, ids, tau, exclude_self) for view in views]).sum()
 
@@ -111,21 +129,22 @@ def structural_loss(
     item_ids: Tensor,
     tau: float,
 ) -> Tensor:
-    """NCL's structural contrast (Lin et al., WWW 2022, Eq. 6 and 7): a node against its two-hop neighbourhood.
+    """The structural contrastive loss of NCL (Lin et al., WWW 2022, Eq. 6 and 7): a node against its two-hop
+    neighbourhood.
 
-    Equals, with Â = D_u^−½ A D_i^−½,
+    With Â = D_u^−½ A D_i^−½, it equals::
 
         infonce(users, Â Âᵀ users, user_ids, tau, exclude_self=True)
         + infonce(items, Âᵀ Â items, item_ids, tau, exclude_self=True)
 
-    Not part of MMSSL, whose Eq. 11 contrasts users alone and takes their neighbours from features; on TikTok it brings
-    more than Eq. 11 does (docs/results.md). NCL's denominator sums over the nodes' own layer alone; `infonce`
-    adds the anchor's, without the anchor itself.
+    It is not part of MMSSL. Equation 11 of MMSSL contrasts users only, with neighbours by features. On TikTok, this
+    loss improves recall more than equation 11 (docs/results.md). In NCL, the denominator has one sum, over the
+    embeddings before propagation. `infonce` adds the sum over the propagated embeddings, without the anchor itself.
 
     Args:
-        graph: training interactions, U users x I items.
+        graph: training interactions of U users and I items.
         users, items: embeddings before propagation, [U, d] and [I, d].
-        user_ids, item_ids: anchors, int64 [B]: the batch's users and positive items.
+        user_ids, item_ids: anchors, int64 [B]: the users and positive items of the batch.
         tau: temperature (NCL on MovieLens-1M: 0.1).
     """
     one_hop = propagate(graph, items, "users", "both"), propagate(graph, users, "items", "both")
@@ -138,19 +157,20 @@ def structural_loss(
 def autoencoder_loss(
     modal_users: Sequence[Tensor], modal_items: Sequence[Tensor], users: Tensor, pos: Tensor, neg: Tensor, tau: float
 ) -> Tensor:
-    """The graph auto-encoder that replaces the adversarial part in Table 3: reconstruct A from every Â^m.
+    """The loss of the graph auto-encoder, which replaces the adversarial part in Table 3 of the paper: it reconstructs
+    the interactions from every Â^m.
 
-    Equals, summed over modalities, with Â^m of Eq. 3 taken only at the sampled pairs,
+    With Â^m of equation 3 at the sampled pairs only, it equals the sum over the modalities of::
 
-        ½ (BCE_with_logits(Â[users, pos] / tau, 1) + BCE_with_logits(Â[users, neg] / tau, 0))
+        (BCE_with_logits(Â[users, pos] / tau, 1) + BCE_with_logits(Â[users, neg] / tau, 0)) / 2
 
-    The paper names the variant and gives no formula; this is the usual graph auto-encoder (an edge is decoded from its
-    two ends' similarity) on the batch's pairs.
+    The paper names this variant without a formula. This is the usual graph auto-encoder, which predicts an edge from
+    the similarity of its two nodes.
 
     Args:
-        modal_users, modal_items: f_u^m [U, d], f_i^m [I, d].
-        users, pos, neg: int64 [B], the batch; neg are items the user has not interacted with.
-        tau: temperature that turns a cosine into a logit.
+        modal_users, modal_items: f_u^m [U, d] and f_i^m [I, d], one tensor per modality.
+        users, pos, neg: int64 [B]: users, items that they interacted with, and items that they did not.
+        tau: temperature by which a cosine is divided to give a logit.
     """
     terms = []
     for f_u, f_i in zip(modal_users, modal_items, strict=True):
@@ -161,8 +181,8 @@ def autoencoder_loss(
 
 
 def embedding_l2(*embeddings: Tensor) -> Tensor:
-    """½ Σ‖row‖² / B over several [B, d] blocks: the batch's share of λ4‖Θ‖² (Eq. 13) as an explicit term.
+    """Equals ``sum(x.square().sum() / len(x) for x in embeddings) / 2``: λ4‖Θ‖² of equation 13 for a batch.
 
-    AdamW's decoupled weight decay is the other form of it; use one or the other.
+    The decoupled weight decay of AdamW is an alternative. Use one of the two.
     """
     return 0.5 * torch.stack([block.square().sum() / block.shape[0] for block in embeddings]).sum()

@@ -1,4 +1,4 @@
-"""Semantic neighbours (Eq. 8): for every modality, the items most similar to each user."""
+"""Semantic neighbours (Eq. 8): the items that are most similar to a user in one modality."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from mmssl_fast.ops.cosine_topk import cosine_topk
 
 
 def semantic_neighbours(users: Tensor, items: Tensor, k: int, seen: SeenRows | None = None) -> Tensor:
-    """N_u^m of Eq. 8, read off Eq. 3 without forming it: equals `cosine(users, items).topk(k).indices`.
+    """Equals ``cosine_block(users, items).topk(k).indices``, without forming the U x I matrix: N_u^m of Eq. 8.
 
     Args:
         users, items: f_u^m [U, d] and f_i^m [I, d] of one modality.
-        k: neighbours a user.
-        seen: entries left out of a user's neighbours (its training items), or None to keep them.
+        k: number of neighbours per user.
+        seen: the training items of every user, which are excluded, or None to exclude none.
 
     Returns:
-        int64 [U, k], best first; −1 where fewer than k items are left.
+        int64 [U, k], best first, −1 if fewer than k items are left.
     """
     with torch.no_grad():
         return cosine_topk(users.detach(), items.detach(), k, seen)[1]
 
 
 def neighbour_graph(neighbours: Tensor, n_items: int) -> InteractionGraph:
-    """The user-item graph with an edge for every entry of `neighbours` (int64 [U, k], −1 for none), on the same device.
+    """The graph with an edge for every entry of `neighbours` (int64 [U, k], −1 for none), on the same device.
 
-    The items' side N_i^m is the same edges seen from the other end.
+    The neighbours N_i^m of the items are the same edges in the other direction.
     """
     n_users = neighbours.shape[0]
     ordered = neighbours.sort(dim=1).values  # the −1 of missing neighbours come first
@@ -41,7 +41,7 @@ def neighbour_graph(neighbours: Tensor, n_items: int) -> InteractionGraph:
 
 
 def _offsets(counts: Tensor) -> Tensor:
-    """int64 [n + 1]: CSR offsets of rows with `counts` entries."""
+    """The CSR offsets, int64 [n + 1], of rows with `counts` entries."""
     crow = counts.new_zeros(counts.numel() + 1)
     torch.cumsum(counts, 0, out=crow[1:])
     return crow

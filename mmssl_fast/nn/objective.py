@@ -1,4 +1,4 @@
-"""MMSSL's training objective (Eq. 13) and the discriminator's (Eq. 7), every part a switch. No loop, no optimiser."""
+"""The training objective of MMSSL (Eq. 13) and of its discriminator (Eq. 7), without a training loop or optimizer."""
 
 from __future__ import annotations
 
@@ -18,36 +18,42 @@ from mmssl_fast.relation import RelationRows
 
 
 class MMSSLObjective:
-    """The loss terms of one training step, weighted and named.
+    """The weighted loss terms of one training step: equation 7 of MMSSL (WWW 2023) for the discriminator, and equation
+    13 for the model.
 
-    A step of the trainer is
+    A training step is::
 
         encoded = model()
-        objective.discriminator_terms(encoded, users, step)["total"].backward()  # then Adam on the discriminator
-        objective.generator_terms(encoded, users, pos, neg)["total"].backward()  # then AdamW on the model
+        objective.discriminator_terms(encoded, users, step)["total"].backward()  # then step the discriminator's Adam
+        objective.generator_terms(encoded, users, pos, neg)["total"].backward()  # then step the model's AdamW
 
-    Both sides may read one `encoded`: discriminator_terms detaches it. Noise is a pure function of (seed, step).
-
-    A part switched off has no entry in the terms and costs nothing.
+    Both methods can use the same `encoded`, because discriminator_terms detaches it. The noise is a function of
+    (seed, step). A part that is switched off has no entry in the result and is not computed.
 
     Args:
-        model: the encoder; its graph gives the real rows.
-        discriminator: D of Eq. 4; may be None when adversarial is False.
-        options: the parts, their weights and temperatures; the defaults where it is None.
-        seed: key of all noise.
-        max_repeats: how often a user occurs in a batch at most, 1 for sample_bpr's over="users"; None: any number of
-            times. On CUDA, distinct users take less memory and time.
-        **changes: single fields of ObjectiveOptions, which replace those of `options`.
+        model: the encoder. Its graph defines the real rows.
+        discriminator: the discriminator, or None if options.adversarial is False.
+        options: parts, weights and temperatures. None is ObjectiveOptions().
+        seed: key of the noise.
+        max_repeats: the maximum number of times that a user occurs in a batch: 1 for ``sample_bpr(over="users")``, None
+            for any number. On CUDA, distinct users need less memory and time.
+        **changes: fields of ObjectiveOptions that replace those of `options`.
 
     Raises:
-        TypeError: a keyword that ObjectiveOptions does not have.
-        ValueError: as ObjectiveOptions; adversarial without a discriminator or with another number of items;
-            contrastive with a model that has no semantic neighbours.
+        TypeError: ObjectiveOptions has no field of that name.
+        ValueError: an option is invalid; the adversarial part is on, but there is no discriminator, or it has another
+            number of items than the graph; or the contrastive part is on, but the model has no semantic neighbours.
 
     Example:
-        >>> objective = MMSSLObjective(model, None, adversarial=False, seed=1)
+        >>> from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1, 2], [0, 2, 1, 3], n_users=3, n_items=40)
+        >>> model = MMSSL(graph, {"image": torch.randn(40, 5)}, dim=8, neighbours=2)
+        >>> objective = MMSSLObjective(model, Discriminator(40, hidden=(8, 4)), seed=1)
+        >>> users, pos, neg = sample_bpr(graph, batch=3, seed=1, over="users")
+        >>> sorted(objective.discriminator_terms(model(), users, step=0))
+        ['fake', 'penalty', 'real', 'total']
         >>> sorted(objective.generator_terms(model(), users, pos, neg))
-        ['bpr', 'contrastive', 'l2', 'total']
+        ['bpr', 'contrastive', 'generator', 'l2', 'total']
     """
 
     def __init__(
@@ -67,7 +73,8 @@ class MMSSLObjective:
         self.noise_scale = options.noise_scale if options.gumbel else 0.0
 
     def real_rows(self, encoded: Encoded, users: Tensor, step: int) -> RelationRows:
-        """Ã of Eq. 5 for `users` (int64 [B]): Gumbel rows plus ζ cos(h_u, h_i), of length 1 with row_l2."""
+        """The real rows Ã of Eq. 5 for `users`, int64 [B]: Gumbel rows plus ζ cos(h_u, h_i), normalized if
+        options.row_l2."""
         graph, options = self.model.interactions(), self.options
         noise = options.gumbel_tau, self.seed, step, self.noise_scale
         rows = RelationRows.gumbel(graph, users, *noise, self.max_repeats)
@@ -78,7 +85,7 @@ class MMSSLObjective:
         return rows.normalize() if options.row_l2 else rows
 
     def fake_rows(self, encoded: Encoded, users: Tensor) -> list[RelationRows]:
-        """Â^m of Eq. 3 for `users`, one entry a modality."""
+        """The generated rows Â^m of Eq. 3 for `users`, one entry per modality."""
         seen = self.model.interactions().rows(users) if self.options.mask_seen else None
         return [
             RelationRows.generated(f_u[users], f_i, self.options.kind, seen, self.options.row_l2)
@@ -86,13 +93,20 @@ class MMSSLObjective:
         ]
 
     def discriminator_terms(self, encoded: Encoded, users: Tensor, step: int) -> dict[str, Tensor]:
-        """L_D of Eq. 7 as "real", "fake", "penalty" and their "total"; gradients reach D alone.
+        """The terms "real", "fake" and "penalty" of L_D (Eq. 7), and their "total". Only the discriminator gets
+        gradients.
 
-        Raises ValueError when the adversarial part is off.
+        Args:
+            encoded: the output of the model. It is detached.
+            users: int64 [B], at least 2.
+            step: number of the step, the offset of the noise.
+
+        Raises:
+            ValueError: the adversarial part is off.
         """
         if not self.adversarial:
             raise ValueError(
-                "MMSSLObjective.discriminator_terms: the adversarial part is off, there is no discriminator to train"
+                "MMSSLObjective.discriminator_terms: the adversarial part is off; there is no discriminator to train"
             )
         encoded = encoded.detach()
         alpha = interpolation_weights(self.seed, step, users, len(encoded.modal_users))
@@ -107,25 +121,31 @@ class MMSSLObjective:
         )
 
     def generator_terms(self, encoded: Encoded, users: Tensor, pos: Tensor, neg: Tensor) -> dict[str, Tensor]:
-        """Eq. 13 by parts, each with its λ: "bpr", "l2", "features", "contrastive", "structural", "generator",
-        "autoencoder" as far as switched on, and their "total"; gradients reach the model alone.
+        """The weighted terms of Eq. 13, and their "total". Only the model gets gradients.
 
-        users, pos, neg: int64 [B], from sample_bpr.
+        The terms are "bpr", "l2", "features", "contrastive", "structural", "generator" and "autoencoder", as far as
+        they are switched on.
 
-        Raises ValueError where the contrastive part is on and `encoded` has no views.
+        Args:
+            encoded: the output of the model.
+            users, pos, neg: int64 [B], from `sample_bpr`.
+
+        Raises:
+            ValueError: the contrastive part is on, but `encoded` has no views.
         """
         options = self.options
         if self.contrastive and not encoded.view_users:
             raise ValueError(
-                "MMSSLObjective.generator_terms: the contrastive part reads Eq. 8's views; encode with views=True"
+                "MMSSLObjective.generator_terms: the contrastive part needs the views of Eq. 8; call the model with "
+                "views=True"
             )
         terms = {"bpr": bpr_loss(encoded.users, encoded.items, users, pos, neg)}
         if options.lambda_l2:
             batch = encoded.users[users], encoded.items[pos], encoded.items[neg]
             terms["l2"] = options.lambda_l2 * losses.embedding_l2(*batch)
         if options.lambda_features:
-            every = torch.stack([f.square().sum() for f in encoded.modal_users + encoded.modal_items]).sum()
-            terms["features"] = options.lambda_features * 0.5 * every / encoded.items.shape[0]
+            square = torch.stack([f.square().sum() for f in encoded.modal_users + encoded.modal_items]).sum()
+            terms["features"] = options.lambda_features * 0.5 * square / encoded.items.shape[0]
         if self.contrastive:
             terms["contrastive"] = options.lambda_contrastive * losses.contrastive_loss(
                 encoded.users, encoded.view_users, users, options.contrastive_tau, exclude_self=options.exclude_self
@@ -155,8 +175,8 @@ def _check_model(model: MMSSL, discriminator: Discriminator | None, options: Obj
         raise ValueError("MMSSLObjective: the adversarial part needs a discriminator; pass one or adversarial=False")
     if options.adversarial and discriminator is not None and discriminator.n_items != model.graph.n_items:
         raise ValueError(
-            f"MMSSLObjective: the discriminator reads rows of {discriminator.n_items} items, "
-            f"the graph has {model.graph.n_items}"
+            f"MMSSLObjective: the discriminator has {discriminator.n_items} items, but the graph has "
+            f"{model.graph.n_items}"
         )
     if options.contrastive and not model.neighbours:
         raise ValueError("MMSSLObjective: the contrastive part needs the views of Eq. 8; the model has neighbours=0")

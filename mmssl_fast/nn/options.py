@@ -1,5 +1,7 @@
-"""The options of MMSSL's objective, each with its default. Imports nothing of the library, so that a configuration can
-be derived from it or checked against it."""
+"""The options of the MMSSL objective, with their defaults.
+
+The module imports nothing of the library, so that a configuration file can be derived from it without torch.
+"""
 
 from __future__ import annotations
 
@@ -22,40 +24,43 @@ WEIGHTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions:
-    """Which parts MMSSLObjective has, with which weights and temperatures.
+    """The parts of MMSSLObjective, their weights and temperatures. Equation numbers are those of MMSSL (WWW 2023).
 
-    The ablations of Table 3: "w/o adversarial" is adversarial=False; "w/o contrastive" contrastive=False; "w/o Gumbel"
-    is gumbel=False, which leaves Eq. 5's softmax without its perturbation, softmax(A/τ): at a small τ a user's row of
-    A divided by its degree; "graph auto-encoder" is adversarial=False, autoencoder=True (see losses.autoencoder_loss).
+    The ablations of Table 3 are: adversarial=False ("w/o adversarial"); contrastive=False ("w/o contrastive");
+    gumbel=False ("w/o Gumbel"), which uses softmax(A/τ) without noise in equation 5; and adversarial=False with
+    autoencoder=True ("graph auto-encoder").
 
     Args:
-        adversarial, contrastive, gumbel, autoencoder, structural: the parts. The last is not the paper's.
-        lambda_penalty: λ1 of Eq. 7 (paper: 0 to 150, best 1).
-        lambda_contrastive: λ2 of Eq. 13, times a mean over anchors (the paper's is a sum). On TikTok 0.01 leaves
-            validation recall where it is without the part, 0.1 costs a tenth of it (one seed each).
-        lambda_generator: λ3 of Eq. 13, for a discriminator of scale 1. On TikTok 1e-3 leaves validation recall
-            where it is without the part (one seed).
-        lambda_l2: λ4 of Eq. 13 as an explicit term on the batch's h_u, h_i⁺, h_i⁻, losses.embedding_l2. 0 leaves it
-            to the optimiser's decoupled weight decay.
-        lambda_features: weight of ½ Σ‖f^m‖² / I over users and items (the released code's 1e-5; the paper has no such
-            term).
+        adversarial, contrastive, gumbel, autoencoder, structural: switch the parts. The structural part is not in the
+            paper.
+        lambda_penalty: λ1 of equation 7 (paper: 0 to 150, best 1).
+        lambda_contrastive: λ2 of equation 13, here for a mean over the anchors (the paper sums). On TikTok, 0.01 leaves
+            the validation recall unchanged, and 0.1 reduces it by a tenth (one seed each).
+        lambda_generator: λ3 of equation 13, for a discriminator with scale 1. On TikTok, 1e-3 leaves the validation
+            recall unchanged (one seed).
+        lambda_l2: λ4 of equation 13 as a loss term on h_u, h_i⁺ and h_i⁻ of the batch. With 0, use weight decay in the
+            optimizer instead.
+        lambda_features: weight of ½ Σ‖f^m‖² / I over users and items. The authors' code has 1e-5; the paper has no such
+            term.
         lambda_autoencoder: weight of the auto-encoder term.
         lambda_structural: weight of losses.structural_loss on the id embeddings.
-        zeta: ζ of Eq. 5 (paper: 0 to 150, best 100).
-        gumbel_tau: τ of Eq. 5.
-        noise_scale: σ that multiplies Eq. 5's noise (1 in the paper).
-        contrastive_tau: τ' of Eq. 11 (paper: 0 to 0.9, best 0.085).
+        zeta: ζ of equation 5 (paper: 0 to 150, best 100).
+        gumbel_tau: temperature τ of equation 5.
+        noise_scale: factor σ of the noise in equation 5 (paper: 1).
+        contrastive_tau: temperature τ' of equation 11 (paper: 0 to 0.9, best 0.085).
         exclude_self: see losses.contrastive_loss.
         autoencoder_tau: see losses.autoencoder_loss.
         structural_tau: see losses.structural_loss.
-        kind: "cosine" (Eq. 3) or "dot" (the released code) for generated rows.
-        mask_seen: generated rows have value 0 at the user's training items (the released code); Eq. 3 and 5 keep them.
-        row_l2: real and generated rows are divided by their length before D (the released code; the paper leaves it
-            open). Without it ζ = 100 makes real rows a hundred times longer than generated ones.
+        kind: kind of the generated rows, "cosine" (equation 3) or "dot" (the authors' code).
+        mask_seen: whether generated rows are 0 at the training items of the user, as in the authors' code. Equations 3
+            and 5 do not mask.
+        row_l2: whether real and generated rows are divided by their length before the discriminator, as in the authors'
+            code. The paper does not specify it. Without it, ζ = 100 makes real rows a hundred times longer than
+            generated ones.
 
     Raises:
-        ValueError: adversarial and autoencoder together, a temperature that is not positive, a negative weight, or an
-            unknown kind.
+        ValueError: adversarial and autoencoder are both on, a temperature is not positive, a weight is negative, or
+            kind is unknown.
 
     Example:
         >>> ObjectiveOptions(adversarial=False, autoencoder=True).lambda_autoencoder
@@ -87,9 +92,7 @@ class ObjectiveOptions:
 
     def __post_init__(self) -> None:
         if self.adversarial and self.autoencoder:
-            raise ValueError(
-                "MMSSLObjective: autoencoder replaces the adversarial part; pass adversarial=False with it"
-            )
+            raise ValueError("MMSSLObjective: autoencoder replaces the adversarial part; pass adversarial=False, too")
         for name in TEMPERATURES:
             if not (tau := getattr(self, name)) > 0:
                 raise ValueError(f"MMSSLObjective: {name} must be positive, got {tau}")

@@ -1,4 +1,4 @@
-"""Adam for a first layer whose gradient never exists as a whole: it is formed and applied a tile of items at a time."""
+"""Adam for the weight of a first layer, which forms and applies the gradient in tiles of items."""
 
 from __future__ import annotations
 
@@ -19,31 +19,42 @@ MOMENTS = (torch.bfloat16, torch.float32, torch.float64)
 class TiledAdam(torch.optim.Optimizer):
     """Equals ``torch.optim.Adam([weight], lr, betas, eps)`` with ``weight.grad = pending.dense()``, to rounding.
 
-    ::
+    Adam (Kingma and Ba, ICLR 2015) stores the weight, its gradient and two moments. TiledAdam does not store the
+    gradient.
 
-        with pending_gradient(weight) as pending:
-            loss.backward()
-        optimiser.step(pending)
-
-    holds W and two moments where Adam holds W, its gradient and two moments.
-
-    With moments=torch.bfloat16 the moments take half the memory, 8 bits of each. Rounded to the nearest, a moment stops
-    as soon as a step changes it by less than half a unit of its last bit: at beta2 = 0.999 the second one never decays,
-    at beta1 = 0.9 the first one stays up to 4% short. So they are rounded up or down at random, by the distance to
-    either (Philox with key `seed` and counter (entry, item, step): the same for any tiling, and after resuming). The
-    expected value is the exact one at any beta; what is left is noise, at beta2 = 0.999 about 5% of an entry's second
-    moment. Drawn at random, the gradients themselves leave 3% there. Kingma and Ba ("Adam", ICLR 2015) do not round.
+    With moments=torch.bfloat16, the moments take half the memory. bfloat16 has 8 significant bits. If the moments were
+    rounded to nearest, a change of less than half a unit in the last place would be lost: with beta2 = 0.999 the second
+    moment would never decay, and with beta1 = 0.9 the first moment would remain up to 4% too small. They are therefore
+    rounded stochastically, so that their expected value is exact. The rounding adds noise, at beta2 = 0.999 about 5% of
+    the second moment of an entry; the randomness of the gradients themselves causes about 3%. The random bits are
+    counter-based (Philox with key `seed` and counter (entry, item, step)), so that they depend neither on the tiling
+    nor on resuming.
 
     Args:
-        weight: [H, I] float32 or float64 parameter, best item-major (``weight.mT`` contiguous).
-        lr, betas, eps: as torch.optim.Adam's.
-        moments: dtype of the moments, torch.bfloat16, torch.float32 or torch.float64; None for the weight's.
-        tile: entries of the gradient formed at once; None: item_tiles.tile_elements() at each step.
-        seed: key of the random rounding of bfloat16 moments, a 64-bit integer.
+        weight: [H, I] float32 or float64 parameter, preferably item-major (``weight.mT`` contiguous).
+        lr, betas, eps: as for torch.optim.Adam.
+        moments: dtype of the moments: torch.bfloat16, torch.float32 or torch.float64. None is the dtype of the weight.
+        tile: number of gradient entries that are formed at once. None is tiles.tile_elements() at each step.
+        seed: 64-bit integer, key of the stochastic rounding.
 
     Raises:
-        ValueError: a rate or beta out of range, or moments of another dtype. float16 is refused, since second moments
-            fall below its range.
+        ValueError: lr or a beta is out of range, or moments is another dtype. float16 is not supported, because second
+            moments underflow in it.
+
+    Example:
+        >>> from mmssl_fast.nn import TiledAdam
+        >>> from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
+        >>> rows = RelationRows.generated(torch.randn(2, 8), torch.randn(5, 8))
+        >>> weight, reference = (torch.nn.Parameter(torch.ones(4, 5)) for _ in range(2))
+        >>> optimizer = TiledAdam(weight, lr=0.1)
+        >>> with pending_gradient(weight) as pending:
+        ...     rows.linear(weight).square().sum().backward()
+        >>> optimizer.step(pending)
+        >>> adam = torch.optim.Adam([reference], lr=0.1)
+        >>> F.linear(rows.dense(), reference).square().sum().backward()
+        >>> adam.step()
+        >>> torch.allclose(weight, reference, atol=1e-4)
+        True
     """
 
     def __init__(
@@ -66,7 +77,11 @@ class TiledAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, pending: PendingGradient) -> None:  # type: ignore[override]  # the gradient is not in weight.grad
-        """One update from the pending gradient of this optimiser's weight; nothing when no piece came in."""
+        """Updates the weight with its pending gradient. Does nothing if the gradient has no pieces.
+
+        Raises:
+            ValueError: the gradient belongs to another weight.
+        """
         (group,) = self.param_groups
         (weight,) = group["params"]
         if pending.weight.data_ptr() != weight.data_ptr():
@@ -87,7 +102,7 @@ class TiledAdam(torch.optim.Optimizer):
         state["step"] += 1
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's; the moments keep the dtype this optimiser was made for."""
+        """Like torch.optim.Optimizer.load_state_dict, but the moments are converted to the dtype of this optimizer."""
         super().load_state_dict(state_dict)
         for state in self.state.values():
             for name in ("exp_avg", "exp_avg_sq"):
@@ -95,7 +110,7 @@ class TiledAdam(torch.optim.Optimizer):
 
     def _update(self, weight: Tensor, state: dict[str, Any], grad: Tensor, items: slice, group: dict[str, Any]) -> None:
         stored = [state[name].mT[items] for name in ("exp_avg", "exp_avg_sq")]
-        wide = [moment.to(grad.dtype) for moment in stored]  # the same tensors where the dtypes agree
+        wide = [moment.to(grad.dtype) for moment in stored]  # no copy if the dtypes are equal
         adam(
             [weight.detach().mT[items]],
             [grad],
@@ -115,15 +130,16 @@ class TiledAdam(torch.optim.Optimizer):
         if self._moments == torch.bfloat16 and grad.dtype != torch.bfloat16:
             rows = torch.arange(items.start, items.stop, device=weight.device)
             words = philox_bits(self._seed, int(state["step"]), rows, weight.shape[0], STREAM_ROUNDING)
-            wide = [_rounded_at_random(wide[0], words & 0xFFFF), _rounded_at_random(wide[1], words >> 16)]
+            wide = [_stochastically_rounded(wide[0], words & 0xFFFF), _stochastically_rounded(wide[1], words >> 16)]
         for moment, updated in zip(stored, wide, strict=True):
             if moment.dtype != updated.dtype:
                 moment.copy_(updated)
 
 
-def _rounded_at_random(x: Tensor, bits: Tensor) -> Tensor:
-    """x in float32 with its last 16 bits zero, so that it fits bfloat16: rounded up with a probability that is those
-    bits' share of the next, down otherwise. bits: 16 random bits an entry."""
+def _stochastically_rounded(x: Tensor, bits: Tensor) -> Tensor:
+    """x rounded to bfloat16 precision, as float32. It is rounded up with a probability equal to its last 16 bits
+    divided by 2¹⁶, and down otherwise. bits: 16 random bits per entry. Adding them carries into bit 16 with this
+    probability."""
     x = x.to(torch.float32)
     rounded = (x.view(torch.int32) + bits.to(torch.int32)) & -0x10000
     return torch.where(x.isfinite(), rounded.view(torch.float32), x)

@@ -1,3 +1,7 @@
-"""The ops, one module each; import the module of the op that is needed."""
+"""The operations, one module each. Import an operation from its own module.
 
-from . import _triton  # noqa: F401  the CUDA key of the ops whose owner there is Triton
+The modules stand side by side because each has a counterpart of the same name in csrc/, kernels/, tests/ops/ and
+benchmarks/. What is composed of these operations, without a kernel of its own, is in mmssl_fast.relation.
+"""
+
+from . import _triton  # noqa: F401  registers the CUDA implementations that are written in Triton

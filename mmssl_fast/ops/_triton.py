@@ -1,4 +1,7 @@
-"""Registers the Triton kernels for CUDA. Triton is imported by the first op that runs on a GPU, never before."""
+"""Registers the Triton kernels for CUDA.
+
+Triton is imported when the first of these ops runs on a GPU, so that the package also works where it is not installed.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -8,7 +11,7 @@ import torch
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 
-# op: the module in mmssl_fast/kernels whose function of the same name serves it
+# op: the module in mmssl_fast/kernels whose function of the same name implements it
 KERNELS = {
     "cosine_block": "cosine_block",
     "cosine_block_bwd": "cosine_block",
@@ -18,19 +21,20 @@ KERNELS = {
     "modality_mix": "modality_attention",
     "modality_mix_bwd": "modality_attention",
 }
-# Kernels that an op's own implementation for CUDA calls
-PARTS = {"gumbel_linear": "gumbel_linear", "gumbel_linear_bwd": "gumbel_linear"}
+# Kernels that are called by an op's own CUDA implementation and are therefore not registered here
+CALLED_KERNELS = {"gumbel_linear": "gumbel_linear", "gumbel_linear_bwd": "gumbel_linear"}
 
 
 def kernel(op: str) -> Callable[..., Any]:
-    """The function that serves `op` on CUDA. Raises ImportError where triton is missing."""
+    """Returns the Triton implementation of `op`. Raises ImportError if triton is not installed."""
     try:
-        module = importlib.import_module(f"mmssl_fast.kernels.{(KERNELS | PARTS)[op]}")
+        module = importlib.import_module(f"mmssl_fast.kernels.{(KERNELS | CALLED_KERNELS)[op]}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "triton":
             raise
         raise ImportError(
-            f"{op}: runs on CUDA as a Triton kernel, and triton is not installed; install it with `pip install triton`"
+            f"{op}: on CUDA this op is a Triton kernel, and triton is not installed; install it with "
+            "`pip install triton`"
         ) from error
     return getattr(module, op)
 

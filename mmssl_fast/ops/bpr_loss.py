@@ -1,4 +1,4 @@
-"""bpr_loss: the Bayesian personalised ranking loss of a batch of triples."""
+"""bpr_loss: the Bayesian personalised ranking loss of a batch of (user, positive, negative) triples."""
 
 from typing import Any, NoReturn
 
@@ -13,23 +13,32 @@ from .derivatives import differentiable, no_context
 def bpr_loss(
     user_emb: torch.Tensor, item_emb: torch.Tensor, users: torch.Tensor, pos: torch.Tensor, neg: torch.Tensor
 ) -> torch.Tensor:
-    """Equals ``-F.logsigmoid((user_emb[users] * (item_emb[pos] - item_emb[neg])).sum(1)).mean()``, without the gathers.
+    """Equals ``-F.logsigmoid((user_emb[users] * (item_emb[pos] - item_emb[neg])).sum(1)).mean()``, without copying the
+    gathered rows.
 
-    Equation 14 as a mean over the batch. The gradients sum a row's triples in a fixed order: the same bits for any
-    number of threads, without atomics. Differentiable once.
+    Equation 14 of MMSSL (WWW 2023), as a mean over the batch. The gradient adds the triples of an embedding row in a
+    fixed order and without atomics, so it has the same bits for any number of threads. Differentiable once.
 
     Args:
-        user_emb: [U, d] float32, float64 or bfloat16 (margins and loss are formed in float32).
+        user_emb: [U, d] float32, float64 or bfloat16 (computed in float32).
         item_emb: [I, d], dtype of user_emb.
-        users, pos, neg: int64 or int32 [B], in each triple a user, an item it has and one it has not interacted with.
+        users, pos, neg: int64 or int32 [B]. Triple b is a user, an item the user interacted with, and an item the user
+            did not interact with.
 
     Returns:
-        The mean loss, a scalar of user_emb's dtype; NaN for an empty batch, as torch.mean has it.
+        The mean loss, a scalar in the dtype of user_emb. NaN for an empty batch, like torch.mean.
 
     Raises:
-        IndexError: naming the first id outside [0, U) or [0, I).
-        ValueError: for shapes or dtypes that do not match.
-        RuntimeError: when a second derivative is asked for.
+        IndexError: an id lies outside [0, U) or [0, I).
+        ValueError: shapes or dtypes do not match.
+        RuntimeError: a second derivative is requested.
+
+    Example:
+        >>> user_emb, item_emb = torch.randn(3, 8), torch.randn(5, 8)
+        >>> users, pos, neg = torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([3, 0])
+        >>> margins = (user_emb[users] * (item_emb[pos] - item_emb[neg])).sum(1)
+        >>> torch.allclose(bpr_loss(user_emb, item_emb, users, pos, neg), -F.logsigmoid(margins).mean())
+        True
     """
     check_tensors("bpr_loss", user_emb=user_emb, item_emb=item_emb)
     users, pos, neg = as_ids("bpr_loss", "users", users), as_ids("bpr_loss", "pos", pos), as_ids("bpr_loss", "neg", neg)
@@ -56,28 +65,28 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _grad(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     *inputs, slope = ctx.saved_tensors
-    # slope is d loss_b / d margin_b; the mean divides by B.
+    # slope is ∂loss_b/∂margin_b of triple b. The mean divides by B.
     return *bpr_loss_bwd(*inputs, slope * (grad.to(slope.dtype) / max(slope.shape[0], 1))), None, None, None
 
 
 def _no_second(ctx: Any, *grads: Tensor) -> NoReturn:
-    raise RuntimeError("bpr_loss: has no second derivative; use mmssl_fast.reference.bpr_loss")
+    raise RuntimeError("bpr_loss has no second derivative; use mmssl_fast.reference.bpr_loss")
 
 
 def _tangent(inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Tensor, None]:
     user_emb, item_emb, users, pos, neg = inputs
-    user_move, item_move = tangents[:2]
+    user_tangent, item_tangent = tangents[:2]
     _, slope = outputs
 
-    def gap(items: Tensor) -> Tensor:
+    def difference(items: Tensor) -> Tensor:
         return items[pos].to(slope.dtype) - items[neg].to(slope.dtype)
 
-    margin = torch.zeros_like(slope)
-    if user_move is not None:
-        margin = margin + (user_move[users].to(slope.dtype) * gap(item_emb)).sum(1)
-    if item_move is not None:
-        margin = margin + (user_emb[users].to(slope.dtype) * gap(item_move)).sum(1)
-    return (slope * margin).mean().to(user_emb.dtype), None
+    margin_tangent = torch.zeros_like(slope)
+    if user_tangent is not None:
+        margin_tangent = margin_tangent + (user_tangent[users].to(slope.dtype) * difference(item_emb)).sum(1)
+    if item_tangent is not None:
+        margin_tangent = margin_tangent + (user_emb[users].to(slope.dtype) * difference(item_tangent)).sum(1)
+    return (slope * margin_tangent).mean().to(user_emb.dtype), None
 
 
 bpr_loss_op = differentiable("bpr_loss", _grad, _save, jvp=_tangent)

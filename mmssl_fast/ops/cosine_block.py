@@ -17,25 +17,35 @@ KINDS = ("cosine", "dot")
 def cosine_block(
     u: Tensor, v: Tensor, seen: SeenRows | None = None, kind: str = "cosine", row_l2: bool = False
 ) -> Tensor:
-    """Equals ``unit_rows((unit_rows(u) @ unit_rows(v).T).masked_fill(seen, 0))``, masked and scaled tile by tile.
+    """Equals ``(F.normalize(u) @ F.normalize(v).T).masked_fill(seen_mask, 0)``, optionally followed by
+    ``F.normalize(rows)``, without temporaries of size B x I.
 
-    The generated rows of equation 3. Use it where the B x I matrix itself is wanted; `RelationRows` gives what the
-    discriminator makes of the rows without forming them. The same bits for any number of threads. Differentiable once.
+    Equation 3 of MMSSL (WWW 2023): the generated relation rows as a matrix. If you only need the output of the
+    discriminator for these rows, use `RelationRows`, which does not form the matrix. The result has the same bits for
+    any number of threads. Differentiable once.
 
     Args:
-        u: [B, d] float32, float64 or bfloat16 (products and sums are formed in float32).
-        v: [I, d], dtype of u.
-        seen: CSR block of B rows whose entries are 0 (in `cosine_topk` they are excluded). On CUDA they must ascend
-            within a row, which is not checked there, nor is their range.
-        kind: "cosine" divides the rows of u and v by their lengths first; "dot" takes the plain product u vᵀ.
+        u: [B, d] float32, float64 or bfloat16 (computed in float32), features of the users.
+        v: [I, d], dtype of u, features of the items.
+        seen: CSR block of B rows. Its entries have value 0 in the result (`cosine_topk` excludes them instead). On CUDA
+            the items of a row must be in ascending order and in [0, I), which is not checked there.
+        kind: "cosine" divides the rows of u and v by their lengths. "dot" is the plain product u vᵀ.
         row_l2: divide every row of the result by its length.
 
     Returns:
-        [B, I], dtype of u. Zero rows of u, of v and of the result stay zero and have gradient 0.
+        [B, I], dtype of u. A zero row of u, v or the result stays zero and has gradient 0.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match, an unknown kind, a seen item outside [0, I).
-        NotImplementedError: from backward, when a second derivative is asked for.
+        ValueError: shapes or dtypes do not match, kind is unknown, or a seen item lies outside [0, I).
+        NotImplementedError: a second derivative is requested (raised by the backward pass).
+
+    Example:
+        >>> u, v = torch.randn(2, 8), torch.randn(5, 8)
+        >>> torch.allclose(cosine_block(u, v), F.normalize(u) @ F.normalize(v).T, atol=1e-6)
+        True
+        >>> seen = SeenRows(crow=torch.tensor([0, 1, 3]), col=torch.tensor([4, 0, 2]))  # user 0: item 4; user 1: 0, 2
+        >>> (cosine_block(u, v, seen) == 0).nonzero().tolist()
+        [[0, 4], [1, 0], [1, 2]]
     """
     if kind not in KINDS:
         raise ValueError(f"cosine_block: kind must be one of {KINDS}, got {kind!r}")
@@ -58,17 +68,8 @@ def _(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None, row_l2: boo
 
 
 @torch.library.register_fake("mmssl_fast::cosine_block_bwd")
-def _(
-    grad: Tensor,
-    u: Tensor,
-    v: Tensor,
-    crow: Tensor | None,
-    col: Tensor | None,
-    block: Tensor,
-    inverse: Tensor,
-    need_u: bool,
-    need_v: bool,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, u: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    need_u, need_v = rest[-2:]
     return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
 
 
@@ -87,23 +88,21 @@ def _cosine_block_grad(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
-    raise NotImplementedError(
-        "cosine_block: the gradient has no derivative; use mmssl_fast.reference.cosine_block for one"
-    )
+    raise NotImplementedError("cosine_block has no second derivative; use mmssl_fast.reference.cosine_block")
 
 
 def _cosine_block_tangent(
     inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Tensor, None]:
-    """Of x = (u vᵀ) ∘ (1 − S): ẋ = (u̇ vᵀ + u v̇ᵀ) ∘ (1 − S); of y = r x, r = 1/‖x‖: ẏ = r ẋ − y (y·r ẋ)."""
+    """For x = (u vᵀ) ∘ (1 − S), ẋ = (u̇ vᵀ + u v̇ᵀ) ∘ (1 − S). For y = r x with r = 1/‖x‖, ẏ = r ẋ − y (y·r ẋ)."""
     u, v, crow, col, row_l2 = inputs
     block, inverse = outputs
     terms = [(tangents[0], v), (u, tangents[1])]
-    moved = sum(cosine_block_op(a, b, crow, col, False)[0] for a, b in terms if a is not None and b is not None)
+    tangent = sum(cosine_block_op(a, b, crow, col, False)[0] for a, b in terms if a is not None and b is not None)
     if row_l2:
-        moved = moved * inverse[:, None].to(moved.dtype)
-        moved = moved - block * (block * moved).sum(1, keepdim=True)
-    return moved, None
+        tangent = tangent * inverse[:, None].to(tangent.dtype)
+        tangent = tangent - block * (block * tangent).sum(1, keepdim=True)
+    return tangent, None
 
 
 cosine_block_op = differentiable("cosine_block", _cosine_block_grad, _save, jvp=_cosine_block_tangent)

@@ -1,4 +1,4 @@
-"""cosine_topk: the k best items of every relation row."""
+"""cosine_topk: the k most similar items of every user."""
 
 import torch
 from torch import Tensor
@@ -6,36 +6,46 @@ from torch import Tensor
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
 from ..arguments import check_seen, check_tensors
 from ..graph import SeenRows
+from .cosine_block import KINDS
 from .unit_rows import unit_rows
-
-KINDS = ("cosine", "dot")
 
 
 def cosine_topk(
     u: Tensor, v: Tensor, k: int, seen: SeenRows | None = None, kind: str = "cosine"
 ) -> tuple[Tensor, Tensor]:
-    """Equals ``(unit_rows(u) @ unit_rows(v).T).masked_fill(seen, -inf).topk(k)``, without forming the B x I matrix.
+    """Equals ``(F.normalize(u) @ F.normalize(v).T).masked_fill(seen_mask, -torch.inf).topk(k)``, without forming the
+    B x I matrix.
 
-    The semantic neighbours of equation 8, the ranking of evaluation and of recommendations. Memory is O(B k) beside
-    copies of u and v; on CUDA with k > 128, 250 MB more, or what one row of I items needs. Items come best first, equal
-    similarities by the lower item id; the same bits for any number of threads. Not differentiable: the
-    values are detached.
+    Finds the semantic neighbours of equation 8 of MMSSL (WWW 2023), and ranks items for evaluation and
+    recommendations. The items of a row are sorted by similarity, best first. Equal similarities are ordered by item id.
+    The result has the same bits for any number of threads. It is not differentiable: the values are detached.
+
+    Memory is O(B k) besides copies of u and v. On CUDA with k > 128, the similarities of a few rows at a time are
+    formed and sorted, which takes up to 250 MB, or one row of I items if that is more.
 
     Args:
-        u: [B, d] float32, float64 or bfloat16 (products are formed in float32).
+        u: [B, d] float32, float64 or bfloat16 (products are computed in float32).
         v: [I, d], dtype of u.
-        k: how many items a row; any number from 0. On CUDA, where k > 128, the similarities of some rows at a time
-            are formed and sorted whole.
-        seen: CSR block of B rows whose items are EXCLUDED from their row (in `cosine_block` they count as 0). On CUDA
-            they must ascend within a row, which is not checked there, nor is their range.
+        k: number of items per row, at least 0.
+        seen: CSR block of B rows whose items are EXCLUDED from their row (in `cosine_block` they have value 0). On CUDA
+            the items of a row must be in ascending order and in [0, I), which is not checked there.
         kind: "cosine", or "dot" for the plain product u vᵀ.
 
     Returns:
-        values [B, k], dtype of u, and items [B, k], int64. Where a row has fewer than k items left, item −1 and value
-        −inf. A similarity that is NaN ranks last, with those of −inf: it is never returned.
+        values [B, k] in the dtype of u, and items [B, k] int64. If a row has fewer than k items left, the rest has item
+        −1 and value −inf. A NaN similarity is never returned; it ranks last, together with −inf.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match, a negative k, an unknown kind, a seen item outside [0, I).
+        ValueError: shapes or dtypes do not match, k is negative, kind is unknown, or a seen item lies outside [0, I).
+
+    Example:
+        >>> u, v = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 2.0]])
+        >>> values, items = cosine_topk(u, v, k=2)
+        >>> items.tolist()
+        [[0, 1], [2, 1]]
+        >>> seen = SeenRows(crow=torch.tensor([0, 1, 1]), col=torch.tensor([0]))  # user 0 has seen item 0
+        >>> cosine_topk(u, v, k=2, seen=seen)[1].tolist()
+        [[1, 2], [2, 1]]
     """
     if kind not in KINDS:
         raise ValueError(f"cosine_topk: kind must be one of {KINDS}, got {kind!r}")
@@ -44,7 +54,7 @@ def cosine_topk(
     dtype = u.dtype
     u, v = u.detach(), v.detach()
     if kind == "cosine":
-        if dtype == torch.bfloat16:  # unit rows rounded to bfloat16 would reorder close items
+        if dtype == torch.bfloat16:  # rounding the unit rows to bfloat16 would change the order of close items
             u, v = u.float(), v.to(torch.float32 if v.dtype == dtype else v.dtype)
         u, v = unit_rows(u), unit_rows(v)
     crow, col = (None, None) if seen is None else (seen.crow, seen.col)

@@ -1,4 +1,4 @@
-"""csr_transpose: a CSR block by column, over the columns that occur."""
+"""csr_transpose: the transpose of a CSR block, restricted to the columns that occur."""
 
 import torch
 from torch import Tensor
@@ -10,29 +10,29 @@ from ..static_shapes import is_static
 def csr_transpose(crow: Tensor, col: Tensor, n_cols: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Equals ``order = torch.sort(col, stable=True).indices; cols = torch.unique(col)`` and the offsets over `cols`.
 
-    With it a gradient that scatters to columns becomes a row-wise sum, deterministic and without atomics:
-    ``spmm_add_(out, cols, t_crow, t_row, value[order], x)`` adds ``value[e] x[row(e)]`` to ``out[col[e]]``, for all e.
-    On the CPU it takes O(nnz) time and memory however large n_cols is.
+    It turns a gradient that scatters to columns into a sum over rows, which is deterministic and needs no atomics:
+    ``spmm_add_(out, cols, t_crow, t_row, value[order], x)`` adds ``value[e] x[row(e)]`` to ``out[col[e]]`` for every
+    entry e. On the CPU it takes O(nnz) time and memory, independent of n_cols.
 
-    How many columns occur is not asked of a GPU, which would stop the host: on CUDA K below is min(nnz, n_cols), and
-    from the last column that occurs on `cols` holds n_cols − 1 (it stays ascending) with no entries in `t_crow`, which
-    is what spmm_add_ leaves alone. There the block may itself be padded: its entries from crow[-1] on come last, belong
-    to no column, and have t_row 0.
+    On CUDA the result is padded, because reading the number of occurring columns would make the host wait for the GPU.
+    There K is min(nnz, n_cols). The places of `cols` behind the last column that occurs hold n_cols − 1, so that `cols`
+    stays sorted, and have no entries in `t_crow`; spmm_add_ does not read them. The input may be padded, too: entries
+    from crow[-1] on belong to no column, come last and have t_row 0.
 
     Args:
-        crow: int64 [R + 1], offsets from 0 to nnz (CUDA: to at most nnz).
-        col: int32 or int64 [nnz], each in [0, n_cols), in any order within a row; repeats are kept.
+        crow: int64 [R + 1], offsets from 0 to nnz (on CUDA to at most nnz).
+        col: int32 or int64 [nnz], each in [0, n_cols), in any order within a row. Repeated entries are kept.
         n_cols: number of columns of the block.
 
     Returns:
         cols: int64 [K], the columns that occur, ascending.
-        t_crow: int64 [K + 1], offsets of each one's entries.
-        t_row: dtype of col [nnz], the row of every entry, by column; within a column the entries keep their order.
-        order: int64 [nnz], the entry each of them was: ``t_value = value[order]``.
+        t_crow: int64 [K + 1], offsets of the entries of each of these columns.
+        t_row: [nnz] in the dtype of col, the row of every entry, sorted by column. The sort is stable.
+        order: int64 [nnz], the position each of these entries had in col: ``t_value = value[order]``.
 
     Raises:
-        ValueError: for offsets that fall or do not span col, a column outside [0, n_cols) (neither is looked for on
-            CUDA), or wrong dtypes.
+        ValueError: dtypes are wrong, or, on the CPU only, the offsets decrease or do not span col, or a column lies
+            outside [0, n_cols).
     """
     if is_static(col.device):
         return transpose_padded(crow, col, n_cols)
@@ -40,25 +40,25 @@ def csr_transpose(crow: Tensor, col: Tensor, n_cols: int) -> tuple[Tensor, Tenso
 
 
 def transpose_padded(crow: Tensor, col: Tensor, n_cols: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """csr_transpose as it is on CUDA, in PyTorch's own ops, on any device."""
+    """The padded form of `csr_transpose` that CUDA uses, composed of PyTorch operations, on any device."""
     _check(crow, col, n_cols)
     nnz = col.shape[0]
     place = torch.arange(nnz, device=col.device)
     used = crow[-1]
     real = place < used
-    # A column that sorts after all others; it may not fit the dtype of col.
+    # Padding gets column n_cols, which sorts after all others and may not fit the dtype of col.
     wide = col if n_cols <= torch.iinfo(col.dtype).max else col.long()
     by_col, order = torch.sort(torch.where(real, wide, n_cols), stable=True)
     t_row = torch.where(real, torch.searchsorted(crow, order, right=True) - 1, 0).to(col.dtype)
 
     begins = torch.cat((real[:1], (by_col[1:] != by_col[:-1]) & real[1:]))
-    number = begins.cumsum(0)  # columns met so far
+    number = begins.cumsum(0)  # number of distinct columns up to each entry
     length = torch.sym_min(nnz, n_cols)
     t_crow = torch.searchsorted(number, torch.arange(1, length + 2, device=col.device)).minimum(used)
     starts = t_crow[:-1]
-    # Beyond the last column starts are `used`, which may lie outside by_col; the first place will do there.
-    there = starts < used
-    cols = torch.where(there, by_col[torch.where(there, starts, 0)].long(), n_cols - 1)
+    # Behind the last column `starts` equals `used`, which may lie outside by_col: read place 0 instead and discard it.
+    occurs = starts < used
+    cols = torch.where(occurs, by_col[torch.where(occurs, starts, 0)].long(), n_cols - 1)
     return cols, t_crow, t_row, order
 
 

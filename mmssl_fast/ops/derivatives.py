@@ -1,9 +1,10 @@
-"""How an op takes part in differentiation: autograd, forward mode and the transforms of torch.func.
+"""Differentiation of the ops: autograd, forward mode and the transforms of torch.func.
 
-An op of torch.library has a backward formula, and that is all torch knows of it: forward mode gives a tangent of zero
-without an error, and torch.func.grad refuses. So every differentiable op is called through what `differentiable`
-returns. Outside torch.func and forward mode that is the op itself. Inside, it is an autograd.Function with the same
-backward, a forward-mode formula where there is one, and vmap by looping over the batch where there is no better way.
+torch.library lets an op register a backward formula and nothing else. Forward mode then silently gives a tangent of
+zero, and torch.func.grad raises an error. Every differentiable op is therefore called through the function that
+`differentiable` returns. Outside torch.func and forward mode, this function calls the op itself. Inside, it calls an
+autograd.Function with the same backward formula, a forward-mode formula if the op has one, and a vmap rule, which by
+default loops over the batch.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _stack = torch._C._functorch.peek_interpreter_stack
 
 
 def is_transforming() -> bool:
-    """Whether a transform of torch.func or a level of forward-mode differentiation is active."""
+    """Whether a torch.func transform or forward-mode differentiation is active."""
     if torch.compiler.is_compiling():
         return False
     return _stack() is not None or forward_ad._current_level >= 0
 
 
 def is_tracked(x: Tensor) -> bool:
-    """Whether a transform of torch.func or forward mode, one of which is active, follows x."""
+    """Whether the active torch.func transform or forward mode tracks x. Call it only if `is_transforming()`."""
     return torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None
 
 
@@ -41,40 +42,45 @@ def differentiable(
     once: bool = False,
     public: str | None = None,
 ) -> Callable[..., Any]:
-    """Registers the backward formula of ``torch.ops.mmssl_fast.<name>`` and returns what to call in the op's place.
+    """Registers the backward formula of ``torch.ops.mmssl_fast.<name>`` and returns the function to call instead of
+    the op.
 
     Args:
-        name: of the op.
-        backward, setup_context: as for torch.library.register_autograd. A formula that calls other ops calls what
-            `differentiable` returned for them.
-        jvp: (inputs, outputs, tangents of the inputs, None for none) → the tangent of the output, or of each output,
-            None for those that have none. Without it forward mode raises NotImplementedError.
-        vmap: as torch.autograd.Function's.
-        once: whether autograd refuses a second derivative. Within torch.func what `backward` calls has to.
-        public: the function of mmssl_fast.ops and mmssl_fast.reference that errors name, if that is not the op's name
+        name: name of the op.
+        backward, setup_context: as for torch.library.register_autograd. If `backward` calls other ops, it must call the
+            functions that `differentiable` returned for them.
+        jvp: function of (inputs, outputs, tangents of the inputs) that returns the tangent of each output. A tangent is
+            None if there is none. Without jvp, forward mode raises NotImplementedError.
+        vmap: as the vmap method of torch.autograd.Function.
+        once: whether autograd raises an error for a second derivative. Inside torch.func, `backward` must raise it.
+        public: name of the function in mmssl_fast.ops and mmssl_fast.reference that errors mention. Default: name
             without "_bwd".
     """
-    # once_differentiable turns gradients off, which within torch.func hides a second derivative instead of refusing it.
+    # Not used inside torch.func: once_differentiable disables gradients, which would give a wrong second derivative
+    # there instead of an error.
     registered = once_differentiable(backward) if once else backward
     torch.library.register_autograd(f"mmssl_fast::{name}", registered, setup_context=setup_context)
     public = public or name.removesuffix("_bwd")
 
     def no_jvp(*_: Any) -> NoReturn:
         raise NotImplementedError(
-            f"{public}: no forward-mode derivative here; use reverse mode once (torch.func.vjp, jacrev), or "
-            f"mmssl_fast.reference.{public}"
+            f"{public}: forward-mode differentiation is not supported; use reverse mode once (torch.func.vjp, jacrev), "
+            f"or mmssl_fast.reference.{public}"
         )
 
     return _callable(name, backward, setup_context, jvp or no_jvp, vmap)
 
 
 def no_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """The setup_context of a formula that needs nothing."""
+    """A setup_context for a backward formula that needs no saved values."""
 
 
 def undifferentiable(name: str, message: str) -> Callable[..., Any]:
-    """What to call in the place of an op without any derivative: where one is asked for it raises NotImplementedError
-    with `message`, in torch.func and forward mode too."""
+    """The function to call instead of an op that has no derivative.
+
+    If a derivative is requested, also inside torch.func or in forward mode, it raises NotImplementedError with
+    `message`.
+    """
 
     def refuse(*_: Any) -> NoReturn:
         raise NotImplementedError(message)
@@ -90,7 +96,7 @@ def _callable(
     vmap: Callable[..., Any] | None,
 ) -> Callable[..., Any]:
     op = getattr(torch.ops.mmssl_fast, name)
-    function: Any  # the class made below
+    function: Any  # the autograd.Function class defined below
 
     def call(*args: Any) -> Any:
         return function.apply(*args) if is_transforming() else op(*args)
@@ -109,8 +115,8 @@ def _callable(
 
     def loop(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         calls = [
-            call(*(x if dim is None else x.select(dim, at) for x, dim in zip(args, in_dims, strict=True)))
-            for at in range(info.batch_size)
+            call(*(x if dim is None else x.select(dim, index) for x, dim in zip(args, in_dims, strict=True)))
+            for index in range(info.batch_size)
         ]
         if isinstance(calls[0], Tensor):
             return torch.stack(calls), 0

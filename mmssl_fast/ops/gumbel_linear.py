@@ -1,4 +1,4 @@
-"""gumbel_linear: a linear layer on Gumbel rows (equations 4 and 5)."""
+"""gumbel_linear: a linear layer applied to Gumbel rows (Eq. 4 and 5)."""
 
 from typing import Any
 
@@ -9,12 +9,14 @@ from ..arguments import as_ids, check_tensors
 from ..graph import InteractionGraph
 from . import _triton
 from .derivatives import differentiable
-from .gumbel_rows import GraphRows, GumbelRows, choose_method, entry_capacity, summing_dtype
+from .gumbel_method import choose_method, entry_capacity
+from .gumbel_rows import GraphRows, GumbelRows, summing_dtype
 from .philox import seed_offset
 
 _ops = torch.ops.mmssl_fast
 
-# Columns of a product for which CUDA makes dense rows and multiplies them in one kernel (kernels/gumbel_linear.py).
+# Maximum number of output columns of the fused CUDA kernel, which generates dense rows and multiplies them at once
+# (kernels/gumbel_linear.py).
 ONE_PASS_COLUMNS = 128
 
 
@@ -29,22 +31,30 @@ def gumbel_linear(
     method: str = "auto",
 ) -> Tensor:
     """Equals ``F.linear(gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale), weight)``, without
-    forming the B x I rows: equation 4's first layer on equation 5's rows.
+    forming the B x I rows.
 
-    Order statistics: a weighted sum of a few columns of the weight a row, whatever I is. Dense: tiles of B x 256 to
-    4096 rows times the weight, O(B · tile) memory. Differentiable in weight, any number of times; backward regenerates
-    the rows.
+    The first layer of the discriminator (equation 4 of MMSSL, WWW 2023) applied to the Gumbel rows of equation 5. With
+    order statistics, every row is a weighted sum of a few columns of the weight, and the cost does not depend on I. The
+    dense method generates the rows in tiles of items and multiplies tile by tile. Differentiable in weight, any number
+    of times. The backward pass generates the rows again instead of storing them.
 
     Args:
-        graph, users, tau, seed, offset, noise_scale, method: as in `gumbel_softmax`.
-        weight: [H, I] float32, float64 or bfloat16 (sums in float32). Stored item-major (``weight.T`` contiguous), a
-            column is one contiguous read.
+        graph, users, tau, seed, offset, noise_scale, method: as for `gumbel_softmax`.
+        weight: [H, I] float32, float64 or bfloat16 (sums in float32). It is fastest if it is item-major
+            (``weight.T`` contiguous), because a column is then contiguous in memory.
 
     Returns:
         [B, H], dtype of weight.
 
     Raises:
-        ValueError: as `gumbel_softmax`, and for a weight that is not [H, I].
+        ValueError: as for `gumbel_softmax`, or weight is not [H, I].
+
+    Example:
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> users, weight = torch.tensor([0, 1]), torch.randn(4, 3)
+        >>> rows = gumbel_softmax(graph, users, tau=0.2, seed=7)
+        >>> torch.allclose(gumbel_linear(graph, users, weight, tau=0.2, seed=7), F.linear(rows, weight), atol=1e-6)
+        True
     """
     op = "gumbel_linear"
     check_tensors(op, weight=weight)
@@ -88,50 +98,29 @@ def gumbel_linear_bwd_by_rows(
 
 
 def _in_one_pass(matrix: Tensor, order_statistics: bool) -> bool:
-    """Whether a CUDA kernel that makes dense rows and multiplies them at once takes [rows, columns] `matrix`."""
+    """Whether the fused CUDA kernel supports a product with `matrix` [rows, columns]."""
     return (
         not order_statistics and matrix.shape[1] <= ONE_PASS_COLUMNS and matrix.dtype in (torch.float32, torch.bfloat16)
     )
 
 
-def gumbel_linear_cuda(
-    weight: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    users: Tensor,
-    tau: float,
-    seed_offset: Tensor,
-    noise_scale: float,
-    order_statistics: bool,
-    capacity: int,
-) -> Tensor:
+def gumbel_linear_cuda(weight: Tensor, crow: Tensor, col: Tensor, users: Tensor, *noise: Any) -> Tensor:
+    *temperature_and_seed, order_statistics, _capacity = noise
     if not _in_one_pass(weight.mT, order_statistics):
-        noise = tau, seed_offset, noise_scale, order_statistics, capacity
         return gumbel_linear_by_rows(weight, crow, col, users, *noise)
-    lse = _ops.gumbel_lse(crow, col, users, weight.shape[1], tau, seed_offset, noise_scale)
-    return _triton.kernel("gumbel_linear")(weight, crow, col, users, lse, tau, seed_offset, noise_scale)
+    lse = _ops.gumbel_lse(crow, col, users, weight.shape[1], *temperature_and_seed)
+    return _triton.kernel("gumbel_linear")(weight, crow, col, users, lse, *temperature_and_seed)
 
 
-def gumbel_linear_bwd_cuda(
-    grad: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    users: Tensor,
-    n_items: int,
-    tau: float,
-    seed_offset: Tensor,
-    noise_scale: float,
-    order_statistics: bool,
-    capacity: int,
-) -> Tensor:
+def gumbel_linear_bwd_cuda(grad: Tensor, crow: Tensor, col: Tensor, users: Tensor, n_items: int, *noise: Any) -> Tensor:
+    *temperature_and_seed, order_statistics, _capacity = noise
     if not _in_one_pass(grad, order_statistics):
-        noise = tau, seed_offset, noise_scale, order_statistics, capacity
         return gumbel_linear_bwd_by_rows(grad, crow, col, users, n_items, *noise)
-    lse = _ops.gumbel_lse(crow, col, users, n_items, tau, seed_offset, noise_scale)
-    return _triton.kernel("gumbel_linear_bwd")(grad, crow, col, users, lse, n_items, tau, seed_offset, noise_scale)
+    lse = _ops.gumbel_lse(crow, col, users, n_items, *temperature_and_seed)
+    return _triton.kernel("gumbel_linear_bwd")(grad, crow, col, users, lse, n_items, *temperature_and_seed)
 
 
-# As calls: `impl` used as a decorator returns None.
+# Called directly, because `impl` used as a decorator would replace the function by None.
 torch.library.impl("mmssl_fast::gumbel_linear", "cpu", gumbel_linear_by_rows)
 torch.library.impl("mmssl_fast::gumbel_linear_bwd", "cpu", gumbel_linear_bwd_by_rows)
 torch.library.impl("mmssl_fast::gumbel_linear", "cuda", gumbel_linear_cuda)
@@ -139,59 +128,39 @@ torch.library.impl("mmssl_fast::gumbel_linear_bwd", "cuda", gumbel_linear_bwd_cu
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear")
-def _(
-    weight: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    users: Tensor,
-    tau: float,
-    seed_offset: Tensor,
-    noise_scale: float,
-    order_statistics: bool,
-    capacity: int,
-) -> Tensor:
+def _(weight: Tensor, crow: Tensor, col: Tensor, users: Tensor, *_: Any) -> Tensor:
     return weight.new_empty(users.shape[0], weight.shape[0])
 
 
 @torch.library.register_fake("mmssl_fast::gumbel_linear_bwd")
-def _(
-    grad: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    users: Tensor,
-    n_items: int,
-    tau: float,
-    seed_offset: Tensor,
-    noise_scale: float,
-    order_statistics: bool,
-    capacity: int,
-) -> Tensor:
+def _(grad: Tensor, crow: Tensor, col: Tensor, users: Tensor, n_items: int, *_: Any) -> Tensor:
     return grad.new_empty(n_items, grad.shape[1])
 
 
-# Both are linear: y = P Wᵀ has the gradient dWᵀ = Pᵀ dy, and Pᵀ dy that of P times what it receives.
+# Both ops are linear. y = P Wᵀ has the gradient dWᵀ = Pᵀ dy, and the gradient of dWᵀ = Pᵀ dy in dy is P times the
+# gradient of dWᵀ, so that each is the other's derivative.
 
 
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    weight, crow, col, users, tau, seed_offset, *how = inputs
+    weight, crow, col, users, tau, seed_offset, *constants = inputs
     ctx.save_for_backward(crow, col, users, seed_offset)
-    ctx.n_items, ctx.tau, ctx.how = weight.shape[1], tau, how
+    ctx.n_items, ctx.tau, ctx.constants = weight.shape[1], tau, constants
 
 
 def _linear_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *rows, seed_offset = ctx.saved_tensors
-    return gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.how).mT, *(None,) * 8
+    return gumbel_linear_bwd(grad, *rows, ctx.n_items, ctx.tau, seed_offset, *ctx.constants).mT, *(None,) * 8
 
 
 def _save_bwd(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    _, crow, col, users, _, tau, seed_offset, *how = inputs
+    _, crow, col, users, _, tau, seed_offset, *constants = inputs
     ctx.save_for_backward(crow, col, users, seed_offset)
-    ctx.tau, ctx.how = tau, how
+    ctx.tau, ctx.constants = tau, constants
 
 
 def _bwd_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *rows, seed_offset = ctx.saved_tensors
-    return gumbel_linear_op(grad.mT, *rows, ctx.tau, seed_offset, *ctx.how), *(None,) * 9
+    return gumbel_linear_op(grad.mT, *rows, ctx.tau, seed_offset, *ctx.constants), *(None,) * 9
 
 
 def _linear_tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, ...]) -> Tensor:

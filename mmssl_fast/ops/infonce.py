@@ -1,4 +1,4 @@
-"""infonce: the contrastive loss with all users as negatives."""
+"""infonce: the contrastive loss with all users as negatives (Eq. 11)."""
 
 from typing import Any, NamedTuple, NoReturn
 
@@ -6,51 +6,64 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_ids, check_tensors
-from ..library import infonce_sizes  # registers torch.ops.mmssl_fast as well
+from ..library import infonce_sizes  # the import also registers torch.ops.mmssl_fast
 from .derivatives import differentiable, is_transforming, no_context
 from .unit_rows import unit_rows
 
-# Where the CPU makes the gradient in one pass with the loss: exponentials without a running maximum must stay normal
-# float32, and the few anchors held at once must not become fewer than a product wants.
-LEAST_TAU, MOST_USERS = 0.025, 1 << 15
-LEAST = {torch.float32: 1e-37, torch.float64: 1e-300}  # a cosine over a τ far below is more than the type holds
+# On the CPU, loss and gradient are computed in one pass under two conditions. The temperature must be at least
+# ONE_PASS_MIN_TAU: the pass has no running maximum, and exp(±1/τ) must be a normal float32. There may be at most
+# MOST_USERS users: the exponentials of a block of anchors are kept, and with more users the block would have too few
+# anchors for an efficient matrix product.
+ONE_PASS_MIN_TAU, MOST_USERS = 0.025, 1 << 15
+MIN_TAU = {torch.float32: 1e-37, torch.float64: 1e-300}  # below this, 1/τ overflows the dtype
 
 
 def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False) -> Tensor:
-    """Equals ``(torch.cat((a @ h.T, a @ e.T), 1).div(tau).logsumexp(1) - (a * h[ids]).sum(1) / tau).mean()`` with unit
-    rows h, e and anchors a = e[ids], without forming a B x U matrix.
+    """Equals ``(torch.cat((a @ h.T, a @ e.T), 1).div(tau).logsumexp(1) - (a * h[ids]).sum(1) / tau).mean()`` with
+    h = F.normalize(h), e = F.normalize(e) and anchors a = e[ids], without forming the B x 2U matrix of logits.
 
-    Equation 11, the mean over the anchors: −log( exp s(h_u, e_u) / Σ_{u'∈U} [exp s(h_u', e_u) + exp s(e_u', e_u)] ),
-    s = cosine / τ, the negatives being ALL users. Both sums are formed in one pass over tiles of keys, which backward
-    makes again: memory is O(U d). The sums carry a running maximum, so the loss is finite at any τ from 1e-37 up, of
-    float64 1e-300. Up to MOST_USERS users and from LEAST_TAU up, a differentiated call on the CPU forms the gradient
-    with the loss, block by block of anchors, and backward scales it. On the CPU an id that occurs many times takes the
-    time of one. The same bits for any number of threads. Differentiable once.
+    Equation 11 of MMSSL (WWW 2023), as a mean over the anchors: −log( exp s(h_u, e_u) / Σ_{u'} [exp s(h_u', e_u) +
+    exp s(e_u', e_u)] ) with s = cosine / τ and u' running over ALL users. Differentiable once. The result has the same
+    bits for any number of threads.
+
+    Memory is O(U d): both sums are computed over tiles of users, and the backward pass computes the tiles again. The
+    sums have a running maximum, so that the loss is finite for any allowed temperature. On the CPU with at most
+    32768 users and tau ≥ 0.025, the gradient is computed together with the loss, which is faster. On the CPU, repeated
+    ids are computed once.
 
     Args:
-        h: [U, d] final embeddings, float32, float64 or bfloat16 (computed in float32); not normalised.
-        e: [U, d] embeddings of one modality, dtype of h.
-        ids: int64 or int32 [B], the anchors; repeats count as often as they occur.
-        tau: temperature τ' > 0.
-        exclude_self: leave u' = u out of the second sum.
+        h: [U, d] float32, float64 or bfloat16 (computed in float32), final user embeddings, not normalized.
+        e: [U, d], dtype of h, user embeddings of one modality, not normalized.
+        ids: int64 or int32 [B], the anchors. A repeated id counts as often as it occurs.
+        tau: temperature τ', at least 1e-37 (float64: 1e-300).
+        exclude_self: leave the term u' = u out of the second sum.
 
     Returns:
-        Scalar, dtype of h; NaN for no anchors. A zero row has cosine 0 with everything and gradient 0.
+        The mean loss, a scalar in the dtype of h. NaN if there are no anchors. A zero row has cosine 0 with every row,
+        and gradient 0.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match, an id outside [0, U), or tau below 1e-37,
-            of float64 1e-300.
-        NotImplementedError: from backward, when a second derivative is asked for.
+        ValueError: shapes or dtypes do not match, an id lies outside [0, U), or tau is too small.
+        NotImplementedError: a second derivative is requested (raised by the backward pass).
+
+    Example:
+        >>> h, e, ids = torch.randn(6, 8), torch.randn(6, 8), torch.tensor([0, 3])
+        >>> h_unit, e_unit = F.normalize(h), F.normalize(e)
+        >>> anchors = e_unit[ids]
+        >>> logits = torch.cat((anchors @ h_unit.T, anchors @ e_unit.T), 1) / 0.5
+        >>> expected = (logits.logsumexp(1) - (anchors * h_unit[ids]).sum(1) / 0.5).mean()
+        >>> torch.allclose(infonce(h, e, ids, tau=0.5), expected)
+        True
     """
     check_tensors("infonce", h=h, e=e)
     ids = as_ids("infonce", "ids", ids)
     dtype = h.dtype
     if dtype != e.dtype:
-        raise ValueError(f"infonce: h is {dtype}, e is {e.dtype}")
+        raise ValueError(f"infonce: h and e must have the same dtype, got {dtype} and {e.dtype}")
     if dtype == torch.bfloat16:
         h, e = h.float(), e.float()
-    if 0 < tau < LEAST.get(h.dtype, 0):
-        raise ValueError(f"infonce: tau must be at least {LEAST[h.dtype]} for {h.dtype}, got {tau}")
+    if 0 < tau < MIN_TAU.get(h.dtype, 0):
+        raise ValueError(f"infonce: tau must be at least {MIN_TAU[h.dtype]} for {h.dtype}, got {tau}")
     h, e = unit_rows(h), unit_rows(e)
     if _is_one_pass(h, e, ids, tau):
         return infonce_with_grad(h, e, ids, tau, exclude_self)[0].to(dtype)
@@ -59,11 +72,13 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
 
 
 class Workspace(NamedTuple):
-    """What the CPU allocates besides the gradients of h and e [U, d].
+    """Memory that infonce allocates on the CPU, besides the gradients of h and e.
 
-    one_pass: whether a differentiated call forms the gradient with the loss. anchors: how many are worked on at once.
-    shares: values of the anchors' sums, one share a task of keys, for each of the d columns. exps: values of
-    exp(product) kept for the gradient.
+    Attributes:
+        one_pass: whether the gradient is computed together with the loss.
+        anchors: number of anchors processed at once.
+        shares: number of partial sums of the anchors, to be multiplied by d. Every task has its own.
+        exps: number of values exp(product) that are kept for the gradient.
     """
 
     one_pass: bool
@@ -73,26 +88,25 @@ class Workspace(NamedTuple):
 
 
 def cpu_workspace(users: int, batch: int) -> Workspace:
-    """The memory that one differentiated call takes on the CPU, in values of h's dtype, for h and e [users, d] and
-    `batch` different anchors. With the sizes of csrc/cpu/infonce.h; for whoever plans memory.
+    """The memory of one differentiable call on the CPU for h and e [users, d] and `batch` distinct anchors, counted in
+    elements of the dtype of h. The block sizes come from csrc/cpu/infonce.h. The trainer plans its memory with it.
 
     Example:
         >>> cpu_workspace(1000, 1024)
         Workspace(one_pass=True, anchors=256, shares=2048, exps=512000)
     """
     sizes, one_pass = infonce_sizes(), users <= MOST_USERS
-    most = max(sizes["min_anchors"], min(sizes["exps"] // max(2 * users, 1), sizes["anchors"]))
-    anchors = min(batch, most if one_pass else sizes["block"])
+    one_pass_anchors = max(sizes["min_anchors"], min(sizes["exps"] // max(2 * users, 1), sizes["anchors"]))
+    anchors = min(batch, one_pass_anchors if one_pass else sizes["block"])
     tiles = -(-users // sizes["keys"])
-    chunk = max(-(-tiles // sizes["tasks"]), 1) * sizes["keys"]  # keys of a task
+    chunk = max(-(-tiles // sizes["tasks"]), 1) * sizes["keys"]  # keys per task
     return Workspace(one_pass, anchors, 2 * -(-users // chunk) * anchors, 2 * users * anchors if one_pass else 0)
 
 
 def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> bool:
     differentiated = torch.is_grad_enabled() and (h.requires_grad or e.requires_grad)
-    return (
-        differentiated and h.device.type == "cpu" and tau >= LEAST_TAU and h.shape[0] <= MOST_USERS and ids.numel() > 0
-    )
+    supported = h.device.type == "cpu" and tau >= ONE_PASS_MIN_TAU and h.shape[0] <= MOST_USERS
+    return differentiated and supported and ids.numel() > 0
 
 
 @torch.library.register_fake("mmssl_fast::infonce")
@@ -134,7 +148,7 @@ def _scaled_grads(ctx: Any, grad: Tensor, _h_grad: Tensor | None, _e_grad: Tenso
     if grad is None:
         return None, None, None, None, None
     h, e, ids, h_grad, e_grad = ctx.saved_tensors
-    # create_graph: through the op that knows it has no second derivative
+    # With create_graph, use the op that raises an error if its gradient is differentiated.
     if torch.is_grad_enabled() or is_transforming():
         with torch.no_grad():
             _, lse = infonce_op(h, e, ids, ctx.tau, ctx.exclude_self)
@@ -145,7 +159,7 @@ def _scaled_grads(ctx: Any, grad: Tensor, _h_grad: Tensor | None, _e_grad: Tenso
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
-    raise NotImplementedError("infonce: the gradient has no derivative; use mmssl_fast.reference.infonce for one")
+    raise NotImplementedError("infonce has no second derivative; use mmssl_fast.reference.infonce")
 
 
 infonce_op = differentiable("infonce", _infonce_grad, _save)

@@ -1,4 +1,4 @@
-"""modality_attention: attention between the modalities of a node, averaged over them."""
+"""modality_attention: multi-head attention between the modalities of a node (Eq. 9)."""
 
 from typing import Any, NoReturn
 
@@ -13,29 +13,39 @@ from .derivatives import differentiable, no_context
 def modality_attention(
     e: torch.Tensor, wq: torch.Tensor, wk: torch.Tensor, wo: torch.Tensor, heads: int
 ) -> torch.Tensor:
-    """Equals ``(mixed @ wo).mean(0)``, where ``mixed[m, n]`` holds, for every head h side by side,
-    ``Σ_m' softmax_m'((e[m] @ wq_h)·(e[m'] @ wk_h) / sqrt(d / heads)) e[m']``.
+    """Equals ``(mixed @ wo).mean(0)`` with ``mixed = torch.einsum("nhab,bnd->anhd", weights, e).flatten(2)`` and
+    ``weights = torch.einsum("anhc,bnhc->nhab", q, k).div((d / heads) ** 0.5).softmax(-1)``, where q and k are
+    ``e @ wq`` and ``e @ wk`` split into heads, without forming `mixed`.
 
-    Equation 9 with an output projection. The mean over m is taken of the attention weights, before anything is mixed or
-    projected: three products with the weights, and one pass over the nodes in which the weights live. Differentiable
-    once; the same bits for any number of threads.
+    Equation 9 of MMSSL (WWW 2023) with an output projection. The attention weights are averaged over the modalities m
+    before the embeddings are mixed and projected, which gives the same result with three matrix products and one pass
+    over the nodes. Differentiable once. The result has the same bits for any number of threads.
 
     Args:
-        e: [M, N, d] float32, float64 or bfloat16, an embedding of every node in each of M ≥ 1 modalities.
-        wq, wk: [d, d], dtype of e; head h has columns [h·d/heads, (h+1)·d/heads).
+        e: [M, N, d] float32, float64 or bfloat16, the embeddings of N nodes in M ≥ 1 modalities.
+        wq, wk: [d, d], dtype of e. Head h uses the columns [h·d/heads, (h+1)·d/heads).
         wo: [heads·d, d], dtype of e.
-        heads: H, divides d.
+        heads: number of attention heads, a divisor of d.
 
     Returns:
         [N, d], dtype of e.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match, or heads that do not divide d.
-        RuntimeError: when a second derivative is asked for.
+        ValueError: shapes or dtypes do not match, or d is not a multiple of heads.
+        RuntimeError: a second derivative is requested.
+
+    Example:
+        >>> e = torch.randn(2, 5, 8)  # 2 modalities, 5 nodes
+        >>> wq, wk, wo = torch.randn(8, 8), torch.randn(8, 8), torch.randn(32, 8)
+        >>> modality_attention(e, wq, wk, wo, heads=4).shape
+        torch.Size([5, 8])
+        >>> single = e[:1]  # with one modality, every attention weight is 1
+        >>> torch.allclose(modality_attention(single, wq, wk, wo, heads=4), single[0].repeat(1, 4) @ wo, atol=1e-4)
+        True
     """
     check_tensors("modality_attention", e=e, wq=wq, wk=wk, wo=wo)
     if e.ndim != 3 or e.shape[0] < 1 or e.shape[2] < 1:
-        raise ValueError(f"modality_attention: e must be [M, N, d] with M and d of 1 or more, got {tuple(e.shape)}")
+        raise ValueError(f"modality_attention: e must be [M, N, d] with M, d ≥ 1, got {tuple(e.shape)}")
     d = e.shape[2]
     if heads < 1 or d % heads:
         raise ValueError(f"modality_attention: d = {d} is not a multiple of heads = {heads}")
@@ -43,8 +53,8 @@ def modality_attention(
         if weight.shape != (rows, d):
             raise ValueError(f"modality_attention: {name} must be [{rows}, {d}], got {tuple(weight.shape)}")
         if weight.dtype != e.dtype and not torch.is_autocast_enabled(e.device.type):
-            raise ValueError(f"modality_attention: {name} is {weight.dtype}, e is {e.dtype}")
-    # Under autocast the products come in another dtype than e.
+            raise ValueError(f"modality_attention: {name} must have the dtype of e, {e.dtype}, got {weight.dtype}")
+    # Under autocast, the products have autocast's dtype.
     q, k = (e @ wq).to(e.dtype), (e @ wk).to(e.dtype)
     return modality_mix(q, k, e, heads) @ wo
 
@@ -69,7 +79,7 @@ def _grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _no_second(ctx: Any, *grads: Tensor) -> NoReturn:
-    raise RuntimeError("modality_attention: has no second derivative; use mmssl_fast.reference.modality_attention")
+    raise RuntimeError("modality_attention has no second derivative; use mmssl_fast.reference.modality_attention")
 
 
 modality_mix = differentiable("modality_mix", _grad, _save, public="modality_attention")

@@ -1,4 +1,4 @@
-"""Philox4x32-10: the counter-based generator behind Gumbel noise and sampling."""
+"""Philox4x32-10, the counter-based random number generator of the Gumbel noise, dropout and sampling."""
 
 from numbers import Integral
 
@@ -14,35 +14,45 @@ def philox4x32(seed: int | Tensor, counter: Tensor) -> Tensor:
     """Equals ``reference.philox4x32(seed, counter)``: ten rounds of Philox4x32 (Salmon et al., SC 2011).
 
     Args:
-        seed: the key, (seed low, seed high) as 32-bit words.
-        counter: int64 [..., 4] holding 32-bit words.
+        seed: 64-bit integer. The key consists of its low and its high 32-bit word.
+        counter: int64 [..., 4], four 32-bit words per call of the generator.
 
     Returns:
-        int64 [..., 4] holding 32-bit words.
+        int64 [..., 4], four random 32-bit words per counter.
+
+    Example:
+        >>> [f"{word:08x}" for word in philox4x32(0, torch.zeros(4, dtype=torch.int64)).tolist()]
+        ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
     return _ops.philox4x32(counter, seed_word("philox4x32", seed))
 
 
 def philox_bits(seed: int | Tensor, offset: int | Tensor, rows: Tensor, columns: int, stream: int) -> Tensor:
-    """Equals ``reference.philox_bits``: the 32-bit word of every (row, column), the same for any tiling of either.
+    """Equals ``reference.philox_bits(seed, offset, rows, columns, stream)``: a random 32-bit word per (row, column).
 
-    The word is lane ``column % 4`` of counter ``(column // 4, row, offset, stream)``.
+    The word is lane ``column % 4`` of the counter ``(column // 4, row, offset, stream)``. It does not depend on how
+    rows and columns are tiled.
 
     Args:
         seed, offset: integers, or 0-d int64 tensors.
-        rows: int64 [B], global ids (32 bits count).
-        columns: how many columns, from 0.
-        stream: keeps uses of one (seed, offset) apart: ``reference.STREAM_*``.
+        rows: int64 [B], global row ids. Their low 32 bits are used.
+        columns: number of columns, at least 0.
+        stream: number of the use (``reference.STREAM_*``), so that two uses of the same seed and offset differ.
 
     Returns:
-        int64 [B, columns] holding 32-bit words.
+        int64 [B, columns], 32-bit words.
+
+    Example:
+        >>> words = philox_bits(1, 0, torch.tensor([5, 9]), columns=6, stream=0)
+        >>> torch.equal(words[1:, :4], philox_bits(1, 0, torch.tensor([9]), columns=4, stream=0))
+        True
     """
     return _ops.philox_bits(rows, columns, seed_offset("philox_bits", seed, offset, rows.device), stream)
 
 
 def seed_word(op: str, seed: int | Tensor) -> int:
-    """A 64-bit seed as the signed integer the ops take. Raises ValueError when it needs more than 64 bits, TypeError
-    when it is no integer."""
+    """The seed as a signed 64-bit integer, which the ops expect. Raises ValueError if it does not fit in 64 bits, and
+    TypeError if it is not an integer."""
     _check_integer(op, "seed", seed)
     seed = seed if isinstance(seed, torch.SymInt) else int(seed)
     if not -(2**63) <= seed < 2**64:
@@ -51,12 +61,15 @@ def seed_word(op: str, seed: int | Tensor) -> int:
 
 
 def seed_offset(op: str, seed: int | Tensor, offset: int | Tensor, device: torch.device) -> Tensor:
-    """int64 [2] on `device`: the seed's 64 bits and the offset, as the ops take them.
+    """Seed and offset as an int64 tensor [2] on `device`, which the ops expect.
 
-    Nothing is copied from the host and nothing waits for the device: with tensors on it, the call can be part of a
-    captured CUDA graph, whose replays read them anew. Raises ValueError for a seed of more than 64 bits or an offset
-    outside [0, 2³²), which could not be told apart from an earlier step's; of tensors a CPU op checks the latter.
-    Raises TypeError for what is no integer, or a tensor of no integer type.
+    There is no copy from the host and no synchronization. If seed and offset are tensors on the device, the call can be
+    captured in a CUDA graph, whose replays read their current values.
+
+    Raises:
+        ValueError: the seed does not fit in 64 bits, or the offset lies outside [0, 2³²), where it would repeat the
+            noise of another step. The offset in a tensor is checked by the CPU ops.
+        TypeError: seed or offset is neither an integer nor a tensor of an integer dtype.
     """
     _check_integer(op, "seed", seed)
     _check_integer(op, "offset", offset)

@@ -1,4 +1,4 @@
-"""propagate and lightgcn: normalised sums over the neighbours of an interaction graph, one layer and many."""
+"""propagate and lightgcn: one or several layers of normalized sums over the neighbours in an interaction graph."""
 
 from typing import Any
 
@@ -12,25 +12,37 @@ from .derivatives import differentiable
 
 
 def propagate(graph: InteractionGraph, x: torch.Tensor, to: str = "users", norm: str = "receiver") -> torch.Tensor:
-    """Equals ``scale * (A @ x)`` with A the graph's matrix (its transpose for to="items") and scale by degree.
+    """Equals ``(A @ x) / user_degree.sqrt()[:, None]`` for to="users" and ``(A.T @ x) / item_degree.sqrt()[:, None]``
+    for to="items", where A [U, I] is the matrix of the graph.
 
-    Equations 2, 8 and 10, whose norm is one-sided: ``y_u = Σ_{i∈N_u} x_i / sqrt|N_u|``. Features of several modalities
-    are propagated at once when they are concatenated along the feature axis. Linear in x, and its gradient is the same
-    op along the transposed graph, which is stored: differentiable any number of times, without atomics, the same bits
-    for any number of threads. The edge values of a weighted graph are constants.
+    Equations 2, 8 and 10 of MMSSL (WWW 2023), which divide by the square root of the receiver's degree only. Features
+    of several modalities can be propagated in one call by concatenating them along the feature axis. The op is linear
+    in x, and its gradient is the same op on the transposed graph, which is stored. It is differentiable any number of
+    times, uses no atomics, and has the same bits for any number of threads. Edge values of a weighted graph are
+    constants.
 
     Args:
-        graph: U users x I items, on x's device.
-        x: [I, d] for to="users", [U, d] for to="items"; float32, float64, or bfloat16 (sums are formed in float32).
+        graph: graph of U users and I items, on the device of x.
+        x: [I, d] for to="users", [U, d] for to="items"; float32, float64, or bfloat16 (sums in float32).
         to: the side that receives, "users" or "items".
         norm: "receiver" divides by ``sqrt|N_r|`` of the receiving node, "both" by ``sqrt(|N_r| |N_s|)`` of receiver
-            and sender (LightGCN's), "none" leaves the sum. Degrees count edges, whatever their values.
+            and sender as in LightGCN, and "none" does not divide. The degree is the number of edges, independent of
+            their values.
 
     Returns:
-        [U, d] for to="users", [I, d] for to="items", dtype of x; 0 for a node without neighbours.
+        [U, d] for to="users", [I, d] for to="items", dtype of x. A node without neighbours has 0.
 
     Raises:
-        ValueError: for an unknown `to` or `norm`, or an x of the wrong shape, dtype or device.
+        ValueError: `to` or `norm` is unknown, or x has the wrong shape, dtype or device.
+
+    Example:
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> adjacency = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> x = torch.randn(3, 4)
+        >>> torch.allclose(propagate(graph, x), adjacency @ x / torch.tensor([[2.0], [1.0]]).sqrt())
+        True
+        >>> torch.equal(propagate(graph, x, norm="none"), adjacency @ x)
+        True
     """
     if to not in ("users", "items"):
         raise ValueError(f'propagate: to must be "users" or "items", got {to!r}')
@@ -47,27 +59,35 @@ def propagate(graph: InteractionGraph, x: torch.Tensor, to: str = "users", norm:
 def lightgcn(
     graph: InteractionGraph, users: torch.Tensor, items: torch.Tensor, layers: int, norm: str = "receiver"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Equals ``layers`` rounds of ``users, items = propagate(items, "users"), propagate(users, "items")`` and, for each
-    side, the mean of the layers 0..L (equation 10).
+    """Equals ``layers`` rounds of ``users, items = propagate(graph, items, "users"), propagate(graph, users, "items")``
+    and then, for each side, the mean over the layers 0 to L.
 
-    The mean is accumulated while a layer is computed and one buffer a side is reused, so memory does not grow with
-    the number of layers, nor does autograd keep any of them: the gradient is the same op on the transposed graph.
-    Differentiable any number of times; the same bits for any number of threads.
+    Equation 10 of MMSSL (WWW 2023). The mean is accumulated while a layer is computed, and one buffer per side is
+    reused. Memory therefore does not grow with the number of layers, and autograd keeps no layer: the gradient is the
+    same op on the transposed graph. Differentiable any number of times. The result has the same bits for any number of
+    threads.
 
     Args:
-        graph: U users x I items, on the embeddings' device.
-        users: [U, d] and items: [I, d], both float32, float64 or bfloat16 (every layer is then kept in float32).
-        layers: L ≥ 0; 0 returns copies.
-        norm: degree scaling of every layer. "both" is LightGCN's (He et al., SIGIR 2020, Eq. 3), and with it the result
-            equals the paper's (α_k = 1 / (K + 1)), RecBole's LightGCN and PyTorch Geometric's LightGCN given each
-            interaction in both directions. "receiver", the default, is MMSSL's Eq. 10 and equals none of them; "none"
-            sums.
+        graph: graph of U users and I items, on the device of the embeddings.
+        users: [U, d] float32, float64 or bfloat16 (all layers are then kept in float32).
+        items: [I, d], dtype of users.
+        layers: number of layers L, at least 0.
+        norm: degree scaling of every layer, as for `propagate`. "receiver" is equation 10 of MMSSL. "both" is LightGCN
+            (He et al., SIGIR 2020, Eq. 3), and then the result equals the one of the paper with α_k = 1 / (K + 1), of
+            RecBole's LightGCN, and of PyTorch Geometric's LightGCN if it gets each interaction in both directions.
 
     Returns:
-        users [U, d] and items [I, d], dtype as given.
+        users [U, d] and items [I, d], dtype of the inputs.
 
     Raises:
-        ValueError: for an unknown `norm`, negative layers, or embeddings of the wrong shape, dtype or device.
+        ValueError: `norm` is unknown, layers is negative, or the embeddings have the wrong shape, dtype or device.
+
+    Example:
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> users, items = torch.randn(2, 4), torch.randn(3, 4)
+        >>> new_users, new_items = lightgcn(graph, users, items, layers=1)
+        >>> torch.allclose(new_users, (users + propagate(graph, items, "users")) / 2)
+        True
     """
     _check_norm("lightgcn", norm)
     if layers < 0:
@@ -77,7 +97,8 @@ def lightgcn(
     _check_rows("lightgcn", "items", items, graph, "items")
     if users.shape[1] != items.shape[1] or users.dtype != items.dtype:
         raise ValueError(
-            f"lightgcn: users are {users.shape[1]} wide in {users.dtype}, items {items.shape[1]} in {items.dtype}"
+            f"lightgcn: users and items must have the same width and dtype, got {users.shape[1]} ({users.dtype}) and "
+            f"{items.shape[1]} ({items.dtype})"
         )
     user_scale, item_scale = (None, None) if norm == "none" else (_scale(graph, s, users) for s in ("users", "items"))
     send = (user_scale, item_scale) if norm == "both" else (None, None)
@@ -113,36 +134,14 @@ def _scale(graph: InteractionGraph, side: str, x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.library.register_fake("mmssl_fast::propagate")
-def _(
-    crow: Tensor,
-    col: Tensor,
-    value: Tensor | None,
-    t_crow: Tensor,
-    t_col: Tensor,
-    t_value: Tensor | None,
-    row_scale: Tensor | None,
-    col_scale: Tensor | None,
-    x: Tensor,
-) -> Tensor:
+def _(crow: Tensor, *rest: Any) -> Tensor:
+    x = rest[-1]
     return x.new_empty(crow.shape[0] - 1, x.shape[1])
 
 
 @torch.library.register_fake("mmssl_fast::lightgcn")
-def _(
-    crow: Tensor,
-    col: Tensor,
-    value: Tensor | None,
-    t_crow: Tensor,
-    t_col: Tensor,
-    t_value: Tensor | None,
-    users_receive: Tensor,
-    users_send: Tensor,
-    items_receive: Tensor,
-    items_send: Tensor,
-    users: Tensor,
-    items: Tensor,
-    n: int,
-) -> tuple[Tensor, Tensor]:
+def _(*args: Any) -> tuple[Tensor, Tensor]:
+    users, items, _layers = args[-3:]
     return users.new_empty(users.shape), items.new_empty(items.shape)
 
 
@@ -163,8 +162,9 @@ def _save_lightgcn(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _lightgcn_grad(ctx: Any, users_grad: Tensor, items_grad: Tensor) -> tuple[Tensor | None, ...]:
-    # A layer is M = [[0, R_u A S_i], [R_i Aᵀ S_u, 0]]. Mᵀ = [[0, S_u A R_i], [S_i Aᵀ R_u, 0]] is one as well, with the
-    # scales of receiving (R) and sending (S) exchanged. The gradient is the mean of its powers.
+    # A layer multiplies by M = [[0, R_u A S_i], [R_i Aᵀ S_u, 0]] with the scales R of receivers and S of senders.
+    # Its transpose Mᵀ = [[0, S_u A R_i], [S_i Aᵀ R_u, 0]] is a layer with R and S exchanged. The gradient is the mean
+    # of the powers of Mᵀ.
     *graph, users_receive, users_send, items_receive, items_send = ctx.saved_tensors
     scales = (users_send, users_receive, items_send, items_receive)
     return *(None,) * 10, *lightgcn_csr(*graph, *scales, users_grad, items_grad, ctx.layers), None
@@ -175,14 +175,14 @@ def _propagate_tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, 
 
 
 def _lightgcn_tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, ...]) -> Tensor:
-    moved = (torch.zeros_like(x) if t is None else t for x, t in zip(inputs[10:12], tangents[10:12], strict=True))
-    return lightgcn_csr(*inputs[:10], *moved, inputs[12])
+    dense = (torch.zeros_like(x) if t is None else t for x, t in zip(inputs[10:12], tangents[10:12], strict=True))
+    return lightgcn_csr(*inputs[:10], *dense, inputs[12])
 
 
 def _propagate_batch(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-    """A batch of x lies side by side along the feature axis."""
+    """The vmap rule: the batch is concatenated along the feature axis and propagated in one call."""
     *graph, x = args
-    return _apart(propagate_csr(*graph, _side_by_side(x, in_dims[8], info.batch_size)), info.batch_size), 0
+    return _split_batch(propagate_csr(*graph, _side_by_side(x, in_dims[8], info.batch_size)), info.batch_size), 0
 
 
 def _lightgcn_batch(
@@ -190,7 +190,7 @@ def _lightgcn_batch(
 ) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
     *graph, users, items, layers = args
     wide = (_side_by_side(x, dim, info.batch_size) for x, dim in zip((users, items), in_dims[10:12], strict=True))
-    return tuple(_apart(y, info.batch_size) for y in lightgcn_csr(*graph, *wide, layers)), (0, 0)
+    return tuple(_split_batch(y, info.batch_size) for y in lightgcn_csr(*graph, *wide, layers)), (0, 0)
 
 
 def _side_by_side(x: torch.Tensor, dim: int | None, batch: int) -> torch.Tensor:
@@ -198,7 +198,7 @@ def _side_by_side(x: torch.Tensor, dim: int | None, batch: int) -> torch.Tensor:
     return x.transpose(0, 1).reshape(x.shape[1], -1)
 
 
-def _apart(y: torch.Tensor, batch: int) -> torch.Tensor:
+def _split_batch(y: torch.Tensor, batch: int) -> torch.Tensor:
     return y.unflatten(1, (batch, -1)).transpose(0, 1) if y.shape[1] else y.new_zeros(batch, *y.shape)
 
 

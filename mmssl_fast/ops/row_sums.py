@@ -1,4 +1,4 @@
-"""row_sums: sums over the rows of a CSR block's values."""
+"""row_sums: the sum of the values in every row of a CSR block."""
 
 from typing import Any
 
@@ -9,13 +9,20 @@ from .spmm import spmm
 
 
 def row_sums(crow: Tensor, value: Tensor) -> Tensor:
-    """Equals ``torch.segment_reduce(value, "sum", offsets=crow, initial=0)``: [B], each row's entries added in order.
+    """Equals ``torch.segment_reduce(value, "sum", offsets=crow, initial=0)``.
 
-    Differentiable any number of times. The block may be padded: entries from crow[-1] on are not read.
+    The entries of a row are added in their order. Differentiable any number of times.
 
     Args:
-        crow: int64 [B + 1], offsets from 0 to at most nnz.
+        crow: int64 [B + 1], offsets from 0 to at most nnz. Entries from crow[-1] on are padding and not read.
         value: float32 or float64 [nnz].
+
+    Returns:
+        [B], dtype of value.
+
+    Example:
+        >>> row_sums(torch.tensor([0, 2, 2, 3]), torch.tensor([1.0, 2.0, 5.0]))
+        tensor([3., 0., 5.])
     """
     return _RowSums.apply(crow, value)
 
@@ -32,5 +39,5 @@ class _RowSums(torch.autograd.Function):
         (crow,) = ctx.saved_tensors
         entry = torch.arange(ctx.nnz, device=crow.device)
         row = torch.searchsorted(crow, entry, right=True) - 1
-        beyond = row >= grad.shape[0]  # padding
-        return None, grad[row.masked_fill(beyond, 0)].masked_fill(beyond, 0)
+        padding = row >= grad.shape[0]
+        return None, grad[row.masked_fill(padding, 0)].masked_fill(padding, 0)

@@ -1,4 +1,4 @@
-"""sample_bpr: users, positives and negatives for the BPR loss (equation 14)."""
+"""sample_bpr: users with a positive and a negative item each, for the BPR loss (Eq. 14)."""
 
 import warnings
 from weakref import WeakSet
@@ -11,51 +11,62 @@ from ..graph import InteractionGraph
 from .philox import seed_offset
 
 _ops = torch.ops.mmssl_fast
-_told: WeakSet[InteractionGraph] = WeakSet()  # graphs whose users without a negative have been reported
+_warned_graphs: WeakSet[InteractionGraph] = WeakSet()  # so that each graph is warned about once
 
 
 def sample_bpr(
     graph: InteractionGraph, batch: int, seed: int | Tensor, offset: int | Tensor = 0, over: str = "interactions"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Equals ``reference.sample_bpr(graph, batch, seed, offset, over)`` to the bit: a batch of (user, item the user
-    has, item the user has not) of equation 14.
+    """Equals ``reference.sample_bpr(graph, batch, seed, offset, over)``, bit for bit: random triples of a user, an
+    item the user interacted with, and an item the user did not interact with.
 
-    Draws are counter-based (Philox4x32-10): a slot's draw depends on seed, offset and slot alone. Users with no item
-    or with every item are left out; the first call on a graph that has users with every item warns with their number
-    (compiled calls do not).
+    The batches for the BPR loss, equation 14 of MMSSL (WWW 2023). The random numbers are counter-based
+    (Philox4x32-10): triple b depends on seed, offset and b only. Users without an item, or with every item, are not
+    drawn. The first call for a graph in which users have every item warns how many there are, unless it is compiled.
 
     Args:
         graph: InteractionGraph with fewer than 2³¹ interactions and items.
         batch: number of triples.
-        seed, offset: integers or 0-d int64 tensors; another offset (a step), another batch.
-        over: "interactions": each slot draws an interaction, so users come up by their degree, with replacement.
-            "users": `batch` distinct users, each with a uniformly drawn positive.
+        seed, offset: integers or 0-d int64 tensors. Use a new offset every step; each offset gives another batch.
+        over: "interactions" draws interactions with replacement, so that users occur in proportion to their degree.
+            "users" draws `batch` distinct users, and for each a uniformly distributed positive.
 
     Returns:
         users, pos, neg: int64 [batch] each.
 
     Raises:
-        ValueError: no user has both a positive and a negative, or over="users" asks for more users than there are.
+        ValueError: no user has both a positive and a negative item, or over="users" requests more users than have
+            both.
+
+    Example:
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> users, pos, neg = sample_bpr(graph, batch=4, seed=0)
+        >>> interactions = {(0, 0), (0, 2), (1, 1)}
+        >>> set(zip(users.tolist(), pos.tolist())) <= interactions
+        True
+        >>> set(zip(users.tolist(), neg.tolist())) & interactions
+        set()
     """
     op = "sample_bpr"
     if over not in ("interactions", "users"):
         raise ValueError(f'{op}: over must be "interactions" or "users", got {over!r}')
     full = graph.full_users()
-    if full.numel() and not torch.compiler.is_compiling() and graph not in _told:
-        _told.add(graph)
+    if full.numel() and not torch.compiler.is_compiling() and graph not in _warned_graphs:
+        _warned_graphs.add(graph)
         warnings.warn(
-            f"{op}: {full.numel()} of {graph.n_users} users have every item and no negative to sample: left out",
+            f"{op}: {full.numel()} of {graph.n_users} users interacted with every item; they have no negative item and "
+            "are not sampled",
             stacklevel=2,
         )
-    rest = graph.n_items, batch, seed_offset(op, seed, offset, graph.crow.device)
+    common = graph.n_items, batch, seed_offset(op, seed, offset, graph.crow.device)
     if over == "users":
         if batch > graph.n_eligible:
             raise ValueError(
-                f'{op}: over="users" draws without replacement: batch is {batch}, only {graph.n_eligible} of '
+                f'{op}: over="users" draws without replacement, but batch is {batch} and only {graph.n_eligible} of '
                 f"{graph.n_users} users have both a positive and a negative item"
             )
-        return _ops.sample_bpr_users(graph.crow, graph.col, *rest)
-    return _ops.sample_bpr(graph.crow, graph.col, full, *rest)
+        return _ops.sample_bpr_users(graph.crow, graph.col, *common)
+    return _ops.sample_bpr(graph.crow, graph.col, full, *common)
 
 
 @torch.library.register_fake("mmssl_fast::sample_bpr")

@@ -1,4 +1,4 @@
-"""sampled_dot: the entries of U Vᵀ at the places of a CSR block."""
+"""sampled_dot: the entries of U Vᵀ at the positions of a CSR block."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,20 +16,28 @@ _ops = torch.ops.mmssl_fast
 def sampled_dot(crow: torch.Tensor, col: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Equals ``(u @ v.T)[row, col]`` with ``row = repeat_interleave(arange(B), crow.diff())``, without forming u @ v.T.
 
-    The seen products s_ui = U_u·V_i of equation 3, which the exact forms of equations 4 and 7 subtract.
-    Differentiable any number of times in u and v; the same bits for any number of threads.
+    Computes the products s_ui = U_u·V_i of the seen pairs, which the linear layer and the row norms of generated rows
+    subtract (docs/algebra.md). Differentiable any number of times in u and v. The result has the same bits for any
+    number of threads.
 
     Args:
-        crow: int64 [B + 1], offsets of the rows, from 0 to nnz (CUDA: to at most nnz; beyond it the result is 0).
-        col: int32 or int64 [nnz], the item of every entry; a repeated entry counts every time.
-        u: [B, d] float32, float64 or bfloat16 (sums are formed in float32).
+        crow: int64 [B + 1], offsets of the rows, from 0 to nnz. On CUDA crow[-1] may be smaller than nnz; the result
+            is 0 for the entries from there on.
+        col: int32 or int64 [nnz], the item of every entry. Entries may repeat.
+        u: [B, d] float32, float64 or bfloat16 (sums in float32).
         v: [I, d], dtype of u.
 
     Returns:
-        [nnz], dtype of u: ``<u[row(e)], v[col[e]]>`` for every entry e.
+        [nnz], dtype of u: ``u[row(e)] @ v[col[e]]`` for every entry e.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match, offsets that fall, or a column outside [0, I).
+        ValueError: shapes or dtypes do not match, the offsets decrease, or a column lies outside [0, I).
+
+    Example:
+        >>> u, v = torch.randn(2, 4), torch.randn(3, 4)
+        >>> crow, col = torch.tensor([0, 1, 3]), torch.tensor([2, 0, 1])
+        >>> torch.allclose(sampled_dot(crow, col, u, v), (u @ v.T)[[0, 1, 1], [2, 0, 1]])
+        True
     """
     return sampled_dot_op(crow, col, u, v)
 
@@ -63,8 +71,10 @@ def _bwd_v_cuda(crow: Tensor, col: Tensor, grad: Tensor, u: Tensor, n_items: int
 torch.library.impl("mmssl_fast::sampled_dot_bwd_u", "cuda", _bwd_u_cuda)
 torch.library.impl("mmssl_fast::sampled_dot_bwd_v", "cuda", _bwd_v_cuda)
 
-# The three ops are closed under differentiation: each one's gradients are the other two. With s = sampled_dot(u, v):
-#   bwd_u(w, v)[r] = Σ_e∈r w_e v[col e]     bwd_v(w, u)[i] = Σ_{col e = i} w_e u[row e]
+# The gradients of each of these three ops are the other two, so that any derivative can be computed:
+#   sampled_dot(u, v)[e] = u[row e]·v[col e]
+#   bwd_u(w, v)[r] = Σ_{row e = r} w_e v[col e]
+#   bwd_v(w, u)[i] = Σ_{col e = i} w_e u[row e]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -93,13 +103,13 @@ def _bwd_v_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _bilinear(op: Callable[[], Callable[..., Any]]) -> Callable[..., Tensor]:
-    """The tangent of an op that is linear in its third and in its fourth argument."""
+    """The tangent of an op that is bilinear in its third and fourth argument."""
 
     def tangent(inputs: tuple[Any, ...], _: Tensor, tangents: tuple[Any, ...]) -> Tensor:
         crow, col, a, b, *rest = inputs
-        a_moved = [] if tangents[2] is None else [op()(crow, col, tangents[2], b, *rest)]
-        b_moved = [] if tangents[3] is None else [op()(crow, col, a, tangents[3], *rest)]
-        return sum(a_moved + b_moved)
+        from_a = [] if tangents[2] is None else [op()(crow, col, tangents[2], b, *rest)]
+        from_b = [] if tangents[3] is None else [op()(crow, col, a, tangents[3], *rest)]
+        return sum(from_a + from_b)
 
     return tangent
 

@@ -1,4 +1,4 @@
-"""spmm and spmm_add_: a CSR block times a dense matrix, which propagate and the sparse corrections are made of."""
+"""spmm and spmm_add_: a CSR block times a dense matrix. propagate and the corrections for seen items use them."""
 
 import torch
 from torch import Tensor
@@ -20,22 +20,30 @@ def spmm(
 ) -> torch.Tensor:
     """Equals ``row_scale[:, None] * torch.sparse_csr_tensor(crow, col, value) @ (col_scale[:, None] * x)``.
 
-    Not differentiable: `propagate` is. A row's entries are added in their order by one thread, so the result has the
-    same bits for any number of threads.
+    Not differentiable; `propagate` is the differentiable form. One thread adds the entries of a row in their order, so
+    the result has the same bits for any number of threads.
 
     Args:
-        crow: int64 [R + 1], offsets of the rows into `col` (a slice of a longer block's offsets will do).
-        col: int32 or int64 [nnz], each in [0, C); repeats count every time.
-        value: [nnz] floating, or None: every entry counts 1.
-        x: [C, d] float32, float64 or bfloat16 (sums are formed in float32), columns contiguous or not.
-        row_scale: [R] floating, or None: 1. col_scale: [C] floating, or None: 1.
+        crow: int64 [R + 1], offsets of the rows into `col`. It may be a slice of the offsets of a longer block.
+        col: int32 or int64 [nnz], each in [0, C). Entries may repeat.
+        value: floating [nnz], or None for ones.
+        x: [C, d] float32, float64 or bfloat16 (sums in float32), with any strides.
+        row_scale: floating [R], or None for ones.
+        col_scale: floating [C], or None for ones.
 
     Returns:
-        [R, d], dtype of x: ``y[r] = row_scale[r] Σ_e value[e] col_scale[col[e]] x[col[e]]``; 0 for an empty row.
+        [R, d], dtype of x: ``y[r] = row_scale[r] Σ_e value[e] col_scale[col[e]] x[col[e]]`` over the entries e of row
+        r, and 0 for an empty row.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match, offsets that fall, or a column outside [0, C).
-        RuntimeError: when a gradient is asked for.
+        ValueError: shapes or dtypes do not match, the offsets decrease, or a column lies outside [0, C).
+        RuntimeError: a gradient is requested.
+
+    Example:
+        >>> crow, col, value = torch.tensor([0, 2, 3]), torch.tensor([0, 2, 1]), torch.tensor([1.0, 2.0, 3.0])
+        >>> matrix, x = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]), torch.randn(3, 4)
+        >>> torch.allclose(spmm(crow, col, value, x), matrix @ x)
+        True
     """
     _refuse_gradient("spmm", value, x, row_scale, col_scale)
     return _ops.spmm(crow, col, value, row_scale, col_scale, x)
@@ -52,17 +60,23 @@ def spmm_add_(
     """Equals ``out.index_add_(0, rows, spmm(crow, col, value, x))``, without forming the product. Not differentiable.
 
     Args:
-        out: [N, d], dtype of x; columns adjacent. Changed in place, untouched when an argument is refused.
-        rows: int64 [R], the row of `out` that each row of the block is added to: distinct, in any order (ascending,
-            as `csr_transpose` gives them, is checked without a table). Where the block's row is empty it is not read.
+        out: [N, d], dtype of x, with contiguous rows. Changed in place. It is unchanged if an argument is invalid.
+        rows: int64 [R], the row of `out` to which each row of the block is added. The rows must be distinct. Sorted
+            rows, which `csr_transpose` returns, are checked without a table. The entry of an empty row is not read.
         crow, col, value, x: as for `spmm`.
 
     Returns:
         `out`.
 
     Raises:
-        ValueError: as `spmm`, and for a row outside [0, N) or one that occurs twice.
-        RuntimeError: when a gradient is asked for.
+        ValueError: as for `spmm`, or a row lies outside [0, N) or occurs twice.
+        RuntimeError: a gradient is requested.
+
+    Example:
+        >>> out, x = torch.zeros(4, 2), torch.ones(3, 2)
+        >>> crow, col = torch.tensor([0, 2, 3]), torch.tensor([0, 2, 1])
+        >>> spmm_add_(out, torch.tensor([1, 3]), crow, col, None, x)[:, 0]
+        tensor([0., 2., 0., 1.])
     """
     _refuse_gradient("spmm_add_", out, value, x)
     _ops.spmm_add_(out, rows, crow, col, value, x)
@@ -72,7 +86,7 @@ def spmm_add_(
 def _refuse_gradient(op: str, *tensors: torch.Tensor | None) -> None:
     tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if tracked or (is_transforming() and any(t is not None and is_tracked(t) for t in tensors)):
-        raise RuntimeError(f"{op}: has no gradient; use propagate, or call it under torch.no_grad()")
+        raise RuntimeError(f"{op} is not differentiable; use propagate, or call it under torch.no_grad()")
 
 
 @torch.library.register_fake("mmssl_fast::spmm")

@@ -1,4 +1,4 @@
-"""unit_rows: rows divided by their length."""
+"""unit_rows: every row divided by its length."""
 
 from typing import Any, NoReturn
 
@@ -12,21 +12,26 @@ _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Equals ``x / x.norm(dim=-1, keepdim=True)``, with value 0 and gradient 0 at a zero row.
+    """Equals ``x / x.norm(dim=-1, keepdim=True)``, with value 0 and gradient 0 for a zero row.
 
-    The normalisation inside the cosine of equations 3, 5, 10 and 11. Right for rows of any finite size: squares are
-    formed where they neither overflow nor vanish (rows of 1e±20 in float32). ``F.normalize`` would divide by at least
-    1e-12 instead, which shortens small rows and gives a zero row a gradient of 1e12. Differentiable any number of
-    times.
+    The normalization in the cosines of equations 3, 5, 10 and 11. Rows of any finite length are correct, because a row
+    is scaled by its largest entry before it is squared: float32 rows of length 1e±20 neither overflow nor vanish.
+    ``F.normalize`` divides by at least 1e-12 instead, which shortens small rows and gives a zero row a gradient of
+    1e12. Differentiable any number of times.
 
-    On the CPU and on CUDA one pass forward and one backward; elsewhere, in float16 and in second derivatives, composed
-    of PyTorch's own ops.
+    On the CPU and on CUDA, the forward and the backward pass are one kernel each. On other devices, for float16 and for
+    second derivatives, the op is composed of PyTorch operations.
 
     Args:
         x: [..., d] of any floating dtype (float16 and bfloat16 are computed in float32).
 
     Returns:
-        Shape and dtype of x. A row with a NaN or an infinity holds NaN.
+        Shape and dtype of x. A row that contains a NaN or an infinity becomes NaN.
+
+    Example:
+        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
     """
     if x.shape[-1] == 0:
         return x.clone()
@@ -42,13 +47,13 @@ def _composed(x: Tensor) -> Tensor:
 
 
 def _unit_and_inverse(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x / ‖x‖ and 1 / ‖x‖ [..., 1], in float32 or wider, with every derivative."""
+    """x / ‖x‖ and 1 / ‖x‖ [..., 1] in float32 or float64, differentiable any number of times."""
     wide = x.to(_wide(x.dtype))
     largest = wide.detach().abs().amax(-1, keepdim=True)
     largest = torch.where(largest > 0, largest, 1.0)
     scaled = wide / largest
     square = (scaled * scaled).sum(-1, keepdim=True)
-    # 1/sqrt(inf) = 0: the value and every derivative of a zero row.
+    # 1/sqrt(inf) = 0, and so are its derivatives. This makes a zero row and all its derivatives zero.
     inverse = torch.where(square == 0, torch.inf, square).rsqrt()
     return scaled * inverse, inverse / largest
 
@@ -76,13 +81,14 @@ def _unit_rows_grad(ctx: Any, grad: Tensor, _: Tensor | None) -> Tensor:
     x, inverse = ctx.saved_tensors
     if not torch.is_grad_enabled() and not is_transforming():
         return torch.ops.mmssl_fast.unit_rows_bwd(grad, x, inverse)
-    # A derivative of this one may be wanted: the same gradient from ops that have it.
+    # A second derivative may follow: compute the same gradient with operations that are differentiable.
     unit, inverse = _unit_and_inverse(x)
-    return _across(grad.to(unit.dtype), unit, inverse).to(x.dtype)
+    return _apply_jacobian(grad.to(unit.dtype), unit, inverse).to(x.dtype)
 
 
-def _across(x: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """The derivative of x / ‖x‖, which is symmetric: of x what is perpendicular to the row, divided by its length."""
+def _apply_jacobian(x: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+    """The Jacobian of the normalization, which is symmetric, times x: the component of x perpendicular to the row,
+    divided by the length of the row."""
     return inverse * (x - unit * (unit * x).sum(-1, keepdim=True))
 
 
@@ -90,11 +96,11 @@ def _unit_rows_tangent(
     inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Tensor, None]:
     unit, inverse = _unit_and_inverse(inputs[0])
-    return _across(tangents[0].to(unit.dtype), unit, inverse).to(inputs[0].dtype), None
+    return _apply_jacobian(tangents[0].to(unit.dtype), unit, inverse).to(inputs[0].dtype), None
 
 
 def _no_derivative(ctx: Any, grad: Tensor) -> NoReturn:
-    raise NotImplementedError("unit_rows_bwd: call unit_rows, which is differentiable any number of times")
+    raise NotImplementedError("unit_rows_bwd has no derivative; call unit_rows, which has all derivatives")
 
 
 unit_rows_op = differentiable("unit_rows", _unit_rows_grad, _save, jvp=_unit_rows_tangent)

@@ -1,4 +1,4 @@
-"""Row blocks: the same rows of several components, scaled and summed."""
+"""Row blocks: sums of scaled components over the same rows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from .gumbel import Component
 from .norms import block_norm
 
-Scale = float | Tensor  # of one block: a number or [B]
+Scale = float | Tensor  # a number, or one number per row [B]
 
 
 class Block:
-    """n_rows rows that are Σ scale · component over the same rows."""
+    """The rows Σ scale · component. Terms with the same component are merged."""
 
     def __init__(self, terms: Iterable[tuple[Scale, Component]]) -> None:
         merged: dict[int, tuple[Scale, Component]] = {}
         for scale, component in terms:
-            before = merged.get(id(component))
-            merged[id(component)] = (scale if before is None else before[0] + scale, component)
+            earlier = merged.get(id(component))
+            merged[id(component)] = (scale if earlier is None else earlier[0] + scale, component)
         self.terms = list(merged.values())
 
     @property
@@ -74,7 +74,7 @@ def _column(scale: Scale) -> Scale:
 
 
 def combined(block: Block, values: dict[int, Tensor], bias: Tensor | None) -> Tensor:
-    """Σ scale · z of a block's components, plus bias: a new tensor, since the z themselves may be kept."""
+    """Σ scale · z over the components of a block, plus bias. The result is a new tensor, because z may be cached."""
     total = bias
     for scale, component in block.terms:
         z = values[id(component)]
@@ -88,7 +88,7 @@ def combined(block: Block, values: dict[int, Tensor], bias: Tensor | None) -> Te
 
 
 def aligned(a: list[Block], b: list[Block]) -> tuple[list[Block], list[Block]]:
-    """The same rows cut at the same places; as they are where both are cut alike."""
+    """Splits the blocks of a and b at the same rows. If they already are, they are returned unchanged."""
     if [x.n_rows for x in a] == [x.n_rows for x in b]:
         return a, b
     cuts = sorted({end for blocks in (a, b) for end in _ends(blocks)})
@@ -104,8 +104,8 @@ def _cut(blocks: list[Block], cuts: list[int]) -> list[Block]:
     for block, end in zip(blocks, _ends(blocks), strict=True):
         start = end - block.n_rows
         for cut in (c for c in cuts if begin < c <= end):
-            whole = begin == start and cut == end
+            is_whole = begin == start and cut == end
             device = block.terms[0][1].device
-            pieces.append(block if whole else block.select(torch.arange(begin - start, cut - start, device=device)))
+            pieces.append(block if is_whole else block.select(torch.arange(begin - start, cut - start, device=device)))
             begin = cut
     return pieces

@@ -1,4 +1,4 @@
-"""A column [B, 1] expanded to the shape of relation rows, which arithmetic with numbers leaves a column."""
+"""A column [B, 1] expanded to the shape of relation rows, which remains a column under arithmetic with numbers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _ELEMENTWISE = {
 
 
 class ExpandedColumn(Tensor):
-    """``column.expand(B, I)``: a tensor of that shape, with one number a row in memory.
+    """Equals ``column.expand(B, I)``, with one number per row in memory.
 
-    ``1 - alpha`` of an ordinary expanded tensor writes B x I numbers. Here the elementwise functions of the gradient
-    penalty act on the column and expand the result; every other function sees the expanded tensor and returns ordinary
-    tensors.
+    ``1 - alpha`` of an ordinary expanded tensor writes B x I numbers. Here, the elementwise functions that a gradient
+    penalty uses act on the column and expand the result. Every other function gets the expanded tensor and returns
+    ordinary tensors.
     """
 
     @staticmethod
     def of(tensor: Tensor) -> Tensor:
-        """tensor [B, I]; as it is where its rows are not constant by stride."""
+        """tensor [B, I] as an ExpandedColumn, or unchanged if its stride along the rows is not 0."""
         return tensor.as_subclass(ExpandedColumn) if tensor.stride(1) == 0 else tensor
 
     @classmethod
@@ -38,14 +38,14 @@ class ExpandedColumn(Tensor):
         columns = [x for x in args if isinstance(x, cls)]
         if func in _ELEMENTWISE and not kwargs and all(_constant(x, columns[0].shape) for x in args):
             shape = columns[0].shape
-            narrow = [x[:, :1] if isinstance(own, cls) else x for x, own in zip(plain, args, strict=True)]
+            narrow = [x[:, :1] if isinstance(arg, cls) else x for x, arg in zip(plain, args, strict=True)]
             return cls.of(func(*narrow).expand(shape))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
 
 def _constant(x, shape: torch.Size) -> bool:
-    """Whether x is one number, or one a row of `shape`."""
+    """Whether x is a single number, or an ExpandedColumn of shape `shape`."""
     if isinstance(x, ExpandedColumn):
         return torch.Tensor.size(x) == shape
     return isinstance(x, Real) or (isinstance(x, Tensor) and x.ndim == 0)

@@ -1,7 +1,7 @@
-"""The components of relation rows: generated and dense blocks of B rows over I items (Gumbel rows are in gumbel.py).
+"""The components of relation rows: generated rows and dense rows (Gumbel rows are in gumbel.py).
 
-A component gives its part for relation_linear, its entries in a tile of items, and a selection of its rows. None forms
-[B, I] unless it is a matrix already.
+A component provides its part for relation_linear, its row norms, its entries in a tile of items or at given items, and
+a selection of its rows. It never forms [B, I], unless it is a matrix already.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from .algebra.parts import DensePart, GeneratedPart, check_generated, version
 from .algebra.relation_linear import PartMemory
 from .algebra.relation_row_norm import row_norm_and_cancelled
 
-DENSE_SHARE = 16  # a gathered product costs about as much as this many of a matrix product
+GATHER_COST = 16  # computing a single entry costs about as much as this many entries of a matrix product
 
 
 class Generated:
-    """Dot rows (u vᵀ) ∘ (1 − S) of Eq. 3; u and v come normalised where the rows are cosines.
+    """The rows (u vᵀ) ∘ (1 − S) of Eq. 3. For cosines, u and v are already normalized.
 
-    u [B, d], v [I, d] of one floating dtype; seen: the entries of S, or None.
+    Args:
+        u: [B, d] floating. v: [I, d], dtype of u.
+        seen: the entries of S, or None.
+        memory: cached values of the linear layer, shared with another object for the same rows.
+        cancelled: bool [B], the rows that must be formed densely, if already known (see algebra/cancelled.py).
     """
 
-    copy: tuple[Any, Any] | None = (
-        None  # in every component: (key, itself in another dtype or on another device) of the last `converted`
-    )
+    # Every component has this attribute. It caches the last result of `converted`, together with its key.
+    conversion: tuple[Any, Any] | None = None
 
     def __init__(
         self,
@@ -69,14 +72,15 @@ class Generated:
         return GeneratedPart(self.u, self.v, self.seen, self.cancelled)
 
     def norm(self) -> Tensor:
-        """Row lengths, float64 [B]. From then on `linear` forms the rows that cancel densely, too."""
+        """Row lengths, float64 [B]. It also finds the rows that cancel, which `part` then marks to be formed
+        densely."""
         norm, cancelled = row_norm_and_cancelled(self.u, self.v, self.seen)
         if self.seen is not None and self.cancelled is None:
             self.cancelled = lasting(cancelled)
         return norm
 
     def tile(self, begin: int, end: int) -> Tensor:
-        """Entries of the items [begin, end): [B, end − begin]."""
+        """The entries of the items [begin, end), [B, end − begin]."""
         tile = self.u @ self.v[begin:end].mT
         if self.seen is None:
             return tile
@@ -85,8 +89,8 @@ class Generated:
         return tile.index_put((row[inside], item[inside] - begin), tile.new_zeros(()))
 
     def gather(self, items: Tensor) -> Tensor:
-        """Entries at items int64 [B, k], any k of each row: [B, k]."""
-        if items.shape[1] > self.n_items // DENSE_SHARE:
+        """The entries at `items`, int64 [B, k], in any order and number per row: [B, k]."""
+        if items.shape[1] > self.n_items // GATHER_COST:
             rows_at_once = max(1, tile_elements() // self.n_items)
             return torch.cat(
                 [
@@ -105,7 +109,7 @@ class Generated:
         return values.masked_fill(keys[place] == wanted, 0) if keys.numel() else values
 
     def select(self, rows: Tensor) -> Generated:
-        """The component made of the rows int64 [b]."""
+        """The component of the given rows, int64 [b]."""
         return Generated(
             self.u[rows],
             self.v,
@@ -115,7 +119,7 @@ class Generated:
         )
 
     def detach(self) -> Generated:
-        """Cut from the graph; values already computed are shared."""
+        """The same rows detached from the autograd graph. Cached values are shared."""
         return (
             Generated(self.u.detach(), self.v.detach(), self.seen, self.memory, self.cancelled)
             if self.requires_grad
@@ -130,9 +134,9 @@ class Generated:
 
 
 class Dense:
-    """Rows that exist as a matrix x [B, I]."""
+    """Rows that are given as a matrix x [B, I]."""
 
-    copy: tuple[Any, Any] | None = None
+    conversion: tuple[Any, Any] | None = None
 
     def __init__(self, x: Tensor, memory: PartMemory | None = None) -> None:
         self.x, self.memory = x, memory or PartMemory()
@@ -161,7 +165,7 @@ class Dense:
         return DensePart(self.x)
 
     def norm(self) -> Tensor:
-        """Row lengths, float64 [B]; gradient 0 at a zero row."""
+        """Row lengths, float64 [B]. A zero row has gradient 0."""
         return torch.linalg.vector_norm(self.x, dim=1, dtype=torch.float64)
 
     def tile(self, begin: int, end: int) -> Tensor:
@@ -181,7 +185,7 @@ class Dense:
 
 
 class _Convertible(Protocol):
-    copy: tuple[Any, Any] | None
+    conversion: tuple[Any, Any] | None
 
     @property
     def requires_grad(self) -> bool: ...
@@ -193,32 +197,32 @@ _Component = TypeVar("_Component", bound=_Convertible)
 
 
 def converted(component: _Component, device: torch.device, dtype: torch.dtype) -> _Component:
-    """component.to(device, dtype); where the component is constant, the same object at every
-    call, so that its cached values are reused."""
-    own = [x for x in (getattr(component, name, None) for name in ("u", "v", "x")) if x is not None]
-    if component.requires_grad or any(x.is_inference() for x in own):
+    """Equals ``component.to(device, dtype)``. For a constant component, repeated calls return the same object, so that
+    its cached values are reused."""
+    tensors = [x for x in (getattr(component, name, None) for name in ("u", "v", "x")) if x is not None]
+    if component.requires_grad or any(x.is_inference() for x in tensors):
         return component.to(device, dtype)
-    key = (device, dtype, torch.is_inference_mode_enabled(), *(version(x) for x in own))
-    if component.copy is None or component.copy[0] != key:
-        component.copy = key, component.to(device, dtype)
-    return component.copy[1]
+    key = (device, dtype, torch.is_inference_mode_enabled(), *(version(x) for x in tensors))
+    if component.conversion is None or component.conversion[0] != key:
+        component.conversion = key, component.to(device, dtype)
+    return component.conversion[1]
 
 
 def seen_pairs(seen: SeenRows) -> tuple[Tensor, Tensor]:
-    """(row, item) int64 [nnz] of every entry."""
+    """The row and the item of every entry, int64 [nnz] each."""
     crow, col = seen
     return torch.repeat_interleave(torch.arange(crow.numel() - 1, device=crow.device), crow.diff()), col.long()
 
 
 def select_entries(seen: SeenRows, rows: Tensor) -> SeenRows:
-    """The CSR block of some rows int64 [b] of a block."""
+    """The CSR block of the given rows, int64 [b]."""
     crow, col = seen
     entry, offsets = entries_of_rows(crow, rows)
     return SeenRows(offsets, col[entry])
 
 
 def entries_of_rows(crow: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(entry numbers of the rows, in order; their offsets int64 [b + 1])."""
+    """The positions of the entries of the given rows, row by row, and their offsets, int64 [b + 1]."""
     counts = crow[rows + 1] - crow[rows]
     offsets = torch.zeros(rows.numel() + 1, dtype=torch.int64, device=crow.device)
     torch.cumsum(counts, 0, out=offsets[1:])

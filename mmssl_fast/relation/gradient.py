@@ -1,8 +1,7 @@
-"""The gradient with respect to relation rows, g W, stored as its two factors (Eq. 7)."""
+"""The gradient with respect to relation rows, g W, represented by its two factors (Eq. 7)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from numbers import Real
 from typing import Any, cast
 
@@ -10,15 +9,30 @@ import torch
 from torch import Tensor
 
 from .algebra.gradient_norm import gradient_norm
-from .refusal import Refusal
-from .registry import call
+from .refusal import NotAMatrix
 
 
-class RelationGradient(Refusal):
-    """Σ g W [B, I], the gradient of a result with respect to rows that went through `linear`, as factors.
+class RelationGradient(NotAMatrix):
+    """The gradient Σ g W [B, I] with respect to RelationRows that were the input of linear layers.
 
-    `.norm(2, dim=1)`, `.square().sum(1)` and the like run on gradient_norm and are differentiable in g and W;
-    `.dense()` forms the matrix. factors: (g [B, H], W [H, I]) pairs, one a linear the rows went through.
+    torch.autograd.grad returns it for RelationRows. Equals the gradient that it would return for ``rows.dense()``.
+    ``norm(2, dim=1)`` and ``square().sum(1)``, which a gradient penalty needs (equation 7 of MMSSL, WWW 2023), are
+    computed by `gradient_norm` without forming the matrix, and are differentiable in g and W. ``dense()`` forms the
+    matrix. Any other operation raises a TypeError.
+
+    Args:
+        factors: a pair (g [B, H], W [H, I]) for every linear layer whose input the rows were. Pairs with the same W are
+            merged.
+
+    Example:
+        >>> u, v, weight = torch.randn(3, 4), torch.randn(6, 4), torch.randn(5, 6)
+        >>> rows = RelationRows.generated(u, v).requires_grad_()
+        >>> out = F.linear(rows, weight).sigmoid().sum()
+        >>> (gradient,) = torch.autograd.grad(out, rows, create_graph=True)
+        >>> gradient
+        RelationGradient(3 x 6, torch.float32, cpu)
+        >>> torch.allclose(gradient.norm(2, dim=1), gradient.dense().norm(2, dim=1))
+        True
     """
 
     def __init__(self, factors: list[tuple[Tensor, Tensor]]) -> None:
@@ -56,14 +70,15 @@ class RelationGradient(Refusal):
         return self.shape[0]
 
     def dense(self) -> Tensor:
-        """The matrix itself, [B, I]."""
+        """Forms the matrix, [B, I]."""
         return cast(Tensor, sum(g @ weight for g, weight in self.factors))
 
     def detach(self) -> RelationGradient:
         return RelationGradient([(g.detach(), weight.detach()) for g, weight in self.factors])
 
     def view(self, *shape: Any) -> RelationGradient:
-        """Returns self where the shape does not change, as in gradients.view(gradients.size(0), -1)."""
+        """Returns self if the shape does not change, as in ``gradient.view(gradient.size(0), -1)``. Raises TypeError
+        for any other shape."""
         shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
         if (
             len(shape) == 2
@@ -71,20 +86,22 @@ class RelationGradient(Refusal):
             and all(n in (-1, size) for n, size in zip(shape, self.shape, strict=True))
         ):
             return self
-        raise TypeError(f"RelationGradient.view{shape}: its shape is {tuple(self.shape)}; use .dense() for another")
+        raise TypeError(f"RelationGradient.view{shape}: the shape must stay {tuple(self.shape)}; use .dense()")
 
     reshape = view
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> RelationGradient:
         if start_dim == 1 and end_dim in (1, -1):
             return self
-        raise TypeError(f"RelationGradient.flatten({start_dim}): only over dim 1, which changes nothing; use .dense()")
+        raise TypeError(f"RelationGradient.flatten({start_dim}): start_dim must be 1; use .dense()")
 
     def norm(self, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
-        """Equals ``self.dense().norm(2, dim=1)``: [B] (or [B, 1]), by gradient_norm."""
+        """Equals ``self.dense().norm(2, dim=1)``, computed by `gradient_norm`: [B], or [B, 1] with keepdim."""
         dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
         if p not in (2, "fro", None) or dim not in (1, -1):
-            raise TypeError(f"RelationGradient.norm(p={p}, dim={dim}): only row lengths, norm(2, dim=1); use .dense()")
+            raise TypeError(
+                f"RelationGradient.norm(p={p}, dim={dim}): only row norms are supported (p=2, dim=1); use .dense()"
+            )
         g, weight = (
             (torch.cat(x, d) for x, d in zip(zip(*self.factors, strict=True), (1, 0), strict=True))
             if len(self.factors) > 1
@@ -98,7 +115,7 @@ class RelationGradient(Refusal):
 
     def pow(self, exponent: object) -> RelationGradientSquare:
         if not isinstance(exponent, Real) or exponent != 2:
-            raise TypeError(f"RelationGradient ** {exponent}: only the square; use .dense()")
+            raise TypeError(f"RelationGradient ** {exponent}: only the square is supported; use .dense()")
         return RelationGradientSquare(self)
 
     __pow__ = pow
@@ -106,36 +123,16 @@ class RelationGradient(Refusal):
     def __repr__(self) -> str:
         return f"RelationGradient({self.shape[0]} x {self.shape[1]}, {self.dtype}, {self.device})"
 
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Collection[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return call(func, args, kwargs or {})
 
-
-class RelationGradientSquare(Refusal):
-    """The squared entries of a RelationGradient; only their row sums can be computed."""
+class RelationGradientSquare(NotAMatrix):
+    """The squared entries of a RelationGradient. Only their row sums are supported."""
 
     def __init__(self, gradient: RelationGradient) -> None:
         self._gradient = gradient
 
     def sum(self, dim: Any = None, keepdim: bool = False) -> Tensor:
-        """Equals ``gradient.dense().square().sum(1)``: [B] (or [B, 1])."""
+        """Equals ``gradient.dense().square().sum(1)``: [B], or [B, 1] with keepdim."""
         return self._gradient.norm(2, dim, keepdim).square()
 
     def dense(self) -> Tensor:
         return self._gradient.dense().square()
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Collection[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return call(func, args, kwargs or {})

@@ -1,5 +1,4 @@
-"""Gumbel rows as a component: P = softmax((A + σ g)/τ) of Eq. 5, sparse from order statistics or in regenerated
-tiles."""
+"""Gumbel rows P = softmax((A + σ g)/τ) of Eq. 5 as a component of relation rows."""
 
 from __future__ import annotations
 
@@ -21,10 +20,10 @@ from .components import Dense, Generated, seen_pairs, select_entries
 
 
 class Gumbel:
-    """Constant rows: a GumbelRows, which decides by τ, σ and I how P is evaluated, and the dtype of its use."""
+    """Constant rows: a GumbelRows object, which chooses the method of evaluation, and the dtype in which it is used."""
 
     requires_grad = False
-    copy: tuple[Any, Any] | None = None
+    conversion: tuple[Any, Any] | None = None
 
     def __init__(self, rows: GumbelRows, dtype: torch.dtype = torch.float32) -> None:
         self.rows, self.dtype, self.memory = rows, dtype, PartMemory()
@@ -59,8 +58,8 @@ class Gumbel:
         return self.rows.square().sqrt()
 
     def inner_generated(self, other: Generated) -> Tensor:
-        """Row by row P·rows of generated rows, float64 [B], differentiable in them: U·(P V) less the seen entries'
-        share."""
+        """The inner product of every row with the same row of `other`, float64 [B]: U·(P V) minus the contribution of
+        the seen entries. Differentiable in `other`."""
         if self.method == "order_statistics":
             crow, col, value = _without(self.rows.block(), other.seen, self.n_items)
             entries = ItemEntries(crow, col, self.n_items)
@@ -74,7 +73,7 @@ class Gumbel:
         return (pv * other.u).sum(1, dtype=torch.float64) - row_sums(other.seen.crow, (at_seen * products).double())
 
     def tile(self, begin: int, end: int) -> Tensor:
-        """Entries of the items [begin, end): [B, end − begin]."""
+        """The entries of the items [begin, end), [B, end − begin]."""
         if self.method == "dense":
             return self.rows.tile(begin, end).to(self.dtype)
         if end - begin == self.n_items and is_static(self.device):
@@ -86,7 +85,7 @@ class Gumbel:
         return tile.index_put_((row[inside], item[inside] - begin), value[inside].to(self.dtype))
 
     def gather(self, items: Tensor) -> Tensor:
-        """Entries at items int64 [B, k]."""
+        """The entries at `items`, int64 [B, k]."""
         if self.method == "dense":
             values = torch.zeros(items.shape, dtype=self.dtype, device=self.device)
             for begin, end, tile in self.rows.tiles():
@@ -103,8 +102,8 @@ class Gumbel:
         return torch.where(keys[place] == wanted, value[place], 0.0).to(self.dtype)
 
     def select(self, rows: Tensor) -> Gumbel:
-        """The component made of the rows int64 [b]; entries already drawn are taken along on a CPU."""
-        graph, block, lse = self.rows.graph, self.rows.drawn, self.rows.summed
+        """The component of the given rows, int64 [b]. On a CPU it reuses entries that were already drawn."""
+        graph, block, lse = self.rows.graph, self.rows.cached_block, self.rows.cached_lse
         if block is not None and not is_static(self.device):
             crow, col, value = block
             block = *select_entries(SeenRows(crow, col), rows), select_entries(SeenRows(crow, value), rows).col
@@ -120,7 +119,7 @@ class Gumbel:
     def to(self, device: torch.device, dtype: torch.dtype) -> Gumbel:
         if device == self.device and dtype == self.dtype:
             return self
-        graph, users, block = self._graph.to(device), self.rows.users.to(device), self.rows.drawn
+        graph, users, block = self._graph.to(device), self.rows.users.to(device), self.rows.cached_block
         if block is not None:
             crow, col, value = block
             block = lasting(crow.to(device)), lasting(col.to(device)), lasting(value.to(device))
@@ -133,7 +132,7 @@ Component = Dense | Generated | Gumbel
 
 
 class _TilesTimes(torch.autograd.Function):
-    """(P v [B, d], P at the seen entries [nnz] or empty) in one pass over the tiles; linear in v."""
+    """P v [B, d], and the values of P at the seen entries ([nnz], or empty), in one pass over the tiles."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, rows: GumbelRows, seen: SeenRows | None) -> tuple[Tensor, Tensor]:
@@ -147,7 +146,7 @@ class _TilesTimes(torch.autograd.Function):
             if seen is not None:
                 inside = ((item >= begin) & (item < end)).nonzero().flatten()
                 at_seen[inside] = tile[row[inside], item[inside] - begin].to(v.dtype)
-        rows.keep_square(square)
+        rows.set_square(square)
         ctx.mark_non_differentiable(at_seen)
         return product, at_seen
 
@@ -162,7 +161,7 @@ class _TilesTimes(torch.autograd.Function):
 def _without(
     block: tuple[Tensor, Tensor, Tensor], seen: SeenRows | None, n_items: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The block's entries that are not among the seen ones."""
+    """The entries of the block that are not seen."""
     if seen is None:
         return block
     crow, col, value = block

@@ -1,7 +1,7 @@
-"""Lengths of rows that are sums of scaled components: ‖Σ r_c c‖² = Σ r_c r_c' ⟨c, c'⟩, all in float64.
+"""Lengths of rows that are sums of scaled components: ‖Σ r_c c‖² = Σ r_c r_c' ⟨c, c'⟩, computed in float64.
 
-For Eq. 5's real rows that is ‖P + ζ rows_h‖² = ‖P‖² + 2ζ P·rows_h + ζ²‖rows_h‖². A row whose parts cancel to less than
-CANCELLED_SHARE of the squared sum of their lengths is formed densely instead.
+For the real rows of Eq. 5, this is ‖P + ζ R‖² = ‖P‖² + 2ζ P·R + ζ²‖R‖² with Gumbel rows P and generated rows R. If the
+terms of a row cancel to less than CANCELLED_SHARE of the squared sum of their lengths, the row is formed densely.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..graph import SeenRows
 from ..ops.sampled_dot import sampled_dot
-from ..static_shapes import rows_to_rescue
+from ..static_shapes import rows_to_form_densely
 from ..tiles import item_tiles
 from .algebra.cancelled import BLOCK_ELEMENTS, CANCELLED_SHARE
 from .algebra.relation_row_norm import gram
@@ -25,33 +25,36 @@ from .gumbel import Component, Gumbel
 
 
 def block_norm(terms: Sequence[tuple[float | Tensor, Component]], dense_rows: Callable[[Tensor], Tensor]) -> Tensor:
-    """Row lengths, float64 [B], of Σ scale · component; a zero row has length and gradient 0.
+    """Row lengths of Σ scale · component, float64 [B]. A zero row has length 0 and gradient 0.
 
-    terms: (scale, component) pairs, scale a float or [B]; dense_rows(rows) forms those rows, [b, I].
+    Args:
+        terms: (scale, component) pairs. A scale is a float or [B].
+        dense_rows: function that forms the given rows, int64 [b] → [b, I].
     """
     scales = [s.double() if isinstance(s, Tensor) else s for s, _ in terms]
     components = [c for _, c in terms]
-    # Inner products first: a dense Gumbel pass for one of them yields ‖P‖ as well.
-    crossed = [(i, j, inner(components[i], components[j])) for i, j in combinations(range(len(terms)), 2)]
+    # The inner products come first, because those with dense Gumbel rows also compute and cache ‖P‖.
+    products = [(i, j, inner(components[i], components[j])) for i, j in combinations(range(len(terms)), 2)]
     norms = [c.norm() for c in components]
     if len(terms) == 1:
         return norms[0] * (scales[0].abs() if isinstance(scales[0], Tensor) else abs(scales[0]))
     square: Any = sum((s * n) ** 2 for s, n in zip(scales, norms, strict=True))
-    for i, j, product in crossed:
+    for i, j, product in products:
         square = square + 2 * scales[i] * scales[j] * product
     with torch.no_grad():
         lengths: Any = sum((s * n).abs() for s, n in zip(scales, norms, strict=True))
         badness = CANCELLED_SHARE * lengths.square() / square.clamp_min(0)
-        badness = badness.nan_to_num(0, posinf=torch.inf)  # 0 / 0: a zero row
+        badness = badness.nan_to_num(0, posinf=torch.inf)  # a zero row has 0 / 0 here
         for mask in (c.cancelled for c in components if isinstance(c, Generated) and c.cancelled is not None):
             badness = badness.masked_fill(mask, torch.inf)
-        rows = rows_to_rescue(badness)
+        rows = rows_to_form_densely(badness)
         cancelled = torch.zeros_like(badness, dtype=torch.bool).index_fill_(0, rows, True)
-    # sqrt has no gradient at 0: rows of length 0 get it from a constant, so that their gradient is 0, not NaN.
-    positive = ~(square <= 0) & ~cancelled  # true for NaN, which stays NaN
+    # The gradient of sqrt at 0 is infinite. The inner `where` keeps it out of the graph, so that a zero row has
+    # gradient 0 instead of NaN.
+    positive = ~(square <= 0) & ~cancelled  # also true for NaN, so that NaN is not replaced
     norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
     for block in rows.split(max(1, BLOCK_ELEMENTS // max(1, terms[0][1].n_items))) if rows.numel() else ():
-        # The dense rows are recomputed in backward: kept, they would be the [b, I] block that nothing else forms.
+        # checkpoint forms the dense rows again in the backward pass. Saving them would take [b, I] memory.
         norm = norm.index_put((block,), checkpoint(_dense_norm, dense_rows, block, use_reentrant=False))
     return norm
 
@@ -61,7 +64,8 @@ def _dense_norm(dense_rows: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
 
 
 def inner(a: Component, b: Component) -> Tensor:
-    """Row by row ⟨a, b⟩ of two components, float64 [B]; exactly 0 for a generated row whose every item is seen."""
+    """The inner products of the rows of two components, float64 [B]. Exactly 0 for a generated row whose items are all
+    seen."""
     product = _inner(a, b)
     for x in (a, b):
         if isinstance(x, Generated) and x.seen is not None:
@@ -120,7 +124,7 @@ def _union(a: SeenRows | None, b: SeenRows | None, n_items: int) -> SeenRows | N
 
 
 class _Gram(torch.autograd.Function):
-    """vᵀw in float64 [d, d'], with no float64 copy of v and w."""
+    """vᵀw in float64 [d, d'], without float64 copies of v and w."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, w: Tensor) -> Tensor:

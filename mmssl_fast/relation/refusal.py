@@ -1,10 +1,12 @@
-"""What relation rows and their gradients answer where only the matrix could: a TypeError that names `.dense()`.
+"""The base class of relation rows and their gradients: operations that need the matrix raise a TypeError.
 
-Python looks operators up on the class, past `__getattr__`, and has answers of its own for some of them: `==` compares
-identities, `bool` asks for the length. Each of them is therefore refused by name.
+The error names `.dense()`. Python looks operators up on the class and ignores `__getattr__`, and some operators have
+defaults: `==` compares identities, and `bool` uses the length. Every operator is therefore overridden by name.
 """
 
 from __future__ import annotations
+
+from .registry import call
 
 OPERATORS = (
     "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow matmul rmatmul "
@@ -15,35 +17,40 @@ OPERATORS = (
 
 
 class NoSuchAttribute(AttributeError, TypeError):
-    """A TypeError like every other refusal, and an AttributeError so that hasattr and getattr with a default work."""
+    """A TypeError like the others, and an AttributeError, so that hasattr and getattr with a default work."""
 
 
 def _refuse(operator: str):
     def refuse(self, *_, **__):
-        raise TypeError(f"{type(self).__name__} has no {operator}; use .dense() for the matrix itself")
+        raise TypeError(f"{type(self).__name__} has no {operator}; use .dense() to form the matrix")
 
     refuse.__name__ = operator
     return refuse
 
 
-class Refusal:
-    """Base class: every operator and every attribute that a subclass does not define raises."""
+class NotAMatrix:
+    """Base class of objects that represent a matrix. Every operator and attribute that a subclass does not define
+    raises a TypeError, and torch functions are looked up in registry.py."""
 
     __slots__ = ()
-    __hash__ = object.__hash__  # by identity; __eq__ is refused below
+    __hash__ = object.__hash__  # needed because __eq__ is overridden below
 
     def __getattr__(self, name: str):
-        raise NoSuchAttribute(f"{type(self).__name__} has no {name!r}; use .dense() for the matrix itself")
+        raise NoSuchAttribute(f"{type(self).__name__} has no {name!r}; use .dense() to form the matrix")
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return call(func, args, kwargs or {})
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        """NumPy's numbers scale rows as Python's do; every other ufunc needs the matrix."""
+        """NumPy numbers scale rows as Python numbers do. Every other ufunc needs the matrix."""
         numbers = [x.item() if hasattr(x, "item") and getattr(x, "ndim", None) == 0 else x for x in inputs]
         operator = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "truediv"}.get(ufunc.__name__)
         if method != "__call__" or kwargs or operator is None or len(numbers) != 2:
-            raise TypeError(f"numpy.{ufunc.__name__} does not take {type(self).__name__}; use .dense()")
+            raise TypeError(f"numpy.{ufunc.__name__} does not support {type(self).__name__}; use .dense()")
         a, b = numbers
         return getattr(a, f"__{operator}__")(b) if a is self else getattr(b, f"__r{operator}__")(a)
 
 
 for _name in OPERATORS:
-    setattr(Refusal, f"__{_name}__", _refuse(f"__{_name}__"))
+    setattr(NotAMatrix, f"__{_name}__", _refuse(f"__{_name}__"))

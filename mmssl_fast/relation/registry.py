@@ -1,7 +1,7 @@
-"""The table in which `__torch_function__` of relation rows and of their gradients looks a torch function up.
+"""The table of torch functions that relation rows and their gradients support. `__torch_function__` looks them up here.
 
-torch_functions.py fills it. It lies in a module of its own, which imports nothing, so that the classes can look in it
-without importing the functions that are written in terms of the classes.
+torch_functions.py fills the table. The table is a separate module without imports, so that the classes do not import
+torch_functions.py, which imports the classes.
 """
 
 import inspect
@@ -14,7 +14,7 @@ _HANDLERS: dict[Callable[..., Any], tuple[Callable[..., Any], inspect.Signature]
 
 
 def handles(*functions: Callable[..., Any]) -> Callable[[_Handler], _Handler]:
-    """Decorator: the function below is called in place of each of `functions`, with their arguments."""
+    """A decorator that registers a function as the implementation of each of `functions` for relation objects."""
 
     def register(handler: _Handler) -> _Handler:
         _HANDLERS.update(dict.fromkeys(functions, (handler, inspect.signature(handler))))
@@ -24,12 +24,11 @@ def handles(*functions: Callable[..., Any]) -> Callable[[_Handler], _Handler]:
 
 
 def call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """func(*args, **kwargs) where some argument is a relation object."""
+    """Calls the implementation of func(*args, **kwargs), where an argument is a relation object."""
     registered = _HANDLERS.get(func)
     if registered is None:
         raise TypeError(
-            f"{_name(func)} does not take {_kind(args, kwargs)}; use .dense() to form the matrix (its size in memory is"
-            " rows x items)"
+            f"{_name(func)} does not support {_kind(args, kwargs)}; use .dense() to form the matrix of rows x items"
         )
     handler, signature = registered
     try:

@@ -1,4 +1,8 @@
-"""RelationRows: a B x I block of relation rows, represented by its components instead of a matrix."""
+"""RelationRows: a B x I block of relation rows, represented by its components instead of a matrix.
+
+The file is longer than others because it is a single class: Python looks operators up on the class, and the class has
+the methods of a tensor that existing discriminators call.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +15,43 @@ from torch import Tensor
 from ..arguments import as_ids, check_seen, check_tensors
 from ..graph import InteractionGraph, SeenRows
 from ..ops.derivatives import is_transforming
-from ..ops.gumbel_rows import GumbelRows, check_temperature
+from ..ops.gumbel_method import check_temperature
+from ..ops.gumbel_rows import GumbelRows
 from ..ops.unit_rows import unit_rows
 from .algebra.relation_linear import inverse_or_zero, linear_of_parts
 from .blocks import Block, Scale, aligned, combined
 from .components import Dense, Generated, converted
 from .gumbel import Gumbel
-from .refusal import Refusal
-from .registry import call
+from .refusal import NotAMatrix
 from .topk import topk_of_block
 
 
-class RelationRows(Refusal):
-    """A [B, I] block of relation rows. Every operation equals the one on `.dense()`, without forming the matrix.
+class RelationRows(NotAMatrix):
+    """A [B, I] block of relation rows. Every operation equals the same operation on ``rows.dense()``, without forming
+    the matrix.
 
-    Its row blocks are sums of scaled components: generated rows (Eq. 3), Gumbel rows (Eq. 5), dense blocks.
-    Make one with `generated` or `gumbel`, combine with `+`, `-`, `*` (numbers or [B, 1]), `cat`, and use it where a
-    discriminator, `F.linear`, `F.normalize`, `torch.cat`, `torch.topk` or `torch.autograd.grad` would take the block.
-    Whatever else needs the matrix itself raises a TypeError that names `.dense()`.
+    The rows are sums of scaled components: generated rows (equation 3 of MMSSL, WWW 2023), Gumbel rows (equation 5) and
+    dense blocks. Create rows with `generated`, `gumbel` or `from_dense`. Combine them with ``+``, ``-``, ``*`` and
+    ``/`` (by numbers or [B, 1]), `torch.cat` and indexing by rows. Use them like a tensor in `F.linear`, `F.normalize`,
+    `torch.norm`, `torch.topk` and `torch.autograd.grad`. Any operation that needs the matrix raises a TypeError that
+    names ``.dense()``.
 
-    Eager only: no torch.compile. Values of `linear` at one weight are kept with the components (never graph nodes), so
-    the same rows, scaled or interpolated anew, cost no second pass over W; a write through ``weight.data`` is not
-    noticed.
+    torch.compile is not supported. The results of `linear` are cached for the last weight, so that scaling or
+    interpolating the same rows needs no second pass over W. A write through ``weight.data`` is not noticed.
+
+    Example:
+        >>> u, v, weight = torch.randn(2, 8), torch.randn(5, 8), torch.randn(4, 5)
+        >>> rows = RelationRows.generated(u, v)
+        >>> rows
+        RelationRows(2 x 5, torch.float32, cpu: Generated)
+        >>> torch.allclose(F.linear(rows, weight), F.linear(rows.dense(), weight), atol=1e-5)
+        True
+        >>> mixed = 0.3 * rows + 0.7 * RelationRows.from_dense(torch.ones(2, 5))
+        >>> torch.allclose(torch.norm(mixed, dim=1), mixed.dense().norm(dim=1))
+        True
+        >>> rows.sum()
+        Traceback (most recent call last):
+        mmssl_fast.relation.refusal.NoSuchAttribute: RelationRows has no 'sum'; use .dense() to form the matrix
     """
 
     __slots__ = ("__weakref__", "_blocks", "_leaf", "_through")
@@ -40,25 +59,39 @@ class RelationRows(Refusal):
     def __init__(self, blocks: Sequence[Block], leaf: bool = False) -> None:
         if is_transforming():
             raise NotImplementedError(
-                "RelationRows: torch.func transforms and forward mode do not follow rows that are never a matrix; use "
-                "reverse mode (torch.autograd), or cosine_block and gumbel_softmax, which form the matrix"
+                "RelationRows: torch.func transforms and forward mode are not supported; use torch.autograd, or "
+                "cosine_block and gumbel_softmax, which form the matrix"
             )
         self._blocks = list(blocks)
-        self._leaf = leaf  # requires_grad_() was called: z of `linear` is recorded for torch.autograd.grad
-        # What rows that require grad went through: (edge, weight) of each `linear`, (name, None) of anything else.
+        self._leaf = leaf  # whether requires_grad_() was called, so that torch.autograd.grad can take the rows as input
+        # The operations applied to rows that require grad: (gradient edge of the output, weight) for each `linear`, and
+        # (name, None) for any other operation.
         self._through: list[tuple[torch.autograd.graph.GradientEdge | str, Tensor | None]] = []
 
-    # --- making -------------------------------------------------------------------------------------------------------
+    # --- construction -------------------------------------------------------------------------------------------------
     @classmethod
     def generated(
         cls, u: Tensor, v: Tensor, kind: str = "cosine", seen: SeenRows | None = None, row_l2: bool = False
     ) -> RelationRows:
-        """Equals ``cosine_block(u, v, seen, kind, row_l2)`` (Eq. 3): cosine or dot of every user row with every item
-        row.
+        """Equals ``cosine_block(u, v, seen, kind, row_l2)``: the generated rows of equation 3.
 
-        u [B, d], v [I, d] of one floating dtype; seen: SeenRows(crow [B + 1], col [nnz]) whose entries have value 0;
-        kind: "cosine" or "dot"; row_l2: rows of length 1. Gradients reach u and v. Raises ValueError for shapes,
-        dtypes or a kind that do not match.
+        Args:
+            u: [B, d] floating, features of the users. Differentiable.
+            v: [I, d], dtype of u, features of the items. Differentiable.
+            kind: "cosine" or "dot".
+            seen: SeenRows(crow [B + 1], col [nnz]), whose entries have value 0, or None.
+            row_l2: divide every row by its length.
+
+        Returns:
+            RelationRows [B, I].
+
+        Raises:
+            ValueError: shapes or dtypes do not match, or kind is unknown.
+
+        Example:
+            >>> u, v = torch.randn(2, 8), torch.randn(5, 8)
+            >>> torch.allclose(RelationRows.generated(u, v).dense(), cosine_block(u, v))
+            True
         """
         if kind not in ("cosine", "dot"):
             raise ValueError(f'RelationRows.generated: kind must be "cosine" or "dot", got {kind!r}')
@@ -80,12 +113,27 @@ class RelationRows(Refusal):
         noise_scale: float = 1.0,
         max_repeats: int | None = None,
     ) -> RelationRows:
-        """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)`` (Eq. 5 without its ζ
-        term).
+        """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)``: the first term of
+        equation 5. The rows are constant.
 
-        users: int64 or int32 [B], global ids, each at most max_repeats times (None: any number of times; on CUDA,
-        distinct users take a fraction of the memory). tau > 0. Constant: nothing here has a gradient. Values are
-        float32; `to` changes the dtype they are used in.
+        Args:
+            graph, tau, seed, offset, noise_scale: as for `gumbel_softmax`.
+            users: int64 or int32 [B], global user ids.
+            max_repeats: the maximum number of times that a user occurs in `users`; 1 for distinct users, None for any
+                number. Distinct users take much less memory on CUDA.
+
+        Returns:
+            RelationRows [B, I], float32. `to` changes the dtype.
+
+        Raises:
+            ValueError: tau is not positive, noise_scale is negative, or a user is not in the graph.
+
+        Example:
+            >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+            >>> users = torch.tensor([1, 0])
+            >>> rows = RelationRows.gumbel(graph, users, tau=0.5, seed=7)
+            >>> torch.allclose(rows.dense(), gumbel_softmax(graph, users, tau=0.5, seed=7))
+            True
         """
         users = as_ids("RelationRows.gumbel", "users", users)
         check_temperature("RelationRows.gumbel", tau, noise_scale)
@@ -94,16 +142,24 @@ class RelationRows(Refusal):
 
     @classmethod
     def from_dense(cls, x: Tensor) -> RelationRows:
-        """The rows of a matrix x [B, I], to be summed or stacked with others."""
+        """Equals x: the rows of a floating matrix x [B, I], which can be added to or stacked with other rows.
+
+        Raises:
+            ValueError: x is not a dense floating matrix.
+
+        Example:
+            >>> RelationRows.from_dense(torch.ones(2, 3)).shape
+            torch.Size([2, 3])
+        """
         check_tensors("RelationRows.from_dense", x=x)
         if x.ndim != 2 or not x.is_floating_point() or x.layout != torch.strided:
             raise ValueError(
-                f"RelationRows.from_dense: a dense floating-point x [B, I] is needed, got {tuple(x.shape)}, {x.dtype}, "
+                f"RelationRows.from_dense: x must be a dense floating tensor [B, I], got {tuple(x.shape)}, {x.dtype}, "
                 f"{x.layout}"
             )
         return cls([Block([(1.0, Dense(x))])])
 
-    # --- what existing code asks a tensor -----------------------------------------------------------------------------
+    # --- attributes and methods of a tensor ---------------------------------------------------------------------------
     @property
     def shape(self) -> torch.Size:
         return torch.Size((sum(block.n_rows for block in self._blocks), self._components()[0].n_items))
@@ -124,7 +180,7 @@ class RelationRows(Refusal):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The components' dtype. Gumbel rows are float32 by nature and take the dtype of what they are added to."""
+        """The promoted dtype of the components. Gumbel rows adopt the dtype of the components they are added to."""
         dtypes = {c.dtype for c in self._components() if not isinstance(c, Gumbel)} or {
             c.dtype for c in self._components()
         }
@@ -154,31 +210,37 @@ class RelationRows(Refusal):
         return not self._has_graph()
 
     def requires_grad_(self, requires_grad: bool = True) -> RelationRows:
-        """Makes `linear` record its results from here on, so that torch.autograd.grad takes these rows as inputs."""
+        """Records the following calls of `linear`, so that these rows can be inputs of torch.autograd.grad.
+
+        Raises:
+            RuntimeError: requires_grad is False, but the rows depend on tensors that require grad.
+        """
         if not requires_grad and self._has_graph():
-            raise RuntimeError("RelationRows.requires_grad_: rows of tensors that require grad do too; use detach()")
+            raise RuntimeError(
+                "RelationRows.requires_grad_: the rows depend on tensors that require grad; use detach() to change that"
+            )
         self._leaf = requires_grad
         return self
 
     def detach(self) -> RelationRows:
-        """The same rows, detached from the graph."""
+        """The same rows, detached from the autograd graph."""
         return RelationRows([block.map(Tensor.detach, lambda c: c.detach()) for block in self._blocks])
 
     def clone(self) -> RelationRows:
-        """The same rows as a new object (their tensors are shared, and never written to)."""
+        """The same rows as a new object. The tensors are shared, because they are never changed."""
         return RelationRows(self._blocks)
 
     def to(self, *args, **kwargs) -> RelationRows:
-        """As Tensor.to(device), .to(dtype), .to(device, dtype): these rows when nothing changes.
+        """Like Tensor.to(device), .to(dtype) and .to(device, dtype). Returns the same object if nothing changes.
 
-        Gradients with respect to these rows are found through the result as well.
+        torch.autograd.grad with respect to these rows includes the use of the result in linear layers.
         """
         if "copy" in kwargs or kwargs.get("memory_format") is not None:
-            raise TypeError("RelationRows.to takes a device and a dtype, not copy or memory_format; use .dense()")
+            raise TypeError("RelationRows.to supports a device and a dtype, not copy or memory_format; use .dense()")
         device, dtype = torch._C._nn._parse_to(*args, **kwargs)[:2]
         device, dtype = device or self.device, dtype or self.dtype
         if not dtype.is_floating_point:
-            raise TypeError(f"RelationRows.to({dtype}): rows have a floating dtype; use .dense()")
+            raise TypeError(f"RelationRows.to({dtype}): rows must have a floating dtype; use .dense()")
         if device == self.device and all(c.dtype == dtype for c in self._components()):
             return self
         moved = {id(c): converted(c, device, dtype) for c in self._components()}
@@ -202,25 +264,26 @@ class RelationRows(Refusal):
             "cuda" if device is None else torch.device("cuda", device) if isinstance(device, int) else device
         )
 
-    # --- combining ----------------------------------------------------------------------------------------------------
+    # --- arithmetic and indexing --------------------------------------------------------------------------------------
     def __add__(self, other) -> RelationRows:
-        if isinstance(other, Real) and other == 0:  # where sum() starts
-            self._note("+")
+        if isinstance(other, Real) and other == 0:  # Python's sum() starts with 0
+            self._record("+")
             return self.clone()
         if isinstance(other, Tensor):
             other = self._dense_like(other, "+")
         if not isinstance(other, RelationRows):
             raise TypeError(
-                f"RelationRows + {type(other).__name__}: rows take rows or a dense block; use .dense() for the matrix"
+                f"RelationRows + {type(other).__name__}: only RelationRows or a dense block can be added; use .dense()"
             )
         if self.shape != other.shape:
             raise TypeError(
-                f"RelationRows +: shapes {tuple(self.shape)} and {tuple(other.shape)} differ; use .dense() to broadcast"
+                f"RelationRows +: the shapes {tuple(self.shape)} and {tuple(other.shape)} differ; use .dense() to "
+                "broadcast"
             )
-        self._note("+")
-        other._note("+")
-        mine, theirs = aligned(self._blocks, other._blocks)
-        return RelationRows([Block([*a.terms, *b.terms]) for a, b in zip(mine, theirs, strict=True)])
+        self._record("+")
+        other._record("+")
+        blocks, other_blocks = aligned(self._blocks, other._blocks)
+        return RelationRows([Block([*a.terms, *b.terms]) for a, b in zip(blocks, other_blocks, strict=True)])
 
     __radd__ = __add__
 
@@ -243,9 +306,8 @@ class RelationRows(Refusal):
         return self
 
     def __mul__(self, factor) -> RelationRows:
-        """factor: a number, a 0-dim tensor, or [B, 1] (or a matrix of stride 0 along its row, which is the same
-        thing)."""
-        self._note("*")
+        """rows * factor, where factor is a number, a 0-dim tensor, [B, 1], or [B, 1] expanded to [B, I]."""
+        self._record("*")
         rows = self._promoted(factor)
         scales = rows._row_factors(factor, "*")
         return RelationRows([block.scaled(scale) for block, scale in zip(rows._blocks, scales, strict=True)])
@@ -256,9 +318,10 @@ class RelationRows(Refusal):
         return self._become(self * factor)
 
     def __truediv__(self, divisor) -> RelationRows:
+        # Scaling every component by infinity would give inf − inf = NaN where torch gives an infinity.
         if isinstance(divisor, Real) and divisor == 0:
-            raise TypeError("RelationRows / 0: a sum of rows would not give the infinities of torch; use .dense()")
-        if isinstance(divisor, Tensor) and not divisor.is_complex():  # the reciprocal is taken in the quotient's dtype
+            raise TypeError("RelationRows / 0: division by zero is not supported; use .dense()")
+        if isinstance(divisor, Tensor) and not divisor.is_complex():  # compute the reciprocal in the result's dtype
             divisor = divisor.to(torch.promote_types(self.dtype, divisor.dtype) if divisor.ndim else self.dtype)
         return self * (1 / divisor)
 
@@ -266,29 +329,30 @@ class RelationRows(Refusal):
         return self._become(self / divisor)
 
     def __matmul__(self, matrix: Tensor) -> Tensor:
-        """rows @ matrix [I, H]: linear with its transpose."""
+        """rows @ matrix for a matrix [I, H]. Equals ``rows.linear(matrix.mT)``."""
         if not isinstance(matrix, Tensor) or matrix.ndim != 2:
-            raise TypeError("RelationRows @: a matrix [I, H] is needed; use .dense() for anything else")
+            raise TypeError("RelationRows @: the second factor must be a tensor [I, H]; use .dense() for others")
         return self.linear(matrix.mT)
 
     def __getitem__(self, key) -> RelationRows:
-        """rows[a:b] or rows[ids] (int64 or bool [B]): the same rows, still no matrix."""
-        self._note("[]")
+        """rows[a:b], rows[ids] with integer ids [b], or rows[mask] with a bool mask [B], as RelationRows."""
+        self._record("[]")
         if isinstance(key, slice):
             key = torch.arange(len(self), device=self.device)[key]
         elif isinstance(key, Tensor) and key.dtype == torch.bool and key.shape == (len(self),):
             key = key.nonzero().flatten()
         if not isinstance(key, Tensor) or key.ndim != 1 or key.dtype not in (torch.int64, torch.int32):
-            raise TypeError("RelationRows[…]: rows are taken by slice or by ids [b]; use .dense() for columns")
+            raise TypeError("RelationRows[…]: rows are selected by a slice or by ids [b]; use .dense() for columns")
         if key.numel() and not -len(self) <= int(key.min()) <= int(key.max()) < len(self):
             raise IndexError(
-                f"RelationRows[…]: ids span [{int(key.min())}, {int(key.max())}], there are {len(self)} rows"
+                f"RelationRows[…]: got ids from {int(key.min())} to {int(key.max())}, but there are {len(self)} rows"
             )
         key, blocks, first = torch.where(key < 0, key + len(self), key), [], 0
-        owner = torch.bucketize(
+        # Consecutive ids in the same block become one selection of that block.
+        block_of_row = torch.bucketize(
             key, torch.tensor([b.n_rows for b in self._blocks], device=key.device).cumsum(0), right=True
         )
-        runs = torch.unique_consecutive(owner, return_counts=True)
+        runs = torch.unique_consecutive(block_of_row, return_counts=True)
         for number, count in zip(runs[0].tolist(), runs[1].tolist(), strict=True):
             start = sum(b.n_rows for b in self._blocks[:number])
             blocks.append(self._blocks[number].select(key[first : first + count] - start))
@@ -297,40 +361,62 @@ class RelationRows(Refusal):
 
     @staticmethod
     def cat(many: Sequence[RelationRows | Tensor]) -> RelationRows:
-        """The row blocks stacked; dense [B, I] blocks may be among them."""
+        """Equals ``torch.cat`` along dim 0. Dense blocks [b, I] may be among the rows.
+
+        Raises:
+            TypeError: an argument is not two-dimensional.
+            ValueError: the arguments have different numbers of items.
+        """
         if any(rows.ndim != 2 for rows in many):
             raise TypeError(
-                f"RelationRows.cat: shapes {[tuple(x.shape) for x in many]} are not all [b, I]; use .dense()"
+                f"RelationRows.cat: all shapes must be [b, I], got {[tuple(x.shape) for x in many]}; use .dense()"
             )
         items = {rows.shape[1] for rows in many}
         if len(items) != 1:
-            raise ValueError(f"RelationRows.cat: rows over {sorted(items)} items cannot be stacked")
+            raise ValueError(f"RelationRows.cat: all rows must have the same number of items, got {sorted(items)}")
         dtype = next(rows for rows in many if not isinstance(rows, Tensor)).dtype
         many = [_rows_of(x, dtype, "cat") if isinstance(x, Tensor) else x for x in many]
         for rows in many:
-            rows._note("cat")
+            rows._record("cat")
         return RelationRows([block for rows in many for block in rows._blocks])
 
-    # --- using --------------------------------------------------------------------------------------------------------
+    # --- linear layer, norms, top k, matrix ---------------------------------------------------------------------------
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Equals ``F.linear(self.dense(), weight, bias)``: weight [H, I], bias [H] → [B, H], by one pass over W (Eq.
-        4).
+        """Equals ``F.linear(self.dense(), weight, bias)``, the first layer of the discriminator (equation 4), computed
+        in one pass over the weight. ``F.linear(rows, weight, bias)`` calls it.
 
-        Fastest when weight is item-major (``weight.mT`` contiguous). Raises ValueError when the shapes or dtypes do
-        not match.
+        Args:
+            weight: [H, I], dtype of the rows (any floating dtype under autocast). It is fastest if it is item-major
+                (``weight.mT`` contiguous).
+            bias: [H], or None.
+
+        Returns:
+            [B, H] in the dtype of weight, or in autocast's dtype. Differentiable once.
+
+        Raises:
+            TypeError: weight or bias is not a dense tensor, or a torch.func transform is active.
+            ValueError: shapes or dtypes do not match.
+
+        Example:
+            >>> rows, weight = RelationRows.generated(torch.randn(2, 8), torch.randn(5, 8)), torch.randn(4, 5)
+            >>> torch.allclose(rows.linear(weight), rows.dense() @ weight.T, atol=1e-5)
+            True
         """
-        if not _plain(weight, 2) or not (bias is None or _plain(bias, 1)) or is_transforming():
+        if not _is_dense(weight, 2) or not (bias is None or _is_dense(bias, 1)) or is_transforming():
             raise TypeError(
-                "RelationRows.linear: a dense weight [H, I] and bias [H] are needed, outside torch.func; use .dense()"
+                "RelationRows.linear: weight [H, I] and bias [H] must be dense tensors, and torch.func transforms are "
+                "not supported; use .dense()"
             )
         if weight.shape[1] != self.shape[1]:
             raise ValueError(
-                f"RelationRows.linear: weight is {tuple(weight.shape)}, the rows have {self.shape[1]} items"
+                f"RelationRows.linear: weight must be [H, {self.shape[1]}] for these rows, got {tuple(weight.shape)}"
             )
         fixed = [c.dtype for c in self._components() if not isinstance(c, Gumbel)]
         autocast = torch.is_autocast_enabled(weight.device.type)
         if not autocast and any(dtype != weight.dtype for dtype in fixed):
-            raise ValueError(f"RelationRows.linear: weight is {weight.dtype}, the rows are {self.dtype}")
+            raise ValueError(
+                f"RelationRows.linear: weight must have the dtype of the rows, {self.dtype}, got {weight.dtype}"
+            )
         components = self._components()
         values = linear_of_parts([c.part() for c in components], weight, [c.memory for c in components])
         by_component = dict(zip(map(id, components), values, strict=True))
@@ -340,67 +426,93 @@ class RelationRows(Refusal):
         if self.requires_grad and torch.is_grad_enabled():
             if not z.requires_grad:
                 z = z.requires_grad_().clone()
-            # The edge, not the tensor: an activation in place afterwards gives z another one.
+            # The gradient edge, not the tensor: an in-place activation would replace the edge of z by its own.
             self._through.append((torch.autograd.graph.get_gradient_edge(z), weight))
         return z
 
     def row_norm(self) -> Tensor:
-        """Equals ``self.dense().norm(dim=1)``: [B], gradient 0 at a zero row."""
-        self._note("row_norm")
+        """Equals ``self.dense().norm(dim=1)``: [B]. A zero row has gradient 0.
+
+        Example:
+            >>> rows = RelationRows.generated(torch.randn(2, 8), torch.randn(5, 8))
+            >>> torch.allclose(rows.row_norm(), rows.dense().norm(dim=1))
+            True
+        """
+        self._record("row_norm")
         with self._exact("row_norm"):
             return torch.cat([block.norm() for block in self._blocks]).to(self.dtype)
 
     def normalize(self, eps: float = 0.0) -> RelationRows:
-        """Rows of length 1 (divided by max(length, eps)); a zero row stays zero, with gradient 0."""
-        self._note("normalize")
+        """Equals ``F.normalize(self.dense(), dim=1, eps=eps)``. A zero row stays zero and has gradient 0.
+
+        Example:
+            >>> rows = RelationRows.generated(torch.randn(2, 8), torch.randn(5, 8)).normalize()
+            >>> torch.allclose(rows.row_norm(), torch.ones(2))
+            True
+        """
+        self._record("normalize")
         with self._exact("normalize"):
             scales = [inverse_or_zero(block.norm(), eps).to(self.dtype) for block in self._blocks]
         return RelationRows([block.scaled(scale) for block, scale in zip(self._blocks, scales, strict=True)])
 
     def topk(self, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> torch.return_types.topk:
-        """Equals ``torch.topk(self.dense(), k)``: values [B, k], items int64 [B, k], best first, ties to the lower
-        item id.
+        """Equals ``torch.topk(self.dense(), k)``, computed in tiles of items. Equal values are ordered by item id.
 
-        A seen entry is the value 0 and takes part. Works in tiles; gradients reach what the rows are made of.
-        Raises ValueError when k is outside [0, I], TypeError for another dim or largest=False.
+        A seen entry has value 0 and is not excluded. The values are differentiable in the tensors that the rows consist
+        of.
+
+        Args:
+            k: number of entries per row, in [0, I].
+
+        Returns:
+            values [B, k] and indices [B, k] (int64 item ids), largest first.
+
+        Raises:
+            ValueError: k lies outside [0, I], or a row contains NaN.
+            TypeError: dim is not 1, or largest is False.
+
+        Example:
+            >>> RelationRows.from_dense(torch.tensor([[0.2, 0.9, 0.2]])).topk(2).indices
+            tensor([[1, 0]])
         """
         if dim not in (1, -1) or not largest:
             raise TypeError(
-                f"RelationRows.topk: only the largest along dim 1, got dim={dim}, largest={largest}; use .dense()"
+                f"RelationRows.topk: only dim=1 and largest=True are supported, got dim={dim}, largest={largest}; "
+                "use .dense()"
             )
         if not 0 <= k <= self.shape[1]:
             raise ValueError(f"RelationRows.topk: k must lie in [0, {self.shape[1]}], got {k}")
-        self._note("topk")
+        self._record("topk")
         with self._exact("topk"):
             best = [topk_of_block(block, k) for block in self._blocks]
         return torch.return_types.topk(best[0] if len(best) == 1 else tuple(map(torch.cat, zip(*best, strict=True))))
 
     def dense(self) -> Tensor:
-        """The matrix itself, [B, I], with its gradients: the one call that forms it."""
-        self._note("dense")
+        """Forms the matrix, [B, I]. It is differentiable in the tensors that the rows consist of."""
+        self._record("dense")
         with torch.autocast(self.device.type, enabled=False):
             return torch.cat([block.tile(0, self.shape[1]) for block in self._blocks]).to(self.dtype)
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------------------------------
     def _components(self) -> list:
         return list({id(c): c for block in self._blocks for _, c in block.terms}.values())
 
     def _has_graph(self) -> bool:
         return any(block.requires_grad for block in self._blocks)
 
-    def _note(self, operation: str) -> None:
-        """Notes that rows that require grad went through something torch.autograd.grad cannot follow."""
+    def _record(self, operation: str) -> None:
+        """Records an operation on rows that require grad through which torch.autograd.grad cannot differentiate."""
         if torch.is_grad_enabled() and self.requires_grad and (operation, None) not in self._through:
             self._through.append((operation, None))
 
     def _exact(self, operation: str):
-        """The context in which entries are computed: in their own dtype, also under autocast."""
+        """A context without autocast, so that entries are computed in the dtype of the rows."""
         if is_transforming():
-            raise TypeError(f"{operation} of RelationRows inside torch.func; use .dense() outside of it")
+            raise TypeError(f"{operation} of RelationRows is not supported inside torch.func; use .dense() outside")
         return torch.autocast(self.device.type, enabled=False)
 
     def _promoted(self, factor) -> RelationRows:
-        """The rows in the dtype that torch gives their product with a tensor of one or more dimensions."""
+        """The rows in the dtype of their product with `factor`, by the type promotion of torch."""
         if not isinstance(factor, Tensor) or factor.ndim == 0 or factor.is_complex():
             return self
         return self.to(torch.promote_types(self.dtype, factor.dtype))
@@ -408,7 +520,8 @@ class RelationRows(Refusal):
     def _become(self, other: RelationRows) -> RelationRows:
         if self._leaf and torch.is_grad_enabled():
             raise RuntimeError(
-                "RelationRows: rows that require grad are being changed in place; add out of place instead"
+                "RelationRows: rows that require grad cannot be changed in place; use an operation that returns "
+                "new rows"
             )
         self._blocks, self._through = other.to(self.dtype)._blocks, []
         return self
@@ -416,13 +529,14 @@ class RelationRows(Refusal):
     def _dense_like(self, x: Tensor, operator: str) -> RelationRows:
         if x.shape != self.shape:
             raise TypeError(
-                f"RelationRows {operator} tensor of shape {tuple(x.shape)}: rows of shape {tuple(self.shape)} take a "
-                f"dense block of that shape; use .dense() for anything else"
+                f"RelationRows {operator} tensor: the tensor must have the shape {tuple(self.shape)} of the rows, got "
+                f"{tuple(x.shape)}; use .dense() to broadcast"
             )
         return _rows_of(x, self.dtype, operator)
 
     def _row_factors(self, factor, operator: str) -> list[Scale]:
-        """One scale a block of a number, a 0-dim tensor, [B, 1], or a matrix constant along its rows by stride."""
+        """The scale of every block, from a number, a 0-dim tensor, [B, 1], or a [B, I] tensor of stride 0 along dim
+        1."""
         if isinstance(factor, Real):
             return [float(factor)] * len(self._blocks)
         if isinstance(factor, Tensor) and not factor.is_complex():
@@ -434,25 +548,21 @@ class RelationRows(Refusal):
                 return list(factor.squeeze(1).to(self.dtype).split([block.n_rows for block in self._blocks]))
         shape = tuple(factor.shape) if hasattr(factor, "shape") else type(factor).__name__
         raise TypeError(
-            f"RelationRows {operator} {shape}: rows of shape {tuple(self.shape)} are scaled by a number or [B, 1]; "
-            "use .dense() for anything else"
+            f"RelationRows {operator}: rows of shape {tuple(self.shape)} can be scaled by a number or by "
+            f"[{len(self)}, 1], got {shape}; use .dense() for others"
         )
 
     def __repr__(self) -> str:
         blocks = "; ".join(" + ".join(type(c).__name__ for _, c in block.terms) for block in self._blocks)
         return f"RelationRows({self.shape[0]} x {self.shape[1]}, {self.dtype}, {self.device}: {blocks})"
 
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        return call(func, args, kwargs or {})
 
-
-def _plain(x, ndim: int) -> bool:
+def _is_dense(x, ndim: int) -> bool:
     return isinstance(x, Tensor) and x.ndim == ndim and x.layout == torch.strided
 
 
 def _rows_of(x: Tensor, dtype: torch.dtype, operator: str) -> RelationRows:
-    """A dense block as rows; integers in `dtype`, as torch promotes them."""
+    """A dense block as rows. Integers are converted to `dtype`, as torch promotes them."""
     if x.is_complex() or x.layout != torch.strided:
-        raise TypeError(f"RelationRows {operator} tensor of {x.dtype}, {x.layout}; use .dense()")
+        raise TypeError(f"RelationRows {operator}: tensors of {x.dtype}, {x.layout} are not supported; use .dense()")
     return RelationRows.from_dense(x if x.is_floating_point() else x.to(dtype))

@@ -1,4 +1,4 @@
-"""The k largest entries of rows that come in tiles of items."""
+"""The k largest entries of every row, computed in tiles of items."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..tiles import item_tiles, tile_elements
 from .blocks import Block
 from .components import Generated
 
-WHOLE_ROWS_K = 128  # beyond, whole rows are selected from, a few at a time: the best so far no longer fit beside a tile
-TILE_ELEMENTS = 1 << 19  # smaller than elsewhere: the selection makes several temporaries of a tile's size
-MERGE_ELEMENTS = 1 << 17  # list entries merged with seen items at a time: their temporaries stay in cache
+WHOLE_ROWS_K = 128  # for a larger k, whole rows are formed, because the best entries so far would exceed a tile
+TILE_ELEMENTS = 1 << 19  # smaller than in tiles.py, because the selection needs several temporaries per tile
+MERGE_ELEMENTS = 1 << 17  # list entries that are merged with seen items at a time, so that temporaries stay in cache
 
 
 def topk_of_block(block: Block, k: int) -> tuple[Tensor, Tensor]:
-    """Values [n_rows, k] and items int64 [n_rows, k] of the k largest entries of every row of a block, best first,
-    equal ones by item. The values carry gradients where the block does."""
+    """The k largest entries of every row of a block: values [n_rows, k] and items int64 [n_rows, k], best first, equal
+    values ordered by item. If the block requires grad, the values are differentiable."""
     scale, component = block.terms[0]
     with torch.no_grad():
         positive = bool((scale > 0).all()) if isinstance(scale, Tensor) else scale > 0
@@ -37,19 +37,20 @@ def topk_of_block(block: Block, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _topk_of_generated(rows: Generated, k: int) -> tuple[Tensor, Tensor]:
-    """By cosine_topk, which leaves seen items out: they are all at 0 and are merged in."""
+    """By cosine_topk, which excludes the seen items. They have value 0 and are merged into its result."""
     values, items = cosine_topk(rows.u, rows.v, k, rows.seen, "dot")
     if rows.seen is not None and k:
         for part in torch.arange(rows.n_rows, device=items.device).split(max(1, MERGE_ELEMENTS // k)):
             inside = slice(int(part[0]), int(part[-1]) + 1)
             _merge_seen(values[inside], items[inside], rows.seen.crow[inside.start : inside.stop + 1], rows.seen.col)
     if bool((items < 0).any()):
-        raise ValueError("topk: a row holds NaN")
+        raise ValueError("topk: a row contains NaN")
     return values, items
 
 
 def _merge_seen(values: Tensor, items: Tensor, crow: Tensor, col: Tensor) -> None:
-    """Merges each row's seen items, of value 0, into its list [b, k], in place; the lists' ends drop off."""
+    """Merges the seen items of each row, whose value is 0, into its sorted list [b, k], in place. The lists keep length
+    k, so their last entries are dropped."""
     k = items.shape[1]
     counts, above = crow.diff()[:, None], (values > 0).sum(1, keepdim=True)
     row = torch.repeat_interleave(torch.arange(items.shape[0], device=items.device), crow.diff())
@@ -59,7 +60,7 @@ def _merge_seen(values: Tensor, items: Tensor, crow: Tensor, col: Tensor) -> Non
     place = entry - (crow[:-1] - crow[0])[row] + above[row, 0]
     entry, row, place = (x[place < k] for x in (entry + crow[0], row, place))
     tied = ((values == 0).any(1) & (counts[:, 0] > 0)).nonzero().flatten()
-    before = values[tied], items[tied]
+    unmerged = values[tied], items[tied]
 
     target = torch.arange(k, device=items.device)
     source = target - counts * (target >= above + counts)
@@ -67,18 +68,18 @@ def _merge_seen(values: Tensor, items: Tensor, crow: Tensor, col: Tensor) -> Non
     items.copy_(items.gather(1, source))
     values[row, place] = 0
     items[row, place] = col[entry].long()
-    for at, *best in zip(tied.tolist(), *before, strict=True):
-        # Unseen items at 0 too: they and the seen ones are ordered by item.
-        seen = col[crow[at] : crow[at + 1]].long()
+    for index, *best in zip(tied.tolist(), *unmerged, strict=True):
+        # In these rows, unseen items have value 0, too. They and the seen items must be ordered by item.
+        seen = col[crow[index] : crow[index + 1]].long()
         both, value = torch.cat((best[1], seen)), torch.cat((best[0], best[0].new_zeros(seen.shape)))
         by_item = torch.sort(both).indices
         order = by_item[torch.sort(value[by_item], descending=True, stable=True).indices[:k]]
-        values[at], items[at] = value[order], both[order]
+        values[index], items[index] = value[order], both[order]
 
 
 def _topk_of_whole_rows(block: Block, n_items: int, k: int) -> tuple[Tensor, Tensor]:
-    """By torch.topk of a few rows at a time. Which of equal entries it takes, and their order, is not defined: rows
-    with any are selected from again."""
+    """By torch.topk of a few rows at a time. torch.topk does not define which of several equal entries it returns, nor
+    their order, so rows with equal entries are selected again."""
     rows_at_once = max(1, min(TILE_ELEMENTS, tile_elements()) // max(1, n_items))
     chunks = []
     for rows in torch.arange(block.n_rows, device=block.terms[0][1].device).split(rows_at_once):
@@ -86,7 +87,7 @@ def _topk_of_whole_rows(block: Block, n_items: int, k: int) -> tuple[Tensor, Ten
         values, items = torch.topk(x, min(k + 1, n_items), dim=1)
         tied = (values[:, 1:] == values[:, :-1]).any(1).nonzero().flatten()
         if bool(values.isnan().any()):
-            raise ValueError("topk: a row holds NaN")
+            raise ValueError("topk: a row contains NaN")
         values, items = values[:, :k], items[:, :k]
         if tied.numel():
             values[tied], items[tied] = _in_order(x[tied], _largest(x[tied], k))
@@ -95,7 +96,7 @@ def _topk_of_whole_rows(block: Block, n_items: int, k: int) -> tuple[Tensor, Ten
 
 
 def _in_order(x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """The entries of x [rows, n] at ascending columns [rows, k], largest first, equal ones by column."""
+    """The entries of x [rows, n] at ascending columns [rows, k], largest first, equal entries ordered by column."""
     values, order = torch.sort(x.gather(1, columns), dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
 
@@ -103,10 +104,8 @@ def _in_order(x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
 def _topk_of_tiles(
     tile: Callable[[int, int], Tensor], n_rows: int, n_items: int, k: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Values and items int64 [n_rows, k] of the k largest entries of every row, best first, equal ones by item.
-
-    tile(begin, end) gives entries [n_rows, end − begin]. Holds one tile and the best so far.
-    """
+    """The k largest entries as `topk_of_block` returns them, from tile(begin, end) → [n_rows, end − begin]. One tile
+    and the best entries so far are in memory."""
     items = torch.empty(n_rows, 0, dtype=torch.int64, device=device)
     if k == 0 or n_rows == 0:
         return tile(0, 0).new_zeros(n_rows, k), items.new_zeros(n_rows, k)
@@ -114,7 +113,8 @@ def _topk_of_tiles(
     for begin, end in item_tiles(n_rows, n_items, min(TILE_ELEMENTS, tile_elements())):
         values = tile(begin, end)
         values = values if best is None else torch.cat((best, values), 1)
-        # The first columns are the best of earlier tiles: ascending in item, and all below the items of this tile.
+        # The first columns are the best entries of earlier tiles. Their items are ascending and lower than those of
+        # this tile, so that ties between columns are ties between items in the same order.
         n_best = items.shape[1]
         keep = _largest(values, min(k, values.shape[1]))
         fresh = keep + (begin - n_best)
@@ -125,7 +125,7 @@ def _topk_of_tiles(
 
 
 def _largest(x: Tensor, k: int) -> Tensor:
-    """Columns [rows, k], ascending, of the k largest entries; ties go to the lower column."""
+    """The columns [rows, k] of the k largest entries, ascending. Of equal entries, the lower column is selected."""
     if k == x.shape[1]:
         return torch.arange(k, device=x.device).expand(x.shape[0], -1)
     least = torch.topk(x, k, dim=1, sorted=False).values.amin(1, keepdim=True)
@@ -134,12 +134,12 @@ def _largest(x: Tensor, k: int) -> Tensor:
         chosen = _first_of_equals(x, least, chosen, k)
     columns = chosen.nonzero()[:, 1]
     if columns.numel() != x.shape[0] * k:
-        raise ValueError("topk: a row holds NaN")
+        raise ValueError("topk: a row contains NaN")
     return columns.view(x.shape[0], k)
 
 
 def _first_of_equals(x: Tensor, least: Tensor, chosen: Tensor, k: int) -> Tensor:
-    """`chosen` with exactly k entries a row: of the entries equal to the least one, only the first ones stay."""
+    """`chosen` reduced to exactly k entries per row: of the entries equal to the least one, the first ones stay."""
     tied = (torch.count_nonzero(chosen, dim=1) > k).nonzero().flatten()
     above, level = x[tied] > least[tied], x[tied] == least[tied]
     room = k - torch.count_nonzero(above, dim=1)[:, None]

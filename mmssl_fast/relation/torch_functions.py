@@ -1,6 +1,6 @@
-"""The torch functions that RelationRows and their gradients support, each with its implementation.
+"""The implementations of the torch functions that RelationRows and their gradients support.
 
-Any other function raises a TypeError that names `.dense()`.
+Any other torch function raises a TypeError that names `.dense()`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .rows import RelationRows
 def _refuse_out(name: str, **options) -> None:
     given = [key for key, value in options.items() if value is not None]
     if given:
-        raise TypeError(f"{name} of RelationRows does not take {', '.join(given)}; use .dense()")
+        raise TypeError(f"{name} of RelationRows does not support {', '.join(given)}; use .dense()")
 
 
 @handles(F.linear)
 def _linear(input, weight, bias=None):
     if not isinstance(input, RelationRows):
-        raise TypeError("linear: RelationRows may be the input, not the weight or bias; use .dense()")
+        raise TypeError("linear: only the input can be RelationRows, not the weight or bias; use .dense()")
     return input.linear(weight, bias)
 
 
@@ -33,7 +33,7 @@ def _linear(input, weight, bias=None):
 def _matmul(a, b, *, out=None):
     _refuse_out("matmul", out=out)
     if not isinstance(a, RelationRows):
-        raise TypeError("matmul: RelationRows may be the first factor only; use .dense()")
+        raise TypeError("matmul: only the first factor can be RelationRows; use .dense()")
     return a @ b
 
 
@@ -41,8 +41,8 @@ def _matmul(a, b, *, out=None):
 def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):
     if not isinstance(input, RelationRows) or p != 2 or dim not in (1, -1) or out is not None or eps <= 0:
         raise TypeError(
-            f"normalize of RelationRows: only rows by their length (p=2, dim=1, eps > 0), got p={p}, dim={dim}, "
-            f"eps={eps}; use .dense()"
+            f"normalize of RelationRows: only p=2, dim=1 and eps > 0 are supported, got p={p}, dim={dim}, eps={eps}; "
+            "use .dense()"
         )
     return input.normalize(eps)
 
@@ -51,7 +51,7 @@ def _normalize(input, p=2.0, dim=1, eps=1e-12, out=None):
 def _cat(tensors, dim=0, *, axis=None, out=None):
     dim = dim if axis is None else axis
     if dim not in (0, -2) or out is not None:
-        raise TypeError(f"cat of RelationRows: only along dim 0, got dim={dim}; use .dense()")
+        raise TypeError(f"cat of RelationRows: only dim=0 without out is supported, got dim={dim}; use .dense()")
     return RelationRows.cat(list(tensors))
 
 
@@ -82,18 +82,21 @@ def _rsub(a, b):
 
 @handles(Tensor.add_, Tensor.__iadd__)
 def _add_to_dense(dense, rows, *, alpha=1):
-    """dense += rows: dense changes in place, and what comes back is rows again, so that what follows stays lazy."""
+    """dense += rows, in place. The result is RelationRows, so that the following operations do not form a matrix."""
     if not isinstance(rows, RelationRows) or dense.shape != rows.shape:
         shape = tuple(getattr(rows, "shape", ()))
-        raise TypeError(f"add_: dense block of shape {tuple(dense.shape)}, rows of shape {shape}; use .dense()")
+        raise TypeError(
+            f"add_: the dense block and the rows must have the same shape, got {tuple(dense.shape)} and {shape}; "
+            "use .dense()"
+        )
     rows = rows if alpha == 1 else rows * alpha
     if torch.is_grad_enabled() and (rows.requires_grad or dense.requires_grad):
         return RelationRows.from_dense(dense.add_(rows.dense()))
     first = 0
     for block in rows._blocks:
-        into = dense[first : first + block.n_rows]
+        target = dense[first : first + block.n_rows]
         for begin, end in item_tiles(block.n_rows, dense.shape[1]):
-            into[:, begin:end] += block.tile(begin, end)
+            target[:, begin:end] += block.tile(begin, end)
         first += block.n_rows
     return RelationRows.from_dense(dense)
 
@@ -113,7 +116,7 @@ def _mul(a, b, *, out=None):
 def _div(a, b, *, rounding_mode=None, out=None):
     _refuse_out("div", rounding_mode=rounding_mode, out=out)
     if not isinstance(a, RelationRows):
-        raise TypeError("div: nothing is divided by RelationRows; use .dense()")
+        raise TypeError("div: the divisor cannot be RelationRows; use .dense()")
     return a / b
 
 
@@ -131,7 +134,7 @@ def _lerp(start, end, weight, *, out=None):
 
 @handles(Tensor.expand_as)
 def _expand_as(tensor, rows):
-    """The expanded view [B, I]; of a column or a number, one that stays a column through arithmetic with numbers."""
+    """The expanded view [B, I]. A column or a number becomes an ExpandedColumn."""
     return ExpandedColumn.of(tensor.expand(rows.shape))
 
 
@@ -162,7 +165,9 @@ def _row_lengths(x, p, dim, keepdim):
         return x.norm(p, dim, keepdim)
     dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
     if not isinstance(x, RelationRows) or p not in (2, "fro") or dim not in (1, -1):
-        raise TypeError(f"norm of RelationRows: only row lengths (p=2, dim=1), got p={p}, dim={dim}; use .dense()")
+        raise TypeError(
+            f"norm of RelationRows: only row norms (p=2, dim=1) are supported, got p={p}, dim={dim}; use .dense()"
+        )
     norm = x.row_norm()
     return norm[:, None] if keepdim else norm
 
@@ -177,7 +182,7 @@ def _square(x, *, out=None):
 def _pow(x, exponent, *, out=None):
     _refuse_out("pow", out=out)
     if not isinstance(x, RelationGradient):
-        raise TypeError("pow does not take RelationRows; use .dense()")
+        raise TypeError("pow does not support RelationRows; use .dense()")
     return x.pow(exponent)
 
 
@@ -185,21 +190,21 @@ def _pow(x, exponent, *, out=None):
 def _sum(x, dim=None, keepdim=False, *, dtype=None, out=None):
     _refuse_out("sum", dtype=dtype, out=out)
     if not isinstance(x, RelationGradientSquare):
-        raise TypeError(f"sum does not take {type(x).__name__}; use .dense()")
+        raise TypeError(f"sum does not support {type(x).__name__}; use .dense()")
     return x.sum(dim, keepdim)
 
 
 @handles(torch.flatten)
 def _flatten(x, start_dim=0, end_dim=-1):
     if not isinstance(x, RelationGradient):
-        raise TypeError(f"flatten does not take {type(x).__name__}; use .dense()")
+        raise TypeError(f"flatten does not support {type(x).__name__}; use .dense()")
     return x.flatten(start_dim, end_dim)
 
 
 @handles(torch.reshape)
 def _reshape(x, shape):
     if not isinstance(x, RelationGradient):
-        raise TypeError("reshape does not take RelationRows; use .dense()")
+        raise TypeError("reshape does not support RelationRows; use .dense()")
     return x.view(*shape)
 
 
@@ -215,11 +220,12 @@ def _autograd_grad(
     is_grads_batched=False,
     materialize_grads=False,
 ):
-    """Gradients of tensors with respect to rows and tensors; for rows a RelationGradient, through the z of their
-    `linear`."""
+    """Gradients with respect to tensors and rows. For rows the result is a RelationGradient: autograd computes the
+    gradient with respect to the output of every linear layer whose input the rows were."""
     if any(isinstance(out, RelationRows) for out in outputs) or is_grads_batched:
         raise TypeError(
-            "autograd.grad: RelationRows may be inputs, not outputs, and gradients not batched; use .dense()"
+            "autograd.grad: only inputs can be RelationRows, not outputs, and is_grads_batched is not supported; "
+            "use .dense()"
         )
     flat = []
     for place, rows in enumerate(inputs):
@@ -228,14 +234,15 @@ def _autograd_grad(
             continue
         if not rows._through:
             raise RuntimeError(
-                f"autograd.grad: input {place}, RelationRows of shape {tuple(rows.shape)}, did not go through "
-                "linear while it required grad; call requires_grad_() before, and nothing in between but linear"
+                f"autograd.grad: input {place} (RelationRows of shape {tuple(rows.shape)}) was not the input of a "
+                "linear layer while it required grad; call requires_grad_() directly before the linear layer"
             )
-        elsewhere = [operation for operation, weight in rows._through if weight is None]
-        if elsewhere:
+        untracked = [operation for operation, weight in rows._through if weight is None]
+        if untracked:
             raise TypeError(
-                f"autograd.grad: input {place}, RelationRows of shape {tuple(rows.shape)}, went through "
-                f"{', '.join(elsewhere)} while it required grad; only linear can be followed, use .dense()"
+                f"autograd.grad: input {place} (RelationRows of shape {tuple(rows.shape)}) was used in "
+                f"{', '.join(untracked)} while it required grad; only linear layers can be differentiated with "
+                "respect to rows, use .dense()"
             )
         flat += [edge for edge, _ in rows._through]
     gradients = iter(torch.autograd.grad(outputs, flat, grad_outputs, retain_graph, create_graph, allow_unused=True))
@@ -263,5 +270,5 @@ def _gradient_of(place: int, x, gradients, allow_unused: bool, materialize: bool
     if allow_unused:
         return None
     raise RuntimeError(
-        f"autograd.grad: input {place} was not used in the graph; set allow_unused=True if that is meant"
+        f"autograd.grad: input {place} was not used in the graph; set allow_unused=True if that is intended"
     )

@@ -11,7 +11,7 @@ from tolerances import assert_as_accurate, assert_close
 
 from mmssl_fast import reference, static_shapes
 from mmssl_fast.ops.gumbel_linear import GraphRows
-from mmssl_fast.ops.gumbel_rows import draw_capacity, entry_capacity, expected_draws
+from mmssl_fast.ops.gumbel_method import draw_capacity, entry_capacity, expected_draws
 
 pytestmark = pytest.mark.usefixtures("poison")
 

@@ -122,12 +122,12 @@ def test_bfloat16():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"u": torch.zeros(2, 4)}, "u is 4 wide, v is 3"),
+        ({"u": torch.zeros(2, 4)}, "u and v must have the same width, got 4 and 3"),
         ({"grad": torch.zeros(2, 4)}, r"grad must be \[2, 5\] of float32, got \[2, 4\] of float32"),
-        ({"block": torch.zeros(2, 5)}, "block and inverse go together"),
+        ({"block": torch.zeros(2, 5)}, "pass both or neither of block and inverse"),
         ({"block": torch.zeros(2, 5).double(), "inverse": torch.zeros(2)}, "got .* of float64"),
         ({"block": torch.zeros(2, 5), "inverse": torch.zeros(3)}, r"inverse must be \[2\] of float32"),
-        ({"col": torch.tensor([1])}, "seen needs both crow and col, got only col"),
+        ({"col": torch.tensor([1])}, "pass both or neither of crow and col, got only col"),
     ],
 )
 def test_refuses(change, message):

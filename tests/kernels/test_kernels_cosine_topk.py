@@ -85,8 +85,8 @@ def test_float64(k):
 def test_one_part_or_many_merged_at_once_or_in_rounds(most, monkeypatch):
     u, v, seen = integers(2, 5, 1), integers(401, 5, 2), seen_rows(2, 401, 0.05)
     monkeypatch.setattr(shapes, "parts_of", lambda tiles, others: most)
-    monkeypatch.setattr(kernels, "LEAST_TILES", 1)
-    monkeypatch.setattr(kernels, "MERGED", 32)
+    monkeypatch.setattr(kernels, "MIN_TILES", 1)
+    monkeypatch.setattr(kernels, "MERGE_ELEMENTS", 32)
     for a, b in zip(cosine_topk(u, v, 5, *seen), expected(u, v, 5, seen), strict=True):
         assert torch.equal(a.double(), b.double())
 
@@ -101,7 +101,7 @@ def short():
 @pytest.mark.parametrize("at_once", [1, 700, 10**6])
 def test_long_lists_are_those_of_short_ones_by_blocks_of_rows(at_once, short, monkeypatch):
     u, v, seen, (first_values, first) = short
-    monkeypatch.setattr(kernels, "SORTED", at_once)
+    monkeypatch.setattr(kernels, "SORT_ELEMENTS", at_once)
     values, found = cosine_topk(u, v, 300, *seen)
     assert torch.equal(values[:, :100], first_values) and torch.equal(found[:, :100], first)
     assert torch.equal((found < 0).sum(1), seen.crow.diff())
@@ -142,12 +142,12 @@ def test_bfloat16_is_ordered_in_float32():
     "change, message",
     [
         ({"k": -1}, "k must not be negative, got -1"),
-        ({"u": torch.zeros(2, 4)}, "u is 4 wide, v is 3"),
+        ({"u": torch.zeros(2, 4)}, "u and v must have the same width, got 4 and 3"),
         ({"v": torch.zeros(5, 3, dtype=torch.float64)}, "u is float32, v is float64"),
         ({"u": torch.zeros(3)}, r"u must be \[B, d\], got \(3,\)"),
         ({"u": torch.zeros(2, 3).half(), "v": torch.zeros(5, 3).half()}, "values must be float32, float64 or bfloat16"),
-        ({"crow": torch.tensor([0, 1, 1])}, "seen needs both crow and col, got only crow"),
-        ({"crow": torch.tensor([0, 1]), "col": torch.tensor([1])}, "crow has 2 offsets, 2 rows need 3"),
+        ({"crow": torch.tensor([0, 1, 1])}, "pass both or neither of crow and col, got only crow"),
+        ({"crow": torch.tensor([0, 1]), "col": torch.tensor([1])}, "crow must have 3 offsets for 2 rows, got 2"),
         ({"crow": torch.tensor([0, 1, 1]), "col": torch.tensor([1.0])}, "col must be contiguous int32 or int64"),
     ],
 )

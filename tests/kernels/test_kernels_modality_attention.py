@@ -75,7 +75,7 @@ def test_bfloat16_is_computed_in_float32():
     "change, message",
     [
         ({"e": torch.zeros(4, 6)}, r"e must be \[M, N, d\]"),
-        ({"k": torch.zeros(3, 5, 6)}, "q, k and e must have one shape"),
+        ({"k": torch.zeros(3, 5, 6)}, "q, k and e must have the same shape"),
         ({"k": torch.zeros(3, 4, 6).double()}, "got float32, float64, float32"),
         ({"heads": 4}, "d = 6 is not a multiple of heads = 4"),
     ],

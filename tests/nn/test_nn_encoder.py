@@ -265,8 +265,8 @@ def test_features_that_do_not_fit_are_refused():
     graph, features = catalogue(1)
     with pytest.raises(ValueError, match="at least one modality"):
         MMSSL(graph, {})
-    with pytest.raises(ValueError, match=r"'visual' have shape \(10, 9\)"):
+    with pytest.raises(ValueError, match=r"'visual' must be .*got shape \(10, 9\)"):
         MMSSL(graph, {"visual": features["visual"][:10]})
     features["visual"][6, 2] = math.nan
-    with pytest.raises(ValueError, match="'visual' are not finite in row 6"):
+    with pytest.raises(ValueError, match="'visual' must be finite, but row 6 is not"):
         MMSSL(graph, features)

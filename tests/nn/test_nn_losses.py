@@ -52,7 +52,7 @@ def test_discriminator_loss_refuses_what_does_not_fit():
     (real,), fakes = random_rows(1), random_rows(2)
     with pytest.raises(ValueError, match="at least one modality"):
         losses.discriminator_loss(discriminator(), real, [], torch.rand(0))
-    with pytest.raises(ValueError, match=r"expected \[2 modalities x 6 rows\]"):
+    with pytest.raises(ValueError, match=r"alpha must be \[2 modalities x 6 rows\]"):
         losses.discriminator_loss(discriminator(), real, fakes, torch.rand(BATCH))
     with pytest.raises(ValueError, match="at least 2 real rows in training, got 1"):
         losses.discriminator_loss(discriminator(), real[:1], [fakes[0][:1]], torch.rand(1))

@@ -201,7 +201,7 @@ def test_contrastive_part_asks_for_the_views_it_reads():
         objective = build(model_settings={"eta": eta}, contrastive=True)
         assert "contrastive" in objective.generator_terms(objective.model(views=views), USERS, POS, NEG)
     objective = build(model_settings={"eta": 0.0}, contrastive=True)
-    with pytest.raises(ValueError, match=r"contrastive part reads Eq\. 8's views; encode with views=True"):
+    with pytest.raises(ValueError, match=r"contrastive part needs the views of Eq\. 8; call the model with views=True"):
         objective.generator_terms(objective.model(views=False), USERS, POS, NEG)
 
 
@@ -302,6 +302,6 @@ def test_discriminator_must_fit_the_graph():
     model = build().model
     with pytest.raises(ValueError, match="needs a discriminator"):
         MMSSLObjective(model, None)
-    with pytest.raises(ValueError, match="rows of 12 items, the graph has 11"):
+    with pytest.raises(ValueError, match="has 12 items, but the graph has 11"):
         MMSSLObjective(model, Discriminator(12))
     assert MMSSLObjective(model, None, adversarial=False).discriminator is None

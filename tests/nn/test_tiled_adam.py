@@ -11,7 +11,7 @@ from relation_cases import catalogue
 
 from mmssl_fast.nn import Discriminator
 from mmssl_fast.nn.losses import discriminator_loss, generator_loss
-from mmssl_fast.nn.tiled_adam import TiledAdam, _rounded_at_random
+from mmssl_fast.nn.tiled_adam import TiledAdam, _stochastically_rounded
 from mmssl_fast.relation import RelationRows
 from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 from mmssl_fast.relation.algebra.pending_gradient import PendingGradient, pending_gradient
@@ -95,7 +95,11 @@ def test_pending_gradient_goes_without_the_collector():
 
 def test_pending_gradient_ends_with_its_block():
     weight = make_weight(4, True)
-    with pytest.raises(RuntimeError, match="pending already"), pending_gradient(weight), pending_gradient(weight):
+    with (
+        pytest.raises(RuntimeError, match="already active"),
+        pending_gradient(weight),
+        pending_gradient(weight),
+    ):
         pass
     F.linear(generated(2), weight).sum().backward()
     assert weight.grad is not None
@@ -214,7 +218,7 @@ def test_random_rounding_is_of_the_entry_and_step_alone():
         assert all(torch.equal(a, b) for a, b in zip(whole, other, strict=True))
     value = torch.full((4096,), 1 + 2.0**-10)  # an eighth of the way from 1 to the next bfloat16
     bits = torch.arange(4096) * 16
-    rounded = _rounded_at_random(value, bits)
+    rounded = _stochastically_rounded(value, bits)
     assert rounded.unique().tolist() == [1.0, 1 + 2.0**-7]
     assert rounded.double().mean().item() == pytest.approx(value[0].item(), rel=1e-5)
 
@@ -223,9 +227,9 @@ def test_random_rounding_leaves_what_is_not_finite():
     odd = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0])
     all_ones = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     for bits in (torch.zeros(5, dtype=torch.int64), torch.full((5,), 0xFFFF)):
-        found = _rounded_at_random(odd, bits)
+        found = _stochastically_rounded(odd, bits)
         assert found[:2].tolist() == [torch.inf, -torch.inf] and found[2].isnan() and found[3:].abs().max() < 1e-38
-    assert _rounded_at_random(all_ones, torch.tensor([0xFFFF])).isnan().all()
+    assert _stochastically_rounded(all_ones, torch.tensor([0xFFFF])).isnan().all()
 
 
 def test_moments_of_float16_are_refused():

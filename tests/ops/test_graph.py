@@ -34,10 +34,13 @@ ENTRIES = {
 @pytest.mark.parametrize(
     "values, message",
     [
-        ([1.0, -1.0, 1.0, 1.0], r"value \d \(user 0, item 1\) is -1; an interaction's value is positive; leave it out"),
-        ([1, 1, -3, 1], r"value \d \(user 1, item 1\) is -3; an interaction's value is positive"),
-        ([1.0, np.nan, 1.0, 1.0], r"value \d \(user 0, item 1\) is nan; values are finite"),
-        ([1.0, 1.0, 1.0, np.inf], r"value \d \(user 1, item 2\) is inf; values are finite"),
+        (
+            [1.0, -1.0, 1.0, 1.0],
+            r"value \d \(user 0, item 1\) is -1; an interaction must have a positive value; remove it",
+        ),
+        ([1, 1, -3, 1], r"value \d \(user 1, item 1\) is -3; an interaction must have a positive value"),
+        ([1.0, np.nan, 1.0, 1.0], r"value \d \(user 0, item 1\) is nan; values must be finite"),
+        ([1.0, 1.0, 1.0, np.inf], r"value \d \(user 1, item 2\) is inf; values must be finite"),
         ([1.0, 1.0, 1.0 + 2j, 1.0], "values must be real numbers, got complex128"),
     ],
 )
@@ -78,7 +81,7 @@ def test_edges_that_cancel_are_none():
     assert graph.nnz == 1 and graph.user_degree.tolist() == [0, 1] and graph.value.tolist() == [2.0]
 
 
-@pytest.mark.parametrize("value, message", [(np.nan, "values are finite"), (1e300, "values fit float32")])
+@pytest.mark.parametrize("value, message", [(np.nan, "values must be finite"), (1e300, "values must fit in float32")])
 def test_edge_values_that_are_no_float32_are_refused(value, message):
     with pytest.raises(ValueError, match=f"^InteractionGraph.from_pairs: value 1 .*{message}"):
         InteractionGraph.from_pairs([0, 1], [0, 1], 2, 2, [1.0, value])

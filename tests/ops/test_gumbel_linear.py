@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmssl_fast import reference
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.ops.gumbel_linear import gumbel_linear
-from mmssl_fast.ops.gumbel_rows import GumbelRows, gumbel_method
+from mmssl_fast.ops.gumbel_method import gumbel_method
+from mmssl_fast.ops.gumbel_rows import GumbelRows
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -188,14 +189,16 @@ def test_gumbel_linear_refuses():
         gumbel_linear(graph, users, weight, 2.0, 5, method="order_statistics")
     rows = GumbelRows(graph, users, 2.0, 5)
     with pytest.raises(
-        ValueError, match=r"^GumbelRows.block: rows are sparse by order statistics only, method is 'dense'"
+        ValueError, match=r"^GumbelRows.block: only method \"order_statistics\" has sparse rows, got 'dense'"
     ):
         rows.block()
-    with pytest.raises(ValueError, match=r"^GumbelRows.forward: rows have 41 items, got x of shape \(40, 3\)"):
+    with pytest.raises(ValueError, match=r"^GumbelRows.forward: x must be \[41, k\], got shape \(40, 3\)"):
         rows.forward([torch.zeros(40, 3)])
     with pytest.raises(
-        ValueError, match=r"^GumbelRows.backward: rows are 9 x 41, got a gradient of shape \(9, 3\) for an"
+        ValueError, match=r"^GumbelRows.backward: the gradient must be \[9, k\] and the output \[41, k\], got"
     ):
         rows.backward([torch.zeros(9, 3)], [torch.zeros(41, 4)])
-    with pytest.raises(ValueError, match=r"^GumbelRows.backward: accumulate in float32 or float64, got torch.bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"^GumbelRows.backward: the output must be float32 or float64, got torch.bfloat16"
+    ):
         rows.backward([torch.zeros(9, 3)], [torch.zeros(41, 3).bfloat16()])

@@ -8,13 +8,8 @@ from csr_blocks import random_graph
 from mmssl_fast import reference, static_shapes
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.ops import gumbel_rows
-from mmssl_fast.ops.gumbel_rows import (
-    choose_method,
-    entry_capacity,
-    expected_draws,
-    gumbel_method,
-    gumbel_order_statistics,
-)
+from mmssl_fast.ops.gumbel_method import choose_method, entry_capacity, expected_draws, gumbel_method
+from mmssl_fast.ops.gumbel_rows import gumbel_order_statistics
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 from mmssl_fast.relation import RelationRows
 

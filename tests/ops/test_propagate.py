@@ -165,8 +165,14 @@ def test_propagate_refuses(arguments, message):
     [
         ({"users": torch.zeros(4, 2)}, "users has 4 rows, the graph has 5 users"),
         ({"items": torch.zeros(8, 2)}, "items has 8 rows, the graph has 7 items"),
-        ({"items": torch.zeros(7, 3)}, r"users are 2 wide in torch.float32, items 3 in torch.float32"),
-        ({"items": torch.zeros(7, 2).double()}, r"users are 2 wide in torch.float32, items 2 in torch.float64"),
+        (
+            {"items": torch.zeros(7, 3)},
+            r"users and items must have the same width and dtype, got 2 \(torch.float32\) and 3",
+        ),
+        (
+            {"items": torch.zeros(7, 2).double()},
+            r"users and items must have the same width and dtype, got 2 \(torch.float32\) and 2 \(torch.f",
+        ),
         ({"layers": -1}, "layers must not be negative, got -1"),
         ({"norm": "sym"}, "norm must be one of"),
     ],

@@ -105,7 +105,7 @@ def test_sample_bpr_does_not_depend_on_the_batch_or_the_threads(threads):
 def test_sample_bpr_says_once_how_many_users_are_left_out():
     graph = uneven_graph()
     with pytest.warns(
-        UserWarning, match=r"^sample_bpr: 4 of 60 users have every item and no negative to sample: left out"
+        UserWarning, match=r"^sample_bpr: 4 of 60 users interacted with every item; they have no negative item and"
     ):
         sample_bpr(graph, 5, 0)
     with warnings.catch_warnings():
@@ -142,7 +142,7 @@ def test_sample_bpr_refuses():
         ValueError, match=r"^sample_bpr: no user has both a positive and a negative item \(2 users, 2 items"
     ):
         sample_bpr(everything, 5, 0)
-    message = '^sample_bpr: over="users" draws without replacement: batch is 54, only 53 of 60 users have both'
+    message = '^sample_bpr: over="users" draws without replacement, but batch is 54 and only 53 of 60 users have both'
     with pytest.raises(ValueError, match=message):
         sample_bpr(graph, 54, 0, over="users")
     with pytest.raises(ValueError, match=r"^sample_bpr: batch must not be negative, got -1"):

@@ -63,7 +63,7 @@ def test_real_rows_that_cancel_are_rescued_where_shapes_are_static():
     rows = RelationRows.generated(u, v, "dot")
     rows = rows - RelationRows.generated(u * (1 + 1e-3 * torch.rand(60, 1)), v, "dot")
     with static_shapes.forced():
-        ids = torch.arange(static_shapes.RESCUED)
+        ids = torch.arange(static_shapes.STATIC_DENSE_ROWS)
         norm = rows[ids].row_norm()
     torch.testing.assert_close(norm.double(), rows[ids].dense().double().norm(dim=1), atol=0, rtol=1e-3)
 

@@ -52,7 +52,7 @@ def test_gradient_norm_equals_dense(shape, item_major, dtype):
 
 @pytest.mark.parametrize("elements", [5 * 401, 5 * 401 - 1])
 def test_gradient_norm_keeps_a_small_product_and_streams_a_large_one(elements, monkeypatch):
-    monkeypatch.setattr(module, "KEPT_ELEMENTS", elements)
+    monkeypatch.setattr(module, "SAVED_ELEMENTS", elements)
     g, weight = gradient(5, 41), weights(41, 401)
     kept = torch.ops.mmssl_fast.gradient_norm(g, weight, "float64")[3]
     assert kept.shape == (5, 401 if elements == 5 * 401 else 0)
@@ -132,8 +132,8 @@ def test_gradient_norm_compiles_fullgraph():
 @pytest.mark.parametrize(
     "g, weight, message",
     [
-        (torch.zeros(3, 4), torch.zeros(5, 9), r"g \[B, H\] and weight \[H, I\] are needed, got \(3, 4\) and \(5, 9\)"),
-        (torch.zeros(3, 5).double(), torch.zeros(5, 9), "one floating dtype, got torch.float64 and torch.float32"),
+        (torch.zeros(3, 4), torch.zeros(5, 9), r"g must be \[B, H\] and weight \[H, I\], got \(3, 4\) and \(5, 9\)"),
+        (torch.zeros(3, 5).double(), torch.zeros(5, 9), "the same floating dtype, got torch.float64 and torch.float32"),
     ],
 )
 def test_gradient_norm_refuses(g, weight, message):

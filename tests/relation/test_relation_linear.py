@@ -208,13 +208,16 @@ def test_relation_linear_same_bits_when_repeated():
     "change, message",
     [
         ({"kind": "euclid"}, 'kind must be "cosine" or "dot", got \'euclid\''),
-        ({"u": torch.zeros(3, 4)}, r"u \[B, d\] and v \[I, d\] are needed, got \(3, 4\) and \(9, 2\)"),
-        ({"v": torch.zeros(9, 2, dtype=torch.float64)}, "one floating dtype, got torch.float32 and torch.float64"),
-        ({"weight": torch.zeros(4, 8)}, r"weight is \(4, 8\), v has 9 items"),
-        ({"weight": torch.zeros(4, 9, dtype=torch.float64)}, "weight is torch.float64, u is torch.float32"),
+        ({"u": torch.zeros(3, 4)}, r"u must be \[B, d\] and v \[I, d\], got \(3, 4\) and \(9, 2\)"),
+        ({"v": torch.zeros(9, 2, dtype=torch.float64)}, "the same floating dtype, got torch.float32 and torch.float64"),
+        ({"weight": torch.zeros(4, 8)}, r"weight must be \[H, 9\] for 9 items, got \(4, 8\)"),
+        (
+            {"weight": torch.zeros(4, 9, dtype=torch.float64)},
+            "weight must have the dtype of u, torch.float32, got torch.float64",
+        ),
         (
             {"seen": SeenRows(torch.zeros(3, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))},
-            "3 offsets, 3 rows need 4",
+            "must have 4 offsets for 3 rows, got 3",
         ),
     ],
 )

@@ -109,6 +109,6 @@ def test_relation_row_norm_compiles_fullgraph():
 
 def test_relation_row_norm_refuses():
     with pytest.raises(
-        ValueError, match=r"^relation_row_norm: u \[B, d\] and v \[I, d\] are needed, got \(3, 4\) and \(9, 2\)"
+        ValueError, match=r"^relation_row_norm: u must be \[B, d\] and v \[I, d\], got \(3, 4\) and \(9, 2\)"
     ):
         relation_row_norm(torch.zeros(3, 4), torch.zeros(9, 2))

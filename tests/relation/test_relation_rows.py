@@ -9,7 +9,7 @@ from relation_blocks import N_ITEMS, NAMES, TAUS, D, H, both, compare, setting, 
 from relation_cases import carried, catalogue, factors, relative, weights
 
 from mmssl_fast import reference
-from mmssl_fast.ops.gumbel_rows import choose_method
+from mmssl_fast.ops.gumbel_method import choose_method
 from mmssl_fast.ops.gumbel_softmax import gumbel_softmax
 from mmssl_fast.relation import RelationRows
 
@@ -184,21 +184,24 @@ def test_bfloat16_rows():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda r: r.linear(torch.zeros(3, 4)), r"RelationRows\.linear: weight is \(3, 4\), the rows have 101 items"),
+        (
+            lambda r: r.linear(torch.zeros(3, 4)),
+            r"RelationRows\.linear: weight must be \[H, 101\] for these rows, got \(3, 4\)",
+        ),
         (
             lambda r: r.linear(torch.zeros(3, 101)),
-            r"RelationRows\.linear: weight is torch.float32, the rows are torch.float64",
+            r"RelationRows\.linear: weight must have the dtype of the rows, torch.float64, got torch.float32",
         ),
-        (lambda r: r + r[:4], r"RelationRows \+: shapes \(13, 101\) and \(4, 101\) differ"),
+        (lambda r: r + r[:4], r"RelationRows \+: the shapes \(13, 101\) and \(4, 101\) differ"),
         (
             lambda r: RelationRows.generated(torch.zeros(3, 2), torch.zeros(4, 2), "l1"),
             'kind must be "cosine" or "dot"',
         ),
         (
             lambda r: RelationRows.cat([r, RelationRows.generated(torch.zeros(3, 2), torch.zeros(4, 2))]),
-            r"over \[4, 101\] items",
+            r"same number of items, got \[4, 101\]",
         ),
-        (lambda r: RelationRows.from_dense(torch.zeros(3)), r"\[B, I\] is needed"),
+        (lambda r: RelationRows.from_dense(torch.zeros(3)), r"must be a dense floating tensor \[B, I\]"),
     ],
 )
 def test_refusals(call, message):

@@ -1,7 +1,8 @@
-"""Rows of u vᵀ that cancel: their seen items make up nearly all of the row, and subtracting them leaves no digits.
+"""Cancelled rows: rows of u vᵀ whose seen items make up nearly the whole row, so that subtracting them loses all
+digits.
 
-Such rows are formed densely instead. They are few (users whose unseen items are all nearly orthogonal to them), and
-they are formed a block at a time, so that memory stays bounded even if every row cancels.
+These rows are formed densely instead. They are few: the features of all unseen items must be nearly orthogonal to those
+of the user. They are formed block by block, so that memory stays bounded even if every row cancels.
 """
 
 from __future__ import annotations
@@ -12,24 +13,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CANCELLED_SHARE = 1e-3  # of the squared norm: below it a row is formed densely (a thirtieth of the length)
+CANCELLED_SHARE = 1e-3  # a row with a smaller unseen share of its squared norm is formed densely
 BLOCK_ELEMENTS = 1 << 22
 
 
 class CancelledBlock(NamedTuple):
-    """Some of the cancelled rows: rows int64 [b], and the seen entries among them as pairs (local row, item)."""
+    """Some of the cancelled rows.
+
+    rows: int64 [b], their numbers. local, items: int64 [nnz], their seen entries as (index into `rows`, item) pairs.
+    """
 
     rows: Tensor
     local: Tensor
     items: Tensor
 
     def mask_(self, x: Tensor) -> Tensor:
-        """x [b, I] with the seen entries set to 0, in place."""
+        """Sets the seen entries of x [b, I] to 0, in place."""
         return x.index_put_((self.local, self.items), x.new_zeros(()))
 
 
 def cancelled_blocks(seen: tuple[Tensor, Tensor], cancelled: Tensor, n_items: int) -> Iterator[CancelledBlock]:
-    """The rows where cancelled [B] is true, in blocks of at most BLOCK_ELEMENTS entries."""
+    """The rows for which cancelled [B] is true, in blocks of at most BLOCK_ELEMENTS entries."""
     crow, col = seen
     for rows in cancelled.nonzero().flatten().split(max(1, BLOCK_ELEMENTS // max(1, n_items))):
         if rows.numel() == 0:
@@ -43,8 +47,8 @@ def cancelled_blocks(seen: tuple[Tensor, Tensor], cancelled: Tensor, n_items: in
 
 
 def excluded_rows(seen: tuple[Tensor, Tensor] | None, cancelled: Tensor | None, n_items: int) -> Tensor | None:
-    """bool [B]: the rows that are not computed as low rank minus sparse, or None for none: those that cancel, which
-    cancelled_blocks forms, and those whose every item is seen, which are exactly zero."""
+    """The rows that are not computed as low rank minus sparse, bool [B], or None if there are none. They are the
+    cancelled rows, which are formed densely, and the rows whose items are all seen, which are exactly zero."""
     if seen is None:
         return None
     excluded = seen[0].diff() >= n_items
@@ -54,5 +58,5 @@ def excluded_rows(seen: tuple[Tensor, Tensor] | None, cancelled: Tensor | None, 
 
 
 def zero_rows(x: Tensor, excluded: Tensor | None) -> Tensor:
-    """x [B, ...] with the excluded rows set to zero; x itself when there are none."""
+    """x [B, ...] with the excluded rows set to zero, or x itself if there are none."""
     return x if excluded is None else x.masked_fill(excluded.view(-1, *[1] * (x.ndim - 1)), 0)

@@ -1,11 +1,15 @@
-"""gradient_norm: the lengths of g W, the gradient penalty's ‖∇_x D‖, without forming [B, I] (Eq. 7).
+"""gradient_norm: the row norms of g W, which are ‖∇_x D‖ in the gradient penalty, without forming [B, I] (Eq. 7).
 
-With K = W Wᵀ: ‖g W‖² = g K gᵀ per row. K is symmetric: its lower blocks are computed, the rest mirrored. With n the
-length, q = g K and a = ∂L/∂n / n, the gradients are dg = a∘q and dW = (gᵀ(a∘g)) W: one product over W, because (dK +
-dKᵀ) collects both sides of K. When H > 2B, g W itself is cheaper: three products over W where it is kept for backward,
-up to KEPT_ELEMENTS, four where it is streamed in item tiles and made anew. Streamed are also the rows that float32
-cannot take through K: where ‖g W‖² is far below Σ_h g_h² ‖W_h‖², the digits of K cancel (on CUDA the worst few, see
-static_shapes).
+With K = W Wᵀ, the squared norm of a row is ‖g W‖² = g K gᵀ. K is symmetric, so its lower blocks are computed and
+mirrored. Let n be the norm, q = g K and a = ∂L/∂n / n. The gradients are dg = a∘q and dW = (gᵀ(a∘g)) W. The latter is
+a single product over W, because dK + dKᵀ collects both factors of K.
+
+If H > 2B, g W itself is cheaper than K. Up to SAVED_ELEMENTS entries it is saved for the backward pass, which takes
+three products over W in total. A larger g W is streamed: computed in tiles of items and again in the backward pass,
+which takes four products.
+
+Some rows are also streamed if H ≤ 2B: if ‖g W‖² is far below Σ_h g_h² ‖W_h‖², the digits of K cancel. On CUDA, a fixed
+number of the worst rows is streamed (static_shapes.py).
 """
 
 from __future__ import annotations
@@ -18,44 +22,52 @@ from torch import Tensor
 from ...arguments import check_tensors
 from ...ops.derivatives import differentiable, is_transforming, undifferentiable
 from ...precision import addmm_, gemm_dtype, mm, mm_out, rounded
-from ...static_shapes import is_static, rows_to_rescue
+from ...static_shapes import is_static, rows_to_form_densely
 from ...tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of
 
-MIRROR_BLOCKS = 6
-KEPT_ELEMENTS = 1 << 22  # of g W, less than half of W: 16 MiB of float32
-# K's rounding errors are eps of its entries. A row is streamed where they would show at 1e-5 (float64: 1e-12, the
-# half-width types: 2e-2): in its length, where ‖gW‖² is under this share of Σ_h g_h²‖W_h‖²; in its gradient, where ‖gK‖
-# is under that share of ‖g‖‖K‖.
+MIRROR_BLOCKS = 6  # row blocks of a symmetric product; more blocks save more, but make the products smaller
+SAVED_ELEMENTS = 1 << 22  # maximum number of entries of g W that are saved (16 MiB of float32, less than half of W)
+# The entries of K have relative rounding errors of the dtype's eps. A row is streamed if these could cause a relative
+# error above 1e-5 (float64: 1e-12; float16 and bfloat16: 2e-2) in the norm, which happens if ‖gW‖² is below
+# CANCELLED_LENGTH · Σ_h g_h²‖W_h‖², or in the gradient, if ‖gK‖ is below CANCELLED_GRADIENT · ‖g‖‖K‖.
 CANCELLED_LENGTH = {torch.float32: 1e-2, torch.float64: 1e-4, torch.bfloat16: 1e-1, torch.float16: 3e-2}
 CANCELLED_GRADIENT = {torch.float32: 6e-4, torch.float64: 1e-5, torch.bfloat16: 3e-3, torch.float16: 1e-3}
 
-NO_SECOND_DERIVATIVE = "gradient_norm: has no second derivative; use mmssl_fast.reference.gradient_norm"
+NO_SECOND_DERIVATIVE = "gradient_norm has no second derivative; use mmssl_fast.reference.gradient_norm"
 
 
 def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
-    """Equals ``(g @ weight).norm(dim=1)``, without forming g @ weight (Eq. 7).
+    """Equals ``(g @ weight).norm(dim=1)``, without forming g @ weight.
 
-    With g = ∂ΣD/∂z, z the first Linear's output and weight its W, this is ‖∇_x D(x)‖ for every row x. Differentiable
-    once, in g and weight. Under autocast the operands of every product, forward and backward, are rounded to its dtype.
+    The norm in the gradient penalty, equation 7 of MMSSL (WWW 2023). If z is the output of the discriminator's first
+    linear layer for rows x and g = ∂ΣD/∂z, then g @ weight is the gradient ∇_x D(x). Differentiable once, in g and
+    weight. Under autocast, the operands of all products, forward and backward, are rounded to autocast's dtype.
 
     Args:
         g: [B, H] float32, float64 or bfloat16 (computed in float32).
-        weight: [H, I], dtype of g, of either layout; its gradient has the same layout.
+        weight: [H, I], dtype of g, in either memory layout. Its gradient has the same layout.
 
     Returns:
-        [B], dtype of g; where the length is 0 the gradient is 0.
+        [B], dtype of g. A norm of 0 has gradient 0.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match.
+        ValueError: shapes or dtypes do not match.
+
+    Example:
+        >>> g, weight = torch.randn(3, 4), torch.randn(4, 6)
+        >>> torch.allclose(gradient_norm(g, weight), (g @ weight).norm(dim=1))
+        True
     """
     check_tensors("gradient_norm", g=g, weight=weight)
     if g.ndim != 2 or weight.ndim != 2 or g.shape[1] != weight.shape[0]:
         raise ValueError(
-            f"gradient_norm: g [B, H] and weight [H, I] are needed, got {tuple(g.shape)} and {tuple(weight.shape)}"
+            f"gradient_norm: g must be [B, H] and weight [H, I], got {tuple(g.shape)} and {tuple(weight.shape)}"
         )
     if g.dtype != weight.dtype or not g.is_floating_point():
-        raise ValueError(f"gradient_norm: g and weight must have one floating dtype, got {g.dtype} and {weight.dtype}")
+        raise ValueError(
+            f"gradient_norm: g and weight must have the same floating dtype, got {g.dtype} and {weight.dtype}"
+        )
     work = torch.float32 if g.dtype in (torch.bfloat16, torch.float16) else g.dtype
     gemm = str(gemm_dtype(g.device, work)).removeprefix("torch.")
     with torch.autocast(g.device.type, enabled=False):
@@ -63,8 +75,7 @@ def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
 
 
 def _symmetric_product(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dtype) -> Tensor:
-    """a @ b [H, H] in dtype, known to be symmetric: the blocks below the diagonal by product, those above by
-    mirroring."""
+    """a @ b [H, H] in dtype, where the product is symmetric. The blocks above the diagonal are copied from below."""
     h = a.shape[0]
     step = -(-h // MIRROR_BLOCKS) if h >= 256 else max(h, 1)
     out = a.new_empty(h, h, dtype=dtype)
@@ -77,7 +88,7 @@ def _symmetric_product(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dty
 
 
 def _streamed(g: Tensor, weight: Tensor, gemm: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(‖g W‖² float64 [b], g W Wᵀ [b, H]) by item tiles."""
+    """‖g W‖² (float64 [b]) and g W Wᵀ ([b, H]), computed in tiles of items."""
     square = g.new_zeros(g.shape[0], dtype=torch.float64)
     q = torch.zeros_like(g, memory_format=torch.contiguous_format)
     for begin, end in item_tiles(g.shape[0], weight.shape[1]):
@@ -87,24 +98,24 @@ def _streamed(g: Tensor, weight: Tensor, gemm: torch.dtype) -> tuple[Tensor, Ten
     return square, q
 
 
-def _keeps(g: Tensor, weight: Tensor) -> bool:
-    """Whether g W is kept for backward."""
+def _saves_product(g: Tensor, weight: Tensor) -> bool:
+    """Whether g W is formed and saved for the backward pass."""
     (rows, h), items = g.shape, weight.shape[1]
-    return h > 2 * rows and rows * items <= KEPT_ELEMENTS
+    return h > 2 * rows and rows * items <= SAVED_ELEMENTS
 
 
 @torch.library.custom_op("mmssl_fast::gradient_norm", mutates_args=())
 def _gradient_norm_op(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The lengths, g K, which rows did not go through K, and g W where it is kept (else of no columns)."""
+    """The norms, q = g K, a mask of the rows that were not computed with K, and the saved g W (or [B, 0])."""
     (rows, h), narrow = g.shape, getattr(torch, gemm)
-    every, none = torch.ones(rows, dtype=torch.bool, device=g.device), g.new_empty(rows, 0)
-    if _keeps(g, weight):
+    all_rows, not_saved = torch.ones(rows, dtype=torch.bool, device=g.device), g.new_empty(rows, 0)
+    if _saves_product(g, weight):
         w = rounded(weight, narrow)
         r = mm(g, w, narrow)
-        return torch.linalg.vector_norm(r, dim=1), mm(r, w.mT, narrow), every, r
+        return torch.linalg.vector_norm(r, dim=1), mm(r, w.mT, narrow), all_rows, r
     if h > 2 * rows:
         square, q = _streamed(g, weight, narrow)
-        return square.sqrt_().to(g.dtype), q, every, none
+        return square.sqrt_().to(g.dtype), q, all_rows, not_saved
     w = rounded(weight, narrow)
     k = _symmetric_product(w, w.mT, narrow, g.dtype)
     q = mm(g, k, narrow)
@@ -113,30 +124,30 @@ def _gradient_norm_op(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Ten
         CANCELLED_LENGTH[narrow] * (g.square() @ k.diagonal()) / square.clamp_min(0),
         CANCELLED_GRADIENT[narrow] * g.norm(dim=1) * k.norm() / q.norm(dim=1),
     )
-    ids = rows_to_rescue(badness.nan_to_num(0, posinf=torch.inf))  # 0 / 0: g is zero, and so is the length
-    streamed = torch.zeros_like(every)
+    ids = rows_to_form_densely(badness.nan_to_num(0, posinf=torch.inf))  # 0 / 0 if g is zero, which is exact
+    streamed = torch.zeros_like(all_rows)
     if ids.numel():
         square[ids], q[ids] = _streamed(g[ids], weight, narrow)
         streamed[ids] = True
-    return square.clamp_min_(0).sqrt_().to(g.dtype), q, streamed, none
+    return square.clamp_min_(0).sqrt_().to(g.dtype), q, streamed, not_saved
 
 
 @_gradient_norm_op.register_fake
 def _(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = g.shape[0]
-    kept = weight.shape[1] if _keeps(g, weight) else 0
-    return g.new_empty(rows), g.new_empty(g.shape), g.new_empty(rows, dtype=torch.bool), g.new_empty(rows, kept)
+    saved = weight.shape[1] if _saves_product(g, weight) else 0
+    return g.new_empty(rows), g.new_empty(g.shape), g.new_empty(rows, dtype=torch.bool), g.new_empty(rows, saved)
 
 
 @torch.library.custom_op("mmssl_fast::gradient_norm_bwd", mutates_args=())
 def _gradient_norm_bwd_op(
-    grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor, streamed: Tensor, kept: Tensor, gemm: str
+    grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor, streamed: Tensor, saved: Tensor, gemm: str
 ) -> Tensor:
-    """∂L/∂weight, laid out as weight."""
-    a, narrow = _per_length(grad, norm)[:, None], getattr(torch, gemm)
+    """∂L/∂weight in the layout of weight."""
+    a, narrow = _divide_or_zero(grad, norm)[:, None], getattr(torch, gemm)
     d_weight = torch.empty_like(weight)
-    if kept.shape[1]:
-        mm_out(kept.mT, a * g, d_weight.mT, narrow)
+    if saved.shape[1]:
+        mm_out(saved.mT, a * g, d_weight.mT, narrow)
         return d_weight
     ids = _streamed_rows(streamed, g)
     if ids.numel() == g.shape[0]:
@@ -153,7 +164,7 @@ def _gradient_norm_bwd_op(
 
 
 @_gradient_norm_bwd_op.register_fake
-def _(grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor, streamed: Tensor, kept: Tensor, gemm: str) -> Tensor:
+def _(grad: Tensor, g: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(weight)
 
 
@@ -164,13 +175,13 @@ def _add_to_pending(
     weight: Tensor,
     norm: Tensor,
     streamed: Tensor,
-    kept: Tensor,
+    saved: Tensor,
     gemm: str,
 ) -> None:
-    """Adds to `pending` the pieces of what `_gradient_norm_bwd_op` returns as a matrix."""
-    a, narrow = _per_length(grad, norm)[:, None], getattr(torch, gemm)
-    if kept.shape[1]:
-        pending.add_rows(kept, a * g, narrow)
+    """Adds the gradient that `_gradient_norm_bwd_op` returns as a matrix to `pending`, in pieces."""
+    a, narrow = _divide_or_zero(grad, norm)[:, None], getattr(torch, gemm)
+    if saved.shape[1]:
+        pending.add_rows(saved, a * g, narrow)
         return
     ids = _streamed_rows(streamed, g)
     if ids.numel() < g.shape[0]:
@@ -182,16 +193,17 @@ def _add_to_pending(
 
 
 def _streamed_rows(streamed: Tensor, g: Tensor) -> Tensor:
-    """The rows where `streamed` is set, whose number is known from g's shape where shapes are static."""
+    """The rows for which `streamed` is true. If shapes are static, their number depends on the shape of g only."""
     rows, h = g.shape
     if streamed.shape != (rows,):
         raise ValueError(f"gradient_norm_bwd: streamed must be [{rows}], got {list(streamed.shape)}")
     if not is_static(g.device):
         return streamed.nonzero().flatten()
-    return torch.arange(rows, device=g.device) if h > 2 * rows else rows_to_rescue(streamed.to(torch.float32))
+    return torch.arange(rows, device=g.device) if h > 2 * rows else rows_to_form_densely(streamed.to(torch.float32))
 
 
-def _per_length(grad: Tensor, norm: Tensor) -> Tensor:
+def _divide_or_zero(grad: Tensor, norm: Tensor) -> Tensor:
+    """grad / norm, and 0 where norm is 0."""
     return torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
 
 
@@ -203,20 +215,21 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _grad(
-    ctx: Any, grad: Tensor | None, q_grad: Tensor | None, _streamed: Tensor | None, kept_grad: Tensor | None
+    ctx: Any, grad: Tensor | None, q_grad: Tensor | None, _streamed: Tensor | None, saved_grad: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    if is_transforming() and (q_grad is not None or kept_grad is not None):  # of a second derivative, by torch.func
+    # Inside torch.func, gradients of the intermediate results only occur in second derivatives.
+    if is_transforming() and (q_grad is not None or saved_grad is not None):
         raise NotImplementedError(NO_SECOND_DERIVATIVE)
     if grad is None:
         return None, None, None
-    g, weight, norm, q, streamed, kept = ctx.saved_tensors
-    d_g = _per_length(grad, norm)[:, None] * q if ctx.needs_input_grad[0] else None
+    g, weight, norm, q, streamed, saved = ctx.saved_tensors
+    d_g = _divide_or_zero(grad, norm)[:, None] * q if ctx.needs_input_grad[0] else None
     d_weight = None
     pending = pending_of(weight) if ctx.needs_input_grad[1] and not torch.compiler.is_compiling() else None
     if pending is not None:
-        _add_to_pending(pending, grad, g, weight, norm, streamed, kept, ctx.gemm)
+        _add_to_pending(pending, grad, g, weight, norm, streamed, saved, ctx.gemm)
     elif ctx.needs_input_grad[1]:
-        d_weight = gradient_norm_bwd(grad, g, weight, norm, streamed, kept, ctx.gemm)
+        d_weight = gradient_norm_bwd(grad, g, weight, norm, streamed, saved, ctx.gemm)
     return d_g, d_weight, None
 
 

@@ -1,15 +1,17 @@
-"""The arithmetic of relation_linear: rows Wᵀ and its gradients, part by part, without forming rows (Eq. 3 and 4).
+"""The arithmetic of the linear layer on relation rows: rows Wᵀ and its gradients, without forming rows (Eq. 3 and 4).
 
-With W = weight [H, I] and s_ui = U_u·V_i for the seen pairs, Linear on generated rows is
+A part is a block of rows of one kind: generated, sparse, tiled or dense. With W = weight [H, I] and the products
+s_ui = U_u·V_i of the seen pairs S, the linear layer on generated rows is
 
-    ((U Vᵀ) ∘ (1 − S)) Wᵀ = U (W V)ᵀ − Σ_{i seen by u} s_ui W[:, i]
+    z = ((U Vᵀ) ∘ (1 − S)) Wᵀ = U (W V)ᵀ − Σ_{i seen by u} s_ui W[:, i]
 
-at I·d·H + nnz·H operations instead of B·I·H. Its gradients, with y = ∂L/∂z, T = yᵀU and A = (y W) at the seen pairs:
+which takes I·d·H + nnz·H operations instead of B·I·H. With y = ∂L/∂z, T = yᵀU, and A = (y W) at the seen pairs and 0
+elsewhere, its gradients are
 
     dW = T Vᵀ − yᵀs,   dU = y (W V) − A V,   dV = Wᵀ T − Aᵀ U.
 
-A part is one kind of rows. `forward` and `backward` below go through any number of parts, and do together what reads
-the whole of W: it is far larger than anything else here, so one product over W for all parts is what counts.
+`forward` and `backward` below process any number of parts. W is by far the largest operand, so they compute the
+products with W, namely W V and Wᵀ T, for all parts together.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ from .weight_gradient import DenseGradient
 
 @dataclass(eq=False)
 class PartValue:
-    """What one part's forward leaves: z [B, H]; for a generated part also vw = (W V)ᵀ [d, H] and the seen products
-    [nnz]."""
+    """The result of the forward pass of a part: z [B, H], and for a generated part also vw = (W V)ᵀ [d, H] and the
+    products s_ui of the seen pairs [nnz]."""
 
     z: Tensor
     vw: Tensor | None = None
@@ -43,8 +45,8 @@ class PartValue:
 
 
 class WeightPass:
-    """What the parts of one pass over a weight share: its columns, one transpose of every CSR block, and the products
-    over W that all parts need, computed together."""
+    """The values that the parts share during one pass over a weight: the columns of the weight, the transpose of every
+    CSR block, and the products W V."""
 
     def __init__(self, weight: Tensor, gemm: torch.dtype) -> None:
         self.weight, self.gemm, self.columns = weight, gemm, WeightColumns(weight)
@@ -59,51 +61,52 @@ class WeightPass:
 
 
 class Part:
-    """One kind of relation rows, [B, I], as relation_linear reads them. Constant unless `inputs` says otherwise."""
+    """A block of relation rows [B, I] of one kind. The defaults of the methods describe constant rows."""
 
     def inputs(self) -> list[Tensor]:
-        """The tensors that may need a gradient, in the order of `input_gradients`."""
+        """The tensors that may require a gradient, in the order of `input_gradients`."""
         return []
 
     def cast(self, dtype: torch.dtype) -> Part:
-        """The part with its inputs in `dtype`."""
+        """The part with its inputs converted to `dtype`."""
         return self
 
     def detach(self) -> Part:
-        """The part with its inputs cut from the graph."""
+        """The part with its inputs detached from the autograd graph."""
         return self
 
     def key(self) -> tuple[Any, ...]:
-        """Changes whenever the rows do."""
+        """A key that changes whenever the rows change."""
         return tuple((x.data_ptr(), version(x)) for x in self.inputs())
 
     def low_rank(self) -> tuple[Tensor, Tensor] | None:
-        """(u [B, d], v [I, d]), where the rows are u vᵀ plus something sparse."""
+        """(u [B, d], v [I, d]) if the rows are u vᵀ plus a sparse matrix, else None."""
         return None
 
     def forward(self, shared: WeightPass) -> PartValue:
-        """z = rows Wᵀ."""
+        """Computes z = rows Wᵀ."""
         raise NotImplementedError
 
     def add_weight_gradient(
         self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
     ) -> None:
-        """Adds dW of everything but `low_rank`, whose share is one product for all parts."""
+        """Adds dW to `sink`, without the contribution of `low_rank`, which is one product for all parts."""
         raise NotImplementedError
 
     def input_gradients(
         self, value: PartValue, grad: Tensor, needs: Sequence[bool], tw: Tensor | None, shared: WeightPass
     ) -> list[Tensor | None]:
-        """The gradients of `inputs`, None where not needed. tw: Wᵀ T [I, d] of `low_rank`, where that is needed."""
+        """The gradients of `inputs`; None for an input that needs none. tw is Wᵀ T [I, d] for the factors `low_rank`,
+        if the gradient of v is needed."""
         return []
 
 
 @dataclass(eq=False)
 class GeneratedPart(Part):
-    """Rows (u vᵀ) ∘ (1 − S): u [B, d], v [I, d], S the entries of seen (crow [B + 1], col [nnz]) or None.
+    """The rows (u vᵀ) ∘ (1 − S).
 
-    cancelled: bool [B] or None. Rows whose seen items make up nearly all of u vᵀ, where the subtraction would leave no
-    digits: they alone are formed densely, a few at a time (see relation_row_norm).
+    u: [B, d]. v: [I, d]. seen: the entries of S as (crow [B + 1], col [nnz]), or None. cancelled: bool [B] or None, the
+    rows that are formed densely, a few at a time, because the subtraction would lose all digits (see cancelled.py).
     """
 
     u: Tensor
@@ -138,7 +141,7 @@ class GeneratedPart(Part):
             products = sampled_dot(seen.crow, seen.col, u, self.v)
             x, col = shared.columns.gather(seen)
             spmm_add_(z, seen.rows(), seen.crow, col, -products, x)
-        # Written, not added: what low rank minus sparse left in these rows has no digits.
+        # The cancelled rows are assigned, not added: their low-rank factor is zero in `u`.
         for block in self._cancelled_blocks():
             z[block.rows] = self._dense(block) @ shared.weight.mT
         return PartValue(z, vw, products)
@@ -159,19 +162,18 @@ class GeneratedPart(Part):
         du: Any = None
         dv: Any = None
         sampled = None
-        kept_grad = zero_rows(grad, self.excluded)
+        low_rank_grad = zero_rows(grad, self.excluded)
         if self.seen is not None:
             seen = shared.entries(*self.seen)
             x, col = shared.columns.gather(seen)
-            sampled = sampled_dot(seen.crow, col, kept_grad, x)
+            sampled = sampled_dot(seen.crow, col, low_rank_grad, x)
         if needs[0]:
-            du = kept_grad @ cast(Tensor, value.vw).mT
+            du = low_rank_grad @ cast(Tensor, value.vw).mT
             if self.seen is not None and sampled is not None:
                 spmm_add_(du, torch.arange(du.shape[0], device=du.device), *self.seen, -sampled, self.v)
         if needs[1]:
-            dv = cast(
-                Tensor, tw
-            ).contiguous()  # a slice of the columns of one product: rows must be adjacent to be added to
+            # tw is a slice of the columns of a shared product, but spmm_add_ needs contiguous rows.
+            dv = cast(Tensor, tw).contiguous()
             if sampled is not None:
                 seen.add_transposed_(dv, -sampled, self.low_rank()[0])
         for block in self._cancelled_blocks():
@@ -187,13 +189,13 @@ class GeneratedPart(Part):
             yield from cancelled_blocks(self.seen, self.cancelled, self.v.shape[0])
 
     def _dense(self, block: CancelledBlock) -> Tensor:
-        """The rows of a block, [b, I]."""
+        """The rows of a block as a matrix, [b, I]."""
         return block.mask_(self.u[block.rows] @ self.v.mT)
 
 
 @dataclass(eq=False)
 class SparsePart(Part):
-    """Constant rows given as a CSR block: crow int64 [B + 1], col [nnz], value [nnz], over n_items columns."""
+    """Constant rows given as a CSR block: crow int64 [B + 1], col [nnz], value [nnz]."""
 
     crow: Tensor
     col: Tensor
@@ -212,7 +214,8 @@ class SparsePart(Part):
 
 @dataclass(eq=False)
 class TiledPart(Part):
-    """Constant rows given in tiles: tile(begin, end) → [n_rows, end − begin], the same whenever it is called."""
+    """Constant rows given by a function tile(begin, end) → [n_rows, end − begin], which generates the same tile in
+    every call."""
 
     n_rows: int
     n_items: int
@@ -233,7 +236,7 @@ class TiledPart(Part):
 
 @dataclass(eq=False)
 class DensePart(Part):
-    """Rows that exist as a matrix x [B, I]."""
+    """Rows that are given as a matrix x [B, I]."""
 
     x: Tensor
 
@@ -265,25 +268,28 @@ def check_generated(op: str, u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] |
     if kind not in ("cosine", "dot"):
         raise ValueError(f'{op}: kind must be "cosine" or "dot", got {kind!r}')
     if u.ndim != 2 or v.ndim != 2 or u.shape[1] != v.shape[1]:
-        raise ValueError(f"{op}: u [B, d] and v [I, d] are needed, got {tuple(u.shape)} and {tuple(v.shape)}")
+        raise ValueError(f"{op}: u must be [B, d] and v [I, d], got {tuple(u.shape)} and {tuple(v.shape)}")
     if u.dtype != v.dtype or not u.is_floating_point():
-        raise ValueError(f"{op}: u and v must have one floating dtype, got {u.dtype} and {v.dtype}")
+        raise ValueError(f"{op}: u and v must have the same floating dtype, got {u.dtype} and {v.dtype}")
     if seen is not None and seen[0].numel() != u.shape[0] + 1:
-        raise ValueError(f"{op}: seen.crow has {seen[0].numel()} offsets, {u.shape[0]} rows need {u.shape[0] + 1}")
+        raise ValueError(
+            f"{op}: seen.crow must have {u.shape[0] + 1} offsets for {u.shape[0]} rows, got {seen[0].numel()}"
+        )
 
 
 def version(x: Tensor) -> int:
-    """x._version, and 0 for tensors of inference mode, which have none."""
+    """x._version, or 0 for an inference tensor, which has no version."""
     return 0 if x.is_inference() else x._version
 
 
 def forward(
     weight: Tensor, parts: Sequence[Part], values: Sequence[PartValue | None], gemm: torch.dtype
 ) -> list[PartValue]:
-    """z = rows Wᵀ of every part, with one product over W for all distinct v. Plain tensors in, plain tensors out.
+    """z = rows Wᵀ of every part, with one product over W for all distinct v. It is not recorded by autograd.
 
-    values: of the same parts at the same weight, where an earlier call has computed them. gemm: dtype of the products
-    over W.
+    Args:
+        values: cached values of the same parts for the same weight, or None for a part that has to be computed.
+        gemm: dtype of the operands of the products over W.
     """
     shared = WeightPass(weight, gemm)
     factors = [part.low_rank() for part, value in zip(parts, values, strict=True) if value is None]
@@ -300,8 +306,11 @@ def backward(
     need_inputs: Sequence[Sequence[bool]],
     gemm: torch.dtype,
 ) -> tuple[Tensor | None, list[list[Tensor | None]]]:
-    """(dW in the layout of weight, per part its inputs' gradients) from ∂L/∂z of every part; a None among grads is a
-    zero. Where the weight's gradient is pending, its pieces go there and dW is None."""
+    """dW in the layout of weight, and the gradients of the inputs of every part, from ∂L/∂z of every part.
+
+    A gradient of None is zero. If a PendingGradient is active for the weight, dW is added to it in pieces, and None is
+    returned instead.
+    """
     shared = WeightPass(weight, gemm)
     live = [k for k, grad in enumerate(grads) if grad is not None]
     d_weight = None
@@ -326,10 +335,9 @@ def _weight_gradient(
     grads: Sequence[Tensor],
     shared: WeightPass,
 ) -> None:
-    """dW: the low-rank share of all parts first, because it is written, not added; then the rest of each part."""
-    factors: dict[
-        tuple[Any, ...], tuple[Tensor, Tensor]
-    ] = {}  # of every distinct v: it, and Tᵀ = uᵀy [d, H] summed over parts
+    """Adds dW of all parts to `sink`. The low-rank contributions come first, because DenseGradient.start assigns them
+    instead of adding them."""
+    factors: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}  # for every distinct v: (v, Tᵀ = Σ uᵀy [d, H])
     for part, grad in zip(parts, grads, strict=True):
         if (low_rank := part.low_rank()) is not None:
             u, v = low_rank
@@ -343,7 +351,7 @@ def _weight_gradient(
 def _products_with_weight(
     parts: Sequence[Part], grads: Sequence[Tensor | None], which: Sequence[int], shared: WeightPass
 ) -> dict[int, Tensor]:
-    """Wᵀ T [I, d] of some parts, by their number, with one product over W: Wᵀ [T¹ | T² | …]."""
+    """Wᵀ T [I, d] for the parts with the numbers `which`, by a single product over W: Wᵀ [T¹ | T² | …]."""
     if not which:
         return {}
     weight, gemm = shared.weight, shared.gemm
@@ -357,7 +365,7 @@ def _key(v: Tensor) -> tuple[Any, ...]:
 
 
 def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tuple[Any, ...], Tensor]:
-    """(W V)ᵀ [d, H] of every distinct v, by one product."""
+    """(W V)ᵀ [d, H] for every distinct v, by a single product over W."""
     distinct = {_key(v): v for v in vs}
     if not distinct:
         return {}

@@ -1,8 +1,8 @@
-"""The gradient of a first layer's weight as the pieces it is made of, formed a few items at a time.
+"""The gradient of the weight of a first layer, stored as pieces and formed a few items at a time.
 
-dW of a Linear on relation rows is low rank plus sparse columns, and of the gradient penalty a small matrix times W
-(parts, gradient_norm). At a million items and H = 512 it would be 2 GB beside W's 2 GB and Adam's 4; an
-optimiser that takes it in tiles never holds it.
+dL/dW of a linear layer on relation rows is low rank plus sparse (parts.py). dL/dW of the gradient penalty is a small
+matrix times W (gradient_norm.py). For a million items and H = 512, the gradient as a matrix would take 2 GB, in
+addition to 2 GB for W and 4 GB for Adam. An optimizer that processes it in tiles (nn.TiledAdam) never stores it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ...precision import addmm_
 from ...tiles import item_tiles
 from .weight_columns import ItemEntries
 
-Piece = Callable[[int, int, Tensor], object]  # (begin, end, out): out [end − begin, H] += the items' share of dWᵀ
+Piece = Callable[[int, int, Tensor], object]  # (begin, end, out): adds rows begin to end of dWᵀ to out
 
 _pending: dict[int, PendingGradient] = {}
 
 
 class PendingGradient:
-    """dL/dW [H, I] of a weight as a list of pieces: `tile` forms the gradient of some items, `dense` all of it.
+    """dL/dW [H, I] of a weight as a list of pieces. `tile` forms the gradient of some items, and `dense` all of it.
 
-    Made by `pending_gradient`. The pieces of a penalty read W itself. A tile of a piece reads only the same tile of W,
-    so an optimiser may write a tile of W as soon as it has formed that tile of the gradient.
+    `pending_gradient` creates it. The pieces of a gradient penalty read W. A tile of a piece reads the same tile of W
+    only, so that an optimizer may change a tile of W as soon as it has formed this tile of the gradient.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -41,7 +41,7 @@ class PendingGradient:
 
     @torch.no_grad()
     def tile(self, begin: int, end: int, out: Tensor | None = None) -> Tensor:
-        """(dL/dW)ᵀ of the items [begin, end): [end − begin, H], contiguous; in `out` where it is given."""
+        """(dL/dW)ᵀ of the items [begin, end): contiguous [end − begin, H], written to `out` if it is given."""
         out = self.weight.new_empty(end - begin, self.weight.shape[0]) if out is None else out
         out.zero_()
         for piece in self._pieces:
@@ -49,7 +49,7 @@ class PendingGradient:
         return out
 
     def dense(self) -> Tensor:
-        """dL/dW [H, I], in the weight's layout; the only other memory is a tile."""
+        """dL/dW [H, I] in the layout of the weight."""
         dense = torch.empty_like(self.weight)
         item_major = dense.mT.is_contiguous()
         for begin, end in item_tiles(*self.weight.shape):
@@ -61,12 +61,12 @@ class PendingGradient:
         return dense
 
     def start(self, factors: Sequence[tuple[Tensor, Tensor]], gemm: torch.dtype) -> None:
-        """dWᵀ += Σ v t, with v [I, k] and t [k, H], rounded to gemm."""
+        """Adds Σ v t to dWᵀ, with v [I, k] and t [k, H] rounded to gemm."""
         for v, t in factors:
             self._pieces.append(_product(v, t, gemm))
 
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
-        """dWᵀ[col[e]] += value[e] y[row(e)] for every entry; y [B, H]."""
+        """Adds value[e] y[row(e)] to dWᵀ[col[e]] for every entry e; y is [B, H]."""
         items, t_crow, t_row, order = entries.by_item
         every = torch.arange(entries.n_items + 1, device=items.device)
         crow, t_value = t_crow[torch.searchsorted(items, every)], value[order]
@@ -75,16 +75,16 @@ class PendingGradient:
         )
 
     def add_product(self, s: Tensor, gemm: torch.dtype) -> None:
-        """dWᵀ += Wᵀ s, with s [H, H], both rounded to gemm."""
-        weight = self.weight  # not self, whose reference cycle would keep every piece until Python's collector runs
+        """Adds Wᵀ s to dWᵀ, with s [H, H], both rounded to gemm."""
+        weight = self.weight  # capturing self would be a reference cycle, which delays the release of all pieces
         self._pieces.append(lambda begin, end, out: addmm_(out, weight.mT[begin:end], s, gemm))
 
     def add_rows(self, x: Tensor, y: Tensor, gemm: torch.dtype | None = None) -> None:
-        """dWᵀ += xᵀ y, with x [b, I] and y [b, H]; rounded to gemm where it is given."""
+        """Adds xᵀ y to dWᵀ, with x [b, I] and y [b, H], rounded to gemm if it is given."""
         self.add_tiles(lambda begin, end: x[:, begin:end], y, gemm)
 
     def add_tiles(self, tile: Callable[[int, int], Tensor], y: Tensor, gemm: torch.dtype | None = None) -> None:
-        """As add_rows, x given in tiles: tile(begin, end) → [b, end − begin]."""
+        """Like add_rows, with x given by a function tile(begin, end) → [b, end − begin]."""
         self._pieces.append(lambda begin, end, out: addmm_(out, tile(begin, end).to(y.dtype).mT, y, gemm or y.dtype))
 
 
@@ -94,17 +94,29 @@ def _product(v: Tensor, t: Tensor, gemm: torch.dtype) -> Piece:
 
 @contextmanager
 def pending_gradient(weight: Tensor) -> Iterator[PendingGradient]:
-    """Inside, a backward pass leaves dL/dW of this weight in pieces and ``weight.grad`` as it is.
+    """A context in which backward passes collect dL/dW of a weight in pieces and do not change ``weight.grad``.
 
-    Equals, around one or more ``loss.backward()``, what they add to ``weight.grad``: ``pending.dense()``. For the
-    weight of relation_linear on RelationRows and of gradient_norm; a gradient that reaches the weight in any other way
-    goes to ``weight.grad`` as ever.
+    After one or more calls of ``loss.backward()`` in the context, ``pending.dense()`` equals the sum that they would
+    have added to ``weight.grad``. This applies to linear layers on RelationRows and to `gradient_norm`. Gradients of
+    any other use of the weight are added to ``weight.grad`` as usual.
 
-    weight: [H, I] float32 or float64, best item-major (``weight.mT`` contiguous).
+    Args:
+        weight: [H, I] float32 or float64, preferably item-major (``weight.mT`` contiguous).
+
+    Raises:
+        RuntimeError: the context is already active for this weight.
+
+    Example:
+        >>> rows = RelationRows.generated(torch.randn(2, 8), torch.randn(5, 8))
+        >>> weight = torch.randn(4, 5, requires_grad=True)
+        >>> with pending_gradient(weight) as pending:
+        ...     rows.linear(weight).sum().backward()
+        >>> weight.grad is None, torch.allclose(pending.dense(), rows.dense().sum(0).expand(4, 5), atol=1e-5)
+        (True, True)
     """
     key = weight.data_ptr()
     if key in _pending:
-        raise RuntimeError("pending_gradient: this weight's gradient is pending already")
+        raise RuntimeError("pending_gradient: the context is already active for this weight")
     pending = _pending[key] = PendingGradient(weight.detach())
     try:
         yield pending
@@ -113,5 +125,5 @@ def pending_gradient(weight: Tensor) -> Iterator[PendingGradient]:
 
 
 def pending_of(weight: Tensor) -> PendingGradient | None:
-    """The PendingGradient that a backward pass is to fill for this weight, if there is one."""
+    """The active PendingGradient of this weight, or None."""
     return _pending.get(weight.data_ptr()) if _pending and not is_transforming() else None

@@ -1,7 +1,7 @@
-"""relation_linear: the discriminator's first Linear on relation rows that are never formed (Eq. 3 and 4).
+"""relation_linear: the first linear layer of the discriminator on relation rows, without forming them (Eq. 3 and 4).
 
-`relation_linear` is the op on one generated block and compiles; `linear_of_parts` takes any number of parts at once,
-reads the weight once for all of them and is what RelationRows runs on. The arithmetic of both is in parts.py.
+`relation_linear` is the op for one block of generated rows, and supports torch.compile. `linear_of_parts` processes any
+number of parts in one pass over the weight; RelationRows calls it. The arithmetic of both is in parts.py.
 """
 
 from __future__ import annotations
@@ -31,33 +31,42 @@ def relation_linear(
     kind: str = "dot",
     row_l2: bool = False,
 ) -> Tensor:
-    """Equals ``F.linear(cosine_block(u, v, seen, kind, row_l2), weight)``, without forming the [B, I] block (Eq. 3, 4).
+    """Equals ``F.linear(cosine_block(u, v, seen, kind, row_l2), weight)``, without forming the [B, I] block.
 
-    Costs I·d·H + nnz·H instead of B·I·H, where nnz counts the seen pairs of the block. Gradients reach u, v and
-    weight, through the row scale and the cosine as well; they cannot be differentiated again.
+    The first layer of the discriminator (equation 4 of MMSSL, WWW 2023) on the generated rows of equation 3. It takes
+    I·d·H + nnz·H operations instead of B·I·H, where nnz is the number of seen pairs. Differentiable once in u, v and
+    weight.
 
     Args:
-        u: [B, d] float32, float64 or bfloat16 (computed in float32), features of the users of the block.
-        v: [I, d], dtype of u, features of all items.
-        weight: [H, I], dtype of u. Fastest item-major (``weight.mT`` contiguous); then its gradient is item-major too.
-        seen: SeenRows(crow [B + 1], col [nnz]) whose entries have value 0, distinct within a row; or None.
-        kind: "cosine" (Eq. 3) or "dot" (the released code).
-        row_l2: scale every row to length 1; a zero row stays zero, with gradient 0.
+        u: [B, d] float32, float64 or bfloat16 (computed in float32), features of the users.
+        v: [I, d], dtype of u, features of the items.
+        weight: [H, I], dtype of u. It is fastest if it is item-major (``weight.mT`` contiguous). Its gradient has the
+            same layout.
+        seen: SeenRows(crow [B + 1], col [nnz]), whose entries have value 0 and are distinct within a row, or None.
+        kind: "cosine" (equation 3) or "dot" (the authors' code).
+        row_l2: divide every row by its length. A zero row stays zero and has gradient 0.
 
     Returns:
         [B, H], dtype of weight.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match, or another kind.
+        ValueError: shapes or dtypes do not match, or kind is unknown.
+
+    Example:
+        >>> u, v, weight = torch.randn(2, 8), torch.randn(5, 8), torch.randn(4, 5)
+        >>> seen = SeenRows(crow=torch.tensor([0, 1, 3]), col=torch.tensor([4, 0, 2]))
+        >>> z = relation_linear(u, v, weight, seen, kind="cosine", row_l2=True)
+        >>> torch.allclose(z, F.linear(cosine_block(u, v, seen, row_l2=True), weight), atol=1e-5)
+        True
     """
     check_tensors("relation_linear", u=u, v=v, weight=weight)
     check_generated("relation_linear", u, v, seen, kind)
     if weight.ndim != 2 or weight.shape[1] != v.shape[0]:
         raise ValueError(
-            f"relation_linear: weight is {tuple(weight.shape)}, v has {v.shape[0]} items: [H, I] is needed"
+            f"relation_linear: weight must be [H, {v.shape[0]}] for {v.shape[0]} items, got {tuple(weight.shape)}"
         )
     if weight.dtype != u.dtype:
-        raise ValueError(f"relation_linear: weight is {weight.dtype}, u is {u.dtype}")
+        raise ValueError(f"relation_linear: weight must have the dtype of u, {u.dtype}, got {weight.dtype}")
     dtype, work = weight.dtype, work_dtype(weight.dtype)
     u, v, weight = u.to(work), v.to(work), weight.to(work)
     if kind == "cosine":
@@ -71,78 +80,84 @@ def relation_linear(
 
 
 def inverse_or_zero(norm: Tensor, eps: float = 0.0) -> Tensor:
-    """1 / max(norm, eps), and 0 with gradient 0 where norm is 0."""
-    positive = ~(norm <= 0)  # true for NaN, which stays NaN
+    """1 / max(norm, eps), or 0 with gradient 0 where norm is 0."""
+    positive = ~(norm <= 0)  # also true for NaN, so that NaN is not replaced
     return positive / torch.where(positive, norm, 1.0).clamp_min(eps)
 
 
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for the half-width types, else the type itself."""
+    """The dtype of the computation: float32 for float16 and bfloat16, else `dtype`."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 class PartMemory:
-    """The last value of one part, kept between calls: W V and z of the same rows at the same weight are not computed
-    twice.
+    """A cache of the last value of one part, so that W V and z are not computed again for the same rows and weight.
 
-    Of constant parts also z with its graph node, so that the gradients of several calls meet there and dW takes one
-    product; that node saves nothing autograd would free, and separate backwards may each go through it. Valid while
-    the weight is the same object at the same version, in the same dtypes, and the part's own tensors are at the
-    versions they had; tensors of inference mode have no version, so nothing of theirs is kept. A write through
-    ``weight.data`` leaves no version and is not noticed.
+    The cache is valid as long as the weight is the same object with the same version, the dtypes are the same, and the
+    tensors of the part have the same versions. Inference tensors have no version and are not cached. A write through
+    ``weight.data`` does not change the version and is not noticed.
+
+    For a constant part, z is cached together with its autograd node. The gradients of several calls are then added at
+    this node, and dW takes a single product. The node saves no tensors that autograd would free, so that several
+    backward passes can use it.
     """
 
     def __init__(self) -> None:
-        # (weight, key, value, z): one object, so that a second thread never meets the parts of two calls
-        self._kept: tuple[Any, ...] = (lambda: None, (), None, None)
+        # (weak reference to the weight, key, value, z) in one tuple, which another thread replaces as a whole
+        self._entry: tuple[Any, ...] = (lambda: None, (), None, None)
 
     def get(self, weight: Tensor, key: tuple[Any, ...]) -> PartValue | None:
-        of, its_key, value, _ = self._kept
-        return value if of() is weight and its_key == key else None
+        cached_weight, cached_key, value, _ = self._entry
+        return value if cached_weight() is weight and cached_key == key else None
 
     def node(self, weight: Tensor, key: tuple[Any, ...]) -> Tensor | None:
-        """z [B, H] with the graph node of an earlier call, where that call had one and this one needs it."""
-        of, its_key, _, z = self._kept
-        kept = z is not None and z.requires_grad and torch.is_grad_enabled() and weight.requires_grad
-        return z if kept and of() is weight and its_key == key else None
+        """z [B, H] with the autograd node of an earlier call, if there is one and this call needs a gradient."""
+        cached_weight, cached_key, _, z = self._entry
+        usable = z is not None and z.requires_grad and torch.is_grad_enabled() and weight.requires_grad
+        return z if usable and cached_weight() is weight and cached_key == key else None
 
     def put(self, weight: Tensor, key: tuple[Any, ...], value: PartValue, z: Tensor | None) -> None:
-        self._kept = weakref.ref(weight), key, value, z
+        self._entry = weakref.ref(weight), key, value, z
 
 
 def linear_of_parts(
     parts: Sequence[Part], weight: Tensor, memories: Sequence[PartMemory | None] | None = None
 ) -> list[Tensor]:
-    """rows Wᵀ [B_k, H] of every part, in one pass over W for all distinct v; differentiable once, in weight and parts.
+    """rows Wᵀ [B_k, H] of every part, in one pass over W. Differentiable once in the weight and the parts.
 
-    Under autocast the products over W run in autocast's dtype, the rest in float32; otherwise float16 and bfloat16 are
-    computed in float32. The results are float32 or float64.
+    Under autocast, the operands of the products over W have autocast's dtype, and everything else is float32. Without
+    autocast, float16 and bfloat16 are computed in float32. The results are float32 or float64.
+
+    Args:
+        parts: any number of parts over the same items.
+        weight: [H, I].
+        memories: for every part its PartMemory, or None.
     """
     memories = [None] * len(parts) if memories is None else memories
     work = work_dtype(weight.dtype)
     gemm = gemm_dtype(weight.device, work)
     keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *part.key()) for part in parts]
-    shared = work == weight.dtype and not any(x.requires_grad for part in parts for x in part.inputs())
+    constant = work == weight.dtype and not any(x.requires_grad for part in parts for x in part.inputs())
     outputs: list[Any] = [
-        shared and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)
+        constant and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)
     ]
     missing = [k for k, z in enumerate(outputs) if not isinstance(z, Tensor)]
     if not missing:
         return outputs
     fresh = [parts[k].cast(work) for k in missing]
-    values = [None if (kept := memories[k]) is None else kept.get(weight, keys[k]) for k in missing]
+    values = [None if (memory := memories[k]) is None else memory.get(weight, keys[k]) for k in missing]
     call = _Call([part.detach() for part in fresh], values, gemm)
     zs = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in part.inputs()))
     for k, value, z in zip(missing, call.values, zs, strict=True):
         outputs[k] = z
         memory = memories[k]
         if memory is not None and not any(x.is_inference() for x in (weight, *parts[k].inputs())):
-            memory.put(weight, keys[k], cast(PartValue, value), z if shared else None)
+            memory.put(weight, keys[k], cast(PartValue, value), z if constant else None)
     return outputs
 
 
 class _Call:
-    """What forward hands to backward besides tensors; values: None where forward has yet to compute them."""
+    """The arguments of `_LinearOfParts` that are not tensors. Forward replaces the values that are None."""
 
     def __init__(self, parts: list[Part], values: Sequence[PartValue | None], gemm: torch.dtype) -> None:
         self.parts, self.values, self.gemm = parts, values, gemm
@@ -155,8 +170,11 @@ class _LinearOfParts(torch.autograd.Function):
             call.values = values = core.forward(weight.detach(), call.parts, call.values, call.gemm)
         ctx.call, ctx.versions = call, None
         if any(ctx.needs_input_grad[2:]):
-            ctx.save_for_backward(weight, *inputs)  # the inputs so that a change in place before backward is an error
-        else:  # of constant parts, whose node PartMemory shares: nothing that a backward frees
+            # The inputs are saved so that autograd raises an error if they are changed before the backward pass.
+            ctx.save_for_backward(weight, *inputs)
+        else:
+            # PartMemory reuses the node of constant parts, so it must not save tensors that a backward pass frees.
+            # `_unchanged` does the check that autograd would do.
             ctx.weight, ctx.versions = weight, [version(x) for x in (weight, *inputs)]
         ctx.set_materialize_grads(False)
         return tuple(value.z.detach() for value in values)
@@ -182,7 +200,8 @@ def _unchanged(ctx: Any) -> Tensor:
     now = [version(x) for x in (ctx.weight, *(x for part in ctx.call.parts for x in part.inputs()))]
     if now != ctx.versions:
         raise RuntimeError(
-            "relation_linear: the weight or the rows were modified by an inplace operation between forward and backward"
+            "relation_linear: the weight or the rows were modified by an inplace operation between the forward and the "
+            "backward pass"
         )
     return ctx.weight
 
@@ -197,9 +216,7 @@ def _linear_op(
 
 
 @_linear_op.register_fake
-def _(
-    u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, cancelled: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
     h = weight.shape[0]
     return u.new_empty(u.shape[0], h), u.new_empty(u.shape[1], h), u.new_empty(0 if col is None else col.shape[0])
 
@@ -227,28 +244,10 @@ def _linear_bwd_op(
 
 
 @_linear_bwd_op.register_fake
-def _(
-    grad: Tensor,
-    u: Tensor,
-    v: Tensor,
-    weight: Tensor,
-    crow: Tensor | None,
-    col: Tensor | None,
-    cancelled: Tensor | None,
-    vw: Tensor,
-    products: Tensor,
-    need_u: bool,
-    need_v: bool,
-    need_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    def like(x: Tensor, needed: bool) -> Tensor:
-        return torch.empty_like(x, memory_format=torch.preserve_format) if needed else grad.new_empty(0)
-
-    return (
-        u.new_empty(u.shape) if need_u else grad.new_empty(0),
-        (v.new_empty(v.shape) if need_v else grad.new_empty(0)),
-        like(weight, need_weight),
-    )
+def _(grad: Tensor, u: Tensor, v: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    need_u, need_v, need_weight = rest[-3:]
+    d_weight = torch.empty_like(weight, memory_format=torch.preserve_format) if need_weight else grad.new_empty(0)
+    return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0), d_weight
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -267,5 +266,5 @@ def _grad(ctx: Any, grad: Tensor | None, _vw: Tensor | None, _products: Tensor |
 
 relation_linear_op = differentiable("relation_linear", _grad, _save)
 relation_linear_bwd = undifferentiable(
-    "relation_linear_bwd", "relation_linear: has no second derivative; use mmssl_fast.reference.relation_linear"
+    "relation_linear_bwd", "relation_linear has no second derivative; use mmssl_fast.reference.relation_linear"
 )

@@ -1,10 +1,11 @@
-"""relation_row_norm: lengths of generated rows that are never formed.
+"""relation_row_norm: the lengths of generated rows, without forming them.
 
-‖row_u‖² = U_u (VᵀV) U_uᵀ − Σ_seen s_ui², with Gram matrix and seen products in float64. Where the
-seen items make up nearly the whole row, the difference has no digits: rows below CANCELLED_SHARE of their unmasked
-squared length are formed densely, a few at a time.
+‖row_u‖² = U_u (VᵀV) U_uᵀ − Σ_{i seen by u} s_ui², with the Gram matrix VᵀV and the products s_ui in float64. If the
+seen items make up nearly the whole row, the difference has no digits left. Rows with less than CANCELLED_SHARE of their
+unmasked squared length are therefore formed densely, a few at a time.
 
-With c = ∂L/∂n / n: dU = c∘(U VᵀV − s V), dV = V Uᵀ(c∘U) − (c∘s)ᵀ U; 0 at a zero row.
+With the norm n and c = ∂L/∂n / n, the gradients are dU = c∘(U VᵀV − s V) and dV = V Uᵀ(c∘U) − (c∘s)ᵀ U. A zero row has
+gradient 0.
 """
 
 from __future__ import annotations
@@ -21,31 +22,36 @@ from .cancelled import CANCELLED_SHARE, cancelled_blocks
 from .parts import check_generated
 from .weight_columns import ItemEntries
 
-GRAM_ROWS = 1 << 16
+GRAM_ROWS = 1 << 16  # rows of v that are converted to float64 at a time
 
 
 def relation_row_norm(u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Equals ``(u @ v.T).masked_fill(seen, 0).norm(dim=1)``, without forming the [B, I] block.
+    """Equals ``(u @ v.T).masked_fill(seen_mask, 0).norm(dim=1)``, without forming the [B, I] block.
 
-    The scale of Eq. 3 and 5's rows when they are divided by their length. Differentiable once in u and v.
+    The row lengths of equation 3 of MMSSL (WWW 2023), by which rows are normalized. Differentiable once in u and v.
 
     Args:
-        u: [B, d] float32, float64 or bfloat16. v: [I, d], dtype of u.
-        seen: SeenRows(crow [B + 1], col [nnz]) whose entries have value 0, distinct within a row; or None.
+        u: [B, d] float32, float64 or bfloat16.
+        v: [I, d], dtype of u.
+        seen: SeenRows(crow [B + 1], col [nnz]), whose entries have value 0 and are distinct within a row, or None.
 
     Returns:
-        [B], dtype of u; exactly 0, with gradient 0, for a row that is zero or whose every item is seen.
+        [B], dtype of u. A row that is zero, or whose items are all seen, has exactly 0, and gradient 0.
 
     Raises:
-        ValueError: for shapes or dtypes that do not match.
+        ValueError: shapes or dtypes do not match.
+
+    Example:
+        >>> u, v = torch.randn(2, 8), torch.randn(5, 8)
+        >>> torch.allclose(relation_row_norm(u, v), (u @ v.T).norm(dim=1))
+        True
     """
     check_generated("relation_row_norm", u, v, seen)
     return row_norm_and_cancelled(u, v, seen)[0].to(u.dtype)
 
 
 def row_norm_and_cancelled(u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """(lengths, float64 [B]; bool [B]: the rows that cancel, which relation_linear must form densely as
-    well)."""
+    """The lengths, float64 [B], and the cancelled rows, bool [B], which relation_linear must form densely, too."""
     crow, col = (None, None) if seen is None else seen
     work = torch.float32 if u.dtype in (torch.bfloat16, torch.float16) else u.dtype
     with torch.autocast(u.device.type, enabled=False):
@@ -53,7 +59,7 @@ def row_norm_and_cancelled(u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | N
 
 
 def gram(v: Tensor, w: Tensor | None = None) -> Tensor:
-    """vᵀw (vᵀv) in float64 [d, d'], converted a slice of rows at a time."""
+    """vᵀw in float64 [d, d'], where w is v by default. GRAM_ROWS rows are converted at a time."""
     w = v if w is None else w
     total = v.new_zeros(v.shape[1], w.shape[1], dtype=torch.float64)
     for a, b in zip(v.split(GRAM_ROWS), w.split(GRAM_ROWS), strict=True):
@@ -62,7 +68,7 @@ def gram(v: Tensor, w: Tensor | None = None) -> Tensor:
 
 
 class _Seen:
-    """The seen entries of a block over the distinct items that occur, and those items' features in float64."""
+    """The seen entries of a block, with the features of their distinct items and their products s_ui in float64."""
 
     def __init__(self, crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> None:
         self.entries = ItemEntries(crow, col, v.shape[0])
@@ -71,11 +77,11 @@ class _Seen:
         self.products = sampled_dot(crow, self.entries.compact_col, u.double(), self.v)
 
     def row_sums(self, value: Tensor) -> Tensor:
-        """[B]: Σ of value [nnz] over a row's entries."""
+        """The sum of value [nnz] over the entries of every row: [B]."""
         return spmm(self.entries.crow, torch.zeros_like(self.entries.col), value, value.new_ones(1, 1)).squeeze(1)
 
     def times_v(self, value: Tensor) -> Tensor:
-        """[B, d]: Σ over a row's entries of value · v."""
+        """The sum of value · v over the entries of every row: [B, d]."""
         return spmm(self.entries.crow, self.entries.compact_col, value, self.v)
 
 
@@ -88,7 +94,7 @@ def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) 
         return full.sqrt_(), cancelled
     seen = _Seen(crow, col, u, v)
     square = (full - seen.row_sums(seen.products.square())).clamp_min_(0)
-    empty = crow.diff() >= v.shape[0]  # every item seen
+    empty = crow.diff() >= v.shape[0]  # rows whose items are all seen
     cancelled = (square < CANCELLED_SHARE * full).logical_and_(~empty)
     norm = square.masked_fill_(empty, 0).sqrt_()
     for block in cancelled_blocks((crow, col), cancelled, v.shape[0]):
@@ -116,7 +122,7 @@ def _row_norm_bwd_op(
 ) -> tuple[Tensor, Tensor]:
     c = torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
     plain, wide = torch.where(cancelled, 0.0, c)[:, None], u.double()
-    # Any: a tensor where it is needed, else None
+    # Annotated as Any, because a gradient that is not needed is None.
     du: Any = plain * (wide @ gram(v)) if need_u else None
     dv: Any = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None
     if crow is not None and col is not None and col.numel():
@@ -138,17 +144,8 @@ def _row_norm_bwd_op(
 
 
 @_row_norm_bwd_op.register_fake
-def _(
-    grad: Tensor,
-    norm: Tensor,
-    cancelled: Tensor,
-    u: Tensor,
-    v: Tensor,
-    crow: Tensor | None,
-    col: Tensor | None,
-    need_u: bool,
-    need_v: bool,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, norm: Tensor, cancelled: Tensor, u: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    need_u, need_v = rest[-2:]
     return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
 
 
@@ -168,5 +165,5 @@ def _grad(ctx: Any, grad: Tensor | None, _cancelled: Tensor | None) -> tuple[Ten
 
 relation_row_norm_op = differentiable("relation_row_norm", _grad, _save)
 relation_row_norm_bwd = undifferentiable(
-    "relation_row_norm_bwd", "relation_row_norm: has no second derivative; use mmssl_fast.reference.relation_row_norm"
+    "relation_row_norm_bwd", "relation_row_norm has no second derivative; use mmssl_fast.reference.relation_row_norm"
 )

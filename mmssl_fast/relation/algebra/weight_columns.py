@@ -1,7 +1,7 @@
-"""W[:, i] as contiguous rows: how the sparse parts of relation_linear read a weight.
+"""The columns of a weight as contiguous rows, for the sparse parts of relation_linear.
 
-A weight [H, I] stored item-major (``weight.mT`` contiguous) is read in place. Of a row-major one only the columns
-that a CSR block names are gathered.
+An item-major weight [H, I] (``weight.mT`` contiguous) is read in place. From a row-major weight, the columns that occur
+in a CSR block are copied.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ...ops.spmm import spmm_add_
 
 
 class ItemEntries:
-    """A CSR block of B rows over I items, with its transpose made once, when first asked for.
+    """A CSR block of B rows over I items, and its transpose, which is computed when it is first needed.
 
-    crow: int64 [B + 1]; col: int32 or int64 [nnz].
+    crow: int64 [B + 1]. col: int32 or int64 [nnz].
     """
 
     def __init__(self, crow: Tensor, col: Tensor, n_items: int) -> None:
@@ -26,24 +26,24 @@ class ItemEntries:
 
     @property
     def by_item(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(items, t_crow, t_row, order) of csr_transpose."""
+        """The transpose: (items, t_crow, t_row, order) of `csr_transpose`."""
         if self._by_item is None:
             self._by_item = csr_transpose(self.crow, self.col, self.n_items)
         return self._by_item
 
     @property
     def compact_col(self) -> Tensor:
-        """[nnz]: for every entry, the index of its item among the distinct items of the block."""
+        """The index of the item of every entry among the distinct items of the block: [nnz]."""
         if self._compact is None:
             self._compact = torch.searchsorted(self.by_item[0], self.col.long())
         return self._compact
 
     def rows(self) -> Tensor:
-        """int64 [B]: 0 .. B − 1, the rows as spmm_add_ wants them."""
+        """The argument `rows` of spmm_add_ that adds to all rows: 0 to B − 1, int64 [B]."""
         return torch.arange(self.crow.shape[0] - 1, device=self.crow.device)
 
     def add_transposed_(self, out: Tensor, value: Tensor, x: Tensor) -> None:
-        """out[col[e]] += value[e] x[row(e)] for every entry; out [I, d] with contiguous rows."""
+        """Adds value[e] x[row(e)] to out[col[e]] for every entry e; out is [I, d] with contiguous rows."""
         items, t_crow, t_row, order = self.by_item
         spmm_add_(out, items, t_crow, t_row, value[order], x)
 
@@ -56,8 +56,8 @@ class WeightColumns:
         self.item_major = weight.mT.is_contiguous()
 
     def gather(self, entries: ItemEntries) -> tuple[Tensor, Tensor]:
-        """(x [n, H], col [nnz]) with x[col[e]] = W[:, entries.col[e]]: the weight itself, or a copy of the
-        columns that occur."""
+        """(x [n, H], col [nnz]) such that x[col[e]] = W[:, entries.col[e]] for every entry e. x is the transposed
+        weight itself, or a copy of the columns that occur."""
         if self.item_major:
             return self.weight.mT, entries.col
         return self.weight.index_select(1, entries.by_item[0]).mT.contiguous(), entries.compact_col

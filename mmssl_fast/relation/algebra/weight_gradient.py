@@ -1,4 +1,7 @@
-"""The gradient of a first layer's weight as a matrix; PendingGradient takes the same pieces and forms no matrix."""
+"""The gradient of the weight of a first layer as a matrix.
+
+PendingGradient has the same methods, but stores the gradient in pieces.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ from .weight_columns import ItemEntries
 
 
 class DenseGradient:
-    """dL/dW [H, I] in the layout of the weight, so that it can become ``weight.grad`` as it is. `start` comes first."""
+    """dL/dW [H, I] in the layout of the weight, so that autograd can use it as ``weight.grad`` without a copy. `start`
+    must be called first."""
 
     def __init__(self, weight: Tensor) -> None:
         self.value = torch.empty_like(weight)
 
     def start(self, factors: Sequence[tuple[Tensor, Tensor]], gemm: torch.dtype) -> None:
-        """dWᵀ = Σ v t, with v [I, k] and t [k, H], rounded to gemm; 0 without factors. Written by one product, which
-        spares a pass that fills dW with zeros."""
+        """Sets dWᵀ to Σ v t, with v [I, k] and t [k, H] rounded to gemm, or to 0 if there are no factors. A single
+        product assigns it, so that dW need not be filled with zeros first."""
         if factors:
             v = factors[0][0] if len(factors) == 1 else torch.cat([v for v, _ in factors], 1)
             mm_out(v, torch.cat([t for _, t in factors]), self.value.mT, gemm)
@@ -29,7 +33,7 @@ class DenseGradient:
             self.value.zero_()
 
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
-        """dW[:, col[e]] += value[e] y[row(e)] for every entry; y [B, H]."""
+        """Adds value[e] y[row(e)] to dW[:, col[e]] for every entry e; y is [B, H]."""
         if self.value.mT.is_contiguous():
             entries.add_transposed_(self.value.mT, value, y)
             return
@@ -39,10 +43,10 @@ class DenseGradient:
         self.value.index_add_(1, items, columns.mT)
 
     def add_rows(self, x: Tensor, y: Tensor, gemm: torch.dtype | None = None) -> None:
-        """dWᵀ += xᵀ y, with x [b, I] and y [b, H]; rounded to gemm where it is given."""
+        """Adds xᵀ y to dWᵀ, with x [b, I] and y [b, H], rounded to gemm if it is given."""
         addmm_(self.value.mT, x.mT, y, gemm or y.dtype)
 
     def add_tiles(self, tile: Callable[[int, int], Tensor], y: Tensor) -> None:
-        """As add_rows, x given in tiles: tile(begin, end) → [b, end − begin]."""
+        """Like add_rows, with x given by a function tile(begin, end) → [b, end − begin]."""
         for begin, end in item_tiles(y.shape[0], self.value.shape[1]):
             self.value[:, begin:end].mT.addmm_(tile(begin, end).to(y.dtype).mT, y)

@@ -255,7 +255,7 @@ def test_tiles_are_put_back():
         assert tiles.tile_elements() == 100 and len(tiles.item_tiles(1, 1000)) == 10
         raise KeyError
     assert tiles.tile_elements() == 1 << 20
-    with pytest.raises(ValueError, match="at least one entry"), tiles.tiles_of(0):
+    with pytest.raises(ValueError, match="must be at least 1"), tiles.tiles_of(0):
         pass
 
 
