@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -122,7 +122,11 @@ def main() -> None:
 
 
 def client(name: str) -> type[Client]:
-    return importlib.import_module(name).CLIENT
+    """The class of a file of this folder, whose name may be the client's own package's."""
+    spec = importlib.util.spec_from_file_location(f"client_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CLIENT
 
 
 # --- the parent -------------------------------------------------------------------------------------------------------
@@ -210,10 +214,11 @@ def run_side(name: str, checkout: str, folder: str, side: str, options: dict[str
 
     import numpy as np
     import torch
+
     from mmssl_fast.dropin import sparse  # on every side, so that all start from the same memory
 
     random.seed(SEED)
-    np.random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  the clients draw from it
     torch.manual_seed(SEED)
     one = client(name)(Path(checkout), Path(folder), side, options)
     sys.path.remove(str(FOLDER))  # its module names are not the client's business
@@ -304,7 +309,11 @@ def old_numpy() -> None:
     import numpy as np
     from scipy.sparse import dok_matrix
 
-    for name, value in (("float", float), ("int", int), ("bool", bool), ("asfarray", lambda a: np.asarray(a, float))):
+    names = {"float": float, "int": int, "bool": bool, "object": object, "str": str, "long": np.int64}
+    names |= {"float_": np.float64, "bool8": np.bool_, "int_": np.int64, "complex_": np.complex128}
+    names |= {"complex": complex, "unicode": str, "unicode_": np.str_, "object0": np.object_}
+    names["asfarray"] = lambda a: np.asarray(a, float)
+    for name, value in names.items():
         if name not in vars(np):
             setattr(np, name, value)
 

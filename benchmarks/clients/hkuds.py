@@ -14,7 +14,6 @@ import types
 import numpy as np
 import scipy.sparse as sp
 import torch
-
 from driver import Client, old_numpy, stand_in
 
 ABSENT = ("dgl", "visdom", "setproctitle", "torch_sparse", "torch.utils.tensorboard", "tqdm")

@@ -37,6 +37,11 @@ class LightGCNPyTorch(Client):
         self.model = LightGCN(world.config, self.dataset).to(world.device)
         self.bpr = utils.BPRLoss(self.model, world.config)
 
+    def accelerate(self) -> object:
+        from mmssl_fast.dropin import lightgcn_pytorch
+
+        return lightgcn_pytorch.accelerate(self.procedure, self.model, self.bpr, self.dataset)
+
     def epoch(self) -> dict[str, float]:
         said = self.procedure.BPR_train_original(self.dataset, self.model, self.bpr, 0)
         return {"norm of the parameters": float(sum(p.detach().norm() for p in self.model.parameters()))} | {

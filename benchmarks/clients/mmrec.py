@@ -7,7 +7,6 @@ import os
 import sys
 
 import numpy as np
-
 from driver import Client, old_numpy, stand_in
 
 
@@ -54,13 +53,16 @@ class MMRec(Client):
         for part in parts:
             str(part)
         self.train = TrainDataLoader(config, parts[0], batch_size=config["train_batch_size"], shuffle=True)
-        self.valid = EvalDataLoader(
-            config, parts[1], additional_dataset=parts[0], batch_size=config["eval_batch_size"]
-        )
+        self.valid = EvalDataLoader(config, parts[1], additional_dataset=parts[0], batch_size=config["eval_batch_size"])
         init_seed(config["seed"])
         self.train.pretrain_setup()
         self.model = get_model(name)(config, self.train).to(config["device"])
         self.trainer = get_trainer()(config, self.model)
+
+    def accelerate(self) -> object:
+        from mmssl_fast.dropin import mmrec
+
+        return mmrec.accelerate(self.trainer, self.train, self.valid)
 
     def epoch(self) -> dict[str, float]:
         self.model.pre_epoch_processing()
