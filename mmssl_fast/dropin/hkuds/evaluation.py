@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...graph import SeenRows
-from ...ops.cosine_topk import cosine_topk
+from ..ranking import best_unseen, hits_of, pair_keys
 
 ROWS = 4096  # users ranked at once
 SCORES = 1 << 24  # in memory at a time for the AUC
@@ -45,12 +43,11 @@ def evaluate(
     for begin in range(0, len(users), ROWS):
         batch = users[begin : begin + ROWS]
         u = ua_embeddings[torch.as_tensor(batch, device=ua_embeddings.device)]
-        seen = _keys([train_items.get(user, ()) for user in batch], n_items)
-        wanted = _keys([relevant[user] for user in batch], n_items)
+        seen = pair_keys([train_items.get(user, ()) for user in batch], n_items)
+        wanted = pair_keys([relevant[user] for user in batch], n_items)
         counts = np.array([len(relevant[user]) for user in batch])
-        _, best = cosine_topk(u, ia_embeddings, longest, _rows(seen, len(batch), n_items, u.device), "dot")
-        best = best.cpu().numpy()
-        hits = np.isin(best + np.arange(len(batch))[:, None] * n_items, wanted) & (best >= 0)
+        best = best_unseen(u, ia_embeddings, seen, longest)
+        hits = hits_of(best, wanted, n_items)
         sums += _metrics(hits, best >= 0, counts, ks)
         area += _areas(u, ia_embeddings, seen, wanted) if auc else 0.0
     means = dict(zip(("precision", "recall", "ndcg", "hit_ratio"), sums / max(1, len(users)), strict=True))
@@ -95,15 +92,3 @@ def _areas(u: Tensor, v: Tensor, seen: np.ndarray, wanted: np.ndarray) -> float:
         area = (ranks - positives * (positives + 1) / 2) / (positives * negatives).clamp(min=1)
         total += float(area[(positives > 0) & (negatives > 0)].sum())
     return total
-
-
-def _keys(lists: Sequence[Sequence[int]], n_items: int) -> np.ndarray:
-    """row * n_items + item of every item in lists[row], ascending and distinct."""
-    counts = [len(items) for items in lists]
-    items = np.fromiter(chain.from_iterable(lists), np.int64, sum(counts))
-    return np.unique(np.repeat(np.arange(len(lists)), counts) * n_items + items)
-
-
-def _rows(keys: np.ndarray, n_rows: int, n_items: int, device: torch.device) -> SeenRows:
-    crow = np.searchsorted(keys, np.arange(n_rows + 1) * n_items)
-    return SeenRows(torch.from_numpy(crow).to(device), torch.from_numpy(keys % n_items).to(device))

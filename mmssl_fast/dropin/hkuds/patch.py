@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, ModuleType, SimpleNamespace
@@ -11,7 +10,8 @@ from types import FunctionType, ModuleType, SimpleNamespace
 import torch
 
 from ..adjacency import Adjacency
-from .compare import difference, with_parameters_of
+from ..compare import with_parameters_of
+from ..report import Accelerated
 from .evaluation import evaluate
 from .losses import batched_contrastive_loss, bpr_loss
 from .rows import discriminate, gradient_penalty, interaction_graph, item_major_, relation_rows
@@ -27,40 +27,6 @@ TRAINER = (
     "sparse_mx_to_torch_sparse_tensor",
 )
 PARTS = (*TRAINER, "Discriminator.forward", "Data.sample", "test_torch")
-
-
-class Accelerated:
-    """What `accelerate` did, one line a part where it is printed; `restore()` undoes it.
-
-    patched: names of PARTS that were replaced. differs: those the client keeps, each with the reason. missing: those
-    the client does not have.
-    """
-
-    def __init__(self, parts: Sequence[str]) -> None:
-        self.parts = list(parts)
-        self.patched: list[str] = []
-        self.differs: dict[str, str] = {}
-        self.missing: list[str] = []
-        self._undo: list = []
-
-    def restore(self) -> None:
-        while self._undo:
-            self._undo.pop()()
-
-    def __str__(self) -> str:
-        said = dict.fromkeys(self.patched, "patched") | dict.fromkeys(self.missing, "missing")
-        said |= {part: f"differs: {reason}" for part, reason in self.differs.items()}
-        return "\n".join(f"{part}: {said[part]}" for part in self.parts)
-
-    def __repr__(self) -> str:
-        return f"Accelerated(patched={self.patched}, differs={list(self.differs)}, missing={self.missing})"
-
-    def _set(self, place, name: str, value) -> None:
-        namespace = vars(place) if not isinstance(place, dict) else place
-        before = namespace.get(name, self)
-        put = place.__setitem__ if isinstance(place, dict) else lambda key, x: setattr(place, key, x)
-        put(name, value)
-        self._undo.append((lambda: put(name, before)) if before is not self else lambda: delattr(place, name))
 
 
 def accelerate(
@@ -117,7 +83,7 @@ def accelerate(
     names = _globals(cls)
     done = Accelerated([part for part in PARTS if part in parts])
     overrides = SimpleNamespace(tau=tau, decay=decay, ks=ks)
-    device, found = _device(names, device), []
+    device = _device(names, device)
     for part in done.parts:
         place, name = _place(part, cls, names)
         if place is None:
@@ -129,22 +95,8 @@ def accelerate(
             for options in ((gemm, skip_unread), (None, False))
         )
         cases = trials(part, _client_globals(own, names), names, cls, device, overrides)
-        reason = compared if isinstance(compared, str) else difference(own, compared, cases)
-        if reason:
-            done.differs[part] = reason
-        else:
-            installed.__wrapped__ = own
-            found.append((place, name, installed))
-            done.patched.append(part)
-    if len(done.missing) == len(done.parts):
-        raise ValueError(f"accelerate: {cls.__name__} has none of {', '.join(done.missing)}")
-    if strict and (done.differs or done.missing):
-        raise ValueError(f"accelerate: not every part of {cls.__name__} can be replaced:\n{done}")
-    for place, name, value in found:
-        done._set(place, name, value)
-    if done.differs:
-        kept = "; ".join(f"{part}: {reason}" for part, reason in done.differs.items())
-        warnings.warn(f"accelerate: {cls.__name__} keeps its own {kept}", stacklevel=2)
+        done.compare(part, place, name, compared, cases, installed)
+    done.install(cls.__name__, strict)
     return done
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .compare import Case, observed, product, stand_in
+from ..compare import Case, observed, product, stand_in
 
 DECAY, BATCH = (
     0.37,

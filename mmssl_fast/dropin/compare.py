@@ -1,8 +1,8 @@
-"""Compares a part of a client with what would replace it, on small random inputs, before anything is replaced.
+"""Compares a part of a client with what would replace it, before anything is replaced.
 
-A comparison runs both functions on the same inputs from the same generator states, with a stand-in for `self` that has
-the attributes of the released code and no others. So everything is decided before the Trainer exists, the decision can
-raise, and the loop pays nothing; a part that reads more of an instance than the stand-in has stays the client's own.
+A comparison runs both functions on the same inputs from the same generator states, for a class with a stand-in for
+`self` that has the attributes of the code known and no others, for an object with the object itself. So everything is
+decided before training begins, the decision can raise, and the loop pays nothing.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...relation import RelationRows
-from ..adjacency import Adjacency
+from ..relation import RelationRows
+from .adjacency import Adjacency
 
 VALUE, GRADIENT = 1e-4, 1e-3  # largest error, relative to the largest entry; float32, gradients through two backwards
 SEED = 2022
 
-Case = Callable[[Callable], list[tuple[str, object]]]
+Case = Callable[[Any], list[tuple[str, object]]]
 
 
-def difference(own: Callable, mine: Callable, cases: list[Case]) -> str | None:
+def difference(own: Any, mine: Any, cases: list[Case]) -> str | None:
     """Why `mine` may not take the place of the client's `own`, in one line; None where nothing differs.
 
-    cases: each calls the function it is given and returns what it observed, (name, value) pairs. The generators of
+    cases: each uses the function it is given and returns what it observed, (name, value) pairs. The generators of
     Python, NumPy and torch are left as they were.
     """
     with _generators_kept():
@@ -115,7 +116,7 @@ def _parameters(signature: inspect.Signature) -> tuple[list[str] | None, list[st
     return required, [p.name for p in parameters if p.default is not p.empty]
 
 
-def _run(function: Callable, case: Case):
+def _run(function: Any, case: Case):
     """(what the case observed, or what it raised; the states of the generators afterwards)."""
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002

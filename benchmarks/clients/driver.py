@@ -1,0 +1,332 @@
+"""Runs a public client with and without mmssl_fast.dropin, in turns: losses, metrics, CPU time, peak memory.
+
+A file beside this one describes a client: how its data are written, how it starts, what a turn is (an epoch, or a step)
+and how it evaluates. The client's checkout is an argument; a side is a process of its own, which waits for its turn, so
+that all sides meet the same machine::
+
+    python benchmarks/clients/run.py lightgcn_pytorch CHECKOUT [--data FOLDER] [--turns 5] [--sides own,sparse,full]
+
+Sides: "own" is the client as it is; "sparse" runs it under `sparse.enable()`; "full" adds whatever else
+mmssl_fast.dropin has for it. Times are processor time, since other programs may run. Without --data the catalogue is
+mmssl_trainer's synthetic one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+import warnings
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+CLIENTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("driver", "run"))
+SEED = 2022
+
+
+class Finished(Exception):
+    """The parent wants no further turn."""
+
+
+class Client:
+    """What a client's file says about it. `folder` is empty at first, and each side has one of its own."""
+
+    name = ""
+    turn = "epoch"
+
+    def __init__(self, checkout: Path, folder: Path, side: str, options: dict[str, str]) -> None:
+        self.checkout, self.folder, self.side, self.options = checkout, folder, side, options
+
+    def write(self, data) -> None:
+        """Writes the mmssl_trainer Dataset into self.folder in the client's own format."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Imports the client and makes its model; seeds are set before."""
+        raise NotImplementedError
+
+    def accelerate(self) -> object:
+        """Changes the client as docs/dropin.md says, for the side "full"; returns what shall be printed."""
+        return ""
+
+    def run(self, turns: Turns) -> None:
+        """Does a turn's work for each item of `turns`."""
+        for _ in turns:
+            turns.losses = self.epoch()
+
+    def epoch(self) -> dict[str, float]:
+        raise NotImplementedError
+
+    def evaluate(self) -> dict[str, float]:
+        raise NotImplementedError
+
+
+class Turns:
+    """Waits for the parent before each item, and answers with the turn's time and `losses` after it."""
+
+    def __init__(self, requests: Iterator[str], answer) -> None:
+        self._requests, self._answer, self.losses = requests, answer, {}
+
+    def __iter__(self):
+        while next(self._requests, "") == "turn\n":
+            begun, self.losses = cpu_seconds(), {}
+            yield
+            self._answer(cpu=cpu_seconds() - begun, losses=self.losses)
+        raise Finished
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["side"]:
+        run_side(*json.loads(sys.argv[2]))
+        return
+    parser = argparse.ArgumentParser(description="A public client with and without mmssl_fast.dropin, in turns")
+    parser.add_argument("client", choices=CLIENTS)
+    parser.add_argument("checkout", type=Path, help="the client's checkout")
+    parser.add_argument("--data", type=Path, help="catalogue in any layout that mmssl-fast reads; default: synthetic")
+    parser.add_argument("--users", type=int, default=3000, help="of the synthetic catalogue")
+    parser.add_argument("--items", type=int, default=2000, help="of the synthetic catalogue")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--sides", default="own,sparse,full")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the client")
+    args = parser.parse_args()
+    options, kind = dict(option.split("=", 1) for option in args.set), client(args.client)
+    from mmssl_trainer.data import load
+    from mmssl_trainer.data.synthetic import synthetic
+
+    data = load(args.data) if args.data else synthetic(SEED, args.users, args.items)
+    with tempfile.TemporaryDirectory() as temporary:
+        sides = []
+        for name in args.sides.split(","):
+            folder = Path(temporary) / name
+            folder.mkdir()
+            kind(args.checkout.resolve(), folder, name, options).write(data)
+            told = json.dumps([args.client, str(args.checkout.resolve()), str(folder), name, options])
+            sides.append(Side(name, [sys.executable, "-P", sys.argv[0], "side", told]))
+        result = take_turns(sides, args.turns)
+    print(f"{kind.name}: {data.n_users} users, {data.n_items} items, {data.train.nnz} interactions, {options or ''}")
+    report(result, kind.turn)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+
+
+def client(name: str) -> type[Client]:
+    """The class of a file of this folder, whose name may be the client's own package's."""
+    spec = importlib.util.spec_from_file_location(f"client_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.CLIENT
+
+
+# --- the parent -------------------------------------------------------------------------------------------------------
+class Side:
+    def __init__(self, name: str, command: list[str]) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.name, self.process = name, subprocess.Popen(command, **pipes)
+
+    def ask(self, request: str) -> dict:
+        self.process.stdin.write(request + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"the side {self.name!r} ended with status {self.process.wait()}; its error is above")
+        return json.loads(answer)
+
+
+def take_turns(sides: list[Side], turns: int) -> dict:
+    result = {side.name: {**side.ask("start"), "turns": [], "evaluations": []} for side in sides}
+    for turn in range(turns):
+        for side in sides[:: 1 - 2 * (turn % 2)]:
+            result[side.name]["turns"].append(side.ask("turn"))
+    for side in sides:
+        side.ask("end")
+    for _ in range(2):
+        for side in sides:
+            result[side.name]["evaluations"].append(side.ask("evaluate"))
+    for side in sides:
+        result[side.name] |= side.ask("quit")
+        side.process.wait()
+    return result
+
+
+def report(result: dict, turn: str) -> None:
+    import torch
+
+    names = list(result)
+    print(f"torch {torch.__version__}, one thread, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    print(f"{'':36s}" + "".join(f"{name:>12s}" for name in names))
+
+    def row(label: str, values: list[float], ratios: bool = True) -> None:
+        said = "  ".join(f"{values[0] / max(v, 1e-9):.2f}x" for v in values[1:]) if ratios else ""
+        print(f"{label:36s}" + "".join(f"{v:12.4g}" for v in values) + f"   {said}")
+
+    first = result[names[0]]["turns"]
+    row(f"{turn}, CPU s (median)", [_median(result[name]["turns"]) for name in names])
+    if all("cpu" in answer for name in names for answer in result[name]["evaluations"]):
+        evaluations = [min(answer["cpu"] for answer in result[name]["evaluations"]) for name in names]
+        row("evaluation, CPU s", evaluations)
+        totals = [_median(result[name]["turns"]) + cpu for name, cpu in zip(names, evaluations, strict=True)]
+        row(f"{turn} and evaluation, CPU s", totals)
+    row("peak memory, MiB", [result[name]["memory_mib"] for name in names])
+    for name in names[1:]:
+        ratios = [a["cpu"] / b["cpu"] for a, b in zip(first, result[name]["turns"], strict=True)]
+        print(f"{name}: {turn} by {turn} {min(ratios):.2f} to {max(ratios):.2f}x")
+        pairs = [(a["losses"], b["losses"]) for a, b in zip(first, result[name]["turns"], strict=True)]
+        for key in first[-1]["losses"]:
+            values = [(a[key], b[key]) for a, b in pairs if key in a and key in b]
+            worst = max(abs(b - a) / max(abs(a), 1e-12) if a == a and b == b else float(a != b) for a, b in values)
+            print(f"  {key} {values[0][0]:.7g} at first, {values[-1][0]:.7g} at last; relative difference {worst:.1e}")
+        ends = (result[names[0]]["evaluations"][-1], result[name]["evaluations"][-1])
+        a, b = (answer.get("metrics", {}) for answer in ends)
+        if a:
+            worst = max(abs(a[key] - b.get(key, float("nan"))) for key in a)
+            shown = ", ".join(f"{key} {value:.5g}" for key, value in list(a.items())[:4])
+            print(f"  {len(a)} metrics differ by at most {worst:.1e} ({shown})")
+        if result[name]["said"]:
+            print("  " + result[name]["said"].replace("\n", "\n  "))
+
+
+def _median(turns: list[dict]) -> float:
+    return statistics.median(turn["cpu"] for turn in turns)
+
+
+# --- a side -----------------------------------------------------------------------------------------------------------
+def run_side(name: str, checkout: str, folder: str, side: str, options: dict[str, str]) -> None:
+    channel, sys.stdout = os.fdopen(os.dup(1), "w"), open(os.devnull, "w")
+    warnings.simplefilter("ignore")
+    requests = iter(sys.stdin.readline, "")
+
+    def answer(**fields) -> None:
+        print(json.dumps(fields), file=channel, flush=True)
+
+    import random
+
+    import numpy as np
+    import torch
+
+    from mmssl_fast.dropin import sparse  # on every side, so that all start from the same memory
+
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  the clients draw from it
+    torch.manual_seed(SEED)
+    one = client(name)(Path(checkout), Path(folder), side, options)
+    sys.path.remove(str(FOLDER))  # its module names are not the client's business
+    os.chdir(folder)
+    next(requests)
+    if side != "own":
+        sparse.enable()
+    one.start()
+    said = one.accelerate() if side == "full" else ""
+    profiler = _profiler(side)
+    answer(said=str(said or ""), before_mib=peak_mib())
+    with contextlib.suppress(Finished), profiler:
+        one.run(Turns(requests, answer))
+    answer()
+    for request in requests:
+        if request != "evaluate\n":
+            break
+        begun = cpu_seconds()
+        try:
+            metrics = one.evaluate()
+            answer(cpu=cpu_seconds() - begun, metrics=metrics)
+        except NotImplementedError:
+            answer()
+    answer(memory_mib=peak_mib())
+
+
+def _profiler(side: str):
+    """MMSSL_CLIENT_PROFILE=side prints where the turns of a side go, on its standard error."""
+    if os.environ.get("MMSSL_CLIENT_PROFILE") != side:
+        return contextlib.nullcontext()
+    import cProfile
+    import pstats
+
+    @contextlib.contextmanager
+    def profiling():
+        profile = cProfile.Profile()
+        try:
+            with profile:
+                yield
+        finally:
+            pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(22)
+
+    return profiling()
+
+
+def cpu_seconds() -> float:
+    return time.process_time()
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+class Anything:
+    """What a module that is stood in for holds: takes every call and attribute, and does nothing."""
+
+    def __init__(self, *_, **__) -> None:
+        pass
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything()
+
+    def __call__(self, *_, **__):
+        return self
+
+
+class _Empty(types.ModuleType):
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything
+
+
+def stand_in(*names: str) -> None:
+    """Modules of these names whose contents do nothing, for imports that the training loop never uses."""
+    for name in names:
+        module = sys.modules[name] = _Empty(name)
+        module.__spec__, module.__path__ = ModuleSpec(name, None), []
+        parent, _, last = name.rpartition(".")
+        if isinstance(sys.modules.get(parent), _Empty):
+            setattr(sys.modules[parent], last, module)
+
+
+def old_numpy() -> None:
+    """Names that NumPy and SciPy had when the clients were written."""
+    import numpy as np
+    from scipy.sparse import dok_matrix
+
+    names = {"float": float, "int": int, "bool": bool, "object": object, "str": str, "long": np.int64}
+    names |= {"float_": np.float64, "bool8": np.bool_, "int_": np.int64, "complex_": np.complex128}
+    names |= {"complex": complex, "unicode": str, "unicode_": np.str_, "object0": np.object_}
+    names["asfarray"] = lambda a: np.asarray(a, float)
+    for name, value in names.items():
+        if name not in vars(np):
+            setattr(np, name, value)
+
+    def update(self, entries) -> None:
+        self._dict.update(entries)
+
+    dok_matrix._update = update
+
+
+def user_lists(matrix) -> Iterator[tuple[int, list[int]]]:
+    """(user, items) of every user with items."""
+    csr = matrix.tocsr()
+    for user in range(csr.shape[0]):
+        items = csr.indices[csr.indptr[user] : csr.indptr[user + 1]]
+        if len(items):
+            yield user, items.tolist()

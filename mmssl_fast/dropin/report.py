@@ -1,0 +1,97 @@
+"""Accelerated: what an `accelerate` replaced in a client, what it left and why, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .compare import Case, difference
+from .optimizer import fusable, fuse_, steps_of
+
+
+class Accelerated:
+    """What an `accelerate` did, one line a part where it is printed; `restore()` undoes it.
+
+    patched: names of parts that were replaced. differs: those the client keeps, each with the reason. missing: those
+    the client does not have.
+    """
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        self.parts = list(parts)
+        self.patched: list[str] = []
+        self.differs: dict[str, str] = {}
+        self.missing: list[str] = []
+        self._found: list[tuple[Any, str, Any]] = []
+        self._optimizers: list[Any] = []
+        self._undo: list[Callable[[], Any]] = []
+
+    def compare(
+        self,
+        part: str,
+        place: Any,
+        name: str,
+        mine: Callable | str,
+        cases: list[Case],
+        installed: Callable | str | None = None,
+    ) -> None:
+        """Compares `mine` with what `place` has under `name`; `install` puts `installed`, by default `mine`, there.
+
+        mine: the replacement, or why there is none. cases: what is observed, see `dropin.compare.difference`.
+        """
+        own = place[name] if isinstance(place, dict) else getattr(place, name)
+        reason = mine if isinstance(mine, str) else difference(own, mine, cases)
+        if reason:
+            self.differs[part] = reason
+            return
+        installed = mine if installed is None else installed
+        with contextlib.suppress(AttributeError):  # a bound method takes no attributes
+            installed.__wrapped__ = own
+        self._found.append((place, name, installed))
+        self.patched.append(part)
+
+    def optimizer(self, part: str, optimizer: Any) -> None:
+        """Takes an Adam or AdamW whose fused steps equal its own; `install` switches them on."""
+        reason = fusable(optimizer)
+        if optimizer is None:
+            self.missing.append(part)
+        elif reason or (reason := difference(False, True, [lambda fused: steps_of(optimizer, fused)])):
+            self.differs[part] = reason
+        else:
+            self._optimizers.append(optimizer)
+            self.patched.append(part)
+
+    def install(self, client: str, strict: bool) -> None:
+        """Replaces what was found equal, and warns of what differs; raises ValueError, replacing nothing, where the
+        client has none of the parts, or (strict) where one differs or is missing."""
+        if len(self.missing) == len(self.parts):
+            raise ValueError(f"accelerate: {client} has none of {', '.join(self.missing)}")
+        if strict and (self.differs or self.missing):
+            raise ValueError(f"accelerate: not every part of {client} can be replaced:\n{self}")
+        for place, name, value in self._found:
+            self._set(place, name, value)
+        for optimizer in self._optimizers:
+            fuse_(optimizer)
+        if self.differs:
+            kept = "; ".join(f"{part}: {reason}" for part, reason in self.differs.items())
+            warnings.warn(f"accelerate: {client} keeps its own {kept}", stacklevel=3)
+
+    def restore(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def __str__(self) -> str:
+        said = dict.fromkeys(self.patched, "patched") | dict.fromkeys(self.missing, "missing")
+        said |= {part: f"differs: {reason}" for part, reason in self.differs.items()}
+        return "\n".join(f"{part}: {said[part]}" for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"Accelerated(patched={self.patched}, differs={list(self.differs)}, missing={self.missing})"
+
+    def _set(self, place: Any, name: str, value: Any) -> None:
+        namespace = vars(place) if not isinstance(place, dict) else place
+        before = namespace.get(name, self)
+        put = place.__setitem__ if isinstance(place, dict) else lambda key, x: setattr(place, key, x)
+        put(name, value)
+        self._undo.append((lambda: put(name, before)) if before is not self else lambda: delattr(place, name))
