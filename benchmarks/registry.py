@@ -112,7 +112,8 @@ def compare(
     process), the shape, versions, instruction set and number of threads, `peer_name` and `info`. On CUDA, it also adds
     the device time of each, and with `work` the reached share of the roofline.
 
-    rounds: number of calls of each, after a warm-up, at most MMSSL_FAST_BENCHMARK_ROUNDS. With 0 of them, only the results are checked.
+    rounds: number of calls of each, after a warm-up, at most MMSSL_FAST_BENCHMARK_ROUNDS. With 0, only the
+    results are checked.
     """
     check(ours(), peer())
     most = int(os.environ.get("MMSSL_FAST_BENCHMARK_ROUNDS", rounds))
