@@ -224,7 +224,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
-        print("compile_gate: with TRITON_INTERPRET, nothing is compiled; unset it", file=sys.stderr)
+        print("compile_gate: TRITON_INTERPRET is set, so nothing would be compiled; unset it", file=sys.stderr)
         return 2
     reports = gate([case for case in CASES if options.only in case], tuple(options.arch), options.jobs, options.once)
     print(f"{'case':32} {'kernel':32} {'sm':>4} {'warps':>5} {'registers':>9} {'stack B':>8} {'shared B':>9}")

@@ -124,13 +124,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _gumbel_softmax_grad(ctx: Any, grad: Tensor | None, grad_inv_norm: Tensor | None) -> tuple[Tensor | None, ...]:
     """Let x be the rows before the division, y = r x, r = 1/‖x‖, and let ḡ and ρ be the gradients of y and r. Then
     x̄ = r ḡ − c y with c = r (ḡ·y) + ρ r², ū = ζ x̄ V and v̄ = ζ x̄ᵀ U. Products with ḡ and y avoid forming x̄."""
-    none: tuple[None, ...] = (None,) * 13
+    no_grads: tuple[None, ...] = (None,) * 13
     if (grad is None and grad_inv_norm is None) or not ctx.saved_tensors:
-        return none
+        return no_grads
     user_unit, item_unit, *saved = ctx.saved_tensors
     if not saved:
         if grad is None:
-            return none
+            return no_grads
         du, dv = grad @ item_unit, grad.mT @ user_unit
     else:
         rows, inv_norm = saved
@@ -141,7 +141,7 @@ def _gumbel_softmax_grad(ctx: Any, grad: Tensor | None, grad_inv_norm: Tensor | 
         c = c + r * (grad * rows).sum(1, keepdim=True)
         du = r * (grad @ item_unit) - c * (rows @ item_unit)
         dv = grad.mT @ (r * user_unit) - rows.mT @ (c * user_unit)
-    return *none[:3], ctx.zeta * du, ctx.zeta * dv, *none[5:]
+    return *no_grads[:3], ctx.zeta * du, ctx.zeta * dv, *no_grads[5:]
 
 
 def _tangent(inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Tensor, None]:

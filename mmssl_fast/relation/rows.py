@@ -54,7 +54,7 @@ class RelationRows(NotAMatrix):
         mmssl_fast.relation.refusal.NoSuchAttribute: RelationRows has no 'sum'; use .dense() to form the matrix
     """
 
-    __slots__ = ("__weakref__", "_blocks", "_leaf", "_through")
+    __slots__ = ("__weakref__", "_blocks", "_leaf", "_recorded")
 
     def __init__(self, blocks: Sequence[Block], leaf: bool = False) -> None:
         if is_transforming():
@@ -66,7 +66,7 @@ class RelationRows(NotAMatrix):
         self._leaf = leaf  # whether requires_grad_() was called, so that torch.autograd.grad can take the rows as input
         # The operations applied to rows that require grad: (gradient edge of the output, weight) for each `linear`, and
         # (name, None) for any other operation.
-        self._through: list[tuple[torch.autograd.graph.GradientEdge | str, Tensor | None]] = []
+        self._recorded: list[tuple[torch.autograd.graph.GradientEdge | str, Tensor | None]] = []
 
     # --- construction -------------------------------------------------------------------------------------------------
     @classmethod
@@ -247,7 +247,7 @@ class RelationRows(NotAMatrix):
         rows = RelationRows(
             [block.map(lambda s: s.to(device, dtype), lambda c: moved[id(c)]) for block in self._blocks], self._leaf
         )
-        rows._through = self._through
+        rows._recorded = self._recorded
         return rows
 
     def float(self, memory_format=None) -> RelationRows:
@@ -427,7 +427,7 @@ class RelationRows(NotAMatrix):
             if not z.requires_grad:
                 z = z.requires_grad_().clone()
             # The gradient edge, not the tensor: an in-place activation would replace the edge of z by its own.
-            self._through.append((torch.autograd.graph.get_gradient_edge(z), weight))
+            self._recorded.append((torch.autograd.graph.get_gradient_edge(z), weight))
         return z
 
     def row_norm(self) -> Tensor:
@@ -502,8 +502,8 @@ class RelationRows(NotAMatrix):
 
     def _record(self, operation: str) -> None:
         """Records an operation on rows that require grad through which torch.autograd.grad cannot differentiate."""
-        if torch.is_grad_enabled() and self.requires_grad and (operation, None) not in self._through:
-            self._through.append((operation, None))
+        if torch.is_grad_enabled() and self.requires_grad and (operation, None) not in self._recorded:
+            self._recorded.append((operation, None))
 
     def _exact(self, operation: str):
         """A context without autocast, so that entries are computed in the dtype of the rows."""
@@ -523,7 +523,7 @@ class RelationRows(NotAMatrix):
                 "RelationRows: rows that require grad cannot be changed in place; use an operation that returns "
                 "new rows"
             )
-        self._blocks, self._through = other.to(self.dtype)._blocks, []
+        self._blocks, self._recorded = other.to(self.dtype)._blocks, []
         return self
 
     def _dense_like(self, x: Tensor, operator: str) -> RelationRows:

@@ -232,19 +232,19 @@ def _autograd_grad(
         if not isinstance(rows, RelationRows):
             flat.append(rows)
             continue
-        if not rows._through:
+        if not rows._recorded:
             raise RuntimeError(
                 f"autograd.grad: input {place} (RelationRows of shape {tuple(rows.shape)}) was not the input of a "
                 "linear layer while it required grad; call requires_grad_() directly before the linear layer"
             )
-        untracked = [operation for operation, weight in rows._through if weight is None]
+        untracked = [operation for operation, weight in rows._recorded if weight is None]
         if untracked:
             raise TypeError(
                 f"autograd.grad: input {place} (RelationRows of shape {tuple(rows.shape)}) was used in "
                 f"{', '.join(untracked)} while it required grad; only linear layers can be differentiated with "
                 "respect to rows, use .dense()"
             )
-        flat += [edge for edge, _ in rows._through]
+        flat += [edge for edge, _ in rows._recorded]
     gradients = iter(torch.autograd.grad(outputs, flat, grad_outputs, retain_graph, create_graph, allow_unused=True))
     return tuple(
         _gradient_of(place, x, gradients, bool(allow_unused), materialize_grads) for place, x in enumerate(inputs)
@@ -254,12 +254,12 @@ def _autograd_grad(
 def _gradient_of(place: int, x, gradients, allow_unused: bool, materialize: bool):
     if isinstance(x, RelationRows):
         factors = [
-            (g, weight) for (_, weight), g in [(through, next(gradients)) for through in x._through] if g is not None
+            (g, weight) for (_, weight), g in [(through, next(gradients)) for through in x._recorded] if g is not None
         ]
         if factors:
             return RelationGradient(factors)
         if materialize:
-            weight = x._through[0][1]
+            weight = x._recorded[0][1]
             return RelationGradient([(weight.new_zeros(len(x), weight.shape[0]), weight)])
     else:
         grad = next(gradients)

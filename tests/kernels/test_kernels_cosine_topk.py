@@ -143,7 +143,7 @@ def test_bfloat16_is_ordered_in_float32():
     [
         ({"k": -1}, "k must not be negative, got -1"),
         ({"u": torch.zeros(2, 4)}, "u and v must have the same width, got 4 and 3"),
-        ({"v": torch.zeros(5, 3, dtype=torch.float64)}, "u is float32, v is float64"),
+        ({"v": torch.zeros(5, 3, dtype=torch.float64)}, "u and v must have the same dtype, got float32 and float64"),
         ({"u": torch.zeros(3)}, r"u must be \[B, d\], got \(3,\)"),
         ({"u": torch.zeros(2, 3).half(), "v": torch.zeros(5, 3).half()}, "values must be float32, float64 or bfloat16"),
         ({"crow": torch.tensor([0, 1, 1])}, "pass both or neither of crow and col, got only crow"),

@@ -95,7 +95,7 @@ def test_an_id_that_occurs_many_times():
     "change, message",
     [
         ({"e": torch.zeros(4, 3)}, r"h and e must both be \[U, d\], got \(5, 3\) and \(4, 3\)"),
-        ({"e": torch.zeros(5, 3).double()}, "h is float32, e is float64"),
+        ({"e": torch.zeros(5, 3).double()}, "h and e must have the same dtype, got float32 and float64"),
         ({"h": torch.zeros(5, 3).half(), "e": torch.zeros(5, 3).half()}, "unit rows must be float32 or float64"),
         ({"ids": torch.zeros(2, dtype=torch.int32)}, r"ids must be int64 \[B\], got int32 \(2,\)"),
         ({"tau": 0.0}, "tau must be positive, got 0.0"),

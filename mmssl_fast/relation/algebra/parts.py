@@ -25,8 +25,7 @@ from torch import Tensor
 
 from ...ops.sampled_dot import sampled_dot
 from ...ops.spmm import spmm, spmm_add_
-from ...precision import mm as _mm
-from ...precision import rounded
+from ...precision import mm, rounded
 from ...tiles import item_tiles
 from .cancelled import CancelledBlock, cancelled_blocks, excluded_rows, zero_rows
 from .pending_gradient import PendingGradient, pending_of
@@ -250,7 +249,7 @@ class DensePart(Part):
         return DensePart(self.x.detach())
 
     def forward(self, shared: WeightPass) -> PartValue:
-        return PartValue(_mm(self.x, rounded(shared.weight, shared.gemm).mT, shared.gemm))
+        return PartValue(mm(self.x, rounded(shared.weight, shared.gemm).mT, shared.gemm))
 
     def add_weight_gradient(
         self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
@@ -260,7 +259,7 @@ class DensePart(Part):
     def input_gradients(
         self, value: PartValue, grad: Tensor, needs: Sequence[bool], tw: Tensor | None, shared: WeightPass
     ) -> list[Tensor | None]:
-        return [_mm(grad, rounded(shared.weight, shared.gemm), shared.gemm) if needs[0] else None]
+        return [mm(grad, rounded(shared.weight, shared.gemm), shared.gemm) if needs[0] else None]
 
 
 def check_generated(op: str, u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None, kind: str = "dot") -> None:
@@ -356,7 +355,7 @@ def _products_with_weight(
         return {}
     weight, gemm = shared.weight, shared.gemm
     t = [cast(Tensor, grads[k]).mT @ cast(tuple[Tensor, Tensor], parts[k].low_rank())[0] for k in which]
-    together = _mm(rounded(weight, gemm).mT, torch.cat(t, 1), gemm, weight.dtype)
+    together = mm(rounded(weight, gemm).mT, torch.cat(t, 1), gemm, weight.dtype)
     return dict(zip(which, together.split([x.shape[1] for x in t], 1), strict=True))
 
 
@@ -370,5 +369,5 @@ def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tu
     if not distinct:
         return {}
     v = next(iter(distinct.values())) if len(distinct) == 1 else torch.cat(list(distinct.values()), 1)
-    together = _mm(v.mT, rounded(weight, gemm).mT, gemm)
+    together = mm(v.mT, rounded(weight, gemm).mT, gemm)
     return dict(zip(distinct, together.split([v.shape[1] for v in distinct.values()]), strict=True))

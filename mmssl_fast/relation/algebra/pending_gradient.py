@@ -68,10 +68,10 @@ class PendingGradient:
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
         """Adds value[e] y[row(e)] to dWᵀ[col[e]] for every entry e; y is [B, H]."""
         items, t_crow, t_row, order = entries.by_item
-        every = torch.arange(entries.n_items + 1, device=items.device)
-        crow, t_value = t_crow[torch.searchsorted(items, every)], value[order]
+        all_rows = torch.arange(entries.n_items + 1, device=items.device)
+        crow, t_value = t_crow[torch.searchsorted(items, all_rows)], value[order]
         self._pieces.append(
-            lambda begin, end, out: spmm_add_(out, every[: end - begin], crow[begin : end + 1], t_row, t_value, y)
+            lambda begin, end, out: spmm_add_(out, all_rows[: end - begin], crow[begin : end + 1], t_row, t_value, y)
         )
 
     def add_product(self, s: Tensor, gemm: torch.dtype) -> None:
