@@ -264,6 +264,19 @@ class _Ties:
         return torch.where(tied, probability, is_hit), torch.where(tied, conditional, is_hit)
 
 
+def excluded(dataset: Dataset, mask_validation: bool) -> InteractionGraph:
+    """The interactions that are excluded from the ranking on the test split."""
+    return InteractionGraph.from_scipy(dataset.train.maximum(dataset.val) if mask_validation else dataset.train)
+
+
+def user_metrics_on_test(
+    users: Tensor, items: Tensor, dataset: Dataset, k: int, mask_validation: bool = False
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """user_metrics on the test split of a dataset."""
+    seen = excluded(dataset, mask_validation)
+    return user_metrics(users, items, dataset.test, k, seen, popularity=item_popularity(dataset))
+
+
 def split_metrics(
     users: Tensor,
     items: Tensor,
@@ -278,10 +291,8 @@ def split_metrics(
     mask_validation: also exclude the validation items when testing. If the memory is not sufficient, the batch is
     halved.
     """
-    masked = dataset.train
-    if split == "test" and mask_validation:
-        masked = masked.maximum(dataset.val)
-    seen, popularity = InteractionGraph.from_scipy(masked).to(users.device), item_popularity(dataset)
+    seen = excluded(dataset, split == "test" and mask_validation).to(users.device)
+    popularity = item_popularity(dataset)
     try:
         return ranking_metrics(users, items, getattr(dataset, split), ks, seen, batch, popularity)
     except Exception as error:

@@ -45,8 +45,7 @@ def reproduce(
     epochs: EpochsOption = None,
     systems: Annotated[str | None, typer.Option(help="table2, table4, figure3: systems, separated by commas.")] = None,
     variants: Annotated[
-        str | None,
-        typer.Option(help="table3: ablations, separated by commas. [default: all]", show_default=False),
+        str | None, typer.Option(help="table3: ablations, separated by commas. [default: all]", show_default=False)
     ] = None,
     sweeps: Annotated[
         str | None,

@@ -26,8 +26,7 @@ def train(
         int | None, typer.Option(help="Seed of initialisation, sampling, dropout and noise.", show_default=False)
     ] = None,
     memory: Annotated[
-        str | None,
-        typer.Option(help="Memory budget of the run, such as 4GiB. [default: 80% of the free memory]"),
+        str | None, typer.Option(help="Memory budget of the run, such as 4GiB. [default: 80% of the free memory]")
     ] = None,
     compare: Annotated[
         bool | None,

@@ -10,8 +10,8 @@ quiet = False  # True in a worker process
 
 
 def disable_progress_bars() -> None:
-    """Treat stderr as no terminal, and print no line for each epoch. For a worker process, whose bars and lines would
-    overwrite those of its parent."""
+    """Show neither progress bars nor lines per epoch. For worker processes, whose output would mix with that of the
+    parent."""
     global ERR, quiet
     quiet = True
     ERR = Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=False)

@@ -19,22 +19,18 @@ class _Losses(ProgressColumn):
         return Text(task.fields.get("losses", ""), style="dim", no_wrap=True, overflow="ellipsis")
 
 
+def _bars(console: Console, *columns: ProgressColumn) -> Progress:
+    first = TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn()
+    return Progress(*first, *columns, _Losses(), console=console, transient=True, disable=not output.ERR.is_terminal)
+
+
 class ProgressObserver:
-    """An observer that draws one bar for the run on stderr, with the losses and the time left; where stderr is no
-    terminal it prints a line an epoch instead. Used as a context manager."""
+    """An observer that draws a progress bar on stderr, with the losses and the remaining time. If stderr is not a
+    terminal, it prints a line per epoch. A context manager."""
 
     def __init__(self, title: str) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            _Losses(),
-            console=Console(stderr=True, highlight=False),
-            transient=True,
-            disable=not output.ERR.is_terminal,
-        )
+        console = Console(stderr=True, highlight=False)
+        self.progress = _bars(console, TextColumn("left"), TimeRemainingColumn())
         self.title, self.best = title, ""
 
     def __enter__(self) -> ProgressObserver:
@@ -83,15 +79,7 @@ class WorkerProgress:
     """One progress bar per worker process. A context manager; shows nothing if stderr is not a terminal."""
 
     def __init__(self) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            _Losses(),
-            console=output.ERR,
-            transient=True,
-            disable=not output.ERR.is_terminal,
-        )
+        self.progress = _bars(output.ERR)
         self.tasks = {}
 
     def __enter__(self) -> WorkerProgress:

@@ -2,6 +2,9 @@
 
 The result is always a Dataset.
 
+The package has many small modules: one for each step of reading (files, tables, ids, interactions, split, features) and
+one for each kind of file.
+
 >>> from mmssl_trainer.data import load, synthetic
 >>> data = load("data/tiktok")
 >>> data.train.shape, data.modalities, data.notes

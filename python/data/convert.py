@@ -5,12 +5,12 @@ from pathlib import Path
 
 from ..errors import InputError, shown
 from ..files import whole_folder
+from .arrow import numbers_or_texts
 from .files import existing_folder
 from .foreign import recognised, tables
 from .foreign.source import ids_of, of_dataset
 from .layouts import choose, plain
 from .load import load
-from .tables import numbers_or_texts
 from .write import write_table
 
 

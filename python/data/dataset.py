@@ -55,10 +55,6 @@ class Dataset:
         """Indices (int64) of users given by original id, int or text. Raises InputError for an unknown id."""
         return _find(ids, self.user_ids, self.n_users, f"{self.name}: user")
 
-    def find_items(self, ids):
-        """Indices (int64) of items given by original id, int or text. Raises InputError for an unknown id."""
-        return _find(ids, self.item_ids, self.n_items, f"{self.name}: item")
-
     def with_modalities(self, modalities):
         """The dataset with only these modalities, in this order. It has another fingerprint."""
         missing = [modality for modality in modalities if modality not in self.features]

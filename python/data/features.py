@@ -3,10 +3,10 @@
 import numpy as np
 
 from ..errors import InputError, shown
+from .arrow import numbers_or_texts
 from .ids import check_gaps
 from .named_features import read_feature_ids, read_named_features
 from .npy import npy_rows, read_features
-from .tables import numbers_or_texts
 
 ENDS = (".parquet", ".npz", ".safetensors", ".npy")
 

@@ -9,10 +9,10 @@ from urllib.parse import unquote
 from ..errors import InputError, shown
 
 TABLE_ENDS = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
-_EXPANSION = 100
-_SMALL = 1 << 24
+# A .gz file that decompresses to more than this is refused.
+_EXPANSION, _SMALL = 100, 1 << 24
 _CHUNK = 1 << 20
-_DEEPEST = 8
+_MAX_DEPTH = 8  # of the folders in a partitioned table
 
 
 def existing_folder(path):
@@ -65,7 +65,7 @@ def is_partitioned(folder):
 
 
 def _walk(folder, keys, start, depth):
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise InputError(
             f"{folder}: is nested {depth} folders deep in a table; write the table with fewer partition columns"
         )

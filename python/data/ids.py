@@ -3,10 +3,11 @@
 import numpy as np
 
 from ..errors import InputError, shown
+from .arrow import numbers_or_texts
 from .files import TABLE_ENDS, read_text
-from .tables import column_names, numbers_or_texts, read_table
+from .tables import column_names, read_table
 
-_FREE_GAPS = 1_000_000
+_ALLOWED_GAPS = 1_000_000
 
 
 def check_gaps(path, side, count, indices):
@@ -14,10 +15,10 @@ def check_gaps(path, side, count, indices):
 
     Otherwise a single id of 10^12 would cost terabytes of empty rows. The limit is a million plus a hundred per id.
     """
-    if count <= _FREE_GAPS:
+    if count <= _ALLOWED_GAPS:
         return
     occurring = len(np.unique(indices))
-    if count > _FREE_GAPS + 100 * occurring:
+    if count > _ALLOWED_GAPS + 100 * occurring:
         raise InputError(
             f"{path}: has ids for {shown(int(count))} {side}, but only {occurring} occur; in this layout ids count "
             "from 0; use the plain layout for other ids"

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..errors import InputError, shown
+from .arrow import Column, check_ids
 from .files import existing_file
 from .ids import check_distinct
 from .npy import finite, npy_header
-from .tables import Column, check_ids, read_table
+from .tables import read_table
 
-_EXPANSION = 200
-_SMALL = 1 << 26
+# An archive that decompresses to more than this is refused.
+_EXPANSION, _SMALL = 200, 1 << 26
 
 
 def read_feature_ids(path):

@@ -17,7 +17,7 @@ _HEADER = re.compile(
 _DESCR = re.compile(r"'[<>|=](?:f[248]|[iu][1248]|b1)'")
 _ID_DESCR = re.compile(r"'[<>|=](?:[iu][1248]|[SU][1-9][0-9]{0,3})'")
 _LONGEST_HEADER = 65536
-_ROWS_AT_A_TIME = 1 << 22
+_VALUES_AT_ONCE = 1 << 22  # that are converted and checked
 
 
 def read_features(path, n_items=None):
@@ -104,7 +104,7 @@ def finite(path, array):
     dtype = np.float16 if array.dtype.kind == "f" and array.dtype.itemsize == 2 else np.float32
     same = array.dtype == dtype and array.flags.c_contiguous
     out = array if same else np.empty(array.shape, dtype)
-    step = max(1, _ROWS_AT_A_TIME // array.shape[1])
+    step = max(1, _VALUES_AT_ONCE // array.shape[1])
     for begin in range(0, len(array), step):
         if not same:
             with np.errstate(over="ignore"):

@@ -3,9 +3,10 @@
 import numpy as np
 
 from ...errors import InputError, shown
+from ..arrow import Column
 from ..layouts import mmrec, plain
 from ..names import standard_names
-from ..tables import Column, column_names, read_table
+from ..tables import column_names, read_table
 from .source import Source
 
 LABELS = plain.LABELS | mmrec.LABELS

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ..arrow import Column, numbers_or_texts
 from ..dataset import SPLITS
 from ..features import ENDS
 from ..npy import npy_rows
-from ..tables import Column, numbers_or_texts
 
 
 @dataclass

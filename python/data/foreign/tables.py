@@ -5,10 +5,11 @@ import io
 import re
 
 from ...errors import InputError, shown
+from ..arrow import NUMBER, column_of, numbers_of, pyarrow
 from ..files import TABLE_ENDS, read_text
 from ..layouts.plain import LABELS
 from ..names import standard_names
-from ..tables import column_names, column_of, first_line, numbers_of, pyarrow
+from ..tables import column_names, first_line
 from .columns import joined, known_columns, read_columns
 from .source import feature_paths
 
@@ -18,7 +19,6 @@ ENDS = (*TABLE_ENDS, ".dat", ".data", ".txt")
 _OTHERS = re.compile(r"(movies|links|tags|genome.*|books.*|users?|items?|meta.*|README.*|.*_feat)\.")
 _SPLIT = re.compile(r"(train|valid|validation|val|dev|test)(?=[-_.0-9])")
 _ASIN = re.compile(r"[0-9A-Z]{10}")
-_NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]*)?\s*")
 _SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 
 
@@ -96,7 +96,7 @@ def _is_table(path):
 
 def _positional(fields):
     """Whether the first line is not a header but data: user, item, rating and possibly a timestamp."""
-    return 3 <= len(fields) <= 4 and all(_NUMBER.fullmatch(field) for field in fields[2:])
+    return 3 <= len(fields) <= 4 and all(NUMBER.fullmatch(field) for field in fields[2:])
 
 
 def _separator(line):

@@ -15,12 +15,13 @@ id, and items with a .npy file by their id.
 """
 
 from ...errors import InputError, shown
+from ..arrow import numbers_or_texts
 from ..dataset import build
 from ..features import FeatureFiles
 from ..files import TABLE_ENDS, is_partitioned
 from ..ids import indices_in_list, listed_ids, note_counting_from_one, sorted_ids
 from ..interactions import read_interactions, splits_of, unread
-from ..tables import numbers_or_texts, read_table
+from ..tables import read_table
 
 NAME = "plain"
 NEEDS = "interactions.csv or interactions.parquet with columns user, item and optionally split"

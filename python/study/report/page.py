@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mmssl_fast import InteractionGraph
-
 from ...config.byte_size import readable
 from ...config.load import load
 from ...config.sections import Config
 from ...errors import InputError
 from ...files import write_text
-from ...ranking import METRICS, item_popularity, user_metrics
+from ...ranking import METRICS, user_metrics_on_test
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.curves import draw
@@ -145,9 +143,7 @@ def _data_sentence(data: dict[str, Any]) -> str:
 def _groups(model: saved_model.Model, config: Config) -> list[list[str]]:
     """Recall and NDCG of the test users by how many training interactions they have."""
     dataset = model.interactions
-    masked = dataset.train.maximum(dataset.val) if config.evaluate.mask_validation else dataset.train
-    seen, popularity = InteractionGraph.from_scipy(masked), item_popularity(dataset)
-    users, values = user_metrics(model.users, model.items, dataset.test, K, seen, popularity=popularity)
+    users, values = user_metrics_on_test(model.users, model.items, dataset, K, config.evaluate.mask_validation)
     group = np.digitize(np.diff(dataset.train.indptr)[users], (*BINS, np.inf)) - 1
     rows = []
     for index, (low, high) in enumerate(pairwise((*BINS, None))):

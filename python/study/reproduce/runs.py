@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mmssl_fast import InteractionGraph
-
 from ...config.sections import Config
 from ...data import Dataset
 from ...errors import InputError, Interrupted
-from ...ranking import item_popularity, user_metrics
+from ...ranking import user_metrics_on_test
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.complete import complete, refuse_other_data, refuse_other_run
@@ -126,13 +124,8 @@ def per_user(finished: list[FinishedRun], dataset: Dataset) -> tuple[np.ndarray,
     """The test users, and their metrics at K: for each metric one value per user, the mean over the given runs."""
     parts = []
     for each in finished:
-        model, masked = saved_model.load(each.run.folder), dataset.train
-        if each.run.config.evaluate.mask_validation:
-            masked = masked.maximum(dataset.val)
-        seen = InteractionGraph.from_scipy(masked)
-        users, values = user_metrics(
-            model.users, model.items, dataset.test, K, seen, popularity=item_popularity(dataset)
-        )
+        model, mask_validation = saved_model.load(each.run.folder), each.run.config.evaluate.mask_validation
+        users, values = user_metrics_on_test(model.users, model.items, dataset, K, mask_validation)
         parts.append(values)
     return users, {name: np.mean([values[name] for values in parts], 0) for name in parts[0]}
 

@@ -35,7 +35,7 @@ def preamble(settings: Settings, dataset: Dataset, finished: list[FinishedRun], 
         lines += [
             "All items except the user's training items are ranked; K = 20. The epoch is selected by validation "
             f"Recall@20, from at most {epochs}. Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}. "
-            f"mmssl_fast {versions['mmssl_fast']}, torch {versions['torch']}.",
+            f"mmssl_fast {versions['mmssl_fast']}, torch {versions['torch']}."
         ]
     if settings.quick:
         lines += [

@@ -14,15 +14,7 @@ from ...config.sections import Config
 from ...config.toml import read_toml
 from ...errors import InputError, shown
 
-NOT_TUNED = (
-    "data",
-    "train.seed",
-    "train.device",
-    "train.threads",
-    "train.memory",
-    "train.compare",
-    "train.start",
-)
+NOT_TUNED = ("data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare", "train.start")
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 

@@ -1,0 +1,202 @@
+"""Columns of a table: ids as Column, numbers and lists of numbers as arrays, converted from Arrow and checked."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import InputError, install_command, shown
+
+_CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]")
+NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]*)?\s*")
+LONGEST_ID = 200
+
+
+class Column(NamedTuple):
+    """A column of ids. Row r has the id texts[codes[r]]; the texts are distinct and not empty."""
+
+    texts: list[str]
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, texts):
+        """The Column of a list with one text per row."""
+        seen = {}
+        codes = np.array([seen.setdefault(text, len(seen)) for text in texts], np.int64)
+        return cls(list(seen), codes)
+
+    @classmethod
+    def concatenated(cls, columns):
+        """One Column with the rows of several, in order."""
+        seen, codes = {}, []
+        for column in columns:
+            new_codes = np.array([seen.setdefault(text, len(seen)) for text in column.texts], np.int64)
+            codes.append(new_codes[column.codes])
+        return cls(list(seen), np.concatenate(codes))
+
+    def row_of(self, code):
+        """The first row with the id texts[code], counted from 1 as in error messages."""
+        return int(np.argmax(self.codes == code)) + 1
+
+    def rows(self, index):
+        """The Column of these rows: indices or a mask. Texts that no longer occur are dropped."""
+        used, codes = np.unique(self.codes[index], return_inverse=True)
+        return Column([self.texts[code] for code in used.tolist()], codes.reshape(-1))
+
+
+def numbers_or_texts(texts):
+    """An int64 array if all texts are canonical integers (no plus sign, no leading zeros), otherwise a NumPy str
+    array."""
+    if all(_CANONICAL.fullmatch(text) for text in texts):
+        values = [int(text) for text in texts]
+        if not values or (min(values) >= -(2**63) and max(values) < 2**63):
+            return np.array(values, dtype=np.int64)
+    return np.array(texts, dtype=str)
+
+
+def check_ids(path, name, column):
+    """Return the column. Raises InputError, with the row, for an id that is empty, too long or not printable."""
+    for code, text in enumerate(column.texts):
+        if not text:
+            raise InputError(f"{path}: row {column.row_of(code)} has no {name}; add it or remove the row")
+        if len(text) > LONGEST_ID or _FORBIDDEN.search(text):
+            raise InputError(
+                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; ids must have at most {LONGEST_ID} "
+                "characters, all printable"
+            )
+    return column
+
+
+def pyarrow():
+    """The module pyarrow. Raises InputError if it is not installed."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise InputError(f"reading tables needs pyarrow, which is not installed; {install_command('train')}") from None
+    return pyarrow
+
+
+def column_of(path, name, chunked):
+    """The Column of an Arrow column of integers or text. Raises InputError for an empty cell."""
+    import pyarrow as pa
+
+    _refuse_nulls(path, name, chunked)
+    if not pa.types.is_dictionary(chunked.type):
+        chunked = chunked.dictionary_encode()
+    codes, seen = [], {}
+    for chunk in chunked.chunks:
+        local = chunk.dictionary.to_pylist()
+        index = chunk.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        if len(index) and not (0 <= index.min() and index.max() < len(local)):
+            raise InputError(f"{path}: the dictionary of column {name} is damaged; write the file again")
+        used = np.flatnonzero(np.bincount(index, minlength=len(local)))
+        new_codes = np.full(len(local), -1, np.int64)
+        for code in used.tolist():
+            if local[code] is None:
+                row = int(np.argmax(index == code)) + sum(map(len, codes)) + 1
+                raise InputError(f"{path}: row {row} has no {name}; add it or remove the row")
+            new_codes[code] = seen.setdefault(str(local[code]), len(seen))
+        codes.append(new_codes[index])
+    return check_ids(path, name, Column(list(seen), np.concatenate(codes) if codes else np.empty(0, np.int64)))
+
+
+def numbers_of(path, name, chunked):
+    """An Arrow column of numbers or times as int64 or float64 [n]. Times are converted to microseconds."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = chunked.type
+    if pa.types.is_dictionary(kind):
+        chunked, kind = chunked.cast(kind.value_type), kind.value_type
+    if pa.types.is_temporal(kind):
+        tries = [pa.timestamp("us", getattr(kind, "tz", None))]
+    elif pa.types.is_integer(kind):
+        tries = [pa.int64(), pa.float64()]
+    elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        tries = [pa.float64()]
+    elif is_text(kind):
+        chunked = pc.utf8_trim_whitespace(chunked.cast(pa.large_string()))
+        tries = [pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")]
+    else:
+        raise InputError(f"{path}: column {name} has the type {kind}; it must contain numbers")
+    for target in tries:
+        try:
+            values = chunked.cast(target, safe=not pa.types.is_temporal(target))
+        except pa.ArrowInvalid:
+            continue
+        _refuse_nulls(path, name, values)
+        values = (values.cast(pa.int64()) if pa.types.is_temporal(target) else values).to_numpy()
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise InputError(f"{path}: row {bad[0] + 1} has the {name} {values[bad[0]]}; it must be a number")
+        return values
+    for row, text in enumerate(chunked.to_pylist(), 1):
+        if text is None or not NUMBER.fullmatch(text):
+            raise InputError(f"{path}: row {row} has the {name} {shown(text)}; it must be a number")
+    raise InputError(f"{path}: column {name} contains numbers above 2^63")
+
+
+def matrix_of(path, name, chunked):
+    """An Arrow column of lists of the same length as an array [n, width]."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    _refuse_nulls(path, name, chunked)
+    blocks, width = [], None
+    for chunk in chunked.chunks:
+        if not len(chunk):
+            continue
+        lengths = pc.list_value_length(chunk).to_numpy(zero_copy_only=False)
+        width = int(lengths[0]) if width is None else width
+        if (lengths != width).any():
+            row = int(np.argmax(lengths != width)) + sum(map(len, blocks)) + 1
+            raise InputError(
+                f"{path}: row {row} has {lengths[lengths != width][0]} values in {name}, but row 1 has {width}"
+            )
+        values = chunk.flatten()
+        if values.null_count:
+            row = pc.index(pc.is_null(values), True).as_py() // max(width, 1) + sum(map(len, blocks)) + 1
+            raise InputError(f"{path}: row {row} has an empty value in {name}; add it or remove the row")
+        if pa.types.is_boolean(values.type):
+            values = values.cast(pa.uint8())
+        blocks.append(values.to_numpy(zero_copy_only=False).reshape(len(chunk), width))
+    return np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
+
+
+def _refuse_nulls(path, name, chunked):
+    import pyarrow.compute as pc
+
+    if chunked.null_count:
+        row = pc.index(pc.is_null(chunked), True).as_py() + 1
+        raise InputError(f"{path}: row {row} has no {name}; add it or remove the row")
+
+
+def is_text(kind):
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def is_vector(field):
+    from pyarrow import types
+
+    kind = field.type
+    listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    inner = kind.value_type if listed else None
+    return listed and (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner))
+
+
+def is_integer(path, name, kind):
+    """Whether a column of ids has an integer type (otherwise text). Raises InputError if it has another type."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_integer(kind) or is_text(kind):
+        return types.is_integer(kind)
+    advice = ""
+    if types.is_floating(kind):
+        advice = ", not floats; convert the column with astype('int64')"
+    elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        advice = ", one per row; mmssl-fast data convert expands lists"
+    raise InputError(f"{path}: column {name} has the type {kind}; ids and splits must be integers or text{advice}")
