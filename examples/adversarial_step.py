@@ -1,4 +1,4 @@
-"""One step of MMSSL's adversarial part (Eq. 3 to 7): rows of 64 users over 5000 items, none of them formed."""
+"""One step of the adversarial task of MMSSL (Eq. 3 to 7), with rows of 64 users over 5000 items that are not formed."""
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +32,9 @@ print({name: round(value.item(), 4) for name, value in terms.items()})
 
 loss = generator_loss(discriminator, [generated])  # Eq. 6
 loss.backward()
-print(f"generator loss {loss.item():.4f}, gradient of the items' features {features_i.grad.norm():.2e}")
+print(f"generator loss {loss.item():.4f}, gradient norm of the item features {features_i.grad.norm():.2e}")
 
-# The rows are what they stand for: forming them gives the same first layer.
+# Check: the first layer of the discriminator has the same output for the dense rows.
 dense = generated.dense()
 assert dense.shape == (64, n_items)
 torch.testing.assert_close(discriminator.first(generated), discriminator.first(dense), atol=1e-5, rtol=1e-4)

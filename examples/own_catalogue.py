@@ -1,4 +1,4 @@
-"""A shop's catalogue with text ids: write it as files, train on it, recommend. Uses mmssl_trainer from Python."""
+"""Data of a shop with text ids: write the files, train a model and recommend items, with mmssl_trainer in Python."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ with tempfile.TemporaryDirectory() as folder:
     pq.write_table(
         pa.table({"user": np.repeat(user_ids, 10), "item": item_ids[bought.ravel()]}), shop / "interactions.parquet"
     )
-    # One row of features for each item, in any order: the ids say whose they are.
+    # One row of features per item. The order does not matter, because the file contains the ids.
     order = random.permutation(n_items)
     features = (taste_of_items + 0.5 * random.standard_normal((n_items, 4))).astype(np.float32)
     pq.write_table(pa.table({"item": item_ids[order], "image": list(features[order])}), shop / "image_feat.parquet")

@@ -1,4 +1,4 @@
-"""LightGCN with the BPR loss in a loop of one's own: sampling, propagation, loss and ranking from mmssl_fast."""
+"""A training loop for LightGCN with the BPR loss: sampling, propagation, loss and ranking come from mmssl_fast."""
 
 import torch
 
@@ -6,10 +6,10 @@ from mmssl_fast import InteractionGraph, bpr_loss, cosine_topk, lightgcn, sample
 
 torch.manual_seed(0)
 
-# Interactions: 600 users like about 20 of 400 items, those near them in a hidden space of taste.
+# Each of 600 users interacts with 20 of 400 items, mostly those that are close in a latent space of taste.
 taste_u, taste_i = torch.randn(600, 6), torch.randn(400, 6)
 liked = (taste_u @ taste_i.T + torch.randn(600, 400)).topk(20, dim=1).indices
-held_out = liked[:, 0]  # one item of each user is kept for testing
+held_out = liked[:, 0]  # one item of each user, for testing
 users = torch.arange(600).repeat_interleave(19)
 graph = InteractionGraph.from_pairs(users, liked[:, 1:].reshape(-1), n_users=600, n_items=400)
 
@@ -19,7 +19,7 @@ optimizer = torch.optim.Adam([user_table, item_table], lr=0.02)
 
 
 def recall(k: int = 20) -> float:
-    """Share of users whose held-out item is among their k best unseen ones."""
+    """Fraction of users whose held-out item is among the k best unseen items."""
     with torch.no_grad():
         h_u, h_i = lightgcn(graph, user_table, item_table, layers=2)
     everybody = torch.arange(600)

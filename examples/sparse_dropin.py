@@ -1,4 +1,4 @@
-"""A LightGCN written with torch.sparse.mm, unchanged, with and without the drop-in: the same losses."""
+"""A LightGCN that uses torch.sparse.mm, trained with and without the drop-in module: the losses are the same."""
 
 import torch
 
@@ -6,7 +6,7 @@ from mmssl_fast.dropin import sparse
 
 
 class LightGCN(torch.nn.Module):
-    """As many repositories write it: one square adjacency over users and items, one product a layer."""
+    """LightGCN as in many repositories: one square adjacency matrix of users and items, and one product per layer."""
 
     def __init__(self, adjacency: torch.Tensor, n_users: int, width: int = 32, layers: int = 3) -> None:
         super().__init__()

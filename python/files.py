@@ -131,7 +131,8 @@ def lock(folder: Path, message: str) -> None:
     """Lock a folder against other processes until `unlock` or the end of this process.
 
     The lock is on the folder itself and needs no file. File systems without locks are not locked. Raises InputError
-    with this message if another process has locked the folder."""
+    with this message if another process has locked the folder.
+    """
     handle = os.open(folder, os.O_RDONLY)
     key = _key(handle)
     try:

@@ -91,7 +91,8 @@ def busy_processors(processors: set[int], root: Path = Path("/"), window: float 
 
     Time at low priority (nice) counts as idle, and time that the hypervisor gave to other machines (steal) as busy.
     Pressure stall information is not suitable: it stays at 0 until more processes want to run than there are
-    processors."""
+    processors.
+    """
     before = _processor_times(root)
     time.sleep(window)
     after = _processor_times(root)

@@ -31,9 +31,10 @@ def feature_files(folder):
 class FeatureFiles:
     """The feature files of a folder, before the items are known.
 
-    files: {modality: path}. chosen: modalities to read. ordered: the first file without ids (.npy), whose rows belong
-    to the items in order. rows: its number of rows. ids: item ids of the other files, as the keys of a dict in their
-    order."""
+    files: {modality: path}. chosen: modalities to read. without_ids: the first file without ids (.npy), whose rows
+    belong to the items in order. rows: its number of rows. ids: item ids of the other files, as the keys of a dict in
+    their order.
+    """
 
     def __init__(self, folder, modalities=None):
         self.folder, self.files = folder, feature_files(folder)
@@ -42,15 +43,15 @@ class FeatureFiles:
             if modality not in self.files:
                 names = ", ".join(self.files) or "none"
                 raise InputError(f"{folder}: has no feature file {modality}_feat.*; its modalities are: {names}")
-        self.ordered = next((path for path in self.files.values() if path.suffix == ".npy"), None)
-        self.rows = None if self.ordered is None else npy_rows(self.ordered)
+        self.without_ids = next((path for path in self.files.values() if path.suffix == ".npy"), None)
+        self.rows = None if self.without_ids is None else npy_rows(self.without_ids)
         self.ids = {}
         for path in self.files.values():
             if path.suffix != ".npy":
                 self.ids |= dict.fromkeys(read_feature_ids(path).texts)
 
     @property
-    def rows_in_order(self):
+    def chosen_without_ids(self):
         """The first chosen file without ids, or None."""
         return next((self.files[m] for m in self.chosen if self.files[m].suffix == ".npy"), None)
 
@@ -72,7 +73,7 @@ class FeatureFiles:
                 index = {str(item): i for i, item in enumerate(ids)}
             column, values = read_named_features(path)
             features[modality] = _by_id(path, column, values, index, options, notes)
-        if self.rows_in_order is not None and n_items:
+        if self.chosen_without_ids is not None and n_items:
             notes.append(_rows_of_items(n_items, item_ids))
         return features
 
@@ -87,8 +88,8 @@ def catalogue_size(features, path, items):
     if features.rows is not None:
         if count > features.rows:
             raise InputError(
-                f"{features.ordered}: has {features.rows} rows, but {path.name} contains item {shown(count - 1)}; it "
-                "needs one row per item, row = item"
+                f"{features.without_ids}: has {features.rows} rows, but {path.name} contains item {shown(count - 1)}; "
+                "it needs one row per item, row = item"
             )
         return features.rows
     texts = list(features.ids)

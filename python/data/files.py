@@ -46,7 +46,8 @@ def parts_of(path, start=""):
 
     A file is its own only part. In a folder, as written by Spark, Dask and DuckDB, the parts are its tables in the
     order of their names, and those in subfolders named column=value. Names that start with "_" or "." are skipped, and
-    so are files whose names do not start with `start`. Raises InputError for a folder without parts."""
+    so are files whose names do not start with `start`. Raises InputError for a folder without parts.
+    """
     if not path.is_dir():
         return [(existing_file(path), {})]
     parts = list(_walk(path, {}, start, 0))

@@ -13,7 +13,8 @@ def summarise(dataset):
     interactions: {split: count}. density: training pairs / (users x items). user_degree, item_degree: quantiles and
     mean of the number of training interactions. without_history: users and items without training interactions.
     held_out: {"val", "test": counts of pairs, users, and of new users and cold items, which have no training
-    interactions}."""
+    interactions}.
+    """
     train = dataset.train
     return {
         "name": dataset.name,

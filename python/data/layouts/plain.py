@@ -79,7 +79,7 @@ def _users(folder, path, column, notes):
 
 def _items(folder, path, column, files, notes):
     """(ids or None, number of items, index of the item in each row)."""
-    list_path, ordered = find_table(folder, "items"), files.rows_in_order
+    list_path, npy_path = find_table(folder, "items"), files.chosen_without_ids
     if list_path is not None:
         ids, index = _listed(list_path, "item", notes)
         return ids, len(ids), indices_in_list(path, "item", column, index, list_path)
@@ -89,26 +89,26 @@ def _items(folder, path, column, files, notes):
             items = values[column.codes]
             note_counting_from_one("item", items, notes, bool(files.chosen))
             return None, files.rows, items
-        if ordered is not None:
-            _refuse_unknown_order(path, column, values, ordered, files.rows)
+        if npy_path is not None:
+            _refuse_unknown_order(path, column, values, npy_path, files.rows)
     ids, index = sorted_ids(column, files.ids)
     return ids, len(ids), index
 
 
-def _refuse_unknown_order(path, column, values, ordered, rows):
+def _refuse_unknown_order(path, column, values, npy_path, rows):
     """Raise InputError, because the items of the rows of a .npy file are not known."""
     if values.dtype.kind == "i":
         from_one = "; subtract 1 from the ids" if values.min() == 1 and values.max() == rows else ""
         for code, text in enumerate(column.texts):
             if not 0 <= int(text) < rows:
                 raise InputError(
-                    f"{path}: row {column.row_of(code)} has item {shown(text)}, but {ordered.name} has rows "
+                    f"{path}: row {column.row_of(code)} has item {shown(text)}, but {npy_path.name} has rows "
                     f"0..{rows - 1}, and integer ids are row numbers{from_one}, or list the ids in row order in "
                     "items.csv"
                 )
         return
     raise InputError(
-        f"{path}: row 1 has item {shown(column.texts[0])}, but the items of the {rows} rows of {ordered.name} are not "
+        f"{path}: row 1 has item {shown(column.texts[0])}, but the items of the {rows} rows of {npy_path.name} are not "
         "known. Add items.csv with a column item that has the ids in the order of the feature rows: "
         "pandas.DataFrame({'item': ids}).to_csv('items.csv', index=False)"
     )
