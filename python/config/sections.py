@@ -27,9 +27,7 @@ SYNTHETIC_EPOCHS = 20
 
 
 class DataSection(Section):
-    path: str = Field(
-        SYNTHETIC, description='Folder or file with the data; "synthetic" is the built-in synthetic data set.'
-    )
+    path: str = Field(SYNTHETIC, description='Folder with the data; "synthetic" is the built-in synthetic data set.')
     layout: str = Field("auto", description='Layout of the data folder; "auto" detects it from the files.')
     modalities: list[str] = Field(
         [], description='Modalities to use, in this order. Empty: all of them; ["none"]: train without features.'
