@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, cosine_topk
+from mmssl_fast import InteractionGraph, cosine_topk, distributed
+from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import interactions
 
 from .data import Dataset
 from .errors import InputError, is_out_of_memory
+from .rank_sums import OrderedSums, passes
 
 METRICS = ("recall", "precision", "ndcg", "hit", "mrr")
 DEFAULT_KS = (10, 20, 50)
@@ -51,7 +53,9 @@ class Ranking:
     and lists.
 
     items: [I, d] embeddings. popularity: int64 [I]; None: all equal. seen: interactions that are excluded from the
-    ranking. labels: uint64 [I], order of tied items in a list; None: by index.
+    ranking. labels: uint64 [I], order of tied items in a list; None: by index. ranks: over several processes
+    `items` are this rank's [I_p, d], `seen` has the rows of this rank's users, popularity is required, and all ranks
+    must ask for the same number of lists, empty ones included.
     """
 
     def __init__(
@@ -60,11 +64,14 @@ class Ranking:
         popularity: np.ndarray | None = None,
         seen: InteractionGraph | None = None,
         labels: np.ndarray | None = None,
+        ranks: Ranks = ONE,
     ) -> None:
-        n_items = items.shape[0]
+        n_items = items.shape[0] if ranks.size == 1 else len(popularity)
         popularity = np.zeros(n_items, np.int64) if popularity is None else np.asarray(popularity, np.int64)
         labels = np.zeros(n_items, np.uint64) if labels is None else labels
-        unscored, keys = (items == 0).all(1).cpu().numpy(), _row_keys(items)
+        zero, hashes = (items == 0).all(1).to(torch.uint8), torch.from_numpy(_row_keys(items)).to(items.device)
+        unscored = distributed.gather_whole(zero, n_items, ranks).cpu().numpy().astype(bool)
+        keys = distributed.gather_whole(hashes, n_items, ranks).cpu().numpy()
         order = np.lexsort((labels, keys, -popularity, unscored))
         # Groups of tied items: items with equal embeddings, and for users with a zero embedding, of equal popularity.
         other_popularity = _changes(popularity[order], unscored[order])
@@ -76,7 +83,12 @@ class Ranking:
         self.groups = torch.from_numpy(groups).to(items.device)
         self.sizes = torch.from_numpy(np.bincount(groups.ravel())).to(items.device)
         self.rows_tied = n_rows < n_items
-        self.items = items[self.order[: self.n_scored]]
+        self.ranks, self.place = ranks, None
+        if ranks.size == 1:
+            self.items = items[self.order[: self.n_scored]]
+        else:
+            self.items, self.place = items, torch.full((n_items,), -1, device=items.device)
+            self.place[self.order[: self.n_scored]] = torch.arange(self.n_scored, device=items.device)
         self.seen = None if seen is None else self.by_place(_csr(seen))
         self._seen_parts = (None, None)
         if seen is not None:
@@ -107,8 +119,11 @@ class Ranking:
         return scores, places
 
     def _topk(self, users: Tensor, items: Tensor, k: int, part: int, index: Tensor) -> tuple[Tensor, Tensor]:
-        seen, length = self._seen_parts[part], min(k, len(items))
+        seen = self._seen_parts[part]
         rows = None if seen is None else seen.rows(index)
+        if part == 0 and self.ranks.size > 1:
+            return distributed.cosine_topk(users, items, k, len(self.place), self.ranks, rows, "dot", self.place)
+        length = min(k, len(items))
         scores, places = cosine_topk(users, items, length, seen=rows, kind="dot")
         return F.pad(scores, (0, k - length), value=-torch.inf), F.pad(places, (0, k - length), value=-1)
 
@@ -129,6 +144,7 @@ def ranking_metrics(
     seen: InteractionGraph | None = None,
     batch: int = 4096,
     popularity: np.ndarray | None = None,
+    ranks: Ranks = ONE,
 ) -> dict[str, float]:
     """Ranking metrics, averaged over the users with a held-out item. Items are ranked as in `Ranking`.
 
@@ -148,19 +164,25 @@ def ranking_metrics(
     Missing items at the end of a short list, and held-out items in `seen`, count as misses. If items are tied, each
     metric is its expected value over all their orders (McSherry and Najork, ECIR 2008).
 
+    ranks: over several processes users, items, heldout and seen are this rank's rows. The averages have the same bits
+    as in one process, because the sums are added in the same order.
+
     Returns {"recall@20": …} for every metric and K, and "users", the number of users. Without users all are 0.
     """
     ks = sorted(set(ks))
     if not ks or ks[0] < 1:
         raise ValueError(f"ranking_metrics: every K must be at least 1, got {list(ks)}")
-    sums = torch.zeros(len(METRICS), len(ks), dtype=torch.float64, device=users.device)
-    n_users = 0
-    for chunk, hits, relevant in _ranked("ranking_metrics", users, items, heldout, ks[-1], seen, batch, popularity):
-        n_users += chunk.numel()
-        sums += _chunk_metrics(hits, relevant, ks).sum(0).mT
-    means = (sums / max(1, n_users)).tolist()
+    counts = np.diff(interactions(heldout, "ranking_metrics").indptr)
+    sums = OrderedSums(
+        int((counts > 0).sum()), users_at_once(batch, ks[-1]), (len(ks), len(METRICS)), users.device, ranks
+    )
+    for _, hits, relevant in _ranked(
+        "ranking_metrics", users, items, heldout, ks[-1], seen, batch, popularity, ranks, sums.pieces
+    ):
+        sums.add(_chunk_metrics(hits, relevant, ks))
+    means = (sums.total().mT / max(1, sums.n)).tolist()
     result = {f"{name}@{k}": means[m][j] for j, k in enumerate(ks) for m, name in enumerate(METRICS)}
-    return {**result, "users": n_users}
+    return {**result, "users": sums.n}
 
 
 def user_metrics(
@@ -191,10 +213,14 @@ def _ranked(
     seen: InteractionGraph | None,
     batch: int,
     popularity: np.ndarray | None,
+    ranks: Ranks = ONE,
+    pieces: list[int] | None = None,
 ) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor], Tensor]]:
-    """Rank the users with a held-out item in chunks. Yields (their indices, result of _Ties.hits, number of held-out
-    items)."""
-    if heldout.shape != (users.shape[0], items.shape[0]):
+    """Rank the users with a held-out item in chunks of `batch`, or of the sizes in `pieces`.
+
+    Yields (their indices, result of _Ties.hits, number of held-out items).
+    """
+    if heldout.shape != (users.shape[0], items.shape[0] if ranks.size == 1 else heldout.shape[1]):
         raise ValueError(
             f"{op}: heldout has {heldout.shape[0]} users x {heldout.shape[1]} items, but there are embeddings of "
             f"{users.shape[0]} x {items.shape[0]}"
@@ -202,14 +228,17 @@ def _ranked(
     heldout = interactions(heldout, op)
     counts = np.diff(heldout.indptr)
     index = torch.from_numpy(np.flatnonzero(counts)).to(users.device)
-    if not index.numel():
+    if not index.numel() and ranks.size == 1:
         return
     relevant = torch.from_numpy(counts.astype(np.int64)).to(users.device)
-    ranking = Ranking(items, popularity, seen)
+    ranking = Ranking(items, popularity, seen, ranks=ranks)
     ties = _Ties(ranking, users, heldout)
-    for chunk in index.split(users_at_once(batch, k)):
-        _, places = ranking.places(users[chunk], chunk, k)
-        yield chunk, ties.hits(chunk, places), relevant[chunk]
+    chunks = index.split(users_at_once(batch, k) if pieces is None else pieces)
+    for group in passes(list(chunks), k, ranks):
+        ids = torch.cat([index[:0], *group])
+        _, places = ranking.places(users[ids], ids, k)
+        for chunk, part in zip(group, places.split([len(chunk) for chunk in group]), strict=True):
+            yield chunk, ties.hits(chunk, part), relevant[chunk]
 
 
 class _Ties:
@@ -266,7 +295,11 @@ class _Ties:
 
 def excluded(dataset: Dataset, mask_validation: bool) -> InteractionGraph:
     """The interactions that are excluded from the ranking on the test split."""
-    return InteractionGraph.from_scipy(dataset.train.maximum(dataset.val) if mask_validation else dataset.train)
+    return InteractionGraph.from_scipy(_masked(dataset, mask_validation))
+
+
+def _masked(dataset: Dataset, mask_validation: bool) -> sp.csr_array:
+    return dataset.train.maximum(dataset.val) if mask_validation else dataset.train
 
 
 def user_metrics_on_test(
@@ -289,16 +322,21 @@ def split_metrics(
     """ranking_metrics on the split "val" or "test" of a dataset. Training items are excluded from the ranking.
 
     mask_validation: also exclude the validation items when testing. If the memory is not sufficient, the batch is
-    halved.
+    halved. Over several processes users and items are this rank's rows.
     """
-    seen = excluded(dataset, split == "test" and mask_validation).to(users.device)
+    ranks = distributed.current()
+    masked, heldout = _masked(dataset, split == "test" and mask_validation), getattr(dataset, split)
+    if ranks.size > 1:
+        first, last = ranks.span(dataset.n_users)
+        masked, heldout = masked[first:last], heldout[first:last]
+    seen = InteractionGraph.from_scipy(masked).to(users.device)
     popularity = item_popularity(dataset)
     try:
-        return ranking_metrics(users, items, getattr(dataset, split), ks, seen, batch, popularity)
+        return ranking_metrics(users, items, heldout, ks, seen, batch, popularity, ranks)
     except Exception as error:
-        if batch == 1 or not is_out_of_memory(error):
+        if batch == 1 or ranks.size > 1 or not is_out_of_memory(error):
             raise
-    return ranking_metrics(users, items, getattr(dataset, split), ks, seen, batch // 2, popularity)
+    return ranking_metrics(users, items, heldout, ks, seen, batch // 2, popularity)
 
 
 def breakdown(

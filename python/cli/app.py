@@ -5,11 +5,13 @@ Each command imports torch, and modules that need it, only when it runs, so that
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
+from ..errors import InputError
 from .benchmark import benchmark
 from .data_check import data_check
 from .data_convert import data_convert
@@ -35,10 +37,22 @@ def mmssl_fast(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    refuse_several_processes(context.invoked_subcommand)
     if version:
         print(f"mmssl-fast {installed_version('mmssl_fast')}")
         raise typer.Exit
     help_without_command(context)
+
+
+OVER_RANKS = ("train", "evaluate", "recommend")
+
+
+def refuse_several_processes(command: str | None) -> None:
+    """Raise InputError for a command that torchrun started several times, where one process does it."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and command not in OVER_RANKS:
+        raise InputError(
+            f"mmssl-fast {command or ''} takes one process; leave out torchrun, which is for {', '.join(OVER_RANKS)}"
+        )
 
 
 @data_app.callback(invoke_without_command=True)

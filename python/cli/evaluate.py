@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Literal
 
 import typer
 
 from ..errors import InputError
-from .options import JsonOption, RunPath
+from . import launch
+from .options import JsonOption, RanksOption, RunPath
 
 
 def evaluate(
@@ -34,16 +36,23 @@ def evaluate(
         ),
     ] = False,
     as_json: JsonOption = False,
+    ranks: RanksOption = None,
 ) -> None:
     """Rank all items for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
+    if launch.is_asked_for(ranks):
+        return launch.launch(ranks, sys.argv[1:])
     from ..api import evaluate as evaluate_model
     from ..api import load
     from ..config.names import title as title_of
     from ..console import output, tables
     from ..ranking import DEFAULT_KS, breakdown, check_list_lengths
     from ..runs.folder import unfinished
+    from ..training import ranks as together
 
     ks = k or DEFAULT_KS
+    group = together.join()
+    if group.size > 1 and cold:
+        raise InputError("--cold: takes one process; leave out --ranks or torchrun")
     model = load(run)
     check_list_lengths("--k", ks, model.interactions.n_items)
     groups = {}
@@ -58,12 +67,13 @@ def evaluate(
         raise InputError(f"{run}: the data has no {split} interactions")
     if note := unfinished(run):
         output.ERR.print(f"note: {note}", markup=False)
-    if as_json:
+    if as_json and group.rank == 0:
         print(json.dumps(metrics | ({"breakdown": groups} if groups else {}), indent=2))
-    else:
+    elif not as_json:
         system = title_of(model.metadata.get("system", ""))
         title = f"{system} on {model.interactions.name}, {split}: {metrics['users']:,} users"
         title += f", only the {metrics['candidates']} cold items ranked" if cold else ""
         output.OUT.print(tables.metrics_table(title, metrics))
         if groups:
             output.OUT.print(tables.breakdown_table(groups))
+    together.leave()

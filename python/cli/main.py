@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from .. import threads
@@ -51,12 +52,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = error.ctx.command_path if error.ctx else "mmssl-fast"
             message = error.format_message().replace("Value error, ", "").rstrip(".")
             return _fail(f"{command}: {message}; see {command} --help", 2)
+        if "WORLD_SIZE" in os.environ:
+            from ..training.ranks import lost_connection
+
+            error = lost_connection(error) or error
+            if isinstance(error, WorkerFailed):
+                return _fail(error, 1)
         if (user_error := as_user_error(error)) is not None:
             return _fail(user_error, 2 if isinstance(user_error, InputError) else 1)
+        if "WORLD_SIZE" in os.environ:
+            return _fail("".join(traceback.format_exception(error)).strip(), 1)
         raise
 
 
 def _fail(message: object, code: int) -> int:
+    if "WORLD_SIZE" in os.environ:  # torchrun's: one process reports, and none waits for the others
+        from ..training import ranks
+
+        message = ranks.report_once(str(message))
+        if message is not None:
+            print(f"mmssl-fast: {message}", file=sys.stderr)
+        ranks.end(code)
+        return code
     print(f"mmssl-fast: {message}".replace("mmssl-fast: mmssl-fast", "mmssl-fast"), file=sys.stderr)
     return code
 

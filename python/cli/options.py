@@ -64,6 +64,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder that train has written, or its model.safetensors.")
 ]
+RanksOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks", metavar="N", help="Processes on this machine that share the work. [default: 1]", show_default=False
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

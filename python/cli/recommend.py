@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ..errors import InputError
-from .options import RunPath
+from . import launch
+from .options import RanksOption, RunPath
 
 
 def recommend(
     run: RunPath,
-    out: Annotated[Path | None, typer.Option(help=".csv or .parquet file to write. [default: print the lists]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=".csv or .parquet file to write, with --ranks a folder. [default: print the lists]"),
+    ] = None,
     users: Annotated[
         list[str] | None,
         typer.Option(
@@ -31,13 +36,23 @@ def recommend(
         Literal["train", "all"],
         typer.Option(help="Interactions to exclude: train, or all (training, validation and test)."),
     ] = "train",
+    ranks: RanksOption = None,
 ) -> None:
     """Print or write the best items for each user, excluding items that the user has interacted with."""
+    if launch.is_asked_for(ranks):
+        return launch.launch(ranks, sys.argv[1:])
     from ..console import output, tables
     from ..runs import recommend as recommending
     from ..runs import saved_model
     from ..runs.folder import unfinished
+    from ..training import ranks as together
 
+    group = together.join()
+    if group.size > 1:
+        if users is not None or users_from is not None:
+            raise InputError("--users and --users-from: take one process; leave out --ranks or torchrun")
+        if out is not None and out.suffix:
+            raise InputError(f"{out}: several processes write a file each; give a folder, without an extension")
     model = saved_model.load(run)
     user_ids = _user_ids(users, users_from, model.interactions)
     if out is None and user_ids is None:
@@ -47,7 +62,11 @@ def recommend(
         output.ERR.print(f"note: {note}", markup=False)
     if count := recommending.by_popularity(model, user_ids):
         output.ERR.print(f"note: {recommending.popularity_note(count)}", markup=False)
-    if out is None:
+    if group.size > 1:
+        count = recommending.write_part(chunks, out)
+        output.OUT.print(f"{out}: {count:,} recommendations in {group.size} files", markup=False)
+        together.leave()
+    elif out is None:
         rows = [row for chunk in chunks for row in zip(*(column.tolist() for column in chunk), strict=True)]
         cells = [[str(user), rank, str(item), score] for user, rank, item, score in rows]
         output.OUT.print(tables.table("", recommending.COLUMNS, cells))

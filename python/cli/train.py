@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from .options import DATA_OPTIONS, ConfigOption, Flags, SetOption, config_key_options, configuration
+from . import launch
+from .options import DATA_OPTIONS, ConfigOption, Flags, RanksOption, SetOption, config_key_options, configuration
 
 
 @config_key_options(*DATA_OPTIONS, "system", "device", "threads")
@@ -58,8 +60,11 @@ def train(
             show_default=False,
         ),
     ] = None,
+    ranks: RanksOption = None,
 ) -> None:
     """Train a recommender, save the model of its best epoch, and print its test metrics."""
+    if launch.is_asked_for(ranks):
+        return launch.launch(ranks, sys.argv[1:])
     import numpy as np
     import torch
 
@@ -70,8 +75,9 @@ def train(
     from ..memory import budget
     from ..ranking import breakdown, check_list_lengths
     from ..runs.complete import fit_and_test, load_data
-    from ..runs.folder import RunFolder, default_path
-    from ..systems import refuse_without_features
+    from ..runs.folder import CONFIG, default_path, open_folder
+    from ..systems import refuse_over_ranks, refuse_without_features
+    from ..training import ranks as together
     from ..training import signals
     from ..training.checkpoints import Checkpoints, resume_command
     from ..training.loop import pick_device
@@ -83,6 +89,8 @@ def train(
         "train.memory": (memory, "--memory"),
         "train.compare": (None if compare is None else "yes" if compare else "no", "--compare"),
     }
+    if together.is_restarted() and resume is None and out is not None and (out / CONFIG).is_file():
+        resume, out, config, preset, overwrite, start = out, None, None, None, False, None
     if resume is not None:
         config = _resumed_configuration(
             resume, {"--config": config, "--preset": preset, "--out": out, "--overwrite": overwrite, "--from": start}
@@ -96,6 +104,10 @@ def train(
         saved = configuration(config, {})
         refuse_other(resume, saved.model_dump(), chosen.model_dump(), more_epochs=True)
         _refuse_finished(resume, saved, chosen.train.epochs)
+    group = together.join(chosen.train.device)
+    if group.size > 1:
+        refuse_over_ranks(chosen.model.system)
+        together.refuse_one_process_settings(chosen)
     pick_device(chosen.train.device)
     dataset = load_data(**chosen.data.model_dump())
     refuse_without_features(dataset, [chosen.model.system])
@@ -104,13 +116,14 @@ def train(
         chosen = chosen.changed("data", path=str(Path(chosen.data.path).resolve()))
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = chosen.changed("train", epochs=SYNTHETIC_EPOCHS)
+    together.refuse_differences(chosen, dataset)
     if not chosen.train.threads:  # saved in config.toml, because results may depend on it and it depends on the load
         chosen = chosen.changed("train", threads=torch.get_num_threads())
-    chosen = budget.settle(dataset, chosen, resumed=resume is not None)
-    path = resume or out or default_path(chosen, dataset)
+    chosen = together.one_config(budget.settle(dataset, chosen, resumed=resume is not None))
+    path = resume or out or Path(together.first_ranks(lambda: str(default_path(chosen, dataset))))
     checkpoints = Checkpoints(path, dataset, chosen)
     has_checkpoint = resume is not None and checkpoints.open()
-    folder = RunFolder(path, dataset, chosen, overwrite or resume is not None, has_checkpoint)
+    folder = open_folder(path, dataset, chosen, overwrite or resume is not None, has_checkpoint)
     notes = list(dataset.notes)
     if resume is not None:
         notes[:0] = checkpoints.notes() or ["the run has no checkpoint yet, so it starts from the beginning"]
@@ -141,6 +154,7 @@ def train(
         groups = breakdown(fit.users, fit.items, dataset, "test", options.ks, options.mask_validation, options.batch)
         folder.finish(fit, test, baselines, groups, keep_state=True)
     _print_results(dataset.name, fit, test, rows, folder.path, groups)
+    together.leave()
 
 
 def _resumed_configuration(run: Path, other_options: dict[str, Any]) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 import scipy
 import torch
 
-from mmssl_fast import __version__
+from mmssl_fast import __version__, distributed
 
 from ..config.load import load
 from ..config.sections import Config
@@ -27,7 +27,7 @@ from ..files import lock, replacing, unlock, write_text
 from ..systems import title
 from ..training import state_file
 from ..training.checkpoints import FOLDER, resume_command
-from ..training.progress import Fit
+from ..training.progress import Fit, NullObserver
 from . import saved_model
 from .curves import draw
 
@@ -138,6 +138,28 @@ class RunFolder:
         else:
             state_file.remove(self.path / FOLDER)
         unlock(self.path)
+
+
+class OtherRank(NullObserver):
+    """What stands in for a RunFolder on every rank but the first: it writes nothing and sends its rows of a model."""
+
+    def __init__(self, path: Path, dataset: Dataset, config: Config) -> None:
+        self.path, self.dataset, self.config = path, dataset, config
+
+    def resumed(self, fit: Fit) -> None:
+        if fit.best_epoch:
+            self.improved(fit)
+
+    def improved(self, fit: Fit) -> None:
+        saved_model.save(saved_model.Model.of(fit, self.dataset, self.config.model.system), self.path / MODEL)
+
+    def finish(self, *args: Any, **options: Any) -> None: ...
+
+
+def open_folder(path: Path, dataset: Dataset, config: Config, overwrite: bool, resume: bool) -> RunFolder | OtherRank:
+    """The run's folder on the first rank, and what stands in for it on the others."""
+    kind = OtherRank(path, dataset, config) if distributed.current().rank else None
+    return kind or RunFolder(path, dataset, config, overwrite, resume)
 
 
 @contextmanager

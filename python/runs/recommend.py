@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
-from mmssl_fast import InteractionGraph
+from mmssl_fast import InteractionGraph, distributed
 
 from ..data import Dataset
 from ..errors import InputError
 from ..files import write_with
+from ..rank_sums import passes
 from ..ranking import Ranking, check_list_lengths, item_popularity, users_at_once
 from .saved_model import Model
 
@@ -44,12 +46,15 @@ def recommend(
 
     users: original ids, int or text; None: all users. k: from 1 to the number of items, or up to 50. A user with fewer
     items left gets a shorter list. exclude: "train" excludes the training interactions, as evaluation does; "all" also
-    those of validation and test. Raises InputError that names the first unknown user, or for an invalid k.
+    those of validation and test. Over several processes the lists are those of this rank's users, and `users` must be
+    None. Raises InputError that names the first unknown user, or for an invalid k.
     """
     check_list_lengths("k", [k], model.interactions.n_items)
     if exclude not in EXCLUDE:
         raise InputError(f"exclude = {exclude!r}: must be {' or '.join(EXCLUDE)}")
     dataset = model.interactions
+    if distributed.current().size > 1:
+        return _chunks_of_rank(model, k, _seen(dataset, exclude), batch)
     index = np.arange(dataset.n_users) if users is None else dataset.find_users(list(users))
     return _chunks(model, torch.from_numpy(index), k, _seen(dataset, exclude), batch)
 
@@ -57,7 +62,9 @@ def recommend(
 def by_popularity(model: Model, users: Sequence[str | int] | None = None) -> int:
     """How many of these users have a zero embedding, so that their lists depend on popularity only."""
     zero = (model.users == 0).all(1).numpy()
-    return int(zero.sum() if users is None else zero[model.interactions.find_users(list(users))].sum())
+    if users is not None:
+        return int(zero[model.interactions.find_users(list(users))].sum())
+    return int(distributed.all_sum(torch.tensor(zero.sum()), distributed.current()))
 
 
 def popularity_note(count: int) -> str:
@@ -66,9 +73,8 @@ def popularity_note(count: int) -> str:
     return f"{subject} no training interactions, so the most popular items are recommended, with score 0"
 
 
-def _seen(dataset: Dataset, exclude: str) -> InteractionGraph:
-    seen = dataset.train if exclude == "train" else dataset.train.maximum(dataset.val).maximum(dataset.test)
-    return InteractionGraph.from_scipy(seen)
+def _seen(dataset: Dataset, exclude: str) -> sp.csr_array:
+    return dataset.train if exclude == "train" else dataset.train.maximum(dataset.val).maximum(dataset.test)
 
 
 def _hashes(ids: np.ndarray) -> np.ndarray:
@@ -77,20 +83,41 @@ def _hashes(ids: np.ndarray) -> np.ndarray:
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
+def _chunks_of_rank(model, k, seen, batch) -> Iterator[Recommendations]:
+    """`_chunks` for the users of this rank. All ranks rank together, because each has a part of the items."""
+    dataset = model.interactions
+    ranks = distributed.current()
+    first, last = ranks.span(dataset.n_users)
+    labels = _hashes(dataset.original_items(np.arange(dataset.n_items)))
+    own = InteractionGraph.from_scipy(seen[first:last])
+    ranking = Ranking(model.items, item_popularity(dataset), own, labels, ranks)
+    users = torch.arange(last - first)
+    for group in passes(list(users.split(users_at_once(batch, k))), k, ranks):
+        index = torch.cat([users[:0], *group])
+        values, items = ranking.best(model.users[index], index, k)
+        sizes = [len(chunk) for chunk in group]
+        for chunk, *lists in zip(group, values.split(sizes), items.split(sizes), strict=True):
+            yield _rows(dataset, chunk + first, *lists)
+
+
+def _rows(dataset: Dataset, users: torch.Tensor, values: torch.Tensor, items: torch.Tensor) -> Recommendations:
+    there = (items >= 0).numpy()
+    row, column = np.nonzero(there)
+    return Recommendations(
+        dataset.original_users(users.numpy()[row]),
+        column + 1,
+        dataset.original_items(items.numpy()[there]),
+        values.numpy()[there],
+    )
+
+
 def _chunks(model, index, k, seen, batch) -> Iterator[Recommendations]:
     dataset = model.interactions
     labels = _hashes(dataset.original_items(np.arange(dataset.n_items)))
-    ranking = Ranking(model.items, item_popularity(dataset), seen, labels)
+    ranking = Ranking(model.items, item_popularity(dataset), InteractionGraph.from_scipy(seen), labels)
     for chunk in index.split(users_at_once(batch, k)):
-        scores, items = ranking.best(model.users[chunk], chunk, k)
-        filled = (items >= 0).numpy()
-        row, column = np.nonzero(filled)
-        yield Recommendations(
-            dataset.original_users(chunk.numpy()[row]),
-            column + 1,
-            dataset.original_items(items.numpy()[filled]),
-            scores.numpy()[filled],
-        )
+        values, items = ranking.best(model.users[chunk], chunk, k)
+        yield _rows(dataset, chunk, values, items)
 
 
 def write(chunks: Iterator[Recommendations], path: str | Path) -> int:
@@ -115,6 +142,18 @@ def write(chunks: Iterator[Recommendations], path: str | Path) -> int:
 
     write_with(path, lambda temporary: writers[path.suffix.lower()](counted(), temporary))
     return rows
+
+
+def write_part(chunks: Iterator[Recommendations], folder: Path) -> int:
+    """Write this rank's recommendations as part-00000-of-00004.csv and so on in a new or empty folder; returns the rows
+    of all ranks. A collective. Raises InputError where the folder holds anything or cannot be written."""
+    ranks = distributed.current()
+    folder.mkdir(parents=True, exist_ok=True)
+    occupied = torch.tensor(any(folder.iterdir()), dtype=torch.int64)
+    if distributed.all_max(occupied, ranks):
+        raise InputError(f"{folder}: is not empty; give another folder with --out")
+    count = write(chunks, folder / f"part-{ranks.rank:05d}-of-{ranks.size:05d}.csv")
+    return int(distributed.all_sum(torch.tensor(count), ranks))
 
 
 def _write_csv(chunks, path: Path) -> None:

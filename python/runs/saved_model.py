@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, __version__
+from mmssl_fast import InteractionGraph, __version__, distributed
 
 from ..config.sections import Config
 from ..data import SPLITS, Dataset
 from ..errors import InputError
 from ..files import read_header, write_tensors
-from ..systems import create
+from ..systems import create, rows_over_ranks
 from ..systems.base import System
 from ..training.checkpoints import resume_command
 from ..training.progress import Fit
+from ..training.ranks import whole_table
 
 FORMAT = "mmssl_fast model 1"
 FILE = "model.safetensors"
@@ -63,6 +64,8 @@ class Model:
 def save(model: Model, path: str | Path) -> None:
     """Write a model atomically to `path`, in the format of model.safetensors. Raises InputError if that fails."""
     dataset = model.interactions
+    if distributed.current().size > 1 and (model := _whole(model, Path(path))) is None:
+        return
     tensors = {"embedding.users": model.users.contiguous(), "embedding.items": model.items.contiguous()}
     tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in model.parameters.items()}
     for split in SPLITS:
@@ -73,6 +76,18 @@ def save(model: Model, path: str | Path) -> None:
         if ids is not None:
             tensors |= _pack_ids(side, ids)
     write_tensors(Path(path), tensors, model.metadata)
+
+
+def _whole(model: Model, path: Path) -> Model | None:
+    """The model of all ranks on the first of them, None on the others; their own rows go there."""
+    dataset, by_rows = model.interactions, rows_over_ranks(model.metadata["system"]) or {}
+    counts = {"users": dataset.n_users, "items": dataset.n_items}
+    users, items = (whole_table(getattr(model, side), counts[side], path.parent) for side in ("users", "items"))
+    parameters = {
+        name: whole_table(part, counts[by_rows[name]], path.parent) if name in by_rows else part
+        for name, part in model.parameters.items()
+    }
+    return None if users is None else replace(model, users=users, items=items, parameters=parameters)
 
 
 def load(path: str | Path) -> Model:
@@ -90,13 +105,13 @@ def load(path: str | Path) -> Model:
     try:
         with safe_open(path, "pt") as file:
             metadata = read_header(file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors, shape = _read(file)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); train again or restore the file") from None
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path}: its format is {metadata.get('format')!r}, but this version reads {FORMAT!r}")
     try:
-        return _assemble(tensors, metadata)
+        return _assemble(tensors, metadata, shape)
     except KeyError as error:
         raise InputError(f"{path}: tensor {error} is missing; train again") from None
     except ValueError as error:
@@ -112,14 +127,30 @@ def rebuild(model: Model, dataset: Dataset, config: Config) -> System:
     return system
 
 
-def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Model:
+def _read(file: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """The tensors of a file and (users, items). Over several processes this rank's rows of the embeddings, and no
+    parameters, which ranking does not need."""
+    ranks = distributed.current()
+    embeddings = "embedding.users", "embedding.items"
+    names = [name for name in file.keys() if ranks.size == 1 or not name.startswith(("parameter.", "embedding."))]
+    tensors = {name: file.get_tensor(name) for name in names}
+    slices = [file.get_slice(name) if name in file.keys() else None for name in embeddings]
+    shape = tuple(0 if one is None else one.get_shape()[0] for one in slices)
+    if ranks.size > 1:
+        for name, one, rows in zip(embeddings, slices, shape, strict=True):
+            if one is not None:
+                first, last = ranks.span(rows)
+                tensors[name] = one[first:last]
+    return tensors, (shape[0], shape[1])
+
+
+def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str], shape: tuple[int, int]) -> Model:
     users, items = tensors["embedding.users"], tensors["embedding.items"]
     for name, table in (("users", users), ("items", items)):
         if table.ndim != 2 or table.dtype != torch.float32:
             raise ValueError(f"embedding.{name} is {tuple(table.shape)} of {table.dtype}, not two-dimensional float32")
     if users.shape[1] != items.shape[1]:
         raise ValueError(f"user embeddings have {users.shape[1]} columns, item embeddings {items.shape[1]}")
-    shape = (users.shape[0], items.shape[0])
     interactions = Dataset(
         name=metadata.get("data", "model"),
         layout=metadata.get("layout", ""),

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from ..data import Dataset
     from .base import System
 
-__all__ = ["SYSTEMS", "create", "refuse_without_features", "title", "without_features"]
+__all__ = [
+    "SYSTEMS",
+    "create",
+    "refuse_over_ranks",
+    "refuse_without_features",
+    "rows_over_ranks",
+    "title",
+    "without_features",
+]
 
 
 def create(name: str) -> System:
@@ -26,6 +34,22 @@ def create(name: str) -> System:
 def without_features() -> list[str]:
     """The names of the systems that do not need item features."""
     return [name for name in SYSTEMS if not getattr(system_class(name), "reads_features", False)]
+
+
+def rows_over_ranks(name: str) -> dict[str, str] | None:
+    """`over_ranks` of a system: which of its parameters lie by rows of "users" or "items"; None where it trains in one
+    process alone."""
+    return vars(system_class(name)).get("over_ranks")  # a subclass may need more than its parent
+
+
+def refuse_over_ranks(name: str) -> None:
+    """Raise InputError for a system that cannot be trained by several processes."""
+    if rows_over_ranks(name) is None:
+        able = [other for other in SYSTEMS if rows_over_ranks(other) is not None]
+        raise InputError(
+            f"model.system = {name!r}: {title(name)} trains in one process; leave out --ranks or torchrun, or choose "
+            f"one of {', '.join(able)}"
+        )
 
 
 def refuse_without_features(dataset: Dataset, names: Iterable[str]) -> None:

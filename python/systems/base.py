@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmssl_fast import InteractionGraph, bpr_loss
+from mmssl_fast import InteractionGraph, distributed
 from mmssl_fast.nn.encoder import standardised
 
 from ..errors import InputError
@@ -38,6 +38,8 @@ class System(Protocol):
     trains: whether the system is trained in steps. If not, it is ready after `build`.
     least_batch: smallest batch size that a step accepts; set by `build`.
     reads_features: whether `build` needs item features.
+    over_ranks: {parameter: "users" or "items"} for the parameters that lie by rows of that side where several processes
+        train the system; all others are equal on all of them. None, or no such attribute: it trains in one process.
     optimisers: optimisers by name; their state is part of a checkpoint.
     """
 
@@ -107,7 +109,8 @@ class Recommender(nn.Module):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The loss terms of one step by name. Their sum is minimised. Default: BPR (Eq. 14)."""
-        return {"bpr": bpr_loss(*self(), batch.users, batch.positives, batch.negatives)}
+        triples, sizes = (batch.users, batch.positives, batch.negatives), (self.graph.n_users, self.graph.n_items)
+        return {"bpr": distributed.bpr_loss(*self(), *triples, *sizes, distributed.current())}
 
     def start_epoch(self, epoch: int) -> None:
         """Hook for what is recomputed once per epoch."""
@@ -234,7 +237,8 @@ def without_interactions(
     Users get 0, so `ranking.Ranking` gives them the most popular items. Items get their row of cold_items(), made of
     their features, or 0 where the system reads none; `ranking.Ranking` puts those after all other items.
     """
-    new, cold = (graph.user_degree == 0)[:, None], (graph.item_degree == 0)[:, None]
+    ranks = distributed.current()
+    new, cold = (ranks.mine(degree == 0)[:, None] for degree in (graph.user_degree, graph.item_degree))
     if new.any():
         users = torch.where(new, 0, users)
     if cold.any():
@@ -244,8 +248,10 @@ def without_interactions(
 
 
 def table(rows: int, dim: int) -> nn.Parameter:
-    """An embedding table [rows, dim] with Xavier-uniform initialisation."""
-    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim)))
+    """An embedding table [rows, dim] with Xavier-uniform initialisation; over several processes this rank's rows of
+    it."""
+    whole, ranks = nn.init.xavier_uniform_(torch.empty(rows, dim)), distributed.current()
+    return nn.Parameter(whole if ranks.size == 1 else ranks.mine(whole).clone())
 
 
 def thinned(graph: InteractionGraph, kept: Tensor) -> InteractionGraph:

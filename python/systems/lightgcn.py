@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from mmssl_fast import lightgcn
+from mmssl_fast import distributed
 
 from .base import ModuleSystem, Recommender, table
 
@@ -19,10 +21,11 @@ class LightGCN(Recommender):
         self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        return lightgcn(self.graph, self.users, self.items, self.layers, norm="both")
+        return distributed.lightgcn(self.graph, self.users, self.items, self.layers, distributed.current(), norm="both")
 
 
 class LightGCNSystem(ModuleSystem):
     """LightGCN with BPR (Eq. 14) and AdamW."""
 
     model_type = LightGCN
+    over_ranks: ClassVar = {"users": "users", "items": "items"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from .base import ModuleSystem, Recommender, table
@@ -22,3 +24,4 @@ class MFSystem(ModuleSystem):
     """MF with BPR (Eq. 14) and AdamW."""
 
     model_type = MF
+    over_ranks: ClassVar = {"users": "users", "items": "items"}

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl_fast import __version__
+from mmssl_fast import __version__, distributed
 
 from ..config.compare import refuse_other
 from ..config.sections import Config
 from ..data import Dataset
 from ..errors import InputError, Interrupted, NonFiniteLoss, first_line
 from ..systems.base import System
+from . import sharded_state
 from .progress import Fit, Position
+from .ranks import agreed
 from .signals import Stop
-from .state_file import State, newest, read, write
+from .state_file import SEAL, State, newest, read, write
 
 FOLDER = "state"
 
@@ -52,7 +54,7 @@ class Checkpoints:
         path = newest(self.folder)
         if path is None:
             return False
-        state = read(path)
+        state = State(path, {}, sharded_state.read_body(path)) if path.name == SEAL else read(path)
         self._check_same(state.body)
         self._state, self.last = state, state.body["where"]
         return True
@@ -73,7 +75,12 @@ class Checkpoints:
         """Load the opened checkpoint into all three and into torch's random generators. Returns False without one."""
         if self._state is None:
             return False
-        _restore(self._state, system, fit, position)
+        state, ranks = self._state, distributed.current()
+        if state.path.name == SEAL:
+            state = sharded_state.read(state.path, state.body)
+        elif ranks.size > 1:
+            state = sharded_state.cut(state, sharded_state.sides(system, self.config.model.system))
+        _restore(state, system, fit, position)
         self._state = None
         return True
 
@@ -83,7 +90,9 @@ class Checkpoints:
         Raises NonFiniteLoss if a value to be saved is not finite, InputError if the checkpoint cannot be written (the
         previous one stays), and Interrupted after a signal.
         """
-        if not (self.stop.received or self._due(position, epoch_ended)):
+        due = self._due(position, epoch_ended) and distributed.current().rank == 0
+        self.stop.received, due = agreed(self.stop.received, due)
+        if not (self.stop.received or due):
             return
         started = time.monotonic()
         self._write(system, fit, position)
@@ -104,7 +113,8 @@ class Checkpoints:
         return self._state is not None
 
     def raise_if_stopped(self) -> None:
-        """Raise Interrupted after a signal."""
+        """Raise Interrupted after a signal, on all ranks if any rank has received one."""
+        self.stop.received, _ = agreed(self.stop.received)
         if self.stop.received:
             position = self.last or "before the first checkpoint"
             raise Interrupted(f"interrupted {position}; to resume: {resume_command(self.run)}", self.stop.received)
@@ -126,7 +136,13 @@ class Checkpoints:
             "versions": _versions(),
         }
         last = f"the checkpoint written {self.last} is kept" if self.last else "there is no earlier checkpoint"
-        write(self.folder, fit.step, tensors, body, f"{last}; free some disk space, then {resume_command(self.run)}")
+        advice = f"{last}; free some disk space, then {resume_command(self.run)}"
+        if distributed.current().size == 1:
+            write(self.folder, fit.step, tensors, body, advice)
+        else:
+            rows = {"users": self.dataset.n_users, "items": self.dataset.n_items}
+            side = sharded_state.sides(system, self.config.model.system)
+            sharded_state.write(self.folder, fit.step, tensors, body, side, rows, advice)
         self.last = str(position)
 
     def _check_same(self, body: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from ..systems.base import Batch, System
 from .balance import Balance, measure
 from .checkpoints import Checkpoints
 from .progress import SELECTION_METRIC, Fit, LossTable, NullObserver, Observer, Position
+from .ranks import refuse_different_results
 
 REPORT_SECONDS = 0.25
 
@@ -193,6 +194,7 @@ class Run:
     def _end_epoch(self) -> None:
         """Validate, record the epoch, and write a checkpoint if one is due."""
         epoch, train = self.position.epoch, self.config.train
+        refuse_different_results(self.position.table.rows(), f"the losses of epoch {epoch}")
         if self.checkpoints and epoch == train.epochs:
             # Before the last validation, because a run with more epochs may not validate after this epoch.
             self.checkpoints.keep_last(self.system, self.fit, self.position)

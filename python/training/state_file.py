@@ -1,7 +1,8 @@
 """The files of a checkpoint: <step>.safetensors with the tensors, and <step>.json with other values and checksums.
 
 The .json file is written last, so a .safetensors file without it is incomplete and is ignored. A complete checkpoint is
-never overwritten: a second checkpoint of the same step gets the next free number. The files contain no paths.
+never overwritten: a second checkpoint of the same step gets the next free number. The files contain no paths. Several
+ranks write a folder instead, see sharded_state.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ FORMAT = "mmssl_fast state 1"
 KEPT = 2
 _NAME = re.compile(r"(\d{10})\.(json|safetensors)")
 _OURS = re.compile(r"\d{10}\.(json|safetensors)|\.\d{10}\.(json|safetensors)\.\d+\.tmp")
+_FOLDER = re.compile(r"\d{10}\.\d{1,9}")
+SEAL = "state.json"  # of a folder
 _LARGEST_JSON = 1 << 28
 _TYPES = {
     "step": int,
@@ -74,7 +78,7 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], body: dict[str, A
         write_text(path.with_suffix(".json"), _with_checksum(body), advice=advice)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error}); {advice}") from None
-    _thin(folder)
+    thin(folder)
 
 
 def read(path: Path) -> State:
@@ -103,29 +107,23 @@ def read(path: Path) -> State:
 
 def newest(folder: Path) -> Path | None:
     """The .json file of the newest complete checkpoint, or None."""
-    complete = [path for path in _entries(folder) if path.suffix == ".json" and _NAME.fullmatch(path.name)]
-    return max(complete, default=None)
+    return max(_complete(folder), key=_order, default=None)
 
 
 def _number(folder: Path, step: int) -> int:
     """The number for a new checkpoint: the step, or the next one above the complete checkpoints."""
     last = newest(folder)
-    return step if last is None else max(step, int(last.stem) + 1)
+    return step if last is None else max(step, _order(last)[0] + 1)
 
 
 def keep_newest(folder: Path) -> None:
     """Remove all checkpoints except the newest."""
-    last = newest(folder)
-    for path in _entries(folder):
-        if _OURS.fullmatch(path.name) and (last is None or path.stem != last.stem):
-            path.unlink(missing_ok=True)
+    thin(folder, 1)
 
 
 def remove(folder: Path) -> None:
     """Remove all checkpoints, complete or not, and the folder if it is then empty."""
-    for path in _entries(folder):
-        if _OURS.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    thin(folder, 0)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -182,9 +180,30 @@ def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
-def _thin(folder: Path) -> None:
-    """Remove all but the last checkpoints, and temporary files of killed processes."""
-    complete = sorted(path.stem for path in _entries(folder) if re.fullmatch(r"\d{10}\.json", path.name))
+def _complete(folder: Path) -> list[Path]:
+    """The .json files of all complete checkpoints."""
+    files = [path for path in _entries(folder) if path.suffix == ".json" and _NAME.fullmatch(path.name)]
+    seals = [path / SEAL for path in _entries(folder) if _is_folder(path)]
+    return files + [path for path in seals if path.is_file()]
+
+
+def _order(path: Path) -> tuple[int, int]:
+    """The sort key of a checkpoint's .json file: its number and attempt."""
+    number, _, attempt = (path.parent.name if path.name == SEAL else path.stem).partition(".")
+    return int(number), int(attempt or 0)
+
+
+def _is_folder(path: Path) -> bool:
+    return _FOLDER.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
+
+
+def thin(folder: Path, count: int = KEPT) -> None:
+    """Remove all but the last `count` checkpoints, and what killed processes have left."""
+    complete = sorted(_complete(folder), key=_order)[::-1]
+    kept = {path.parent.name if path.name == SEAL else path.stem for path in complete[:count]}
     for path in _entries(folder):
-        if _OURS.fullmatch(path.name) and path.stem not in complete[-KEPT:]:
+        if _is_folder(path) and path.name not in kept:
+            (path / SEAL).unlink(missing_ok=True)  # first, so that a half-removed folder is no checkpoint
+            shutil.rmtree(path, ignore_errors=True)
+        elif _OURS.fullmatch(path.name) and path.stem not in kept:
             path.unlink(missing_ok=True)

@@ -72,6 +72,20 @@ inline void last_strip(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t sta
   }
 }
 
+// Writes the scaled sums of row r, which has fewer columns than a vector holds. Not inlined: the compiler would fuse
+// scale and base into one multiply-add for some widths, and a column's last bit would depend on how many others are there.
+template <typename T, typename A, typename Index>
+__attribute__((noinline)) void write_narrow(const SpmmArgs<T, A, Index>& args, int64_t r, const A* sum) {
+  const int64_t target = args.rows == nullptr ? r : args.rows[r];
+  for (int64_t j = 0; j < args.d; ++j) {
+    if (args.y != nullptr) store(sum[j], args.y + r * args.d + j);
+    if (args.total != nullptr) {
+      const A base = load(args.base[target * args.base_stride + j]);
+      store((base + sum[j]) * args.factor, args.total + target * args.total_stride + j);
+    }
+  }
+}
+
 // Fewer columns than a vector holds.
 template <typename T, typename A, typename Index>
 inline void narrow_row(const SpmmArgs<T, A, Index>& args, int64_t r) {
@@ -83,15 +97,8 @@ inline void narrow_row(const SpmmArgs<T, A, Index>& args, int64_t r) {
     for (int64_t j = 0; j < args.d; ++j) sum[j] += weight * load(x[j]);
   }
   const A scale = args.row_scale == nullptr ? A(1) : args.row_scale[r];
-  const int64_t target = args.rows == nullptr ? r : args.rows[r];
-  for (int64_t j = 0; j < args.d; ++j) {
-    sum[j] *= scale;
-    if (args.y != nullptr) store(sum[j], args.y + r * args.d + j);
-    if (args.total != nullptr) {
-      const A base = load(args.base[target * args.base_stride + j]);
-      store((base + sum[j]) * args.factor, args.total + target * args.total_stride + j);
-    }
-  }
+  for (int64_t j = 0; j < args.d; ++j) sum[j] *= scale;
+  write_narrow(args, r, sum);
 }
 
 }  // namespace

@@ -1,0 +1,138 @@
+"""A LightGCN step over ranks: bytes on the wire against the formula, memory a rank, seconds.
+
+`python benchmarks/bench_distributed.py --ranks 1 2 4` starts every number of ranks in turn on the loopback interface
+and prints a table. It fails where the bytes that the ranks count differ from the formula by more than 5 %, where the
+interface carried another number by more than 5 %, or where memory does not fall with 1/P to 10 %. Loopback counters
+take in whatever else uses the interface. Seconds say something where each rank has processors, or a GPU, of its own.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from mmssl_fast import InteractionGraph, sample_bpr
+from mmssl_fast import distributed as md
+from mmssl_fast.distributed.ranks import launch
+
+STEPS, WITHIN_BYTES, WITHIN_MEMORY = 5, 0.05, 0.10
+
+
+def graph_of(n: int, edges: int) -> InteractionGraph:
+    generator = torch.Generator().manual_seed(0)
+    users, items = torch.randint(0, n, (2, edges), generator=generator)
+    return InteractionGraph.from_pairs(users, items, n, n)
+
+
+def formula(n_nodes: int, d: int, distinct: int, size: int) -> float:
+    """Bytes that a rank receives in a step: layouts forward and backward, rows of the batch."""
+    return 4 * n_nodes * d * 4 * (size - 1) / size**2 + 2 * distinct * d * 4 * (size - 1) / size
+
+
+def loopback() -> int:
+    """Bytes that the interface has carried."""
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == "lo":
+            return int(counters.split()[0])
+    return 0
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def work(nodes: int, edges: int, d: int, batch: int, out: Path) -> None:
+    """Some steps as one of the ranks; on the first, what they took."""
+    torch.set_num_threads(1)
+    ranks = md.start()
+    graph = graph_of(nodes, edges)
+    base = peak()
+    first, last = ranks.span(nodes)
+    tables = [torch.nn.Parameter(torch.randn(last - first, d)) for _ in range(2)]
+    optimiser = torch.optim.AdamW(tables)
+    rows, before, began = 0, loopback(), 0.0
+    for step in range(STEPS + 1):
+        if step == 1:  # the first one allocates and connects
+            md.all_texts("ready", ranks)
+            ranks.received, rows, before, began = 0, 0, loopback(), time.perf_counter()
+        triples = sample_bpr(graph, batch, 0, step)
+        rows += len(triples[0].unique()) + len(torch.cat(triples[1:]).unique())
+        embedded = md.lightgcn(graph, *tables, 2, ranks, norm="both")
+        optimiser.zero_grad()
+        md.bpr_loss(*embedded, *triples, nodes, nodes, ranks).backward()
+        optimiser.step()
+    md.all_texts("done", ranks)
+    found = {
+        "ranks": ranks.size,
+        "received": ranks.received / STEPS,
+        "formula": formula(2 * nodes, d, rows / STEPS, ranks.size),
+        "interface": (loopback() - before) / STEPS / ranks.size,
+        "memory": peak() - base,
+        "seconds": (time.perf_counter() - began) / STEPS,
+    }
+    if ranks.rank == 0:
+        out.write_text(json.dumps(found))
+    md.stop()
+
+
+def measure(size: int, arguments: list[str]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "found.json")
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        failed = launch(size, [sys.executable, __file__, "--out", str(out), *arguments])
+        if failed != (0, 0):
+            raise SystemExit(f"bench_distributed: rank {failed[0]} of {size} ended with {failed[1]}")
+        return json.loads(out.read_text())
+
+
+def check(rows: list[dict[str, float]]) -> list[str]:
+    """What misses its target."""
+    missed = []
+    for row in rows:
+        for name in ("received", "interface"):
+            if row["ranks"] > 1 and abs(row[name] / row["formula"] - 1) > WITHIN_BYTES:
+                missed.append(
+                    f"{row['ranks']:.0f} ranks: {name} {row[name]:.0f} bytes, by the formula {row['formula']:.0f}"
+                )
+    few, many = rows[0], rows[-1]
+    slope = (few["memory"] - many["memory"]) / (1 / few["ranks"] - 1 / many["ranks"]) if len(rows) > 2 else 0
+    for row in rows[1:-1]:
+        line = many["memory"] + slope * (1 / row["ranks"] - 1 / many["ranks"])
+        if abs(row["memory"] / line - 1) > WITHIN_MEMORY:
+            missed.append(f"{row['ranks']:.0f} ranks: {row['memory'] / 2**20:.0f} MiB, on the line {line / 2**20:.0f}")
+    return missed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--nodes", type=int, default=100_000, help="users, and items")
+    parser.add_argument("--edges", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8192)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.out:
+        return work(given.nodes, given.edges, given.dim, given.batch, given.out)
+    names = ("nodes", "edges", "dim", "batch")
+    flags = [part for name in names for part in (f"--{name}", str(getattr(given, name)))]
+    rows = [measure(size, flags) for size in given.ranks]
+    print("| ranks | MB received | by the formula | on the interface | MiB of tables and step | seconds |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        megabytes = " | ".join(f"{row[name] / 1e6:.2f}" for name in ("received", "formula", "interface"))
+        print(f"| {row['ranks']} | {megabytes} | {row['memory'] / 2**20:.0f} | {row['seconds']:.3f} |")
+    if missed := check(rows):
+        raise SystemExit("\n".join(["bench_distributed: missed", *missed]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The processes of a run: which of them this one is, which rows it owns, and how they are joined and parted."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Ranks:
+    """P processes that train one model together, and which of them this one is.
+
+    Attributes:
+        rank: this process, 0 to size − 1.
+        size: number of processes P. With one, nothing is sent and every function of this package is the plain op.
+        received: bytes that this process has received in collectives, as the table of `collectives` counts them.
+
+    Example:
+        >>> ranks = Ranks(rank=1, size=3)
+        >>> ranks.span(7), ranks.sizes(7)
+        ((3, 6), [3, 3, 1])
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
+        if not 0 <= rank < size:
+            raise ValueError(f"Ranks: rank must be in [0, {size}), got {rank}")
+        self.rank, self.size, self.received = rank, size, 0
+        self._store = store
+
+    def spans(self, n: int) -> list[tuple[int, int]]:
+        """(first, last + 1) of the rows of each rank: ⌈n/P⌉ each in order, as `torch.chunk` cuts them, and as DTensor's
+        `Shard` does; the last ones may have fewer rows or none."""
+        each = -(-n // self.size)
+        return [(min(n, each * rank), min(n, each * (rank + 1))) for rank in range(self.size)]
+
+    def span(self, n: int) -> tuple[int, int]:
+        """(first, last + 1) of this rank's rows of n."""
+        return self.spans(n)[self.rank]
+
+    def sizes(self, n: int) -> list[int]:
+        """How many of n rows each rank owns."""
+        return [last - first for first, last in self.spans(n)]
+
+    def mine(self, x: Tensor) -> Tensor:
+        """This rank's rows of x [n, …], a view."""
+        first, last = self.span(x.shape[0])
+        return x[first:last]
+
+    def is_first(self, event: str) -> bool:
+        """Whether this process is the first of all to call this with `event`: it alone reports what happened to all.
+
+        Asks the store that joined the processes, not a collective, so that it answers when other ranks are gone.
+        """
+        if self._store is None:
+            return self.rank == 0
+        try:
+            return bool(self._store.add(event, 1) == 1)
+        except (RuntimeError, dist.DistError):  # the store's own process has ended: somebody has reported
+            return False
+
+    def __repr__(self) -> str:
+        return f"Ranks(rank={self.rank}, size={self.size})"
+
+
+ONE = Ranks()
+_current = ONE
+
+
+def current() -> Ranks:
+    """What `start` returned in this process; one rank before it was called and after `stop`."""
+    return _current
+
+
+def started_together() -> bool:
+    """Whether torchrun, or another launcher that sets its variables, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
+def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ranks:
+    """Equals ``torch.distributed.init_process_group()`` with the processes that torchrun started; returns the ranks.
+
+    Without torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or with a WORLD_SIZE of 1, nothing is
+    joined and the one process is rank 0 of 1. A process group that is there already is taken as it is. A restarted
+    attempt of torchrun meets under a name of its own: addresses that ended processes left in the agent's store are not
+    read again.
+
+    Args:
+        device: where tensors live. Tensors on the CPU travel by gloo, those on CUDA by NCCL; rank r of a machine takes
+            CUDA device LOCAL_RANK.
+        timeout_minutes: how long a rank waits for the others before it gives up.
+
+    Raises:
+        ConnectionError: when the other processes do not come within the time.
+
+    Example:
+        >>> start().size
+        1
+    """
+    global _current
+    if not dist.is_available() or not (started_together() or dist.is_initialized()):
+        return ONE
+    timeout = timedelta(minutes=timeout_minutes)
+    if dist.is_initialized():
+        _current = Ranks(dist.get_rank(), dist.get_world_size())
+        return _current
+    backend = "cpu:gloo"
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        backend = "cpu:gloo,cuda:nccl"
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+        store.set_timeout(timeout)
+        attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=timeout)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConnectionError(
+            f"rank {rank} of {size} could not join the others within {timeout_minutes:g} minutes ({reason}); start all "
+            "of them with the same MASTER_ADDR and MASTER_PORT"
+        ) from None
+    _current = Ranks(rank, size, attempt)
+    return _current
+
+
+def stop() -> None:
+    """Wait for the other ranks and leave the process group; nothing with one rank.
+
+    To be called by all ranks after a run that went well. After an error the others may never come: a process then
+    leaves without it.
+    """
+    global _current
+    if _current.size > 1:
+        dist.barrier()  # a rank that leaves early closes connections that others still use
+        dist.destroy_process_group()
+    _current = ONE
+
+
+def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
+    """Equals ``torchrun --standalone --nproc-per-node SIZE --max-restarts RESTARTS COMMAND``, its traceback left out.
+
+    A signal that ends this process is passed on to the others. Returns (the rank that failed first, its exit code), a
+    negative one for a signal as `subprocess` has it; (0, 0) where all ended well.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=size,
+        run_id=f"mmssl-fast-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=restarts,
+    )
+    try:
+        elastic_launch(config, command[0])(*command[1:])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        return rank, failure.exitcode
+    except SignalException as error:
+        return 0, 128 + error.sigval.value
+    return 0, 0

@@ -1,0 +1,63 @@
+"""--ranks: several processes on this machine, by torchrun's launcher, with one line for an error and our exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ..errors import InputError, WorkerFailed
+
+MOST = 1024
+
+
+def is_asked_for(ranks: int | None) -> bool:
+    """Whether --ranks asks this process to start others."""
+    from mmssl_fast.distributed import started_together
+
+    if ranks is None or ranks == 1:
+        return False
+    if not 1 <= ranks <= MOST:
+        raise InputError(f"--ranks {ranks}: must be between 1 and {MOST}")
+    if started_together():
+        raise InputError("--ranks and torchrun exclude each other; leave out --ranks")
+    return True
+
+
+def launch(ranks: int, arguments: Sequence[str], restarts: int = 0) -> None:
+    """Run `mmssl-fast` with these arguments, less --ranks, in so many processes of this machine.
+
+    Equals ``torchrun --standalone --nproc-per-node RANKS -m mmssl_trainer ARGUMENTS``. restarts: how often all
+    processes are started again after one has failed. Raises what the first process to fail stands for by its exit code;
+    it has printed why.
+    """
+    from mmssl_fast.distributed import ranks as launcher
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # Otherwise restarted processes read the addresses of ended ones (pytorch/pytorch#135712).
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    command = [sys.executable, "-m", "mmssl_trainer", *without_ranks(arguments)]
+    rank, code = launcher.launch(ranks, command, restarts)
+    if code < 0:
+        raise WorkerFailed(f"rank {rank} was ended by {signal.Signals(-code).name}; the other ranks were ended as well")
+    if code:
+        raise typer.Exit(code)
+
+
+def without_ranks(arguments: Sequence[str]) -> list[str]:
+    """The arguments without --ranks N and --ranks=N."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--ranks":
+            skip = True
+        elif not argument.startswith("--ranks="):
+            kept.append(argument)
+    return kept

@@ -1,0 +1,176 @@
+"""What the processes of one run agree on, and which of them prints and writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mmssl_fast import __version__, distributed
+from mmssl_fast.distributed import Ranks
+
+from ..config.sections import Config
+from ..console import output
+from ..data import Dataset
+from ..errors import InputError, WorkerFailed, shown
+
+T = TypeVar("T")
+# How gloo and NCCL say that a process at the other end is gone or late.
+_BROKEN = ("Connection closed by peer", "Connection reset", "Broken pipe", "timeout", "Timed out", "NCCL", "gloo")
+
+
+def join(device: str = "cpu") -> Ranks:
+    """Meet the other processes that torchrun started; one rank without them. All but the first print nothing."""
+    if not distributed.started_together():
+        return distributed.current()
+    try:
+        ranks = distributed.start(device)
+    except ConnectionError as error:
+        raise InputError(error) from None
+    if ranks.rank:
+        output.disable_progress_bars()
+        output.ERR.quiet = output.OUT.quiet = True
+    return ranks
+
+
+def is_restarted() -> bool:
+    """Whether torchrun started this process again after one of the run's had failed (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+
+
+def leave() -> None:
+    """Part from the other processes after all has gone well."""
+    distributed.stop()
+
+
+def report_once(message: str) -> str | None:
+    """The message of an error as this process is to print it, None where another has reported one already.
+
+    Every process of a run fails when one does, most of them because a connection broke. The first to fail is the one
+    with the reason.
+    """
+    ranks = distributed.current()
+    if ranks.size == 1:
+        return None if int(os.environ.get("RANK") or 0) > 0 and distributed.started_together() else message
+    if not ranks.is_first("failed"):
+        return None
+    return f"rank {ranks.rank}: {message}" if ranks.rank else message
+
+
+def lost_connection(error: Exception) -> WorkerFailed | None:
+    """What to say of a collective that failed because another process has ended or hangs; None for any other error."""
+    text = str(error)
+    if distributed.current().size == 1 or not any(sign in text for sign in _BROKEN):
+        return None
+    reason = text.splitlines()[0]
+    return WorkerFailed(f"lost another rank ({reason}); see what the launcher says of it, then continue with --resume")
+
+
+def end(code: int) -> None:
+    """End this process at once if others are still connected to it, as after an error. Their threads may wait for it,
+    and an orderly exit would wait for them."""
+    if distributed.current().size > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def refuse_one_process_settings(config: Config) -> None:
+    """Raise InputError for a setting that one process alone can follow."""
+    for name, off in (("train.start", ""), ("train.balance", False), ("train.cuda_graph", False)):
+        if (value := config.flat()[name]) != off:
+            raise InputError(
+                f"{name} = {shown(value)}: takes one process; leave it out, or leave out --ranks or torchrun"
+            )
+
+
+def first_ranks(decide: Callable[[], T]) -> T:
+    """What `decide` gives on the first rank, on every rank; as JSON holds it."""
+    ranks = distributed.current()
+    if ranks.size == 1:
+        return decide()
+    text = json.dumps(decide()) if ranks.rank == 0 else ""
+    return json.loads(distributed.all_texts(text, ranks)[0])
+
+
+def one_config(config: Config) -> Config:
+    """The first rank's configuration: what was chosen by its free memory and processors holds for all."""
+    if distributed.current().size == 1:
+        return config
+    return type(config).model_validate(first_ranks(config.model_dump))
+
+
+def refuse_differences(config: Config, dataset: Dataset) -> None:
+    """Raise InputError, on every rank, where versions, configuration or data differ between the ranks."""
+    ranks = distributed.current()
+    if ranks.size == 1:
+        return
+    facts = {
+        "mmssl_fast": __version__,
+        "torch": torch.__version__,
+        "the data's fingerprint": dataset.fingerprint[:16],
+        **{name: str(value) for name, value in config.flat().items() if name not in ("data.path", "train.device")},
+    }
+    every = [json.loads(text) for text in distributed.all_texts(json.dumps(facts), ranks)]
+    for rank, other in enumerate(every):
+        for name, value in every[0].items():
+            if other.get(name) != value:
+                raise InputError(
+                    f"rank {rank}: {name} is {shown(other.get(name))}, rank 0 has {shown(value)}; start all ranks with "
+                    "the same versions, settings and data"
+                )
+
+
+def refuse_different_results(values: Tensor, what: str) -> None:
+    """Raise RuntimeError where a tensor that all ranks compute alike differs between them."""
+    ranks = distributed.current()
+    if ranks.size == 1:
+        return
+    digest = hashlib.sha256(values.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    every = distributed.all_texts(digest, ranks)
+    if other := [rank for rank, one in enumerate(every) if one != every[0]]:
+        raise RuntimeError(
+            f"{what} of rank {other[0]} differ from rank 0's, so the ranks no longer train one model; resume from the "
+            "last checkpoint, with the same processors or train.threads = 1 on all"
+        )
+
+
+def agreed(received: int | None, due: bool = False) -> tuple[int | None, bool]:
+    """(the signal that any rank has received, whether a checkpoint is due on any rank), the same on all ranks."""
+    ranks = distributed.current()
+    if ranks.size == 1:
+        return received, due
+    signal, state = distributed.all_max(torch.tensor([received or 0, int(due)]), ranks).tolist()
+    return signal or None, bool(state)
+
+
+def whole_table(part: Tensor, rows: int, folder: Path) -> Tensor | None:
+    """The whole table [rows, …] on the first rank, in a file of `folder` that has no name any more and goes with the
+    tensor, so that no process holds it in memory; None on the others. A collective."""
+    ranks = distributed.current()
+    if ranks.size == 1:
+        return part
+    whole = _in_file(part, rows, folder) if ranks.rank == 0 else None
+    for first, block in distributed.broadcast_blocks(part, rows, ranks):
+        if whole is not None:
+            whole[first : first + len(block)] = block
+    return whole
+
+
+def _in_file(like: Tensor, rows: int, folder: Path) -> Tensor:
+    shape = (rows, *like.shape[1:])
+    count = torch.Size(shape).numel()
+    if not count:
+        return like.new_empty(shape)
+    path: Any = folder / f".table.{os.getpid()}.tmp"
+    try:
+        return torch.from_file(str(path), shared=True, size=count, dtype=like.dtype).view(shape)
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""Starts processes by torchrun and collects what their cases found."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def torchrun(n: int, *command: object, seconds: float = 90) -> subprocess.CompletedProcess:
+    """`command` as n ranks on the loopback interface, one thread each; ended with all its ranks after `seconds`."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    return run([*start, *map(str, command)], seconds)
+
+
+def environment() -> dict[str, str]:
+    """One thread a rank, the loopback interface, and an error for what torch.distributed is about to drop."""
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))),
+        "PYTHONWARNINGS": "error::FutureWarning",
+    }
+
+
+def run(command: list[str], seconds: float = 90) -> subprocess.CompletedProcess:
+    """A command that starts ranks."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun passes it on
+        out, err = process.communicate(timeout=40)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+class Start:
+    """One start of the driver: what every rank found, and the folder it wrote to."""
+
+    def __init__(self, n: int, folder: Path, before: Path | None) -> None:
+        self.n, self.folder = n, folder
+        command = [str(HERE / "driver.py"), str(folder), *([str(before)] if before else [])]
+        ended = run([sys.executable, *command]) if n == 1 else torchrun(n, *command, seconds=240)
+        self.error = ended.stderr[:3000] if ended.returncode else ""
+        self.ranks = [] if self.error else [json.loads((folder / f"{rank}.json").read_text()) for rank in range(n)]
+
+    def part(self, name: str) -> list[dict]:
+        """What every rank found: its "ops" or its "runs"."""
+        assert self.ranks, self.error
+        return [rank[name] for rank in self.ranks]
+
+
+BEFORE = {1: None, 4: 1, 3: 4, 2: 3}  # whose interrupted run goes on there
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory):
+    """started(n): the one start of all cases on n ranks."""
+
+    @functools.cache
+    def of(n: int) -> Start:
+        before = BEFORE[n]
+        return Start(n, tmp_path_factory.mktemp(f"ranks-{n}"), before and of(before).folder)
+
+    return of

@@ -1,0 +1,83 @@
+"""Runs all cases as one of several ranks and writes what they found: [torchrun …] driver.py FOLDER [BEFORE].
+
+FOLDER: for files of this start. BEFORE: the folder of another start, whose interrupted run goes on here.
+
+A case is a function case_<name>(ranks, check) of op_cases. It must not raise between collectives, where the other ranks
+would wait: `check` notes what is wrong. A broken_<name> is a case that must fail on some rank: it leaves a part out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+from mmssl_fast import distributed as md
+
+
+class Check:
+    """What a case found wrong on this rank."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+
+    def true(self, condition, label: str) -> None:
+        if not condition:
+            self.failures.append(label)
+
+    def equal(self, actual: torch.Tensor, expected: torch.Tensor, label: str) -> None:
+        """The same dtype, shape and bits, −0 and NaN included."""
+        same = actual.dtype == expected.dtype and actual.shape == expected.shape
+        if same:
+            same = actual.detach().numpy().tobytes() == expected.detach().numpy().tobytes()
+        self.true(same, f"{label}: {actual.flatten()[:4]} {tuple(actual.shape)}, not {expected.flatten()[:4]}")
+
+    def close(self, actual: torch.Tensor, expected: torch.Tensor, label: str, relative: float = 1e-12) -> None:
+        if actual.shape != expected.shape:
+            self.failures.append(f"{label}: {tuple(actual.shape)}, not {tuple(expected.shape)}")
+        elif actual.numel():
+            scale = expected.abs().max().clamp(min=1e-30)
+            error = float(((actual - expected).abs().max() / scale).detach())
+            self.true(error <= relative, f"{label}: relative error {error:.2g}")
+
+
+def ops(ranks: md.Ranks) -> dict[str, list[str]]:
+    import op_cases
+
+    found = {}
+    for name, case in vars(op_cases).items():
+        if name.startswith(("case_", "broken_")):
+            check = Check()
+            torch.manual_seed(0)
+            try:
+                case(ranks, check)
+            except Exception:
+                check.failures.append(traceback.format_exc())
+            found[name] = check.failures
+    return found
+
+
+def runs(folder: Path, before: Path | None) -> dict:
+    import training_cases as cases
+
+    found: dict = {name: cases.whole_run(name, folder) for name in cases.RUNS}
+    found["ranked"] = cases.ranked("mf", folder, folder / "lists")
+    found["interrupted"] = cases.interrupted(folder / "run")
+    found["resumed"] = cases.resumed(before / "run", folder) if before else None
+    return found
+
+
+def main() -> None:
+    folder, before = Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    torch.set_num_threads(1)
+    ranks = md.start(timeout_minutes=1)
+    found = {"ops": ops(ranks) if ranks.size > 1 else {}, "runs": runs(folder, before)}
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
+    md.stop()
+
+
+if __name__ == "__main__":
+    main()

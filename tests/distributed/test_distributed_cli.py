@@ -1,0 +1,127 @@
+"""mmssl-fast over ranks: killed and interrupted processes, and mistakes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import HERE, environment, run
+from mmssl_trainer import load, load_data
+from mmssl_trainer.api import configure
+from mmssl_trainer.cli import launch
+from mmssl_trainer.cli.main import main
+from mmssl_trainer.runs.folder import read_epochs, read_result
+from mmssl_trainer.training import loop
+
+SETTINGS = {"model.system": "lightgcn", "model.dim": 8, "train.epochs": 3, "train.checkpoint_every": 1}
+FLAGS = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
+FLAGS += ["--threads", "1", "--no-compare"]
+MODULE = [sys.executable, "-m", "mmssl_trainer"]
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.startswith("mmssl-fast: ")]
+
+
+def test_a_killed_rank_and_a_restart(tmp_path):
+    """Rank 1 is killed in epoch 2: all start again and end with the digits of a run that nothing happened to."""
+    command = [sys.executable, str(HERE / "killed.py"), "train", *FLAGS, "--out", str(tmp_path / "run")]
+    start = "import sys; from mmssl_fast.distributed.ranks import launch; print(launch(2, sys.argv[1:], restarts=1))"
+    ended = run([sys.executable, "-c", start, *command], seconds=240)
+    assert "(0, 0)" in ended.stdout, ended.stderr
+    assert "note: resumed from the checkpoint written after epoch 1" in ended.stderr
+    fit = loop.fit(load_data(), configure(SETTINGS | {"train.threads": 1}))
+    model = load(tmp_path / "run")
+    assert model.users.equal(fit.users) and model.items.equal(fit.items)
+    assert [one["losses"] for one in read_epochs(tmp_path / "run")] == [one["losses"] for one in fit.epochs]
+    assert read_result(tmp_path / "run")["val"] == fit.val
+
+
+def children(pid: int) -> dict[int, int]:
+    """{rank: pid} of the processes that a launcher started."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            status = (path.parent / "stat").read_text().rpartition(")")[2].split()
+            if int(status[1]) == pid:
+                variables = dict(part.partition("=")[::2] for part in path.read_text().split("\0"))
+                found[int(variables["RANK"])] = int(path.parent.name)
+        except (OSError, KeyError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("what", ["launcher terminated", "rank killed"])
+def test_ended_from_outside(tmp_path, what):
+    """One line says what happened, and a whole state is there."""
+    folder = tmp_path / "run"
+    command = [*MODULE, "train", *FLAGS, "--epochs", "10000", "--out", str(folder), "--ranks", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    until = time.monotonic() + 120
+    while not list(folder.glob("state/*/state.json")) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    workers = children(process.pid)
+    assert sorted(workers) == [0, 1]
+    if what == "rank killed":
+        os.kill(workers[1], signal.SIGKILL)
+    else:
+        process.terminate()
+    _, err = process.communicate(timeout=60)
+    if what == "rank killed":
+        assert process.returncode == 1
+        assert "mmssl-fast: rank 1 was ended by SIGKILL; the other ranks were ended as well" in lines(err)
+    else:
+        assert process.returncode == 143
+        (line,) = lines(err)
+        assert "interrupted in epoch" in line or "interrupted after epoch" in line
+        assert f"to resume: mmssl-fast train --resume {folder}" in line
+    assert "Traceback" not in err
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers.values())
+    resumed = ["train", "--resume", str(folder), "--set", "train.epochs=1"]
+    assert main(resumed) == 2  # opened, and refused for its epochs alone
+    state = max(folder.glob("state/*/state.json"))
+    assert len(list(state.parent.glob("rank-0000[01].safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "--ranks", "0"], "--ranks 0: must be between 1 and 1024"),
+        (["evaluate", "RUN", "--ranks", "2000"], "--ranks 2000: must be between 1 and 1024"),
+    ],
+)
+def test_a_wrong_number_of_ranks(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert lines(capsys.readouterr().err) == [f"mmssl-fast: {message}"]
+
+
+def test_ranks_within_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["train", "--ranks", "2"]) == 2
+    assert lines(capsys.readouterr().err) == ["mmssl-fast: --ranks and torchrun exclude each other; leave out --ranks"]
+    assert main(["doctor"]) == 2
+    assert "mmssl-fast doctor takes one process" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")  # the others say nothing
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_mistakes_are_one_line_of_one_rank(tmp_path):
+    """A system that trains in one process; torchrun's own traceback does not appear with --ranks."""
+    command = [*MODULE, "train", "--ranks", "2", "--system", "ngcf", "--out", str(tmp_path / "run")]
+    ended = run(command)
+    assert ended.returncode == 2
+    (line,) = lines(ended.stderr)
+    assert "model.system = 'ngcf': NGCF trains in one process; leave out --ranks or torchrun, or choose one of" in line
+    assert line.endswith("popularity, mf, lightgcn") and "Traceback" not in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_arguments_of_the_started_processes():
+    given = ["train", "--ranks", "3", "--out", "x", "--set", "a=b"]
+    assert launch.without_ranks(given) == ["train", "--out", "x", "--set", "a=b"]
+    assert launch.without_ranks(["train", "--ranks=3"]) == ["train"]

@@ -1,0 +1,130 @@
+"""Runs over 2, 3 and 4 ranks: those of one process, bit for bit; and states that any number of ranks goes on from."""
+
+import json
+import shutil
+import signal
+
+import pytest
+import training_cases
+from mmssl_trainer import load_data
+from mmssl_trainer.errors import InputError
+from mmssl_trainer.training import state_file
+from mmssl_trainer.training.checkpoints import Checkpoints
+from training_cases import INTERRUPTED, RUNS, configured
+
+several = pytest.mark.parametrize("n", [2, 3, 4])
+
+
+@several
+@pytest.mark.parametrize("name", RUNS)
+def test_same_bits_on_any_number_of_ranks(started, name, n):
+    (expected,) = started(1).part("runs")
+    ranks = started(n).part("runs")
+    for rank, found in enumerate(ranks):
+        for what, value in found[name].items():
+            assert value == expected[name][what] or (what == "model" and rank and value is None), (what, rank)
+    assert ranks[0][name]["model"] is not None
+    assert not list(started(n).folder.glob(".*.tmp"))
+
+
+def test_runs_learn(started):
+    """The digits that are compared are no constants."""
+    (found,) = started(1).part("runs")
+    for name in ("lightgcn", "lightgcn_odd", "mf"):
+        first, last = found[name]["losses"][0], found[name]["losses"][-1]
+        assert first["bpr"] > last["bpr"] and found[name]["test"]["users"] > 100
+        assert 0 < found[name]["test"]["recall@20"] < 1
+
+
+@several
+def test_lists_and_metrics_of_a_saved_model(started, n):
+    """The files of all ranks, one after the other, are the file of one process."""
+    assert [rank["ranked"] for rank in started(n).part("runs")] == [started(1).part("runs")[0]["ranked"]] * n
+    whole = (started(1).folder / "lists" / "all.csv").read_text().splitlines()
+    names = [f"part-{rank:05d}-of-{n:05d}.csv" for rank in range(n)]
+    assert sorted(path.name for path in (started(n).folder / "lists").iterdir()) == names
+    parts = [(started(n).folder / "lists" / name).read_text().splitlines() for name in names]
+    assert all(part[0] == whole[0] for part in parts)
+    assert [line for part in parts for line in part[1:]] == whole[1:]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_a_signal_on_one_rank_ends_all_after_the_same_step(started, n):
+    message = "interrupted in epoch 2, after step 1 of 10; to resume: mmssl-fast train --resume RUN"
+    assert [rank["interrupted"] for rank in started(n).part("runs")] == [[signal.SIGTERM, message]] * n
+
+
+@several
+def test_a_state_goes_on_with_another_number_of_ranks(started, n):
+    """1 → 4 → 3 → 2, each to the digits of the run that nobody interrupted."""
+    notes, model = started(n).part("runs")[0]["resumed"]
+    assert notes == ["resumed from the checkpoint written in epoch 2, after step 1 of 10"]
+    assert model == started(1).part("runs")[0][INTERRUPTED]["model"]
+
+
+@several
+def test_a_state_of_several_ranks_goes_on_in_one_process(started, tmp_path, n):
+    notes, model = training_cases.resumed(started(n).folder / "run", tmp_path)
+    assert notes[0] == "resumed from the checkpoint written in epoch 2, after step 1 of 10"
+    assert model == started(1).part("runs")[0][INTERRUPTED]["model"]
+
+
+@pytest.fixture
+def run(started, tmp_path):
+    """A copy of a run that 3 ranks left, and the folder of its newest state."""
+    shutil.copytree(started(3).folder / "run", tmp_path / "run")
+    return tmp_path / "run", state_file.newest(tmp_path / "run" / "state").parent
+
+
+def opened(run):
+    checkpoints = Checkpoints(run, load_data(), configured(INTERRUPTED))
+    return checkpoints.open() and checkpoints.last
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda state: (state / "rank-00001.safetensors").unlink(), "rank-00001.safetensors: is missing"),
+        (lambda state: (state / "rank-00003.safetensors").touch(), "rank-00003.safetensors: does not belong to"),
+        (lambda state: _cut(state / "rank-00002.safetensors"), "rank-00002.safetensors: is .* bytes, was written as"),
+        (lambda state: _flip(state / "rank-00000.safetensors"), "rank-00000.safetensors: has been modified"),
+        (lambda state: _flip(state / "state.json"), "state.json: "),
+    ],
+)
+def test_a_damaged_state_is_refused(run, damage, message):
+    path, state = run
+    assert opened(path)
+    damage(state)
+    with pytest.raises(InputError, match=f"{message}.*to resume from the previous checkpoint.*remove {state}"):
+        opened(path)
+
+
+def test_a_state_without_its_seal_is_not_looked_at(run):
+    path, state = run
+    (state / "state.json").unlink()
+    earlier = state_file.newest(path / "state")
+    assert earlier != state / "state.json"
+    assert opened(path) == (json.loads(earlier.read_text())["state"]["where"] if earlier else False)
+
+
+def test_old_states_go(run):
+    path, state = run
+    folder = path / "state"
+    for name in ("0000000001.0", "0000000002.0", "9000000000.0"):  # the last was never finished
+        shutil.copytree(state, folder / name)
+    (folder / "9000000000.0" / "state.json").unlink()
+    (folder / "kept").mkdir()
+    state_file.thin(folder, 1)
+    assert sorted(one.name for one in folder.iterdir()) == [state.name, "kept"]
+    state_file.remove(folder)
+    assert [one.name for one in folder.iterdir()] == ["kept"]
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

@@ -1,0 +1,108 @@
+"""Small runs on the ranks there are: what they come to, and how they are interrupted and go on."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+from pathlib import Path
+
+from mmssl_trainer import configure, load_data
+from mmssl_trainer.errors import Interrupted
+from mmssl_trainer.ranking import breakdown, split_metrics
+from mmssl_trainer.runs import recommend, saved_model
+from mmssl_trainer.training import loop
+from mmssl_trainer.training.checkpoints import Checkpoints
+from mmssl_trainer.training.progress import NullObserver
+
+from mmssl_fast import distributed
+
+RUNS = {
+    "lightgcn": {"model.system": "lightgcn", "model.dim": 16, "train.epochs": 2, "train.batch": 1024},
+    "lightgcn_odd": {
+        "model.system": "lightgcn",
+        "model.dim": 7,
+        "model.heads": 1,
+        "model.layers": 3,
+        "train.epochs": 2,
+        "train.batch": 999,
+        "train.sample_over": "users",
+        "evaluate.batch": 37,
+    },
+    "mf": {"model.system": "mf", "model.dim": 9, "model.heads": 1, "train.epochs": 2, "train.validate_every": 2},
+    "popularity": {"model.system": "popularity"},
+}
+INTERRUPTED = "lightgcn_odd"
+
+
+def configured(name: str):
+    return configure(RUNS[name] | {"train.threads": 1})
+
+
+def digest(fit, name: str, folder: Path) -> str | None:
+    """The sha256 of the model's one file, which the first rank writes."""
+    path = folder / f"{name}.safetensors"
+    saved_model.save(saved_model.Model.of(fit, load_data(), configured(name).model.system), path)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if distributed.current().rank == 0 else None
+
+
+def whole_run(name: str, folder: Path) -> dict:
+    data, config = load_data(), configured(name)
+    fit = loop.fit(data, config)
+    how = config.evaluate
+    return {
+        "test": split_metrics(fit.users, fit.items, data, "test", how.ks, True, how.batch),
+        "breakdown": breakdown(fit.users, fit.items, data, "test", how.ks, batch=how.batch),
+        "losses": [record["losses"] for record in fit.epochs],
+        "val": [record.get("val") for record in fit.epochs],
+        "best_epoch": fit.best_epoch,
+        "model": digest(fit, name, folder),
+    }
+
+
+def ranked(name: str, folder: Path, out: Path) -> dict[str, float]:
+    """Metrics of a model read from its file, and recommendations for all users in `out`."""
+    model = saved_model.load(folder / f"{name}.safetensors")
+    ranks = distributed.current()
+    chunks = recommend.recommend(model, k=20, exclude="all", batch=64)
+    if ranks.size > 1:
+        recommend.write_part(chunks, out)
+    else:
+        out.mkdir()
+        recommend.write(chunks, out / "all.csv")
+    return split_metrics(model.users, model.items, model.interactions, "val", (5,), batch=100)
+
+
+class SignalAt(NullObserver):
+    """A signal that the last rank alone receives, in the middle of an epoch."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+
+    def stepped(self, epoch, step, losses):
+        ranks = distributed.current()
+        if (epoch, step) == (2, 1) and ranks.rank == ranks.size - 1:
+            self.checkpoints.stop.received = signal.SIGTERM
+
+
+def interrupted(run: Path) -> list:
+    """A run that stops with a state in `run`: (signal, message)."""
+    run.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(run, load_data(), configured(INTERRUPTED))
+    try:
+        loop.fit(load_data(), configured(INTERRUPTED), SignalAt(checkpoints), checkpoints=checkpoints)
+    except Interrupted as error:
+        return [error.signal, str(error).replace(str(run), "RUN")]
+    return [None, "went on"]
+
+
+def resumed(run: Path, folder: Path) -> list:
+    """A copy of an interrupted run, brought to its end: (what it says of its state, the model)."""
+    copy = folder / "resumed"
+    if distributed.current().rank == 0:
+        shutil.copytree(run, copy)
+    distributed.all_texts("copied", distributed.current())
+    checkpoints = Checkpoints(copy, load_data(), configured(INTERRUPTED))
+    checkpoints.open()
+    notes = checkpoints.notes()
+    return [notes, digest(loop.fit(load_data(), configured(INTERRUPTED), checkpoints=checkpoints), INTERRUPTED, copy)]
