@@ -66,4 +66,4 @@ except ImportError as error:
     print(error)
 """
     done = python("-c", code)
-    assert done.stdout.startswith("modality_mix: runs on CUDA as a Triton kernel, and triton is not installed"), done
+    assert done.stdout.startswith("modality_mix: on CUDA this op is a Triton kernel, and triton is not installed"), done
