@@ -52,8 +52,8 @@ class Pattern:
             return False
         if is_transforming():  # torch.func would wrap what is read
             with outside_modes():
-                return all(map(_equal, stored_indices(matrix), self.indices))
-        return all(map(_equal, stored_indices(matrix), self.indices))
+                return all(map(same_bits, stored_indices(matrix), self.indices))
+        return all(map(same_bits, stored_indices(matrix), self.indices))
 
     def arrange(self, value: Tensor) -> tuple[Csr, Csr]:
         """The CSR and transposed CSR of the matrix with these values, given in the order in which they are stored."""
@@ -111,8 +111,8 @@ class Snapshot:
             return False
         if is_transforming():
             with outside_modes():
-                return _equal(stored_values(matrix), self.value)
-        return _equal(stored_values(matrix), self.value)
+                return same_bits(stored_values(matrix), self.value)
+        return same_bits(stored_values(matrix), self.value)
 
 
 def stored_indices(matrix: Tensor) -> tuple[Tensor, ...]:
@@ -137,7 +137,8 @@ def stored_entries(matrix: Tensor) -> int:
     return matrix._nnz()
 
 
-def _equal(x: Tensor, kept: Tensor) -> bool:
+def same_bits(x: Tensor, kept: Tensor) -> bool:
+    """Whether x is what was kept of it, NaN and signs of zero included; integers may have been kept as int32."""
     if x.shape != kept.shape or x.device != kept.device or x.is_floating_point() != kept.is_floating_point():
         return False
     if x.is_floating_point():
