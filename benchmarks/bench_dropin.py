@@ -1,9 +1,12 @@
 """mmssl_fast.dropin.sparse under LightGCN-type models that call torch.sparse.mm: their propagation, and an epoch.
 
 The models are those of the tests: two layers of LightGCN on the joint graph, and the same with an additional frozen
-graph of the ten most similar items of every item, as in FREEDOM. They do not use mmssl_fast themselves.
+graph of the ten most similar items of every item, as in FREEDOM. They do not use mmssl_fast themselves. Further: a graph
+that loses a fifth of its edges at every step; products by layout, size and width, from which `dropin.sparse_cost` takes
+its numbers; and PyTorch Geometric's LightGCN, where it is installed.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 from registry import DEVICE, compare, normal, permutation
 
-from mmssl_fast.dropin import hkuds, sparse
+from mmssl_fast.dropin import hkuds, pyg, sparse, sparse_cost
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from dropin_clients import lightgcn
@@ -57,9 +60,9 @@ def lists(users, items) -> dict[int, list[int]]:
     return found
 
 
-def accelerated(call):
+def accelerated(call, always=False):
     def inside():
-        with sparse.accelerated():
+        with sparse.accelerated(always=always):
             return call()
 
     return inside
@@ -98,3 +101,96 @@ def test_dropin_epoch(benchmark, tiktok, kind):
         return catalogue.epoch(kind)
 
     compare(benchmark, accelerated(call), call, check, shape=tiktok, peer_name="torch.sparse.mm, COO", rounds=2)
+
+
+@pytest.mark.parametrize("kept", ["pattern", "fewer edges"])
+def test_dropin_edge_dropout(benchmark, shape, kept):
+    """A step of a two-layer model, whose graph has other values or fewer entries each time."""
+    adjacency = Catalogue(shape.graph()).model("LightGCN").adjacency.coalesce()
+    x = normal(adjacency.shape[0], WIDTH).requires_grad_()
+    random = torch.Generator(DEVICE).manual_seed(0)
+
+    def call():
+        keep = torch.rand(adjacency._nnz(), device=DEVICE, generator=random) > 0.2
+        if kept == "pattern":
+            graph = torch.sparse_coo_tensor(adjacency._indices(), adjacency._values() * keep, adjacency.shape)
+        else:
+            graph = torch.sparse_coo_tensor(adjacency._indices()[:, keep], adjacency._values()[keep], adjacency.shape)
+        return torch.autograd.grad(torch.sparse.mm(graph, torch.sparse.mm(graph, x)).square().sum(), x)[0]
+
+    def seeded(call):
+        random.manual_seed(0)
+        return call()
+
+    def check(actual, expected):
+        torch.testing.assert_close(seeded(accelerated(call)), seeded(call), rtol=1e-4, atol=1e-6)
+
+    compare(
+        benchmark, accelerated(call), call, check, shape=shape, peer_name="torch.sparse.mm, COO", rounds=10, kept=kept
+    )
+
+
+@pytest.mark.parametrize("width", [1, 16, 64, 256])
+@pytest.mark.parametrize("entries", [1000, 20000, 120000])
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_dropin_rule(benchmark, tiktok, layout, entries, width, backward):
+    """A prepared matrix, every product taken: the ratio is to be above 1 wherever `sparse_cost.gain` is above 0."""
+    n = entries // 8
+    indices = torch.randint(n, (2, entries), generator=torch.Generator().manual_seed(0))
+    matrix = torch.sparse_coo_tensor(indices, torch.ones(entries), (n, n)).coalesce().to(DEVICE)
+    matrix = {"coo": lambda: matrix, "csr": matrix.to_sparse_csr, "csc": matrix.to_sparse_csc}[layout]()
+    x = normal(n, width).requires_grad_(backward)
+
+    def call():
+        y = torch.mm(matrix, x)
+        return torch.autograd.grad(y, x, y.detach())[0] if backward else y
+
+    def check(actual, expected):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+    gain = sparse_cost.gain(matrix.layout, matrix._nnz(), matrix.shape, width, backward=backward)
+    info = {"layout": layout, "entries": entries, "d": width, "backward": backward, "counted_gain_ns": gain}
+    compare(
+        benchmark,
+        accelerated(call, always=True),
+        call,
+        check,
+        shape=tiktok,
+        peer_name=f"torch.mm, {layout.upper()}",
+        rounds=10,
+        **info,
+    )
+
+
+@pytest.mark.parametrize("edges", ["constant", "new every step"])
+def test_dropin_pyg_lightgcn(benchmark, tiktok, edges):
+    nn = pytest.importorskip("torch_geometric.nn", reason="torch_geometric is not installed")
+    catalogue = Catalogue(tiktok.graph())
+    users, items = catalogue.train
+    there = torch.stack((users, items + catalogue.n_users))
+    edge_index = torch.cat((there, there.flip(0)), 1)
+    torch.manual_seed(0)
+    peer = nn.LightGCN(catalogue.n_users + catalogue.n_items, WIDTH, num_layers=3).to(DEVICE)
+    ours = copy.deepcopy(peer)
+    pyg.accelerate(ours)
+
+    def step(model):
+        graph = edge_index if edges == "constant" else edge_index.clone()
+        rank = model(graph, torch.cat((there[:, :BATCH], there[:, :BATCH].roll(1, 1)), 1))
+        loss = model.recommendation_loss(*rank.chunk(2))
+        return torch.autograd.grad(loss, model.embedding.weight)[0]
+
+    def check(actual, expected):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
+
+    compare(
+        benchmark,
+        lambda: step(ours),
+        lambda: step(peer),
+        check,
+        shape=tiktok,
+        peer_name="torch_geometric.nn.LightGCN",
+        rounds=10,
+        edges=edges,
+    )

@@ -6,7 +6,7 @@ torch's is the lower one and this library's the higher one, so that what is take
 and on earlier uses, never on a clock: a run can be repeated bit for bit.
 
 With n entries, N rows and columns together, and d columns of the dense factor in float32 (twice as many in float64),
-and in brackets the numbers for a dense factor beyond 8 MiB, which a core's cache does not hold:
+and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cache does not hold:
 
     torch, forward       COO  20e3 + n (33 + 0.45 [1.2] d)     CSR  35e3 + n (5 + 0.42 [1.0] d)
                          CSC  40e3 + n (90 + 0.7 [0.9] d)
@@ -30,7 +30,7 @@ from __future__ import annotations
 import torch
 
 _COO, _CSR, _CSC = torch.sparse_coo, torch.sparse_csr, torch.sparse_csc
-_CACHE = 2**23  # bytes
+_CACHE = 2**21  # bytes
 
 _Line = tuple[float, float, float, float]  # fixed, per entry, per entry and column, the same beyond the cache
 
