@@ -44,6 +44,7 @@ class Client:
 
     name = ""
     turn = "epoch"
+    full_needs_sparse = True  # whether the side "full" runs under sparse.enable() as well
 
     def __init__(self, checkout: Path, folder: Path, side: str, options: dict[str, str]) -> None:
         self.checkout, self.folder, self.side, self.options = checkout, folder, side, options
@@ -150,7 +151,7 @@ def take_turns(sides: list[Side], turns: int) -> dict:
         for side in sides[:: 1 - 2 * (turn % 2)]:
             result[side.name]["turns"].append(side.ask("turn"))
     for side in sides:
-        side.ask("end")
+        result[side.name] |= side.ask("end")
     for _ in range(2):
         for side in sides:
             result[side.name]["evaluations"].append(side.ask("evaluate"))
@@ -224,15 +225,15 @@ def run_side(name: str, checkout: str, folder: str, side: str, options: dict[str
     sys.path.remove(str(FOLDER))  # its module names are not the client's business
     os.chdir(folder)
     next(requests)
-    if side != "own":
+    if side == "sparse" or (side == "full" and one.full_needs_sparse):
         sparse.enable()
     one.start()
-    said = one.accelerate() if side == "full" else ""
+    one.said = one.accelerate() if side == "full" else ""
     profiler = _profiler(side)
-    answer(said=str(said or ""), before_mib=peak_mib())
+    answer(before_mib=peak_mib())
     with contextlib.suppress(Finished), profiler:
         one.run(Turns(requests, answer))
-    answer()
+    answer(said=str(one.said))
     for request in requests:
         if request != "evaluate\n":
             break

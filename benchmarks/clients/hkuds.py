@@ -22,6 +22,7 @@ ABSENT = ("dgl", "visdom", "setproctitle", "torch_sparse", "torch.utils.tensorbo
 class HKUDS(Client):
     name = "HKUDS/MMSSL and its forks"
     turn = "step"
+    full_needs_sparse = False
 
     def write(self, data) -> None:
         folder = self.folder / "data" / "catalogue"
@@ -53,9 +54,6 @@ class HKUDS(Client):
         self.module.__file__ = str(program)
         sys.modules["__main__"] = self.module
 
-    def accelerate(self) -> object:
-        return "accelerated when its Trainer is defined"
-
     def run(self, turns) -> None:
         def bar(iterable, *_, **__):
             self.trainer = sys._getframe(1).f_locals["self"]
@@ -65,7 +63,6 @@ class HKUDS(Client):
 
         sys.modules["tqdm"].tqdm = bar
         if self.side == "full":
-            self.report = None
             self.module.__dict__["accelerate_now"] = self._accelerate
             self.text = self.text.replace("if __name__ ==", "accelerate_now()\nif __name__ ==", 1)
         exec(compile(self.text, self.module.__file__, "exec"), self.module.__dict__)
@@ -74,7 +71,8 @@ class HKUDS(Client):
         from mmssl_fast.dropin import hkuds
 
         kept = [part for part in hkuds.PARTS if part not in self.options.get("without", "").split(",")]
-        print(hkuds.accelerate(self.module.Trainer, kept), file=sys.stderr, flush=True)
+        ks = eval(self.options["ks"]) if "ks" in self.options else None
+        self.said = hkuds.accelerate(self.module.Trainer, kept, ks=ks)
 
     def evaluate(self) -> dict[str, float]:
         random = torch.Generator().manual_seed(0)

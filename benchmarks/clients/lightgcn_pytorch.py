@@ -9,6 +9,7 @@ from driver import Client, old_numpy, stand_in, user_lists
 
 class LightGCNPyTorch(Client):
     name = "LightGCN-PyTorch"
+    full_needs_sparse = False
 
     def write(self, data) -> None:
         folder = self.folder / "data" / "lastfm"

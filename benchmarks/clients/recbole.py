@@ -10,6 +10,7 @@ from driver import Client, old_numpy, stand_in
 
 class RecBole(Client):
     name = "RecBole"
+    full_needs_sparse = False
 
     def write(self, data) -> None:
         folder = self.folder / "catalogue"

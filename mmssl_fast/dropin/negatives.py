@@ -44,7 +44,7 @@ class UniformTriples:
         """int64 [≤ n, 3]: user, positive, negative; fewer than n where users without items were drawn."""
         users: Ids = np.random.randint(0, self._n_users, n)
         users = users[self._lengths[users] > 0]
-        generator: Any = np.random.get_bit_generator()
+        generator: Any = vars(np.random)["get_bit_generator"]()
         with generator.lock:
             pos, neg = numpy_triples(generator.capsule, users, self._crow, self._items, self._ascending, self._n_items)
         return np.stack([users, np.asarray(pos), np.asarray(neg)], axis=1)
