@@ -1,7 +1,7 @@
 """mmssl_fast.dropin.sparse under LightGCN-type models that call torch.sparse.mm: their propagation, and an epoch.
 
 The models are those of the tests: two layers of LightGCN on the joint graph, and the same with an additional frozen
-graph of the ten most similar items of every item, as in FREEDOM. They do not use mmssl_fast themselves. Further: a graph
+graph of the ten most similar items of every item, as in FREEDOM. They do not use mmssl_fast themselves. Also: a graph
 that loses a fifth of its edges at every step; products by layout, size and width, from which `dropin.sparse_cost` takes
 its numbers; and PyTorch Geometric's LightGCN, where it is installed.
 """

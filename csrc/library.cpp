@@ -1,4 +1,5 @@
-// Every op's schema, one line each in alphabetical order, and the module mmssl_fast._C, which says how it was built.
+// The schemas of all ops in alphabetical order, and the module mmssl_fast._C, which describes how the library was
+// built.
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
 #include <torch/version.h>
@@ -129,6 +130,6 @@ PYBIND11_MODULE(_C, m) {
   mmssl::isa_in_use();  // an invalid MMSSL_FAST_ISA fails the import, not the first op
   m.def("build_info", &build_info,
         "How this library was built: torch, compiler, isa_levels, isa (in use), cuda, cuda_archs, cuda_note, debug.");
-  m.def("infonce_sizes", &infonce_sizes, "Sizes that decide how much memory infonce takes on the CPU.");
+  m.def("infonce_sizes", &infonce_sizes, "The sizes that determine the memory of infonce on the CPU.");
   mmssl::bind_numpy_triples(m);
 }

@@ -1,4 +1,4 @@
-// bfloat16 as the kernels see it: two bytes. Arithmetic is in float, see cpu/isa/scalar.h. Same layout as at::BFloat16.
+// bfloat16 in kernels: two bytes with the layout of at::BFloat16. Arithmetic is done in float, see cpu/isa/scalar.h.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Argument checks of the bindings. Every message names the op, the rule and the values; it arrives in Python as
-// ValueError.
+// The argument checks of the bindings. A failed check raises a ValueError in Python. The message names the op, the rule
+// and the values.
 #pragma once
 
 #include <c10/util/Exception.h>

@@ -1,5 +1,5 @@
-// Work that threads take a chunk at a time: of a thread that starts late, or whose core somebody else has, the others
-// do all the work but for the chunk that it holds.
+// A queue from which threads take chunks of work. If a thread starts late or is interrupted, the other threads do all
+// the work except for the chunk that it has taken.
 #pragma once
 
 #include <algorithm>
@@ -8,14 +8,14 @@
 
 namespace mmssl {
 
-// The chunks of [begin, end), each given to one caller, in ascending order. Where the chunks begin does not depend on
-// who takes them.
+// The chunks of [begin, end) in ascending order, each given to one caller. The boundaries of the chunks do not depend
+// on the callers.
 class ChunkQueue {
  public:
   // chunk: length of every chunk but the last, at least 1.
   ChunkQueue(int64_t begin, int64_t end, int64_t chunk) : next_(begin), end_(end), chunk_(chunk) {}
 
-  // The next chunk; false where none is left.
+  // Takes the next chunk. Returns false if none is left.
   bool take(int64_t& begin, int64_t& end) {
     begin = next_.fetch_add(chunk_, std::memory_order_relaxed);
     end = std::min(begin + chunk_, end_);

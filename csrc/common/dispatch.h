@@ -1,4 +1,5 @@
-// From a tensor's dtype to a kernel's type: the callable gets a value of that type and takes its decltype.
+// Dispatch from the dtype of a tensor to the type of a kernel. The callable gets a value of the type and uses its
+// decltype.
 //
 //   with_value_type("sampled_dot", u.scalar_type(), [&](auto value) { using T = decltype(value); ... });
 #pragma once
@@ -37,7 +38,7 @@ void with_index_type(const char* op, at::ScalarType type, F&& f) {
   }
 }
 
-// The data of a contiguous tensor as the kernel's type; with_value_type has matched that to the dtype.
+// The data of a contiguous tensor as a pointer of the kernel's type, which with_value_type has matched to the dtype.
 template <typename T>
 const T* read_ptr(const at::Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());

@@ -1,4 +1,4 @@
-// Dropout from counter-based noise: what its mask is a function of.
+// The parameters of dropout with a counter-based mask.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace mmssl {
 
-// The entry (row, column) is dropped where its word of kStreamDropout is below `threshold`; what stays is multiplied by
-// `scale`.
+// The entry (row, column) is dropped if its word of kStreamDropout is below `threshold`. Other entries are multiplied
+// by `scale`.
 struct Dropout {
   uint64_t seed;
   uint32_t offset;
@@ -16,7 +16,7 @@ struct Dropout {
   double scale;
 };
 
-// rate in [0, 1).
+// rate is in [0, 1).
 inline Dropout dropout_of(uint64_t seed, uint32_t offset, double rate) {
   const double words = rate * 0x1p32 + 0.5;
   const uint32_t threshold = words < 0x1p32 ? static_cast<uint32_t>(words) : 0xffffffffu;

@@ -1,5 +1,5 @@
-// Declares the kernels of the header MMSSL_KERNELS in the namespace of every instruction set. No include guard: it is
-// included once per kernel header, and the kernel headers have none either.
+// Declares the kernels of the header MMSSL_KERNELS in the namespace of every instruction set. There is no include
+// guard, because the file is included once per kernel header. The kernel headers have none for the same reason.
 #ifndef MMSSL_KERNELS
 #error "define MMSSL_KERNELS as the kernel header's path before including common/each_isa.h"
 #endif

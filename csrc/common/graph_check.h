@@ -1,5 +1,5 @@
-// What every op that reads the rows of a graph checks of its arrays on every device. What the arrays hold is checked
-// where it can be read: on the CPU by the binding, on CUDA by the kernel.
+// The checks of the arrays of a graph on every device. The values in the arrays are checked by the binding on the CPU,
+// and by the kernel on CUDA.
 #pragma once
 
 #include <ATen/core/Tensor.h>

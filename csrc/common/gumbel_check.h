@@ -1,5 +1,5 @@
-// What every Gumbel op checks of its arguments on every device. What users and the graph hold is checked where it can
-// be read: on the CPU by the binding, on CUDA by the kernel.
+// The checks of the Gumbel ops on every device. The values in `users` and in the graph are checked by the binding on
+// the CPU, and by the kernel on CUDA.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,14 +18,14 @@ inline void check_gumbel_noise(const char* op, double tau, double noise_scale) {
               noise_scale);
 }
 
-// crow [U + 1], col [nnz]: the graph; users: int64 [B], rows of it.
+// crow [U + 1] and col [nnz] are the graph, and users, int64 [B], are rows of it.
 inline void check_gumbel_rows(const char* op, const at::Tensor& crow, const at::Tensor& col, const at::Tensor& users,
                               int64_t n_items) {
   MMSSL_CHECK(users.scalar_type() == at::kLong && users.dim() == 1 && users.is_contiguous(), op,
               "users must be contiguous int64 [B], got ", users.scalar_type(), " ", users.sizes());
   check_graph_arrays(op, crow, col);
-  MMSSL_CHECK(crow.device() == users.device() && col.device() == users.device(), op, "the graph is on ", crow.device(),
-              ", users on ", users.device());
+  MMSSL_CHECK(crow.device() == users.device() && col.device() == users.device(), op,
+              "users must be on the device of the graph, ", crow.device(), ", got ", users.device());
   MMSSL_CHECK(n_items >= 0 && n_items < (int64_t{1} << 31), op, "n_items must be in [0, 2^31), got ", n_items);
 }
 

@@ -1,7 +1,7 @@
-// Which instruction set the CPU kernels run with: chosen once, when the library is loaded.
+// The instruction set of the CPU kernels, which is chosen when the library is loaded.
 //
-// csrc/cpu/isa/<op>.cpp is compiled once per level into namespace mmssl::<level>. A binding declares the kernels of all
-// levels and calls the right one:
+// csrc/cpu/isa/<op>.cpp is compiled once per level into the namespace mmssl::<level>. A binding declares the kernels of
+// all levels and calls the right one:
 //
 //   #define MMSSL_KERNELS "cpu/isa/sampled_dot.h"
 //   #include "common/each_isa.h"
@@ -13,13 +13,14 @@ namespace mmssl {
 
 enum class Isa { baseline, avx2, avx512 };
 
-// The best level this processor has, or the one named by the environment variable MMSSL_FAST_ISA (for tests).
-// Throws std::runtime_error when that variable names no level, or one that this processor or this build lacks.
+// The best level that the processor supports, or the level in the environment variable MMSSL_FAST_ISA (for tests).
+// Throws std::runtime_error if the variable is not the name of a level, or the processor or the build does not support
+// the level.
 Isa isa_in_use();
 
 const char* isa_name(Isa isa);
 
-// Comma-separated names of the levels this library holds.
+// The comma-separated names of the levels in this library.
 const char* isa_levels();
 
 }  // namespace mmssl

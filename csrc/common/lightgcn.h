@@ -1,5 +1,5 @@
-// propagate and lightgcn as sequences of row-wise sums, whatever runs them: the CPU or CUDA. The ops of those names are
-// propagate_op<run> and lightgcn_op<run> with run: void(const char* op, const SpmmCall&).
+// propagate and lightgcn as sequences of row-wise sums, for the CPU and CUDA. The ops are propagate_op<run> and
+// lightgcn_op<run> with run: void(const char* op, const SpmmCall&).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,15 +13,15 @@
 
 namespace mmssl {
 
-// The nodes of one side: what they receive through, and their sum over the layers so far.
+// The nodes of one side: the matrix through which they receive, and their sum over the layers so far.
 struct LightgcnSide {
   const at::Tensor &crow, &col;
   const std::optional<at::Tensor>&value, &receive, &send;
   const at::Tensor& x;
-  at::Tensor total, layer;  // layer: memory for the latest one, undefined where no later layer reads it
+  at::Tensor total, layer;  // layer: memory for the latest layer, undefined if no later layer reads it
   int64_t added = 0;
 
-  // The next layer's part of the sum, and the layer itself if it is kept; after the last of `layers`, the mean.
+  // Adds the next layer to the sum, and stores the layer if it has memory. The last of `layers` computes the mean.
   template <auto run>
   void add(const at::Tensor& senders, const std::optional<at::Tensor>& senders_send, bool keep, int64_t layers) {
     SpmmCall call{crow, col, value, receive, senders_send, senders};
@@ -33,8 +33,8 @@ struct LightgcnSide {
   }
 };
 
-// The layers that start from one side's embeddings alternate between the sides and never read the other such chain:
-// users, items, users, ... and items, users, items, ... So one layer's memory a side is enough, whatever their number.
+// The layers form two chains, users, items, users, ... and items, users, items, ..., which do not read each other.
+// Therefore memory for one layer per side is enough for any number of layers.
 template <auto run>
 void lightgcn_chain(LightgcnSide* from, LightgcnSide* to, int64_t layers) {
   const at::Tensor* current = &from->x;
@@ -45,7 +45,7 @@ void lightgcn_chain(LightgcnSide* from, LightgcnSide* to, int64_t layers) {
   }
 }
 
-// t_crow, t_col and t_value are what backward propagates along; forward does not read them.
+// The backward pass propagates along t_crow, t_col and t_value. The forward pass does not read them.
 template <auto run>
 at::Tensor propagate_op(const at::Tensor& crow, const at::Tensor& col, const std::optional<at::Tensor>& value,
                         const at::Tensor& t_crow, const at::Tensor& t_col, const std::optional<at::Tensor>& t_value,
@@ -62,9 +62,9 @@ std::tuple<at::Tensor, at::Tensor> lightgcn_op(
     const std::optional<at::Tensor>& items_send, const at::Tensor& users, const at::Tensor& items, int64_t layers) {
   const char* op = "lightgcn";
   MMSSL_CHECK(users.dim() == 2 && items.dim() == 2 && users.size(1) == items.size(1), op,
-              "users and items must be [rows, d] of one d, got ", users.sizes(), " and ", items.sizes());
-  MMSSL_CHECK(users.scalar_type() == items.scalar_type(), op, "users are ", users.scalar_type(), ", items are ",
-              items.scalar_type());
+              "users and items must be [rows, d] with the same d, got ", users.sizes(), " and ", items.sizes());
+  MMSSL_CHECK(users.scalar_type() == items.scalar_type(), op, "users and items must have the same dtype, got ",
+              users.scalar_type(), " and ", items.scalar_type());
   MMSSL_CHECK(crow.dim() == 1 && crow.numel() == users.size(0) + 1, op, "crow must be [", users.size(0) + 1, "], got ",
               crow.sizes());
   MMSSL_CHECK(t_crow.dim() == 1 && t_crow.numel() == items.size(0) + 1, op, "t_crow must be [", items.size(0) + 1,
@@ -73,7 +73,7 @@ std::tuple<at::Tensor, at::Tensor> lightgcn_op(
   if (layers == 0) {
     return {users.clone(at::MemoryFormat::Contiguous), items.clone(at::MemoryFormat::Contiguous)};
   }
-  // Layers of bfloat16 would each round what the next one sums: the whole recursion is float32 then.
+  // With bfloat16, every layer would be rounded before the next layer reads it. All layers are float32 instead.
   const bool bfloat16 = users.scalar_type() == at::kBFloat16;
   const at::Tensor u = bfloat16 ? users.to(at::kFloat) : users, i = bfloat16 ? items.to(at::kFloat) : items;
   LightgcnSide user{crow, col, value, users_receive, users_send, u, at::empty(u.sizes(), u.options())};

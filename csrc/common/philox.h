@@ -1,9 +1,9 @@
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011), for host and
 // device.
 //
-// One source for the CPU and CUDA kernels; mmssl_fast/reference.py (`philox4x32`) is the definition. The counter of an
-// entry is (column / 4, row, offset, stream), its lane column % 4: an entry's bits depend on nothing else, so they are
-// the same for every tiling, thread count and device.
+// The CPU and CUDA kernels share this source. `philox4x32` in mmssl_fast/reference.py is the definition. The counter of
+// an entry is (column / 4, row, offset, stream), and its lane is column % 4. The bits of an entry depend on nothing
+// else, so they are the same for every tiling, number of threads and device.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 #if defined(__CUDACC__)
 #define MMSSL_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-// Always inlined: an out-of-line copy compiled for AVX-512 could otherwise be the one the linker keeps for everybody.
+// Always inlined, because the linker keeps one out-of-line copy of a function, which could be the one for AVX-512.
 #define MMSSL_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
@@ -23,7 +23,8 @@ constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u;
 constexpr uint32_t kPhiloxWeyl1 = 0xBB67AE85u;
 constexpr int kPhiloxRounds = 10;
 
-// The last word of the counter: keeps the uses of one (seed, offset) apart. The order is reference.py's.
+// The last word of the counter, which differs between uses of the same seed and offset. The order is that of
+// reference.py.
 enum PhiloxStream : uint32_t {
   kStreamDense = 0,
   kStreamGap = 1,

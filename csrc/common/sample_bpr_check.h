@@ -1,4 +1,4 @@
-// What sample_bpr checks of its arguments on every device.
+// The checks of sample_bpr on every device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,7 +12,7 @@ inline void check_sampled_graph(const char* op, const at::Tensor& crow, const at
                                 int64_t batch) {
   check_graph_arrays(op, crow, col);
   MMSSL_CHECK(col.numel() < (int64_t{1} << 31) && n_items >= 0 && n_items < (int64_t{1} << 31), op,
-              "interactions and items must be fewer than 2^31, got ", col.numel(), " and ", n_items);
+              "there must be fewer than 2^31 interactions and items, got ", col.numel(), " and ", n_items);
   MMSSL_CHECK(batch >= 0, op, "batch must not be negative, got ", batch);
 }
 

@@ -1,4 +1,4 @@
-// What sampled_dot checks of its factors on every device.
+// The checks of the factors of sampled_dot on every device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,10 +15,12 @@ inline void check_sampled_dot(const char* op, const at::Tensor& crow, const at::
                               const at::Tensor& v) {
   check_sampled_rows(op, "u", u);
   check_sampled_rows(op, "v", v);
-  MMSSL_CHECK(u.size(1) == v.size(1), op, "u is ", u.size(1), " wide, v is ", v.size(1));
-  MMSSL_CHECK(u.scalar_type() == v.scalar_type(), op, "u is ", u.scalar_type(), ", v is ", v.scalar_type());
-  MMSSL_CHECK(crow.device() == u.device() && col.device() == u.device() && v.device() == u.device(), op, "crow is on ",
-              crow.device(), ", col on ", col.device(), ", u on ", u.device(), ", v on ", v.device());
+  MMSSL_CHECK(u.size(1) == v.size(1), op, "u and v must have the same width, got ", u.size(1), " and ", v.size(1));
+  MMSSL_CHECK(u.scalar_type() == v.scalar_type(), op, "u and v must have the same dtype, got ", u.scalar_type(),
+              " and ", v.scalar_type());
+  MMSSL_CHECK(crow.device() == u.device() && col.device() == u.device() && v.device() == u.device(), op,
+              "crow, col, u and v must be on the same device, got ", crow.device(), ", ", col.device(), ", ",
+              u.device(), " and ", v.device());
 }
 
 }  // namespace mmssl

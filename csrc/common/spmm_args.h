@@ -1,4 +1,4 @@
-// What a sparse row-times-matrix kernel reads and writes; the same for every instruction set.
+// The arguments of a kernel that multiplies sparse rows by a matrix, for every instruction set.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,8 @@ namespace mmssl {
 //   y[r] = s[r]                                   if y is given,
 //   total[rows[r]] = (base[rows[r]] + s[r]) * factor   if total is given (rows == nullptr: rows[r] = r; base may be
 //   total).
-// Where rows is given, a row without entries is passed over: nothing is written for it, and its rows[r] is not read.
-// A factor that is nullptr counts as 1. T: type of the dense arrays; A: type sums are formed in; Index: int32_t,
-// int64_t.
+// If rows is given, a row without entries is skipped: nothing is written for it, and its rows[r] is not read. A factor
+// that is nullptr counts as 1. T is the type of the dense arrays, A the type of sums, and Index is int32_t or int64_t.
 template <typename T, typename A, typename Index>
 struct SpmmArgs {
   const int64_t* crow;  // [R + 1]
@@ -23,7 +22,7 @@ struct SpmmArgs {
   int64_t x_stride;
   int64_t d;
   T* y;                 // [R, d] contiguous, or nullptr
-  const int64_t* rows;  // [R], distinct where there are entries, or nullptr
+  const int64_t* rows;  // [R], distinct for rows with entries, or nullptr
   const T* base;        // [*, d], rows base_stride apart
   int64_t base_stride;
   T* total;  // [*, d], rows total_stride apart, or nullptr

@@ -1,4 +1,5 @@
-// A row-wise sum as the bindings of the CPU and of CUDA receive it, and its way to a kernel's SpmmArgs.
+// The arguments of a row-wise sum in the bindings for the CPU and CUDA, and their conversion to the SpmmArgs of a
+// kernel.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,7 +14,7 @@
 
 namespace mmssl {
 
-// One row-wise sum, in the terms of common/spmm_args.h. y, rows, base and total may be undefined.
+// A row-wise sum as defined in common/spmm_args.h. y, rows, base and total may be undefined.
 struct SpmmCall {
   at::Tensor crow;                      // int64 [R + 1]
   at::Tensor col;                       // int32 or int64 [nnz]
@@ -22,31 +23,33 @@ struct SpmmCall {
   std::optional<at::Tensor> col_scale;  // [C]
   at::Tensor x;                         // [C, d] float32, float64 or bfloat16
   at::Tensor y;                         // [R, d] contiguous, dtype of x
-  at::Tensor rows;                      // int64 [R], distinct where there are entries
+  at::Tensor rows;                      // int64 [R], distinct for rows with entries
   at::Tensor base;                      // [*, d], dtype of x
   at::Tensor total;                     // [*, d], dtype of x
   double factor = 1;
 };
 
-// The matrix x, or a copy, with its columns side by side; rows may be any stride apart.
+// The matrix x, or a copy of it, with contiguous rows of any stride.
 inline at::Tensor columns_adjacent(const at::Tensor& x) {
   return x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous();
 }
 
-// A factor as the kernels read it: contiguous, in the dtype sums are formed in, or undefined.
+// A factor as the kernels read it: contiguous in the dtype of sums, or undefined.
 inline at::Tensor spmm_factor(const char* op, const char* name, const std::optional<at::Tensor>& factor, int64_t size,
                               const at::Tensor& x, at::ScalarType type) {
   if (!factor.has_value() || !factor->defined()) return {};
   MMSSL_CHECK(factor->dim() == 1 && factor->size(0) == size, op, name, " must be [", size, "], got ", factor->sizes());
   MMSSL_CHECK(factor->is_floating_point(), op, name, " must be floating, got ", factor->scalar_type());
-  MMSSL_CHECK(factor->device() == x.device(), op, name, " is on ", factor->device(), ", x on ", x.device());
+  MMSSL_CHECK(factor->device() == x.device(), op, name, " must be on the device of x, ", x.device(), ", got ",
+              factor->device());
   return factor->to(type).contiguous();
 }
 
 inline void check_spmm_matrix(const char* op, const char* name, const at::Tensor& m, const at::Tensor& x) {
   MMSSL_CHECK(m.dim() == 2 && m.size(1) == x.size(1), op, name, " must be [rows, ", x.size(1), "], got ", m.sizes());
-  MMSSL_CHECK(m.scalar_type() == x.scalar_type(), op, name, " is ", m.scalar_type(), ", x is ", x.scalar_type());
-  MMSSL_CHECK(m.device() == x.device(), op, name, " is on ", m.device(), ", x on ", x.device());
+  MMSSL_CHECK(m.scalar_type() == x.scalar_type(), op, name, " must have the dtype of x, ", x.scalar_type(), ", got ",
+              m.scalar_type());
+  MMSSL_CHECK(m.device() == x.device(), op, name, " must be on the device of x, ", x.device(), ", got ", m.device());
 }
 
 inline void check_spmm_crow(const char* op, const at::Tensor& crow) {
@@ -54,22 +57,23 @@ inline void check_spmm_crow(const char* op, const at::Tensor& crow) {
               "crow must be contiguous int64 [rows + 1], got ", crow.scalar_type(), " ", crow.sizes());
 }
 
-// What SpmmArgs leaves out, and the dtype that sums are formed in.
+// The sizes that are not in SpmmArgs, and the dtype of sums.
 struct SpmmShape {
   int64_t n_rows, n_cols, nnz;
   at::ScalarType sums;
 };
 
-// Checks shapes, dtypes and devices (ValueError in the name of `op`), not what crow, col and rows hold, and calls
-// f(const SpmmArgs<T, A, Index>&, const SpmmShape&).
+// Checks shapes, dtypes and devices, but not the values in crow, col and rows, and calls f(const SpmmArgs<T, A,
+// Index>&, const SpmmShape&). Errors name `op`.
 template <typename F>
 void with_spmm_args(const char* op, const SpmmCall& call, F&& f) {
   const at::Tensor &crow = call.crow, &col = call.col;
   check_spmm_crow(op, crow);
   MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), op, "col must be contiguous [nnz], got ", col.sizes());
   MMSSL_CHECK(call.x.dim() == 2, op, "x must be [rows, d], got ", call.x.sizes());
-  MMSSL_CHECK(crow.device() == call.x.device() && col.device() == call.x.device(), op, "crow is on ", crow.device(),
-              ", col on ", col.device(), ", x on ", call.x.device());
+  MMSSL_CHECK(crow.device() == call.x.device() && col.device() == call.x.device(), op,
+              "crow, col and x must be on the same device, got ", crow.device(), ", ", col.device(), " and ",
+              call.x.device());
   const at::Tensor x = columns_adjacent(call.x);
   const at::ScalarType sums = x.scalar_type() == at::kBFloat16 ? at::kFloat : x.scalar_type();
   const SpmmShape shape{crow.numel() - 1, x.size(0), col.numel(), sums};
@@ -109,7 +113,7 @@ void with_spmm_args(const char* op, const SpmmCall& call, F&& f) {
   });
 }
 
-// A product into new memory. run: a device's void(const char* op, const SpmmCall&).
+// Computes a product into a new tensor. run is the implementation of a device: void(const char* op, const SpmmCall&).
 template <auto run>
 at::Tensor call_spmm(const char* op, const at::Tensor& crow, const at::Tensor& col,
                      const std::optional<at::Tensor>& value, const std::optional<at::Tensor>& row_scale,
@@ -134,13 +138,14 @@ inline SpmmCall spmm_add_call(const char* op, const at::Tensor& out, const at::T
                               const at::Tensor& col, const std::optional<at::Tensor>& value, const at::Tensor& x) {
   MMSSL_CHECK(
       out.dim() == 2 && (out.size(1) <= 1 || out.stride(1) == 1) && (out.size(0) <= 1 || out.stride(0) >= out.size(1)),
-      op, "out must be a matrix with adjacent columns and rows that do not overlap, got ", out.sizes(),
-      " with strides ", out.strides());
+      op, "out must be a matrix with contiguous rows that do not overlap, got ", out.sizes(), " with strides ",
+      out.strides());
   check_spmm_crow(op, crow);
   const int64_t n = crow.numel() - 1;
   MMSSL_CHECK(rows.scalar_type() == at::kLong && rows.dim() == 1 && rows.size(0) == n && rows.is_contiguous(), op,
               "rows must be contiguous int64 [", n, "], got ", rows.scalar_type(), " ", rows.sizes());
-  MMSSL_CHECK(rows.device() == out.device(), op, "rows is on ", rows.device(), ", out on ", out.device());
+  MMSSL_CHECK(rows.device() == out.device(), op, "rows and out must be on the same device, got ", rows.device(),
+              " and ", out.device());
   SpmmCall call{crow, col, value, {}, {}, x};
   call.rows = rows;
   call.base = out;

@@ -1,4 +1,4 @@
-// What unit_rows checks of its arguments on every device.
+// The checks of unit_rows on every device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,8 +20,9 @@ inline void check_unit_rows_bwd(const char* op, const at::Tensor& grad, const at
   MMSSL_CHECK(inverse.dim() == 1 && inverse.size(0) == x.size(0) && inverse.scalar_type() == wide_type(x.scalar_type()),
               op, "inverse must be [", x.size(0), "] of ", wide_type(x.scalar_type()), ", got ", inverse.sizes(),
               " of ", inverse.scalar_type());
-  MMSSL_CHECK(grad.device() == x.device() && inverse.device() == x.device(), op, "grad is on ", grad.device(),
-              ", x on ", x.device(), ", inverse on ", inverse.device());
+  MMSSL_CHECK(grad.device() == x.device() && inverse.device() == x.device(), op,
+              "grad, x and inverse must be on the same device, got ", grad.device(), ", ", x.device(), " and ",
+              inverse.device());
 }
 
 }  // namespace mmssl

@@ -16,8 +16,8 @@
 namespace mmssl {
 namespace {
 
-constexpr int64_t kBlock = 64;     // columns of one task
-constexpr int64_t kValueWork = 8;  // operations a value, most of them the mask's random numbers
+constexpr int64_t kBlock = 64;     // columns per task
+constexpr int64_t kValueWork = 8;  // operations per value, most of them for the random numbers of the mask
 
 template <typename F>
 void with_float_or_double(const char* op, at::ScalarType type, F&& f) {
@@ -28,8 +28,9 @@ void with_float_or_double(const char* op, at::ScalarType type, F&& f) {
 
 Dropout checked_dropout(const char* op, const at::Tensor& z, const at::Tensor& seed_offset, double slope, double eps,
                         double rate) {
-  MMSSL_CHECK(z.dim() == 2 && z.size(0) >= 2, op, "z must be [rows, H] of at least 2 rows, got ", z.sizes());
-  MMSSL_CHECK(slope >= 0 && eps > 0, op, "slope must not be negative and eps be positive, got ", slope, " and ", eps);
+  MMSSL_CHECK(z.dim() == 2 && z.size(0) >= 2, op, "z must be [rows, H] with at least 2 rows, got ", z.sizes());
+  MMSSL_CHECK(slope >= 0 && eps > 0, op, "slope must not be negative and eps must be positive, got ", slope, " and ",
+              eps);
   MMSSL_CHECK(rate >= 0 && rate < 1, op, "rate must be in [0, 1), got ", rate);
   const SeedOffset noise = read_seed_offset(op, seed_offset);
   return dropout_of(noise.seed, noise.offset, rate);

@@ -1,4 +1,4 @@
-// bpr_loss on the CPU: checks, allocation, threads, and the gradients sorted by row.
+// bpr_loss on the CPU: checks, allocation, threads, and the gradients, whose triples are sorted by row.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
@@ -26,8 +26,8 @@ namespace {
 void check_range(const char* op, const char* name, const at::Tensor& ids, const char* table, int64_t rows) {
   const int64_t* id = read_ptr<int64_t>(ids);
   for (int64_t b = 0; b < ids.numel(); ++b) {
-    TORCH_CHECK_INDEX(id[b] >= 0 && id[b] < rows, op, ": ", name, "[", b, "] is ", id[b], ", ", table, " has ", rows,
-                      " rows");
+    TORCH_CHECK_INDEX(id[b] >= 0 && id[b] < rows, op, ": ", name, "[", b, "] is ", id[b], ", but ", table, " has ",
+                      rows, " rows");
   }
 }
 
@@ -61,13 +61,13 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_cpu(const at::Tensor& user_emb, cons
     const A* loss = read_ptr<A>(losses);
     double total = 0;
     for (int64_t b = 0; b < batch; ++b) total += loss[b];
-    // The mean of nothing is NaN, as torch.mean has it.
+    // The mean of an empty batch is NaN, like torch.mean.
     *write_ptr<A>(mean) = batch == 0 ? std::numeric_limits<A>::quiet_NaN() : static_cast<A>(total / batch);
   });
   return {mean.to(u.scalar_type()), slope};
 }
 
-// The triples by user, then a row of differences of items a triple.
+// The gradient of the users: the triples are sorted by user, and every triple adds a difference of two items.
 at::Tensor user_grad(const char* op, const at::Tensor& user_emb, const at::Tensor& item_emb, const at::Tensor& users,
                      const at::Tensor& pos, const at::Tensor& neg, const at::Tensor& slope) {
   const auto [rows, crow, triple, order] =
@@ -86,7 +86,8 @@ at::Tensor user_grad(const char* op, const at::Tensor& user_emb, const at::Tenso
   return grad;
 }
 
-// Two entries a triple, +slope u for its positive and -slope u for its negative, by item.
+// The gradient of the items: a triple has two entries, +slope u for its positive and -slope u for its negative item,
+// and the entries are sorted by item.
 at::Tensor item_grad(const char* op, const at::Tensor& user_emb, const at::Tensor& item_emb, const at::Tensor& users,
                      const at::Tensor& pos, const at::Tensor& neg, const at::Tensor& slope) {
   const at::Tensor items = at::stack({pos, neg}, 1).flatten(), values = at::stack({slope, slope.neg()}, 1).flatten();
@@ -102,7 +103,7 @@ at::Tensor item_grad(const char* op, const at::Tensor& user_emb, const at::Tenso
   return grad;
 }
 
-// slope: the gradient of every triple's margin. Each row of a gradient is summed in the order of the triples.
+// slope is the gradient of the margin of every triple. Every row of a gradient is summed in the order of the triples.
 std::tuple<at::Tensor, at::Tensor> bpr_loss_bwd_cpu(const at::Tensor& user_emb, const at::Tensor& item_emb,
                                                     const at::Tensor& users_in, const at::Tensor& pos_in,
                                                     const at::Tensor& neg_in, const at::Tensor& slope_in) {

@@ -1,8 +1,8 @@
-// cosine_block on the CPU: U Vᵀ in tiles, each masked and measured while it is in cache; backward in one walk over the
-// gradient, a tile of which serves both products.
+// cosine_block on the CPU. Forward computes U Vᵀ in tiles; every tile is masked, and its squares are added, while it is
+// in cache. Backward reads every tile of the gradient once and uses it for both products.
 //
-// A step makes three products of 2 B I d operations and reads or writes the block and its gradient a few times: memory
-// moves 4 bytes for every 2 d operations, so that at d = 64 neither waits much for the other.
+// A step computes three products of 2 B I d operations, and reads or writes the block and its gradient a few times.
+// Memory moves 4 bytes per 2 d operations, so that for d = 64 neither memory nor arithmetic waits long for the other.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -25,9 +25,9 @@
 namespace mmssl {
 namespace {
 
-constexpr int64_t kRows = 64, kItems = 2048;          // a tile of the forward pass: 512 KiB in float32
-constexpr int64_t kGradRows = 256, kGradItems = 256;  // of the backward pass
-constexpr int64_t kShareRows = 1024;                  // rows whose shares of u's gradient are held at once
+constexpr int64_t kRows = 64, kItems = 2048;          // tile of the forward pass: 512 KiB in float32
+constexpr int64_t kGradRows = 256, kGradItems = 256;  // tile of the backward pass
+constexpr int64_t kShareRows = 1024;                  // rows whose partial gradients of u are in memory at once
 
 template <typename F>
 void with_types(const char* op, at::ScalarType type, const Seen& seen, F&& f) {
@@ -81,8 +81,8 @@ std::tuple<at::Tensor, at::Tensor> cosine_block_cpu(const at::Tensor& u_in, cons
 }
 
 struct Gradient {
-  at::Tensor grad, block, inverse;  // of the block; the block and its inverse row lengths, or undefined
-  at::Tensor along;                 // float64 [B]: <grad, block> of every row
+  at::Tensor grad, block, inverse;  // gradient of the block; block and inverse row lengths, or undefined
+  at::Tensor along;                 // float64 [B]: the inner product of grad and block in every row
 };
 
 template <typename T, typename Index>
@@ -153,7 +153,7 @@ std::tuple<at::Tensor, at::Tensor> cosine_block_bwd_cpu(const at::Tensor& grad, 
                 " must be [", n_rows, ", ", n_items, "] of ", type, ", got ", x.sizes(), " of ", x.scalar_type());
   };
   check_block("grad", grad);
-  MMSSL_CHECK(block.has_value() == inverse.has_value(), op, "block and inverse go together");
+  MMSSL_CHECK(block.has_value() == inverse.has_value(), op, "pass both or neither of block and inverse");
   Gradient g{grad.contiguous()};
   if (block.has_value()) {
     check_block("block", *block);

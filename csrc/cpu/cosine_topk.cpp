@@ -1,4 +1,4 @@
-// cosine_topk on the CPU: shares out blocks of rows and parts of the catalogue, and merges the parts.
+// cosine_topk on the CPU: divides the rows into blocks and the catalogue into parts, and merges the parts.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
@@ -23,7 +23,7 @@
 namespace mmssl {
 namespace {
 
-// Rows of one task: fewer where the lists are long, so that those of a task stay in cache, and whole panels.
+// Rows per task, a multiple of the panel size. Long lists have fewer rows, so that the lists of a task stay in cache.
 template <typename T>
 int64_t task_rows(int64_t n_rows, int64_t capacity) {
   constexpr int64_t kMost = 128, kListEntries = int64_t{1} << 17, kPanel = baseline::topk_panel_rows<T>(1);
@@ -42,9 +42,8 @@ bool worth_threads(int64_t n_rows, int64_t n_items, int64_t d) {
   return n_rows * n_items >= kWorthThreads / std::max<int64_t>(d, 1);
 }
 
-// Into how many parts the catalogue is cut so that few rows still make enough tasks. It may depend on the number of
-// threads: a similarity has the same bits in any part, and the k best of all are the same whatever they are merged
-// from.
+// The number of parts of the catalogue, so that few rows still give enough tasks. It may depend on the number of
+// threads, because a similarity has the same bits in any part, and merging any parts gives the same k best items.
 int64_t item_parts(int64_t row_tiles, int64_t n_rows, int64_t n_items, int64_t d, int64_t k) {
   const int64_t threads = worth_threads(n_rows, n_items, d) ? at::get_num_threads() : 1;
   const int64_t tasks = threads > 1 ? 4 * threads : 1;
@@ -52,7 +51,7 @@ int64_t item_parts(int64_t row_tiles, int64_t n_rows, int64_t n_items, int64_t d
   return std::max<int64_t>(std::min((tasks + row_tiles - 1) / row_tiles, n_items / least_width), 1);
 }
 
-// v may have rows beyond the items.
+// v may have more rows than there are items.
 template <typename T, typename Index>
 void search(const at::Tensor& u, const at::Tensor& v, int64_t n_items, int64_t k, const Seen& seen, at::Tensor& values,
             at::Tensor& items) {
@@ -105,7 +104,7 @@ std::tuple<at::Tensor, at::Tensor> cosine_topk_cpu(const at::Tensor& u_in, const
   check_factors(op, u_in, v_in);
   MMSSL_CHECK(k >= 0, op, "k must not be negative, got ", k);
   const int64_t n_rows = u_in.size(0), n_items = v_in.size(0);
-  MMSSL_CHECK(n_items <= std::numeric_limits<int32_t>::max(), op, "at most 2^31 - 1 items, got ", n_items);
+  MMSSL_CHECK(n_items <= std::numeric_limits<int32_t>::max(), op, "there may be at most 2^31 - 1 items, got ", n_items);
   const Seen seen = read_seen(op, crow, col, n_rows, n_items);
   const at::ScalarType type = u_in.scalar_type(), wide = wide_type(type);
   const int64_t kept = std::min(k, n_items);

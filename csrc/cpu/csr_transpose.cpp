@@ -14,8 +14,8 @@
 namespace mmssl {
 namespace {
 
-// order[k] = the entry that comes k-th by column, equal columns in the order of their entries.
-// A table with a place for every column, where it is not much larger than the entries.
+// order[k] is the k-th entry in a stable sort by column. This version uses a table of all columns, if the table is not
+// much larger than the number of entries.
 template <typename Index>
 void counting_order(const Index* col, int64_t nnz, int64_t n_cols, int64_t* order) {
   std::vector<int64_t> next(n_cols + 1);
@@ -24,7 +24,7 @@ void counting_order(const Index* col, int64_t nnz, int64_t n_cols, int64_t* orde
   for (int64_t e = 0; e < nnz; ++e) order[next[col[e]]++] = e;
 }
 
-// The same by digits of 11 bits, lowest first: its cost does not depend on n_cols but for the number of digits.
+// The same by a radix sort with digits of 11 bits. Its cost depends on n_cols only by the number of digits.
 template <typename Index>
 void radix_order(const Index* col, int64_t nnz, int64_t n_cols, int64_t* order) {
   constexpr int kBits = 11;

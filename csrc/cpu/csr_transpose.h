@@ -1,4 +1,4 @@
-// The columns that occur in a CSR block, and the block by column.
+// The transpose of a CSR block, restricted to the columns that occur.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,7 +7,7 @@
 
 namespace mmssl {
 
-// As the op csr_transpose, whose docstring in mmssl_fast/ops/csr_transpose.py describes it: cols, t_crow, t_row, order.
+// Returns cols, t_crow, t_row and order as the op csr_transpose, which mmssl_fast/ops/csr_transpose.py documents.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> csr_transpose(const char* op, const at::Tensor& crow,
                                                                          const at::Tensor& col, int64_t n_cols);
 

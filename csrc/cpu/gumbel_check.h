@@ -1,4 +1,4 @@
-// What every Gumbel op checks of its arguments on the CPU, besides common/gumbel_check.h: what the arrays hold.
+// The checks of the Gumbel ops on the CPU: in addition to common/gumbel_check.h, the values in the arrays.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,8 +17,8 @@ inline GumbelNoise gumbel_parameters(const char* op, double tau, double noise_sc
   return {tau, noise_scale, at.seed, at.offset};
 }
 
-// crow [U + 1], col [nnz]: the graph; users: int64 [B], rows of it. Of the graph only the users' rows are checked:
-// offsets within nnz, items in range and ascending.
+// crow [U + 1] and col [nnz] are the graph, and users, int64 [B], are rows of it. Only these rows are checked: their
+// offsets must be within nnz, and their items in range and ascending.
 inline void check_seen(const char* op, const at::Tensor& crow, const at::Tensor& col, const at::Tensor& users,
                        int64_t n_items) {
   check_gumbel_rows(op, crow, col, users, n_items);
@@ -29,14 +29,15 @@ inline void check_seen(const char* op, const at::Tensor& crow, const at::Tensor&
     const auto* item = read_ptr<decltype(index)>(col);
     for (int64_t r = 0; r < users.numel(); ++r) {
       const int64_t u = user[r];
-      MMSSL_CHECK(0 <= u && u < n_users, op, "users[", r, "] = ", u, " is outside the ", n_users, " users");
-      MMSSL_CHECK(0 <= offset[u] && offset[u] <= offset[u + 1] && offset[u + 1] <= col.numel(), op, "user ", u,
-                  "'s items are [", offset[u], ", ", offset[u + 1], ") of ", col.numel());
+      MMSSL_CHECK(0 <= u && u < n_users, op, "users[", r, "] = ", u, " is outside [0, ", n_users, ")");
+      MMSSL_CHECK(0 <= offset[u] && offset[u] <= offset[u + 1] && offset[u + 1] <= col.numel(), op,
+                  "the items of user ", u, " have the offsets [", offset[u], ", ", offset[u + 1], "), but there are ",
+                  col.numel(), " entries");
       for (int64_t e = offset[u]; e < offset[u + 1]; ++e) {
-        MMSSL_CHECK(0 <= item[e] && item[e] < n_items, op, "user ", u, " has item ", item[e], ", outside the ", n_items,
-                    " items");
-        MMSSL_CHECK(e == offset[u] || item[e - 1] < item[e], op, "user ", u, "'s items do not ascend: ", item[e],
-                    " comes after ", item[e - 1]);
+        MMSSL_CHECK(0 <= item[e] && item[e] < n_items, op, "user ", u, " has item ", item[e], ", but there are ",
+                    n_items, " items");
+        MMSSL_CHECK(e == offset[u] || item[e - 1] < item[e], op, "the items of user ", u, " must be ascending, but ",
+                    item[e], " comes after ", item[e - 1]);
       }
     }
   });

@@ -1,4 +1,4 @@
-// gumbel_lse, gumbel_tile, gumbel_order_statistics: the pieces of equation 5's rows on the CPU.
+// gumbel_lse, gumbel_tile and gumbel_order_statistics on the CPU: log-sum-exp, tiles and sparse rows of equation 5.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -40,8 +40,8 @@ at::Tensor gumbel_tile_cpu(const at::Tensor& crow, const at::Tensor& col, const 
   const char* op = "gumbel_tile";
   const GumbelNoise noise = gumbel_parameters(op, tau, noise_scale, seed_offset);
   check_seen(op, crow, col, users, n_items);
-  MMSSL_CHECK(0 <= first && first <= last && last <= n_items, op, "columns [", first, ", ", last,
-              ") are not within the ", n_items, " items");
+  MMSSL_CHECK(0 <= first && first <= last && last <= n_items, op, "the columns [", first, ", ", last,
+              ") must be within [0, ", n_items, ")");
   const int64_t n_rows = users.numel();
   MMSSL_CHECK(lse.scalar_type() == at::kDouble && lse.dim() == 1 && lse.numel() == n_rows && lse.is_contiguous(), op,
               "lse must be float64 [", n_rows, "], got ", lse.scalar_type(), " ", lse.sizes());

@@ -1,4 +1,4 @@
-// gumbel_softmax on the CPU: the B x I rows of equation 5, for who wants them as a matrix.
+// gumbel_softmax on the CPU: the rows of equation 5 as a B x I matrix.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -23,7 +23,8 @@
 namespace mmssl {
 namespace {
 
-// A product goes into the rows this many entries at a time, so that the pass that follows finds them in cache.
+// The product of the augmentation is computed for this many entries at a time, so that they are in cache for the next
+// pass.
 constexpr int64_t kTileEntries = int64_t{1} << 18;
 
 template <typename T, typename Index>
@@ -88,7 +89,8 @@ std::tuple<at::Tensor, at::Tensor> gumbel_softmax_cpu(
   const auto options = users.options().dtype(dtype);
   at::Tensor rows =
       order_statistics && !augmented ? at::zeros({n_rows, n_items}, options) : at::empty({n_rows, n_items}, options);
-  if (!order_statistics || augmented) wish_large_pages(rows);  // sparse rows are zeroed already
+  if (!order_statistics || augmented)
+    wish_large_pages(rows);  // the sparse rows were already written, when they were set to zero
   at::Tensor inv_norm = at::ones({n_rows}, options);
   const int64_t step = augmented ? std::max<int64_t>(kTileEntries / std::max<int64_t>(n_items, 1), 16) : n_rows;
   for (int64_t first = 0; first < n_rows; first += step) {

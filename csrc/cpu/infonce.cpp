@@ -1,15 +1,17 @@
-// infonce on the CPU: log-sum-exp of anchors over all keys, the rows of h and e, in tiles that stay in L2.
+// infonce on the CPU: the log-sum-exp of the anchors over all keys, in tiles that stay in L2. The keys are the rows of
+// h and e.
 //
-// Anchors go by in blocks; within one, every chunk of keys is a task of its own. A task owns its keys' gradient rows
-// and writes its share of the anchors' sums aside; the shares are added in a fixed order. Chunks depend on the sizes
-// alone, so results do not depend on the number of threads. Four products of 2 B 2U d operations a step, one of them
-// made twice (backward recomputes); memory O(U d) beside the shares, at most 64 x 1024 x d values.
+// The anchors are processed in blocks. Within a block, every chunk of keys is a task. A task writes the gradients of
+// its keys directly, and writes its partial sums for the anchors separately; the partial sums are added in a fixed
+// order. The chunks depend on the sizes only, so the result does not depend on the number of threads. A step computes
+// four products of 2 B 2U d operations, one of them twice, because backward computes it again. Memory is O(U d) besides
+// the partial sums, which are at most 64 x 1024 x d values.
 //
-// infonce_with_grad makes three: it keeps exp(product) of a few anchors with all keys, and takes the gradient of their
-// mean from there. Its sums have no running maximum, so tau must not be small.
+// infonce_with_grad computes three products: it keeps exp(product) of a few anchors with all keys, and computes the
+// gradient of their mean from them. Its sums have no running maximum, so tau must not be small.
 //
-// An id that occurs many times among the anchors is worked on once: of a batch drawn over TikTok's interactions, where
-// a hundred users make 71% of them, 0.4 of the users are different.
+// An id that occurs several times among the anchors is computed once. In a batch drawn over the interactions of TikTok,
+// 71% of which belong to a hundred users, only 40% of the anchors are distinct.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -36,7 +38,7 @@
 namespace mmssl {
 namespace {
 
-constexpr double kSpan = 80;  // of logits whose exp are all normal float32
+constexpr double kSpan = 80;  // maximum range of logits whose exp is a normal float32
 
 struct Inputs {
   const char* op;
@@ -53,7 +55,8 @@ Inputs read_inputs(const char* op, const at::Tensor& h, const at::Tensor& e, con
                    bool exclude_self) {
   MMSSL_CHECK(h.dim() == 2 && h.sizes() == e.sizes(), op, "h and e must both be [U, d], got ", h.sizes(), " and ",
               e.sizes());
-  MMSSL_CHECK(h.scalar_type() == e.scalar_type(), op, "h is ", h.scalar_type(), ", e is ", e.scalar_type());
+  MMSSL_CHECK(h.scalar_type() == e.scalar_type(), op, "h and e must have the same dtype, got ", h.scalar_type(),
+              " and ", e.scalar_type());
   MMSSL_CHECK(h.scalar_type() == at::kFloat || h.scalar_type() == at::kDouble, op,
               "unit rows must be float32 or float64, got ", h.scalar_type());
   MMSSL_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong, op, "ids must be int64 [B], got ", ids.scalar_type(),
@@ -62,13 +65,12 @@ Inputs read_inputs(const char* op, const at::Tensor& h, const at::Tensor& e, con
   Inputs in{op, h.contiguous(), e.contiguous(), ids.contiguous(), tau, exclude_self};
   const int64_t* id = read_ptr<int64_t>(in.ids);
   for (int64_t b = 0; b < in.anchors(); ++b) {
-    MMSSL_CHECK(id[b] >= 0 && id[b] < in.users(), op, "ids[", b, "] = ", id[b], " is outside the ", in.users(),
-                " users");
+    MMSSL_CHECK(id[b] >= 0 && id[b] < in.users(), op, "ids[", b, "] = ", id[b], " is outside [0, ", in.users(), ")");
   }
   return in;
 }
 
-// The different ones of some ids, ascending, and of every one of the ids its place among them.
+// The distinct ids, ascending, and for every id its index among them.
 struct Distinct {
   at::Tensor ids, place;  // [D], [B]
 
@@ -84,7 +86,7 @@ struct Distinct {
     }
   }
 
-  // Sums of values [B] over equal ids, in their order: [D].
+  // Adds the values [B] of equal ids, in their order: [D].
   at::Tensor sums(const at::Tensor& values) const {
     at::Tensor found = at::empty(ids.sizes(), values.options());
     with_wide_type(values.scalar_type(), [&](auto value) {
@@ -97,7 +99,7 @@ struct Distinct {
     return found;
   }
 
-  // Of values [B] that equal ids have alike: [D].
+  // Selects a value for every distinct id from values [B] that are the same for equal ids: [D].
   at::Tensor one_each(const at::Tensor& values) const {
     at::Tensor found = at::empty(ids.sizes(), values.options());
     with_wide_type(values.scalar_type(), [&](auto value) {
@@ -111,7 +113,7 @@ struct Distinct {
   }
 };
 
-// Tasks: a chunk of the keys of h each, then of those of e.
+// The tasks: one for every chunk of the keys of h, then one for every chunk of the keys of e.
 struct Tasks {
   Chunks chunks;
 
@@ -122,7 +124,7 @@ struct Tasks {
   int64_t end(int64_t task) const { return chunks.end(task % chunks.count); }
 };
 
-// The anchors [begin, end) with what belongs to them.
+// The anchors [begin, end) and their data.
 struct Block {
   int64_t begin, end;
   at::Tensor anchors, positives;  // [end - begin, d]: e[ids], h[ids]
@@ -137,7 +139,8 @@ struct Block {
   int64_t rows() const { return end - begin; }
 };
 
-// Calls f(products [rows, keys], first row, end row, first key, end key) for every tile of a block with a task's keys.
+// Calls f(products [rows, keys], first row, end row, first key, end key) for every tile of a block and the keys of a
+// task.
 template <typename F>
 void for_tiles(const Inputs& in, const Block& block, const Tasks& tasks, int64_t task, const at::Tensor& scratch,
                F&& f) {
@@ -197,7 +200,8 @@ std::tuple<at::Tensor, at::Tensor> infonce_cpu(const at::Tensor& h, const at::Te
   return {term.index_select(0, distinct.place), lse.index_select(0, distinct.place)};
 }
 
-// h_grad and e_grad, zero on entry. push = the weights of the log-sum-exp's gradient, pull = of the positives'.
+// Computes h_grad and e_grad, which are zero on entry. push are the weights of the gradient of the log-sum-exp, and
+// pull those of the positives.
 template <typename T>
 void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, const at::Tensor& lse,
               at::Tensor& h_grad, at::Tensor& e_grad) {
@@ -268,8 +272,8 @@ std::tuple<at::Tensor, at::Tensor> infonce_bwd_cpu(const at::Tensor& term_grad, 
   return {h_grad, e_grad};
 }
 
-// Adds the gradients of the anchors' terms, each times its weight, to h_grad and e_grad, zero on entry, and returns the
-// sum of the terms times their weights. No id occurs twice.
+// Adds the gradients of the weighted terms of the anchors to h_grad and e_grad, which are zero on entry, and returns
+// the weighted sum of the terms. The ids are distinct.
 template <typename T>
 double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at::Tensor& e_grad) {
   const Tasks tasks(in.users());
@@ -348,7 +352,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> infonce_with_grad_cpu(const at::T
   const char* op = "infonce_with_grad";
   Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
   MMSSL_CHECK(2 / tau <= kSpan, op, "tau must be at least ", 2 / kSpan, ", got ", tau);
-  MMSSL_CHECK(in.anchors() > 0, op, "no anchors");
+  MMSSL_CHECK(in.anchors() > 0, op, "ids must not be empty");
   at::Tensor h_grad = at::zeros(h.sizes(), h.options()), e_grad = at::zeros(e.sizes(), e.options());
   const Distinct distinct(in.ids);
   const double mean = 1.0 / static_cast<double>(in.anchors());

@@ -1,14 +1,14 @@
-// Sizes that decide how much memory infonce takes; _C.infonce_sizes() gives them to whoever plans memory.
+// The sizes that determine the memory of infonce. _C.infonce_sizes() returns them, so that memory can be planned.
 #pragma once
 
 #include <cstdint>
 
 namespace mmssl {
 
-constexpr int64_t kInfonceBlock = 1024;             // anchors whose shares are held at once
+constexpr int64_t kInfonceBlock = 1024;             // anchors whose partial sums are in memory at once
 constexpr int64_t kInfonceAnchors = 256;            // anchors of a tile
 constexpr int64_t kInfonceKeys = 256;               // keys of a tile
-constexpr int64_t kInfonceMinAnchors = 32;          // that infonce_with_grad holds at once, however many the users
-constexpr int64_t kInfonceExps = int64_t{1} << 22;  // values of exp(product) that infonce_with_grad holds at once
+constexpr int64_t kInfonceMinAnchors = 32;          // minimum number that infonce_with_grad processes at once
+constexpr int64_t kInfonceExps = int64_t{1} << 22;  // maximum number of values exp(product) in infonce_with_grad
 
 }  // namespace mmssl

@@ -32,7 +32,7 @@ Isa choose_isa() {
   for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
     if (std::string(forced) != isa_name(isa)) continue;
     if (isa > best) {
-      throw std::runtime_error(std::string("MMSSL_FAST_ISA=") + forced + ": this processor has no more than " +
+      throw std::runtime_error(std::string("MMSSL_FAST_ISA=") + forced + ": this processor supports at most " +
                                isa_name(best));
     }
     return isa;

@@ -1,5 +1,5 @@
-// Large pages for large results: a first touch then costs a page fault for 2 MiB, not for 4 KiB, which takes as long as
-// some kernels take to fill them.
+// Large pages for large results. The first write then causes a page fault per 2 MiB instead of per 4 KiB. Page faults
+// of 4 KiB take as long as some kernels take to fill the result.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,8 +12,9 @@
 
 namespace mmssl {
 
-// Asks for large pages under a tensor that nothing has been written to yet. Only from 32 MiB: glibc maps such a block
-// by itself and unmaps it when it is freed, so that the request ends with the tensor. A wish: refusals do not matter.
+// Requests large pages for a tensor that has not been written to yet. Only for tensors of at least 32 MiB: glibc maps
+// such a block separately and unmaps it when it is freed, so that the request does not affect later tensors. It does
+// not matter if the request fails.
 inline void wish_large_pages(const at::Tensor& x) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t kPage = std::uintptr_t{1} << 21;

@@ -19,16 +19,16 @@ namespace mmssl {
 namespace {
 
 void check_mix(const char* op, const at::Tensor& q, const at::Tensor& k, const at::Tensor& e, int64_t heads) {
-  MMSSL_CHECK(e.dim() == 3 && e.size(0) > 0 && e.size(2) > 0, op, "e must be [M, N, d] with M and d of 1 or more, got ",
-              e.sizes());
-  MMSSL_CHECK(q.sizes() == e.sizes() && k.sizes() == e.sizes(), op, "q, k and e must have one shape, got ", q.sizes(),
-              ", ", k.sizes(), " and ", e.sizes());
-  MMSSL_CHECK(q.scalar_type() == e.scalar_type() && k.scalar_type() == e.scalar_type(), op, "q is ", q.scalar_type(),
-              ", k is ", k.scalar_type(), ", e is ", e.scalar_type());
+  MMSSL_CHECK(e.dim() == 3 && e.size(0) > 0 && e.size(2) > 0, op, "e must be [M, N, d] with M, d ≥ 1, got ", e.sizes());
+  MMSSL_CHECK(q.sizes() == e.sizes() && k.sizes() == e.sizes(), op, "q, k and e must have the same shape, got ",
+              q.sizes(), ", ", k.sizes(), " and ", e.sizes());
+  MMSSL_CHECK(q.scalar_type() == e.scalar_type() && k.scalar_type() == e.scalar_type(), op,
+              "q, k and e must have the same dtype, got ", q.scalar_type(), ", ", k.scalar_type(), " and ",
+              e.scalar_type());
   MMSSL_CHECK(heads > 0 && e.size(2) % heads == 0, op, "d = ", e.size(2), " is not a multiple of heads = ", heads);
 }
 
-// Runs body(T, A, scratch, begin, end) over nodes in parallel.
+// Runs body(T, A, scratch, begin, end) for chunks of nodes in parallel.
 template <typename F>
 void for_nodes(const char* op, const at::Tensor& e, int64_t heads, F&& body) {
   const int64_t modalities = e.size(0), nodes = e.size(1), d = e.size(2);
@@ -63,8 +63,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> modality_mix_bwd_cpu(const at::Te
   check_mix(op, q_in, k_in, e_in, heads);
   MMSSL_CHECK(grad_in.dim() == 2 && grad_in.size(0) == e_in.size(1) && grad_in.size(1) == heads * e_in.size(2), op,
               "grad must be [", e_in.size(1), ", ", heads * e_in.size(2), "], got ", grad_in.sizes());
-  MMSSL_CHECK(grad_in.scalar_type() == e_in.scalar_type(), op, "grad is ", grad_in.scalar_type(), ", e is ",
-              e_in.scalar_type());
+  MMSSL_CHECK(grad_in.scalar_type() == e_in.scalar_type(), op, "grad and e must have the same dtype, got ",
+              grad_in.scalar_type(), " and ", e_in.scalar_type());
   const at::Tensor grad = grad_in.contiguous(), q = q_in.contiguous(), k = k_in.contiguous(), e = e_in.contiguous();
   at::Tensor grad_q = at::empty(e.sizes(), e.options()), grad_k = at::empty(e.sizes(), e.options());
   at::Tensor grad_e = at::empty(e.sizes(), e.options());

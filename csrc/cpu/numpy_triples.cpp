@@ -22,8 +22,8 @@ struct BitGenerator {
   uint64_t (*next_raw)(void*);
 };
 
-// Equals np.random.randint(0, largest + 1): the low bits of a 32-bit word that `largest` has, another word while they
-// exceed it, no word where there is one value.
+// Equals np.random.randint(0, largest + 1): takes as many low bits of a 32-bit word as `largest` has, and another word
+// as long as they exceed it. No word is drawn if largest is 0.
 int64_t draw_upto(const BitGenerator& generator, int64_t largest) {
   if (largest == 0) return 0;
   uint32_t mask = static_cast<uint32_t>(largest);
@@ -46,7 +46,7 @@ std::pair<Indices, Indices> numpy_triples(const py::capsule& capsule, const Indi
   if (generator == nullptr) throw py::error_already_set();
   require(users.ndim() == 1 && crow.ndim() == 1 && items.ndim() == 1 && ascending.ndim() == 1 && crow.size() > 0 &&
               items.size() == ascending.size(),
-          "users [B], crow [U + 1], items [nnz] and ascending [nnz] have other shapes");
+          "users must be [B], crow [U + 1], and items and ascending [nnz]");
   require(0 < n_items && n_items <= int64_t{1} << 32, "n_items = " + std::to_string(n_items) + " is not in [1, 2^32]");
   const int64_t batch = users.size(), n_users = crow.size() - 1;
   const int64_t *user = users.data(), *offset = crow.data(), *item = items.data(), *seen = ascending.data();

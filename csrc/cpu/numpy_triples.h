@@ -1,4 +1,4 @@
-// Triples drawn from NumPy's generator, for code whose own loop draws them one call at a time.
+// Triples drawn with NumPy's generator, for code that draws them in a Python loop.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,9 +1,9 @@
-// One Gumbel row (equation 5) from its order statistics. The definition is reference.gumbel_order_statistics.
+// A Gumbel row (equation 5) from its order statistics. The definition is reference.gumbel_order_statistics.
 //
-// With E = exp(-g) ~ Exp(1) the unnormalised weight of an unseen item is E^-a, a = noise_scale / tau, and that of a
-// seen one exp(1 / tau) E^-a. Of n unseen items the k-th smallest E is the running sum of Exp(1) / (n - j), j < k, and
-// its item is uniform among those not yet drawn; the drawing stops when what is left is expected to weigh under 2^-24
-// of the largest weight. Everything in logarithms: the weights overflow.
+// With E = exp(-g) ~ Exp(1) and a = noise_scale / tau, the unnormalized weight of an unseen item is E^-a, and that of a
+// seen item is exp(1 / tau) E^-a. The k-th smallest E of n unseen items is the sum of Exp(1) / (n - j) over j < k, and
+// its item is uniform among the unseen items not drawn yet. The drawing stops when the expected weight of the remaining
+// items is below 2^-24 of the largest weight. All weights are logarithms, because the weights themselves overflow.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 namespace mmssl {
 
-// A permutation of [0, n) of which only what has been swapped is stored: Fisher and Yates' shuffle, a step at a time.
+// A Fisher-Yates shuffle of [0, n), one step at a time, which stores only the places that were swapped.
 class SparseShuffle {
  public:
   SparseShuffle() : slots_(64) {}
@@ -26,7 +26,8 @@ class SparseShuffle {
     stored_ = 0;
   }
 
-  // Swaps places `step` and `pick` >= step; returns what was at `pick`. Place `step` is never asked for again.
+  // Swaps the places `step` and `pick` >= step, and returns the value that was at `pick`. Later calls do not use place
+  // `step`.
   int64_t take(int64_t step, int64_t pick) {
     const int64_t taken = at(pick);
     if (pick != step) put(pick, at(step));
@@ -70,12 +71,13 @@ class SparseShuffle {
   size_t stored_ = 0;
 };
 
-// Operations that a row takes, for sharing out rows: at small tau some 50 draws, of two logarithms and a sort each.
+// The approximate number of operations per row, by which rows are divided among threads: at small tau about 50 draws,
+// each with two logarithms, and a sort.
 constexpr int64_t kOrderStatisticsWork = int64_t{1} << 14;
 
 struct RowEntry {
   int64_t item;
-  double value;  // its logarithm while the row is being made, then the softmax
+  double value;  // the logarithm of the weight while the row is drawn, then the softmax
 };
 
 class OrderStatistics {
@@ -83,8 +85,8 @@ class OrderStatistics {
   OrderStatistics(GumbelNoise noise, int64_t n_items)
       : noise_(noise), key_(philox_key(noise.seed)), power_(noise.noise_scale / noise.tau), n_items_(n_items) {}
 
-  // The row of `user`, whose seen items are seen[0 .. n_seen), ascending; entries ascend by item. Valid until the next
-  // call.
+  // The row of `user`, whose seen items are seen[0 .. n_seen), ascending. The entries are sorted by item. The result is
+  // valid until the next call.
   template <typename Index>
   const std::vector<RowEntry>& row(int64_t user, const Index* seen, int64_t n_seen) {
     entries_.clear();
@@ -134,10 +136,10 @@ class OrderStatistics {
     return top;
   }
 
-  // The item with `rank` unseen items before it.
+  // The unseen item that has `rank` unseen items before it.
   template <typename Index>
   static int64_t unseen_item(int64_t rank, const Index* seen, int64_t n_seen) {
-    int64_t low = 0, high = n_seen;  // how many seen items come before it: seen[e] - e never falls
+    int64_t low = 0, high = n_seen;  // the number of seen items before it; seen[e] - e is non-decreasing
     while (low < high) {
       const int64_t middle = low + (high - low) / 2;
       if (static_cast<int64_t>(seen[middle]) - middle <= rank) {

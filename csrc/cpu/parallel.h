@@ -1,7 +1,8 @@
-// How the CPU kernels hand out work to torch's threads. at::parallel_for gives each thread one share beforehand, and
-// all wait for the last: on a busy machine that is a thread whose core somebody else has. Here the threads of one
-// parallel region take chunks from a queue instead. Results must not depend on where a chunk begins or who takes it.
-// OpenMP still ends a region only when every thread has been there, so what is small stays outside of one.
+// The distribution of work among torch's threads. at::parallel_for gives every thread a fixed share, and all threads
+// wait for the last one. On a busy machine, this is a thread whose core runs another process. Here the threads of a
+// parallel region take chunks from a queue instead. Results must not depend on the boundaries of the chunks or on the
+// threads that take them. A region of OpenMP still ends when all threads have reached its end, so small work is done
+// outside of regions.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -12,27 +13,27 @@
 
 namespace mmssl {
 
-// Work is counted in operations, of which a vectorised kernel makes a few a nanosecond.
-constexpr int64_t kWorthThreads = int64_t{1} << 18;  // outweighs waking other threads and waiting for them
-constexpr int64_t kWorthTaking = int64_t{1} << 15;   // outweighs taking a chunk
+// Work is measured in operations. A vectorized kernel does a few operations per nanosecond.
+constexpr int64_t kWorthThreads = int64_t{1} << 18;  // minimum work for which it pays to start other threads
+constexpr int64_t kWorthTaking = int64_t{1} << 15;   // minimum work of a chunk
 constexpr int64_t kChunksPerThread = 16;
 
-// How many of n rows, of `work` operations in all, make a chunk.
+// The number of rows per chunk, if n rows take `work` operations in total.
 inline int64_t chunk_rows(int64_t n, int64_t work) {
   const int64_t per_row = work / std::max<int64_t>(n, 1) + 1;
   return std::max({kWorthTaking / per_row, n / (kChunksPerThread * at::get_num_threads()), int64_t{1}});
 }
 
-// Runs f(queue) on every thread of a parallel region: f takes chunks of [begin, end) until none is left, with scratch
-// memory that all its chunks share.
+// Runs f(queue) on every thread of a parallel region. f takes chunks of [begin, end) until none is left, and can use
+// the same scratch memory for all its chunks.
 template <typename F>
 void in_region(int64_t begin, int64_t end, int64_t chunk, F&& f) {
   ChunkQueue queue(begin, end, chunk);
   at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { f(queue); });
 }
 
-// Runs f(queue) where the rows [begin, end) are to be worked on, on one thread if they make fewer than kWorthThreads
-// operations. work: operations of all rows.
+// Runs f(queue) for the rows [begin, end), which take `work` operations in total: on one thread if this is less than
+// kWorthThreads, else in a parallel region.
 template <typename F>
 void with_row_queue(int64_t begin, int64_t end, int64_t work, F&& f) {
   if (begin >= end) return;
@@ -43,7 +44,7 @@ void with_row_queue(int64_t begin, int64_t end, int64_t work, F&& f) {
   });
 }
 
-// Runs f(first row, end row) over all chunks of the rows [begin, end). work: operations of all rows.
+// Runs f(first row, end row) for all chunks of the rows [begin, end), which take `work` operations in total.
 template <typename F>
 void for_rows(int64_t begin, int64_t end, int64_t work, F&& f) {
   with_row_queue(begin, end, work, [&](ChunkQueue& queue) {

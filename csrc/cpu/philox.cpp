@@ -1,4 +1,4 @@
-// philox4x32 and philox_bits on the CPU: the generator itself, for tests and for whoever needs the words.
+// philox4x32 and philox_bits on the CPU: the random number generator as ops.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>

@@ -1,5 +1,5 @@
-// sample_bpr and sample_bpr_users on the CPU: counter-based, so a slot's draw depends on nothing but (seed, offset,
-// slot). The definition, to the bit, is reference.sample_bpr.
+// sample_bpr and sample_bpr_users on the CPU. The random numbers are counter-based, so a triple depends on (seed,
+// offset, slot) only, where the slot is its index in the batch. reference.sample_bpr defines the result bit for bit.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -23,12 +23,12 @@
 namespace mmssl {
 namespace {
 
-constexpr int64_t kSlotWork = 128;  // operations a slot, most of them binary searches
+constexpr int64_t kSlotWork = 128;  // operations per slot, most of them binary searches
 
 using Sample = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-// Of n ascending places that are taken out of the integers, how many come before what is then at `rank`.
-// left_before(e): the integers below place e that are not taken out; it never falls.
+// If n ascending integers are removed from 0, 1, 2, ..., the number of them that are below the remaining integer at
+// index `rank`. left_before(e) is the number of remaining integers below the e-th removed one; it is non-decreasing.
 template <typename LeftBefore>
 int64_t taken_before(int64_t rank, int64_t n, LeftBefore left_before) {
   int64_t low = 0, high = n;
@@ -50,15 +50,15 @@ void check_graph(const char* op, const at::Tensor& crow, const at::Tensor& col, 
               "crow must run from 0 to nnz = ", col.numel());
 }
 
-// The row of a user that a slot drew: within the entries, and with an item left to be the negative. The offsets in
-// between are looked at nowhere else.
+// Checks the row of a drawn user: its offsets must be within the entries, and it must have a positive and a negative
+// item. The offsets are not checked elsewhere.
 void check_row(const char* op, const int64_t* edges, int64_t user, int64_t nnz, int64_t n_items) {
   const int64_t begin = edges[user], end = edges[user + 1];
-  MMSSL_CHECK(0 <= begin && begin < end && end <= nnz && end - begin < n_items, op, "crow says that user ", user,
-              " has the entries [", begin, ", ", end, ") of ", nnz, " and ", n_items, " items");
+  MMSSL_CHECK(0 <= begin && begin < end && end <= nnz && end - begin < n_items, op, "user ", user, " has the offsets [",
+              begin, ", ", end, "), but there are ", nnz, " entries and ", n_items, " items");
 }
 
-// The 64-bit words of the slots (or users) [first, last), in one vectorised go.
+// The 64-bit words of the slots (or users) [first, last), computed together in vectors.
 class Words {
  public:
   Words(SeedOffset noise, PhiloxStream stream, int64_t first, int64_t last) : words_(last - first), first_(first) {
@@ -77,7 +77,7 @@ class Words {
   int64_t first_;
 };
 
-// The item of that rank among those not in seen[0 .. degree).
+// The item with index `rank` among those that are not in seen[0 .. degree).
 template <typename Index>
 int64_t unseen_item(int64_t rank, const Index* seen, int64_t degree) {
   return rank + taken_before(rank, degree, [&](int64_t e) { return static_cast<int64_t>(seen[e]) - e; });
@@ -104,8 +104,8 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
   const int64_t* full = full_users.const_data_ptr<int64_t>();
   for (int64_t f = 0; f < n_full; ++f) {
     const int64_t user = full[f];
-    MMSSL_CHECK(0 <= user && user < n_users && (f == 0 || full[f - 1] < user), op, "full_users must ascend within the ",
-                n_users, " users, got ", user, " at ", f);
+    MMSSL_CHECK(0 <= user && user < n_users && (f == 0 || full[f - 1] < user), op,
+                "full_users must be ascending and in [0, ", n_users, "), got ", user, " at position ", f);
     MMSSL_CHECK(edges[user + 1] - edges[user] == n_items, op, "full_users[", f, "] = ", user, " has ",
                 edges[user + 1] - edges[user], " of ", n_items, " items");
   }
@@ -122,7 +122,7 @@ Sample sample_bpr_cpu(const at::Tensor& crow, const at::Tensor& col, const at::T
         edge += n_items * taken_before(edge, n_full, [&](int64_t f) { return edges[full[f]] - f * n_items; });
         const int64_t user = std::upper_bound(edges, edges + n_users + 1, edge) - edges - 1;
         MMSSL_CHECK(edge >= 0 && edge < nnz && user >= 0 && user < n_users, op,
-                    "crow does not ascend from 0 to nnz = ", nnz);
+                    "crow must be non-decreasing from 0 to nnz = ", nnz);
         check_row(op, edges, user, nnz, n_items);
         users[b] = user;
         pos[b] = item[edge];
@@ -154,8 +154,8 @@ Sample sample_bpr_users_cpu(const at::Tensor& crow, const at::Tensor& col, int64
     if (degree > 0 && degree < n_items) tickets.push_back({draws[user], user});
   }
   const int64_t eligible = static_cast<int64_t>(tickets.size());
-  MMSSL_CHECK(batch <= eligible, op, "over=\"users\" draws without replacement: batch is ", batch, ", only ", eligible,
-              " of ", n_users, " users have both a positive and a negative item");
+  MMSSL_CHECK(batch <= eligible, op, "over=\"users\" draws without replacement, but batch is ", batch, " and only ",
+              eligible, " of ", n_users, " users have both a positive and a negative item");
   std::nth_element(tickets.begin(), tickets.begin() + batch, tickets.end());
   std::sort(tickets.begin(), tickets.begin() + batch);
   const Words positive(noise, kStreamPositive, 0, batch), negative(noise, kStreamNegative, 0, batch);

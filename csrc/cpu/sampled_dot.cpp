@@ -1,5 +1,5 @@
-// sampled_dot on the CPU: checks, allocation, threads. The arithmetic is in isa/sampled_dot.cpp; its gradients are
-// row-wise sums, over the block and over its transpose.
+// sampled_dot on the CPU: checks, allocation, threads. The arithmetic is in isa/sampled_dot.cpp. The gradients are
+// row-wise sums over the block and over its transpose.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
@@ -44,8 +44,8 @@ at::Tensor sampled_dot_cpu(const at::Tensor& crow, const at::Tensor& col, const 
 
 void check_grad(const char* op, const at::Tensor& grad, const at::Tensor& col, const at::Tensor& x) {
   MMSSL_CHECK(grad.sizes() == col.sizes(), op, "grad must be [nnz] = ", col.sizes(), ", got ", grad.sizes());
-  MMSSL_CHECK(grad.scalar_type() == x.scalar_type(), op, "grad is ", grad.scalar_type(), ", the rows are ",
-              x.scalar_type());
+  MMSSL_CHECK(grad.scalar_type() == x.scalar_type(), op, "grad and rows must have the same dtype, got ",
+              grad.scalar_type(), " and ", x.scalar_type());
 }
 
 at::Tensor sampled_dot_bwd_u_cpu(const at::Tensor& crow, const at::Tensor& col, const at::Tensor& grad,
@@ -62,8 +62,8 @@ at::Tensor sampled_dot_bwd_v_cpu(const at::Tensor& crow, const at::Tensor& col, 
   const char* op = "sampled_dot_bwd_v";
   check_sampled_rows(op, "u", u);
   check_grad(op, grad, col, u);
-  MMSSL_CHECK(crow.numel() == u.size(0) + 1, op, "crow has ", crow.numel(), " offsets, ", u.size(0), " rows need ",
-              u.size(0) + 1);
+  MMSSL_CHECK(crow.numel() == u.size(0) + 1, op, "crow must have ", u.size(0) + 1, " offsets for ", u.size(0),
+              " rows, got ", crow.numel());
   const auto [items, t_crow, t_row, order] = csr_transpose(op, crow, col, n_items);
   const at::Tensor dv = at::zeros({n_items, u.size(1)}, u.options());
   run_spmm(op, spmm_add_call(op, dv, items, t_crow, t_row, at::index_select(grad, 0, order), u));

@@ -1,5 +1,5 @@
-// The seed and offset of counter-based noise, as the ops take them: a tensor, so that a captured CUDA graph can be
-// given new ones.
+// The seed and offset of counter-based noise. The ops take them as a tensor, so that they can be changed in a captured
+// CUDA graph.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -12,7 +12,7 @@ namespace mmssl {
 
 Seen read_seen(const char* op, const std::optional<at::Tensor>& crow, const std::optional<at::Tensor>& col,
                int64_t n_rows, int64_t n_cols) {
-  MMSSL_CHECK(crow.has_value() == col.has_value(), op, "seen needs both crow and col, got only ",
+  MMSSL_CHECK(crow.has_value() == col.has_value(), op, "pass both or neither of crow and col, got only ",
               crow.has_value() ? "crow" : "col");
   if (!crow.has_value()) return {};
   check_csr(op, *crow, *col, n_rows, n_cols);

@@ -1,4 +1,4 @@
-// The seen items an op over relation rows may be given: an optional CSR block.
+// The seen items of relation rows, an optional CSR block.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,7 +8,7 @@
 namespace mmssl {
 
 struct Seen {
-  at::Tensor crow;  // int64 [rows + 1]; undefined: nothing is seen
+  at::Tensor crow;  // int64 [rows + 1], or undefined if there are no seen items
   at::Tensor col;   // int32 or int64 [nnz], ascending within a row
 
   const int64_t* offsets() const { return crow.defined() ? crow.const_data_ptr<int64_t>() : nullptr; }
@@ -19,8 +19,8 @@ struct Seen {
   }
 };
 
-// Checks the block (both tensors or neither) against n_rows x n_cols. A block whose rows do not ascend is sorted into a
-// copy: tiles walk each row once, from left to right.
+// Checks that the block is n_rows x n_cols, and that both or neither of the tensors are given. If the rows are not
+// sorted, the result is a sorted copy, because kernels process tiles from left to right and read every row once.
 Seen read_seen(const char* op, const std::optional<at::Tensor>& crow, const std::optional<at::Tensor>& col,
                int64_t n_rows, int64_t n_cols);
 

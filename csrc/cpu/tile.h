@@ -1,5 +1,5 @@
-// Matrix products tile by tile inside a parallel region: torch's own GEMM, one thread a tile, so that neither the
-// number of threads nor who runs a tile can change a bit of it.
+// Matrix products of tiles inside a parallel region: torch's GEMM, with one thread per tile, so that the bits do not
+// depend on the number of threads.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -13,8 +13,8 @@
 
 namespace mmssl {
 
-// Runs f(queue) on every thread: f takes tasks of [0, n) until none is left. A parallel region even for a lone task:
-// outside one the GEMM would use all threads and might round otherwise.
+// Runs f(queue) on every thread. f takes tasks of [0, n) until none is left. Even a single task runs in a parallel
+// region, because outside of it the GEMM would use all threads and might round differently.
 template <typename F>
 void for_tasks(int64_t n, F&& f) {
   in_region(0, n, 1, [&](ChunkQueue& tasks) {
@@ -30,7 +30,8 @@ inline at::Tensor matrix_in(const at::Tensor& scratch, int64_t rows, int64_t col
   return scratch.narrow(0, 0, rows * columns).view({rows, columns});
 }
 
-// n keys cut into chunks of whole tiles, one task each: as many as many cores want, never more, whatever their number.
+// n keys divided into chunks of whole tiles, one per task. The number of tasks is enough for many cores, and does not
+// depend on the number of cores.
 struct Chunks {
   static constexpr int64_t kMost = 32;
 

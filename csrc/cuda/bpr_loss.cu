@@ -1,12 +1,13 @@
-// bpr_loss: equation 14's terms, and gradients summed in a fixed order without atomics.
+// bpr_loss: the terms of equation 14, and their gradients, summed in a fixed order without atomics.
 //
-// A warp a triple: three rows of d values read once, two numbers written; 3 d flops for 12 d bytes, bound by memory
-// (1024 triples of 64 floats: 0.8 MB, 0.3 us at 3.35 TB/s, below the latency of the reads, about 2 us).
+// Forward: one warp per triple reads three rows of d values and writes two numbers. 3 d operations for 12 d bytes are
+// limited by memory: 1024 triples of 64 floats are 0.8 MB, which takes 0.3 us at 3.35 TB/s. The latency of the reads,
+// about 2 us, is longer.
 //
-// Backward: the ids arrive sorted. A warp stands at each entry; where an id begins, it walks the entries of that id in
-// order, holds 128 columns of their sum in registers and writes the row once; the other warps leave. Two rows are read
-// for each triple of a user and one for each entry of an item, so 4 d values a triple; what is written beside (zeros,
-// U d + I d values) is the rest of a dense gradient and usually most of the bytes.
+// Backward: the ids are sorted. There is one warp per entry. The warp at the first entry of an id iterates over the
+// entries of this id in order, adds 128 columns at a time in registers, and writes the row once. The other warps exit.
+// Every triple reads two rows for its user and one for each of its two items, so 4 d values. The rest of the dense
+// gradient, U d + I d values, is written as zeros, and is usually most of the traffic.
 #include "cuda/bpr_loss.h"
 
 #include <cmath>
@@ -18,7 +19,7 @@ namespace mmssl::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kColumns = 4;  // a lane's, kWarp apart
+constexpr int kColumns = 4;  // per lane, kWarp apart
 
 __device__ float exp_of(float x) { return expf(x); }
 __device__ double exp_of(double x) { return exp(x); }
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kThreads) bpr_loss_kernel(BprBatch<T> batch,
   const T* u = row_of(batch.user_emb, batch.users[b], batch.n_users, batch.user_stride);
   const T* p = row_of(batch.item_emb, batch.pos[b], batch.n_items, batch.item_stride);
   const T* n = row_of(batch.item_emb, batch.neg[b], batch.n_items, batch.item_stride);
-  A margin = 0;  // the difference first, which keeps the digits of items that are alike
+  A margin = 0;  // computed from the difference, which avoids cancellation for similar items
   for (int64_t j = lane; j < batch.d; j += kWarp) margin += widen(u[j]) * (widen(p[j]) - widen(n[j]));
   for (int step = kWarp / 2; step > 0; step /= 2) margin += __shfl_xor_sync(kAllLanes, margin, step);
   if (lane != 0) return;
@@ -51,7 +52,7 @@ __global__ void __launch_bounds__(kThreads) bpr_loss_kernel(BprBatch<T> batch,
   loss[b] = (margin < 0 ? -margin : A(0)) + log1p_of(small);
 }
 
-// grad[id] = sum over the entries of that id of addend(place, column).
+// grad[id] is the sum of addend(place, column) over the entries of the id.
 template <typename T, typename Addend>
 __device__ void sum_segment(const int64_t* sorted, const int64_t* order, int64_t n_entries, int64_t n_rows, int64_t d,
                             T* grad, Addend addend) {

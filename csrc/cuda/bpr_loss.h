@@ -1,5 +1,5 @@
-// Launchers of bpr_loss. Raw device pointers. T: float, double, BFloat16; A, what sums are formed in: T, float for
-// BFloat16.
+// The launchers of bpr_loss. They take raw device pointers. T is float, double or BFloat16. A, the type of sums, is
+// float for BFloat16, else T.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace mmssl::cuda {
 
-// Two embedding tables with adjacent columns, and triples of their rows.
+// Two embedding tables with contiguous rows, and triples of their rows.
 template <typename T>
 struct BprBatch {
   const T* user_emb;  // [n_users, d], rows user_stride apart
@@ -19,14 +19,14 @@ struct BprBatch {
   int64_t batch;
 };
 
-// loss[b] = log(1 + exp(-m)), m = u . (p - n); slope[b], its derivative by m.
+// loss[b] = log(1 + exp(-m)) with m = u . (p - n), and slope[b], its derivative with respect to m.
 template <typename T, typename A>
 void launch_bpr_loss(const BprBatch<T>& batch,
                      A* loss,   // [batch]
                      A* slope,  // [batch]
                      cudaStream_t stream);
 
-// grad[u] = sum of slope[b] (p - n) over the triples b of user u, in their order; other rows stay as they are.
+// grad[u] is the sum of slope[b] (p - n) over the triples b of user u, in their order. Other rows are not changed.
 template <typename T, typename A>
 void launch_bpr_user_grad(const BprBatch<T>& batch, const A* slope,
                           const int64_t* sorted,  // [batch]: users, ascending
@@ -34,7 +34,7 @@ void launch_bpr_user_grad(const BprBatch<T>& batch, const A* slope,
                           T* grad,                // [n_users, d]
                           cudaStream_t stream);
 
-// grad[i] = sum of slope[b] u (as a positive) and -slope[b] u (as a negative) over the entries of item i.
+// grad[i] is the sum over the entries of item i of slope[b] u (as a positive) and -slope[b] u (as a negative).
 template <typename T, typename A>
 void launch_bpr_item_grad(const BprBatch<T>& batch, const A* slope,
                           const int64_t* sorted,  // [2 batch]: pos, then neg, ascending

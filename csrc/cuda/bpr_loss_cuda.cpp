@@ -1,4 +1,4 @@
-// bpr_loss on CUDA. Ids are checked on the device: one outside its table traps.
+// bpr_loss on CUDA. Ids are checked on the device. An id outside its table stops the kernel with an assertion.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -19,7 +19,7 @@
 namespace mmssl::cuda {
 namespace {
 
-// The tensors a BprBatch points into.
+// The tensors to which a BprBatch points.
 struct Batch {
   at::Tensor user_emb, item_emb, users, pos, neg;
 
@@ -56,7 +56,8 @@ std::tuple<at::Tensor, at::Tensor> bpr_loss_cuda(const at::Tensor& user_emb, con
   return {at::mean(losses, at::kDouble).to(user_emb.scalar_type()), slope};
 }
 
-// slope: the gradient of every triple's margin. Each row of a gradient is summed in a fixed order: sorting is stable.
+// slope is the gradient of the margin of every triple. Every row of a gradient is summed in a fixed order, because the
+// sort is stable.
 std::tuple<at::Tensor, at::Tensor> bpr_loss_bwd_cuda(const at::Tensor& user_emb, const at::Tensor& item_emb,
                                                      const at::Tensor& users, const at::Tensor& pos,
                                                      const at::Tensor& neg, const at::Tensor& slope_in) {

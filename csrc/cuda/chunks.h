@@ -1,10 +1,10 @@
-// How the long rows of a CSR block are shared out, without the host knowing which rows are long.
+// The distribution of long rows of a CSR block, without the host knowing which rows are long.
 //
-// A row is cut into chunks of kChunk entries, counted from the row's own start, so that a row's sum has the same bits
-// wherever the row lies. The first chunk belongs to the team that has the row. For the others the entries, counted from
-// 0, are divided into windows of kChunk: two later chunks that begin in one window would lie in one row and then be
-// kChunk apart, so a window is the place of at most one, and that row holds the window's first entry. The number of
-// windows is known to the host, and consecutive chunks of a row have consecutive windows.
+// A row is divided into chunks of kChunk entries, counted from the start of the row, so that its sum has the same bits
+// wherever the row is in the block. The team of the row processes the first chunk. For the later chunks, the entries of
+// the block are divided into windows of kChunk entries. At most one later chunk begins in a window: two of them would
+// be in the same row, and thus at least kChunk apart. The row of this chunk contains the first entry of the window. The
+// host knows the number of windows, and consecutive chunks of a row are in consecutive windows.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 namespace mmssl::cuda {
 
 constexpr int64_t kChunk = 128;
-// Windows that one warp looks through: their searches run side by side, a lane each.
+// The windows per warp. Every lane searches one window.
 constexpr int kWindowsPerWarp = 8;
 
 constexpr int64_t chunk_windows(int64_t nnz) { return (nnz + kChunk - 1) / kChunk; }
@@ -23,7 +23,7 @@ struct Chunk {
   int64_t row, begin, end;  // begin == end: no chunk
 };
 
-// The later chunk that begins in the window, if any. O(log n_rows) dependent reads.
+// The later chunk that begins in a window, if there is one. O(log n_rows) dependent reads.
 __device__ inline Chunk chunk_of_window(const int64_t* crow, int64_t n_rows, int64_t nnz, int64_t window) {
   const int64_t entry = window * kChunk;
   if (n_rows == 0 || entry < crow[0] || entry >= crow[n_rows]) return {0, 0, 0};
@@ -43,8 +43,8 @@ __device__ inline Chunk chunk_of_window(const int64_t* crow, int64_t n_rows, int
   return {low, begin, row_end - begin < kChunk ? row_end : begin + kChunk};
 }
 
-// Calls f(chunk) with every later chunk in this warp's windows; all 32 lanes call it, and f. The windows of a warp are
-// `n_warps` apart, so that the chunks of one row go to different warps.
+// Calls f(chunk) for every later chunk in the windows of this warp. All 32 lanes must call this function, and all call
+// f. The windows of a warp are `n_warps` apart, so that the chunks of a row are processed by different warps.
 template <typename F>
 __device__ __forceinline__ void for_each_chunk(const int64_t* crow, int64_t n_rows, int64_t nnz, int64_t warp,
                                                int64_t n_warps, F&& f) {
@@ -59,7 +59,7 @@ __device__ __forceinline__ void for_each_chunk(const int64_t* crow, int64_t n_ro
   }
 }
 
-// Blocks of `warps_per_block` warps that look through all windows.
+// The number of blocks of `warps_per_block` warps for all windows.
 inline int64_t chunk_blocks(int64_t nnz, int warps_per_block) {
   const int64_t per_block = int64_t{kWindowsPerWarp} * warps_per_block;
   return (chunk_windows(nnz) + per_block - 1) / per_block;

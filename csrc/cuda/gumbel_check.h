@@ -1,5 +1,5 @@
-// What the bindings of the Gumbel kernels check on the host, once: shapes, dtypes, parameters. Users and items are
-// checked on the device.
+// The checks of the Gumbel bindings on the host: shapes, dtypes and parameters. Users and items are checked on the
+// device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,7 +11,7 @@
 
 namespace mmssl::cuda {
 
-// Checks the arguments every Gumbel op has; gumbel_batch then only reads pointers.
+// Checks the common arguments of the Gumbel ops. gumbel_batch does not check them again.
 inline void check_gumbel(const char* op, const at::Tensor& crow, const at::Tensor& col, const at::Tensor& users,
                          int64_t n_items, double tau, const at::Tensor& seed_offset, double noise_scale) {
   check_gumbel_noise(op, tau, noise_scale);

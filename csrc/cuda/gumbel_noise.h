@@ -1,4 +1,4 @@
-// Gumbel noise of one entry or four neighbours, and the rows of a batch, for kernels.
+// Device functions for the Gumbel noise of one entry or four consecutive entries, and for the rows of a batch.
 #pragma once
 
 #include <cmath>
@@ -13,10 +13,10 @@ namespace mmssl::cuda {
 inline __device__ float exp_of(float x) { return expf(x); }
 inline __device__ double exp_of(double x) { return exp(x); }
 
-// g = -log E, E = -log1p(-v).
+// g = -log E with E = -log1p(-v).
 inline __device__ float gumbel_from_bits(uint32_t bits) { return -logf(-log1pf(-unit_from_bits(bits))); }
 
-// One row's key and counter words.
+// The key and counter words of a row.
 struct RowNoise {
   PhiloxKey key;
   uint32_t user, offset;
@@ -25,7 +25,8 @@ struct RowNoise {
     return philox4x32(key, static_cast<uint32_t>(block), user, offset, stream);
   }
 
-  // Word number `index` of a stream. By selection: an index that varies would put the words in local memory.
+  // Word `index` of a stream. The word is selected by conditions, because a variable array index would put the words in
+  // local memory.
   __device__ uint32_t word(int64_t index, PhiloxStream stream) const {
     const Philox4 four = words(index / 4, stream);
     const uint32_t low = index % 2 == 0 ? four.word[0] : four.word[1];
@@ -47,7 +48,7 @@ __device__ int64_t user_of(const GumbelBatch<Index>& batch, int64_t row) {
   return user;
 }
 
-// The items a user has seen, ascending.
+// The seen items of a user, ascending.
 template <typename Index>
 struct SeenItems {
   const Index* item;
@@ -69,7 +70,7 @@ struct SeenItems {
     return low;
   }
 
-  // The item with `rank` unseen items before it: seen[e] - e never falls.
+  // The unseen item that has `rank` unseen items before it. A binary search, because seen[e] - e is non-decreasing.
   __device__ int64_t unseen(int64_t rank) const {
     int64_t low = 0, high = n;
     while (low < high) {
@@ -91,13 +92,13 @@ __device__ SeenItems<Index> seen_items(const GumbelBatch<Index>& batch, int64_t 
   return {batch.col + first, last - first};
 }
 
-// A bit for each of kColumns columns: is it seen? In the block's shared memory.
+// A bit per column, for kColumns columns, which is set if the item is seen. It is in the shared memory of the block.
 template <int kColumns>
 struct SeenBits {
   static constexpr int kWords = kColumns / 32;
   unsigned* words;  // [kWords]
 
-  // Marks the seen items of [first, first + kColumns). Called by every thread of the block.
+  // Sets the bits of the seen items in [first, first + kColumns). Every thread of the block must call it.
   template <typename Index>
   __device__ void mark(const SeenItems<Index>& seen, int64_t first, int64_t last) {
     for (int w = threadIdx.x; w < kWords; w += blockDim.x) words[w] = 0;
@@ -111,17 +112,17 @@ struct SeenBits {
     __syncthreads();
   }
 
-  // The bits of the four columns from `place`, a multiple of 4, on.
+  // The bits of four columns from `place`, which is a multiple of 4.
   __device__ unsigned four(int place) const { return words[place / 32] >> (place % 32) & 15u; }
 };
 
-// Four neighbouring entries of a row, stored at once.
+// Four consecutive entries of a row, which are stored together.
 template <typename T>
 struct alignas(16) Four {
   T value[4];
 };
 
-// A + s g of the columns 4 block .. 4 block + 3; bit j of `seen`: A is 1.
+// A + s g of the columns 4 block to 4 block + 3. A is 1 if bit j of `seen` is set.
 template <typename T>
 __device__ Four<T> four_scores(const RowNoise& noise, int64_t block, T scale, unsigned seen) {
   const Philox4 words = noise.words(block, kStreamDense);
@@ -133,7 +134,7 @@ __device__ Four<T> four_scores(const RowNoise& noise, int64_t block, T scale, un
   return score;
 }
 
-// A sum of exponentials: sum exp(top), all in units of `top`.
+// A sum of exponentials with a running maximum: its value is sum exp(top).
 template <typename T>
 struct ExpSum {
   T top;
@@ -154,7 +155,7 @@ struct ExpSum {
   }
 };
 
-// The sum over the block, on every thread. `scratch`: a place a warp.
+// The sum over the block, which every thread gets. `scratch` has one element per warp.
 template <typename T>
 __device__ ExpSum<T> block_sum(ExpSum<T> mine, T inv_tau, ExpSum<T>* scratch) {
   for (int step = kWarp / 2; step > 0; step /= 2) {

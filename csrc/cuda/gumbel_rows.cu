@@ -1,14 +1,14 @@
-// gumbel_lse and gumbel_tile: equation 5's softmax in two passes that make the noise anew instead of storing it.
+// gumbel_lse and gumbel_tile: the softmax of equation 5 in two passes, which both generate the noise.
 //
-// Bound by arithmetic. Four neighbours share ten Philox rounds (20 wide multiplications and 20 three-way xors, some 15
-// issue slots an entry) and each needs two accurate logarithms (about 40) and an exponential (about 12): with the sums
-// about 75 slots an entry. An H100 issues 132 SM x 128 lanes x 1.7 GHz = 2.9e13 a second: 2.6 ps an entry and pass,
-// where writing its four bytes takes 1.2 ps at 3.35 TB/s. So regenerating is what the softmax costs, and a pass that
-// stored its scores (write 4, read 4: 2.4 ps) would save nothing.
+// Limited by arithmetic. Four consecutive entries share ten Philox rounds (20 wide multiplications and 20 three-way
+// xors, about 15 issue slots per entry). Every entry needs two accurate logarithms (about 40 slots) and an exponential
+// (about 12). With the sums, this is about 75 slots per entry. An H100 issues 132 SM x 128 lanes x 1.7 GHz = 2.9e13
+// slots per second, so an entry takes 2.6 ps per pass. Writing its four bytes takes 1.2 ps at 3.35 TB/s. Storing the
+// scores instead (write 4 bytes, read 4 bytes: 2.4 ps) would save nothing.
 //
-// A block takes a stretch of one row, a thread four columns (one Philox call) at a time. The seen items of the stretch
-// are bits in shared memory, so that seen and unseen entries go the same way. The sums are float64 every four entries:
-// they do not depend on the batch, only on the number of items.
+// A block processes consecutive columns of one row, and a thread four columns (one Philox call) at a time. The seen
+// items of these columns are bits in shared memory, so that seen and unseen entries take the same path. The sums are
+// float64 after every four entries. They do not depend on the batch, only on the number of items.
 #include "cuda/gumbel_rows.h"
 
 #include <cmath>
@@ -72,9 +72,10 @@ __global__ void __launch_bounds__(kThreads)
                        int64_t first, int64_t last, int64_t chunks, bool accumulate,
                        T* out) {  // [B, last - first]
   __shared__ unsigned words[kTileColumns / 32];
-  __shared__ Four<T> weights[kTileColumns / 4];  // written out in turn: rows need not start at a multiple of 16 bytes
+  __shared__ Four<T>
+      weights[kTileColumns / 4];  // stored value by value, because rows need not start at a multiple of 16 bytes
   const int64_t row = blockIdx.x / chunks;
-  // Chunks start at multiples of 4, where a Philox call starts.
+  // Chunks start at multiples of 4, like Philox calls.
   const int64_t start = first / 4 * 4 + blockIdx.x % chunks * kTileColumns;
   const int64_t stop = min(start + kTileColumns, last);
   const int64_t user = user_of(batch, row);
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
   SeenBits<kTileColumns> seen{words};
   seen.mark(seen_items(batch, user), start, stop);
   const T scale = static_cast<T>(batch.noise_scale), inv_tau = static_cast<T>(1 / batch.tau);
-  // tau lse in two parts: near the row's maximum, where it matters, score - high is exact.
+  // tau lse as the sum of two parts. Near the maximum of the row, where the entries are largest, score - high is exact.
   const double level = lse[row] * batch.tau;
   const T high = static_cast<T>(level), low = static_cast<T>((level - high) / batch.tau);
   const int width = static_cast<int>(stop - start), skipped = static_cast<int>(max(first - start, int64_t{0}));

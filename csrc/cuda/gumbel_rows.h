@@ -1,4 +1,5 @@
-// Launchers of the dense evaluation of equation 5's rows, and what every Gumbel kernel is told. Raw device pointers.
+// The launchers of the dense evaluation of equation 5, and the common arguments of the Gumbel kernels. They take raw
+// device pointers.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,7 @@
 
 namespace mmssl::cuda {
 
-// Whose rows, and their noise. Index: int32_t, int64_t.
+// The graph, the users of the rows, and their noise. Index is int32_t or int64_t.
 template <typename Index>
 struct GumbelBatch {
   const int64_t* crow;         // [n_users + 1]: the whole graph
@@ -18,18 +19,18 @@ struct GumbelBatch {
   double tau, noise_scale;
 };
 
-// Columns that one block of gumbel_lse reduces: partial sums are [n_rows, lse_splits(n_items), 2] float64.
+// The columns that one block of gumbel_lse reduces. The partial sums are float64 [n_rows, lse_splits(n_items), 2].
 constexpr int64_t kLseColumns = 16384;
 inline int64_t lse_splits(int64_t n_items) { return (n_items + kLseColumns - 1) / kLseColumns; }
 
-// lse[r] = log sum over i of exp((A + s g) / tau), scores and exponentials in T.
+// lse[r] = log sum over i of exp((A + s g) / tau). The scores and exponentials have type T.
 template <typename T, typename Index>
 void launch_gumbel_lse(const GumbelBatch<Index>& batch,
                        double* partial,  // [n_rows, lse_splits(n_items), 2]
                        double* lse,      // [n_rows]
                        cudaStream_t stream);
 
-// out[r][i - first] = exp((A + s g) / tau - lse[r]), first <= i < last; added to what `out` holds when `accumulate`.
+// out[r][i - first] = exp((A + s g) / tau - lse[r]) for first <= i < last. If `accumulate`, it is added to `out`.
 template <typename T, typename Index>
 void launch_gumbel_tile(const GumbelBatch<Index>& batch,
                         const double* lse,  // [n_rows]

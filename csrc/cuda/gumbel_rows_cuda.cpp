@@ -33,8 +33,8 @@ at::Tensor gumbel_tile_cuda(const at::Tensor& crow, const at::Tensor& col, const
                             const at::Tensor& seed_offset, double noise_scale) {
   const char* op = "gumbel_tile";
   check_gumbel(op, crow, col, users, n_items, tau, seed_offset, noise_scale);
-  MMSSL_CHECK(0 <= first && first <= last && last <= n_items, op, "columns [", first, ", ", last,
-              ") are not within the ", n_items, " items");
+  MMSSL_CHECK(0 <= first && first <= last && last <= n_items, op, "the columns [", first, ", ", last,
+              ") must be within [0, ", n_items, ")");
   const int64_t n_rows = users.numel();
   MMSSL_CHECK(lse.scalar_type() == at::kDouble && lse.dim() == 1 && lse.numel() == n_rows && lse.is_contiguous(), op,
               "lse must be float64 [", n_rows, "], got ", lse.scalar_type(), " ", lse.sizes());

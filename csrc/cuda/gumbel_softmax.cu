@@ -1,13 +1,13 @@
-// gumbel_softmax: equation 5's rows as a matrix.
+// gumbel_softmax: the rows of equation 5 as a matrix.
 //
-// A block makes a row's scores in shared memory, reduces and exponentiates them there and writes the row once, after
-// reading the product zeta u vT once where there is one. An entry costs some 75 issue slots, made once (counted in
-// gumbel_rows.cu: 2.6 ps on an H100) against 4 bytes written (1.2 ps; 8 bytes with a product): bound by arithmetic.
-// Rows too long for shared memory are made by gumbel_lse and gumbel_tile, which make the noise twice, and scaled by
-// row_l2, which reads them twice (the second time mostly from L2) and writes them.
+// A block computes the scores of a row in shared memory, reduces and exponentiates them there, and writes the row once.
+// If there is a product zeta u vT, it is read once. An entry takes about 75 issue slots (2.6 ps on an H100, see
+// gumbel_rows.cu) and 4 bytes (1.2 ps), or 8 bytes with a product, so the kernel is limited by arithmetic. Rows that
+// are too long for shared memory are computed by gumbel_lse and gumbel_tile, which generate the noise twice, and scaled
+// by row_l2, which reads them twice (the second time mostly from L2) and writes them.
 //
-// The product is cuBLAS's, written to `rows` beforehand: 2 d flops an entry belong on tensor cores, and fusing them
-// here would save 8 of the 12 bytes an entry moves where the noise already costs more than all twelve.
+// cuBLAS computes the product and writes it to `rows` beforehand. 2 d operations per entry should use tensor cores, and
+// fusing the product with this kernel would save 8 of 12 bytes per entry, but the noise takes longer than all 12 bytes.
 #include "cuda/gumbel_softmax.h"
 
 #include <cmath>
@@ -20,7 +20,7 @@ namespace {
 
 constexpr int kThreads = 512;
 
-// The sum of `mine` over the block, on every thread.
+// The sum of `mine` over the block, which every thread gets.
 __device__ double block_sum(double mine, double* scratch) {
   for (int step = kWarp / 2; step > 0; step /= 2) mine += __shfl_xor_sync(kAllLanes, mine, step);
   if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = mine;
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads) row_l2_kernel(int64_t n_items,
   if (threadIdx.x == 0) inv_norm[blockIdx.x] = inverse;
 }
 
-// A warp a row.
+// One warp per row.
 template <typename T, typename Index>
 __global__ void __launch_bounds__(kThreads) scatter_rows_kernel(int64_t n_rows, int64_t n_items,
                                                                 const int64_t* crow,  // [B + 1]
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kThreads) scatter_rows_kernel(int64_t n_rows, 
 template <typename T, typename Index>
 void launch_gumbel_softmax(const GumbelBatch<Index>& batch, bool accumulate, bool l2, T* rows, T* inv_norm,
                            cudaStream_t stream) {
-  // Long rows leave room for two blocks a multiprocessor, which then need the more threads.
+  // With long rows, only two blocks fit a multiprocessor, so the blocks need more threads.
   const int threads = batch.n_items <= 8192 ? kThreads / 2 : kThreads;
   launch("gumbel_softmax", gumbel_softmax_kernel<T, Index>, dim3(static_cast<unsigned>(batch.n_rows)), dim3(threads),
          static_cast<size_t>((batch.n_items + 3) / 4 * 4) * sizeof(T), stream, batch, accumulate, l2, rows, inv_norm);

@@ -1,4 +1,4 @@
-// gumbel_softmax on CUDA: which kernels make the rows, by their length.
+// gumbel_softmax on CUDA: selects the kernels by the length of the rows.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -32,7 +32,7 @@ void check_augment(const char* op, const at::Tensor& user_unit, const at::Tensor
               "h_i must be [", n_items, ", ", user_unit.size(1), "], got ", item_unit.sizes());
 }
 
-// Rows in shared memory where they fit, else in two passes that make the noise twice.
+// Computes the rows in shared memory if they fit, else in two passes that both generate the noise.
 template <typename T, typename Index>
 void dense_rows(const GumbelBatch<Index>& batch, bool accumulate, bool l2, const at::Tensor& rows,
                 const at::Tensor& inv_norm, cudaStream_t stream) {

@@ -1,9 +1,9 @@
-// How CUDA kernels are started and what they may use beside plain CUDA C++. Every .cu includes this and no torch
-// header.
+// The launch of CUDA kernels, and the functions that they may use in addition to plain CUDA C++. Every .cu file
+// includes this header and no torch header.
 //
-// The same sources compile for the CPU, against tests/emulator/cuda_emulated.h (MMSSL_CUDA_EMULATED), where each thread
-// of a block is a fiber: that is how their results are tested without a GPU. What is not in that header is not to be
-// used.
+// The sources can also be compiled for the CPU with tests/emulator/cuda_emulated.h (MMSSL_CUDA_EMULATED), in which
+// every thread of a block is a fiber. In this way their results are tested without a GPU. Kernels must only use
+// functions that the emulation provides.
 #pragma once
 
 #include <cstddef>
@@ -20,12 +20,12 @@
 
 #include <cuda_runtime.h>
 
-// T* name: the block's dynamic shared memory, aligned to 16 bytes.
+// Declares T* name, the dynamic shared memory of the block, aligned to 16 bytes.
 #define MMSSL_DYNAMIC_SHARED(T, name)                           \
   extern __shared__ __align__(16) unsigned char mmssl_shared[]; \
   T* const name = reinterpret_cast<T*>(mmssl_shared)
 
-// Stops the kernel with a device-side assertion: for indices, which the host cannot look at without waiting.
+// Stops the kernel with a device-side assertion. For checks of indices, which the host cannot read without waiting.
 #define MMSSL_DEVICE_CHECK(condition) \
   ((condition) ? void(0) : __assert_fail(#condition, "mmssl_fast", __LINE__, __func__))
 
@@ -37,9 +37,9 @@ inline void check(cudaError_t error, const char* name) {
   }
 }
 
-#if defined(__CUDACC__)  // bindings include this too, and their compiler knows no launches
-// kernel<<<grid, block, shared_bytes, stream>>>(args...); nothing for an empty grid. Throws std::runtime_error that
-// names the kernel when it cannot be started.
+#if defined(__CUDACC__)  // bindings include this header, too, and the host compiler does not support launches
+// Calls kernel<<<grid, block, shared_bytes, stream>>>(args...), unless the grid is empty. If the kernel cannot be
+// launched, throws std::runtime_error with its name.
 template <typename... P, typename... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
             A&&... args) {
@@ -55,7 +55,7 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 }
 #endif
 
-// Multiprocessors of the current device: for grids that fill it once.
+// The number of multiprocessors of the current device, for grids that fill it once.
 inline int multiprocessors() {
   int device = 0, count = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");

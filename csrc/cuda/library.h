@@ -1,4 +1,4 @@
-// What every binding of the CUDA kernels needs of torch: where to register, which device and stream to use.
+// The parts of torch that all CUDA bindings need: the library for registration, the device and the stream.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -47,7 +47,8 @@ class OnDevice {
 
 namespace mmssl::cuda {
 
-// For one launch: `launch_spmm(args, current_stream(x))`. Hold an OnDevice where tensors may be on several devices.
+// The stream for a launch: `launch_spmm(args, current_stream(x))`. Use an OnDevice if tensors can be on several
+// devices.
 inline cudaStream_t current_stream(const at::Tensor& x) { return OnDevice(x).stream(); }
 
 }  // namespace mmssl::cuda

@@ -1,18 +1,21 @@
-// gumbel_order_statistics: equation 5's rows from their order statistics, without the host ever learning their lengths.
-// The definition is reference.gumbel_order_statistics; cpu/order_statistics.h makes the same draws one after another.
+// gumbel_order_statistics: the rows of equation 5 from their order statistics, without reading their lengths on the
+// host. The definition is reference.gumbel_order_statistics. cpu/order_statistics.h draws the same items one by one.
 //
-// A warp a row, 32 draws at a time. The gaps' running sum is a prefix sum; since it never falls, the largest weight is
-// that of the first draw or of a seen item, and the first draw that meets the stopping rule is found by a ballot. One
-// kernel counts the entries; their running sums are the rows' offsets; a second kernel draws again and writes.
+// A warp computes a row, 32 draws at a time. The smallest E are a prefix sum of the gaps. The sum is increasing, so the
+// largest weight is that of the first draw or of a seen item, and a ballot finds the first draw that meets the stopping
+// rule. A first kernel counts the entries of every row. The running sums of the counts are the offsets of the rows. A
+// second kernel draws again and writes the entries.
 //
-// Items: step k of the shuffle swaps places k and pick_k >= k and yields what was at pick_k. What a place p holds
-// before step k was put there by the latest step j < k with pick_j = p, and is what place j held before step j: a chain
-// that ends where there is no such j. All picks are known at once (the noise is a function of k), so they go into a
-// hash table and each lane follows its own chain. Then the row is sorted by item (bitonic) and divided by its sum.
+// Items: step k of the shuffle swaps the places k and pick_k >= k, and yields the value that was at pick_k. The value
+// at place p before step k was put there by the latest step j < k with pick_j = p, and is the value that was at place j
+// before step j. This is a chain, which ends if there is no such j. All picks are known in advance, because the noise
+// is a function of k. They are stored in a hash table, and every lane follows its own chain. Then the row is sorted by
+// item (bitonic sort) and divided by its sum.
 //
-// Table, sort keys and weights of rows of up to kSharedEntries are in shared memory, of longer ones in scratch memory.
-// A draw costs some 500 issue slots, most of them float64 logarithms (half rate on H100, so 64 lanes a clock): 45 draws
-// for each of 1024 rows (tau = 0.2) are 1e-6 s of a whole H100. What shows is latency: two kernels of about 5 us.
+// For rows of up to kSharedEntries, the table, the sort keys and the weights are in shared memory, for longer rows in
+// scratch memory. A draw takes about 500 issue slots, mostly for float64 logarithms (half rate on an H100, 64 lanes per
+// clock). 45 draws for each of 1024 rows (tau = 0.2) take 1e-6 s of a whole H100. Latency is longer: two kernels of
+// about 5 us.
 #include "cuda/order_statistics.h"
 
 #include <cmath>
@@ -45,7 +48,7 @@ struct Row {
   RowNoise noise;
   SeenItems<Index> seen;
   int64_t n;     // unseen items
-  double power;  // of E in an unseen item's weight: noise_scale / tau
+  double power;  // exponent of E in the weight of an unseen item: noise_scale / tau
   double tau;
 
   __device__ Row(const GumbelBatch<Index>& batch, int64_t row) {
@@ -61,8 +64,8 @@ struct Row {
     return 1 / tau - power * log(exponential(noise.word(item, kStreamDense)));
   }
 
-  // log E of the draws base .. base + 31, one a lane (those from n on repeat the last); `before` is the sum of the gaps
-  // before them and is moved past them.
+  // log E of the draws base to base + 31, one per lane (draws from n on repeat the last one). `before` is the sum of
+  // the gaps before them, and is increased by their gaps.
   __device__ double log_e(int64_t base, double* before) const {
     const int lane = threadIdx.x % kWarp;
     const int64_t k = base + lane;
@@ -112,8 +115,9 @@ __global__ void __launch_bounds__(kWarps* kWarp) order_statistics_count_kernel(G
   if (lane == 0) count[r] = row.seen.n + draws;
 }
 
-// Which steps picked a place: open addressing, an entry a step (place in the high word, step in the low), so a place
-// picked twice has two. At most half of the slots are taken.
+// A hash table from places to the steps that picked them, with open addressing. Every step has an entry (place in the
+// high word, step in the low word), so a place that was picked twice has two entries. At most half of the slots are
+// used.
 class Picks {
  public:
   __device__ Picks(unsigned long long* slots, int64_t n_slots) : slots_(slots), n_slots_(n_slots) {}
@@ -124,7 +128,7 @@ class Picks {
     while (atomicCAS(slots_ + slot, kEmpty, entry) != kEmpty) slot = next(slot);
   }
 
-  // What `place` holds before `step`.
+  // The value at `place` before `step`.
   __device__ int64_t held(int64_t place, int64_t step) const {
     for (;;) {
       int64_t latest = -1;
@@ -148,7 +152,7 @@ class Picks {
   int64_t n_slots_;
 };
 
-// Sorts key[0 .. n), n a power of two. By one warp.
+// Sorts key[0 .. n) with one warp. n is a power of two.
 __device__ void bitonic_sort(unsigned long long* key, int64_t n) {
   for (int64_t size = 2; size <= n; size *= 2) {
     for (int64_t stride = size / 2; stride > 0; stride /= 2) {

@@ -1,4 +1,4 @@
-// Launchers of gumbel_order_statistics: equation 5's rows as a CSR block. Raw device pointers.
+// The launchers of gumbel_order_statistics, the rows of equation 5 as a CSR block. They take raw device pointers.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,14 @@
 
 namespace mmssl::cuda {
 
-// count[r] = entries of row r: its seen items and its draws.
+// count[r] is the number of entries of row r: its seen items and its draws.
 template <typename Index>
 void launch_order_statistics_count(const GumbelBatch<Index>& batch,
                                    int64_t* count,  // [B]
                                    cudaStream_t stream);
 
-// The entries of row r at crow[r] .. crow[r + 1], ascending by item. Traps where they do not fit `capacity`.
+// Writes the entries of row r to crow[r] .. crow[r + 1], sorted by item. Stops with an assertion if they exceed
+// `capacity`.
 template <typename Index>
 void launch_order_statistics_draw(const GumbelBatch<Index>& batch,
                                   const int64_t* crow,  // [B + 1]: running sums of `count`

@@ -1,4 +1,4 @@
-// A lane's share of a row: 16 bytes where every row starts at a multiple of 16, single values elsewhere.
+// The values of a row that a lane loads at once: 16 bytes if every row starts at a multiple of 16, else a single value.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct WideType<BFloat16> {
   using type = float;
 };
 
-// The type sums are formed in: T itself, float for bfloat16.
+// The type of sums: float for bfloat16, else T.
 template <typename T>
 using wide_t = typename WideType<T>::type;
 
@@ -32,19 +32,19 @@ __device__ __forceinline__ float widen(BFloat16 x) { return __uint_as_float(stat
 
 __device__ __forceinline__ void narrow(float x, float* y) { *y = x; }
 __device__ __forceinline__ void narrow(double x, double* y) { *y = x; }
-// Rounds to nearest, ties to even, as torch does; NaN stays NaN.
+// Rounds to nearest, ties to even, like torch. NaN stays NaN.
 __device__ __forceinline__ void narrow(float x, BFloat16* y) {
   const unsigned bits = __float_as_uint(x);
   const unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   y->bits = static_cast<uint16_t>(x != x ? 0x7fc0u : rounded);
 }
 
-// n neighbouring values of a row as they were read: in 16-byte pieces if they fill whole ones, which must then be
-// aligned. bfloat16 stays packed, two values a register, until a value is asked for.
+// n consecutive values of a row. They are read in 16-byte pieces, which must be aligned, if they fill whole pieces.
+// bfloat16 values are unpacked when they are used, so that a register has two of them.
 template <int n, typename T>
 class Pack {
  public:
-  // Through the read-only path: nothing may write these values while the kernel runs.
+  // Uses the read-only cache, so these values must not be written while the kernel runs.
   __device__ __forceinline__ void load(const T* from) {
     if constexpr (kWhole) {
 #pragma unroll
@@ -81,7 +81,7 @@ class Pack {
   std::conditional_t<kWhole, unsigned[kWhole ? kWords : 1], T[n]> held_;
 };
 
-// n neighbouring values of a row to memory, by the same rule.
+// Writes n consecutive values of a row, by the same rule.
 template <int n, typename T>
 __device__ __forceinline__ void store_values(const T (&x)[n], T* to) {
   if constexpr (n * sizeof(T) % 16 == 0) {
@@ -96,8 +96,8 @@ __device__ __forceinline__ void store_values(const T (&x)[n], T* to) {
   }
 }
 
-// The sum of x over the lanes whose numbers differ in the bits from `low` up to, not including, `high` (powers of 2).
-// Every lane of the warp must call it, and all of those get the same bits.
+// The sum of x over the lanes whose numbers differ in the bits from `low` up to, but not including, `high` (powers of
+// 2). Every lane of the warp must call it, and all lanes of a sum get the same bits.
 template <typename A>
 __device__ __forceinline__ A sum_over_lanes(A x, int low, int high) {
 #pragma unroll 1
@@ -105,13 +105,14 @@ __device__ __forceinline__ A sum_over_lanes(A x, int low, int high) {
   return x;
 }
 
-// Whether rows `stride` values apart that start at `x` all start at multiples of 16 bytes.
+// Whether all rows of a matrix at `x` with this stride start at multiples of 16 bytes.
 template <typename T>
 bool rows_aligned(const T* x, int64_t stride) {
   return reinterpret_cast<uintptr_t>(x) % 16 == 0 && stride * static_cast<int64_t>(sizeof(T)) % 16 == 0;
 }
 
-// log2 of the lanes that a row of d values takes, `pack` a lane: the least power of two that is enough, at most 32.
+// log2 of the number of lanes for a row of d values with `pack` values per lane: the smallest sufficient power of two,
+// at most 32.
 inline int lanes_log2(int64_t d, int pack) {
   int log2 = 0;
   while (log2 < 5 && (int64_t{pack} << log2) < d) ++log2;

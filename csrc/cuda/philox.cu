@@ -1,7 +1,7 @@
-// philox4x32 and philox_bits: the generator itself, for tests and for whoever needs the words.
+// philox4x32 and philox_bits: the random number generator as ops.
 //
-// A thread makes one counter's four words. Ten rounds are some 60 issue slots, 2.1 ps of an H100; the 32 bytes written
-// (64 moved by philox4x32) take 10 ps at 3.35 TB/s: bound by memory.
+// A thread computes the four words of a counter. Ten rounds take about 60 issue slots, 2.1 ps on an H100. Writing 32
+// bytes (philox4x32 moves 64 bytes) takes 10 ps at 3.35 TB/s, so the kernels are limited by memory.
 #include "cuda/philox.h"
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// propagate and lightgcn on CUDA: sequences of the row-wise sums in spmm.cu, with the degree scales as their factors
-// and the mean over layers formed in their epilogue.
+// propagate and lightgcn on CUDA: sequences of the row-wise sums in spmm.cu. The degree scales are their factors, and
+// their epilogue computes the mean over the layers.
 #include "common/lightgcn.h"
 #include "cuda/library.h"
 #include "cuda/spmm_run.h"

@@ -1,10 +1,11 @@
-// sample_bpr and sample_bpr_users: counter-based, the same integers as the CPU's. reference.sample_bpr is the
-// definition.
+// sample_bpr and sample_bpr_users. The random numbers are counter-based, and the same integers as on the CPU.
+// reference.sample_bpr is the definition. A slot is the index of a triple in the batch.
 //
-// A thread a slot: two Philox calls and three binary searches (full users, crow, the user's items), some 40 dependent
-// reads of which all but the last few levels hit L2. Bound by their latency, about 10 us whatever the batch up to
-// 1e5 slots; 24 bytes a slot are written. Over users, a ticket is 16 bytes read and 8 written a user (7 us for a
-// million at 3.35 TB/s); their sort, torch's, costs more.
+// There is one thread per slot, with two Philox calls and three binary searches (full users, crow, items of the user).
+// These are about 40 dependent reads, of which all but the last few levels hit L2. The kernel is limited by their
+// latency, about 10 us for any batch up to 1e5 slots. 24 bytes per slot are written. For over="users", the key of a
+// user is 16 bytes read and 8 bytes written (7 us for a million users at 3.35 TB/s). torch sorts the keys, which takes
+// longer.
 #include "cuda/sample_bpr.h"
 
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// How many of `n` places have before(place) <= value, which never falls.
+// The number of the n places with before(place) <= value, where before is non-decreasing.
 template <typename Before>
 __device__ int64_t count_at_most(int64_t value, int64_t n, Before before) {
   int64_t low = 0, high = n;
@@ -44,13 +45,13 @@ __device__ int64_t draw_below(const SampledGraph<Index>& graph, int64_t slot, Ph
   return uniform64(words.word[0], words.word[1], n);
 }
 
-// A drawn user's row: within the entries, and with an item left to be the negative.
+// Checks the row of a drawn user: it must be within the entries, and the user must have a negative item.
 template <typename Index>
 __device__ void check_row(const SampledGraph<Index>& graph, int64_t first, int64_t degree) {
   MMSSL_DEVICE_CHECK(0 <= first && 0 < degree && degree <= graph.nnz - first && degree < graph.n_items);
 }
 
-// Slot b's negative for a user whose items are [first, first + degree) of col.
+// The negative item of slot b, for a user whose items are [first, first + degree) of col.
 template <typename Index>
 __device__ int64_t draw_negative(const SampledGraph<Index>& graph, int64_t b, int64_t first, int64_t degree) {
   const int64_t rank = draw_below(graph, b, kStreamNegative, graph.n_items - degree);
@@ -83,7 +84,7 @@ __global__ void user_keys_kernel(SampledGraph<Index> graph, int64_t* key) {  // 
   const int64_t degree = graph.crow[user + 1] - graph.crow[user];
   const Philox4 words = slot_words(graph, user, kStreamUser);
   const uint64_t word = static_cast<uint64_t>(words.word[1]) << 32 | words.word[0];
-  // The sign bit flipped: signed order is then the words' unsigned order.
+  // The sign bit is flipped, so that the signed order is the unsigned order of the words.
   key[user] = 0 < degree && degree < graph.n_items ? static_cast<int64_t>(word ^ uint64_t{1} << 63) : INT64_MAX;
 }
 

@@ -1,4 +1,4 @@
-// Launchers of the BPR samplers. Raw device pointers. Index: int32_t, int64_t.
+// The launchers of the BPR samplers. They take raw device pointers. Index is int32_t or int64_t.
 #pragma once
 
 #include <cstdint>
@@ -20,19 +20,19 @@ struct Triples {
   int64_t batch;
 };
 
-// A slot each: a uniform edge of those whose user has a negative, and a uniform negative of that user.
+// For every slot, a uniformly drawn edge of the users with a negative item, and a uniform negative item of the user.
 template <typename Index>
 void launch_sample_bpr(const SampledGraph<Index>& graph,
                        const int64_t* full_users,  // [n_full], ascending: users with every item
                        int64_t n_full, Triples out, cudaStream_t stream);
 
-// key[user] orders users as their 64-bit words do; those without an item or without a negative come last.
+// key[user] has the same order as the 64-bit words of the users. Users without a positive or negative item come last.
 template <typename Index>
 void launch_user_keys(const SampledGraph<Index>& graph,
                       int64_t* key,  // [n_users]
                       cudaStream_t stream);
 
-// A positive and a negative for users[b] = drawn[b]. Traps on a user without either.
+// Draws a positive and a negative item for users[b] = drawn[b]. Stops with an assertion if a user lacks one of them.
 template <typename Index>
 void launch_sample_bpr_items(const SampledGraph<Index>& graph,
                              const int64_t* drawn,  // [batch]

@@ -1,4 +1,5 @@
-// sample_bpr and sample_bpr_users on CUDA. What the host knows without waiting is checked here, the rest traps.
+// sample_bpr and sample_bpr_users on CUDA. Everything that the host knows without waiting is checked here. The kernels
+// check the rest, and stop with an assertion.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -19,7 +20,8 @@ namespace {
 
 using Sample = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-constexpr const char* kOp = "sample_bpr";  // both: over="users" is an argument of it
+constexpr const char* kOp =
+    "sample_bpr";  // the name in errors of both ops, because over="users" is an argument of sample_bpr
 
 void check_graph(const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch,
                  const at::Tensor& seed_offset) {
@@ -63,7 +65,8 @@ Sample sample_bpr_cuda(const at::Tensor& crow, const at::Tensor& col, const at::
   return {out.users, out.pos, out.neg};
 }
 
-// That there are enough users with a positive and a negative is for the caller to know; the kernel traps otherwise.
+// The caller must check that there are enough users with a positive and a negative item. Otherwise the kernel stops
+// with an assertion.
 Sample sample_bpr_users_cuda(const at::Tensor& crow, const at::Tensor& col, int64_t n_items, int64_t batch,
                              const at::Tensor& seed_offset) {
   check_graph(crow, col, n_items, batch, seed_offset);

@@ -1,10 +1,10 @@
-// sampled_dot: the entries of U Vᵀ at the places of a CSR block.
+// sampled_dot: the entries of U Vᵀ at the positions of a CSR block.
 //
-// Bound by memory, as spmm is: an entry costs 2 d flops and sizeof(T) d bytes of v; u's row is read once for all
-// entries of a team's share and then comes from L1. A team of lanes has a row, or a later chunk of a long one
-// (chunks.h; no sum goes over entries, so all of it is one launch): some lanes to an entry, several entries side by
-// side, and kInFlight times as many 16-byte loads of v under way. An entry's sum is formed in an order that depends on
-// d alone.
+// Limited by memory, like spmm: an entry takes 2 d operations and sizeof(T) d bytes of v. The row of u is read once,
+// and then comes from L1. A team of lanes processes a row, or a later chunk of a long row (chunks.h). There is no sum
+// over entries, so rows and chunks are one launch. Several lanes compute an entry, several entries are computed side by
+// side, and kInFlight times as many 16-byte loads of v are in flight. The order of the sum of an entry depends on d
+// only.
 #include "cuda/sampled_dot.h"
 
 #include "cuda/chunks.h"
@@ -20,12 +20,13 @@ constexpr int kMinTeamLog2 = 3;
 template <typename T, typename Index>
 struct SampledDotWork {
   SampledDotArgs<T, Index> args;
-  unsigned row_blocks;  // the first blocks have rows, the others windows
+  unsigned row_blocks;  // the first blocks process rows, the others windows
   int lanes_log2;       // lanes of one entry
   int team_log2;        // lanes of one row
 };
 
-// The entries [begin, begin + entries) of row r by a team of 2^team_log2 lanes. All lanes of the warp call it.
+// Computes the entries [begin, begin + entries) of row r with a team of 2^team_log2 lanes. All lanes of the warp must
+// call it.
 template <int kVec, typename T, typename Index>
 __device__ __forceinline__ void dot_entries(const SampledDotWork<T, Index>& work, int team_log2, int64_t r,
                                             int64_t begin, int entries) {

@@ -18,8 +18,8 @@ at::Tensor sampled_dot_op(const at::Tensor& crow, const at::Tensor& col, const a
   check_sampled_dot(op, crow, col, u_in, v_in);
   MMSSL_CHECK(crow.scalar_type() == at::kLong && crow.dim() == 1 && crow.is_contiguous(), op,
               "crow must be contiguous int64 [rows + 1], got ", crow.scalar_type(), " ", crow.sizes());
-  MMSSL_CHECK(crow.numel() == u_in.size(0) + 1, op, "crow has ", crow.numel(), " offsets, ", u_in.size(0),
-              " rows need ", u_in.size(0) + 1);
+  MMSSL_CHECK(crow.numel() == u_in.size(0) + 1, op, "crow must have ", u_in.size(0) + 1, " offsets for ", u_in.size(0),
+              " rows, got ", crow.numel());
   MMSSL_CHECK(col.dim() == 1 && col.is_contiguous(), op, "col must be contiguous [nnz], got ", col.sizes());
   const OnDevice device(u_in);
   const at::Tensor u = u_in.contiguous(), v = v_in.contiguous();

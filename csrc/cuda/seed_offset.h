@@ -1,5 +1,5 @@
-// The seed and offset of counter-based noise, which kernels read on the device: a captured CUDA graph can be given new
-// ones.
+// The seed and offset of counter-based noise. Kernels read them on the device, so that they can be changed in a
+// captured CUDA graph.
 #pragma once
 
 #include <ATen/core/Tensor.h>

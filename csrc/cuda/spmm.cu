@@ -1,12 +1,13 @@
 // spmm: rows of a CSR block times a dense matrix.
 //
-// Bound by memory: an entry costs 2 d flops and sizeof(T) d bytes of x, half a flop a byte in float32 where an H100 has
-// 20. Bytes moved: nnz (sizeof(T) d + sizeof(Index) + factors) + rows (8 + sizeof(T) d), x from L2 where it fits there.
-// So every lane keeps several 16-byte loads of x in flight and the column indices are read once, coalesced, by the
-// lanes that then pass them round by shuffle. A team of lanes has a row: as many as hold d values at 16 bytes each,
-// twice over where they fit, so that short rows leave no lanes idle. Rows of more than kChunk entries are cut (see
-// chunks.h): a first kernel adds up the later chunks, the second adds those sums to the first chunk's. No atomics: the
-// order of every sum is fixed by the row alone.
+// Limited by memory: an entry takes 2 d operations and sizeof(T) d bytes of x, which is half an operation per byte in
+// float32, and an H100 has 20. The traffic is nnz (sizeof(T) d + sizeof(Index) + factors) + rows (8 + sizeof(T) d)
+// bytes, where x comes from L2 if it fits. Therefore every lane keeps several 16-byte loads of x in flight. The column
+// indices are read once, coalesced, and exchanged between the lanes by shuffles. A row is processed by a team of lanes:
+// as many as are needed for d values at 16 bytes each, and several times as many if they fit a warp, so that no lanes
+// are idle. Rows of more than kChunk entries are divided (see chunks.h): a first kernel adds up the later chunks, and
+// the second kernel adds these sums to that of the first chunk. There are no atomics, and the order of every sum
+// depends on the row only.
 #include "cuda/spmm.h"
 
 #include "cuda/chunks.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kMinTeamLog2 = 3;
 
-// Blocks that a multiprocessor is to hold at once: what the registers allow when a lane's sums take so many bytes.
+// The number of blocks per multiprocessor that the registers allow, for the given number of bytes of sums per lane.
 constexpr int blocks_for(int bytes) { return bytes <= 16 ? 4 : bytes <= 32 ? 3 : 2; }
 
 template <typename T, typename A, typename Index>
@@ -27,11 +28,11 @@ struct SpmmWork {
   SpmmSizes sizes;
   A* partial;      // [chunk_windows(nnz), d]
   int d;           // args.d
-  int lanes_log2;  // lanes that hold a row of x between them
-  int team_log2;   // lanes that have a row of the block: some entries at a time
+  int lanes_log2;  // lanes for a row of x
+  int team_log2;   // lanes for a row of the block, which process several entries at a time
 };
 
-// What one lane holds of a row: kStrips times kVec neighbouring columns from `first` on, `apart` columns apart.
+// The columns of a row in one lane: kStrips times kVec consecutive columns from `first` on, at a distance of `apart`.
 template <int kVec, int kStrips>
 struct Columns {
   int first, apart;
@@ -45,8 +46,9 @@ struct Columns {
   __device__ int operator[](int strip) const { return first + strip * apart; }
 };
 
-// Adds value[e] col_scale[col[e]] x[col[e]] for the `entries` entries from `begin` on, of which a team of 2^team_log2
-// lanes takes turns: what the lanes of different turns hold is to be added up. All lanes of the warp call it.
+// Adds value[e] col_scale[col[e]] x[col[e]] for the `entries` entries from `begin` on. A team of 2^team_log2 lanes
+// processes several entries at once, and the caller must add the results of the lanes for different entries. All lanes
+// of the warp must call it.
 template <int kVec, int kStrips, typename T, typename A, typename Index>
 __device__ __forceinline__ void add_entries(const SpmmWork<T, A, Index>& work, Columns<kVec, kStrips> columns,
                                             int team_log2, int64_t begin, int entries, A (&sum)[kStrips][kVec]) {
@@ -97,7 +99,7 @@ __device__ __forceinline__ void add_entries(const SpmmWork<T, A, Index>& work, C
   }
 }
 
-// Adds up what the turns of a team hold, in every lane.
+// Adds the results of the lanes for different entries. Every lane gets the sum.
 template <int kVec, int kStrips, typename A>
 __device__ __forceinline__ void add_turns(int lanes_log2, int team_log2, A (&sum)[kStrips][kVec]) {
 #pragma unroll
@@ -126,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, blocks_for(2 * kVec * kStrips * size
   });
 }
 
-// y and total of one row, as SpmmArgs says.
+// Writes y and total of one row, as defined by SpmmArgs.
 template <int kVec, int kStrips, typename T, typename A, typename Index>
 __device__ __forceinline__ void write_row(const SpmmWork<T, A, Index>& work, Columns<kVec, kStrips> columns, int64_t r,
                                           bool empty, const A (&sum)[kStrips][kVec]) {

@@ -1,4 +1,4 @@
-// The launcher of spmm's kernels; the arguments are those of common/spmm_args.h.
+// The launcher of spmm. common/spmm_args.h defines the arguments.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,10 @@ struct SpmmSizes {
   int64_t n_out;   // rows of total, if it is given
 };
 
-// Rows of d values that spmm_cuda needs to put partial sums of long rows into.
+// The number of rows of d values that spmm_cuda needs for partial sums of long rows.
 int64_t spmm_partial_rows(int64_t nnz);
 
-// Sums as SpmmArgs says. partial: [spmm_partial_rows(nnz), d].
+// Computes the sums of SpmmArgs. partial is [spmm_partial_rows(nnz), d].
 template <typename T, typename A, typename Index>
 void spmm_cuda(const char* op, const SpmmArgs<T, A, Index>& args, const SpmmSizes& sizes, A* partial,
                cudaStream_t stream);

@@ -10,7 +10,7 @@
 namespace mmssl::cuda {
 namespace {
 
-// The kernels' partial sums, in the type that factors have.
+// Memory for the partial sums, in the type of the factors.
 template <typename T, typename A, typename Index>
 void run_kernels(const char* op, const SpmmArgs<T, A, Index>& args, const SpmmSizes& sizes, const at::Tensor& partial,
                  cudaStream_t stream) {

@@ -1,9 +1,10 @@
 // unit_rows: rows divided by their length, and the gradient.
 //
-// Bound by memory: forward moves 2 sizeof(T) d bytes a row and forms one double multiply-add a value, backward moves
-// 3 sizeof(T) d bytes for six flops a value. A team of lanes has a row, as many as hold d values at 16 bytes each (at
-// most a warp), and goes over it twice: the second time it comes from L1. Squares are formed in double, where no
-// float's square overflows or vanishes; a double row is divided by its largest value first.
+// Limited by memory: forward moves 2 sizeof(T) d bytes per row and does one double multiply-add per value, and backward
+// moves 3 sizeof(T) d bytes for six operations per value. A team of lanes processes a row: as many as are needed for d
+// values at 16 bytes each, at most a warp. It reads the row twice, the second time from L1. Squares are computed in
+// double, in which squares of floats neither overflow nor underflow. A row of doubles is divided by its largest value
+// first.
 #include "cuda/unit_rows.h"
 
 #include <cfloat>
@@ -15,7 +16,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Where a thread stands: one of 2^log2 lanes that have row r between them.
+// The position of a thread: one of the 2^log2 lanes of row r.
 template <int kVec>
 struct Place {
   int64_t r;
@@ -27,7 +28,7 @@ struct Place {
         step(kVec << log2) {}
 };
 
-// What a row is divided by before it is squared. All lanes of the warp call it.
+// The factor by which a row is divided before it is squared. All lanes of the warp must call it.
 template <int kVec>
 __device__ double divisor(const double* row, int d, const Place<kVec>& place, int lanes) {
   double largest = 0;
@@ -55,7 +56,10 @@ template <int kVec, typename T, typename A>
 __global__ void __launch_bounds__(kThreads, 4)
     unit_rows_kernel(const T* x, int64_t n_rows, int d, T* unit, A* inverse, int lanes_log2) {
   const Place<kVec> place(lanes_log2);
-  const int64_t r = place.r < n_rows ? place.r : n_rows - 1;  // lanes without a row keep a neighbour company
+  const int64_t r =
+      place.r < n_rows
+          ? place.r
+          : n_rows - 1;  // lanes without a row repeat the last row, because all lanes must take part in the shuffles
   const T* row = x + r * d;
   const double by = divisor(row, d, place, 1 << lanes_log2);
   double square = 0;
@@ -115,8 +119,8 @@ __global__ void __launch_bounds__(kThreads, 4) unit_rows_bwd_kernel(const T* gra
   }
 }
 
-// Calls f(kVec as a constant, log2 of the lanes a row takes, blocks) for rows of d values of T that lie one after the
-// other from each of `starts` on.
+// Calls f(kVec as a constant, log2 of the lanes per row, blocks) for contiguous rows of d values of T that start at
+// each of `starts`.
 template <typename T, typename F, typename... Starts>
 void with_layout(int64_t n_rows, int64_t d, F&& f, const Starts*... starts) {
   const auto call = [&](auto vec) {

@@ -1,4 +1,4 @@
-// The launchers of unit_rows' kernels. All matrices are [n_rows, d] contiguous; A is float for bfloat16, else T.
+// The launchers of unit_rows. All matrices are contiguous [n_rows, d]. A is float for bfloat16, else T.
 #pragma once
 
 #include <cstdint>

@@ -72,8 +72,11 @@ def test_ids_out_of_range_stop_the_kernels(emulated, which, bad):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"item_emb": torch.zeros(7, 4)}, r"must be \[rows, d\] of one d, got \[5, 3\] and \[7, 4\]"),
-        ({"item_emb": torch.zeros(7, 3).double()}, "user_emb is Float, item_emb is Double"),
+        ({"item_emb": torch.zeros(7, 4)}, r"must be \[rows, d\] with the same d, got \[5, 3\] and \[7, 4\]"),
+        (
+            {"item_emb": torch.zeros(7, 3).double()},
+            "user_emb and item_emb must have the same dtype, got Float and Double",
+        ),
         ({"user_emb": torch.zeros(5, 3).half(), "item_emb": torch.zeros(7, 3).half()}, "values must be float32"),
         ({"pos": torch.zeros(3, dtype=torch.int64)}, r"pos must be int64 \[2\], as long as users, got Long \[3\]"),
         ({"users": torch.zeros(2, 1, dtype=torch.int64)}, r"users must be int64 \[B\], got \[2, 1\]"),

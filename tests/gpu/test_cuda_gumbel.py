@@ -260,5 +260,5 @@ def test_refuses_order_statistics_at_high_temperature(emulated):
         softmax(emulated, graph, torch.arange(3), 0.2, (torch.ones(3, 2), None))
     with pytest.raises(ValueError, match=r"^gumbel_softmax: h_i must be \[7, 2\], got \[6, 2\]"):
         softmax(emulated, graph, torch.arange(3), 0.2, (torch.ones(3, 2), torch.ones(6, 2)))
-    with pytest.raises(ValueError, match=r"^gumbel_tile: columns \[3, 8\) are not within the 7 items"):
+    with pytest.raises(ValueError, match=r"^gumbel_tile: the columns \[3, 8\) must be within \[0, 7\)"):
         emulated.gumbel_tile(graph.crow, graph.col, torch.arange(3), torch.zeros(3).double(), 7, 3, 8, 0.2, AT, 1.0)

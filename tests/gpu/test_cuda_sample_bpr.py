@@ -74,7 +74,7 @@ def test_refuses(emulated):
         emulated.sample_bpr(graph.crow, graph.col, none, 7, -1, at)
     with pytest.raises(ValueError, match=r"^sample_bpr: .*batch is 6, there are only 5 users"):
         emulated.sample_bpr_users(graph.crow, graph.col, 7, 6, at)
-    with pytest.raises(ValueError, match=r"^sample_bpr: interactions and items must be fewer than 2"):
+    with pytest.raises(ValueError, match=r"^sample_bpr: there must be fewer than 2"):
         emulated.sample_bpr_users(graph.crow, graph.col, 2**31, 3, at)
     with pytest.raises(ValueError, match=r"^sample_bpr: full_users must be contiguous int64, got Int"):
         emulated.sample_bpr(graph.crow, graph.col, none.int(), 7, 3, at)

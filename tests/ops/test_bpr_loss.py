@@ -126,15 +126,18 @@ def test_ids_out_of_range_are_an_index_error(which, name, rows, bad):
     user_emb, item_emb, ids = batch_of(5, 7, 3, 20)
     ids[which][4] = bad = rows if bad == "size" else bad
     table = "user_emb" if which == 0 else "item_emb"
-    with pytest.raises(IndexError, match=rf"^bpr_loss: {name}\[4\] is {bad}, {table} has {rows} rows"):
+    with pytest.raises(IndexError, match=rf"^bpr_loss: {name}\[4\] is {bad}, but {table} has {rows} rows"):
         bpr_loss(user_emb, item_emb, *ids)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"item_emb": torch.zeros(7, 4)}, r"must be \[rows, d\] of one d, got \[5, 3\] and \[7, 4\]"),
-        ({"item_emb": torch.zeros(7, 3).double()}, "user_emb is Float, item_emb is Double"),
+        ({"item_emb": torch.zeros(7, 4)}, r"must be \[rows, d\] with the same d, got \[5, 3\] and \[7, 4\]"),
+        (
+            {"item_emb": torch.zeros(7, 3).double()},
+            "user_emb and item_emb must have the same dtype, got Float and Double",
+        ),
         ({"user_emb": torch.zeros(5, 3).half(), "item_emb": torch.zeros(7, 3).half()}, "values must be float32"),
         ({"pos": torch.zeros(3, dtype=torch.int64)}, r"pos must be int64 \[2\], as long as users, got Long \[3\]"),
         ({"neg": torch.zeros(2)}, r"neg must be int64 or int32 \[B\], got float32"),

@@ -192,11 +192,11 @@ def test_cosine_topk_is_detached_opchecked_and_compiles():
     [
         ({"k": -1}, "k must not be negative, got -1"),
         ({"kind": "angle"}, "kind must be one of"),
-        ({"u": torch.zeros(2, 4)}, "u is 4 wide, v is 3"),
-        ({"v": torch.zeros(5, 3, dtype=torch.float64)}, "u is Float, v is Double"),
+        ({"u": torch.zeros(2, 4)}, "u and v must have the same width, got 4 and 3"),
+        ({"v": torch.zeros(5, 3, dtype=torch.float64)}, "u and v must have the same dtype, got Float and Double"),
         ({"u": torch.zeros(3)}, r"u must be \[B, d\]"),
-        ({"seen": SeenRows(torch.tensor([0, 1]), torch.tensor([1]))}, "crow has 2 offsets, 2 rows need 3"),
-        ({"seen": SeenRows(torch.tensor([0, 1, 2]), torch.tensor([1, 5]))}, r"col\[1\] = 5 is outside the 5 columns"),
+        ({"seen": SeenRows(torch.tensor([0, 1]), torch.tensor([1]))}, "crow must have 3 offsets for 2 rows, got 2"),
+        ({"seen": SeenRows(torch.tensor([0, 1, 2]), torch.tensor([1, 5]))}, r"col\[1\] = 5 is outside \[0, 5\)"),
         ({"u": torch.zeros(2, 3).half(), "v": torch.zeros(5, 3).half()}, "values must be float32, float64 or bfloat16"),
     ],
 )

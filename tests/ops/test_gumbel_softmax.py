@@ -318,8 +318,8 @@ GOOD = {"graph": GRAPH, "users": torch.arange(9), "tau": 0.5, "seed": 1}
         ({"method": "order_statistics", "tau": 1.0}, r"order statistics need tau / noise_scale < 1, got 1.0 / 1.0"),
         ({"seed": 2**64}, "seed must fit in 64 bits"),
         ({"offset": -1}, "offset must be in"),
-        ({"users": torch.tensor([0, 9])}, r"users\[1\] = 9 is outside the 9 users"),
-        ({"users": torch.tensor([-1])}, r"users\[0\] = -1 is outside the 9 users"),
+        ({"users": torch.tensor([0, 9])}, r"users\[1\] = 9 is outside \[0, 9\)"),
+        ({"users": torch.tensor([-1])}, r"users\[0\] = -1 is outside \[0, 9\)"),
         ({"users": torch.tensor([0.0])}, r"users must be int64 or int32 \[B\], got float32"),
         ({"augment": (torch.zeros(8, 3), torch.zeros(41, 3))}, r"h_u must be \[9, d\], got \[8, 3\]"),
         ({"augment": (torch.zeros(9, 3), torch.zeros(41, 4))}, r"h_i must be \[41, 3\], got \[41, 4\]"),
@@ -334,15 +334,15 @@ def test_gumbel_softmax_refuses(change, message):
 def test_gumbel_softmax_refuses_arrays_that_are_no_graph():
     crow, col, users = torch.tensor([0, 2, 3]), torch.tensor([1, 1, 0]), torch.arange(2)
     for change, message in [
-        ({}, "user 0's items do not ascend: 1 comes after 1"),
-        ({"col": torch.tensor([0, 5, 0])}, "user 0 has item 5, outside the 3 items"),
+        ({}, "the items of user 0 must be ascending, but 1 comes after 1"),
+        ({"col": torch.tensor([0, 5, 0])}, "user 0 has item 5, but there are 3 items"),
         ({"crow": torch.tensor([0, 1, 4])}, r"user 1's items are \[1, 4\) of 3"),
     ]:
         arguments = {"crow": crow, "col": col} | change
         with pytest.raises(ValueError, match=r"^gumbel_lse: " + message):
             torch.ops.mmssl_fast.gumbel_lse(*arguments.values(), users, 3, 0.5, torch.tensor([1, 0]), 1.0)
     lse = torch.zeros(9, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"^gumbel_tile: columns \[30, 42\) are not within the 41 items"):
+    with pytest.raises(ValueError, match=r"^gumbel_tile: the columns \[30, 42\) must be within \[0, 41\)"):
         gumbel_tile(GRAPH, torch.arange(9), lse, 30, 42, 0.5, 1)
     with pytest.raises(ValueError, match=r"^gumbel_tile: lse must be float64 \[9\], got Float"):
         gumbel_tile(GRAPH, torch.arange(9), lse.float(), 0, 41, 0.5, 1)

@@ -206,7 +206,7 @@ def test_infonce_in_one_pass_refuses_what_it_cannot_sum():
     h, e, ids = (x.detach() for x in inputs(6, 5, 3))
     with pytest.raises(ValueError, match=r"infonce_with_grad: tau must be at least 0\.025, got 0\.02"):
         torch.ops.mmssl_fast.infonce_with_grad(h, e, ids, 0.02, False)
-    with pytest.raises(ValueError, match="infonce_with_grad: no anchors"):
+    with pytest.raises(ValueError, match="infonce_with_grad: ids must not be empty"):
         torch.ops.mmssl_fast.infonce_with_grad(h, e, ids[:0], 0.2, False)
 
 
@@ -239,7 +239,7 @@ def test_the_least_temperature_is_finite(dtype, tau):
         ({"tau": 0.0}, "tau must be positive, got 0"),
         ({"tau": math.nan}, "tau must be positive, got nan"),
         ({"tau": 9e-38}, "tau must be at least 1e-37 for torch.float32, got 9e-38"),
-        ({"ids": torch.tensor([1, 4])}, r"ids\[1\] = 4 is outside the 4 users"),
+        ({"ids": torch.tensor([1, 4])}, r"ids\[1\] = 4 is outside \[0, 4\)"),
         ({"ids": torch.tensor([-1])}, r"ids\[0\] = -1 is outside"),
         ({"ids": torch.tensor([1.0])}, r"ids must be int64 or int32 \[B\], got float32"),
         ({"ids": torch.tensor(1)}, r"ids must be int64 \[B\]"),

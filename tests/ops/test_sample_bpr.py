@@ -149,8 +149,8 @@ def test_sample_bpr_refuses():
         sample_bpr(graph, -1, 0)
     for full, wrong in [
         ([0, 1], "1. = 1 has"),
-        ([60], "must ascend within the 60 users, got 60"),
-        ([7, 0], "got 0 at 1"),
+        ([60], r"must be ascending and in \[0, 60\), got 60"),
+        ([7, 0], "got 0 at position 1"),
     ]:
         with pytest.raises(ValueError, match="^sample_bpr: full_users.*" + wrong):
             torch.ops.mmssl_fast.sample_bpr(graph.crow, graph.col, torch.tensor(full), 37, 5, torch.tensor([0, 0]))

@@ -6,9 +6,9 @@ namespace mmssl::MMSSL_ISA {
 namespace {
 
 constexpr int64_t kColumns = kPhiloxColumns;
-constexpr int64_t kShortSum = 32;  // rows added in T before they are added in double
+constexpr int64_t kShortSum = 32;  // number of rows that are added in T before the sum is added in double
 
-// `count` sums a column over the rows, in row order.
+// `count` sums per column over the rows, in the order of the rows.
 template <typename T, int count>
 struct ColumnSums {
   T part[count][kColumns] = {};
@@ -34,7 +34,7 @@ inline T slope_at(T x, T slope) {
   return x > 0 ? T{1} : slope;
 }
 
-// factor[j] = what dropout multiplies column `column + j` of `row` by, j < 64.
+// factor[j] is the dropout factor of column `column + j` of `row`, for j < 64.
 template <typename T>
 inline void dropout_factors(const Dropout& dropout, int64_t row, int64_t column, T* factor) {
   const T scale = static_cast<T>(dropout.scale);
@@ -47,7 +47,7 @@ inline void dropout_factors(const Dropout& dropout, int64_t row, int64_t column,
   for (int64_t j = 0; j < kColumns; ++j) factor[j] = bits[j] >= dropout.threshold ? scale : T{0};
 }
 
-// One block's columns: mean and 1 / sqrt(variance + eps).
+// The mean and 1 / sqrt(variance + eps) of the columns of a block.
 template <typename T>
 struct Statistics {
   T mean[kColumns], inverse[kColumns];
@@ -123,10 +123,10 @@ void act_norm_dropout_bwd(const T* grad, const T* z, const T* mean, const T* var
   for (int64_t block = begin; block < end; ++block) {
     const int64_t first = block * kColumns, width = width_of(first, columns);
     const Statistics<T> at(mean, variance, eps, first, width);
-    ColumnSums<T, 2> sums;  // of e = factor grad and of e x̂
+    ColumnSums<T, 2> sums;  // sums of e = factor grad and of e x̂
     for (int64_t r = 0; r < rows; ++r) {
       const T *g = grad + r * columns + first, *x = z + r * columns + first;
-      T* e = d_z + r * columns + first;  // kept there until the sums are known
+      T* e = d_z + r * columns + first;  // stored in d_z until the sums are complete
       dropout_factors(dropout, r, first, factor);
 #pragma omp simd
       for (int64_t j = 0; j < width; ++j) {
@@ -157,8 +157,8 @@ void act_norm_dropout_bwd(const T* grad, const T* z, const T* mean, const T* var
   }
 }
 
-// With e = m grad, k = leaky_relu'(z) gg_z, x̂ = (a - mean) inverse, means over the rows and the symmetric projection
-// P q = q - mean(q) - x̂ mean(q x̂), the derivatives are
+// Let e = m grad, k = leaky_relu'(z) gg_z, x̂ = (a - mean) inverse, and let P q = q - mean(q) - x̂ mean(q x̂), where means
+// are over the rows. P is a symmetric projection. The derivatives are
 //
 //   d_e      = weight inverse P k + gg_bias + gg_weight x̂
 //   d_x̂      = -weight inverse (k mean(e x̂) + e mean(k x̂)) + gg_weight e
@@ -177,7 +177,7 @@ void act_norm_dropout_bwd_bwd(const T* gg_z, const T* gg_weight, const T* gg_bia
     T factor[kColumns];
     for (int64_t r = 0; r < rows; ++r) {
       const T *h = gg_z + r * columns + first, *g = grad + r * columns + first, *x = z + r * columns + first;
-      T* kept = d_grad + r * columns + first;  // the factors, until the sums are known
+      T* kept = d_grad + r * columns + first;  // d_grad stores the factors until the sums are complete
       dropout_factors(dropout, r, first, factor);
 #pragma omp simd
       for (int64_t j = 0; j < width; ++j) {

@@ -1,16 +1,17 @@
-// Kernels of act_norm_dropout over blocks of 64 columns [begin, end). Included through common/each_isa.h: no include
-// guard. T: float, double.
+// Kernels of act_norm_dropout for blocks of 64 columns [begin, end). Included through common/each_isa.h, so there is no
+// include guard. T is float or double.
 //
-// A block of 2048 rows of float is 512 KiB: its passes after the first read the cache. From memory comes and goes, an
-// entry: forward z in and y out; backward z, grad in and d_z out; its derivative z, grad, gg_z in and d_grad, d_z out.
-// Beside that a Philox word an entry and, in the derivative, two. Sums over rows run in row order, in double.
+// A block of 2048 rows of float is 512 KiB, so all passes after the first read the cache. Memory traffic per entry:
+// forward reads z and writes y; backward reads z and grad and writes d_z; the second derivative reads z, grad and gg_z
+// and writes d_grad and d_z. Every entry also needs one Philox word, and two in the second derivative. Sums over rows
+// are in double and in the order of the rows.
 #include <cstdint>
 
 #include "common/dropout.h"
 
 namespace mmssl::MMSSL_ISA {
 
-// out = m (weight (a - mean) / sqrt(variance + eps) + bias), a = leaky_relu(z, slope), m the dropout's factors.
+// out = m (weight (a - mean) / sqrt(variance + eps) + bias) with a = leaky_relu(z, slope) and the dropout factors m.
 template <typename T>
 void act_norm_dropout_fwd(const T* z,  // [rows, columns]
                           int64_t rows, int64_t columns,
@@ -34,7 +35,7 @@ void act_norm_dropout_bwd(const T* grad,      // [rows, columns]
                           T* d_bias,    // [columns]
                           int64_t begin, int64_t end);
 
-// The derivative of act_norm_dropout_bwd: gg_* is the loss's with respect to its d_*.
+// The derivative of act_norm_dropout_bwd: gg_* are the gradients of the loss with respect to its outputs d_*.
 template <typename T>
 void act_norm_dropout_bwd_bwd(const T* gg_z,       // [rows, columns]
                               const T* gg_weight,  // [columns]

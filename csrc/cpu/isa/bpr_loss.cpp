@@ -6,7 +6,7 @@
 namespace mmssl::MMSSL_ISA {
 namespace {
 
-constexpr int64_t kAhead = 4;  // triples ahead whose rows are asked for early
+constexpr int64_t kAhead = 4;  // number of triples ahead for which rows are prefetched
 
 template <typename T>
 inline void prefetch_row(const T* x, int64_t d) {
@@ -14,7 +14,7 @@ inline void prefetch_row(const T* x, int64_t d) {
   for (int64_t at = 0; at < d * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(bytes + at);
 }
 
-// u . (p - n): the difference first, which keeps the digits of items that are alike.
+// u . (p - n). The difference is computed first, which avoids cancellation for similar items.
 template <typename T, typename A>
 inline A margin(const T* u, const T* p, const T* n, int64_t d) {
   Lanes<A> sums = {};

@@ -18,7 +18,7 @@ inline int64_t first_not_below(const Index* col, int64_t begin, int64_t end, int
   return begin;
 }
 
-// Zeroes the seen entries of row r of a tile that starts at first_item.
+// Sets the seen entries of row r of a tile that starts at first_item to 0.
 template <typename A, typename Index>
 inline void forget_seen(A* row, int64_t r, int64_t first_item, int64_t width, const int64_t* crow, const Index* col) {
   if (crow == nullptr) return;
@@ -46,7 +46,7 @@ void cosine_block_place(A* products, int64_t stride, int64_t rows, int64_t first
       for (int64_t j = 0; j < width; ++j) store(row[j], out + j);
     }
     if (square == nullptr) continue;
-    double sum = 0;  // float would lose the squares of small rows: 1e-23² is no float
+    double sum = 0;  // double, because the squares of small entries underflow in float: 1e-23² is 0
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < width; ++j) sum += static_cast<double>(row[j]) * static_cast<double>(row[j]);
     square[r] += sum;

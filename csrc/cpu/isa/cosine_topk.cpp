@@ -1,3 +1,5 @@
+// The kernels of cosine_topk: selection and sorting of candidates, the tile of similarities in registers, and the
+// search that joins them. The file has over 400 lines, because all of it must be inlined into the search.
 #include "cpu/isa/cosine_topk.h"
 
 #include <cstring>
@@ -15,7 +17,7 @@ namespace {
 template <typename T>
 constexpr T kNothing = -static_cast<T>(__builtin_inf());
 
-// An integer that sorts as the value does; -0 and +0 share one.
+// An integer with the same order as the value. -0 and +0 have the same integer.
 inline int32_t key_of(float x) {
   x += 0.0f;
   int32_t bits;
@@ -46,7 +48,7 @@ constexpr int64_t least_key(int64_t) { return INT64_MIN; }
 
 constexpr int64_t kVector = 16;
 
-// Fills up the last vector of keys[0, n) with the least key; returns the number of keys in whole vectors.
+// Fills the last vector of keys[0, n) with the least key, and returns the number of keys in whole vectors.
 template <typename Key>
 inline int64_t pad(Key* keys, int64_t n) {
   const int64_t whole = topk_rounded(n);
@@ -54,7 +56,7 @@ inline int64_t pad(Key* keys, int64_t n) {
   return whole;
 }
 
-// How many keys are at least `key`; n is a multiple of kVector.
+// The number of keys that are at least `key`. n is a multiple of kVector.
 template <typename Key>
 inline int64_t count_from(const Key* keys, int64_t n, Key key) {
   Key found[kVector] = {};
@@ -68,8 +70,8 @@ inline int64_t count_from(const Key* keys, int64_t n, Key key) {
   return sum;
 }
 
-// The k-th largest of at least k keys, bit by bit: the largest number that at least k of them reach. Stops early at a
-// number that exactly k of them reach. n is a multiple of kVector.
+// The k-th largest of at least k keys: the largest number that at least k keys reach, found bit by bit. Stops early at
+// a number that exactly k keys reach. n is a multiple of kVector.
 template <typename Key>
 inline Key kth_key(const Key* keys, int64_t n, int64_t k) {
   constexpr int kBits = 8 * sizeof(Key);
@@ -83,7 +85,7 @@ inline Key kth_key(const Key* keys, int64_t n, int64_t k) {
   return low;
 }
 
-// Keeps the k best of n > k candidates, in order; returns the bar that later items must exceed.
+// Keeps the k best of n > k candidates, in their order, and returns the bar that later items must exceed.
 template <typename T>
 inline T keep_best(topk_key_t<T>* keys, int32_t* items, int64_t n, int64_t k) {
   const int64_t whole = pad(keys, n);
@@ -100,8 +102,8 @@ inline T keep_best(topk_key_t<T>* keys, int32_t* items, int64_t n, int64_t k) {
   return value_of(kth);
 }
 
-// Orders keys[0, n), which ascend by item, best first: a stable radix sort, byte by byte from the lowest. Leaves the
-// result in keys or in other; returns whether in other.
+// Sorts keys[0, n), which are in ascending order of item, best first, by a stable radix sort from the lowest byte. The
+// result is in `keys` or in `other`; returns whether it is in `other`.
 template <typename Key>
 inline bool radix_sort_best_first(Key* keys, int32_t* items, Key* other, int32_t* other_items, int64_t n) {
   using Bits = std::make_unsigned_t<Key>;
@@ -117,7 +119,7 @@ inline bool radix_sort_best_first(Key* keys, int32_t* items, Key* other, int32_t
   bool in_other = false;
   for (int byte = 0; byte < kBytes; ++byte) {
     const Key* from = in_other ? other : keys;
-    if (place[byte][digit(from[0], byte)] == n) continue;  // the keys do not differ here
+    if (place[byte][digit(from[0], byte)] == n) continue;  // all keys have the same digit
     const int32_t* from_items = in_other ? other_items : items;
     Key* to = in_other ? keys : other;
     int32_t* to_items = in_other ? items : other_items;
@@ -137,8 +139,8 @@ inline bool radix_sort_best_first(Key* keys, int32_t* items, Key* other, int32_t
   return in_other;
 }
 
-// The same by runs of 64, sorted by counting how many come before each, and merges, or by radix, which is faster for
-// long lists. keys and other have room for whole vectors.
+// Sorts like the function above. Short lists are sorted in runs of 64, by counting the keys before each key, and
+// merged. Long lists are sorted by radix. `keys` and `other` have room for whole vectors.
 constexpr int64_t kRun = 64, kRadix = 192;
 
 template <typename Key>
@@ -183,7 +185,7 @@ inline bool sort_best_first(Key* keys, int32_t* items, Key* other, int32_t* othe
   return in_other;
 }
 
-// A row's list, as a tile's few values above the bar come to it.
+// The list of candidates of a row, to which the values above the bar are added.
 template <typename T, typename Index>
 struct Lists {
   const int64_t* crow;
@@ -217,7 +219,8 @@ struct Lists {
   }
 };
 
-// How many items a tile in registers has, with two vectors of rows: 24 sums of AVX-512's 32 registers, else 12 of 16.
+// The number of items of a tile in registers, with two vectors of rows: 24 sums in the 32 registers of AVX-512, else 12
+// sums in 16 registers.
 #if defined(__AVX512F__)
 constexpr int kTileItems = 12;
 #else
@@ -230,7 +233,7 @@ inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 template <typename T>
 constexpr int kPanel = kTopkPanelBytes / static_cast<int>(sizeof(T));  // rows
 
-// sums[n][w] = the similarities of a vector of rows with item n of the tile.
+// sums[n][w] are the similarities of vector w of the rows with item n of the tile.
 template <typename T, int kVectors>
 inline void tile_sums(const T* x,  // the tile's first row in its panel, [d, kPanel]
                       const T* v,  // [kTileItems, d]
@@ -240,7 +243,8 @@ inline void tile_sums(const T* x,  // the tile's first row in its panel, [d, kPa
 #pragma GCC unroll 2
     for (int w = 0; w < kVectors; ++w) sums[n][w] = Lanes<T>{};
   }
-  // Three items a pointer, the second and third by its index registers: a register an item would not be left.
+  // Three items share a pointer, and the second and third are addressed by index registers, because there are not
+  // enough registers for a pointer per item.
   const T* items[kTileItems / 3];
   for (int n = 0; n < kTileItems; n += 3) items[n / 3] = v + n * d;
   for (const T* end = v + d; items[0] != end; x += kPanel<T>) {
@@ -256,12 +260,12 @@ inline void tile_sums(const T* x,  // the tile's first row in its panel, [d, kPa
 #pragma GCC unroll 4
     for (int i = 0; i < kTileItems / 3; ++i) {
       ++items[i];
-      asm("" : "+r"(items[i]));  // or the compiler makes of it one offset an item, in memory
+      asm("" : "+r"(items[i]));  // prevents the compiler from keeping one offset per item in memory
     }
   }
 }
 
-// Bit j: a[j] > b[j].
+// Bit j is a[j] > b[j].
 inline uint64_t above(Lanes<float> a, Lanes<float> b) {
 #if defined(__AVX512F__)
   return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
@@ -285,13 +289,13 @@ inline uint64_t above(Lanes<double> a, Lanes<double> b) {
 #endif
 }
 
-// A tile of similarities, in registers as long as it is not stored: of the rows [row, row + kRows).
+// A tile of similarities of the rows [row, row + kRows), which stays in registers unless it is stored.
 template <typename T, int kVectors>
 struct Tile {
   static constexpr int kRows = kVectors * kLanes<T>;
   using Sums = Lanes<T>[kTileItems][kVectors];
 
-  // Offers what is above the rows' bars of the items [item + begin, item + end).
+  // Adds the similarities with the items [item + begin, item + end) that are above the bars to the lists.
   template <typename Index>
   static void offer(const Sums& sums, int64_t row, int64_t item, int64_t begin, int64_t end, Lists<T, Index>& lists) {
     Lanes<T> bar[kVectors];
@@ -328,9 +332,9 @@ struct Tile {
 
 constexpr int64_t kMostGroups = 512;
 
-// For a vector of rows, a bar below which none of the k best of the `width` scores lies: the k-th largest of the maxima
-// of disjoint groups. It lets little more than k values through, where starting from nothing lets k log(width / k)
-// through. scores: [width, kPanel], from the first row on.
+// For a vector of rows, a bar that none of the k best of the `width` scores is below: the k-th largest of the maxima of
+// disjoint groups. Only a few more than k values are above it. Without an initial bar, about k log(width / k) values
+// would be added. scores: [width, kPanel], from the first row on.
 template <typename T>
 inline void first_bars(const T* scores, int64_t width, int64_t k, T* bar) {
   using Key = topk_key_t<T>;
@@ -350,7 +354,7 @@ inline void first_bars(const T* scores, int64_t width, int64_t k, T* bar) {
     }
     for (int j = 0; j < kLanes<T>; ++j) largest[group][j] = key_of(best[j]);
   }
-  // The k-th largest bit by bit: the largest number that at least k of them reach.
+  // The k-th largest maximum, found bit by bit: the largest number that at least k maxima reach.
   Keys low = Keys{} + least_key(Key{});
   for (int bit = 8 * sizeof(Key) - 1; bit >= 0; --bit) {
     const Keys next = low ^ (Keys{} + static_cast<Key>(Key{1} << bit));
@@ -359,14 +363,15 @@ inline void first_bars(const T* scores, int64_t width, int64_t k, T* bar) {
     low = reach >= static_cast<Key>(k) ? next : low;
   }
   for (int j = 0; j < kLanes<T>; ++j) {
-    // Strictly below: a value that equals the k-th must pass. By more than a denormal, which may be flushed to zero.
+    // Strictly below, because values equal to the k-th must be added, and by more than a denormal, which could be
+    // flushed to zero.
     const T kth = value_of(low[j]);
     const T below = kth - (kth < 0 ? -kth : kth) * static_cast<T>(1e-6) - static_cast<T>(1e-37);
     bar[j] = below == below ? below : kNothing<T>;  // infinite maxima give NaN
   }
 }
 
-// The first entry of a row, [begin, end), whose item is not before `item`.
+// The first entry in [begin, end) of a row whose item is at least `item`.
 template <typename Index>
 inline int64_t first_seen(int64_t begin, int64_t end, const Index* col, int64_t item) {
   while (begin < end) {
@@ -380,7 +385,7 @@ inline int64_t first_seen(int64_t begin, int64_t end, const Index* col, int64_t 
   return begin;
 }
 
-// f(tile type, row) for the tiles that hold the rows [0, rows) of a panel.
+// Calls f(tile type, row) for the tiles that contain the rows [0, rows) of a panel.
 template <typename T, typename F>
 inline void for_tiles(int64_t rows, F&& f) {
   int64_t row = 0;
@@ -388,8 +393,8 @@ inline void for_tiles(int64_t rows, F&& f) {
   if (row < rows) f(Tile<T, 1>{}, row);
 }
 
-// f(item, skip) for the tiles that hold the items [first, last): kTileItems from `item` on, of which the first `skip`
-// belong to another tile.
+// Calls f(item, skip) for the tiles that contain the items [first, last). A tile has kTileItems items from `item` on,
+// of which the first `skip` belong to another tile.
 template <typename F>
 inline void for_items(int64_t first, int64_t last, F&& f) {
   for (int64_t item = first; item < last; item += kTileItems) {
@@ -412,9 +417,9 @@ void cosine_topk_search(const T* u, const T* v, int64_t rows, int64_t d, int64_t
     for (int64_t j = 0; j < d; ++j) column[j * kPanel<T>] = r < rows ? u[r * d + j] : T{0};
     cursor[r] = crow == nullptr || r >= rows ? 0 : first_seen(crow[r], crow[r + 1], col, first_item);
     count[r] = 0;
-    bar[r] = -kNothing<T>;  // of the rows that are not there: nothing is above
+    bar[r] = -kNothing<T>;  // the bar of padding rows, which no value exceeds
   }
-  // The first items' similarities go to memory: they set the bars before any of them is offered.
+  // The similarities with the first items are written to memory, because they set the bars before they are added.
   for (int64_t row = 0; row < rows; row += kPanel<T>) {
     const int64_t here = smaller(rows - row, kPanel<T>);
     for_tiles<T>(here, [&](auto tile, int64_t r) {
@@ -447,7 +452,7 @@ void cosine_topk_search(const T* u, const T* v, int64_t rows, int64_t d, int64_t
       }
     });
   }
-  // The others in blocks that stay in L1 beside a panel while all panels take them.
+  // The other items are processed in blocks that stay in L1, together with a panel, while all panels use them.
   constexpr int64_t kBlockBytes = 20 * 1024;
   const int64_t tiles = kBlockBytes / (kTileItems * (d > 0 ? d : 1) * static_cast<int64_t>(sizeof(T)));
   const int64_t step = kTileItems * (tiles > 1 ? tiles : 1);
@@ -502,7 +507,7 @@ void cosine_topk_merge(int64_t parts, int64_t k, const T* part_best, const int64
     for (int64_t part = 1; part < parts; ++part) {
       const T* other = from + part * k;
       const int64_t* other_items = from_items + part * k;
-      // From the back: how many of the k come from `other`, then both are shifted into place.
+      // First counts how many of the k best are in `other`, then merges from the back, in place.
       int64_t a = 0, b = 0;
       while (a + b < k) other[b] > to[a] ? ++b : ++a;
       for (int64_t i = k - 1; b > 0; --i) {

@@ -1,14 +1,16 @@
-// Kernels of cosine_topk. Included through common/each_isa.h: no include guard. T: float, double. Index: int32_t,
-// int64_t.
+// Kernels of cosine_topk. Included through common/each_isa.h, so there is no include guard. T is float or double. Index
+// is int32_t or int64_t.
 //
-// Bound by arithmetic: 2 d flops a similarity. A tile of them is formed in registers, every sum in ascending order of
-// the column, so that no tiling and no number of threads changes a bit, and is compared with its rows' bars there: it
-// goes to memory only when one of them is above, which is rare once a first tile has set the bars.
+// Limited by arithmetic: 2 d operations per similarity. A tile of similarities is computed in registers, with every sum
+// in the order of the columns, so that the bits depend neither on the tiling nor on the number of threads. The tile is
+// compared in registers with the bars of its rows, and written to memory only if a similarity is above its bar. This is
+// rare after a first tile has set the bars.
 //
-// A row's candidates are a short list in ascending order of item, each value as an integer that sorts as the value
-// does. A value above the row's bar is appended; when the list is full the k best stay, in order, and the k-th becomes
-// the bar. No heap: finding the k-th best and sorting short lists are counts of comparisons, which vectorise. Long
-// lists are sorted by radix: n log n comparisons, mispredicted half the time, would cost more than the similarities.
+// The candidates of a row are a short list, sorted by item, whose values are stored as integers of the same order. A
+// value above the bar of the row is appended. When the list is full, the k best candidates are kept, and the k-th best
+// value becomes the bar. There is no heap: the k-th best value is found, and short lists are sorted, by counting
+// comparisons, which can be vectorized. Long lists are sorted by radix, because n log n comparisons, of which half are
+// mispredicted, would cost more than the similarities.
 #include <cstdint>
 
 namespace mmssl::MMSSL_ISA {
@@ -28,16 +30,16 @@ using topk_key_t = typename TopkKey<T>::type;
 
 constexpr int64_t topk_rounded(int64_t n) { return (n + 15) / 16 * 16; }
 
-// The list's room for candidates: twice k rounded up to whole vectors, and at least 64 beside the k, but never more
-// than `width` items need, a list that cannot fill up. k is at most the width unless there are fewer items than k.
+// The capacity of a list: twice k, rounded up to whole vectors, at least k + 64, and at most what `width` items need,
+// with which the list cannot become full. k is at most the width, unless there are fewer items than k.
 constexpr int64_t topk_capacity(int64_t k, int64_t width) {
   const int64_t twice = topk_rounded(k) + (k > 64 ? topk_rounded(k) : 64);
   return twice < topk_rounded(width) ? twice : topk_rounded(width);
 }
 
-constexpr int64_t kTopkFirst = 1024;      // items of the tile that sets the bars
-constexpr int64_t kTopkItems = 12;        // v must have so many rows at least, of which the last may be no items
-constexpr int64_t kTopkPanelBytes = 128;  // rows are taken this many bytes' worth at a time
+constexpr int64_t kTopkFirst = 1024;      // items of the first tile, which sets the bars
+constexpr int64_t kTopkItems = 12;        // minimum number of rows of v, of which the last may be padding
+constexpr int64_t kTopkPanelBytes = 128;  // a panel has as many rows as there are values of T in this many bytes
 
 // Rows rounded up to whole panels.
 template <typename T>
@@ -46,12 +48,12 @@ constexpr int64_t topk_panel_rows(int64_t rows) {
   return (rows + kPanel - 1) / kPanel * kPanel;
 }
 
-// Takes the items [first_item, last_item) of the similarities u vᵀ; n rows, n = topk_panel_rows(rows).
+// Adds the items [first_item, last_item) to the candidates of the rows; n = topk_panel_rows(rows).
 template <typename T, typename Index>
 void cosine_topk_search(const T* u,  // [rows, d]
                         const T* v,  // [at least max(last_item, kTopkItems), d]
                         int64_t rows, int64_t d, int64_t first_item, int64_t last_item,
-                        const int64_t* crow,          // [rows + 1], or nullptr: nothing is seen
+                        const int64_t* crow,          // [rows + 1], or nullptr if there are no seen items
                         const Index* col,             // [nnz], ascending within a row
                         int64_t k, int64_t capacity,  // topk_capacity(k, at least last_item - first_item)
                         T* packed,                    // [n, d], overwritten
@@ -59,10 +61,11 @@ void cosine_topk_search(const T* u,  // [rows, d]
                         int64_t* cursor,              // [n], overwritten
                         topk_key_t<T>* keys,          // [n, capacity]: the candidates
                         int32_t* items,               // [n, capacity]
-                        int64_t* count,               // [n]: how many a row has
+                        int64_t* count,               // [n]: their number per row
                         T* bar);                      // [n]
 
-// Writes each row's k best, best first, ties to the lower item; item -1 and value -inf where fewer than k were found.
+// Writes the k best candidates of every row, best first, equal values ordered by item. If there are fewer than k, the
+// rest has item -1 and value -inf.
 template <typename T>
 void cosine_topk_take(int64_t rows, int64_t k, int64_t capacity,
                       topk_key_t<T>* keys,        // [rows, capacity], overwritten
@@ -74,7 +77,7 @@ void cosine_topk_take(int64_t rows, int64_t k, int64_t capacity,
                       int64_t* best_items,        // [rows, k]
                       int64_t stride);            // between the rows of best and best_items
 
-// Merges the k best of every part of the catalogue into the k best of all, for the rows [begin, end).
+// Merges the k best items of all parts of the catalogue, for the rows [begin, end).
 template <typename T>
 void cosine_topk_merge(int64_t parts, int64_t k,
                        const T* part_best,         // [n_rows, parts, k], parts in ascending order of item

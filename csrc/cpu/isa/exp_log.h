@@ -1,5 +1,4 @@
-// exp and log1p by the type of their argument: float as vec_math.h has them, double through libm.
-// For files in csrc/cpu/isa only.
+// exp and log1p by the type of the argument: vec_math.h for float, libm for double. For files in csrc/cpu/isa only.
 #pragma once
 
 #include "cpu/isa/vec_math.h"

@@ -1,4 +1,4 @@
-// Gumbel noise for a stretch of a row. For files in csrc/cpu/isa only.
+// Gumbel noise for consecutive columns of a row. For files in csrc/cpu/isa only.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,11 @@
 
 namespace mmssl::MMSSL_ISA {
 
-constexpr int64_t kNoiseColumns = 4 * kPhiloxColumns;  // what one call makes at most: 1 KiB, stays in L1
+constexpr int64_t kNoiseColumns = 4 * kPhiloxColumns;  // maximum per call: 1 KiB, which stays in L1
 
-// noise[j] = g = -log E, E = -log1p(-v), of column `column + j`, j < width rounded up to 64; width <= 256; `column` is
-// a multiple of 64. Not inlined, whole vectors only: an entry gets the same bits in whichever pass and tile it is made.
+// noise[j] = g = -log E with E = -log1p(-v) for column `column + j`, for j below width rounded up to 64. width is at
+// most 256, and `column` is a multiple of 64. The function is not inlined and computes whole vectors only, so that an
+// entry has the same bits in every pass and tile.
 static __attribute__((noinline)) void gumbel_noise(PhiloxKey key, int64_t column, int64_t width, uint32_t row,
                                                    uint32_t offset, float* noise) {
   uint32_t bits[kPhiloxColumns];

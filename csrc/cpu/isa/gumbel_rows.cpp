@@ -9,8 +9,8 @@ namespace {
 inline float exponential(float x) { return exp_f32(x); }
 inline double exponential(double x) { return __builtin_exp(x); }
 
-// score[j] = A + s g of column `column + j`, j < width <= 256, and the largest of them. `entry` is the row's first
-// entry at or after `column`; it is moved past the stretch.
+// score[j] = A + s g for column `column + j`, j < width <= 256. Returns the largest score. `entry` is the first entry
+// of the row at or after `column`, and is moved behind the last of these columns.
 template <typename T, typename Index>
 T row_scores(const GumbelNoise& noise, PhiloxKey key, uint32_t row, int64_t column, int64_t width, const Index* col,
              int64_t* entry, int64_t last_entry, T* score) {
@@ -38,7 +38,7 @@ T row_scores(const GumbelNoise& noise, PhiloxKey key, uint32_t row, int64_t colu
   return top;
 }
 
-// weight[j] = exp((score[j] - top) / tau); returns their sum.
+// weight[j] = exp((score[j] - top) / tau). Returns the sum of the weights.
 template <typename T>
 T exponentials(const T* score, int64_t width, T top, T inv_tau, T* weight) {
   T sum = 0;
@@ -53,7 +53,8 @@ T exponentials(const T* score, int64_t width, T top, T inv_tau, T* weight) {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// weight[i] = exp((A + s g - the row's largest) / tau); returns their sum. Any parameters, in two passes.
+// weight[i] = exp((A + s g - largest score of the row) / tau), in two passes, for any parameters. Returns the sum of
+// the weights.
 template <typename T, typename Index>
 double any_weights(const GumbelNoise& noise, PhiloxKey key, uint32_t user, int64_t n_items, const Index* col,
                    int64_t entry, int64_t last_entry, T* weight) {
@@ -72,8 +73,8 @@ double any_weights(const GumbelNoise& noise, PhiloxKey key, uint32_t user, int64
   return sum;
 }
 
-// The same up to a factor, in one pass, where gumbel_weights can be used: a seen item's weight is e^(1 / tau) times an
-// unseen one's.
+// The same weights up to a common factor, in one pass, if gumbel_weights supports the parameters. The weight of a seen
+// item has the additional factor e^(1 / tau).
 template <typename Index>
 double moderate_weights(const GumbelNoise& noise, PhiloxKey key, uint32_t user, int64_t n_items, const Index* col,
                         int64_t entry, int64_t last_entry, float* weight) {
@@ -88,7 +89,7 @@ double moderate_weights(const GumbelNoise& noise, PhiloxKey key, uint32_t user, 
   return sum;
 }
 
-// Divides the row by its length; returns 1 / length, 0 for a zero row.
+// Divides the row by its length. Returns 1 / length, or 0 for a zero row.
 template <typename T>
 T scale_to_length_one(T* row, int64_t n_items) {
   double square = 0;
@@ -137,14 +138,15 @@ void gumbel_tile(GumbelNoise noise, const int64_t* crow, const Index* col, const
   const float inv_tau = static_cast<float>(1 / noise.tau);
   alignas(64) float score[kNoiseColumns];
   for (int64_t r = begin; r < end; ++r) {
-    // tau lse in two floats: near the row's maximum, where it matters, score - high is exact.
+    // tau lse as the sum of two floats. Near the maximum of the row, where the entries are largest, score - high is
+    // exact.
     const double level = lse[r] * noise.tau;
     const float high = static_cast<float>(level);
     const float low = static_cast<float>((level - high) / noise.tau);
     float* row = out + r * (last - first);
     int64_t column = first / kPhiloxColumns * kPhiloxColumns;
     int64_t entry = crow[users[r]], after = crow[users[r] + 1];
-    while (entry < after) {  // the row's first entry at or after `column`
+    while (entry < after) {  // finds the first entry of the row at or after `column`
       const int64_t middle = entry + (after - entry) / 2;
       if (static_cast<int64_t>(col[middle]) < column) {
         entry = middle + 1;

@@ -1,9 +1,10 @@
-// The dense row's weights E^(-s / tau) = exp(s g / tau) in one pass over its columns, straight from the generator's
-// words. For files in csrc/cpu/isa only.
+// The weights E^(-s / tau) = exp(s g / tau) of a dense row in one pass, computed directly from the words of the
+// generator. For files in csrc/cpu/isa only.
 //
-// E of a float32 uniform lies between 2^-33 and 24 ln 2: where (25 s + 1) / tau is at most 80, no weight leaves
-// float32's range, and none of the row's maximum need be known. Everything is in base 2, which needs no constants in
-// two parts. A row's next words are made between the steps of its weights: ten rounds are integer work on other ports.
+// For a float32 uniform, E is between 2^-33 and 24 ln 2. If (25 s + 1) / tau is at most 80, all weights are in the
+// range of float32, and the maximum of the row is not needed. All logarithms are in base 2, which needs no constants in
+// two parts. The next words are generated between the steps of the weights, because the ten rounds are integer
+// instructions, which use other ports of the processor.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ constexpr float kLog2[] = {0.07806677f, -0.1742303f, 0.21632491f,  -0.24272352f,
 // Minimax on [-1/2, 1/2], to 7.5e-8: 2^f.
 constexpr float kExp2[] = {0.0013276472f, 0.009675542f, 0.05550713f, 0.2402212f, 0.69314694f, 1.0000001f};
 
-// p = the polynomial at r; calls tick() after every second step.
+// p is the polynomial at r. Calls tick() after every second step.
 template <int n, typename Tick>
 inline __attribute__((always_inline)) void polynomial(const float (&coefficient)[n], const WeightLanes& r,
                                                       WeightLanes& p, Tick&& tick) {
@@ -38,11 +39,11 @@ inline __attribute__((always_inline)) void polynomial(const float (&coefficient)
   }
 }
 
-// weight = 2^(level - rate log2(-log2(1 - v))), v the uniform of the bits; calls tick() ten times.
+// weight = 2^(level - rate log2(-log2(1 - v))) with the uniform v of the bits. Calls tick() ten times.
 template <typename Tick>
 inline __attribute__((always_inline)) void weights_of_bits(const PhiloxWords (&bits)[kPhiloxVectors], float rate,
                                                            float level, WeightLanes& weight, Tick&& tick) {
-  constexpr int32_t kLeast = 0x3f400000;  // of a mantissa: 3/4
+  constexpr int32_t kLeast = 0x3f400000;  // smallest mantissa: 3/4
   WeightLanes r, exponent, p;
   IntLanes whole[kPhiloxVectors];
 #pragma GCC unroll 4
@@ -51,7 +52,7 @@ inline __attribute__((always_inline)) void weights_of_bits(const PhiloxWords (&b
     const Lanes<float> rest = 1.0f - v, rounded_up = Lanes<float>{} + 0x1p-24f;
     const IntLanes shifted = (IntLanes)(rest > rounded_up ? rest : rounded_up) - kLeast;
     const Lanes<float> mantissa = (Lanes<float>)((shifted & 0x7fffff) + kLeast);
-    r[g] = v < 0.25f ? -v : mantissa - 1.0f;  // 1 - v has lost a small v's last bits
+    r[g] = v < 0.25f ? -v : mantissa - 1.0f;  // avoids the rounding error of 1 - v for small v
     exponent[g] = __builtin_convertvector(shifted >> 23, Lanes<float>);
   }
   polynomial(kLog2, r, p, tick);
@@ -74,12 +75,12 @@ inline __attribute__((always_inline)) void weights_of_bits(const PhiloxWords (&b
   for (int g = 0; g < kPhiloxVectors; ++g) weight[g] = (Lanes<float>)((IntLanes)p[g] + whole[g]);
 }
 
-// weight[i] = c exp(s g / tau) of column i < n; returns their sum. c is such that the weights are moderate. Needs
-// (25 s + 1) / tau <= 80.
+// weight[i] = c exp(s g / tau) for the columns i < n, with a factor c that makes the weights moderate. Returns the sum
+// of the weights. Requires (25 s + 1) / tau <= 80.
 static __attribute__((noinline)) double gumbel_weights(PhiloxKey key, uint32_t row, uint32_t offset, double rate,
                                                        int64_t n, float* weight) {
   const float power = static_cast<float>(rate);
-  // log2(ln 2) is what base 2 leaves out of log E; the largest of n draws has an E of about 1 / n.
+  // log2(ln 2) converts log E to base 2. The smallest E of n draws, which has the largest weight, is about 1 / n.
   const float level = static_cast<float>(rate * (0.5287663729448977 - 1.4426950408889634 * __builtin_log(n)));
   PhiloxBlock next;
   PhiloxWords bits[kPhiloxVectors];
@@ -96,7 +97,7 @@ static __attribute__((noinline)) double gumbel_weights(PhiloxKey key, uint32_t r
   next.start(0, row, offset, kStreamDense);
   while (round < kPhiloxRounds) tick();
   double sum = 0;
-  constexpr int64_t kStretch = 16 * kPhiloxBlock;  // summed in float32
+  constexpr int64_t kStretch = 16 * kPhiloxBlock;  // columns whose sum is in float32
   for (int64_t first = 0; first < n; first += kStretch) {
     WeightLanes sums = {};
     for (int64_t column = first; column < n && column < first + kStretch; column += kPhiloxBlock) {
@@ -105,7 +106,7 @@ static __attribute__((noinline)) double gumbel_weights(PhiloxKey key, uint32_t r
       round = 0;
       WeightLanes w;
       weights_of_bits(bits, power, level, w, tick);
-      if (column + kPhiloxBlock > n) {  // the columns beyond are not there
+      if (column + kPhiloxBlock > n) {  // the last block has columns beyond the row
         float kept[kPhiloxBlock] = {};
         std::memcpy(kept, w, static_cast<size_t>(n - column) * sizeof(float));
         std::memcpy(weight + column, kept, static_cast<size_t>(n - column) * sizeof(float));

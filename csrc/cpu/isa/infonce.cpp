@@ -33,7 +33,7 @@ void infonce_sum(T* s, int64_t rows, int64_t width, int64_t first_key, const int
       if (sum[r] > 0) sum[r] *= __builtin_exp(static_cast<double>(highest[r] - top) * scale);
       highest[r] = top;
     }
-    if (highest[r] == kNothing<T>) continue;  // nothing but entries left out so far
+    if (highest[r] == kNothing<T>) continue;  // all entries so far are excluded
     const T shift = highest[r];
     T part = 0;
 #pragma omp simd reduction(+ : part)
@@ -81,7 +81,7 @@ void infonce_finish(const T* highest, const double* sum, int64_t parts, int64_t 
     double total = 0;
     for (int64_t p = 0; p < parts; ++p) {
       const double part = sum[p * rows + r];
-      // A part without a key has no highest; a NaN must not be passed over.
+      // A part whose keys are all excluded has highest = -inf and is skipped. NaN must not be skipped.
       if (part != 0) total += part * __builtin_exp(static_cast<double>(highest[p * rows + r] - top) * scale);
     }
     double product = 0;

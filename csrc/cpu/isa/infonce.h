@@ -1,19 +1,20 @@
-// Kernels of infonce. Included through common/each_isa.h: no include guard. T: float, double. They work on a tile of
-// products of anchors with keys while it lies in L2: about a tenth of the time of the GEMM that makes it at d = 64.
+// Kernels of infonce. Included through common/each_isa.h, so there is no include guard. T is float or double. They
+// process a tile of products of anchors with keys while it is in L2, which takes about a tenth of the time of the GEMM
+// that computes it for d = 64.
 #include <cstdint>
 
 namespace mmssl::MMSSL_ISA {
 
-// Takes a tile into each row's running log-sum-exp: with m = highest, sum = Σ exp((s - m) scale).
+// Adds a tile to the running log-sum-exp of every row: sum = Σ exp((s - highest) scale).
 template <typename T>
-void infonce_sum(T* s,  // [rows, width]; the entries left out are set to -inf
+void infonce_sum(T* s,  // [rows, width]; excluded entries are set to -inf
                  int64_t rows, int64_t width, int64_t first_key,
-                 const int64_t* left_out,  // [rows]: the key a row does without, or nullptr
+                 const int64_t* left_out,  // [rows]: the key that is excluded for a row, or nullptr
                  T scale,
                  T* highest,    // [rows], -inf before the first tile
                  double* sum);  // [rows]
 
-// s = weight exp(s scale - lse), 0 for the entries left out: the derivative of Σ weight lse / scale.
+// s = weight exp(s scale - lse), 0 for excluded entries: the derivative of Σ weight lse / scale.
 template <typename T>
 void infonce_weigh(T* s,  // [rows, width]
                    int64_t rows, int64_t width, int64_t first_key,
@@ -22,8 +23,8 @@ void infonce_weigh(T* s,  // [rows, width]
                    const T* weight,  // [rows]
                    const T* lse);    // [rows]
 
-// s = exp((s - 1) scale), 0 for the entries left out, and its rows' sums are added to sum: unit rows, whose products
-// with each other do not pass 1.
+// s = exp((s - 1) scale), 0 for excluded entries, and the sums of its rows are added to `sum`. The shift by 1 is
+// enough, because the products of unit rows are at most 1.
 template <typename T>
 void infonce_exp(T* s,  // [rows, width]
                  int64_t rows, int64_t width, int64_t first_key,
@@ -31,7 +32,8 @@ void infonce_exp(T* s,  // [rows, width]
                  T scale,
                  double* sum);  // [rows]
 
-// Merges the parts' sums of the rows [begin, end): lse = log Σ exp(s scale), term = lse - scale <anchor, positive>.
+// Merges the sums of the parts for the rows [begin, end): lse = log Σ exp(s scale), and term = lse minus scale times
+// the inner product of anchor and positive.
 template <typename T>
 void infonce_finish(const T* highest,   // [parts, rows]
                     const double* sum,  // [parts, rows]

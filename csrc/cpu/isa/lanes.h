@@ -1,6 +1,5 @@
-// Fixed-width vectors as the compiler's own vector type: the accumulators of a short inner loop then stay in registers,
-// which GCC does not manage for an array (it jams the loop over entries into the one over lanes instead).
-// For files in csrc/cpu/isa only.
+// Fixed-width vectors as a vector type of the compiler, so that the accumulators of a short inner loop stay in
+// registers. For an array, GCC interchanges the loops over entries and lanes instead. For files in csrc/cpu/isa only.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +50,7 @@ inline Lanes<float> load_lanes(const BFloat16* x) {
   return y;
 }
 
-// The sum of a vector, upper half onto lower half until one value is left.
+// The sum of a vector, by adding the upper half to the lower half until one value is left.
 template <typename A, int bytes = kVectorBytes>
 inline A sum_lanes(typename VectorOf<A, bytes>::type x) {
   if constexpr (bytes == 2 * sizeof(A)) {

@@ -1,9 +1,9 @@
-// Kernels of philox_bits and the samplers. Included through common/each_isa.h: no include guard.
+// Kernels of philox_bits and the samplers. Included through common/each_isa.h, so there is no include guard.
 #include <cstdint>
 
 namespace mmssl::MMSSL_ISA {
 
-// bits[r][j] = the 32-bit word of column j of row rows[r], r in [begin, end).
+// bits[r][j] is the 32-bit word of column j of row rows[r], for r in [begin, end).
 void philox_bits(uint64_t seed, uint32_t offset, uint32_t stream,
                  const int64_t* rows,  // [B], global ids
                  int64_t columns,

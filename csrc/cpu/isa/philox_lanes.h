@@ -1,7 +1,8 @@
-// Philox4x32-10 for 64 neighbouring columns of a row at a time. For files in csrc/cpu/isa only.
+// Philox4x32-10 for 64 consecutive columns of a row at a time. For files in csrc/cpu/isa only.
 //
-// A word sits in the low half of a 64-bit lane: the multiplier reads nothing else, so the product's low word needs no
-// masking and its high word one shift. 6 vector instructions a round for a lane count's worth of counters.
+// A word is in the low half of a 64-bit lane. The multiplication reads the low half only, so the low word of the
+// product needs no masking, and the high word one shift. A round takes 6 vector instructions for as many counters as
+// there are lanes.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,8 @@ typedef uint64_t PhiloxLanes __attribute__((vector_size(8 * kPhiloxLanes)));
 // (a mod 2^32) (b mod 2^32) per lane.
 inline PhiloxLanes multiply_low_words(PhiloxLanes a, PhiloxLanes b) {
 #if defined(__AVX512F__)
-  return (PhiloxLanes)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);  // unmasked, GCC 12 warns inside its header
+  return (PhiloxLanes)_mm512_maskz_mul_epu32(
+      0xff, (__m512i)a, (__m512i)b);  // masked, because the unmasked version causes a warning inside GCC 12's header
 #elif defined(__AVX2__)
   return (PhiloxLanes)_mm256_mul_epu32((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
@@ -41,7 +43,7 @@ inline PhiloxLanes multiply_low_words(PhiloxLanes a, PhiloxLanes b) {
 
 typedef uint32_t PhiloxWords __attribute__((vector_size(8 * kPhiloxLanes)));
 
-// The chains of neighbouring counters, two vectors of them side by side to hide the multiplier's latency.
+// The state of consecutive counters. Two vectors are computed together, to hide the latency of the multiplication.
 constexpr int kPhiloxGroups = 2;
 constexpr int kPhiloxVectors = 2 * kPhiloxGroups;                   // of words
 constexpr int64_t kPhiloxBlock = 4 * kPhiloxGroups * kPhiloxLanes;  // columns
@@ -52,7 +54,8 @@ struct PhiloxBlock {
 
   // `column` is a multiple of 4.
   inline __attribute__((always_inline)) void start(int64_t column, uint32_t row, uint32_t offset, uint32_t stream) {
-    // Counter j is in lane 2 j, and from half of them on in 2 j + 1: words() then interleaves within 128 bits only.
+    // The first half of the counters is in the even lanes, and the second half in the odd lanes, so that words()
+    // interleaves within 128 bits only.
     PhiloxLanes lane = {};
     for (int j = 0; j < kPhiloxLanes; ++j) lane[j] = static_cast<uint64_t>(j / 2 + j % 2 * (kPhiloxLanes / 2));
 #pragma GCC unroll 2
@@ -100,7 +103,7 @@ struct PhiloxBlock {
   }
 };
 
-// bits[j] = the word of column `column + j`, j < 64; `column` is a multiple of 4. Equals reference.philox_bits.
+// bits[j] is the word of column `column + j`, for j < 64. `column` is a multiple of 4. Equals reference.philox_bits.
 inline void philox_columns(PhiloxKey key, int64_t column, uint32_t row, uint32_t offset, uint32_t stream,
                            uint32_t* bits) {
   for (int64_t first = 0; first < kPhiloxColumns; first += kPhiloxBlock) {

@@ -1,12 +1,13 @@
-// Kernels of sampled_dot over the rows [begin, end) of a CSR block. Included through common/each_isa.h: no include
-// guard. T: float, double, BFloat16 (sums in float). Index: int32_t, int64_t. All arrays contiguous.
+// Kernels of sampled_dot for the rows [begin, end) of a CSR block. Included through common/each_isa.h, so there is no
+// include guard. T is float, double or BFloat16 (sums in float). Index is int32_t or int64_t. All arrays are
+// contiguous.
 #include <cstdint>
 
 #include "common/bfloat16.h"
 
 namespace mmssl::MMSSL_ISA {
 
-// s[e] = <u[row(e)], v[col[e]]>. Memory-bound: reads d values of v an entry and d of u a row.
+// s[e] = u[row(e)] . v[col[e]]. Limited by memory: reads d values of v per entry, and d values of u per row.
 template <typename T, typename Index>
 void sampled_dot_fwd(const int64_t* crow,  // [B + 1]
                      const Index* col,     // [nnz]

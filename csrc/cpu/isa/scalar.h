@@ -1,6 +1,6 @@
-// Loading, storing and accumulating the kernels' value types: float and double as they are, bfloat16 through float.
-// For files in csrc/cpu/isa only; in the namespace of the instruction set, so that no copy compiled for AVX-512 can be
-// linked into the baseline.
+// Loading, storing and accumulating the value types of kernels: float and double directly, bfloat16 as float. For files
+// in csrc/cpu/isa only. The functions are in the namespace of the instruction set, so that a copy compiled for AVX-512
+// cannot be linked into the baseline kernels.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct AccumulateType<BFloat16> {
   using type = float;
 };
 
-// The type sums are formed in: T itself, float for bfloat16.
+// The type of sums: float for bfloat16, else T.
 template <typename T>
 using accumulate_t = typename AccumulateType<T>::type;
 
@@ -34,7 +34,7 @@ inline float load(BFloat16 x) {
 
 inline void store(float x, float* y) { *y = x; }
 inline void store(double x, double* y) { *y = x; }
-// Rounds to nearest, ties to even, as torch does; NaN stays NaN.
+// Rounds to nearest, ties to even, like torch. NaN stays NaN.
 inline void store(float x, BFloat16* y) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));

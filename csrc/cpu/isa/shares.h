@@ -1,10 +1,10 @@
-// Sums of what the tasks of a parallel walk put aside. Included through common/each_isa.h: no include guard. T: float,
-// double.
+// The sum of the partial results of tasks. Included through common/each_isa.h, so there is no include guard. T is float
+// or double.
 #include <cstdint>
 
 namespace mmssl::MMSSL_ISA {
 
-// total[r] += Σ over p, in order, of shares[p][r], for the rows [begin, end).
+// total[r] += Σ_p shares[p][r], in the order of p, for the rows [begin, end).
 template <typename T>
 void add_shares(const T* shares,  // [count, rows, d]
                 int64_t count, int64_t rows, int64_t d,

@@ -1,11 +1,11 @@
-// Dot products and weighted sums of rows of some tens of values. For files in csrc/cpu/isa only.
+// Dot products and weighted sums of rows with some tens of values. For files in csrc/cpu/isa only.
 #pragma once
 
 #include "cpu/isa/lanes.h"
 
 namespace mmssl::MMSSL_ISA {
 
-// <a, b> over n values: lane by lane, then the lanes, then the values left over.
+// The dot product of n values: first lane by lane, then over the lanes, then the remaining values.
 template <typename T>
 inline accumulate_t<T> dot(const T* a, const T* b, int64_t n) {
   using A = accumulate_t<T>;

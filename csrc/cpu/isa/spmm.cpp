@@ -8,8 +8,8 @@ namespace {
 // Vectors of sums held in registers (there are 16 or 32).
 constexpr int kAccumulators = 8;
 
-// Entries ahead whose row of x is asked for early. The entries of the next rows follow in col, so this reaches over the
-// end of a row, where the loop's exit is mispredicted and nothing else is in flight.
+// The number of entries ahead for which the row of x is prefetched. The entries of the next rows follow in col, so that
+// the prefetches continue across the end of a row, where the exit of the loop is mispredicted.
 constexpr int64_t kAhead = 16;
 
 template <typename T, typename A, typename Index>
@@ -19,7 +19,7 @@ inline A entry_weight(const SpmmArgs<T, A, Index>& args, int64_t e, int64_t colu
   return weight;
 }
 
-// Writes the lanes [first, kLanes) of sum to the columns from `start + first` on of row r.
+// Writes the lanes [first, kLanes) of sum to row r, from column `start + first` on.
 template <bool whole, typename T, typename A, typename Index>
 inline void write_lanes(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t start, Lanes<A> sum, int64_t first) {
   const int64_t target = args.rows == nullptr ? r : args.rows[r];
@@ -37,8 +37,8 @@ inline void write_lanes(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t st
   }
 }
 
-// `count` vectors that hold the columns [start, start + width) of row r. Unless whole, width is not a multiple of a
-// vector: the last one ends with the columns and repeats some of the vector before it, which it does not write.
+// Computes the columns [start, start + width) of row r in `count` vectors. If width is not a multiple of a vector, the
+// last vector ends at the last column and overlaps the vector before it; the overlap is not written.
 template <int count, bool whole, typename T, typename A, typename Index>
 void row_strip(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t start, int64_t width, int64_t last_entry) {
   const int64_t last = whole ? (count - 1) * kLanes<A> : width - kLanes<A>;
@@ -86,7 +86,7 @@ __attribute__((noinline)) void write_narrow(const SpmmArgs<T, A, Index>& args, i
   }
 }
 
-// Fewer columns than a vector holds.
+// Computes fewer columns than a vector has lanes.
 template <typename T, typename A, typename Index>
 inline void narrow_row(const SpmmArgs<T, A, Index>& args, int64_t r) {
   A sum[kLanes<A>] = {};
@@ -117,7 +117,7 @@ void spmm_rows(const SpmmArgs<T, A, Index>& args, int64_t begin, int64_t end) {
     for (; args.d - start >= strip + lanes; start += strip) {
       row_strip<kAccumulators, true>(args, r, start, strip, last_entry);
     }
-    // Between one vector and a strip and one vector less a column are left.
+    // The number of remaining columns is at least one vector, and less than a strip plus one vector.
     switch ((args.d - start + lanes - 1) / lanes) {
       case 9:
         row_strip<5, true>(args, r, start, 5 * lanes, last_entry);
@@ -152,7 +152,7 @@ void spmm_rows(const SpmmArgs<T, A, Index>& args, int64_t begin, int64_t end) {
 
 template <typename Index>
 bool columns_in_range(const Index* col, int64_t begin, int64_t end, int64_t n_cols) {
-  // Without an early exit the loop is vectorised.
+  // The loop has no early exit, so that it is vectorized.
   Index low = 0, high = 0;
   for (int64_t e = begin; e < end; ++e) {
     low = col[e] < low ? col[e] : low;

@@ -7,7 +7,8 @@
 namespace mmssl::MMSSL_ISA {
 namespace {
 
-// What a row is divided by before it is squared. A float's square is always a double; a double's need not be.
+// The factor by which a row is divided before it is squared. It is 1 for float, whose squares are in the range of
+// double.
 inline double divisor(const float*, int64_t) { return 1; }
 inline double divisor(const BFloat16*, int64_t) { return 1; }
 inline double divisor(const double* x, int64_t d) {

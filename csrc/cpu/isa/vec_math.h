@@ -1,8 +1,8 @@
-// exp, log and log1p in float32 as straight-line code: called in a plain loop they become vector code at every
-// instruction set (a libm call would stop the vectoriser). For files in csrc/cpu/isa only.
+// exp, log and log1p in float32 without branches, so that loops that call them are vectorized for every instruction
+// set. A call of libm would prevent that. For files in csrc/cpu/isa only.
 //
-// Errors against the exact value (measured over every 37th float): all within 2 ulp of the rounded result on
-// the ranges given below. Constants: fdlibm's split of ln 2; the polynomials are minimax fits made for this file.
+// The errors, measured for every 37th float, are at most 2 ulp on the ranges below. ln 2 is split as in fdlibm. The
+// polynomials are minimax fits that were computed for this file.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ inline int32_t bits_of_float(float x) {
   return bits;
 }
 
-// a * b + c, fused where the instruction set can: written out so that vector code and its remainder round alike.
+// a * b + c, fused if the instruction set supports it. It is explicit, so that vector code and the scalar remainder of
+// a loop round in the same way.
 inline float fma_f32(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
@@ -57,8 +58,8 @@ inline float log_f32(float x) {
   return log_from_parts(mantissa - 1.0f, static_cast<float>(shifted >> 23));
 }
 
-// log(1 + x) for -1 + 2^-24 <= x <= 1, to full relative accuracy at tiny x too: what rounding 1 + x loses is carried
-// along and added to the reduced argument.
+// log(1 + x) for -1 + 2^-24 <= x <= 1, accurate for tiny x, too: the rounding error of 1 + x is added to the reduced
+// argument.
 inline float log1p_f32(float x) {
   constexpr int32_t kSqrtHalf = 0x3f3504f3;
   const float sum = 1.0f + x;
@@ -85,7 +86,7 @@ inline float exp_f32(float x) {
   p = fma_f32(p, r, 0.16666521f);
   p = fma_f32(p, r, 0.49999994f);
   p = fma_f32(p, r * r, r) + 1.0f;
-  // Half the scale twice: n may be 128, which has no exponent of its own.
+  // The scale 2^n is applied in two halves, because n can be 128, for which 2^n is not a float.
   const float half = float_of_bits((bits_of_float(shifted) - 0x4b400000 + 126) << 23);
   const float y = p * half * 2.0f;
   return x < kLowest ? 0.0f : (x > kHighest ? __builtin_inff() : y);
