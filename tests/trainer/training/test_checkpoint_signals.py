@@ -65,22 +65,22 @@ def test_second_signal_acts_at_once():
 def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatch, capsys, number, code, when):
     """While a baseline is fitted beside, and in the last evaluation."""
     from mmssl_trainer import ranking as evaluate
-    from mmssl_trainer.cli import train as command
+    from mmssl_trainer.runs import complete
 
     run, before = tmp_path / "run", signal.getsignal(number)
-    fit_and_test, split_metrics = command.fit_and_test, evaluate.split_metrics
+    fit_and_test, split_metrics = complete.fit_and_test, evaluate.split_metrics
 
     def fitted(dataset, config, name, *own):
         if when == "baseline" and not own:
             signal.raise_signal(number)
         return fit_and_test(dataset, config, name, *own)
 
-    def evaluated(users, items, dataset, split, *how):
+    def evaluated(users, items, dataset, split, *how, **options):
         if when == split:
             signal.raise_signal(number)
-        return split_metrics(users, items, dataset, split, *how)
+        return split_metrics(users, items, dataset, split, *how, **options)
 
-    monkeypatch.setattr(command, "fit_and_test", fitted)
+    monkeypatch.setattr(complete, "fit_and_test", fitted)
     monkeypatch.setattr(evaluate, "split_metrics", evaluated)
     assert main(begin(folder, run, "--epochs", "1", *(["--compare"] if when == "baseline" else []))) == code
     said = capsys.readouterr().err.splitlines()[-1]
