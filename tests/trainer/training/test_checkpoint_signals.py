@@ -75,10 +75,10 @@ def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatc
             signal.raise_signal(number)
         return fit_and_test(dataset, config, name, *own)
 
-    def evaluated(users, items, dataset, split, *how):
+    def evaluated(users, items, dataset, split, *how, **options):
         if when == split:
             signal.raise_signal(number)
-        return split_metrics(users, items, dataset, split, *how)
+        return split_metrics(users, items, dataset, split, *how, **options)
 
     monkeypatch.setattr(complete, "fit_and_test", fitted)
     monkeypatch.setattr(evaluate, "split_metrics", evaluated)
