@@ -151,7 +151,7 @@ def _run(
     if not isinstance(product, str) and isinstance(product.matrix, Adjacency):
         return func(*args, **kwargs)
     done = _matrices.report
-    reason = product if isinstance(product, str) else _obstacle(product.matrix, product)
+    reason = product if isinstance(product, str) else _obstacle_of(product)
     if reason is not None:
         _tell(reason)
         done.left[reason] += 1
@@ -190,9 +190,14 @@ def _time_torch(
         done.ratios.append((time.perf_counter() - start) / seconds)
 
 
-def _obstacle(adjacency: Tensor, product: Product) -> str | None:
+def _obstacle(adjacency: Tensor, x: Tensor) -> str | None:
+    """Why torch has to take ``adjacency @ x``, or None."""
+    return _obstacle_of(Product(adjacency, x))
+
+
+def _obstacle_of(product: Product) -> str | None:
     """Why torch has to take this product, or None."""
-    x = product.x
+    adjacency, x = product.matrix, product.x
     if torch.compiler.is_compiling() or is_tracing():
         return "torch.compile or torch.export"
     if adjacency.layout not in LAYOUTS:
