@@ -9,9 +9,11 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from ..modes import outside_modes
 from ..ops.propagate import lightgcn_csr
 from . import sparse
 from .adjacency import Adjacency
+from .products import Product
 
 _Sides = tuple[Tensor, ...]  # crow, col, value of R and of its transpose
 _blocks: weakref.WeakKeyDictionary[Adjacency, tuple[int, _Sides | None]] = weakref.WeakKeyDictionary()
@@ -76,7 +78,7 @@ def _product(adjacency: Tensor | Adjacency, x: Tensor) -> Adjacency | Callable[[
     if isinstance(adjacency, Adjacency):
         return adjacency
     like = x if len(x) == adjacency.shape[1] else x.new_empty(1, 1).expand(adjacency.shape[1], 1)
-    if sparse._obstacle(adjacency, like) is None:
+    if sparse._obstacle(adjacency, Product(adjacency, like)) is None:
         return sparse.prepared(adjacency)
     return lambda y: sparse.mm(adjacency, y)
 
@@ -85,7 +87,8 @@ def _block(adjacency: Adjacency, n_users: int) -> _Sides | None:
     """R of a matrix [[0, R], [Rᵀ, 0]], as the op takes it; None for any other matrix. Looked for once."""
     known = _blocks.get(adjacency)
     if known is None or known[0] != n_users:
-        known = _blocks[adjacency] = n_users, _find_block(adjacency, n_users)
+        with outside_modes():  # what is made in inference mode could not be saved for a gradient later
+            known = _blocks[adjacency] = n_users, _find_block(adjacency, n_users)
     return known[1]
 
 
