@@ -30,9 +30,8 @@ class OrderedSums:
         self.at = ends[ranks.rank] - n_own
         cuts = {end // chunk for end in ends[:-1] if end % chunk}
         self.shared = {number: slot for slot, number in enumerate(sorted(cuts))}
-        options = {"dtype": torch.float64, "device": device}
-        self.sums = torch.zeros(-(-self.n // chunk), *shape, **options)
-        self.values = torch.zeros(len(cuts), chunk if cuts else 0, *shape, **options)
+        self.sums = torch.zeros((-(-self.n // chunk), *shape), dtype=torch.float64, device=device)
+        self.values = torch.zeros((len(cuts), chunk if cuts else 0, *shape), dtype=torch.float64, device=device)
         self.pieces: list[int] = []
         first, last = self.at, ends[ranks.rank]
         while first < last:

@@ -113,9 +113,10 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ra
         backend = "cpu:gloo,cuda:nccl"
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))  # type: ignore[attr-defined]
         store.set_timeout(timeout)
-        attempt = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        name = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        attempt = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -28,7 +28,7 @@ def is_asked_for(ranks: int | None) -> bool:
     return True
 
 
-def launch(ranks: int, arguments: Sequence[str], restarts: int = 0) -> None:
+def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> None:
     """Run `mmssl-fast` with these arguments, less --ranks, in so many processes of this machine.
 
     Equals ``torchrun --standalone --nproc-per-node RANKS -m mmssl_trainer ARGUMENTS``. restarts: how often all
@@ -37,6 +37,7 @@ def launch(ranks: int, arguments: Sequence[str], restarts: int = 0) -> None:
     """
     from mmssl_fast.distributed import ranks as launcher
 
+    ranks = ranks or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # Otherwise restarted processes read the addresses of ended ones (pytorch/pytorch#135712).

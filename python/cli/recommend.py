@@ -62,7 +62,7 @@ def recommend(
         output.ERR.print(f"note: {note}", markup=False)
     if count := recommending.by_popularity(model, user_ids):
         output.ERR.print(f"note: {recommending.popularity_note(count)}", markup=False)
-    if group.size > 1:
+    if group.size > 1 and out is not None:
         count = recommending.write_part(chunks, out)
         output.OUT.print(f"{out}: {count:,} recommendations in {group.size} files", markup=False)
         together.leave()

@@ -64,8 +64,11 @@ class Model:
 def save(model: Model, path: str | Path) -> None:
     """Write a model atomically to `path`, in the format of model.safetensors. Raises InputError if that fails."""
     dataset = model.interactions
-    if distributed.current().size > 1 and (model := _whole(model, Path(path))) is None:
-        return
+    if distributed.current().size > 1:
+        whole = _whole(model, Path(path))
+        if whole is None:
+            return
+        model = whole
     tensors = {"embedding.users": model.users.contiguous(), "embedding.items": model.items.contiguous()}
     tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in model.parameters.items()}
     for split in SPLITS:
@@ -83,11 +86,12 @@ def _whole(model: Model, path: Path) -> Model | None:
     dataset, by_rows = model.interactions, rows_over_ranks(model.metadata["system"]) or {}
     counts = {"users": dataset.n_users, "items": dataset.n_items}
     users, items = (whole_table(getattr(model, side), counts[side], path.parent) for side in ("users", "items"))
-    parameters = {
-        name: whole_table(part, counts[by_rows[name]], path.parent) if name in by_rows else part
-        for name, part in model.parameters.items()
-    }
-    return None if users is None else replace(model, users=users, items=items, parameters=parameters)
+    parameters = dict(model.parameters)
+    for name, side in by_rows.items():
+        if name in parameters:
+            whole = whole_table(parameters[name], counts[side], path.parent)
+            parameters[name] = parameters[name] if whole is None else whole
+    return None if users is None or items is None else replace(model, users=users, items=items, parameters=parameters)
 
 
 def load(path: str | Path) -> Model:

@@ -2,8 +2,9 @@
 
 FOLDER: for files of this start. BEFORE: the folder of another start, whose interrupted run goes on here.
 
-A case is a function case_<name>(ranks, check) of op_cases. It must not raise between collectives, where the other ranks
-would wait: `check` notes what is wrong. A broken_<name> is a case that must fail on some rank: it leaves a part out.
+A case is a function case_<name>(ranks, check) of op_cases or agreement_cases. It must not raise between collectives,
+where the other ranks would wait: `check` notes what is wrong. A broken_<name> is a case that must fail on some rank: it
+leaves a part out.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ class Check:
 
 
 def ops(ranks: md.Ranks) -> dict[str, list[str]]:
+    import agreement_cases
     import op_cases
 
     found = {}
-    for name, case in vars(op_cases).items():
+    for name, case in [*vars(op_cases).items(), *vars(agreement_cases).items()]:
         if name.startswith(("case_", "broken_")):
             check = Check()
             torch.manual_seed(0)

@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import agreement_cases
 import op_cases
 import pytest
 import torch
@@ -12,7 +13,8 @@ import mmssl_fast as mf
 from mmssl_fast import distributed as md
 from mmssl_fast.distributed import collectives
 
-CASES = [name for name in vars(op_cases) if name.startswith("case_")]
+ALL = vars(op_cases) | vars(agreement_cases)
+CASES = [name for name in ALL if name.startswith("case_")]
 BROKEN = [name for name in vars(op_cases) if name.startswith("broken_")]
 
 
@@ -34,7 +36,7 @@ def test_one_rank(case, monkeypatch):
     for name in ("all_reduce", "all_to_all_single", "broadcast", "barrier", "init_process_group"):
         monkeypatch.setattr(collectives.dist, name, None)
     check = Check()
-    getattr(op_cases, case)(md.start(), check)
+    ALL[case](md.start(), check)
     md.stop()
     assert check.failures == []
 
