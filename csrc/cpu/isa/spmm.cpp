@@ -73,7 +73,8 @@ inline void last_strip(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t sta
 }
 
 // Writes the scaled sums of row r, which has fewer columns than a vector holds. Not inlined: the compiler would fuse
-// scale and base into one multiply-add for some widths, and a column's last bit would depend on how many others are there.
+// scale and base into one multiply-add for some widths, and the last bit of a column would depend on the number of
+// columns.
 template <typename T, typename A, typename Index>
 __attribute__((noinline)) void write_narrow(const SpmmArgs<T, A, Index>& args, int64_t r, const A* sum) {
   const int64_t target = args.rows == nullptr ? r : args.rows[r];
