@@ -12,6 +12,7 @@ from torch import Tensor
 from ..ops.propagate import lightgcn_csr
 from . import sparse
 from .adjacency import Adjacency
+from .products import Product
 
 _Sides = tuple[Tensor, ...]  # crow, col, value of R and of its transpose
 _blocks: weakref.WeakKeyDictionary[Adjacency, tuple[int, _Sides | None]] = weakref.WeakKeyDictionary()
@@ -76,7 +77,7 @@ def _product(adjacency: Tensor | Adjacency, x: Tensor) -> Adjacency | Callable[[
     if isinstance(adjacency, Adjacency):
         return adjacency
     like = x if len(x) == adjacency.shape[1] else x.new_empty(1, 1).expand(adjacency.shape[1], 1)
-    if sparse._obstacle(adjacency, like) is None:
+    if sparse._obstacle(adjacency, Product(adjacency, like)) is None:
         return sparse.prepared(adjacency)
     return lambda y: sparse.mm(adjacency, y)
 
