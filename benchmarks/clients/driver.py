@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import resource
@@ -80,11 +81,16 @@ class Turns:
         self._requests, self._answer, self.losses = requests, answer, {}
 
     def __iter__(self):
-        while next(self._requests, "") == "turn\n":
-            begun, self.losses = cpu_seconds(), {}
-            yield
-            self._answer(cpu=cpu_seconds() - begun, losses=self.losses)
-        raise Finished
+        return self.over(itertools.repeat(None), lambda: self.losses)
+
+    def over(self, items, losses):
+        """The items of a client's own loop, a turn each; losses() is called after each, within the loop's frame."""
+        for item in items:
+            if next(self._requests, "") != "turn\n":
+                raise Finished
+            begun = cpu_seconds()
+            yield item
+            self._answer(cpu=cpu_seconds() - begun, losses=losses())
 
 
 def main() -> None:

@@ -56,10 +56,8 @@ class HKUDS(Client):
 
     def run(self, turns) -> None:
         def bar(iterable, *_, **__):
-            self.trainer = sys._getframe(1).f_locals["self"]
-            for item, _ in zip(iterable, turns, strict=False):
-                yield item
-                turns.losses = _losses(sys._getframe(1).f_locals)
+            frame = sys._getframe(1)
+            yield from turns.over(iterable, lambda: _losses(frame.f_locals))
 
         sys.modules["tqdm"].tqdm = bar
         if self.side == "full":

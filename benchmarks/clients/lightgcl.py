@@ -33,10 +33,8 @@ class LightGCL(Client):
 
     def run(self, turns) -> None:
         def bar(iterable, *_, **__):
-            for item, _ in zip(iterable, turns, strict=False):
-                yield item
-                names = self.module.__dict__
-                turns.losses = {name: float(names[name]) for name in ("loss", "loss_r", "loss_s")}
+            names = self.module.__dict__
+            return turns.over(iterable, lambda: {name: float(names[name]) for name in ("loss", "loss_r", "loss_s")})
 
         sys.modules["tqdm"].tqdm = bar
         program = self.checkout / "main.py"

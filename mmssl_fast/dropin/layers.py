@@ -9,6 +9,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from ..modes import outside_modes
 from ..ops.propagate import lightgcn_csr
 from . import sparse
 from .adjacency import Adjacency
@@ -86,7 +87,8 @@ def _block(adjacency: Adjacency, n_users: int) -> _Sides | None:
     """R of a matrix [[0, R], [Rᵀ, 0]], as the op takes it; None for any other matrix. Looked for once."""
     known = _blocks.get(adjacency)
     if known is None or known[0] != n_users:
-        known = _blocks[adjacency] = n_users, _find_block(adjacency, n_users)
+        with outside_modes():  # what is made in inference mode could not be saved for a gradient later
+            known = _blocks[adjacency] = n_users, _find_block(adjacency, n_users)
     return known[1]
 
 

@@ -73,6 +73,15 @@ def test_layers_follow_a_matrix_that_changes():
     assert not torch.allclose(lightgcn_layers(a, pair, 2)[0], before)
 
 
+def test_a_matrix_first_seen_in_inference_mode_serves_training():
+    a, pair = adjacency(), tuple(tables())
+    with torch.inference_mode():
+        evaluated = lightgcn_layers(a, pair, 2)[0]
+    trained = lightgcn_layers(a, pair, 2)[0]
+    trained.sum().backward()
+    torch.testing.assert_close(evaluated, trained.detach())
+
+
 def test_layers_refuse_other_shapes():
     a, (u, i) = adjacency(), tables()
     with pytest.raises(ValueError, match="the embeddings have 30 rows"):
