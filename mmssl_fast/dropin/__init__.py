@@ -1,1 +1,5 @@
-"""Adapters for other people's code: `sparse` for LightGCN-type models, `hkuds` for the released MMSSL and its forks."""
+"""Adapters for other people's code, one file for each client and for each part that clients share.
+
+`sparse` serves every LightGCN-type model that multiplies by a sparse adjacency. `hkuds` serves the released MMSSL code
+and its forks, `lightgcn_pytorch`, `mmrec`, `recbole` and `pyg` the frameworks of these names.
+"""

@@ -11,7 +11,7 @@ import functools
 import inspect
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ def difference(own: Any, mine: Any, cases: list[Case]) -> str | None:
     return None
 
 
-def with_parameters_of(own: Callable, mine: Callable) -> Callable | str:
+def with_parameters_of(own: Callable[..., Any], mine: Callable[..., Any]) -> Callable[..., Any] | str:
     """`mine` as a function that accepts the calls that `own` accepts, or why that cannot be.
 
     Required parameters may have other names. An optional one that `mine` lacks is a difference.
@@ -56,7 +56,7 @@ def with_parameters_of(own: Callable, mine: Callable) -> Callable | str:
     signature, ours = inspect.signature(own), inspect.signature(mine)
     required, optional = _parameters(signature)
     our_required, our_optional = _parameters(ours)
-    if required is None or len(required) != len(our_required):
+    if required is None or our_required is None or len(required) != len(our_required):
         return f"takes {signature}, the replacement takes {ours}"
     if unknown := [name for name in optional if name not in our_optional]:
         return f"has a parameter {unknown[0]!r} that the replacement lacks"
@@ -64,7 +64,7 @@ def with_parameters_of(own: Callable, mine: Callable) -> Callable | str:
         return mine
 
     @functools.wraps(own)
-    def renamed(*args, **kwargs):
+    def renamed(*args: Any, **kwargs: Any) -> Any:
         arguments = signature.bind(*args, **kwargs).arguments
         options = {name: value for name, value in arguments.items() if name in optional}
         return mine(*(arguments[name] for name in required), **options)
@@ -72,7 +72,7 @@ def with_parameters_of(own: Callable, mine: Callable) -> Callable | str:
     return renamed
 
 
-def observed(result, leaves: list[Tensor] = ()) -> list[tuple[str, object]]:
+def observed(result: Any, leaves: Sequence[Tensor] = ()) -> list[tuple[str, object]]:
     """The number of results, each result as a tensor or number, and the gradients of each with respect to `leaves`."""
     results = list(result) if isinstance(result, tuple | list) else [result]
     found: list[tuple[str, object]] = [("number of results", len(results))]
@@ -99,11 +99,11 @@ def product(matrix: Tensor | Adjacency, x: Tensor) -> list[tuple[str, object]]:
     return place + observed(torch.sparse.mm(matrix, x), [x])
 
 
-def stand_in(cls: type, **attributes):
+def stand_in(cls: type, **attributes: Any) -> Any:
     """An instance of `cls` that was never initialised, with these attributes."""
-    one = cls.__new__(cls)
-    vars(one).update(attributes)
-    return one
+    instance: Any = object.__new__(cls)
+    vars(instance).update(attributes)
+    return instance
 
 
 def _parameters(signature: inspect.Signature) -> tuple[list[str] | None, list[str]]:
@@ -116,7 +116,7 @@ def _parameters(signature: inspect.Signature) -> tuple[list[str] | None, list[st
     return required, [p.name for p in parameters if p.default is not p.empty]
 
 
-def _run(function: Any, case: Case):
+def _run(function: Any, case: Case) -> tuple[Any, tuple[Any, ...]]:
     """(what the case observed, or what it raised; the states of the generators afterwards)."""
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002
@@ -124,7 +124,7 @@ def _run(function: Any, case: Case):
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
-            found = case(function)
+            found: Any = case(function)
     except Exception as error:  # whatever the client's code raises is a reason to leave it alone
         found = error
     return found, (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())  # noqa: NPY002
@@ -156,7 +156,7 @@ def _unequal(truth: list[tuple[str, object]], found: list[tuple[str, object]]) -
     return None
 
 
-def _unequal_values(own, mine, tolerance: float) -> str | None:
+def _unequal_values(own: Any, mine: Any, tolerance: float) -> str | None:
     if isinstance(own, list | tuple) and isinstance(mine, list | tuple):
         if len(own) != len(mine):
             return f"{len(own)} values, the replacement gives {len(mine)}"
@@ -166,7 +166,7 @@ def _unequal_values(own, mine, tolerance: float) -> str | None:
     return _unequal_entries(own, mine, tolerance, 0.0)
 
 
-def _unequal_entries(own, mine, tolerance: float, largest: float) -> str | None:
+def _unequal_entries(own: Any, mine: Any, tolerance: float, largest: float) -> str | None:
     """largest: of all gradients of a result. Rounding errors, as a bias before BatchNorm has, are noise."""
     arrays = (Tensor, np.ndarray)
     if not (isinstance(own, arrays) and isinstance(mine, arrays)):
@@ -187,7 +187,7 @@ def _unequal_entries(own, mine, tolerance: float, largest: float) -> str | None:
     return f"entries differ by up to {error:.3g}, the largest is {scale:.3g}"
 
 
-def _short(x) -> str:
+def _short(x: Any) -> str:
     if isinstance(x, Tensor | np.ndarray):
         return f"a {type(x).__name__} of shape {tuple(x.shape)}"
     return str(tuple(x)) if isinstance(x, torch.Size) else repr(x)[:80]

@@ -13,7 +13,6 @@ from ..modes import outside_modes
 from ..ops.propagate import lightgcn_csr
 from . import sparse
 from .adjacency import Adjacency
-from .products import Product
 
 _Sides = tuple[Tensor, ...]  # crow, col, value of R and of its transpose
 _blocks: weakref.WeakKeyDictionary[Adjacency, tuple[int, _Sides | None]] = weakref.WeakKeyDictionary()
@@ -58,13 +57,14 @@ def lightgcn_layers(
     if n_layers < 0:
         raise ValueError(f"lightgcn_layers: n_layers must not be negative, got {n_layers}")
     pair = embeddings if isinstance(embeddings, tuple) else None
-    rows = sum(len(x) for x in pair) if pair else len(embeddings)
+    sides = embeddings if isinstance(embeddings, tuple) else (embeddings,)
+    rows = sum(len(x) for x in sides)
     if tuple(adjacency.shape) != (rows, rows):
         raise ValueError(f"lightgcn_layers: adjacency is {tuple(adjacency.shape)}, the embeddings have {rows} rows")
-    multiply = _product(adjacency, pair[0] if pair else embeddings)
+    multiply = _product(adjacency, sides[0])
     if pair and isinstance(multiply, Adjacency) and (block := _block(multiply, len(pair[0]))) is not None:
         return lightgcn_csr(*block, None, None, None, None, *(x.contiguous() for x in pair), n_layers)
-    x = torch.cat(pair) if pair else embeddings
+    x = torch.cat(sides) if pair else sides[0]
     product: Callable[[Tensor], Tensor] = multiply.mm if isinstance(multiply, Adjacency) else multiply
     y = x
     for _ in range(n_layers):  # Horner's scheme: (x + A (x + A (x + ...))) / (L + 1)
@@ -78,7 +78,7 @@ def _product(adjacency: Tensor | Adjacency, x: Tensor) -> Adjacency | Callable[[
     if isinstance(adjacency, Adjacency):
         return adjacency
     like = x if len(x) == adjacency.shape[1] else x.new_empty(1, 1).expand(adjacency.shape[1], 1)
-    if sparse._obstacle(adjacency, Product(adjacency, like)) is None:
+    if sparse._obstacle(adjacency, like) is None:
         return sparse.prepared(adjacency)
     return lambda y: sparse.mm(adjacency, y)
 

@@ -131,7 +131,7 @@ def _sampler(train_data: Any) -> Callable[..., Any]:
     seen = _Seen(train_data.history_items_per_u)
 
     def _sample_neg_ids(u_ids: Any) -> Tensor:
-        return torch.tensor(chosen_negatives(train_data.all_items, u_ids.tolist(), seen)).type(torch.LongTensor)
+        return torch.tensor(chosen_negatives(train_data.all_items, u_ids.tolist(), seen), dtype=torch.int64)
 
     return _sample_neg_ids
 

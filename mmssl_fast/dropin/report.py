@@ -32,9 +32,9 @@ class Accelerated:
         part: str,
         place: Any,
         name: str,
-        mine: Callable | str,
+        mine: Callable[..., Any] | str,
         cases: list[Case],
-        installed: Callable | str | None = None,
+        installed: Callable[..., Any] | str | None = None,
     ) -> None:
         """Compares `mine` with what `place` has under `name`; `install` puts `installed`, by default `mine`, there.
 
@@ -47,7 +47,7 @@ class Accelerated:
             return
         installed = mine if installed is None else installed
         with contextlib.suppress(AttributeError):  # a bound method takes no attributes
-            installed.__wrapped__ = own
+            installed.__wrapped__ = own  # type: ignore[union-attr]
         self._found.append((place, name, installed))
         self.patched.append(part)
 

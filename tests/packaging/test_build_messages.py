@@ -46,13 +46,13 @@ def test_failed_compiler_is_one_sentence(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     script(
         tmp_path / "c++",
-        'for flag; do case $flag in */library.cpp) echo "library.cpp:1:1: error: no" >&2; exit 1;; esac; done',
+        'for flag; do case $flag in */bindings_0.cpp) echo "bindings_0.cpp:1:1: error: no" >&2; exit 1;; esac; done',
         'for flag; do [ "$last" = -o ] && : > "$flag"; last=$flag; done',
     )
     command = [sys.executable, "setup.py", "-q", "build_ext"]
     build = run(*command, check=False, cwd=tmp_path, CXX=str(tmp_path / "c++"), MMSSL_FAST_CUDA="0")
     assert build.returncode == 1 and "Traceback" not in build.stderr
-    assert "library.cpp:1:1: error: no" in build.stdout + build.stderr
+    assert "bindings_0.cpp:1:1: error: no" in build.stdout + build.stderr
     assert build.stderr.splitlines()[-1].startswith("mmssl_fast: the C++ library was not built (")
 
 
