@@ -39,7 +39,7 @@ _KEPT = 4  # adjacencies of one edge_index: other weights, other dtypes
 def accelerate(model: nn.Module) -> dict[str, str]:
     """Replaces the convolutions of `model` that sum over neighbours, in place; returns what became of each.
 
-    A MessagePassing module is replaced when, on small random graphs (directed, with repeated edges, self-loops and
+    A MessagePassing module is replaced when, on a small random graph (directed, with repeated edges, self-loops and
     isolated nodes), in training and in evaluation, its values and gradients are those of
 
     - ``y_i = Σ_{j→i} w_ji x_j``, as LGConv(normalize=False) and RecBole-GNN's LightGCNConv compute, or

@@ -1,12 +1,13 @@
-"""Products of a sparse adjacency and a dense matrix, run on propagate: for any LightGCN-type model, unchanged.
+"""Products of a sparse adjacency and a dense matrix on `propagate`, for any LightGCN-type model without changing it::
 
     with mmssl_fast.dropin.sparse.accelerated():
         train(model)
     print(mmssl_fast.dropin.sparse.report())
 
-or, for the rest of the program, ``mmssl_fast.dropin.sparse.enable()``; or `mm` in place of ``torch.sparse.mm``. What
-cannot be taken goes to torch, which is said once a reason. What would be slower goes to torch as well, which the report
-says: `mmssl_fast.dropin.sparse_cost` has the rule.
+``mmssl_fast.dropin.sparse.enable()`` does the same for the rest of the program, and `mm` takes the place of a single
+``torch.sparse.mm``. Products that are not supported are left to torch, with one warning for each reason. Products that
+would be slower are left to torch too, without a warning; the report counts them, and `mmssl_fast.dropin.sparse_cost`
+has the rule.
 """
 
 from __future__ import annotations
