@@ -1,8 +1,9 @@
-"""Fixtures of the sparse drop-in's tests: no matrices from other tests, products that are counted, small ones taken."""
+"""Fixtures of the drop-ins' tests: sparse products that are counted or always taken, the released code accelerated."""
 
 import pytest
+from dropin_clients import released
 
-from mmssl_fast.dropin import sparse, sparse_matrices
+from mmssl_fast.dropin import hkuds, sparse, sparse_matrices
 from mmssl_fast.dropin.adjacency import Adjacency
 
 
@@ -26,3 +27,17 @@ def taken(monkeypatch):
     calls, real = [], Adjacency.mm
     monkeypatch.setattr(Adjacency, "mm", lambda self, x: calls.append(x.shape) or real(self, x))
     return calls
+
+
+@pytest.fixture
+def accelerated():
+    """``accelerated("test_torch", …)``: these parts (default: all) until the test ends."""
+    done = []
+
+    def accelerate(*parts, **options):
+        done.append(hkuds.accelerate(released, *([parts] if parts else []), **options))
+        return done[-1]
+
+    yield accelerate
+    for report in done[::-1]:
+        report.restore()
