@@ -35,7 +35,7 @@ def test_examples(name):
     """doctest reports the name of the function whose example fails."""
     module = importlib.import_module(name)
     runner, report = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE), []
-    for docstring in doctest.DocTestFinder().find(module, globs=vars(module) | PUBLIC | {"torch": torch, "F": F}):
+    for docstring in doctest.DocTestFinder().find(module, globs=PUBLIC | {"torch": torch, "F": F} | vars(module)):
         torch.manual_seed(0)
         runner.run(docstring, out=report.append)
     assert runner.tries and not runner.failures, "".join(report)

@@ -201,7 +201,9 @@ def test_configure_says_why_there_are_fewer_threads(monkeypatch):
     monkeypatch.setattr(threads, "available", lambda: 6)
     monkeypatch.setattr(threads, "choose", lambda busy: 4)
     environ = {}
-    assert threads.configure(environ=environ).startswith("4 of 6 threads") and environ["OMP_NUM_THREADS"] == "4"
+    assert (
+        threads.configure(environ=environ).startswith("using 4 of 6 processors") and environ["OMP_NUM_THREADS"] == "4"
+    )
     assert threads.configure(environ=environ) == ""
 
 

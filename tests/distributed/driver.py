@@ -63,7 +63,7 @@ def ops(ranks: md.Ranks) -> dict[str, list[str]]:
 
 
 def runs(folder: Path, before: Path | None) -> dict:
-    import training_cases as cases
+    import rank_training_cases as cases
 
     found: dict = {name: cases.whole_run(name, folder) for name in cases.RUNS}
     found["ranked"] = cases.ranked("mf", folder, folder / "lists")

@@ -5,12 +5,12 @@ import shutil
 import signal
 
 import pytest
-import training_cases
+import rank_training_cases
 from mmssl_trainer import load_data
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
-from training_cases import INTERRUPTED, RUNS, configured
+from rank_training_cases import INTERRUPTED, RUNS, configured
 
 several = pytest.mark.parametrize("n", [2, 3, 4])
 
@@ -64,7 +64,7 @@ def test_a_state_goes_on_with_another_number_of_ranks(started, n):
 
 @several
 def test_a_state_of_several_ranks_goes_on_in_one_process(started, tmp_path, n):
-    notes, model = training_cases.resumed(started(n).folder / "run", tmp_path)
+    notes, model = rank_training_cases.resumed(started(n).folder / "run", tmp_path)
     assert notes[0] == "resumed from the checkpoint written in epoch 2, after step 1 of 10"
     assert model == started(1).part("runs")[0][INTERRUPTED]["model"]
 

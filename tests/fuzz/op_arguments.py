@@ -98,7 +98,7 @@ VALUES = {
     "streamed": lambda: torch.zeros(USERS, dtype=torch.bool),
     "grad": lambda: rows(USERS),
     "cancelled": lambda: torch.zeros(USERS, dtype=torch.bool),
-    "kept": lambda: rows(USERS, 0),
+    "saved": lambda: rows(USERS, 0),
     "gemm": lambda: "float32",
 }
 MIXED = {name: (lambda: rows(MODALITIES, USERS, DIM)) for name in ("q", "k", "e")}

@@ -257,5 +257,5 @@ def test_command_names_the_state_that_is_kept(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     *epochs, last = said.splitlines()
     assert all(line.startswith(("note: features: row 0 ", "MMSSL epoch ")) for line in epochs)
-    assert "epoch" in last and "is kept in" in last and str(run / "state") in last
+    assert "epoch" in last and "the last checkpoint" in last and str(run / "state") in last
     state_file.read(state_file.newest(run / "state"))

@@ -111,7 +111,7 @@ def test_act_norm_dropout_opcheck_and_fullgraph():
         ({"z": torch.randn(5)}, "at least 2 rows"),
         ({"rate": 1.0}, "rate must be in"),
         ({"slope": -1.0}, "slope must not be negative"),
-        ({"eps": 0.0}, "eps be positive"),
+        ({"eps": 0.0}, "eps must be positive"),
         ({"weight": torch.ones(4)}, "weight must be"),
         ({"bias": torch.ones(5, dtype=torch.float64)}, "bias must be"),
         ({"seed_offset": torch.tensor([1])}, "seed_offset must be"),

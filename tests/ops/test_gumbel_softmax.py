@@ -336,7 +336,7 @@ def test_gumbel_softmax_refuses_arrays_that_are_no_graph():
     for change, message in [
         ({}, "the items of user 0 must be ascending, but 1 comes after 1"),
         ({"col": torch.tensor([0, 5, 0])}, "user 0 has item 5, but there are 3 items"),
-        ({"crow": torch.tensor([0, 1, 4])}, r"user 1's items are \[1, 4\) of 3"),
+        ({"crow": torch.tensor([0, 1, 4])}, r"the items of user 1 have the offsets \[1, 4\), but there are 3 entries"),
     ]:
         arguments = {"crow": crow, "col": col} | change
         with pytest.raises(ValueError, match=r"^gumbel_lse: " + message):

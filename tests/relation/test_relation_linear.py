@@ -115,14 +115,14 @@ def test_linear_of_parts_shares_one_pass(item_major, monkeypatch):
     projections = []
     from mmssl_fast.relation.algebra import parts as algebra
 
-    real_mm = algebra._mm
+    real_mm = algebra.mm
 
     def counted(a, b, *dtypes):
         if b.shape == (41, 17) and a.shape[0] % 5 == 0:
             projections.append(a.shape)
         return real_mm(a, b, *dtypes)
 
-    monkeypatch.setattr(algebra, "_mm", counted)
+    monkeypatch.setattr(algebra, "mm", counted)
     z = linear_of_parts(parts, weight)
     assert projections == [(10, 41)]  # v1 and v2, once
     leaves = (u1, v1, u2, v2, x, weight)
