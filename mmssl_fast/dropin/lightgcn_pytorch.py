@@ -45,10 +45,7 @@ def accelerate(
     Raises:
         ValueError: for a name that is not in PARTS, or (strict) parts not replaced.
     """
-    parts = list(parts)
-    if unknown := sorted(set(parts) - set(PARTS)):
-        raise ValueError(f"accelerate: parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
-    done = Accelerated([part for part in PARTS if part in parts])
+    done = Accelerated.of(parts, PARTS)
     replacements = _replacements(procedure, model, dataset)
     for part in done.parts:
         if part == "optimizer":

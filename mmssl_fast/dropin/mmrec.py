@@ -45,10 +45,7 @@ def accelerate(
     Raises:
         ValueError: for a name that is not in PARTS, or (strict) parts not replaced.
     """
-    parts = list(parts)
-    if unknown := sorted(set(parts) - set(PARTS)):
-        raise ValueError(f"accelerate: parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
-    done = Accelerated([part for part in PARTS if part in parts])
+    done = Accelerated.of(parts, PARTS)
     model = trainer.model
     known = KNOWN.get(type(model).__name__)
     replacements: dict[str, Callable[..., Any]] = known(model) if known else {}

@@ -41,10 +41,7 @@ def accelerate(trainer: Any, valid_data: Any, parts: Iterable[str] = PARTS, *, s
     Raises:
         ValueError: for a name that is not in PARTS, or (strict) parts not replaced.
     """
-    parts = list(parts)
-    if unknown := sorted(set(parts) - set(PARTS)):
-        raise ValueError(f"accelerate: parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
-    done = Accelerated([part for part in PARTS if part in parts])
+    done = Accelerated.of(parts, PARTS)
     model = trainer.model
     replacements = _replacements(trainer)
     for part in done.parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .compare import Case, difference
@@ -26,6 +26,14 @@ class Accelerated:
         self._found: list[tuple[Any, str, Any]] = []
         self._optimizers: list[Any] = []
         self._undo: list[Callable[[], Any]] = []
+
+    @classmethod
+    def of(cls, parts: Iterable[str], known: Sequence[str]) -> Accelerated:
+        """Nothing done yet for these parts, in the order of `known`; raises ValueError for a name that is not in it."""
+        asked = set(parts)
+        if unknown := sorted(asked - set(known)):
+            raise ValueError(f"accelerate: parts must be among {', '.join(known)}, got {', '.join(unknown)}")
+        return cls([part for part in known if part in asked])
 
     def compare(
         self,

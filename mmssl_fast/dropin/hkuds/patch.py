@@ -75,13 +75,9 @@ def accelerate(
     Raises:
         ValueError: for a name that is not in PARTS, a trainer without any of them, or (strict) parts not replaced.
     """
-    parts = list(parts)
-    unknown = sorted(set(parts) - set(PARTS))
-    if unknown:
-        raise ValueError(f"accelerate: parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
+    done = Accelerated.of(parts, PARTS)
     cls = trainer.Trainer if isinstance(trainer, ModuleType) else trainer
     names = _globals(cls)
-    done = Accelerated([part for part in PARTS if part in parts])
     overrides = SimpleNamespace(tau=tau, decay=decay, ks=ks)
     device = _device(names, device)
     for part in done.parts:
