@@ -244,11 +244,11 @@ def run_side(name: str, checkout: str, folder: str, side: str, options: dict[str
         if request != "evaluate\n":
             break
         begun = cpu_seconds()
-        try:
-            metrics = one.evaluate()
-            answer(cpu=cpu_seconds() - begun, metrics=metrics)
-        except NotImplementedError:
+        if type(one).evaluate is Client.evaluate:  # this client's driver has none
             answer()
+            continue
+        metrics = one.evaluate()
+        answer(cpu=cpu_seconds() - begun, metrics=metrics)
     answer(memory_mib=peak_mib())
 
 
