@@ -1,6 +1,7 @@
 """Loads the C++ library, which registers the ops as torch.ops.mmssl_fast.*, and checks that it matches torch."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import torch  # must be imported first: it loads the libraries that _C is linked with
@@ -10,6 +11,12 @@ REINSTALL = "reinstall mmssl_fast from its source folder with `pip install --for
 try:
     _C = importlib.import_module("mmssl_fast._C")
 except ModuleNotFoundError as error:
+    source = Path(__file__).parents[1]
+    if (source / "setup.py").exists():  # Python found this folder before the installed package
+        raise ImportError(
+            f"mmssl_fast: imported from its source folder {source}, where the C++ library is not built; start Python in "
+            "another folder or with -P to use the installed package, or install it with `pip install -e .`"
+        ) from error
     raise ImportError(f"mmssl_fast: the C++ library is not built; {REINSTALL}") from error
 except ImportError as error:
     raise ImportError(

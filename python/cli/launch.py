@@ -43,7 +43,7 @@ def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> No
     # Otherwise restarted processes read the addresses of ended ones (pytorch/pytorch#135712).
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    command = [sys.executable, "-m", "mmssl_trainer", *without_ranks(arguments)]
+    command = [sys.executable, "-P", "-m", "mmssl_trainer", *without_ranks(arguments)]
     rank, code = launcher.launch(ranks, command, restarts)
     if code < 0:
         raise WorkerFailed(f"rank {rank} was ended by {signal.Signals(-code).name}; the other ranks were ended as well")

@@ -21,7 +21,7 @@ from mmssl_trainer.training.checkpoints import Checkpoints
 SETTINGS = {"model.system": "lightgcn", "model.dim": 8, "train.checkpoint_every": 1}
 FLAGS = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
 FLAGS += ["--threads", "1", "--no-compare"]
-MODULE = [sys.executable, "-m", "mmssl_trainer"]
+MODULE = [sys.executable, "-P", "-m", "mmssl_trainer"]
 
 
 def lines(text):
@@ -121,10 +121,16 @@ def test_ranks_within_torchrun(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_mistakes_are_one_line_of_one_rank(tmp_path):
-    """A system that trains in one process; torchrun's own traceback does not appear with --ranks."""
+def test_mistakes_are_one_line_of_one_rank(tmp_path, monkeypatch):
+    """A system that trains in one process; torchrun's own traceback does not appear with --ranks.
+
+    Started in a folder that holds another mmssl_fast, as the source folder does: every rank imports the installed one.
+    """
+    (tmp_path / "mmssl_fast").mkdir()
+    (tmp_path / "mmssl_fast" / "__init__.py").write_text("raise ImportError('not the installed package')")
+    monkeypatch.chdir(tmp_path)
     command = [*MODULE, "train", "--ranks", "2", "--system", "ngcf", "--out", str(tmp_path / "run")]
-    ended = run(command)
+    ended = run(command, variables={"PYTHONSAFEPATH": ""})
     assert ended.returncode == 2
     (line,) = lines(ended.stderr)
     assert "model.system = 'ngcf': NGCF trains in one process; leave out --ranks or torchrun, or choose one of" in line

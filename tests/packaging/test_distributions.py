@@ -156,3 +156,6 @@ def test_missing_library_is_one_sentence(tmp_path):
     no_finder = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
     error = python(no_finder + "import mmssl_fast", check=False, PYTHONPATH=str(tmp_path)).stderr
     assert error.splitlines()[-1].startswith("ImportError: mmssl_fast: the C++ library is not built; reinstall")
+    (tmp_path / "setup.py").touch()
+    error = python(no_finder + "import mmssl_fast", check=False, PYTHONPATH=str(tmp_path)).stderr
+    assert f"imported from its source folder {tmp_path}, where the C++ library is not built" in error.splitlines()[-1]
