@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from datetime import timedelta
 from typing import Any
 
@@ -144,8 +145,8 @@ def stop() -> None:
 def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
     """Equals ``torchrun --standalone --nproc-per-node SIZE --max-restarts RESTARTS COMMAND``, its traceback left out.
 
-    A signal that ends this process is passed on to the others. Returns (the rank that failed first, its exit code), a
-    negative one for a signal as `subprocess` has it; (0, 0) where all ended well.
+    A signal that ends this process is passed on to the others. Returns (rank, exit code) of a rank that was killed,
+    otherwise of the first that failed; the code is negative for a signal, as in `subprocess`. (0, 0) if all ended well.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -164,6 +165,11 @@ def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
     try:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
+        # If a rank is killed, the others fail because they lose the connection, possibly before the launcher looks.
+        # The launcher itself ends the remaining ranks by SIGTERM.
+        for rank, failure in error.failures.items():
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+                return rank, failure.exitcode
         rank, failure = error.get_first_failure()
         return rank, failure.exitcode
     except SignalException as error:
