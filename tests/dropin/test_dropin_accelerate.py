@@ -63,7 +63,7 @@ def reads_more(self, u, p, n):
 DIFFERENT = {
     "hinge": ("bpr_loss", hinge, "number of results: 2, the replacement gives 3"),
     "detached": ("bpr_loss", detached, "the gradient of result 1: entries differ"),
-    "instance": ("bpr_loss", reads_more, "cannot be compared: the client's code raised AttributeError: .*margin"),
+    "instance": ("bpr_loss", reads_more, "cannot be compared: the original code raised AttributeError: .*margin"),
     "penalty": ("gradient_penalty", unscaled_penalty, "the result: .*the replacement gives"),
     "draws": ("gradient_penalty", other_draws, "the replacement gives|draws other random numbers"),
     "chunks": ("batched_contrastive_loss", loss_of_chunks, "the result: .*the replacement gives"),
