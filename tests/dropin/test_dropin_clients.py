@@ -1,4 +1,4 @@
-"""Accelerators of LightGCN-type clients and their parts; a client that computes something else keeps its own."""
+"""accelerate for LightGCN-type code, and its parts; code that computes something else is not replaced."""
 
 import random
 from types import ModuleType, SimpleNamespace
@@ -253,7 +253,7 @@ def last_layer(self):
 
 
 @pytest.mark.parametrize("part, function", [("bpr_loss", squared_margins), ("computer", last_layer)])
-def test_a_fork_of_lightgcn_pytorch_keeps_its_own(part, function):
+def test_a_part_of_a_fork_that_differs_is_not_replaced(part, function):
     procedure, _, _, dataset = client()
     fork = type("Fork", (LightGCN,), {part: function})()
     bpr = SimpleNamespace(opt=torch.optim.SGD(fork.parameters(), lr=0.1))
@@ -264,7 +264,7 @@ def test_a_fork_of_lightgcn_pytorch_keeps_its_own(part, function):
         lightgcn_pytorch.accelerate(procedure, fork, bpr, dataset, strict=True)
 
 
-def test_a_sampler_and_an_evaluation_of_another_kind_stay():
+def test_another_sampler_and_evaluation_are_not_replaced():
     procedure, model, bpr, dataset = client()
     own = procedure.Test
     procedure.Test = lambda *args: {key: value * 0.99 for key, value in own(*args).items()}
