@@ -1,4 +1,4 @@
-"""Accelerated: what an `accelerate` replaced in a client, what it left and why, and the way back."""
+"""The report of an `accelerate`: what was replaced, what was not, and why."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .optimizer import fusable, fuse_, steps_of
 
 
 class Accelerated:
-    """What an `accelerate` did, one line a part where it is printed; `restore()` undoes it.
+    """The report of an `accelerate`, printed with one line per part. `restore()` undoes the replacements.
 
-    patched: names of parts that were replaced. differs: those the client keeps, each with the reason. missing: those
-    the client does not have.
+    patched: names of the parts that were replaced. differs: {part: reason} for those that were not. missing: parts that
+    the code does not have.
     """
 
     def __init__(self, parts: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ class Accelerated:
 
     @classmethod
     def of(cls, parts: Iterable[str], known: Sequence[str]) -> Accelerated:
-        """Nothing done yet for these parts, in the order of `known`; raises ValueError for a name that is not in it."""
+        """An empty report for these parts, in the order of `known`. Raises ValueError for a name not in `known`."""
         asked = set(parts)
         if unknown := sorted(asked - set(known)):
             raise ValueError(f"accelerate: parts must be among {', '.join(known)}, got {', '.join(unknown)}")
@@ -40,27 +40,28 @@ class Accelerated:
         part: str,
         place: Any,
         name: str,
-        mine: Callable[..., Any] | str,
+        replacement: Callable[..., Any] | str,
         cases: list[Case],
         installed: Callable[..., Any] | str | None = None,
     ) -> None:
-        """Compares `mine` with what `place` has under `name`; `install` puts `installed`, by default `mine`, there.
+        """Compares `replacement` with the attribute or key `name` of `place`. `install` replaces it if they are equal.
 
-        mine: the replacement, or why there is none. cases: what is observed, see `dropin.compare.difference`.
+        replacement: a function, or the reason why there is none. cases: see `dropin.compare.difference`.
+        installed: the function that `install` uses instead of `replacement`, for options that change results.
         """
-        own = place[name] if isinstance(place, dict) else getattr(place, name)
-        reason = mine if isinstance(mine, str) else difference(own, mine, cases)
+        original = place[name] if isinstance(place, dict) else getattr(place, name)
+        reason = replacement if isinstance(replacement, str) else difference(original, replacement, cases)
         if reason:
             self.differs[part] = reason
             return
-        installed = mine if installed is None else installed
+        installed = replacement if installed is None else installed
         with contextlib.suppress(AttributeError):  # a bound method takes no attributes
-            installed.__wrapped__ = own  # type: ignore[union-attr]
+            installed.__wrapped__ = original  # type: ignore[union-attr]
         self._found.append((place, name, installed))
         self.patched.append(part)
 
     def optimizer(self, part: str, optimizer: Any) -> None:
-        """Takes an Adam or AdamW whose fused steps equal its own; `install` switches them on."""
+        """Adds an Adam or AdamW whose fused steps equal its unfused steps. `install` enables fused steps."""
         reason = fusable(optimizer)
         if optimizer is None:
             self.missing.append(part)
@@ -70,22 +71,23 @@ class Accelerated:
             self._optimizers.append(optimizer)
             self.patched.append(part)
 
-    def install(self, client: str, strict: bool) -> None:
-        """Replaces what was found equal, and warns of what differs; raises ValueError, replacing nothing, where the
-        client has none of the parts, or (strict) where one differs or is missing."""
+    def install(self, name: str, strict: bool) -> None:
+        """Replaces the parts that are equal, and warns about the others. Raises ValueError, and replaces nothing, if
+        the code has none of the parts, or (strict) if a part differs or is missing."""
         if len(self.missing) == len(self.parts):
-            raise ValueError(f"accelerate: {client} has none of {', '.join(self.missing)}")
+            raise ValueError(f"accelerate: {name} has none of {', '.join(self.missing)}")
         if strict and (self.differs or self.missing):
-            raise ValueError(f"accelerate: not every part of {client} can be replaced:\n{self}")
-        for place, name, value in self._found:
-            self._set(place, name, value)
+            raise ValueError(f"accelerate: not every part of {name} can be replaced:\n{self}")
+        for place, attribute, value in self._found:
+            self._set(place, attribute, value)
         for optimizer in self._optimizers:
             fuse_(optimizer)
         if self.differs:
-            kept = "; ".join(f"{part}: {reason}" for part, reason in self.differs.items())
-            warnings.warn(f"accelerate: {client} keeps its own {kept}", stacklevel=3)
+            reasons = "; ".join(f"{part}: {reason}" for part, reason in self.differs.items())
+            warnings.warn(f"accelerate: not replaced in {name}: {reasons}", stacklevel=3)
 
     def restore(self) -> None:
+        """Undoes the replacements, except that of an optimizer."""
         while self._undo:
             self._undo.pop()()
 
