@@ -115,7 +115,7 @@ def test_ranks_within_torchrun(monkeypatch, capsys):
     assert main(["train", "--ranks", "2"]) == 2
     assert lines(capsys.readouterr().err) == ["mmssl-fast: --ranks and torchrun exclude each other; leave out --ranks"]
     assert main(["doctor"]) == 2
-    assert "mmssl-fast doctor takes one process" in capsys.readouterr().err
+    assert "mmssl-fast doctor works with one process only" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")  # the others say nothing
     assert main(["doctor"]) == 2
     assert capsys.readouterr().err == ""

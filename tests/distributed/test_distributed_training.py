@@ -86,7 +86,7 @@ def opened(run):
     [
         (lambda state: (state / "rank-00001.safetensors").unlink(), "rank-00001.safetensors: is missing"),
         (lambda state: (state / "rank-00003.safetensors").touch(), "rank-00003.safetensors: does not belong to"),
-        (lambda state: _cut(state / "rank-00002.safetensors"), "rank-00002.safetensors: is .* bytes, was written as"),
+        (lambda state: _cut(state / "rank-00002.safetensors"), "rank-00002.safetensors: has .* bytes instead of"),
         (lambda state: _flip(state / "rank-00000.safetensors"), "rank-00000.safetensors: has been modified"),
         (lambda state: _flip(state / "state.json"), "state.json: "),
     ],
