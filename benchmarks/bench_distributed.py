@@ -32,7 +32,7 @@ def graph_of(n: int, edges: int) -> InteractionGraph:
 
 
 def formula(n_nodes: int, d: int, distinct: int, size: int) -> float:
-    """Bytes that a rank receives in a step: exchanges of rows and columns, forward and backward, and rows of the batch."""
+    """Bytes that a rank receives in a step: exchanges of rows and columns in both directions, and rows of the batch."""
     return 4 * n_nodes * d * 4 * (size - 1) / size**2 + 2 * distinct * d * 4 * (size - 1) / size
 
 

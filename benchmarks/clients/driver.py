@@ -84,7 +84,7 @@ class Turns:
         return self.over(itertools.repeat(None), lambda: self.losses)
 
     def over(self, items, losses):
-        """The items of the client's own loop, one turn each. losses() is called after each, in the frame of the loop."""
+        """The items of the loop of the client, one turn each. losses() is called after each in its frame."""
         for item in items:
             if next(self._requests, "") != "turn\n":
                 raise Finished

@@ -213,8 +213,8 @@ def test_order_statistics_refuse_a_high_temperature(tau, noise_scale):
         gumbel_order_statistics(graph, torch.arange(5), tau, 5, 0, noise_scale)
 
 
-def test_order_statistics_of_distinct_users_make_less_room(monkeypatch):
-    """What RelationRows.gumbel is told of repeats arrives at the op."""
+def test_order_statistics_of_distinct_users_need_less_capacity(monkeypatch):
+    """RelationRows.gumbel passes the number of repeats to the op."""
     graph, users, seen = random_graph(64, 5000, 0.002), torch.arange(64), []
 
     def spy(*arguments):
