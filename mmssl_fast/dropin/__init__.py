@@ -1,5 +1,5 @@
-"""Adapters for other people's code, one file for each client and for each part that clients share.
+"""Drop-ins for existing training code: one file per client, and one per part that clients share. See docs/dropin.md.
 
-`sparse` serves every LightGCN-type model that multiplies by a sparse adjacency. `hkuds` serves the released MMSSL code
-and its forks, `lightgcn_pytorch`, `mmrec`, `recbole` and `pyg` the frameworks of these names.
+`sparse` is for LightGCN-type models that multiply by a sparse adjacency matrix, `hkuds` for the released MMSSL code and
+its forks, and `lightgcn_pytorch`, `mmrec`, `recbole` and `pyg` for the frameworks with these names.
 """

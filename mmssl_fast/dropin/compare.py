@@ -1,8 +1,9 @@
-"""Compares a part of a client with what would replace it, before anything is replaced.
+"""Compares a part of a client with its replacement, before anything is replaced.
 
-A comparison runs both functions on the same inputs from the same generator states, for a class with a stand-in for
-`self` that has the attributes of the code known and no others, for an object with the object itself. So everything is
-decided before training begins, the decision can raise, and the loop pays nothing.
+A comparison runs both functions on the same inputs and with the same states of the random generators. A method of a
+class is called with a substitute for `self`, which has only the attributes that the original code uses; a method of an
+object is called with the object. Therefore everything is decided before training begins, and can raise an error then,
+and the training loop has no additional cost.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ Case = Callable[[Any], list[tuple[str, object]]]
 
 
 def difference(own: Any, mine: Any, cases: list[Case]) -> str | None:
-    """Why `mine` may not take the place of the client's `own`, in one line; None where nothing differs.
+    """The reason why `mine` must not replace the client's `own`, in one line, or None if nothing differs.
 
-    cases: each uses the function it is given and returns what it observed, (name, value) pairs. The generators of
-    Python, NumPy and torch are left as they were.
+    cases: functions that call the given function and return their observations as (name, value) pairs. The states of
+    the random generators of Python, NumPy and torch are restored.
     """
     with _generators_kept():
         for case in cases:
@@ -49,7 +50,7 @@ def difference(own: Any, mine: Any, cases: list[Case]) -> str | None:
 
 
 def with_parameters_of(own: Callable[..., Any], mine: Callable[..., Any]) -> Callable[..., Any] | str:
-    """`mine` as a function that accepts the calls that `own` accepts, or why that cannot be.
+    """`mine` as a function that accepts the calls that `own` accepts, or the reason why this is impossible.
 
     Required parameters may have other names. An optional one that `mine` lacks is a difference.
     """
@@ -93,14 +94,14 @@ def observed(result: Any, leaves: Sequence[Tensor] = ()) -> list[tuple[str, obje
 
 
 def product(matrix: Tensor | Adjacency, x: Tensor) -> list[tuple[str, object]]:
-    """What a client sees of a sparse matrix: its shape, its device and its product with x [C, d], with the gradient."""
+    """The observable properties of a sparse matrix: shape, device, and the product with x [C, d] with its gradient."""
     place = [("shape", tuple(matrix.shape)), ("device", matrix.device)]
     x = x.to(matrix.device).requires_grad_()
     return place + observed(torch.sparse.mm(matrix, x), [x])
 
 
 def stand_in(cls: type, **attributes: Any) -> Any:
-    """An instance of `cls` that was never initialised, with these attributes."""
+    """An instance of `cls` that is not initialised and has these attributes."""
     instance: Any = object.__new__(cls)
     vars(instance).update(attributes)
     return instance
@@ -117,7 +118,7 @@ def _parameters(signature: inspect.Signature) -> tuple[list[str] | None, list[st
 
 
 def _run(function: Any, case: Case) -> tuple[Any, tuple[Any, ...]]:
-    """(what the case observed, or what it raised; the states of the generators afterwards)."""
+    """(the observations of the case, or the error it raised; the states of the generators afterwards)."""
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002
     torch.manual_seed(SEED)

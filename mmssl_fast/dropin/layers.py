@@ -1,4 +1,4 @@
-"""The layer loop of LightGCN-type models, ``x = A @ x`` and the mean of all layers, as one call."""
+"""The layer loop of LightGCN-type models, ``x = A @ x``, and the mean over all layers in one call."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def lightgcn_layers(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Equals ``torch.stack([x, A @ x, A @ (A @ x), ...], dim=1).mean(dim=1)``, without the stack.
 
-    The propagation of LightGCN (He et al., SIGIR 2020, Eq. 7 with α_k = 1 / (K + 1)) and of the many models built on
-    it. Memory does not grow with the number of layers, and autograd keeps no layer. Given users and items apart, and
-    the usual symmetric adjacency ``[[0, R], [Rᵀ, 0]]``, all layers are one op that reads R alone.
+    This is the propagation of LightGCN (He et al., SIGIR 2020, Eq. 7 with α_k = 1 / (K + 1)) and of models based on it.
+    Memory does not grow with the number of layers, because autograd stores no layer. If users and items are given as a
+    pair, and the adjacency has the usual symmetric form ``[[0, R], [Rᵀ, 0]]``, all layers are one op, which reads R.
 
         users, items = lightgcn_layers(self.norm_adj, (self.user_embedding.weight, self.item_embedding.weight), 3)
 
     Args:
-        adjacency: A [N, N], a sparse COO, CSR or CSC tensor without gradient or an `Adjacency`; prepared when it is
-            first seen, as for `sparse.mm`.
+        adjacency: A [N, N], a sparse COO, CSR or CSC tensor without gradient, or an `Adjacency`. A tensor is prepared
+            at its first use, as in `sparse.mm`.
         embeddings: x [N, d], or a pair (users [U, d], items [N - U, d]) for ``x = torch.cat(pair)``.
         n_layers: L ≥ 0.
 
@@ -45,7 +45,7 @@ def lightgcn_layers(
         [N, d], or a pair, ``result.split((U, N - U))``. Differentiable in the embeddings any number of times.
 
     Raises:
-        ValueError: for a negative n_layers, or an adjacency that is not square or has another number of rows.
+        ValueError: n_layers is negative, or the adjacency is not square or has another number of rows.
 
     Example:
         >>> import torch
@@ -74,7 +74,7 @@ def lightgcn_layers(
 
 
 def _product(adjacency: Tensor | Adjacency, x: Tensor) -> Adjacency | Callable[[Tensor], Tensor]:
-    """The Adjacency, prepared once for all layers; a function where torch has to take the products."""
+    """The Adjacency, prepared once for all layers, or a function if torch must compute the products."""
     if isinstance(adjacency, Adjacency):
         return adjacency
     like = x if len(x) == adjacency.shape[1] else x.new_empty(1, 1).expand(adjacency.shape[1], 1)
@@ -84,7 +84,7 @@ def _product(adjacency: Tensor | Adjacency, x: Tensor) -> Adjacency | Callable[[
 
 
 def _block(adjacency: Adjacency, n_users: int) -> _Sides | None:
-    """R of a matrix [[0, R], [Rᵀ, 0]], as the op takes it; None for any other matrix. Looked for once."""
+    """R of a matrix [[0, R], [Rᵀ, 0]] in the form of the op, or None for any other matrix. It is searched once."""
     known = _blocks.get(adjacency)
     if known is None or known[0] != n_users:
         with outside_modes():  # what is made in inference mode could not be saved for a gradient later

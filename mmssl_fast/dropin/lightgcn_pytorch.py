@@ -1,4 +1,4 @@
-"""gusye1234/LightGCN-PyTorch and what is written like it: `accelerate(Procedure, model, bpr, dataset)`."""
+"""gusye1234/LightGCN-PyTorch and similar code: `accelerate(Procedure, model, bpr, dataset)`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ USERS, DRAWN = 96, 512  # users whose metrics are compared; triples in a compari
 def accelerate(
     procedure: ModuleType, model: Any, bpr: Any, dataset: Any, parts: Iterable[str] = PARTS, *, strict: bool = False
 ) -> Accelerated:
-    """Replaces what an epoch of LightGCN-PyTorch spends its time on, after comparing each part on this very model.
+    """Replaces the slow parts of an epoch of LightGCN-PyTorch, after comparing each part on the given model.
 
         from mmssl_fast.dropin import lightgcn_pytorch
         print(lightgcn_pytorch.accelerate(Procedure, Recmodel, bpr, dataset))  # before the loop over epochs
@@ -34,16 +34,17 @@ def accelerate(
     Args:
         procedure: the module ``Procedure``, whose ``Test`` and ``utils`` are replaced.
         model: the LightGCN; ``computer`` and ``bpr_loss`` are replaced on this object.
-        bpr: the ``utils.BPRLoss``, whose optimizer ``opt`` becomes a fused one.
+        bpr: the ``utils.BPRLoss``, whose optimizer ``opt`` is switched to fused steps.
         dataset: the loader.
-        parts: which of PARTS.
-        strict: raise where a part differs or is missing, and replace nothing.
+        parts: the parts to replace, from PARTS.
+        strict: raise an error if a part differs or is missing, and replace nothing.
 
     Returns:
-        What was replaced, what differs and why, what is missing; `restore()` undoes all but the optimizer.
+        A report: what was replaced, what differs and why, and what is missing. `restore()` undoes all replacements
+        except that of the optimizer.
 
     Raises:
-        ValueError: for a name that is not in PARTS, or (strict) parts not replaced.
+        ValueError: a name is not in PARTS, or (strict) a part was not replaced.
     """
     done = Accelerated.of(parts, PARTS)
     replacements = _replacements(procedure, model, dataset)

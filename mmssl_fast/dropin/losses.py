@@ -1,6 +1,7 @@
-"""What losses of sampled triples read of whole tables: the margins and the squares of gathered rows.
+"""Parts of the losses of sampled triples: margins, and sums of squares of gathered rows.
 
-Indexing a table makes a gradient of the whole table for each index, and autograd adds them up. Here a table gets one.
+Indexing a table creates a gradient of the whole table for each index, and autograd adds them. These functions create
+one gradient per table.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 def bpr_margins(users_emb: Tensor, items_emb: Tensor, users: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
     """Equals ``(users_emb[users] * (items_emb[pos] - items_emb[neg])).sum(1)``.
 
-    Every ranking loss of triples is a function of it: BPR is ``F.softplus(-margins).mean()``.
+    Ranking losses of triples are functions of these margins: BPR is ``F.softplus(-margins).mean()``.
 
     Args:
         users_emb [U, d], items_emb [I, d]: one dtype, float32 or float64.
@@ -38,7 +39,7 @@ def row_squares(table: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
 
     Args:
         table: [N, d], float32 or float64.
-        ids: int64 [B] each; a row named twice counts twice.
+        ids: int64 [B] each. A repeated row counts repeatedly.
 
     Returns:
         A scalar for each of `ids`; once differentiable.

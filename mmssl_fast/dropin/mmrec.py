@@ -1,4 +1,4 @@
-"""enoche/MMRec and what is written like it: `accelerate(trainer, train_data, valid_data)`."""
+"""enoche/MMRec and similar code: `accelerate(trainer, train_data, valid_data)`."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ BATCH = 256  # triples in a comparison
 def accelerate(
     trainer: Any, train_data: Any, valid_data: Any, parts: Iterable[str] = PARTS, *, strict: bool = False
 ) -> Accelerated:
-    """Replaces what an epoch of MMRec spends its time on, after comparing each part on this very model and its data.
+    """Replaces the slow parts of an epoch of MMRec, after comparing each part on the given model and its data.
 
         from mmssl_fast.dropin import mmrec, sparse
-        sparse.enable()  # for models whose forward is not known here
+        sparse.enable()  # for models whose forward cannot be replaced
         print(mmrec.accelerate(trainer, train_data, valid_data))  # before trainer.fit
 
-    Every model gains negative sampling, evaluation and Adam's fused step. ``forward`` and ``calculate_loss`` are known
-    for LightGCN and FREEDOM and for models with the same attributes and results; other models' are "missing".
+    Negative sampling, evaluation and the optimizer are replaced for every model. ``forward`` and ``calculate_loss`` are
+    replaced for LightGCN, FREEDOM, and models with the same attributes and results; for others they are "missing".
 
     Args:
         trainer: MMRec's Trainer; ``forward`` and ``calculate_loss`` are replaced on ``trainer.model``.
-        train_data, valid_data: its loaders. The comparison evaluates once with either code.
-        parts: which of PARTS.
-        strict: raise where a part differs or is missing, and replace nothing.
+        train_data, valid_data: its loaders. The comparison runs one evaluation with each code.
+        parts: the parts to replace, from PARTS.
+        strict: raise an error if a part differs or is missing, and replace nothing.
 
     Returns:
-        What was replaced, what differs and why, what is missing; `restore()` undoes all but the optimizer.
+        A report: what was replaced, what differs and why, and what is missing. `restore()` undoes all replacements
+        except that of the optimizer.
 
     Raises:
-        ValueError: for a name that is not in PARTS, or (strict) parts not replaced.
+        ValueError: a name is not in PARTS, or (strict) a part was not replaced.
     """
     done = Accelerated.of(parts, PARTS)
     model = trainer.model

@@ -1,11 +1,11 @@
-"""PyTorch Geometric's LightGCN, LGConv and similar convolutions, run on propagate: for any model that contains them.
+"""Accelerates LightGCN, LGConv and similar convolutions of PyTorch Geometric, in any model that contains them.
 
     model = torch_geometric.nn.LightGCN(n_nodes, 64, num_layers=3)
     print(mmssl_fast.dropin.pyg.accelerate(model))
 
-LGConv normalises its edges and gathers a message for each edge at every call. After `accelerate` edges are normalised
-and sorted once, as long as ``edge_index`` and ``edge_weight`` hold the same, and each call is one sparse product. The
-models of RecBole-GNN, whose convolution takes normalised weights, go the same way. This module does not import
+LGConv normalises its edges and gathers a message for each edge at every call. After `accelerate`, edges are normalised
+and sorted once, as long as ``edge_index`` and ``edge_weight`` do not change, and each call is one sparse product. The
+models of RecBole-GNN, whose convolution takes normalised weights, are also supported. This module does not import
 torch_geometric.
 """
 
@@ -37,21 +37,21 @@ _KEPT = 4  # adjacencies of one edge_index: other weights, other dtypes
 
 
 def accelerate(model: nn.Module) -> dict[str, str]:
-    """Replaces the convolutions of `model` that sum over neighbours, in place; returns what became of each.
+    """Replaces the convolutions of `model` that sum over neighbours, in place. Returns what was done with each.
 
-    A MessagePassing module is replaced when, on a small random graph (directed, with repeated edges, self-loops and
-    isolated nodes), in training and in evaluation, its values and gradients are those of
+    A MessagePassing module is replaced if its values and gradients, in training and in evaluation, on a small random
+    graph (directed, with repeated edges, self-loops and isolated nodes), are those of
 
     - ``y_i = Σ_{j→i} w_ji x_j``, as LGConv(normalize=False) and RecBole-GNN's LightGCNConv compute, or
     - the same with ``w_ji / sqrt(d_i d_j)`` and ``d_i = Σ_{j→i} w_ji``, as LGConv computes.
 
-    Of a convolution that does more, such as a linear layer afterwards, the sum alone is replaced where its `propagate`
-    is the first of these. `restore` undoes it. Parameters, the state dict, copies and pickles stay as they were.
+    In a convolution that does more, such as a linear layer after the sum, only its `propagate` is replaced, if it is
+    the first of these. `restore` undoes the replacements. Parameters, the state dict, copies and pickles do not change.
 
-    At each call the original runs instead when edge weights require grad, hooks of the module or its explain mode are
-    in use, under torch.compile, torch.export and torch.func, or for other inputs than x [N, d] in float32 or float64
-    with edge_index [2, E], a torch.sparse adjacency, a torch_sparse.SparseTensor or an `Adjacency` (both transposed, as
-    PyG has it).
+    A call uses the original code if edge weights require grad, with hooks of the module or its explain mode, under
+    torch.compile, torch.export and torch.func, and for inputs other than these: x [N, d] in float32 or float64, with
+    edge_index [2, E], a torch.sparse adjacency, a torch_sparse.SparseTensor or an `Adjacency` (the latter two
+    transposed, as in PyG).
 
     Returns:
         name of each MessagePassing module: "replaced: ...", or "left: ..." with the reason.
@@ -91,7 +91,7 @@ def _accelerate_one(conv: Any) -> str:
 
 
 def _is_sum(conv: Any, method: str, normalised: bool, weighted: bool) -> bool:
-    """Whether the method of a copy of `conv` gives values and gradients of the sum."""
+    """Whether the method of a copy of `conv` has the values and gradients of the sum."""
     random = torch.Generator().manual_seed(0)
     edges = torch.randint(7, (2, 24), generator=random) + torch.tensor([[0], [1]])  # nothing reaches 0, 8 is isolated
     edges = torch.cat((edges, edges[:, :3], torch.tensor([[4, 5], [4, 5]])), 1)
@@ -116,7 +116,7 @@ def _is_sum(conv: Any, method: str, normalised: bool, weighted: bool) -> bool:
 
 
 def _call(conv: Any, method: str, normalised: bool, unweighted: bool, *args: Any, **kwargs: Any) -> Any:
-    """`conv.forward` or `conv.propagate`: the product where it can be one, else the original.
+    """`conv.forward` or `conv.propagate`: the product if possible, otherwise the original.
 
     unweighted: whether the original takes a graph without weights.
     """
@@ -166,7 +166,7 @@ class _Edges(NamedTuple):
 
 
 def _edges(edge_index: Any, edge_weight: Tensor | None, to_target: bool) -> _Edges | None:
-    """The edges, in whichever of PyG's forms, or None."""
+    """The edges, given in any form that PyG supports, or None."""
     if isinstance(edge_index, Tensor) and edge_index.layout == torch.strided:
         if type(edge_index) is not Tensor or edge_index.ndim != 2 or edge_index.shape[0] != 2:
             return None  # an EdgeIndex keeps more than its indices
@@ -184,7 +184,7 @@ def _edges(edge_index: Any, edge_weight: Tensor | None, to_target: bool) -> _Edg
 
 
 def _values(indices: Tensor, weight: Tensor | None, x: Tensor, from_first: bool, normalised: bool) -> Tensor:
-    """Of each edge what its message is multiplied by."""
+    """The factor of the message of each edge."""
     weight = x.new_ones(indices.shape[1]) if weight is None else weight
     if not normalised:
         return weight
@@ -217,7 +217,7 @@ class _Known:
 
 
 class _Graphs:
-    """Adjacencies by the object that the client calls edge_index, kept as long as it lives.
+    """Adjacencies by the object that the client passes as edge_index, stored as long as it exists.
 
     Contents are compared at every call, as those of sparse tensors are (`pattern.Snapshot`).
     """
@@ -227,7 +227,7 @@ class _Graphs:
         self._lifetimes: deque[int] = deque(maxlen=8)  # calls that the last few objects took part in
 
     def adjacency(self, edge_index: Any, edges: _Edges, x: Tensor, normalised: bool) -> Adjacency | None:
-        """None where the edges are no constants, no edges of a graph of x, or too few to be worth it."""
+        """None if the edges are not constant, do not belong to a graph of x, or are too few."""
         indices, weight, from_first = edges
         if weight is not None:
             if weight.requires_grad and torch.is_grad_enabled():
@@ -251,7 +251,7 @@ class _Graphs:
         return made.adjacency
 
     def _pays(self, calls: int, entries: int, width: int) -> bool:
-        """Whether as many calls as the last graphs had, or as this one had already, gain what preparing costs.
+        """Whether the time saved by as many calls as for the last graphs, or for this one, exceeds that of preparing.
 
         Counted in nanoseconds of one core, as in `sparse_cost`: PyG's call, which normalises, gathers, multiplies and
         scatters, is slower than a product by at least 150e3 + entries (50 + 3 width); preparing takes at most

@@ -1,4 +1,4 @@
-"""RecBole's LightGCN and what is written like it: `accelerate(trainer, valid_data)`."""
+"""RecBole's LightGCN and similar models: `accelerate(trainer, valid_data)`."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ TOPK = ("rec.topk", "rec.items")  # what evaluation can be made of here
 
 
 def accelerate(trainer: Any, valid_data: Any, parts: Iterable[str] = PARTS, *, strict: bool = False) -> Accelerated:
-    """Replaces what an epoch of RecBole's LightGCN spends its time on, after comparing each part on this very model.
+    """Replaces the slow parts of an epoch of RecBole's LightGCN, after comparing each part on the given model.
 
         from mmssl_fast.dropin import recbole
         print(recbole.accelerate(trainer, valid_data))  # before trainer.fit
 
-    Full-sort evaluation ranks all users in one pass, where RecBole's default ``eval_batch_size`` of 4096 ranks one user
-    at a time in catalogues of more than 4096 items. It is taken where the metrics are made of the best items alone
-    (Recall, NDCG, Precision, MRR, Hit, MAP; not AUC or GAUC), and left to RecBole where a saved model is loaded.
+    Full-sort evaluation ranks all users in one pass. (With its default ``eval_batch_size`` of 4096, RecBole ranks one
+    user at a time if there are more than 4096 items.) It is replaced if the metrics depend only on the best items
+    (Recall, NDCG, Precision, MRR, Hit, MAP; not AUC or GAUC), but not if a saved model is loaded.
 
     Args:
         trainer: RecBole's Trainer, whose ``model`` has the attributes of its LightGCN.
-        valid_data: its full-sort loader. The comparison evaluates once with either code.
-        parts: which of PARTS.
-        strict: raise where a part differs or is missing, and replace nothing.
+        valid_data: its full-sort loader. The comparison runs one evaluation with each code.
+        parts: the parts to replace, from PARTS.
+        strict: raise an error if a part differs or is missing, and replace nothing.
 
     Returns:
-        What was replaced, what differs and why, what is missing; `restore()` undoes all but the optimizer.
+        A report: what was replaced, what differs and why, and what is missing. `restore()` undoes all replacements
+        except that of the optimizer.
 
     Raises:
-        ValueError: for a name that is not in PARTS, or (strict) parts not replaced.
+        ValueError: a name is not in PARTS, or (strict) a part was not replaced.
     """
     done = Accelerated.of(parts, PARTS)
     model = trainer.model

@@ -1,4 +1,4 @@
-"""Accelerated: what an `accelerate` replaced in a client, what it left and why, and the way back."""
+"""Accelerated: the report of an `accelerate`: what it replaced in a client, what it did not and why."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .optimizer import fusable, fuse_, steps_of
 
 
 class Accelerated:
-    """What an `accelerate` did, one line a part where it is printed; `restore()` undoes it.
+    """The report of an `accelerate`, printed with one line per part. `restore()` undoes the replacements.
 
-    patched: names of parts that were replaced. differs: those the client keeps, each with the reason. missing: those
+    patched: names of the parts that were replaced. differs: {part: reason} for those that were not. missing: parts that
     the client does not have.
     """
 
@@ -29,7 +29,7 @@ class Accelerated:
 
     @classmethod
     def of(cls, parts: Iterable[str], known: Sequence[str]) -> Accelerated:
-        """Nothing done yet for these parts, in the order of `known`; raises ValueError for a name that is not in it."""
+        """An empty report for these parts, in the order of `known`. Raises ValueError for a name not in `known`."""
         asked = set(parts)
         if unknown := sorted(asked - set(known)):
             raise ValueError(f"accelerate: parts must be among {', '.join(known)}, got {', '.join(unknown)}")
@@ -44,9 +44,9 @@ class Accelerated:
         cases: list[Case],
         installed: Callable[..., Any] | str | None = None,
     ) -> None:
-        """Compares `mine` with what `place` has under `name`; `install` puts `installed`, by default `mine`, there.
+        """Compares `mine` with the attribute `name` of `place`. `install` replaces it by `installed` (default: `mine`).
 
-        mine: the replacement, or why there is none. cases: what is observed, see `dropin.compare.difference`.
+        mine: the replacement, or the reason why there is none. cases: see `dropin.compare.difference`.
         """
         own = place[name] if isinstance(place, dict) else getattr(place, name)
         reason = mine if isinstance(mine, str) else difference(own, mine, cases)
@@ -60,7 +60,7 @@ class Accelerated:
         self.patched.append(part)
 
     def optimizer(self, part: str, optimizer: Any) -> None:
-        """Takes an Adam or AdamW whose fused steps equal its own; `install` switches them on."""
+        """Adds an Adam or AdamW whose fused steps equal its own steps. `install` enables fused steps."""
         reason = fusable(optimizer)
         if optimizer is None:
             self.missing.append(part)
@@ -71,8 +71,8 @@ class Accelerated:
             self.patched.append(part)
 
     def install(self, client: str, strict: bool) -> None:
-        """Replaces what was found equal, and warns of what differs; raises ValueError, replacing nothing, where the
-        client has none of the parts, or (strict) where one differs or is missing."""
+        """Replaces the parts that are equal, and warns about the others. Raises ValueError, and replaces nothing, if
+        the client has none of the parts, or (strict) if a part differs or is missing."""
         if len(self.missing) == len(self.parts):
             raise ValueError(f"accelerate: {client} has none of {', '.join(self.missing)}")
         if strict and (self.differs or self.missing):
@@ -82,8 +82,8 @@ class Accelerated:
         for optimizer in self._optimizers:
             fuse_(optimizer)
         if self.differs:
-            kept = "; ".join(f"{part}: {reason}" for part, reason in self.differs.items())
-            warnings.warn(f"accelerate: {client} keeps its own {kept}", stacklevel=3)
+            reasons = "; ".join(f"{part}: {reason}" for part, reason in self.differs.items())
+            warnings.warn(f"accelerate: not replaced in {client}: {reasons}", stacklevel=3)
 
     def restore(self) -> None:
         while self._undo:

@@ -78,7 +78,7 @@ DIFFERENT = {
 def test_a_part_that_differs_stays_the_clients_own(name):
     part, own, reason = DIFFERENT[name]
     client = type("Client", (released.Trainer,), {part: own})
-    with pytest.warns(UserWarning, match=f"Client keeps its own {part}"):
+    with pytest.warns(UserWarning, match=f"not replaced in Client: {part}"):
         done = hkuds.accelerate(client, tau=0.5)
     try:
         assert vars(client)[part] is own and part not in done.patched and list(done.differs) == [part]

@@ -1,6 +1,6 @@
-"""The released MMSSL code (HKUDS/MMSSL) and its forks, on mmssl_fast: `accelerate(Trainer)`, or piece by piece.
+"""The released MMSSL code (HKUDS/MMSSL) and its forks: `accelerate(Trainer)`, or its parts as functions.
 
-The mathematics is that code's, also where it differs from the paper: what changes is speed and memory.
+The computations are those of that code, even where it differs from the paper. Only speed and memory change.
 """
 
 from .evaluation import evaluate

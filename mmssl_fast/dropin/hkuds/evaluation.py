@@ -25,15 +25,15 @@ def evaluate(
 ) -> dict[str, np.ndarray | float]:
     """Equals the released ``test_torch``: means over `users` of the metrics of their best unseen items by dot product.
 
-    precision@K, recall@K (hits over the number of held-out items), hit_ratio@K, and an ndcg@K whose ideal list holds
-    the hits found down to the largest of `ks`, not min(K, ``|relevant|``) as usual. Equal scores rank by the lower
-    item.
+    The metrics are precision@K, recall@K (hits divided by the number of held-out items), hit_ratio@K and ndcg@K. The
+    ideal list of this ndcg has as many hits as were found within the largest of `ks`, instead of the usual
+    min(K, ``|relevant|``). Equal scores are ordered by item, the lower one first.
 
     Args:
         ua_embeddings [U, d], ia_embeddings [I, d].
-        users: ids, each with its held-out items in `relevant`; a user without training items has none in train_items.
+        users: ids, each with its held-out items in `relevant`. A user without training items is missing in train_items.
         ks: list lengths.
-        auc: also the area under the ROC curve over all unseen items (test_flag "full"); otherwise it is 0.
+        auc: also compute the area under the ROC curve over all unseen items (test_flag "full"). Otherwise it is 0.
 
     Returns:
         {"precision", "recall", "ndcg", "hit_ratio": float64 [len(ks)], "auc": float}.

@@ -14,7 +14,7 @@ def batched_contrastive_loss(z1: Tensor, z2: Tensor, tau: float = 0.5) -> Tensor
     """Equals ``-(between.diag() / (refl.sum(1) + between.sum(1) - refl.diag()) + 1e-8).log().mean()`` with
     ``refl = (cos(z1, z1) / tau).exp()`` and ``between = (cos(z1, z2) / tau).exp()``: the released contrastive loss.
 
-    Eq. 11 over the batch's users only, not all of them. N x N is never formed: O(N d) memory.
+    It is Eq. 11 with the users of the batch only, instead of all users. No N x N matrix is formed: O(N d) memory.
 
     Args:
         z1, z2: [N, d] of one dtype, not normalised; row k of both is the same user.
@@ -31,8 +31,8 @@ def batched_contrastive_loss(z1: Tensor, z2: Tensor, tau: float = 0.5) -> Tensor
 def bpr_loss(users: Tensor, pos_items: Tensor, neg_items: Tensor, decay: float, batch_size: int):
     """Equals the released ``bpr_loss``: ``(-logsigmoid(pos - neg).mean(), decay / batch_size * (squares) / 2, 0.0)``.
 
-    users, pos_items, neg_items: [B, d], gathered already (Eq. 14). decay: weight of the batch's squared embeddings;
-    batch_size: what they are divided by.
+    users, pos_items, neg_items: [B, d], the gathered rows (Eq. 14).
+    decay: weight of the squared embeddings of the batch. batch_size: their divisor.
     """
     n = users.shape[0]
     ids = torch.arange(2 * n, device=users.device)

@@ -1,4 +1,4 @@
-"""accelerate: puts the pieces in the places where the released code looks for them."""
+"""accelerate: installs the replacements under the names that the released code uses."""
 
 from __future__ import annotations
 
@@ -41,39 +41,38 @@ def accelerate(
     gemm: torch.dtype | None = None,
     skip_unread: bool = False,
 ) -> Accelerated:
-    """Replaces, with the same signatures and the same mathematics, what a released-MMSSL trainer spends its time on.
+    """Replaces the slow parts of a trainer of the released MMSSL code by functions with equal signatures and results.
 
-    Call it before the Trainer is made, with the class or with the module that defines it::
+    Call it before the Trainer is created, with the class or with the module that defines it::
 
         from mmssl_fast.dropin import hkuds
         print(hkuds.accelerate(Trainer))
 
-    Names are replaced where that code looks them up: methods on the Trainer, ``Discriminator`` and the class of
-    ``data_generator``, ``test_torch`` among the globals of the module that defines the Trainer. Each part is first
-    compared with the code it replaces: both run on the same small random inputs, in float32, and must return as many
-    results of the same shapes and values, the same gradients, and draw the same random numbers. A part that differs
-    stays the client's own, with the reason in the report and in one warning. The client's generators are left as they
-    were.
+    Names are replaced where that code looks them up: methods of the Trainer, of ``Discriminator`` and of the class of
+    ``data_generator``, and ``test_torch`` in the globals of the module that defines the Trainer. Each part is first
+    compared with its replacement. Both run on the same small random inputs, in float32, and must return the same number
+    of results with the same shapes, values and gradients, and draw the same random numbers. A part that differs is not
+    replaced; the reason is in the report and in a warning. The states of the client's random generators are restored.
 
     Args:
         trainer: the class, or a module with a class ``Trainer``.
-        parts: which of PARTS; "u_sim_calculation" alone is enough for most of the speed.
-        tau: temperature of the contrastive loss; None reads ``args.tau`` of the client's module at each call.
-        decay: weight of the squared embeddings in bpr_loss; None reads ``self.decay`` at each call.
-        ks: list lengths of test_torch; None reads the global ``Ks`` of its module at each call.
-        device: where the comparison's inputs lie; None takes ``args.device`` where there is one, else the current CUDA
-            device, else the CPU. Matrices go where the client's own functions put them.
-        strict: raise where a part differs or is missing, and replace nothing.
-        gemm: torch.bfloat16 multiplies the discriminator's layers and its penalty in bfloat16; None in their own dtype.
-        skip_unread: the generator's loss leaves no gradient in the discriminator's parameters, where the released loop
-            clears it before anything reads it. For code that detaches the generated rows of its discriminator step, as
-            that loop does, and gives the parameters no other use for such gradients.
+        parts: the names to replace, from PARTS. "u_sim_calculation" alone gives most of the speed.
+        tau: temperature of the contrastive loss. None: ``args.tau`` of the client's module, read at each call.
+        decay: weight of the squared embeddings in bpr_loss. None: ``self.decay``, read at each call.
+        ks: list lengths of test_torch. None: the global ``Ks`` of its module, read at each call.
+        device: device of the inputs of the comparison. None: ``args.device`` if it exists, otherwise the current CUDA
+            device or the CPU. Matrices are on the device on which the client's own functions put them.
+        strict: raise an error if a part differs or is missing, and replace nothing.
+        gemm: torch.bfloat16: bfloat16 products in the layers of the discriminator and in its penalty. None: no change.
+        skip_unread: the loss of the generator leaves no gradient in the parameters of the discriminator. The released
+            loop clears this gradient without reading it. Only for code that detaches the generated rows in its
+            discriminator step, as that loop does, and that does not use this gradient.
 
     Returns:
-        What was replaced, what differs and why, what is missing, and the way back.
+        A report: what was replaced, what differs and why, and what is missing. `restore()` undoes the replacements.
 
     Raises:
-        ValueError: for a name that is not in PARTS, a trainer without any of them, or (strict) parts not replaced.
+        ValueError: a name is not in PARTS, the trainer has none of them, or (strict) a part was not replaced.
     """
     done = Accelerated.of(parts, PARTS)
     cls = trainer.Trainer if isinstance(trainer, ModuleType) else trainer

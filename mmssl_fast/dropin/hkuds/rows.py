@@ -21,7 +21,7 @@ _warned: weakref.WeakSet = weakref.WeakSet()
 
 
 def interaction_graph(matrix: sp.spmatrix | sp.sparray) -> InteractionGraph:
-    """The graph of a raw interaction matrix [U, I]; edge values are kept only where one differs from 1."""
+    """The graph of a raw interaction matrix [U, I]. Edge values are stored only if one of them differs from 1."""
     graph = InteractionGraph.from_scipy(matrix, weights=True)
     return InteractionGraph.from_scipy(matrix) if bool((graph.value == 1).all()) else graph
 
@@ -32,9 +32,9 @@ def relation_rows(
     """Equals ``F.normalize((user_final[users] @ item_final.T) * (1 - A[users]), dim=1)``, A the graph's matrix: the
     released ``u_sim_calculation``.
 
-    Dot products (not the paper's cosines of Eq. 3), a seen item's entry multiplied by 1 minus its edge value, rows of
-    length 1. With edge values of 1, which is what interactions have, nothing is formed: the rows are lazy. Other values
-    have no such form: the rows are then dense, which is said once a graph.
+    The entries are dot products, instead of the cosines of Eq. 3 in the paper. The entry of a seen item is multiplied
+    by 1 minus its edge value, and rows have length 1. If all edge values are 1, as for interactions, no matrix is
+    formed. Otherwise the rows are dense, with one warning per graph.
 
     Args:
         graph: `interaction_graph` of the raw matrix.
@@ -60,9 +60,9 @@ def relation_rows(
 def discriminate(net: nn.Sequential, x: RelationRows | Tensor, gemm: torch.dtype | None = None) -> Tensor:
     """Equals ``(100 * net(x.float())).view(-1)``: the released ``Discriminator.forward`` (Eq. 4 with its factor 100).
 
-    net: Linear, LeakyReLU, BatchNorm, Dropout, …, Sigmoid; x [B, I], rows or a matrix. LeakyReLU(True), whose slope is
-    1, is the identity and costs nothing here. With gemm=torch.bfloat16 the linear layers multiply in bfloat16; what
-    they return, and everything between them, is float32. Gradients reach the parameters and what x is made of.
+    net: Linear, LeakyReLU, BatchNorm, Dropout, …, Sigmoid. x: [B, I], rows or a matrix. LeakyReLU(True), whose slope is
+    1, is the identity and is skipped. With gemm=torch.bfloat16, the products of the linear layers are bfloat16, while
+    their results and all other computations are float32. Gradients reach the parameters and the factors of x.
     """
     z = x.float()
     for layer in net:
@@ -80,8 +80,8 @@ def noisy_rows(interactions: sp.spmatrix | sp.sparray, noise_scale: float, tau: 
     released real rows before ``+= rows * args.ui_pre_scale`` (Eq. 5, but the noise alone is divided by the
     temperature).
 
-    interactions: A [B, I], the raw matrix's rows ``self.ui_graph_raw[users]``, any SciPy sparse matrix; it is never a
-    dense array. The uniform numbers are drawn as the released code draws them, from torch's CPU generator.
+    interactions: A [B, I], the rows ``self.ui_graph_raw[users]`` of the raw matrix, any SciPy sparse matrix. It is not
+    converted to a dense array. The uniform numbers are those of the released code, from torch's CPU generator.
 
     Returns:
         float32 [B, I], on `device`, without gradient.
@@ -105,10 +105,10 @@ def gradient_penalty(
     constant rows: the released ``gradient_penalty`` (Eq. 7 with its factor).
 
     Args:
-        D: the discriminator, a module that takes rows [B, I] and returns [B].
-        xr, xf: real and generated rows [B, I]; neither receives a gradient.
-        alpha: [B, 1]; drawn uniformly, ``torch.rand(B, 1)``, where it is None.
-        gemm: torch.bfloat16 multiplies in bfloat16 where the lengths are formed; D has its own way.
+        D: the discriminator, a module that maps rows [B, I] to [B].
+        xr, xf: real and generated rows [B, I]. They receive no gradient.
+        alpha: [B, 1]. None: drawn uniformly, ``torch.rand(B, 1)``.
+        gemm: torch.bfloat16: bfloat16 products in the computation of the lengths. The products in D do not change.
 
     Returns:
         Scalar, differentiable in D's parameters.
@@ -125,8 +125,8 @@ def gradient_penalty(
 
 
 def item_major_(weight: Tensor) -> None:
-    """Stores weight [H, I] item-major, in place, so that an item's column is contiguous. The values and the Parameter
-    stay the same. Does nothing where the weight is item-major already."""
+    """Stores weight [H, I] item-major, in place, so that the column of an item is contiguous. Values and Parameter do
+    not change. Does nothing if the weight is already item-major."""
     if not weight.mT.is_contiguous():
         with torch.no_grad():
             weight.data = weight.data.mT.contiguous().mT

@@ -1,4 +1,4 @@
-"""The released code's sampler: the same draws from Python's and NumPy's generators, without a call for each.
+"""The sampler of the released code: the same random numbers from Python's and NumPy's generators, in fewer calls.
 
 Positives and negatives are drawn in C++ (csrc/cpu/numpy_triples.cpp) through the C interface of NumPy's bit generator:
 
@@ -22,19 +22,20 @@ from ..._C import numpy_triples
 
 
 class TripleSampler:
-    """``sample()`` equals the released ``Data.sample()``, draw for draw: users by ``random.sample`` (``random.choice``
-    where the batch is larger than n_users), then for each user a positive by ``np.random.randint`` over its items and a
-    negative by ``np.random.randint`` over all, drawn again while it is one of the user's.
+    """``sample()`` equals the released ``Data.sample()`` in every random number.
 
-    Both global generators end where the released loop would leave them, so whatever draws next is the same too.
+    Users are drawn by ``random.sample``, or by ``random.choice`` if the batch is larger than n_users. For each user, a
+    positive is drawn by ``np.random.randint`` from the items of the user, and a negative by ``np.random.randint`` from
+    all items, again until it is not one of the user's. Both global generators end in the same state as with the
+    released loop, so that later random numbers are the same, too.
 
     Args:
-        train_items: user id → list of item ids, the positives.
-        exist_users: ids to draw from, each with at least one item.
+        train_items: {user id: list of item ids}, the positives.
+        exist_users: the user ids to draw from, each with at least one item.
         batch_size, n_users, n_items: sizes.
 
     Raises:
-        ValueError: when a user has every item, for whom the released loop does not end.
+        ValueError: a user has every item. The released loop does not end in this case.
     """
 
     def __init__(
