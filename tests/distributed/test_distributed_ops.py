@@ -60,7 +60,7 @@ def test_rows_of_ranks():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_columns_do_not_depend_on_their_number(dtype):
-    """Bit-identical results on any number of ranks depend on this. All widths below that of a vector, and some above."""
+    """Bit-identical results on any number of ranks depend on this. All widths up to a vector, and some above."""
     graph = op_cases.a_graph(60, 40)
     users, items = op_cases.normal(60, 40).to(dtype), op_cases.normal(40, 40, seed=1).to(dtype)
     for norm in ("receiver", "both", "none"):
