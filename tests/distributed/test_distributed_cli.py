@@ -133,7 +133,7 @@ def test_mistakes_are_one_line_of_one_rank(tmp_path, monkeypatch):
     ended = run(command, variables={"PYTHONSAFEPATH": ""})
     assert ended.returncode == 2
     (line,) = lines(ended.stderr)
-    assert "model.system = 'ngcf': NGCF trains in one process; leave out --ranks or torchrun, or choose one of" in line
+    assert "model.system = 'ngcf': NGCF can be trained by one process only; leave out --ranks or torchrun, or" in line
     assert line.endswith("popularity, mf, lightgcn") and "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()
 
