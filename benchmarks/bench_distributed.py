@@ -1,9 +1,10 @@
-"""A LightGCN step over ranks: bytes on the wire against the formula, memory a rank, seconds.
+"""A LightGCN step with several ranks: received bytes against the formula, memory per rank, seconds.
 
 `python benchmarks/bench_distributed.py --ranks 1 2 4` starts every number of ranks in turn on the loopback interface
-and prints a table. It fails where the bytes that the ranks count differ from the formula by more than 5 %, where the
-interface carried another number by more than 5 %, or where memory does not fall with 1/P to 10 %. Loopback counters
-take in whatever else uses the interface. Seconds say something where each rank has processors, or a GPU, of its own.
+and prints a table. It fails if the bytes that the ranks count differ from the formula by more than 5%, if the bytes
+that the interface counts differ from them by more than 5%, or if memory differs from 1/P by more than 10%. The counters
+of the loopback interface include all other programs that use it. Times are meaningful only if each rank has its own
+processors or its own GPU.
 """
 
 import argparse
@@ -31,12 +32,12 @@ def graph_of(n: int, edges: int) -> InteractionGraph:
 
 
 def formula(n_nodes: int, d: int, distinct: int, size: int) -> float:
-    """Bytes that a rank receives in a step: layouts forward and backward, rows of the batch."""
+    """Bytes that a rank receives in a step: exchanges of rows and columns in both directions, and rows of the batch."""
     return 4 * n_nodes * d * 4 * (size - 1) / size**2 + 2 * distinct * d * 4 * (size - 1) / size
 
 
 def loopback() -> int:
-    """Bytes that the interface has carried."""
+    """Bytes that the interface has transferred."""
     for line in Path("/proc/net/dev").read_text().splitlines():
         name, _, counters = line.partition(":")
         if name.strip() == "lo":
@@ -49,7 +50,7 @@ def peak() -> int:
 
 
 def work(nodes: int, edges: int, d: int, batch: int, out: Path) -> None:
-    """Some steps as one of the ranks; on the first, what they took."""
+    """Some steps on this rank. Returns the measurements on the first rank."""
     torch.set_num_threads(1)
     ranks = md.start()
     graph = graph_of(nodes, edges)
@@ -94,7 +95,7 @@ def measure(size: int, arguments: list[str]) -> dict[str, float]:
 
 
 def check(rows: list[dict[str, float]]) -> list[str]:
-    """What misses its target."""
+    """A sentence for every target that is missed."""
     missed = []
     for row in rows:
         for name in ("received", "interface"):

@@ -1,4 +1,4 @@
-"""Training on a busy machine: processor and wall time of two epochs of the embedded catalogue, while N single-threaded
+"""Training on a busy machine: processor and wall time of two epochs on the built-in data set, while N single-threaded
 processes compute without end.
 
     python -P benchmarks/busy.py
@@ -132,7 +132,7 @@ def page(measured, epochs):
     lines = [
         f"# Training beside other work, {date.today()}",
         "",
-        f"`python -P benchmarks/busy.py`: the embedded catalogue, {epochs} epochs, {threads.available()} processors; "
+        f"`python -P benchmarks/busy.py`: the built-in data set, {epochs} epochs, {threads.available()} processors; "
         "every run is a process of its own, its start included.",
     ]
     for n, busy, load, results in measured:

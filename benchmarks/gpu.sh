@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything a machine with an NVIDIA GPU can say of this source tree, with the torch it has: builds in place, tests on
-# CUDA, compute-sanitizer over the CUDA kernels, benchmarks, a short training run. Needs nvcc, and no network.
+# All checks of this source tree that need an NVIDIA GPU, with the installed torch: builds in place, runs the tests on
+# CUDA, compute-sanitizer on the CUDA kernels, the benchmarks and a short training run. Needs nvcc, but no network.
 #
 #   benchmarks/gpu.sh [FOLDER]      the folder for logs, results.json and results.md; default: gpu-results
 #
-# PYTHON names the interpreter. DATA names a folder with a catalogue to train on; without it the embedded one is taken.
+# PYTHON: the Python interpreter. DATA: a data folder to train on; without it, the built-in data set is used.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ python=${PYTHON:-python3}
 failed=()
 export MMSSL_FAST_CUDA=1 PYTHONSAFEPATH=1
 
-# step NAME COMMAND...: runs it, keeps what it prints in NAME.log, and goes on when it fails.
+# step NAME COMMAND...: runs the command, writes its output to NAME.log, and continues if it fails.
 step() {
   local name=$1 begun=$SECONDS
   shift
@@ -21,13 +21,13 @@ step() {
     echo "$name: passed in $((SECONDS - begun)) s"
   else
     failed+=("$name")
-    echo "$name: FAILED after $((SECONDS - begun)) s; the end of $out/$name.log:"
+    echo "$name: FAILED after $((SECONDS - begun)) s; last lines of $out/$name.log:"
     tail -n 15 "$out/$name.log"
   fi
 }
 
 "$python" -c 'import torch; assert torch.cuda.is_available()' 2> /dev/null ||
-  { echo "gpu.sh: $python has no torch that sees a GPU; name another in PYTHON" >&2; exit 2; }
+  { echo "gpu.sh: torch in $python finds no GPU; set PYTHON to another interpreter" >&2; exit 2; }
 
 step build "$python" -m pip install --quiet --no-build-isolation --no-deps --no-index --editable .
 "$python" -c 'import mmssl_fast as m; info = m.build_info(); print(info); assert info["cuda"], info["cuda_note"]' ||
@@ -41,7 +41,7 @@ if command -v compute-sanitizer > /dev/null; then
       "$python" -m pytest -q -p no:cacheprovider tests/gpu -k "not gumbel_long" -x
   done
 else
-  echo "compute-sanitizer: left out, it is not on PATH"
+  echo "compute-sanitizer: skipped, because it is not on PATH"
 fi
 step benchmarks env MMSSL_FAST_BENCHMARK_DEVICE=cuda "$python" -m pytest -q -p no:cacheprovider --benchmark-only \
   --benchmark-json="$out/benchmarks.json" benchmarks

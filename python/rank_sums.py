@@ -1,4 +1,4 @@
-"""Sums over users that do not depend on how many processes share them, and the turns in which the processes rank."""
+"""Sums over users that do not depend on the number of processes, and groups of users to rank at once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from torch import Tensor
 
 from mmssl_fast.distributed import Ranks, all_max, all_sum
 
-PASS_ENTRIES = 1 << 24  # of the lists that a rank makes while every rank's items are broadcast once
+PASS_ENTRIES = 1 << 24  # length of all lists that a rank computes during one broadcast of all items
 
 
 class OrderedSums:
     """Equals ``sum(values.sum(0) for values in torch.cat(every rank's values).split(chunk))``, added in this order.
 
-    Users are counted through all ranks. A chunk that lies on one rank is summed there; of a chunk that two or more
-    ranks share, all get the single values. The result has the same bits for any number of ranks.
+    Chunks are counted over the users of all ranks. If a chunk belongs to one rank, that rank computes its sum. If it
+    belongs to several, all ranks receive its single values. The result is bit-identical for any number of ranks.
 
-    n_own: users of this rank, of whom `add` takes the values in pieces of `pieces` users. chunk: users summed at once.
-    shape: of one user's values. n: users of all ranks. With one rank nothing is sent.
+    n_own: number of users of this rank. `add` takes their values in pieces, whose sizes are in `pieces`.
+    chunk: number of users in a chunk.
+    shape: shape of the values of one user.
+    n: number of users of all ranks.
+
+    With one rank, nothing is sent.
     """
 
     def __init__(self, n_own: int, chunk: int, shape: tuple[int, ...], device: torch.device, ranks: Ranks) -> None:
@@ -40,7 +44,7 @@ class OrderedSums:
             first = end
 
     def add(self, values: Tensor) -> None:
-        """The values [b, …], float64, of this rank's next b users: one of `pieces`."""
+        """Add the values [b, …], float64, of the next b users of this rank, where b is the next of `pieces`."""
         number, offset = divmod(self.at, self.chunk)
         if number in self.shared:
             self.values[self.shared[number], offset : offset + len(values)] = values
@@ -49,8 +53,8 @@ class OrderedSums:
         self.at += len(values)
 
     def total(self) -> Tensor:
-        """The sum over all users of all ranks, the same bits on every rank; a collective."""
-        sums, values = all_sum(self.sums, self.ranks), all_sum(self.values, self.ranks)  # zero but on one rank: exact
+        """The sum over the users of all ranks, bit-identical on every rank. All ranks must call it."""
+        sums, values = all_sum(self.sums, self.ranks), all_sum(self.values, self.ranks)  # one nonzero term: exact
         for number, slot in self.shared.items():
             sums[number] = values[slot, : min(self.chunk, self.n - number * self.chunk)].sum(0)
         total = torch.zeros(sums.shape[1:], dtype=torch.float64, device=sums.device)
@@ -60,8 +64,9 @@ class OrderedSums:
 
 
 def passes(chunks: list[Tensor], k: int, ranks: Ranks) -> Iterator[list[Tensor]]:
-    """The chunks in groups whose lists are made together: one a group in one process, else as many as PASS_ENTRIES
-    allows, since each group takes one broadcast of all items. All ranks get equally many groups, some of them empty."""
+    """Groups of chunks whose lists are computed together. With one process, a group has one chunk. With several, it has
+    as many as PASS_ENTRIES allows, because all items are broadcast once per group. All ranks get the same number of
+    groups, some of which may be empty."""
     if ranks.size == 1:
         yield from ([chunk] for chunk in chunks)
         return

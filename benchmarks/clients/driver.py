@@ -1,14 +1,14 @@
 """Runs a public client with and without mmssl_fast.dropin, in turns: losses, metrics, CPU time, peak memory.
 
-A file beside this one describes a client: how its data are written, how it starts, what a turn is (an epoch, or a step)
-and how it evaluates. The client's checkout is an argument; a side is a process of its own, which waits for its turn, so
-that all sides meet the same machine::
+A client is a public project. A file in this folder describes it: the format of its data, how it starts, what a turn is
+(an epoch or a step), and how it evaluates. CHECKOUT is a copy of its repository. Each side is a separate process, and
+the sides run their turns one after another, so that all have the same load on the machine::
 
     python benchmarks/clients/run.py lightgcn_pytorch CHECKOUT [--data FOLDER] [--turns 5] [--sides own,sparse,full]
 
-Sides: "own" is the client as it is; "sparse" runs it under `sparse.enable()`; "full" adds whatever else
-mmssl_fast.dropin has for it. Times are processor time, since other programs may run. Without --data the catalogue is
-mmssl_trainer's synthetic one.
+Sides: "own" is the unchanged client, "sparse" the client under `sparse.enable()`, and "full" uses everything else that
+mmssl_fast.dropin has for it. Times are processor time, because other programs may be running. Without --data, the
+built-in data set of mmssl_trainer is used.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SEED = 2022
 
 
 class Finished(Exception):
-    """The parent wants no further turn."""
+    """Raised when the parent requests no further turn."""
 
 
 class Client:
-    """What a client's file says about it. `folder` is empty at first, and each side has one of its own."""
+    """The description of a client. `folder` is initially empty; each side has its own."""
 
     name = ""
     turn = "epoch"
@@ -59,11 +59,11 @@ class Client:
         raise NotImplementedError
 
     def accelerate(self) -> object:
-        """Changes the client as docs/dropin.md says, for the side "full"; returns what shall be printed."""
+        """Changes the client as described in docs/dropin.md, for the side "full". Returns a text to print."""
         return ""
 
     def run(self, turns: Turns) -> None:
-        """Does a turn's work for each item of `turns`."""
+        """Runs a turn for each item of `turns`."""
         for _ in turns:
             turns.losses = self.epoch()
 
@@ -75,7 +75,7 @@ class Client:
 
 
 class Turns:
-    """Waits for the parent before each item, and answers with the turn's time and `losses` after it."""
+    """Waits for the parent before each item, and sends it the time and the `losses` of the turn after it."""
 
     def __init__(self, requests: Iterator[str], answer) -> None:
         self._requests, self._answer, self.losses = requests, answer, {}
@@ -84,7 +84,7 @@ class Turns:
         return self.over(itertools.repeat(None), lambda: self.losses)
 
     def over(self, items, losses):
-        """The items of a client's own loop, a turn each; losses() is called after each, within the loop's frame."""
+        """The items of the loop of the client, one turn each. losses() is called after each in its frame."""
         for item in items:
             if next(self._requests, "") != "turn\n":
                 raise Finished
@@ -280,7 +280,7 @@ def peak_mib() -> float:
 
 
 class Anything:
-    """What a module that is stood in for holds: takes every call and attribute, and does nothing."""
+    """The content of a replaced module: accepts every call and attribute access, and does nothing."""
 
     def __init__(self, *_, **__) -> None:
         pass
@@ -302,7 +302,7 @@ class _Empty(types.ModuleType):
 
 
 def stand_in(*names: str) -> None:
-    """Modules of these names whose contents do nothing, for imports that the training loop never uses."""
+    """Modules with these names that do nothing, for imports that the training loop does not use."""
     for name in names:
         module = sys.modules[name] = _Empty(name)
         module.__spec__, module.__path__ = ModuleSpec(name, None), []

@@ -1,8 +1,8 @@
-"""Training, evaluating and recommending over many processes: rows, columns and what ranks exchange.
+"""Training, evaluation and recommendation with several processes (ranks), which torchrun starts.
 
-torchrun starts the processes. A table over users or items lies by rows, n/P on each of P ranks, wherever nodes are read
-one by one, and by columns, all nodes and d/P of the features, while it is propagated; the graph is on every rank. An op
-here has the name of the one on one process and takes this rank's rows and the ranks besides.
+Each of P ranks has n/P rows of a table of n users or items, with all d columns. For propagation, the ranks exchange
+rows for columns: each then has all n rows and d/P columns. The graph is on every rank. The operations have the names of
+those for one process; they take this rank's rows of the tables, and the `Ranks` as an additional argument.
 
 >>> import torch
 >>> from mmssl_fast import InteractionGraph

@@ -1,4 +1,4 @@
-"""bpr_loss over ranks: on the batch's own rows, by all ranks alike."""
+"""bpr_loss for several ranks: every rank gathers the rows of the batch and computes the same loss."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def bpr_loss(
     n_items: int,
     ranks: Ranks,
 ) -> Tensor:
-    """Equals ``mmssl_fast.bpr_loss`` (equation 14) of the whole tables, value and gradients to the bit.
+    """Equals ``mmssl_fast.bpr_loss`` (equation 14) of the whole tables; value and gradients are bit-identical.
 
-    The distinct rows of the batch are gathered on every rank and the loss is computed by all alike: a rank receives
-    2·R·d·s·(P − 1)/P bytes for R distinct users and items, in backward nothing.
+    Every rank gathers the distinct rows of the batch and computes the loss. A rank receives 2·R·d·s·(P − 1)/P bytes for
+    R distinct users and items, and nothing in backward.
 
     Args:
         user_emb: [U_p, d] and item_emb: [I_p, d], this rank's rows.
@@ -32,10 +32,10 @@ def bpr_loss(
         ranks: the processes.
 
     Returns:
-        The mean loss over the batch, the same bits on every rank.
+        The mean loss over the batch, bit-identical on every rank.
 
     Raises:
-        IndexError: naming the first id outside [0, U) or [0, I).
+        IndexError: names the first id outside [0, U) or [0, I).
 
     Example:
         >>> from mmssl_fast.distributed import start

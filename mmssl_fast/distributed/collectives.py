@@ -1,10 +1,13 @@
-"""What ranks exchange: changes of layout, sums, rows, blocks. Each is an autograd.Function where it has a gradient.
+"""Communication between ranks: exchanging rows and columns, sums, gathered rows, broadcast blocks.
 
-With one rank each is the identity or the plain op: no process group, no collective, no copy. All ranks must call the
-same functions in the same order, in forward and so in backward; sizes may differ, branches around a call may not.
+Functions with a gradient are autograd functions. With one rank, each function is the identity or the operation for one
+process: there is no process group, no collective and no copy. All ranks must call the same functions in the same order,
+in forward and therefore in backward. Sizes may differ between ranks, but a call must not depend on a condition that
+does.
 
-n_p and D_p are what a rank owns of n rows and D columns (`Ranks.span`), s the bytes of an element, P the ranks. What
-each adds to `Ranks.received` is in its docstring.
+Symbols: n_p and D_p are the numbers of rows and columns that a rank has of n rows and D columns (`Ranks.span`), s is
+the size of an element in bytes, P the number of ranks. Each docstring states what the function adds to
+`Ranks.received`.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from torch import Tensor
 
 from .ranks import Ranks
 
-_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}  # integers of the same size, whose sums are exact
+_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}  # integers of the same size have exact sums
 
 
 def rows_to_columns(x: Tensor, n: int, ranks: Ranks) -> Tensor:
-    """Equals ``torch.cat(every rank's x)[:, first:last]`` with this rank's columns: rows [n_p, D] → columns [n, D_p].
+    """Equals ``torch.cat(every rank's x)[:, first:last]`` for this rank's columns: rows [n_p, D] → columns [n, D_p].
 
     One all-to-all; backward is `columns_to_rows`. A rank receives n·D·s·(P − 1)/P² bytes.
 
@@ -32,7 +35,7 @@ def rows_to_columns(x: Tensor, n: int, ranks: Ranks) -> Tensor:
         ranks: the processes.
 
     Raises:
-        ValueError: when x has not this rank's number of rows.
+        ValueError: if the number of rows of x is not that of this rank.
 
     Example:
         >>> from mmssl_fast.distributed import start
@@ -46,7 +49,7 @@ def rows_to_columns(x: Tensor, n: int, ranks: Ranks) -> Tensor:
 
 
 def columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Tensor:
-    """Equals ``torch.cat(every rank's y, 1)[first:last]`` with this rank's rows: columns [n, D_p] → rows [n_p, D].
+    """Equals ``torch.cat(every rank's y, 1)[first:last]`` for this rank's rows: columns [n, D_p] → rows [n_p, D].
 
     One all-to-all; backward is `rows_to_columns`. A rank receives n·D·s·(P − 1)/P² bytes.
 
@@ -56,7 +59,7 @@ def columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Tensor:
         ranks: the processes.
 
     Raises:
-        ValueError: when y has not this rank's number of columns.
+        ValueError: if the number of columns of y is not that of this rank.
     """
     if ranks.size == 1:
         return y
@@ -99,24 +102,25 @@ class _ColumnsToRows(torch.autograd.Function):
 
 
 def reduce_from_ranks(x: Tensor, ranks: Ranks) -> Tensor:
-    """Equals ``sum(every rank's x)``, the same bits on every rank: what leaves a computation on shards.
+    """Equals ``sum(every rank's x)``, bit-identical on every rank: the end of a computation divided among ranks.
 
-    The gradient of the sum is every part's gradient: backward is the identity. A rank receives 2·size(x)·(P − 1)/P
-    bytes. Its pair is `copy_to_ranks`; they are Megatron-LM's reduce and copy of tensor parallel regions (Shoeybi et
-    al., 2019, section 3).
+    The gradient of every term is the gradient of the sum, so backward is the identity. A rank receives
+    2·size(x)·(P − 1)/P bytes. Together with `copy_to_ranks`, this is the pair of operators around a tensor-parallel
+    region of Megatron-LM (Shoeybi et al., 2019, section 3).
 
     Args:
-        x: this rank's part, any shape, the same on all ranks.
+        x: this rank's term. All ranks have the same shape.
         ranks: the processes.
     """
     return x if ranks.size == 1 else _ReduceFromRanks.apply(x, ranks)
 
 
 def copy_to_ranks(x: Tensor, ranks: Ranks) -> Tensor:
-    """Equals ``x``, for a value that is the same on all ranks and enters a computation on shards.
+    """Equals ``x``, a value that is equal on all ranks: the start of a computation that is divided among ranks.
 
-    Each rank then has the gradient of its own shard alone: backward adds them up, so that all have the whole. Without
-    it losses are right and gradients wrong. A rank receives nothing, in backward 2·size(x)·(P − 1)/P bytes.
+    Each rank computes the gradient of its part only. Backward adds them, so that every rank has the complete gradient.
+    Without this function, losses would be correct but gradients wrong. A rank receives nothing in forward, and
+    2·size(x)·(P − 1)/P bytes in backward.
 
     Args:
         x: equal on all ranks, any shape.
@@ -148,15 +152,15 @@ class _CopyToRanks(torch.autograd.Function):
 
 
 def gather_rows(x: Tensor, ids: Tensor, n: int, ranks: Ranks) -> Tensor:
-    """Equals ``whole[ids]`` to the bit with ``whole = torch.cat(every rank's x)``: the same rows on every rank.
+    """Equals ``whole[ids]`` to the bit, where ``whole = torch.cat(every rank's x)``: the same rows on every rank.
 
-    What follows is computed by all ranks alike, so all have the same gradient, and backward takes each owner's rows of
-    it without communication. A rank receives 2·B·d·s·(P − 1)/P bytes.
+    All ranks must compute the same with the result, so that all have the same gradient. In backward, each rank takes
+    its own rows from that gradient, without communication. A rank receives 2·B·d·s·(P − 1)/P bytes.
 
     Args:
         x: [n_p, d], this rank's rows.
-        ids: int64 [B], rows of the whole, the same on every rank; their gradients are summed where ids repeat, in an
-            order that CUDA does not fix.
+        ids: int64 [B], rows of the whole table, the same on every rank. The gradients of repeated ids are added, on
+            CUDA in no fixed order.
         n: rows of the whole table.
         ranks: the processes.
 
@@ -191,11 +195,11 @@ class _GatherRows(torch.autograd.Function):
 def column_softmax(x: Tensor, ranks: Ranks) -> Tensor:
     """Equals this rank's columns of ``torch.cat(every rank's x, 1).softmax(1)``, without gathering the columns.
 
-    A rank receives 4·n·s·(P − 1)/P bytes for the maximum and the sum of every row, in backward 2·n·s·(P − 1)/P for one
-    inner product of every row.
+    A rank receives 4·n·s·(P − 1)/P bytes for the maximum and the sum of every row, and 2·n·s·(P − 1)/P in backward for
+    one inner product per row.
 
     Args:
-        x: [n, D_p], this rank's columns; there may be none.
+        x: [n, D_p], this rank's columns. D_p may be 0.
         ranks: the processes.
     """
     return x.softmax(1) if ranks.size == 1 else _ColumnSoftmax.apply(x, ranks)
@@ -219,12 +223,12 @@ class _ColumnSoftmax(torch.autograd.Function):
 
 
 def merge_logsumexp(lse: Tensor, ranks: Ranks) -> Tensor:
-    """Equals ``torch.stack(every rank's lse).logsumexp(0)``: of the whole row, from the ranks' parts of it.
+    """Equals ``torch.stack(every rank's lse).logsumexp(0)``: the log-sum-exp of rows with entries on several ranks.
 
     Backward is ``grad * exp(part − whole)``, without communication. A rank receives 4·B·s·(P − 1)/P bytes.
 
     Args:
-        lse: [B], this rank's part; −inf where it has none.
+        lse: [B], the log-sum-exp of this rank's entries of each row; −inf if it has none.
         ranks: the processes.
     """
     return lse if ranks.size == 1 else _MergeLogSumExp.apply(lse, ranks)
@@ -247,9 +251,9 @@ class _MergeLogSumExp(torch.autograd.Function):
 
 
 def broadcast_blocks(x: Tensor, n: int, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
-    """Equals ``((first, whole[first:last]) for first, last in ranks.spans(n))``: every rank's rows in turn.
+    """Equals ``((first, whole[first:last]) for first, last in ranks.spans(n))``: the rows of one rank after another.
 
-    The next block travels while one is worked on. All ranks must take all blocks. A rank receives
+    The next block is sent while the caller works on the current one. All ranks must read all blocks. A rank receives
     n·d·s·(P − 1)/P bytes and holds two blocks. No gradient.
 
     Args:
@@ -258,7 +262,7 @@ def broadcast_blocks(x: Tensor, n: int, ranks: Ranks) -> Iterator[tuple[int, Ten
         ranks: the processes.
 
     Yields:
-        (first row, block), blocks without rows left out; with one rank (0, x).
+        (first row, block), except for blocks without rows. With one rank: (0, x).
     """
     x = x.detach()
     if ranks.size == 1:
@@ -282,7 +286,7 @@ def broadcast_blocks(x: Tensor, n: int, ranks: Ranks) -> Iterator[tuple[int, Ten
 
 
 def gather_whole(x: Tensor, n: int, ranks: Ranks) -> Tensor:
-    """Equals ``torch.cat(every rank's x)``: the whole table [n, …] on every rank, for small ones. No gradient.
+    """Equals ``torch.cat(every rank's x)``: the whole table [n, …] on every rank, for small tables. No gradient.
 
     A rank receives size(x)·(P − 1) bytes.
     """
@@ -295,12 +299,14 @@ def gather_whole(x: Tensor, n: int, ranks: Ranks) -> Tensor:
 
 
 def merge_topk(values: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Equals ``topk(k)`` of the candidates of every row: best first, equal values by the lower item. Local.
+    """Equals ``topk(k)`` of the candidates of every row: best first, the lower item first among equal values.
+
+    There is no communication.
 
     Args:
-        values [B, c], items int64 [B, c]: candidates in any order, distinct within a row; item −1 and value −inf where
-            there is none.
-        k: the length of the result.
+        values [B, c], items int64 [B, c]: candidates in any order, distinct within a row. A missing one is item −1 with
+            value −inf.
+        k: length of the result.
 
     Returns:
         values [B, m] and items [B, m], m = min(k, c).
@@ -316,10 +322,10 @@ def merge_topk(values: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def reduce_gradients(parameters: Iterable[Tensor], ranks: Ranks) -> None:
-    """Add up the ranks' gradients of replicated parameters, in one all-reduce a dtype: .grad is then the whole's.
+    """Replace the .grad of replicated parameters by its sum over all ranks, in one all-reduce per dtype.
 
-    A parameter without a gradient on some rank must be without one on all. A rank receives twice the gradients' bytes
-    times (P − 1)/P.
+    A parameter without a gradient on one rank must have none on any. A rank receives 2·(P − 1)/P times the bytes of the
+    gradients.
     """
     if ranks.size == 1:
         return
@@ -334,17 +340,17 @@ def reduce_gradients(parameters: Iterable[Tensor], ranks: Ranks) -> None:
 
 
 def all_sum(x: Tensor, ranks: Ranks) -> Tensor:
-    """Equals ``sum(every rank's x)``, a new tensor without a gradient; x itself with one rank."""
+    """Equals ``sum(every rank's x)``: a new tensor without a gradient. With one rank: x itself."""
     return _all_reduce(x, dist.ReduceOp.SUM, ranks) if ranks.size > 1 else x
 
 
 def all_max(x: Tensor, ranks: Ranks) -> Tensor:
-    """The elementwise maximum of every rank's x, a new tensor without a gradient; x itself with one rank."""
+    """The elementwise maximum over every rank's x: a new tensor without a gradient. With one rank: x itself."""
     return _all_reduce(x, dist.ReduceOp.MAX, ranks) if ranks.size > 1 else x
 
 
 def all_texts(text: str, ranks: Ranks) -> list[str]:
-    """Every rank's text, in the order of ranks, on every rank."""
+    """The texts of all ranks, in the order of the ranks, on every rank."""
     if ranks.size == 1:
         return [text]
     own = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)
@@ -362,7 +368,7 @@ def all_texts(text: str, ranks: Ranks) -> list[str]:
 
 
 def check_rows(op: str, x: Tensor, n: int, ranks: Ranks) -> None:
-    """Raises ValueError unless x has this rank's number of rows of n."""
+    """Raise ValueError if the number of rows of x is not that of this rank."""
     own = ranks.sizes(n)[ranks.rank]
     if x.shape[0] != own:
         raise ValueError(f"{op}: x has {x.shape[0]} rows, rank {ranks.rank} of {ranks.size} owns {own} of {n}")

@@ -1,4 +1,4 @@
-"""cosine_topk over ranks: own users against every rank's items in turn."""
+"""cosine_topk for several ranks: the users of this rank are compared with the items of one rank after another."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ def cosine_topk(
     kind: str = "cosine",
     places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Equals ``mmssl_fast.cosine_topk(u, torch.cat(every rank's v), k, seen, kind)``, to the bit, of this rank's users.
+    """Equals ``mmssl_fast.cosine_topk(u, torch.cat(every rank's v), k, seen, kind)`` for this rank's users, to the bit.
 
-    Every rank's items are broadcast in turn; memory is two blocks of items and O(B k). A rank receives
-    I·d·s·(P − 1)/P bytes. No gradient.
+    The items of one rank after another are broadcast. The memory is that of two blocks of items, and O(B k). A rank
+    receives I·d·s·(P − 1)/P bytes. No gradient.
 
     Args:
-        u: [B, d], users of this rank; B may differ between ranks and be 0, but all must call.
+        u: [B, d], users of this rank. B may differ between ranks and may be 0, but all ranks must call the function.
         v: [I_p, d], this rank's items.
-        k: how many items a row.
+        k: number of items per row.
         n_items: I.
         ranks: the processes.
-        seen: CSR block of B rows of items that are left out, ids of the whole table, ascending within a row; of places
-            where those are given.
+        seen: CSR block of B rows: the items to exclude, ascending within a row. Ids refer to the whole table; if
+            `places` is given, these are places.
         kind: "cosine" or "dot".
-        places: int64 [I], the same on every rank: the order of the items, in which equal values come and by which
-            `seen` and the result name them; −1 leaves an item out. None: by id.
+        places: int64 [I], the same on every rank: the place of each item in an order of the items, or −1 to exclude the
+            item. Equal values are ordered by place, and `seen` and the result contain places. None: ids are used.
 
     Returns:
-        values [B, k] and items (or places) int64 [B, k]; where a row has fewer than k left, item −1 and value −inf.
+        values [B, k] and items (or places) int64 [B, k]. If fewer than k items remain in a row, the rest has item −1
+        and value −inf.
 
     Example:
         >>> from mmssl_fast.distributed import start

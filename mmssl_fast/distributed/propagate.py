@@ -1,4 +1,4 @@
-"""propagate and lightgcn over ranks: by columns, without a partition of the graph."""
+"""propagate and lightgcn for several ranks: each rank propagates some of the columns over the whole graph."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from .ranks import Ranks
 def propagate(graph: InteractionGraph, x: Tensor, ranks: Ranks, to: str = "users", norm: str = "receiver") -> Tensor:
     """Equals this rank's rows of ``mmssl_fast.propagate(graph, torch.cat(every rank's x), to, norm)``, to the bit.
 
-    Rows become columns, every rank propagates its own d/P of them over the whole graph, and columns become rows. A rank
-    receives (U + I)·d·s·(P − 1)/P² bytes, in backward the same; s bytes an element.
+    The ranks exchange rows for columns, each propagates its d/P columns over the whole graph, and they exchange columns
+    for rows. A rank receives (U + I)·d·s·(P − 1)/P² bytes, and as many in backward; s is the size of an element in
+    bytes.
 
     Args:
         graph: the whole graph, on every rank.
@@ -27,7 +28,7 @@ def propagate(graph: InteractionGraph, x: Tensor, ranks: Ranks, to: str = "users
         [U_p, d] or [I_p, d], this rank's rows.
 
     Raises:
-        ValueError: as `mmssl_fast.propagate`, or when x has not this rank's number of rows.
+        ValueError: as in `mmssl_fast.propagate`, and if the number of rows of x is not that of this rank.
 
     Example:
         >>> import torch
@@ -49,7 +50,7 @@ def lightgcn(
 ) -> tuple[Tensor, Tensor]:
     """Equals this rank's rows of ``mmssl_fast.lightgcn`` (equation 10) of the whole tables, to the bit.
 
-    A rank receives 2·(U + I)·d·s·(P − 1)/P² bytes whatever the number of layers, in backward the same.
+    A rank receives 2·(U + I)·d·s·(P − 1)/P² bytes for any number of layers, and as many in backward.
 
     Args:
         graph: the whole graph, on every rank.

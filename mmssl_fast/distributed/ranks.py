@@ -1,4 +1,4 @@
-"""The processes of a run: which of them this one is, which rows it owns, and how they are joined and parted."""
+"""The processes of a run: the number of this one, the rows it owns, and how they are connected and disconnected."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor
 
 
 class Ranks:
-    """P processes that train one model together, and which of them this one is.
+    """The P processes that train one model together, and the number of this process.
 
     Attributes:
-        rank: this process, 0 to size − 1.
-        size: number of processes P. With one, nothing is sent and every function of this package is the plain op.
-        received: bytes that this process has received in collectives, as the table of `collectives` counts them.
+        rank: number of this process, 0 to size − 1.
+        size: number of processes P. With one, nothing is sent, and every function of this package equals the operation
+            for one process.
+        received: bytes that this process has received in collectives, counted as in the docstrings of `collectives`.
 
     Example:
         >>> ranks = Ranks(rank=1, size=3)
@@ -33,34 +34,35 @@ class Ranks:
         self._store = store
 
     def spans(self, n: int) -> list[tuple[int, int]]:
-        """(first, last + 1) of the rows of each rank: ⌈n/P⌉ each in order, as `torch.chunk` cuts them, and as DTensor's
-        `Shard` does; the last ones may have fewer rows or none."""
+        """(first, last + 1) of the rows of each rank. Every rank has ⌈n/P⌉ rows, in order, as with `torch.chunk` and
+        with DTensor's `Shard`; the last ranks may have fewer rows or none."""
         each = -(-n // self.size)
         return [(min(n, each * rank), min(n, each * (rank + 1))) for rank in range(self.size)]
 
     def span(self, n: int) -> tuple[int, int]:
-        """(first, last + 1) of this rank's rows of n."""
+        """(first, last + 1) of this rank's rows of a table of n rows."""
         return self.spans(n)[self.rank]
 
     def sizes(self, n: int) -> list[int]:
-        """How many of n rows each rank owns."""
+        """The number of rows that each rank has of a table of n rows."""
         return [last - first for first, last in self.spans(n)]
 
     def mine(self, x: Tensor) -> Tensor:
-        """This rank's rows of x [n, …], a view."""
+        """This rank's rows of x [n, …], as a view."""
         first, last = self.span(x.shape[0])
         return x[first:last]
 
     def is_first(self, event: str) -> bool:
-        """Whether this process is the first of all to call this with `event`: it alone reports what happened to all.
+        """Whether this process is the first to call this method with `event`. It then reports the event for all.
 
-        Asks the store that joined the processes, not a collective, so that it answers when other ranks are gone.
+        The answer comes from the key-value store that connected the processes, not from a collective, so it is
+        available even if other ranks have ended.
         """
         if self._store is None:
             return self.rank == 0
         try:
             return bool(self._store.add(event, 1) == 1)
-        except (RuntimeError, dist.DistError):  # the store's own process has ended: somebody has reported
+        except (RuntimeError, dist.DistError):  # the process of the store has ended, so another one has reported
             return False
 
     def __repr__(self) -> str:
@@ -72,30 +74,29 @@ _current = ONE
 
 
 def current() -> Ranks:
-    """What `start` returned in this process; one rank before it was called and after `stop`."""
+    """The `Ranks` that `start` returned in this process; one rank before `start` and after `stop`."""
     return _current
 
 
 def started_together() -> bool:
-    """Whether torchrun, or another launcher that sets its variables, started this process as one of several."""
+    """Whether torchrun, or another launcher that sets the same variables, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ranks:
-    """Equals ``torch.distributed.init_process_group()`` with the processes that torchrun started; returns the ranks.
+    """Equals ``torch.distributed.init_process_group()`` for the processes that torchrun started; returns the ranks.
 
-    Without torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or with a WORLD_SIZE of 1, nothing is
-    joined and the one process is rank 0 of 1. A process group that is there already is taken as it is. A restarted
-    attempt of torchrun meets under a name of its own: addresses that ended processes left in the agent's store are not
-    read again.
+    Without torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or if WORLD_SIZE is 1, no process group
+    is created, and this process is rank 0 of 1. An existing process group is used. After a restart by torchrun, the
+    processes use new keys in the store, so that they do not read the addresses of processes that have ended.
 
     Args:
-        device: where tensors live. Tensors on the CPU travel by gloo, those on CUDA by NCCL; rank r of a machine takes
-            CUDA device LOCAL_RANK.
-        timeout_minutes: how long a rank waits for the others before it gives up.
+        device: device of the tensors. CPU tensors are exchanged by gloo, CUDA tensors by NCCL; a process uses the CUDA
+            device LOCAL_RANK.
+        timeout_minutes: time that a rank waits for the others.
 
     Raises:
-        ConnectionError: when the other processes do not come within the time.
+        ConnectionError: if the other processes do not connect within this time.
 
     Example:
         >>> start().size
@@ -130,20 +131,20 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ra
 
 
 def stop() -> None:
-    """Wait for the other ranks and leave the process group; nothing with one rank.
+    """Wait for the other ranks and destroy the process group. With one rank, do nothing.
 
-    To be called by all ranks after a run that went well. After an error the others may never come: a process then
-    leaves without it.
+    All ranks must call this after a successful run. Do not call it after an error, because the others may never call
+    it.
     """
     global _current
     if _current.size > 1:
-        dist.barrier()  # a rank that leaves early closes connections that others still use
+        dist.barrier()  # a rank that ends early closes connections that others still use
         dist.destroy_process_group()
     _current = ONE
 
 
 def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
-    """Equals ``torchrun --standalone --nproc-per-node SIZE --max-restarts RESTARTS COMMAND``, its traceback left out.
+    """Equals ``torchrun --standalone --nproc-per-node SIZE --max-restarts RESTARTS COMMAND``, without its traceback.
 
     A signal that ends this process is passed on to the others. Returns (rank, exit code) of a rank that was killed,
     otherwise of the first that failed; the code is negative for a signal, as in `subprocess`. (0, 0) if all ended well.

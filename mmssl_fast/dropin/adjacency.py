@@ -1,4 +1,4 @@
-"""Adjacency: a sparse matrix with its transpose at hand, which takes the place of a torch sparse tensor in products."""
+"""Adjacency: a sparse matrix together with its transpose, which replaces a torch sparse tensor in products."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .pattern import Csr, Snapshot, transposed_order
 class Adjacency:
     """A constant R x C matrix as CSR and transposed CSR: ``adjacency @ x`` equals ``to_torch() @ x``, for any x [C, d].
 
-    Any values, any shape; entries named twice are summed. It is a factor, on either side, of torch.mm, torch.mv,
-    torch.matmul, ``@``, torch.addmm, torch.sparse.mm, torch.sparse.addmm and F.linear. Products are differentiable in
-    the dense factor any number of times, along the stored transpose: no atomics, the same bits for any number of
-    threads. Make one with `from_torch` or `from_scipy`.
+    Values and shape are arbitrary, and repeated entries are summed. It can be a factor, on either side, of torch.mm,
+    torch.mv, torch.matmul, ``@``, torch.addmm, torch.sparse.mm, torch.sparse.addmm and F.linear. Products are
+    differentiable in the dense factor any number of times. The backward pass uses the stored transpose, without
+    atomics, so results are bit-identical for any number of threads. Create one with `from_torch` or `from_scipy`.
 
-    What else code asks of a sparse tensor is here: `cuda`, `to`, `float`, `t`, `shape`, `coalesce`, `indices`,
-    `values`, `to_dense`; and of a torch_sparse.SparseTensor: `matmul`, `sum`, `sparse_size`, `nnz`, `coo`, `csr`,
-    `set_value`. Tensors that these return are copies. Anything more is had from `to_torch()`.
+    It also has these methods of a sparse tensor: `cuda`, `to`, `float`, `t`, `shape`, `coalesce`, `indices`, `values`,
+    `to_dense`; and these of a torch_sparse.SparseTensor: `matmul`, `sum`, `sparse_size`, `nnz`, `coo`, `csr`,
+    `set_value`. The tensors that they return are copies. For everything else, use `to_torch()`.
 
     >>> import scipy.sparse as sp
     >>> adjacency = Adjacency.from_scipy(sp.csr_matrix([[0.0, 2.0], [1.0, 0.0]]))
@@ -48,7 +48,7 @@ class Adjacency:
 
     @classmethod
     def from_torch(cls, matrix: Tensor) -> Adjacency:
-        """Of a COO, CSR or CSC tensor; its values are copied as constants."""
+        """From a COO, CSR or CSC tensor. Its values are copied as constants."""
         with outside_modes():
             return cls.from_snapshot(Snapshot.of(matrix))
 
@@ -59,7 +59,7 @@ class Adjacency:
 
     @classmethod
     def from_scipy(cls, matrix: sp.spmatrix | sp.sparray, dtype: torch.dtype = torch.float32) -> Adjacency:
-        """Of any SciPy sparse matrix, its values in `dtype`."""
+        """From any SciPy sparse matrix, with its values converted to `dtype`."""
         coo = matrix.tocoo()
         indices = torch.stack([torch.as_tensor(ids, dtype=torch.int64) for ids in (coo.row, coo.col)])
         value = torch.as_tensor(coo.data).to(dtype)
@@ -121,7 +121,7 @@ class Adjacency:
         return self._forward[2].device
 
     def to(self, *args: Any, **kwargs: Any) -> Adjacency:
-        """As Tensor.to(device), .to(dtype), .to(device, dtype): itself when nothing changes."""
+        """Like Tensor.to(device), .to(dtype), .to(device, dtype): returns itself if nothing changes."""
         device, dtype = torch._C._nn._parse_to(*args, **kwargs)[:2]
         device, dtype = device or self.device, dtype or self.dtype
         if device == self.device and dtype == self.dtype:
@@ -176,9 +176,9 @@ class Adjacency:
     _indices, _values = indices, values
 
     def set_value(self, value: Tensor) -> Adjacency:
-        """The matrix with the same entries and other values, without sorting: reweighting, or dropout of values.
+        """The matrix with the same entries and other values, without sorting, for reweighting or dropout of values.
 
-        value: [nnz] in the order of `values`; copied as constants.
+        value: [nnz] in the order of `values`. The values are copied as constants.
         """
         crow, col, old = self._forward
         if value.shape != old.shape or value.device != old.device:
@@ -228,7 +228,7 @@ class Adjacency:
                 return product.of(product.matrix)
         name = getattr(func, "__name__", str(func))
         raise TypeError(
-            f"{name} does not take an Adjacency but as a factor of a product with a dense matrix; use .to_torch()"
+            f"{name} supports an Adjacency only as a factor of a product with a dense matrix; use .to_torch()"
         )
 
 

@@ -1,13 +1,13 @@
-"""Products of a sparse adjacency and a dense matrix on `propagate`, for any LightGCN-type model without changing it::
+"""Faster products of a sparse adjacency and a dense matrix, for any LightGCN-type model without changing it::
 
     with mmssl_fast.dropin.sparse.accelerated():
         train(model)
     print(mmssl_fast.dropin.sparse.report())
 
-``mmssl_fast.dropin.sparse.enable()`` does the same for the rest of the program, and `mm` takes the place of a single
-``torch.sparse.mm``. Products that are not supported are left to torch, with one warning for each reason. Products that
-would be slower are left to torch too, without a warning; the report counts them, and `mmssl_fast.dropin.sparse_cost`
-has the rule.
+``mmssl_fast.dropin.sparse.enable()`` does the same for the rest of the program, and `mm` replaces a single
+``torch.sparse.mm``. torch computes the products that are not supported, with one warning for each reason. It also
+computes products that would be slower here, without a warning. The report counts them, and
+`mmssl_fast.dropin.sparse_cost` documents the rule.
 """
 
 from __future__ import annotations
@@ -44,18 +44,19 @@ _here = threading.local()  # .mode: what `enable` has switched on in this thread
 
 
 def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
-    """Equals ``torch.sparse.mm(adjacency, x)``, by propagate in both directions.
+    """Equals ``torch.sparse.mm(adjacency, x)``, with the kernels of `propagate` in forward and backward.
 
     Args:
-        adjacency: [R, C] sparse COO, CSR or CSC with any values, float32 or float64, without gradient. Sorted and
-            transposed when it is first seen, and kept as long as the tensor lives. Its contents are compared at every
-            product, so it is prepared anew whichever way it was written to; where only values changed, without sorting.
+        adjacency: [R, C] sparse COO, CSR or CSC with any values, float32 or float64, without gradient. It is sorted and
+            transposed at its first use, and the result is stored as long as the tensor exists. Its contents are
+            compared at every product, so that every kind of write is detected. If only values have changed, it is not
+            sorted again.
         x: [C, d] dense, dtype and device of adjacency.
-        always: as for `accelerated`.
+        always: as in `accelerated`.
 
     Returns:
-        [R, d], differentiable in x any number of times; the same bits for any number of threads. Whatever else
-        torch.sparse.mm takes goes there, with a UserWarning the first time for each reason.
+        [R, d], differentiable in x any number of times, and bit-identical for any number of threads. Other arguments
+        are passed to torch.sparse.mm, with one UserWarning for each reason.
 
     >>> adjacency = torch.tensor([[0.0, 2.0], [1.0, 0.0]]).to_sparse()
     >>> mm(adjacency, torch.tensor([[1.0], [10.0]]), always=True)
@@ -68,14 +69,14 @@ def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
 
 
 def prepared(adjacency: Tensor) -> Adjacency:
-    """The Adjacency of a sparse tensor: made when this tensor object, with these contents, is first asked for."""
+    """The Adjacency of a sparse tensor. It is created at the first call for this tensor object with these contents."""
     found = _matrices.adjacency(adjacency, always=True)
     assert not isinstance(found, str)
     return found[0]
 
 
 def report() -> Report:
-    """What was done so far in this process, by all threads; a copy, which later products do not change.
+    """What was done so far in this process, in all threads. The report is a copy, which later products do not change.
 
     >>> reset_report()
     >>> y = mm(torch.eye(3).to_sparse(), torch.ones(3, 2), always=True)
@@ -86,36 +87,36 @@ def report() -> Report:
 
 
 def reset_report() -> None:
-    """Begins the report anew, and forgets the matrices prepared."""
+    """Resets the report, and discards the prepared matrices."""
     global _matrices
     _matrices = Matrices()
 
 
 @contextmanager
 def accelerated(*, always: bool = False) -> Iterator[None]:
-    """Inside, in this thread, products of a sparse matrix and a dense one run on propagate.
+    """Context manager: accelerates the products of a sparse and a dense matrix in this thread.
 
-    Taken are torch.mm, torch.matmul, ``@``, torch.sparse.mm, torch.mv, torch.addmm, torch.sparse.addmm and F.linear,
-    the sparse matrix on either side, by position or by keyword, as functions or methods. Every other call is torch's
-    own. `report` has what was taken and what was not.
+    These are the products in torch.mm, torch.matmul, ``@``, torch.sparse.mm, torch.mv, torch.addmm, torch.sparse.addmm
+    and F.linear, as functions or methods, with positional or keyword arguments, and with the sparse matrix on either
+    side. All other calls are those of torch. `report` shows what was accelerated.
 
     Args:
-        always: whether products are taken where torch would be faster too. Results then have the same bits for any
-            number of threads.
+        always: also accelerate products for which torch would be faster. Results are then bit-identical for any number
+            of threads.
     """
     with _Products(always):
         yield
 
 
 def enable(*, always: bool = False) -> None:
-    """As `accelerated`, from here on in this thread; `disable` ends it. Enabling twice is enabling once."""
+    """Like `accelerated`, from now on in this thread, until `disable`. A second call has no effect."""
     if getattr(_here, "mode", None) is None:
         _here.mode = _Products(always)
         _here.mode.__enter__()
 
 
 def disable() -> None:
-    """Ends `enable` in this thread; nothing happens where it was not called."""
+    """Ends `enable` in this thread. Does nothing if it was not called."""
     if getattr(_here, "mode", None) is not None:
         _here.mode.__exit__(None, None, None)
         _here.mode = None
@@ -148,7 +149,7 @@ class _Products(TorchFunctionMode):
 def _run(
     product: Product | str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool
 ) -> Any:
-    """The product on propagate, or `func`'s own."""
+    """The accelerated product, or that of `func`."""
     if not isinstance(product, str) and isinstance(product.matrix, Adjacency):
         return func(*args, **kwargs)
     done = _matrices.report
@@ -180,8 +181,8 @@ def _run(
 def _time_torch(
     done: Report, seconds: float, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """Times torch's own product next to ours. What is measured goes into the report and decides nothing: a run with the
-    same seed is to take the same products."""
+    """Measures torch's own product for comparison. The time is shown in the report only and does not influence any
+    decision, because runs with the same seed should accelerate the same products."""
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         start = time.perf_counter()
         try:
@@ -192,12 +193,12 @@ def _time_torch(
 
 
 def _obstacle(adjacency: Tensor, x: Tensor) -> str | None:
-    """Why torch has to take ``adjacency @ x``, or None."""
+    """The reason why torch must compute ``adjacency @ x``, or None."""
     return _obstacle_of(Product(adjacency, x))
 
 
 def _obstacle_of(product: Product) -> str | None:
-    """Why torch has to take this product, or None."""
+    """The reason why torch must compute this product, or None."""
     adjacency, x = product.matrix, product.x
     if torch.compiler.is_compiling() or is_tracing():
         return "torch.compile or torch.export"

@@ -48,10 +48,11 @@ OVER_RANKS = ("train", "evaluate", "recommend")
 
 
 def refuse_several_processes(command: str | None) -> None:
-    """Raise InputError for a command that torchrun started several times, where one process does it."""
+    """Raise InputError if torchrun has started several processes for a command that works with one only."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and command not in OVER_RANKS:
         raise InputError(
-            f"mmssl-fast {command or ''} takes one process; leave out torchrun, which is for {', '.join(OVER_RANKS)}"
+            f"mmssl-fast {command or ''} works with one process only; leave out torchrun, which is for "
+            f"{', '.join(OVER_RANKS)}"
         )
 
 

@@ -52,7 +52,7 @@ def evaluate(
     ks = k or DEFAULT_KS
     group = together.join()
     if group.size > 1 and cold:
-        raise InputError("--cold: takes one process; leave out --ranks or torchrun")
+        raise InputError("--cold works with one process only; leave out --ranks or torchrun")
     model = load(run)
     check_list_lengths("--k", ks, model.interactions.n_items)
     groups = {}

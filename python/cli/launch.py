@@ -1,4 +1,4 @@
-"""--ranks: several processes on this machine, by torchrun's launcher, with one line for an error and our exit codes."""
+"""--ranks: start several processes on this machine with torchrun's launcher, with one-line errors and exit codes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def is_asked_for(ranks: int | None) -> bool:
 
 
 def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> None:
-    """Run `mmssl-fast` with these arguments, less --ranks, in so many processes of this machine.
+    """Run `mmssl-fast` with these arguments, without --ranks, in `ranks` processes on this machine.
 
-    Equals ``torchrun --standalone --nproc-per-node RANKS -m mmssl_trainer ARGUMENTS``. restarts: how often all
-    processes are started again after one has failed. Raises what the first process to fail stands for by its exit code;
-    it has printed why.
+    Equals ``torchrun --standalone --nproc-per-node RANKS -m mmssl_trainer ARGUMENTS``, except that every process
+    imports the installed package (-P). restarts: how often all processes are restarted after one has failed. If a
+    process fails, raises an error with the exit code of the first one that failed, which has printed the reason.
     """
     from mmssl_fast.distributed import ranks as launcher
 

@@ -50,9 +50,9 @@ def recommend(
     group = together.join()
     if group.size > 1:
         if users is not None or users_from is not None:
-            raise InputError("--users and --users-from: take one process; leave out --ranks or torchrun")
+            raise InputError("--users and --users-from work with one process only; leave out --ranks or torchrun")
         if out is not None and out.suffix:
-            raise InputError(f"{out}: several processes write a file each; give a folder, without an extension")
+            raise InputError(f"{out}: every process writes a file; give a folder, whose name has no extension")
     model = saved_model.load(run)
     user_ids = _user_ids(users, users_from, model.interactions)
     if out is None and user_ids is None:

@@ -119,7 +119,7 @@ def train(
     together.refuse_differences(chosen, dataset)
     if not chosen.train.threads:  # saved in config.toml, because results may depend on it and it depends on the load
         chosen = chosen.changed("train", threads=torch.get_num_threads())
-    chosen = together.one_config(budget.settle(dataset, chosen, resumed=resume is not None))
+    chosen = together.one_config(budget.fit_to_budget(dataset, chosen, resumed=resume is not None))
     path = resume or out or Path(together.first_ranks(lambda: str(default_path(chosen, dataset))))
     checkpoints = Checkpoints(path, dataset, chosen)
     has_checkpoint = resume is not None and checkpoints.open()
@@ -131,7 +131,7 @@ def train(
         notes.append(f"{n_full} users have interacted with every item; no triple is sampled for them")
     for note in notes:
         output.ERR.print(f"note: {note}", markup=False)
-    if line := budget.described(dataset, chosen):
+    if line := budget.summary(dataset, chosen):
         output.ERR.print(line, markup=False)
     warnings.filterwarnings("ignore", message="sample_bpr: ")  # the note above replaces this warning
     compared = chosen.train.compare == "yes" or (chosen.train.compare == "auto" and chosen.data.path == SYNTHETIC)

@@ -245,7 +245,7 @@ def _stand_in(called, arguments, operation):
 def _matrix(root):
     if not (isinstance(root, _Node) and root.type == "sparse"):
         raise _Refused(
-            f"contains {_described(root)}, not a SciPy COO or CSR matrix; write one with pickle.dump(coo_matrix, file)"
+            f"contains {_kind_name(root)}, not a SciPy COO or CSR matrix; write one with pickle.dump(coo_matrix, file)"
         )
     state = root.state[0] if isinstance(root.state, tuple) and root.state else root.state
     state = _checked(dict, state)
@@ -278,7 +278,7 @@ def _matrix(root):
 def _objects(root):
     """The entries of a one-dimensional array of Python objects."""
     if not (isinstance(root, _Node) and root.kind == "reconstruct"):
-        raise _Refused(f"contains {_described(root)}, not an array of lists")
+        raise _Refused(f"contains {_kind_name(root)}, not an array of lists")
     _, shape, _, _, entries = _values(_checked(tuple, root.state), 5)
     (length,) = _values(_checked(tuple, shape), 1)
     return _values(_checked(list, entries), _integer(length))
@@ -289,7 +289,7 @@ def _integers(row):
     if isinstance(row, _Node) and row.kind != "scalar":
         return _indices(row, "an entry").tolist()
     if not isinstance(row, (list, tuple)):
-        raise _Refused(f"contains {_described(row)} instead of a list of integers")
+        raise _Refused(f"contains {_kind_name(row)} instead of a list of integers")
     return [_integer(value) for value in row]
 
 
@@ -320,7 +320,7 @@ def _indices(node, name):
 def _array(node, name):
     """The one-dimensional array of an array node, from its bytes."""
     if not (isinstance(node, _Node) and node.type == "array"):
-        raise _Refused(f"{name} contains {_described(node)}, not an array")
+        raise _Refused(f"{name} contains {_kind_name(node)}, not an array")
     if node.kind == "frombuffer":
         content, dtype, shape, _ = _values(node.arguments, 4)
     elif node.kind == "reconstruct":
@@ -339,7 +339,7 @@ def _array(node, name):
 
 def _dtype(node, name):
     if not (isinstance(node, _Node) and node.type == "dtype" and node.arguments):
-        raise _Refused(f"{name} has {_described(node)} instead of a dtype")
+        raise _Refused(f"{name} has {_kind_name(node)} instead of a dtype")
     code = node.arguments[0]
     if not (isinstance(code, str) and _NUMBER.fullmatch(code)):
         raise _Refused(
@@ -367,7 +367,7 @@ def _integer(value):
             return int(np.frombuffer(content, dtype)[0])
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise _Refused(f"contains {_described(value)} instead of an integer")
+    raise _Refused(f"contains {_kind_name(value)} instead of an integer")
 
 
 def _values(items, count):
@@ -385,11 +385,11 @@ def _fill(target, items):
 
 def _checked(kind, value):
     if not isinstance(value, kind):
-        raise _Refused(f"contains {_described(value)} instead of {kind.__name__}; write it again with pickle.dump")
+        raise _Refused(f"contains {_kind_name(value)} instead of {kind.__name__}; write it again with pickle.dump")
     return value
 
 
-def _described(value):
+def _kind_name(value):
     if value is _MARK:
         return "a stack mark"
     if isinstance(value, _Node):

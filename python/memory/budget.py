@@ -18,7 +18,7 @@ RANKED_BYTES = 128  # bytes per position of a user's recommendation list
 MIN_EVALUATION_BATCH = 64
 
 
-def settle(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
+def fit_to_budget(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
     """The configuration with train.tile, train.feature_dtype and evaluate.batch chosen to fit train.memory.
 
     Features are stored in float16 only if the run does not fit otherwise. Of the memory that the estimate leaves free,
@@ -47,7 +47,7 @@ def settle(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
     return config.changed("train", **train).changed("evaluate", **evaluate)
 
 
-def described(dataset: Dataset, config: Config) -> str | None:
+def summary(dataset: Dataset, config: Config) -> str | None:
     """One line with the estimated memory, the budget and the chosen sizes.
 
     None if train.memory is not set and no default was reduced.

@@ -146,7 +146,7 @@ def write(chunks: Iterator[Recommendations], path: str | Path) -> int:
 
 def write_part(chunks: Iterator[Recommendations], folder: Path) -> int:
     """Write this rank's recommendations as part-00000-of-00004.csv and so on in a new or empty folder; returns the rows
-    of all ranks. A collective. Raises InputError where the folder holds anything or cannot be written."""
+    of all ranks. All ranks must call it. Raises InputError if the folder is not empty or cannot be written."""
     ranks = distributed.current()
     folder.mkdir(parents=True, exist_ok=True)
     occupied = torch.tensor(any(folder.iterdir()), dtype=torch.int64)

@@ -71,9 +71,9 @@ def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, unit: str, on_e
 
     unit: plural noun for the parts in messages ("runs", "trials"); on_end: called with the index of each finished part.
 
-    Raises Interrupted after a signal, InputError if `jobs` parts do not fit into memory together, and whatever a part
-    or `on_end` raises, with the title of the part. The other workers are first asked to stop (SIGTERM) and waited for,
-    so that they can write their checkpoints. A second SIGINT kills them.
+    Raises Interrupted after a signal, InputError if `jobs` parts do not fit into memory together, and any error that a
+    part or `on_end` raises, with the title of the part. The other workers are first asked to stop (SIGTERM) and waited
+    for, so that they can write their checkpoints. A second SIGINT kills them.
     """
     refuse_what_cannot_fit([part.config for part in parts], dataset, jobs, unit)
     waiting, running, failure, n_ended = list(enumerate(parts)), [], None, 0

@@ -37,8 +37,8 @@ def without_features() -> list[str]:
 
 
 def rows_over_ranks(name: str) -> dict[str, str] | None:
-    """`over_ranks` of a system: which of its parameters lie by rows of "users" or "items"; None where it trains in one
-    process alone."""
+    """`over_ranks` of a system: the parameters whose rows are divided among the ranks, by "users" or "items". None if
+    only one process can train it."""
     return vars(system_class(name)).get("over_ranks")  # a subclass may need more than its parent
 
 
@@ -47,8 +47,8 @@ def refuse_over_ranks(name: str) -> None:
     if rows_over_ranks(name) is None:
         able = [other for other in SYSTEMS if rows_over_ranks(other) is not None]
         raise InputError(
-            f"model.system = {name!r}: {title(name)} trains in one process; leave out --ranks or torchrun, or choose "
-            f"one of {', '.join(able)}"
+            f"model.system = {name!r}: {title(name)} can be trained by one process only; leave out --ranks or "
+            f"torchrun, or choose one of {', '.join(able)}"
         )
 
 

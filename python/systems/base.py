@@ -38,8 +38,8 @@ class System(Protocol):
     trains: whether the system is trained in steps. If not, it is ready after `build`.
     least_batch: smallest batch size that a step accepts; set by `build`.
     reads_features: whether `build` needs item features.
-    over_ranks: {parameter: "users" or "items"} for the parameters that lie by rows of that side where several processes
-        train the system; all others are equal on all of them. None, or no such attribute: it trains in one process.
+    over_ranks: {parameter: "users" or "items"} for the parameters whose rows are divided among the ranks; all others
+        are equal on all ranks. None, or no such attribute: only one process can train the system.
     optimisers: optimisers by name; their state is part of a checkpoint.
     """
 

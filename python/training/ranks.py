@@ -1,4 +1,4 @@
-"""What the processes of one run agree on, and which of them prints and writes."""
+"""Agreement between the processes of a run, and which of them prints and writes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..data import Dataset
 from ..errors import InputError, WorkerFailed, shown
 
 T = TypeVar("T")
-# How gloo and NCCL say that a process at the other end is gone or late.
+# Parts of the messages of gloo and NCCL for a process that has ended or does not answer.
 _BROKEN = ("Connection closed by peer", "Connection reset", "Broken pipe", "timeout", "Timed out", "NCCL", "gloo")
 
 
 def join(device: str = "cpu") -> Ranks:
-    """Meet the other processes that torchrun started; one rank without them. All but the first print nothing."""
+    """Connect to the other processes that torchrun started, if any. All ranks except the first stop printing."""
     if not distributed.started_together():
         return distributed.current()
     try:
@@ -42,20 +42,19 @@ def join(device: str = "cpu") -> Ranks:
 
 
 def is_restarted() -> bool:
-    """Whether torchrun started this process again after one of the run's had failed (--max-restarts)."""
+    """Whether torchrun has restarted this process after a process of the run failed (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
 
 
 def leave() -> None:
-    """Part from the other processes after all has gone well."""
+    """Disconnect from the other processes after a successful run."""
     distributed.stop()
 
 
 def report_once(message: str) -> str | None:
-    """The message of an error as this process is to print it, None where another has reported one already.
+    """The error message for this process to print, or None if another process has already reported an error.
 
-    Every process of a run fails when one does, most of them because a connection broke. The first to fail is the one
-    with the reason.
+    If one process fails, all fail, most of them because they lose a connection. The first one to fail has the reason.
     """
     ranks = distributed.current()
     if ranks.size == 1:
@@ -66,20 +65,18 @@ def report_once(message: str) -> str | None:
 
 
 def lost_connection(error: Exception) -> WorkerFailed | None:
-    """What to say of a collective that failed because another process has ended or hangs; None for any other error."""
+    """The error to report if a collective failed because another process has ended or hangs. None for other errors."""
     text = str(error)
     if distributed.current().size == 1 or not any(sign in text for sign in _BROKEN):
         return None
     # gloo puts its source file before the message, and general advice after the first sentence.
     reason = re.sub(r"^\[\S+:\d+\] ", "", text.splitlines()[0]).partition(". ")[0].rstrip(".")
-    return WorkerFailed(
-        f"lost another rank ({reason}); see the launcher's message about it, then continue with --resume"
-    )
+    return WorkerFailed(f"lost another rank ({reason}); see the message of the launcher, then continue with --resume")
 
 
 def end(code: int) -> None:
-    """End this process at once if others are still connected to it, as after an error. Their threads may wait for it,
-    and an orderly exit would wait for them."""
+    """End this process immediately if others are still connected, as after an error: threads of this process may be
+    waiting for the others, and a normal exit would wait for these threads."""
     if distributed.current().size > 1:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -87,16 +84,16 @@ def end(code: int) -> None:
 
 
 def refuse_one_process_settings(config: Config) -> None:
-    """Raise InputError for a setting that one process alone can follow."""
+    """Raise InputError for a setting that works with one process only."""
     for name, off in (("train.start", ""), ("train.balance", False), ("train.cuda_graph", False)):
         if (value := config.flat()[name]) != off:
             raise InputError(
-                f"{name} = {shown(value)}: takes one process; leave it out, or leave out --ranks or torchrun"
+                f"{name} = {shown(value)}: works with one process only; leave it out, or leave out --ranks or torchrun"
             )
 
 
 def first_ranks(decide: Callable[[], T]) -> T:
-    """What `decide` gives on the first rank, on every rank; as JSON holds it."""
+    """The result of `decide` on the first rank, on every rank. It is sent as JSON."""
     ranks = distributed.current()
     if ranks.size == 1:
         return decide()
@@ -105,14 +102,14 @@ def first_ranks(decide: Callable[[], T]) -> T:
 
 
 def one_config(config: Config) -> Config:
-    """The first rank's configuration: what was chosen by its free memory and processors holds for all."""
+    """The configuration of the first rank, whose free memory and processors determine some of the values."""
     if distributed.current().size == 1:
         return config
     return type(config).model_validate(first_ranks(config.model_dump))
 
 
 def refuse_differences(config: Config, dataset: Dataset) -> None:
-    """Raise InputError, on every rank, where versions, configuration or data differ between the ranks."""
+    """Raise InputError, on every rank, if versions, configuration or data differ between the ranks."""
     ranks = distributed.current()
     if ranks.size == 1:
         return
@@ -133,7 +130,7 @@ def refuse_differences(config: Config, dataset: Dataset) -> None:
 
 
 def refuse_different_results(values: Tensor, what: str) -> None:
-    """Raise RuntimeError where a tensor that all ranks compute alike differs between them."""
+    """Raise RuntimeError if a tensor that should be equal on all ranks differs."""
     ranks = distributed.current()
     if ranks.size == 1:
         return
@@ -141,8 +138,8 @@ def refuse_different_results(values: Tensor, what: str) -> None:
     every = distributed.all_texts(digest, ranks)
     if other := [rank for rank, one in enumerate(every) if one != every[0]]:
         raise RuntimeError(
-            f"{what} of rank {other[0]} differ from rank 0's, so the ranks no longer train one model; resume from the "
-            "last checkpoint, with the same processors or train.threads = 1 on all"
+            f"{what} of rank {other[0]} differ from those of rank 0, so the ranks no longer train the same model; "
+            "resume from the last checkpoint, with the same kind of processor on all ranks or with train.threads = 1"
         )
 
 
@@ -156,8 +153,11 @@ def agreed(received: int | None, due: bool = False) -> tuple[int | None, bool]:
 
 
 def whole_table(part: Tensor, rows: int, folder: Path) -> Tensor | None:
-    """The whole table [rows, …] on the first rank, in a file of `folder` that has no name any more and goes with the
-    tensor, so that no process holds it in memory; None on the others. A collective."""
+    """The whole table [rows, …] on the first rank, None on the others. All ranks must call it.
+
+    The table is in an unlinked file in `folder`, which is freed with the tensor, so that no process needs memory for
+    it.
+    """
     ranks = distributed.current()
     if ranks.size == 1:
         return part

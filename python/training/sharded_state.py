@@ -55,8 +55,8 @@ def write(
 ) -> None:
     """Write this rank's part of a checkpoint, and on the first rank state.json. All ranks must call it.
 
-    tensors: this rank's; side: as `sides` gives it; rows: {"users": U, "items": I}. Raises InputError on every rank,
-    that names the rank, if one cannot write. Earlier checkpoints stay.
+    tensors: those of this rank; side: the result of `sides`; rows: {"users": U, "items": I}. If a rank cannot write,
+    raises InputError on every rank, with the number of that rank. Earlier checkpoints remain.
     """
     ranks = distributed.current()
     place = folder / _agree(lambda: _new_folder(folder, step) if ranks.rank == 0 else "")[0]
@@ -103,7 +103,7 @@ def read_body(path: Path) -> dict[str, Any]:
                     raise InputError(f"{file}: is not a regular file; {advice}")
                 if file.stat().st_size != written["bytes"]:
                     size = file.stat().st_size
-                    raise InputError(f"{file}: is {size} bytes, was written as {shown(written['bytes'])}; {advice}")
+                    raise InputError(f"{file}: has {size} bytes instead of {shown(written['bytes'])}; {advice}")
                 if _file_digest(file) != written["sha256"]:
                     raise InputError(f"{file}: has been modified, its sha256 is wrong; {advice}")
             return body
@@ -116,7 +116,7 @@ def read_body(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, body: dict[str, Any]) -> State:
-    """The checkpoint that `read_body` has checked: this rank's rows, and all of what is not divided into rows."""
+    """The checkpoint that `read_body` has checked: this rank's rows of the tables, and all other tensors."""
     held = body["tensors"]
     names = [one["name"] for one in held["files"]]
     tensors: dict[str, Tensor] = {}
@@ -130,14 +130,14 @@ def read(path: Path, body: dict[str, Any]) -> State:
             parts: dict[str, list[Tensor]] = {name: [] for name in own}
             for name, (start, end) in zip(names, writers.spans(rows), strict=True):
                 begin, stop = max(first, start), min(last, end)
-                if begin < stop or name == names[0]:  # of the first at least the shape, for a rank without rows
+                if begin < stop or name == names[0]:  # the first file also gives a rank without rows the shape
                     with safe_open(path.parent / name, "pt") as file:
                         for tensor in own:
                             rows_there = slice(begin - start, stop - start) if begin < stop else slice(0, 0)
                             parts[tensor].append(file.get_slice(tensor)[rows_there])
             tensors |= {name: torch.cat(found) for name, found in parts.items()}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path.parent}: does not fit its {SEAL}: {error}; start another run") from None
+        raise InputError(f"{path.parent}: does not match its {SEAL}: {error}; start a new run") from None
     return State(path, tensors, body)
 
 
@@ -158,12 +158,12 @@ def _new_folder(folder: Path, step: int) -> str:
             attempt += 1
         place.mkdir()
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error}); make room") from None
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error}); free some disk space") from None
     return place.name
 
 
 def _agree(work: Callable[[], Any]) -> list[Any]:
-    """The results of `work` on all ranks, in order. Raises InputError on all ranks if it is raised on one."""
+    """The results of `work` on all ranks, in order. If it raises InputError on one rank, raises it on all."""
     ranks = distributed.current()
     try:
         said = {"value": work()}

@@ -1,4 +1,4 @@
-"""What ranks must agree on: a difference or an error on one of them is an error on all, which names it."""
+"""A difference or an error on one rank is an error on all ranks, with the number of that rank."""
 
 from __future__ import annotations
 

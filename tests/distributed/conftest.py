@@ -1,4 +1,4 @@
-"""Starts processes by torchrun and collects what their cases found."""
+"""Starts processes with torchrun and collects the results of their cases."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def torchrun(n: int, *command: object, seconds: float = 90) -> subprocess.CompletedProcess:
-    """`command` as n ranks on the loopback interface, one thread each; ended with all its ranks after `seconds`."""
+    """Run `command` as n ranks with one thread each on the loopback interface. It is terminated after `seconds`."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     return run([*start, *map(str, command)], seconds)
 
@@ -46,7 +46,7 @@ def run(
 
 
 class Start:
-    """One start of the driver: what every rank found, and the folder it wrote to."""
+    """One run of the driver: the results of every rank, and the folder with its files."""
 
     def __init__(self, n: int, folder: Path, before: Path | None) -> None:
         self.n, self.folder = n, folder
@@ -56,17 +56,17 @@ class Start:
         self.ranks = [] if self.error else [json.loads((folder / f"{rank}.json").read_text()) for rank in range(n)]
 
     def part(self, name: str) -> list[dict]:
-        """What every rank found: its "ops" or its "runs"."""
+        """The results of every rank: "ops" or "runs"."""
         assert self.ranks, self.error
         return [rank[name] for rank in self.ranks]
 
 
-BEFORE = {1: None, 4: 1, 3: 4, 2: 3}  # whose interrupted run goes on there
+BEFORE = {1: None, 4: 1, 3: 4, 2: 3}  # {ranks: number of ranks that wrote the interrupted run to resume}
 
 
 @pytest.fixture(scope="session")
 def started(tmp_path_factory):
-    """started(n): the one start of all cases on n ranks."""
+    """started(n): the results of all cases on n ranks, which are run once."""
 
     @functools.cache
     def of(n: int) -> Start:

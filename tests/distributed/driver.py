@@ -1,10 +1,10 @@
-"""Runs all cases as one of several ranks and writes what they found: [torchrun …] driver.py FOLDER [BEFORE].
+"""Runs all cases as one of several ranks and writes their results: [torchrun …] driver.py FOLDER [BEFORE].
 
-FOLDER: for files of this start. BEFORE: the folder of another start, whose interrupted run goes on here.
+FOLDER: for the files of this run. BEFORE: the folder of an earlier run, whose interrupted training is resumed.
 
-A case is a function case_<name>(ranks, check) of op_cases or agreement_cases. It must not raise between collectives,
-where the other ranks would wait: `check` notes what is wrong. A broken_<name> is a case that must fail on some rank: it
-leaves a part out.
+A case is a function case_<name>(ranks, check) of op_cases or agreement_cases. It must not raise an error between
+collectives, because the other ranks would wait; `check` collects the failures. A function broken_<name> omits a part,
+and must fail on at least one rank.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mmssl_fast import distributed as md
 
 
 class Check:
-    """What a case found wrong on this rank."""
+    """The failures of a case on this rank."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []

@@ -1,4 +1,4 @@
-"""mmssl-fast, whose rank 1 is killed in its second epoch, unless it was started again after that."""
+"""mmssl-fast, in which rank 1 is killed in the second epoch unless it has been restarted."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Primitives and ops over ranks against the same on one rank: values, gradients and bytes."""
+"""Exchanges and ops on several ranks compared with one rank: values, gradients and received bytes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def case_layouts_second_derivative(ranks, check: Check):
 
 
 def case_layouts_transposed(ranks, check: Check):
-    """Strides as autograd and transposition give them."""
+    """With strides as from autograd and transposition."""
     whole = normal(5, 7).mT
     columns = md.rows_to_columns(ranks.mine(whole), 7, ranks)
     check.equal(columns, columns_of(whole, ranks).contiguous(), "from a transposed table")

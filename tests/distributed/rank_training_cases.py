@@ -1,4 +1,4 @@
-"""Small runs on the ranks there are: what they come to, and how they are interrupted and go on."""
+"""Small runs on the current ranks: their results, and how they are interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def configured(name: str):
 
 
 def digest(fit, name: str, folder: Path) -> str | None:
-    """The sha256 of the model's one file, which the first rank writes."""
+    """The sha256 of the model file, which the first rank writes."""
     path = folder / f"{name}.safetensors"
     saved_model.save(saved_model.Model.of(fit, load_data(), configured(name).model.system), path)
     return hashlib.sha256(path.read_bytes()).hexdigest() if distributed.current().rank == 0 else None
@@ -74,7 +74,7 @@ def ranked(name: str, folder: Path, out: Path) -> dict[str, float]:
 
 
 class SignalAt(NullObserver):
-    """A signal that the last rank alone receives, in the middle of an epoch."""
+    """A signal that only the last rank receives, in the middle of an epoch."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
@@ -86,7 +86,7 @@ class SignalAt(NullObserver):
 
 
 def interrupted(run: Path) -> list:
-    """A run that stops with a state in `run`: (signal, message)."""
+    """A run that is interrupted and writes a checkpoint to `run`: (signal, message)."""
     run.mkdir(exist_ok=True)
     checkpoints = Checkpoints(run, load_data(), configured(INTERRUPTED))
     try:
@@ -97,7 +97,7 @@ def interrupted(run: Path) -> list:
 
 
 def resumed(run: Path, folder: Path) -> list:
-    """A copy of an interrupted run, brought to its end: (what it says of its state, the model)."""
+    """A copy of an interrupted run, resumed until it ends: (notes about the checkpoint, digest of the model)."""
     copy = folder / "resumed"
     if distributed.current().rank == 0:
         shutil.copytree(run, copy)

@@ -1,4 +1,4 @@
-"""mmssl-fast over ranks: killed and interrupted processes, and mistakes."""
+"""mmssl-fast with several ranks: killed and interrupted processes, and invalid arguments."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def lines(text):
 
 
 def test_a_killed_rank_and_a_restart(tmp_path):
-    """Rank 1 is killed in epoch 2: all start again and end with the digits of a run that nothing happened to."""
+    """Rank 1 is killed in epoch 2. All ranks restart, and the result is bit-identical to an uninterrupted run."""
     command = [
         sys.executable,
         str(HERE / "killed.py"),
@@ -67,7 +67,7 @@ def children(pid: int) -> dict[int, int]:
 
 @pytest.mark.parametrize("what", ["launcher terminated", "rank killed"])
 def test_ended_from_outside(tmp_path, what):
-    """One line says what happened, and a whole state is there."""
+    """One line describes what happened, and there is a complete checkpoint."""
     folder = tmp_path / "run"
     command = [*MODULE, "train", *FLAGS, "--epochs", "10000", "--out", str(folder), "--ranks", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
@@ -115,16 +115,16 @@ def test_ranks_within_torchrun(monkeypatch, capsys):
     assert main(["train", "--ranks", "2"]) == 2
     assert lines(capsys.readouterr().err) == ["mmssl-fast: --ranks and torchrun exclude each other; leave out --ranks"]
     assert main(["doctor"]) == 2
-    assert "mmssl-fast doctor takes one process" in capsys.readouterr().err
-    monkeypatch.setenv("RANK", "1")  # the others say nothing
+    assert "mmssl-fast doctor works with one process only" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")  # the others print nothing
     assert main(["doctor"]) == 2
     assert capsys.readouterr().err == ""
 
 
 def test_mistakes_are_one_line_of_one_rank(tmp_path, monkeypatch):
-    """A system that trains in one process; torchrun's own traceback does not appear with --ranks.
+    """A system that can only be trained by one process. With --ranks, torchrun's own traceback does not appear.
 
-    Started in a folder that holds another mmssl_fast, as the source folder does: every rank imports the installed one.
+    The current folder contains another mmssl_fast, like the source folder; every rank imports the installed one.
     """
     (tmp_path / "mmssl_fast").mkdir()
     (tmp_path / "mmssl_fast" / "__init__.py").write_text("raise ImportError('not the installed package')")
@@ -133,7 +133,7 @@ def test_mistakes_are_one_line_of_one_rank(tmp_path, monkeypatch):
     ended = run(command, variables={"PYTHONSAFEPATH": ""})
     assert ended.returncode == 2
     (line,) = lines(ended.stderr)
-    assert "model.system = 'ngcf': NGCF trains in one process; leave out --ranks or torchrun, or choose one of" in line
+    assert "model.system = 'ngcf': NGCF can be trained by one process only; leave out --ranks or torchrun, or" in line
     assert line.endswith("popularity, mf, lightgcn") and "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()
 

@@ -36,7 +36,7 @@ def test_one_rank_copies_nothing():
 
 
 def test_rows_of_ranks():
-    """The cut of torch.chunk, whatever is left over."""
+    """As with torch.chunk, for any remainder."""
     for n in (0, 1, 5, 8, 9):
         for size in (1, 2, 3, 4, 7):
             chunks = [len(part) for part in torch.arange(n).chunk(size)] if n else [0]
@@ -47,7 +47,7 @@ def test_rows_of_ranks():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_columns_do_not_depend_on_their_number(dtype):
-    """On which the same bits on any number of ranks rest: every width below a vector's, and some above."""
+    """Bit-identical results on any number of ranks depend on this. All widths up to a vector, and some above."""
     graph = op_cases.a_graph(60, 40)
     users, items = op_cases.normal(60, 40).to(dtype), op_cases.normal(40, 40, seed=1).to(dtype)
     for norm in ("receiver", "both", "none"):

@@ -47,7 +47,7 @@ def test_same_bits_on_any_number_of_ranks(started, name, n):
 
 
 def test_runs_learn(started):
-    """The digits that are compared are no constants."""
+    """The compared values are not constant."""
     (found,) = started(1).part("runs")
     for name in ("lightgcn", "lightgcn_odd", "mf"):
         first, last = found[name]["losses"][0], found[name]["losses"][-1]
@@ -57,7 +57,7 @@ def test_runs_learn(started):
 
 @several
 def test_lists_and_metrics_of_a_saved_model(started, n):
-    """The files of all ranks, one after the other, are the file of one process."""
+    """The files of all ranks, concatenated, are the file of one process."""
     assert [rank["ranked"] for rank in started(n).part("runs")] == [started(1).part("runs")[0]["ranked"]] * n
     whole = (started(1).folder / "lists" / "all.csv").read_text().splitlines()
     names = [f"part-{rank:05d}-of-{n:05d}.csv" for rank in range(n)]
@@ -74,15 +74,15 @@ def test_a_signal_on_one_rank_ends_all_after_the_same_step(started, n):
 
 
 @several
-def test_a_state_goes_on_with_another_number_of_ranks(started, n):
-    """1 → 4 → 3 → 2, each to the digits of the run that nobody interrupted."""
+def test_another_number_of_ranks_resumes_a_checkpoint(started, n):
+    """1 → 4 → 3 → 2 ranks, each with the result of the uninterrupted run."""
     notes, model = started(n).part("runs")[0]["resumed"]
     assert notes == ["resumed from the checkpoint written in epoch 2, after step 1 of 10"]
     assert model == started(1).part("runs")[0][INTERRUPTED]["model"]
 
 
 @several
-def test_a_state_of_several_ranks_goes_on_in_one_process(started, tmp_path, n):
+def test_one_process_resumes_a_checkpoint_of_several_ranks(started, tmp_path, n):
     notes, model = rank_training_cases.resumed(started(n).folder / "run", tmp_path)
     assert notes[0] == "resumed from the checkpoint written in epoch 2, after step 1 of 10"
     assert model == started(1).part("runs")[0][INTERRUPTED]["model"]
@@ -90,7 +90,7 @@ def test_a_state_of_several_ranks_goes_on_in_one_process(started, tmp_path, n):
 
 @pytest.fixture
 def run(started, tmp_path):
-    """A copy of a run that 3 ranks left, and the folder of its newest state."""
+    """A copy of an interrupted run of 3 ranks, and the folder of its newest checkpoint."""
     shutil.copytree(started(3).folder / "run", tmp_path / "run")
     return tmp_path / "run", state_file.newest(tmp_path / "run" / "state").parent
 
@@ -105,12 +105,12 @@ def opened(run):
     [
         (lambda state: (state / "rank-00001.safetensors").unlink(), "rank-00001.safetensors: is missing"),
         (lambda state: (state / "rank-00003.safetensors").touch(), "rank-00003.safetensors: does not belong to"),
-        (lambda state: _cut(state / "rank-00002.safetensors"), "rank-00002.safetensors: is .* bytes, was written as"),
+        (lambda state: _cut(state / "rank-00002.safetensors"), "rank-00002.safetensors: has .* bytes instead of"),
         (lambda state: _flip(state / "rank-00000.safetensors"), "rank-00000.safetensors: has been modified"),
         (lambda state: _flip(state / "state.json"), "state.json: "),
     ],
 )
-def test_a_damaged_state_is_refused(run, damage, message):
+def test_a_damaged_checkpoint_is_refused(run, damage, message):
     path, state = run
     assert opened(path)
     damage(state)
@@ -118,7 +118,7 @@ def test_a_damaged_state_is_refused(run, damage, message):
         opened(path)
 
 
-def test_a_state_without_its_seal_is_not_looked_at(run):
+def test_a_checkpoint_without_state_json_is_ignored(run):
     path, state = run
     (state / "state.json").unlink()
     earlier = state_file.newest(path / "state")
@@ -126,7 +126,7 @@ def test_a_state_without_its_seal_is_not_looked_at(run):
     assert opened(path) == (json.loads(earlier.read_text())["state"]["where"] if earlier else False)
 
 
-def test_old_states_go(run):
+def test_old_checkpoints_are_removed(run):
     path, state = run
     folder = path / "state"
     for name in ("0000000001.0", "0000000002.0", "9000000000.0"):  # the last was never finished

@@ -28,7 +28,7 @@ def test_adjacency_behaves_as_the_sparse_tensor_it_stands_for():
         own @ x
     with pytest.raises(ValueError, match="float32"):
         own @ dense(11, 3).float()
-    with pytest.raises(TypeError, match=r"relu does not take an Adjacency .*to_torch"):
+    with pytest.raises(TypeError, match=r"relu supports an Adjacency .*to_torch"):
         torch.relu(own)
     with pytest.raises(TypeError, match="factor of a product with a dense matrix"):
         torch.mm(own, own)

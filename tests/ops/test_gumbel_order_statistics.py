@@ -213,8 +213,8 @@ def test_order_statistics_refuse_a_high_temperature(tau, noise_scale):
         gumbel_order_statistics(graph, torch.arange(5), tau, 5, 0, noise_scale)
 
 
-def test_order_statistics_of_distinct_users_make_less_room(monkeypatch):
-    """What RelationRows.gumbel is told of repeats arrives at the op."""
+def test_order_statistics_of_distinct_users_need_less_capacity(monkeypatch):
+    """RelationRows.gumbel passes the number of repeats to the op."""
     graph, users, seen = random_graph(64, 5000, 0.002), torch.arange(64), []
 
     def spy(*arguments):
@@ -222,9 +222,9 @@ def test_order_statistics_of_distinct_users_make_less_room(monkeypatch):
         return gumbel_order_statistics(*arguments)
 
     monkeypatch.setattr(gumbel_rows, "gumbel_order_statistics", spy)
-    rooms = []
+    capacities = []
     with static_shapes.forced():
         for repeats in (1, None):
             RelationRows.gumbel(graph, users, 0.2, 7, max_repeats=repeats).row_norm()
-            rooms.append(entry_capacity(graph, users, 0.2, max_repeats=repeats))
-    assert seen == rooms and 0 < rooms[0] < rooms[1]
+            capacities.append(entry_capacity(graph, users, 0.2, max_repeats=repeats))
+    assert seen == capacities and 0 < capacities[0] < capacities[1]

@@ -206,7 +206,7 @@ def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
 
 
 def _baselines(baselines: dict[str, Any]) -> list[list[str]]:
-    """What was fitted beside the run (train.compare)."""
+    """The results of the systems trained for comparison (train.compare)."""
     return [
         [
             title(name),

@@ -42,7 +42,7 @@ def test_default_folder_is_under_runs(folder, tmp_path, monkeypatch, capsys):
     assert len(runs) == 2 and all(one.name.startswith("popularity-data-") for one in runs)
 
 
-def test_no_arguments_trains_mmssl_on_the_embedded_catalogue(tmp_path, monkeypatch, capsys):
+def test_no_arguments_trains_mmssl_on_the_built_in_data(tmp_path, monkeypatch, capsys):
     """The whole first command of the README, on a smaller catalogue: three systems in a table, the features help."""
     small = synthetic(seed=0, n_users=300, n_items=200, modalities={"image": 16, "text": 16})
     monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: small)

@@ -316,7 +316,7 @@ def sizes(data, config):
 
 def given(data, config, allowed):
     train = config.train.model_copy(update={"memory": str(allowed)})
-    return memory.settle(data, config.model_copy(update={"train": train}))
+    return memory.fit_to_budget(data, config.model_copy(update={"train": train}))
 
 
 def test_choice_by_what_is_left(data):
@@ -335,8 +335,8 @@ def test_choice_by_what_is_left(data):
     assert given(data, asked, needed).model_dump(exclude={"train": {"memory"}}) == asked.model_dump(
         exclude={"train": {"memory"}}
     )
-    assert memory.described(data, config) is None
-    line = memory.described(data, tight)
+    assert memory.summary(data, config) is None
+    line = memory.summary(data, tight)
     assert "\n" not in line
     assert f"item tiles of {tight.train.tile} entries, 64 users ranked at once, features in float32" in line
 

@@ -32,7 +32,7 @@ def data():
 
 @pytest.fixture(autouse=True)
 def embedded(data, monkeypatch):
-    """The embedded catalogue, smaller; runs without their pictures."""
+    """The built-in data set, smaller; runs without their pictures."""
     monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: data)
     monkeypatch.setattr("mmssl_trainer.runs.folder.draw", lambda epochs, path, title: path.touch())
 

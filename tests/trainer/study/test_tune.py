@@ -30,7 +30,7 @@ SPACE = (
 
 @pytest.fixture(autouse=True)
 def data(monkeypatch):
-    """The embedded catalogue, smaller."""
+    """The built-in data set, smaller."""
     small = synthetic(seed=2, n_users=60, n_items=40, modalities={"image": 5, "text": 4})
     monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: small)
     return small
