@@ -30,7 +30,7 @@ sum(terms.values()).backward()
 optimizer.step()
 print({name: round(value.item(), 4) for name, value in terms.items()})
 
-loss = generator_loss(discriminator, [generated])  # Eq. 6
+loss = generator_loss(discriminator, [generated])  # L_G, Eq. 7
 loss.backward()
 print(f"generator loss {loss.item():.4f}, gradient norm of the item features {features_i.grad.norm():.2e}")
 

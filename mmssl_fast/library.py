@@ -14,8 +14,8 @@ except ModuleNotFoundError as error:
     source = Path(__file__).parents[1]
     if (source / "setup.py").exists():  # Python found this folder before the installed package
         raise ImportError(
-            f"mmssl_fast: imported from its source folder {source}, where the C++ library is not built; start Python in "
-            "another folder or with -P to use the installed package, or install it with `pip install -e .`"
+            f"mmssl_fast: imported from its source folder {source}, where the C++ library is not built; to use the "
+            "installed package, start Python in another folder or with -P; or install with `pip install -e .`"
         ) from error
     raise ImportError(f"mmssl_fast: the C++ library is not built; {REINSTALL}") from error
 except ImportError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 WINDOW = 0.1  # seconds over which the load is measured; the kernel counts in steps of 0.01 s
+_chosen = False  # whether `configure` has set OMP_NUM_THREADS, so that it is not the user's
 IDLE = 0.25  # processors that may be busy on an idle machine, with a desktop and this measurement
 
 
@@ -36,6 +37,7 @@ def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> 
     Returns:
         A sentence if fewer threads were chosen because of other load, otherwise "".
     """
+    global _chosen
     note, threads = "", _first_number(environ.get("OMP_NUM_THREADS", ""))
     busy = busy_processors(_affinity())
     if not environ.get("OMP_NUM_THREADS"):
@@ -43,12 +45,27 @@ def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> 
         if threads < most:
             note = f"using {threads} of {most} processors, because others are busy; to change this, give --threads"
         environ["OMP_NUM_THREADS"] = str(max(1, threads // jobs))
+        _chosen = _chosen or environ is os.environ
     elif jobs > 1 and threads:
         environ["OMP_NUM_THREADS"] = str(max(1, threads // jobs))
     shared = jobs > 1 or busy >= IDLE or available() < len(_affinity())
     if shared and not any(environ.get(name) for name in WAIT_SETTINGS):
         environ["OMP_WAIT_POLICY"] = "PASSIVE"
     return note
+
+
+def divide(processes: int) -> None:
+    """Set the environment for processes of this machine that wait for each other.
+
+    The number of threads that `configure` has chosen is divided among them. A number that the user has set is the
+    number of each process. Waiting threads sleep, because another process of the group needs the processor.
+    """
+    if _chosen:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, _first_number(os.environ["OMP_NUM_THREADS"]) // processes))
+    elif not os.environ.get("OMP_NUM_THREADS"):
+        os.environ["OMP_NUM_THREADS"] = str(max(1, choose() // processes))
+    if not any(os.environ.get(name) for name in WAIT_SETTINGS):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def choose(busy: float | None = None) -> int:

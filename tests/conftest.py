@@ -22,10 +22,11 @@ if not torch.cuda.is_available():
 # What takes longest, longest first: the first of gpu compiles csrc/cuda, the others train or start many processes.
 LONGEST = (
     "test_cuda_bpr_loss.py",
+    "test_distributed_ranks.py",
     "test_processes.py",
     "test_plan.py",
     "test_kernels_compile.py",
-    "test_distributions.py",
+    "test_distributed_cli.py",
     "test_memory.py",
     "test_reproduce.py",
     "test_tune.py",

@@ -207,6 +207,24 @@ def test_configure_says_why_there_are_fewer_threads(monkeypatch):
     assert threads.configure(environ=environ) == ""
 
 
+@pytest.mark.parametrize("given, configured, expected", [(None, True, "2"), ("3", False, "3"), (None, False, "2")])
+def test_ranks_share_the_chosen_threads(monkeypatch, given, configured, expected):
+    """What `configure` chose is divided among the ranks; what the user set is the number of each rank."""
+    for name in ("OMP_NUM_THREADS", *threads.WAIT_SETTINGS):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(threads, "choose", lambda busy=None: 8)
+    monkeypatch.setattr(threads, "available", lambda: 8)
+    monkeypatch.setattr(threads, "_chosen", False)
+    if configured:
+        threads.configure()
+        assert os.environ["OMP_NUM_THREADS"] == "8"
+    threads.divide(4)
+    assert os.environ["OMP_NUM_THREADS"] == expected and os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
 WHEN_TORCH_IS_IMPORTED = """
 import json, os, sys
 class Look:

@@ -18,7 +18,12 @@ for tau, color, line in ((0.085, OURS, "-"), (0.2, THIRD, "--"), (0.5, DENSE, ":
     rows = gumbel_softmax(graph, users, tau=tau, seed=0, method="dense")
     ranked = rows.sort(dim=1, descending=True).values.mean(dim=0)
     left.loglog(np.arange(1, ITEMS + 1), ranked.clamp_min(1e-12), color=color, linestyle=line, label=f"τ = {tau}")
-left.set(xlabel="rank of the item in its row", ylabel="mean weight", title=f"A row of {ITEMS} items", ylim=(1e-12, 2))
+left.set(
+    xlabel="position of the item in its row, sorted by weight",
+    ylabel="mean weight",
+    title=f"A row of {ITEMS} items",
+    ylim=(1e-12, 2),
+)
 left.legend()
 
 temperatures = np.linspace(0.05, 0.33, 15)

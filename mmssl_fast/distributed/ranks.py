@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from datetime import timedelta
 from typing import Any
 
@@ -145,8 +146,8 @@ def stop() -> None:
 def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
     """Equals ``torchrun --standalone --nproc-per-node SIZE --max-restarts RESTARTS COMMAND``, without its traceback.
 
-    A signal that ends this process is passed on to the ranks. Returns (number of the rank that failed first, its exit
-    code), or (0, 0) if all succeeded. As in `subprocess`, the exit code of a rank ended by a signal is negative.
+    A signal that ends this process is passed on to the others. Returns (rank, exit code) of a rank that was killed,
+    otherwise of the first that failed; the code is negative for a signal, as in `subprocess`. (0, 0) if all ended well.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -165,6 +166,11 @@ def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
     try:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
+        # If a rank is killed, the others fail because they lose the connection, possibly before the launcher looks.
+        # The launcher itself ends the remaining ranks by SIGTERM.
+        for rank, failure in error.failures.items():
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+                return rank, failure.exitcode
         rank, failure = error.get_first_failure()
         return rank, failure.exitcode
     except SignalException as error:

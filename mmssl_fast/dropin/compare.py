@@ -1,9 +1,9 @@
-"""Compares a part of a client with its replacement, before anything is replaced.
+"""Compares a function of existing code with its replacement, before anything is replaced.
 
 A comparison runs both functions on the same inputs and with the same states of the random generators. A method of a
-class is called with a substitute for `self`, which has only the attributes that the original code uses; a method of an
-object is called with the object. Therefore everything is decided before training begins, and can raise an error then,
-and the training loop has no additional cost.
+class is called with an uninitialised instance as `self`, which has only the attributes that the known code reads. A
+method of an object is called with that object. The comparison takes place before training begins, so it can raise an
+error in time, and the training loop has no additional cost.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ SEED = 2022
 Case = Callable[[Any], list[tuple[str, object]]]
 
 
-def difference(own: Any, mine: Any, cases: list[Case]) -> str | None:
-    """The reason why `mine` must not replace the client's `own`, in one line, or None if nothing differs.
+def difference(original: Any, replacement: Any, cases: list[Case]) -> str | None:
+    """The reason why `replacement` is not equal to `original`, in one line, or None if nothing differs.
 
     cases: functions that call the given function and return their observations as (name, value) pairs. The states of
     the random generators of Python, NumPy and torch are restored.
     """
     with _generators_kept():
         for case in cases:
-            (truth, ends), (found, other_ends) = _run(own, case), _run(mine, case)
+            (truth, ends), (found, other_ends) = _run(original, case), _run(replacement, case)
             if isinstance(truth, Exception):
-                return f"cannot be compared: the client's code raised {_line(truth)}"
+                return f"cannot be compared: the original code raised {_line(truth)}"
             if isinstance(found, Exception):
                 return f"the replacement raised {_line(found)}"
             if reason := _unequal(truth, found):
@@ -49,26 +49,26 @@ def difference(own: Any, mine: Any, cases: list[Case]) -> str | None:
     return None
 
 
-def with_parameters_of(own: Callable[..., Any], mine: Callable[..., Any]) -> Callable[..., Any] | str:
-    """`mine` as a function that accepts the calls that `own` accepts, or the reason why this is impossible.
+def with_parameters_of(original: Callable[..., Any], replacement: Callable[..., Any]) -> Callable[..., Any] | str:
+    """`replacement` as a function that accepts the calls that `original` accepts, or the reason why this is impossible.
 
-    Required parameters may have other names. An optional one that `mine` lacks is a difference.
+    Required parameters may have other names. An optional parameter that `replacement` lacks is a difference.
     """
-    signature, ours = inspect.signature(own), inspect.signature(mine)
+    signature, new_signature = inspect.signature(original), inspect.signature(replacement)
     required, optional = _parameters(signature)
-    our_required, our_optional = _parameters(ours)
-    if required is None or our_required is None or len(required) != len(our_required):
-        return f"takes {signature}, the replacement takes {ours}"
-    if unknown := [name for name in optional if name not in our_optional]:
+    new_required, new_optional = _parameters(new_signature)
+    if required is None or new_required is None or len(required) != len(new_required):
+        return f"takes {signature}, the replacement takes {new_signature}"
+    if unknown := [name for name in optional if name not in new_optional]:
         return f"has a parameter {unknown[0]!r} that the replacement lacks"
-    if [*required, *optional] == [*our_required, *our_optional][: len(required) + len(optional)]:
-        return mine
+    if [*required, *optional] == [*new_required, *new_optional][: len(required) + len(optional)]:
+        return replacement
 
-    @functools.wraps(own)
+    @functools.wraps(original)
     def renamed(*args: Any, **kwargs: Any) -> Any:
         arguments = signature.bind(*args, **kwargs).arguments
         options = {name: value for name, value in arguments.items() if name in optional}
-        return mine(*(arguments[name] for name in required), **options)
+        return replacement(*(arguments[name] for name in required), **options)
 
     return renamed
 
@@ -100,8 +100,8 @@ def product(matrix: Tensor | Adjacency, x: Tensor) -> list[tuple[str, object]]:
     return place + observed(torch.sparse.mm(matrix, x), [x])
 
 
-def stand_in(cls: type, **attributes: Any) -> Any:
-    """An instance of `cls` that is not initialised and has these attributes."""
+def uninitialised(cls: type, **attributes: Any) -> Any:
+    """An instance of `cls` that has these attributes and whose `__init__` was not called."""
     instance: Any = object.__new__(cls)
     vars(instance).update(attributes)
     return instance
@@ -126,7 +126,7 @@ def _run(function: Any, case: Case) -> tuple[Any, tuple[Any, ...]]:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             found: Any = case(function)
-    except Exception as error:  # whatever the client's code raises is a reason to leave it alone
+    except Exception as error:  # an error of either function is reported as a difference
         found = error
     return found, (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())  # noqa: NPY002
 
@@ -148,43 +148,47 @@ def _line(error: Exception) -> str:
 
 
 def _unequal(truth: list[tuple[str, object]], found: list[tuple[str, object]]) -> str | None:
-    for (name, own), (_, mine) in zip(truth, found, strict=False):
-        if reason := _unequal_values(own, mine, GRADIENT if name.startswith("the gradient") else VALUE):
+    for (name, expected), (_, actual) in zip(truth, found, strict=False):
+        if reason := _unequal_values(expected, actual, GRADIENT if name.startswith("the gradient") else VALUE):
             return f"{name}: {reason}"
-    names, ours = [name for name, _ in truth], [name for name, _ in found]
-    if names != ours:
-        return f"the client's code gives {', '.join(names)}; the replacement {', '.join(ours)}"
+    names, found_names = [name for name, _ in truth], [name for name, _ in found]
+    if names != found_names:
+        return f"the original code gives {', '.join(names)}; the replacement gives {', '.join(found_names)}"
     return None
 
 
-def _unequal_values(own: Any, mine: Any, tolerance: float) -> str | None:
-    if isinstance(own, list | tuple) and isinstance(mine, list | tuple):
-        if len(own) != len(mine):
-            return f"{len(own)} values, the replacement gives {len(mine)}"
-        largest = max((float(x.abs().max()) for x in own if isinstance(x, Tensor) and x.numel()), default=0.0)
-        pairs = zip(own, mine, strict=True)
+def _unequal_values(expected: Any, actual: Any, tolerance: float) -> str | None:
+    if isinstance(expected, list | tuple) and isinstance(actual, list | tuple):
+        if len(expected) != len(actual):
+            return f"{len(expected)} values, the replacement gives {len(actual)}"
+        largest = max((float(x.abs().max()) for x in expected if isinstance(x, Tensor) and x.numel()), default=0.0)
+        pairs = zip(expected, actual, strict=True)
         return next((reason for pair in pairs if (reason := _unequal_entries(*pair, tolerance, largest))), None)
-    return _unequal_entries(own, mine, tolerance, 0.0)
+    return _unequal_entries(expected, actual, tolerance, 0.0)
 
 
-def _unequal_entries(own: Any, mine: Any, tolerance: float, largest: float) -> str | None:
-    """largest: of all gradients of a result. Rounding errors, as a bias before BatchNorm has, are noise."""
+def _unequal_entries(expected: Any, actual: Any, tolerance: float, largest: float) -> str | None:
+    """largest: the largest entry of all gradients of a result. A gradient far below it, such as that of a bias before
+    BatchNorm, is only a rounding error."""
     arrays = (Tensor, np.ndarray)
-    if not (isinstance(own, arrays) and isinstance(mine, arrays)):
-        same = type(own) is type(mine) or (not isinstance(own, arrays) and not isinstance(mine, arrays))
-        return None if same and own == mine else f"{_short(own)}, the replacement gives {_short(mine)}"
-    own, mine = (x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x)) for x in (own, mine))
+    if not (isinstance(expected, arrays) and isinstance(actual, arrays)):
+        # Numbers of different types may be equal, but a tensor or an array never equals a number.
+        comparable = type(expected) is type(actual) or not any(isinstance(x, arrays) for x in (expected, actual))
+        if comparable and expected == actual:
+            return None
+        return f"{_short(expected)}, the replacement gives {_short(actual)}"
+    expected, actual = (x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x)) for x in (expected, actual))
     for what in ("shape", "dtype", "device"):
-        a, b = (getattr(x, what) for x in (own, mine))
+        a, b = (getattr(x, what) for x in (expected, actual))
         if a != b:
             return f"{what} {_short(a)}, the replacement gives {_short(b)}"
-    if not own.numel():
+    if not expected.numel():
         return None
-    error, scale = float((own.double() - mine.double()).abs().max()), float(own.double().abs().max())
+    error, scale = float((expected.double() - actual.double()).abs().max()), float(expected.double().abs().max())
     if error <= tolerance * scale + 1e-5 * largest + 1e-12:
         return None
-    if own.numel() == 1:
-        return f"{own.item():.6g}, the replacement gives {mine.item():.6g}"
+    if expected.numel() == 1:
+        return f"{expected.item():.6g}, the replacement gives {actual.item():.6g}"
     return f"entries differ by up to {error:.3g}, the largest is {scale:.3g}"
 
 

@@ -121,7 +121,7 @@ def _replacements(procedure: Any, model: Any, dataset: Any) -> dict[str, Callabl
 
 
 def _metrics(dataset: Any, model: Any, topks: list[int]) -> dict[str, Any]:
-    """The client's precision, recall and ndcg (ideal list of min(k, relevant)), means over the test users."""
+    """Means over the test users of precision, recall and NDCG, whose ideal list has min(k, relevant) hits."""
     model.eval()
     truth = dataset.testDict
     users = list(truth)

@@ -115,7 +115,7 @@ def _bpr(users_emb: Tensor, items_emb: Tensor, users: Tensor, pos: Tensor, neg: 
 
 
 class _Seen(dict[int, frozenset[int]]):
-    """The items of each user as a set of Python's own numbers, made when the user is first asked for."""
+    """The items of each user as a set of Python ints, which is created when it is first used."""
 
     def __init__(self, lists: Any) -> None:
         self._lists = lists
@@ -140,7 +140,7 @@ def _evaluation(trainer: Any, embeddings: Callable[..., Any] | None) -> Callable
     @torch.no_grad()
     def evaluate(eval_data: Any, is_test: bool = False, idx: int = 0) -> Any:
         judge = trainer.evaluator
-        if is_test and judge.save_recom_result:  # the lists themselves are wanted
+        if is_test and judge.save_recom_result:  # it saves the recommended lists, too
             return own(eval_data, is_test, idx)
         trainer.model.eval()
         k, n_items = max(trainer.config["topk"]), eval_data.dataset.item_num
@@ -158,7 +158,7 @@ def _evaluation(trainer: Any, embeddings: Callable[..., Any] | None) -> Callable
 
 
 def _best(model: Any, batch: Any, k: int, n_items: int, tables: tuple[Tensor, Tensor] | None) -> Tensor:
-    """int64 [B, k]: the items that come first for the users of a batch, those of training left out."""
+    """int64 [B, k]: the best items of the users of a batch, without their training items."""
     rows, masked = batch[1][0], batch[1][1]
     if tables is None:
         scores = model.full_sort_predict(batch)

@@ -1,4 +1,4 @@
-"""Samplers of LightGCN-type trainers: the same draws from Python's and NumPy's generators, without a call for each."""
+"""Samplers of LightGCN-type trainers: the same random numbers from Python's and NumPy's generators, in fewer calls."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class UniformTriples:
-    """Equals a loop over ``np.random.randint(0, n_users, n)`` that draws, for each user with items, a positive by
-    ``randint(0, len(items))`` and a negative by ``randint(0, n_items)``, again while it is one of the user's.
+    """Equals a loop over ``np.random.randint(0, n_users, n)`` that draws a positive and a negative for each user with
+    items: the positive by ``randint(0, len(items))``, the negative by ``randint(0, n_items)`` until it is not an item
+    of the user.
 
-    NumPy's global generator ends where the loop would leave it.
+    NumPy's global generator ends in the same state as after the loop.
 
     Args:
-        lists: the items of every user, by id.
+        lists: lists[u] has the items of user u.
         n_items: I.
 
     Raises:
-        ValueError: when a user has every item, for whom the loop does not end.
+        ValueError: a user has every item. The loop does not end in this case.
     """
 
     def __init__(self, lists: Sequence[Sequence[int]], n_items: int) -> None:
@@ -38,10 +39,12 @@ class UniformTriples:
         self._ascending = self._items[np.lexsort((self._items, row))]
         full = [user for user, items in enumerate(lists) if len(set(items)) >= n_items]
         if full:
-            raise ValueError(f"user {full[0]} has every one of the {n_items} items and no negative to sample")
+            raise ValueError(
+                f"user {full[0]} has interacted with all {n_items} items, so there is no negative to sample"
+            )
 
     def sample(self, n: int) -> Ids:
-        """int64 [≤ n, 3]: user, positive, negative; fewer than n where users without items were drawn."""
+        """int64 [≤ n, 3]: user, positive, negative; fewer than n if users without items were drawn."""
         users: Ids = np.random.randint(0, self._n_users, n)
         users = users[self._lengths[users] > 0]
         generator: Any = vars(np.random)["get_bit_generator"]()
@@ -53,10 +56,11 @@ class UniformTriples:
 def chosen_negatives(
     population: Sequence[int], users: Iterable[int], seen: Mapping[int, AbstractSet[int]]
 ) -> list[int]:
-    """Equals, for each user, ``random.sample(population, 1)[0]``, drawn again while it is in ``seen[user]``.
+    """Equals, for each user, ``random.sample(population, 1)[0]``, repeated until the item is not in ``seen[user]``.
 
-    Python's generator ends where the loop would leave it. ``random.sample`` of one draws ``n.bit_length()`` bits of a
-    32-bit word until they are below n, the size of the population, of at most 2^32; here the words come at once.
+    Python's generator ends in the same state as after the loop. For a population of size n, at most 2^32,
+    ``random.sample(population, 1)`` takes ``n.bit_length()`` bits of a 32-bit word, until they are a number below n.
+    Here, many words are drawn in one call.
     """
     users = list(users)
     words = _Words(len(population), 32 + 2 * len(users))
@@ -74,7 +78,8 @@ def chosen_negatives(
 
 
 class _Words:
-    """Lists of numbers below n as Python's generator draws them; `leave(k)` makes it as if only k had been drawn."""
+    """Lists of numbers below n, as ``random.sample`` draws them. `leave(k)` sets Python's generator to the state after
+    the first k."""
 
     def __init__(self, n: int, block: int) -> None:
         self._n, self._block, self._start, self._taken = n, block, random.getstate(), 0

@@ -1,4 +1,4 @@
-"""torch's fused Adam in the place of its loop of one kernel an operation: the same steps, one pass over memory."""
+"""Switches Adam and AdamW to torch's fused steps: the same steps in one pass over memory."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ OPTIONS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
 
 
 def fusable(optimizer: Any) -> str | None:
-    """Why `fuse_` cannot be used on this optimizer, or None."""
+    """The reason why this optimizer cannot be switched to fused steps, or None."""
     if type(optimizer) not in KINDS:
-        return f"is a {type(optimizer).__name__}, not an Adam or AdamW of torch"
+        return f"is {type(optimizer).__name__}, not Adam or AdamW of torch.optim"
     if any(group[option] for group in optimizer.param_groups for option in ("capturable", "differentiable", "fused")):
-        return "has capturable, differentiable or fused set already"
+        return "capturable, differentiable or fused is already set"
     if optimizer.state:
-        return "has made a step already"
+        return "has already made a step"
     if not all(p.is_floating_point() and not p.is_sparse for group in optimizer.param_groups for p in group["params"]):
-        return "has parameters that the fused step does not take"
+        return "has sparse parameters or parameters that are not floating-point"
     return None
 
 
 def fuse_(optimizer: torch.optim.Optimizer) -> None:
-    """Switches fused steps on, in place; the groups and the state stay the optimizer's."""
+    """Enables fused steps, in place. Parameter groups and state do not change."""
     for group in optimizer.param_groups:
         group["fused"], group["foreach"] = True, False
 
 
 def steps_of(optimizer: torch.optim.Optimizer, fused: bool) -> list[tuple[str, object]]:
-    """What three steps of an optimizer with these options do to small parameters, as a comparison observes it."""
+    """The values of small parameters after three steps of an optimizer with these options, for a comparison."""
     found: list[tuple[str, object]] = []
     for number, group in enumerate(optimizer.param_groups):
         options = {

@@ -87,7 +87,7 @@ def _accelerate_one(conv: Any) -> str:
     if _is_sum(conv, "propagate", normalised=False, weighted=True):
         conv.propagate = partial(_call, conv, "propagate", False, False)
         return "replaced: propagate is a weighted sum over neighbours"
-    return "left: it computes something else than a sum over neighbours with given or normalised weights"
+    return "left: it does not compute a sum over neighbours with given or normalised weights"
 
 
 def _is_sum(conv: Any, method: str, normalised: bool, weighted: bool) -> bool:
@@ -105,7 +105,7 @@ def _is_sum(conv: Any, method: str, normalised: bool, weighted: bool) -> bool:
                 probe = copy.deepcopy(conv).cpu().train(training)
                 found = getattr(probe, method)(x=x, edge_index=edges, edge_weight=weight)
                 (dx,) = torch.autograd.grad(found, x, grad)
-            except Exception:  # whatever it is that the client's code wants, it is not this
+            except Exception:  # it needs other inputs, so it is not such a sum
                 return False
             if not all(
                 actual.shape == truth.shape and torch.allclose(actual, truth, atol=1e-5)
@@ -169,7 +169,7 @@ def _edges(edge_index: Any, edge_weight: Tensor | None, to_target: bool) -> _Edg
     """The edges, given in any form that PyG supports, or None."""
     if isinstance(edge_index, Tensor) and edge_index.layout == torch.strided:
         if type(edge_index) is not Tensor or edge_index.ndim != 2 or edge_index.shape[0] != 2:
-            return None  # an EdgeIndex keeps more than its indices
+            return None  # an EdgeIndex has more data than its indices
         weight = None if edge_weight is None else edge_weight.flatten()
         return _Edges(edge_index, weight, to_target) if edge_index.dtype == torch.int64 else None
     if edge_weight is not None or not to_target:
@@ -217,7 +217,7 @@ class _Known:
 
 
 class _Graphs:
-    """Adjacencies by the object that the client passes as edge_index, stored as long as it exists.
+    """Adjacencies by the object that is passed as edge_index, stored as long as it exists.
 
     Contents are compared at every call, as those of sparse tensors are (`pattern.Snapshot`).
     """
@@ -277,7 +277,7 @@ class _Graphs:
 def _prepare(
     edges: _Edges, x: Tensor, normalised: bool, settings: tuple[Any, ...], patterns: list[Pattern]
 ) -> _Prepared | None:
-    """patterns: those that the edges may have already. None where an index is out of range, which PyG reports."""
+    """patterns: known patterns that the edges may have. None if an index is out of range; PyG reports this error."""
     indices, weight, from_first = edges
     n = x.shape[0]
     with outside_modes():

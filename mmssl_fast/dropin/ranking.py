@@ -1,4 +1,4 @@
-"""What all-ranking evaluations share: the best unseen items of users in one pass, and which of them are hits."""
+"""Functions for evaluation on all items: the best unseen items of users in one pass, and which of them are hits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def best_unseen(users: Tensor, items: Tensor, seen: Ids, k: int) -> Ids:
-    """Equals ``(users @ items.T).masked_fill(seen, -inf).topk(k).indices``, -1 where fewer than k items are unseen.
+    """Equals ``(users @ items.T).masked_fill(seen, -inf).topk(k).indices``, -1 if fewer than k items are unseen.
 
-    users [B, d], items [I, d]; seen: `pair_keys` of the items to leave out. Equal scores rank by the lower item.
+    users [B, d], items [I, d]; seen: `pair_keys` of the items to exclude. Of equal scores, the lower item comes first.
     """
     n_items = items.shape[0]
     crow = np.searchsorted(seen, np.arange(users.shape[0] + 1) * n_items)
@@ -30,7 +30,7 @@ def best_unseen(users: Tensor, items: Tensor, seen: Ids, k: int) -> Ids:
 
 
 def hits_of(best: Ids, wanted: Ids, n_items: int) -> Flags:
-    """bool [B, k]: whether best[b, r] is among the items that `wanted`, made by `pair_keys`, has for row b."""
+    """bool [B, k]: whether best[b, r] is one of the items of row b in `wanted`, the result of `pair_keys`."""
     return np.isin(best + np.arange(len(best))[:, None] * n_items, wanted) & (best >= 0)
 
 

@@ -16,7 +16,7 @@ from .report import Accelerated
 
 PARTS = ("forward", "calculate_loss", "optimizer", "evaluate")
 BATCH = 256  # triples in a comparison
-TOPK = ("rec.topk", "rec.items")  # what evaluation can be made of here
+TOPK = ("rec.topk", "rec.items")  # the data that the replaced evaluation can provide
 
 
 def accelerate(trainer: Any, valid_data: Any, parts: Iterable[str] = PARTS, *, strict: bool = False) -> Accelerated:

@@ -1,4 +1,4 @@
-"""Accelerated: the report of an `accelerate`: what it replaced in a client, what it did not and why."""
+"""The report of an `accelerate`: what was replaced, what was not, and why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Accelerated:
     """The report of an `accelerate`, printed with one line per part. `restore()` undoes the replacements.
 
     patched: names of the parts that were replaced. differs: {part: reason} for those that were not. missing: parts that
-    the client does not have.
+    the code does not have.
     """
 
     def __init__(self, parts: Sequence[str]) -> None:
@@ -40,27 +40,28 @@ class Accelerated:
         part: str,
         place: Any,
         name: str,
-        mine: Callable[..., Any] | str,
+        replacement: Callable[..., Any] | str,
         cases: list[Case],
         installed: Callable[..., Any] | str | None = None,
     ) -> None:
-        """Compares `mine` with the attribute `name` of `place`. `install` replaces it by `installed` (default: `mine`).
+        """Compares `replacement` with the attribute or key `name` of `place`. `install` replaces it if they are equal.
 
-        mine: the replacement, or the reason why there is none. cases: see `dropin.compare.difference`.
+        replacement: a function, or the reason why there is none. cases: see `dropin.compare.difference`.
+        installed: the function that `install` uses instead of `replacement`, for options that change results.
         """
-        own = place[name] if isinstance(place, dict) else getattr(place, name)
-        reason = mine if isinstance(mine, str) else difference(own, mine, cases)
+        original = place[name] if isinstance(place, dict) else getattr(place, name)
+        reason = replacement if isinstance(replacement, str) else difference(original, replacement, cases)
         if reason:
             self.differs[part] = reason
             return
-        installed = mine if installed is None else installed
+        installed = replacement if installed is None else installed
         with contextlib.suppress(AttributeError):  # a bound method takes no attributes
-            installed.__wrapped__ = own  # type: ignore[union-attr]
+            installed.__wrapped__ = original  # type: ignore[union-attr]
         self._found.append((place, name, installed))
         self.patched.append(part)
 
     def optimizer(self, part: str, optimizer: Any) -> None:
-        """Adds an Adam or AdamW whose fused steps equal its own steps. `install` enables fused steps."""
+        """Adds an Adam or AdamW whose fused steps equal its unfused steps. `install` enables fused steps."""
         reason = fusable(optimizer)
         if optimizer is None:
             self.missing.append(part)
@@ -70,22 +71,23 @@ class Accelerated:
             self._optimizers.append(optimizer)
             self.patched.append(part)
 
-    def install(self, client: str, strict: bool) -> None:
+    def install(self, name: str, strict: bool) -> None:
         """Replaces the parts that are equal, and warns about the others. Raises ValueError, and replaces nothing, if
-        the client has none of the parts, or (strict) if a part differs or is missing."""
+        the code has none of the parts, or (strict) if a part differs or is missing."""
         if len(self.missing) == len(self.parts):
-            raise ValueError(f"accelerate: {client} has none of {', '.join(self.missing)}")
+            raise ValueError(f"accelerate: {name} has none of {', '.join(self.missing)}")
         if strict and (self.differs or self.missing):
-            raise ValueError(f"accelerate: not every part of {client} can be replaced:\n{self}")
-        for place, name, value in self._found:
-            self._set(place, name, value)
+            raise ValueError(f"accelerate: not every part of {name} can be replaced:\n{self}")
+        for place, attribute, value in self._found:
+            self._set(place, attribute, value)
         for optimizer in self._optimizers:
             fuse_(optimizer)
         if self.differs:
             reasons = "; ".join(f"{part}: {reason}" for part, reason in self.differs.items())
-            warnings.warn(f"accelerate: not replaced in {client}: {reasons}", stacklevel=3)
+            warnings.warn(f"accelerate: not replaced in {name}: {reasons}", stacklevel=3)
 
     def restore(self) -> None:
+        """Undoes the replacements, except that of an optimizer."""
         while self._undo:
             self._undo.pop()()
 

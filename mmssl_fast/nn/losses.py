@@ -1,4 +1,4 @@
-"""The terms of the MMSSL losses (Eq. 6, 7, 11, 13 and 14). Every function returns a scalar or a dict of scalars."""
+"""The terms of the MMSSL losses (Eq. 7, 11 and 13). Every function returns a scalar or a dict of scalars."""
 
 from __future__ import annotations
 

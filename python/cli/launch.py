@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
+from .. import threads
 from ..errors import InputError, WorkerFailed
 
 MOST = 1024
@@ -38,7 +39,7 @@ def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> No
     from mmssl_fast.distributed import ranks as launcher
 
     ranks = ranks or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    threads.divide(ranks)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # Otherwise restarted processes read the addresses of ended ones (pytorch/pytorch#135712).
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")

@@ -53,7 +53,8 @@ CONFIG_KEY_OPTIONS = {
     "threads": ConfigKeyOption(
         "train.threads",
         int | None,
-        "Number of CPU threads. [default: OMP_NUM_THREADS if set, otherwise the idle processors]",
+        "Number of CPU threads. [default: OMP_NUM_THREADS if set, otherwise the available processors, or fewer if some "
+        "are busy]",
     ),
 }
 DATA_OPTIONS = ("data", "layout", "interactions", "split_column", "split", "min_rating", "missing_features")

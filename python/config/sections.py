@@ -95,7 +95,11 @@ class TrainSection(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of initialisation, sampling, dropout and noise.")
     device: str = Field("cpu", description='Device to train on: "cpu", "cuda", "cuda:1".')
     threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads. 0: OMP_NUM_THREADS if set, otherwise the idle processors."
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads. 0: OMP_NUM_THREADS if set, otherwise the available processors, or fewer if some are "
+        "busy.",
     )
     discriminator_steps: int = Field(
         1, ge=1, description="Discriminator steps before each generator step. Not specified in the paper."

@@ -139,10 +139,10 @@ def _read(file: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
     names = [name for name in file.keys() if ranks.size == 1 or not name.startswith(("parameter.", "embedding."))]
     tensors = {name: file.get_tensor(name) for name in names}
     slices = [file.get_slice(name) if name in file.keys() else None for name in embeddings]
-    shape = tuple(0 if one is None else one.get_shape()[0] for one in slices)
+    shape = tuple(one.get_shape()[0] if one is not None and one.get_shape() else 0 for one in slices)
     if ranks.size > 1:
         for name, one, rows in zip(embeddings, slices, shape, strict=True):
-            if one is not None:
+            if one is not None and one.get_shape():
                 first, last = ranks.span(rows)
                 tensors[name] = one[first:last]
     return tensors, (shape[0], shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,8 @@ def lost_connection(error: Exception) -> WorkerFailed | None:
     text = str(error)
     if distributed.current().size == 1 or not any(sign in text for sign in _BROKEN):
         return None
-    reason = text.splitlines()[0]
+    # gloo puts its source file before the message, and general advice after the first sentence.
+    reason = re.sub(r"^\[\S+:\d+\] ", "", text.splitlines()[0]).partition(". ")[0].rstrip(".")
     return WorkerFailed(f"lost another rank ({reason}); see the message of the launcher, then continue with --resume")
 
 

@@ -1,4 +1,4 @@
-"""The exchanges and ops of mmssl_fast.distributed on 2, 3 and 4 ranks; see op_cases.py."""
+"""The primitives and ops of mmssl_fast.distributed in one process; test_distributed_ranks.py has several."""
 
 import ast
 from pathlib import Path
@@ -15,19 +15,6 @@ from mmssl_fast.distributed import collectives
 
 ALL = vars(op_cases) | vars(agreement_cases)
 CASES = [name for name in ALL if name.startswith("case_")]
-BROKEN = [name for name in vars(op_cases) if name.startswith("broken_")]
-
-
-@pytest.mark.parametrize("n", [2, 3, 4])
-@pytest.mark.parametrize("case", CASES)
-def test_ranks_as_one(started, case, n):
-    assert [rank[case] for rank in started(n).part("ops")] == [[]] * n
-
-
-@pytest.mark.parametrize("n", [2, 3, 4])
-@pytest.mark.parametrize("case", BROKEN)
-def test_cases_notice_a_missing_part(started, case, n):
-    assert any(rank[case] for rank in started(n).part("ops"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""hkuds.accelerate replaces what it understands: a part that computes something else stays the client's own."""
+"""hkuds.accelerate replaces parts that are equal; a part that computes something else is not replaced."""
 
 import random
 import re
@@ -63,7 +63,7 @@ def reads_more(self, u, p, n):
 DIFFERENT = {
     "hinge": ("bpr_loss", hinge, "number of results: 2, the replacement gives 3"),
     "detached": ("bpr_loss", detached, "the gradient of result 1: entries differ"),
-    "instance": ("bpr_loss", reads_more, "cannot be compared: the client's code raised AttributeError: .*margin"),
+    "instance": ("bpr_loss", reads_more, "cannot be compared: the original code raised AttributeError: .*margin"),
     "penalty": ("gradient_penalty", unscaled_penalty, "the result: .*the replacement gives"),
     "draws": ("gradient_penalty", other_draws, "the replacement gives|draws other random numbers"),
     "chunks": ("batched_contrastive_loss", loss_of_chunks, "the result: .*the replacement gives"),
@@ -75,7 +75,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_a_part_that_differs_stays_the_clients_own(name):
+def test_a_part_that_differs_is_not_replaced(name):
     part, own, reason = DIFFERENT[name]
     client = type("Client", (released.Trainer,), {part: own})
     with pytest.warns(UserWarning, match=f"not replaced in Client: {part}"):
@@ -90,7 +90,7 @@ def test_a_part_that_differs_stays_the_clients_own(name):
         done.restore()
 
 
-def test_the_total_of_a_hinge_loss_is_the_clients():
+def test_a_hinge_loss_does_not_change():
     client = type("Client", (released.Trainer,), {"bpr_loss": hinge})
     leaves = [torch.randn(24, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     truth = client().bpr_loss(*leaves)
@@ -128,7 +128,7 @@ def test_generators_are_as_if_nothing_had_happened():
         ("test_torch", {"Ks": None}, {"ks": [3, 10, 20]}),
     ],
 )
-def test_a_missing_setting_is_said_at_once_and_an_argument_stands_in(part, missing, override, monkeypatch):
+def test_a_missing_setting_is_reported_and_can_be_passed(part, missing, override, monkeypatch):
     """The function computes what the released one does, from a setting that it has under another name."""
     own = getattr(released if part == "test_torch" else released.Trainer, part)
     hidden = with_globals(own, **missing)

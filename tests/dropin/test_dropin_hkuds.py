@@ -113,7 +113,7 @@ def test_accelerate_says_what_it_did_and_undoes_it():
         hkuds.accelerate(released, ["nonsense"])
 
 
-def test_a_fork_without_some_parts_keeps_its_own():
+def test_parts_that_a_fork_lacks_are_missing():
     class Fork:
         bpr_loss = released.Trainer.bpr_loss
 
@@ -131,10 +131,12 @@ def test_a_fork_without_some_parts_keeps_its_own():
 
 
 def test_the_page_names_what_is_there():
-    page = (Path(__file__).parents[2] / "docs" / "dropin.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "dropin.md").read_text(encoding="utf-8")
+    both = page + (docs / "dropin_measurements.md").read_text(encoding="utf-8")
     for module in (hkuds, sparse):
         own = module.__name__.rsplit(".")[-1]
-        named = set(re.findall(rf"(?<!torch\.)\b{own}\.(\w+)", page))
+        named = set(re.findall(rf"(?<!torch\.)\b{own}\.(\w+)", both))
         assert named and all(hasattr(module, name) for name in named), named
     for name in hkuds.PARTS:
         assert name.split(".")[-1] in page, name

@@ -173,7 +173,7 @@ def test_sample_refuses_a_user_with_every_item(accelerated):
     accelerated("Data.sample")
     data = released.Data(70, 150, 24)
     data.train_items[4] = list(range(150))
-    with pytest.raises(ValueError, match="user 4 has every one of the 150 items"):
+    with pytest.raises(ValueError, match="user 4 has interacted with all 150 items"):
         data.sample()
 
 

@@ -1,12 +1,12 @@
 """What the wheel and the source distribution hold, and how the library is linked and loaded."""
 
-import email
+import importlib.metadata
+import json
 import re
 import shutil
 import sys
 import sysconfig
 import tarfile
-import zipfile
 
 import pytest
 import torch
@@ -29,33 +29,32 @@ def shipped_modules():
                 yield f"{package.replace('.', '/')}/{path.relative_to(ROOT / tree).as_posix()}"
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """The wheel built from this tree. Objects in build/ that are up to date are not compiled again."""
-    folder = tmp_path_factory.mktemp("wheel")
-    commands = ["build", "--build-lib", f"{folder}/lib", "bdist_wheel", "--bdist-dir", f"{folder}/bdist"]
-    run(sys.executable, "setup.py", "-q", *commands, "--dist-dir", str(folder))
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
+@pytest.fixture(scope="module")
+def installed():
+    """The distribution as pip installed it from the wheel that it built from this tree."""
+    distribution = importlib.metadata.distribution("mmssl_fast")
+    origin = json.loads(distribution.read_text("direct_url.json") or '{"dir_info": {"editable": true}}')
+    if origin.get("dir_info", {}).get("editable"):
+        pytest.skip("the source folder is installed itself, without a wheel")
+    return distribution
 
 
-def test_wheel_holds_every_module_and_the_library(wheel):
-    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+def test_wheel_holds_every_module_and_the_library(installed):
+    names = {file.as_posix() for file in installed.files if file.suffix != ".pyc"}
+    names = {name for name in names if ".dist-info/" not in name and not name.endswith("bin/mmssl-fast")}
     (library,) = (name for name in names if name.endswith((".so", ".pyd")))
     assert re.fullmatch(r"mmssl_fast/_C\..*", library)
     assert names - {library} == set(shipped_modules())
 
 
-def test_wheel_metadata(wheel):
-    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-    metadata = email.message_from_bytes(wheel.read(name))
-    assert metadata["Version"] == mmssl_fast.__version__
-    needed = [each for each in metadata.get_all("Requires-Dist") if "extra ==" not in each]
+def test_metadata(installed):
+    assert installed.version == mmssl_fast.__version__
+    needed = [each for each in installed.requires if "extra ==" not in each]
     assert sorted(re.match(r"\w+", each)[0] for each in needed) == ["numpy", "scipy", "torch"]
-    assert {"train", "test", "bench", "dev"} <= set(metadata.get_all("Provides-Extra"))
-    scripts = wheel.read(name.replace("METADATA", "entry_points.txt")).decode()
-    assert "mmssl-fast = mmssl_trainer.cli.main:main" in scripts
-    assert any(name.endswith("LICENSE") for name in wheel.namelist())
+    assert {"train", "test", "bench", "dev"} <= set(installed.metadata.get_all("Provides-Extra"))
+    (script,) = installed.entry_points.select(group="console_scripts")
+    assert (script.name, script.value) == ("mmssl-fast", "mmssl_trainer.cli.main:main")
+    assert any(file.name == "LICENSE" for file in installed.files)
 
 
 def test_sdist_holds_the_sources(tmp_path):
@@ -80,13 +79,15 @@ def objects(level):
     """The object files of one instruction set, as the last build in this tree left them."""
     tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}-torch{torch.__version__}"
     found = sorted((ROOT / "build" / f"temp.{tag}" / "isa" / level).glob("*.o"))
+    if not found:
+        pytest.skip("the library was built elsewhere")
     assert len(found) == len(list((ROOT / "csrc/cpu/isa").glob("*.cpp"))), f"objects of {level}: {found}"
     return found
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is not here")
 @pytest.mark.parametrize("level", mmssl_fast.build_info()["isa_levels"])
-def test_kernels_leak_no_weak_symbol(wheel, level):
+def test_kernels_leak_no_weak_symbol(level):
     """A weak symbol outside mmssl::<level>, compiled for AVX-512, could be the copy the linker keeps for everybody."""
     for path in objects(level):
         symbols = [line.split(maxsplit=2) for line in run("nm", "-C", str(path)).stdout.splitlines()]

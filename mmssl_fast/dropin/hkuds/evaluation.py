@@ -56,7 +56,7 @@ def evaluate(
 
 def _metrics(hits: np.ndarray, ranked: np.ndarray, relevant: np.ndarray, ks: Sequence[int]) -> np.ndarray:
     """[4, len(ks)]: sums over users of the four metrics. hits, ranked: bool [B, longest], whether the item at that rank
-    is relevant, and whether there is one; relevant: int [B]."""
+    is relevant, and whether there is an item; relevant: int [B]."""
     gain = 1 / np.log2(np.arange(2, hits.shape[1] + 2))
     ideal = np.concatenate(([0.0], gain.cumsum()))[np.minimum.outer(hits.sum(1), ks)]
     columns = []
@@ -70,8 +70,8 @@ def _metrics(hits: np.ndarray, ranked: np.ndarray, relevant: np.ndarray, ks: Seq
 
 
 def _areas(u: Tensor, v: Tensor, seen: np.ndarray, wanted: np.ndarray) -> float:
-    """The sum over users of the AUC over unseen items: the rank sum of the relevant ones; 0 for a user without one of
-    each kind."""
+    """The sum over users of the AUC over unseen items, from the ranks of the relevant items. It is 0 for a user
+    without relevant items or without irrelevant items."""
     n_items, total = v.shape[0], 0.0
     pairs = torch.from_numpy(np.setdiff1d(wanted, seen)).to(u.device)
     step = max(1, SCORES // max(1, n_items))
@@ -85,8 +85,8 @@ def _areas(u: Tensor, v: Tensor, seen: np.ndarray, wanted: np.ndarray) -> float:
         positives, ranks = (scores.new_zeros(len(scores), dtype=torch.float64) for _ in range(2))
         positives.index_add_(0, row, torch.ones_like(score, dtype=torch.float64))
         for chunk in torch.arange(len(block), device=u.device).split(step):
-            others, mine = scores[row[chunk]], score[chunk, None]
-            rank = (others < mine).sum(1) + ((others == mine).sum(1) + 1) / 2
+            others, relevant = scores[row[chunk]], score[chunk, None]
+            rank = (others < relevant).sum(1) + ((others == relevant).sum(1) + 1) / 2
             ranks.index_add_(0, row[chunk], rank.double())
         negatives = unseen - positives
         area = (ranks - positives * (positives + 1) / 2) / (positives * negatives).clamp(min=1)

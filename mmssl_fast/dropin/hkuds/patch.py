@@ -52,16 +52,17 @@ def accelerate(
     ``data_generator``, and ``test_torch`` in the globals of the module that defines the Trainer. Each part is first
     compared with its replacement. Both run on the same small random inputs, in float32, and must return the same number
     of results with the same shapes, values and gradients, and draw the same random numbers. A part that differs is not
-    replaced; the reason is in the report and in a warning. The states of the client's random generators are restored.
+    replaced; the reason is in the report and in a warning. The states of the random generators are restored.
 
     Args:
         trainer: the class, or a module with a class ``Trainer``.
         parts: the names to replace, from PARTS. "u_sim_calculation" alone gives most of the speed.
-        tau: temperature of the contrastive loss. None: ``args.tau`` of the client's module, read at each call.
+        tau: temperature of the contrastive loss. None: ``args.tau`` of the Trainer's module, read at each call.
         decay: weight of the squared embeddings in bpr_loss. None: ``self.decay``, read at each call.
         ks: list lengths of test_torch. None: the global ``Ks`` of its module, read at each call.
         device: device of the inputs of the comparison. None: ``args.device`` if it exists, otherwise the current CUDA
-            device or the CPU. Matrices are on the device on which the client's own functions put them.
+            device or the CPU. Matrices are on the device that the original
+            functions choose.
         strict: raise an error if a part differs or is missing, and replace nothing.
         gemm: torch.bfloat16: bfloat16 products in the layers of the discriminator and in its penalty. None: no change.
         skip_unread: the loss of the generator leaves no gradient in the parameters of the discriminator. The released
@@ -84,19 +85,19 @@ def accelerate(
         if place is None:
             done.missing.append(part)
             continue
-        own = place[name] if isinstance(place, dict) else getattr(place, name)
+        original = place[name] if isinstance(place, dict) else getattr(place, name)
         installed, compared = (
-            with_parameters_of(own, _replacement(part, own, cls, names, overrides, *options))
+            with_parameters_of(original, _replacement(part, original, cls, names, overrides, *options))
             for options in ((gemm, skip_unread), (None, False))
         )
-        cases = trials(part, _client_globals(own, names), names, cls, device, overrides)
+        cases = trials(part, _globals_of(original, names), names, cls, device, overrides)
         done.compare(part, place, name, compared, cases, installed)
     done.install(cls.__name__, strict)
     return done
 
 
 def _place(part: str, cls: type, names: dict):
-    """(where the client looks the part up, under which name); (None, name) where it has none."""
+    """(where the original code looks the part up, under which name). (None, name) if the part is missing."""
     owner, _, name = part.rpartition(".")
     if owner == "Discriminator":
         return names.get("Discriminator"), name
@@ -109,7 +110,7 @@ def _place(part: str, cls: type, names: dict):
 
 
 def _device(names: dict, device: torch.device | str | None) -> torch.device:
-    """The device the client computes on: as given, as its args say, else the current CUDA device, else the CPU."""
+    """The given device, otherwise ``args.device``, the current CUDA device or the CPU, in this order."""
     device = getattr(names.get("args"), "device", None) if device is None else device
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -117,21 +118,21 @@ def _device(names: dict, device: torch.device | str | None) -> torch.device:
 
 
 def _globals(cls: type) -> dict:
-    """The globals that the Trainer's own functions look names up in."""
+    """The globals of the module that defines the methods of the Trainer."""
     for value in (value for base in cls.__mro__ for value in vars(base).values()):
         if isinstance(value, FunctionType):
             return value.__globals__
     raise ValueError(f"accelerate: {cls.__name__} defines no methods")
 
 
-def _client_globals(own: Callable, default: dict) -> dict:
-    """Where the client's function looks names up, also under a replacement made before."""
-    return getattr(inspect.unwrap(own), "__globals__", default)
+def _globals_of(original: Callable, default: dict) -> dict:
+    """The globals of the original function, even if an earlier `accelerate` replaced it."""
+    return getattr(inspect.unwrap(original), "__globals__", default)
 
 
 def _replacement(
     part: str,
-    own: Callable,
+    original: Callable,
     cls: type,
     names: dict,
     overrides: SimpleNamespace,
@@ -143,9 +144,9 @@ def _replacement(
     if part == "Data.sample":
         return _sample()
     if part == "test_torch":
-        return _test_torch(_client_globals(own, names), overrides.ks)
-    names = _client_globals(own, names)  # a method that is inherited reads the args of its own module
-    return _trainer_method(part, matrix_device(part, own, cls), names, overrides, gemm)
+        return _test_torch(_globals_of(original, names), overrides.ks)
+    names = _globals_of(original, names)  # an inherited method reads the args of the module that defines it
+    return _trainer_method(part, matrix_device(part, original, cls), names, overrides, gemm)
 
 
 def _trainer_method(
@@ -181,7 +182,7 @@ def _trainer_method(
 
 
 def _setting(names: dict, name: str, attribute: str | None, option: str):
-    """The client's global `name`, or one line that says which argument of accelerate stands in for it."""
+    """The global `name` of the original code. If it is missing, the error names the argument to pass instead."""
     if name not in names or (attribute and not hasattr(names[name], attribute)):
         full = f"{name}.{attribute}" if attribute else name
         raise NameError(f"{names.get('__name__', 'the module')} has no {full}; pass {option}= to accelerate")

@@ -48,7 +48,7 @@ def relation_rows(
     if graph not in _warned:
         _warned.add(graph)
         warnings.warn(
-            "relation_rows: the graph has edge values other than 1, its rows are dense (warned once a graph)",
+            "relation_rows: the graph has edge values other than 1, so its rows are dense (one warning per graph)",
             stacklevel=2,
         )
     unseen = torch.ones(len(users), graph.n_items, dtype=user_final.dtype, device=user_final.device)

@@ -57,8 +57,8 @@ class TripleSampler:
         full = [u for u, items in zip(exist_users, lists, strict=True) if len(set(items)) >= n_items]
         if full:
             raise ValueError(
-                f"TripleSampler: user {full[0]} has every one of the {n_items} items and no negative to sample "
-                f"({len(full)} such users); leave them out of exist_users"
+                f"TripleSampler: user {full[0]} has interacted with all {n_items} items, so there is no negative to "
+                f"sample ({len(full)} such users); leave them out of exist_users"
             )
 
     def sample(self) -> tuple[list[int], list[int], list[int]]:
@@ -74,10 +74,10 @@ class TripleSampler:
 
 
 def _sample(n: int, k: int) -> np.ndarray:
-    """Equals ``np.array(random.sample(range(n), k))``, and leaves the generator as it does.
+    """Equals ``np.array(random.sample(range(n), k))``, and leaves the generator in the same state.
 
-    Where n is large against k, that function draws by rejection, n.bit_length() bits of a 32-bit word each, until it
-    has k different numbers; here the words come at once.
+    If n is much larger than k, that function draws by rejection: it takes n.bit_length() bits of a 32-bit word at a
+    time, until it has k different numbers below n. Here, all words are drawn in one call.
     """
     if n <= 21 + 4 ** math.ceil(math.log(3 * k, 4)) or k <= 5:
         return np.array(random.sample(range(n), k), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The inputs on which each part of a client is compared with its replacement: small, random, the same for both."""
+"""The inputs on which each part is compared with its replacement: small, random, and the same for both."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..compare import Case, observed, product, stand_in
+from ..compare import Case, observed, product, uninitialised
 
-DECAY, BATCH = (
-    0.37,
-    24,
-)  # of the stand-in; a client that has args.batch_size uses that, as released gradient penalties do
+# Settings of the Trainer in the comparison. args.batch_size is used instead of BATCH if it exists, because the released
+# gradient penalty reads it.
+DECAY, BATCH = 0.37, 24
 USERS, SEEN = 12, [0, 3, 11, 3, 7]  # rows of the small graph; users asked for, one of them twice
 EVALUATED = 24  # users whose lists are compared
 
 
 def trials(
-    part: str, own: dict, names: dict, cls: type, device: torch.device, overrides: SimpleNamespace
+    part: str, function_globals: dict, names: dict, cls: type, device: torch.device, overrides: SimpleNamespace
 ) -> list[Case]:
-    """The cases of a part. own: globals of the client's function; names: globals of its Trainer, cls."""
+    """The cases of a part. function_globals: of the original function. names: globals of the module of cls."""
     batch = int(getattr(names.get("args"), "batch_size", BATCH))
     given = {key: value for key, value in (("tau", overrides.tau), ("decay", overrides.decay)) if value is not None}
 
     def trainer(n_items: int = 40, weighted: bool = False):
         graph = _interactions(USERS, n_items, weighted)
         attributes = {"decay": DECAY, "batch_size": batch, "n_users": USERS, "n_items": n_items, "device": device}
-        return stand_in(cls, ui_graph_raw=graph, **attributes | given)
+        return uninitialised(cls, ui_graph_raw=graph, **attributes | given)
 
     def rows_of(n_items: int, weighted: bool) -> Case:
         def case(u_sim_calculation):
@@ -78,7 +77,7 @@ def trials(
         def case(sample):
             items = {user: [(7 * user + 3 * i) % 50 for i in range(1 + user % 6)] for user in range(28)}
             data = {"n_users": 30, "n_items": 50, "train_items": items, "exist_users": list(items)}
-            return observed(sample(stand_in(type(names["data_generator"]), batch_size=batch_size, **data)))
+            return observed(sample(uninitialised(type(names["data_generator"]), batch_size=batch_size, **data)))
 
         return case
 
@@ -92,24 +91,24 @@ def trials(
         "sparse_mx_to_torch_sparse_tensor": [matrix],
         "Discriminator.forward": [discriminator(True), discriminator(False)],
         "Data.sample": [sampler(8), sampler(40)],
-        "test_torch": [_evaluation(own, device, is_val) for is_val in (True, False)],
+        "test_torch": [_evaluation(function_globals, device, is_val) for is_val in (True, False)],
     }[part]
 
 
-def matrix_device(part: str, own: Callable, cls: type) -> torch.device:
-    """Where the client's own function puts a matrix; the current CUDA device, whichever that is, without a number."""
+def matrix_device(part: str, original: Callable, cls: type) -> torch.device:
+    """The device on which the original function puts a matrix. The current CUDA device is returned without an index."""
     if not part.endswith("tensor"):
         return torch.device("cpu")
-    with contextlib.suppress(Exception):  # what it raises is reported by the comparison
-        device = own(stand_in(cls), _interactions(USERS, 40)).device
+    with contextlib.suppress(Exception):  # the comparison reports what it raises
+        device = original(uninitialised(cls), _interactions(USERS, 40)).device
         current = device.type == "cuda" and device.index == torch.cuda.current_device()
         return torch.device("cuda") if current else device
     return torch.device("cpu")
 
 
 def _evaluation(names: dict, device: torch.device, is_val: bool) -> Case:
-    """The metrics of some users of the client's own data. Their held-out and training items score high, some more than
-    others, so that lists have hits, misses and items to leave out."""
+    """The metrics of some users of the data that the original code has loaded. Their held-out and training items get
+    high scores of different sizes, so that lists have hits, misses and seen items."""
 
     def case(test_torch):
         data = names["data_generator"]
@@ -127,7 +126,7 @@ def _evaluation(names: dict, device: torch.device, is_val: bool) -> Case:
             return observed(metrics)
         found = [(f"metric {name!r}", np.asarray(metrics[name])) for name in sorted(metrics)]
         if not any(value.any() for _, value in found):
-            raise RuntimeError("none of the lists compared has a hit")
+            raise RuntimeError("none of the compared lists has a hit")
         return found
 
     return case

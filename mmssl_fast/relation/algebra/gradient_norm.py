@@ -1,12 +1,12 @@
-"""gradient_norm: the row norms of g W, which are ‖∇_x D‖ in the gradient penalty, without forming [B, I] (Eq. 7).
+"""gradient_norm: the row norms of g W, which are ‖∇_x D‖ in the gradient penalty, without forming a large g W (Eq. 7).
 
 With K = W Wᵀ, the squared norm of a row is ‖g W‖² = g K gᵀ. K is symmetric, so its lower blocks are computed and
 mirrored. Let n be the norm, q = g K and a = ∂L/∂n / n. The gradients are dg = a∘q and dW = (gᵀ(a∘g)) W. The latter is
 a single product over W, because dK + dKᵀ collects both factors of K.
 
-If H > 2B, g W itself is cheaper than K. Up to SAVED_ELEMENTS entries it is saved for the backward pass, which takes
-three products over W in total. A larger g W is streamed: computed in tiles of items and again in the backward pass,
-which takes four products.
+If H > 2B, computing g W costs less than K. Then a g W of up to SAVED_ELEMENTS entries is formed and saved for the
+backward pass, which takes three products over W in total. A larger g W is streamed: computed in tiles of items and
+again in the backward pass, which takes four products.
 
 Some rows are also streamed if H ≤ 2B: if ‖g W‖² is far below Σ_h g_h² ‖W_h‖², the digits of K cancel. On CUDA, a fixed
 number of the worst rows is streamed (static_shapes.py).
@@ -38,7 +38,10 @@ NO_SECOND_DERIVATIVE = "gradient_norm has no second derivative; use mmssl_fast.r
 
 
 def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
-    """Equals ``(g @ weight).norm(dim=1)``, without forming g @ weight.
+    """Equals ``(g @ weight).norm(dim=1)``, without forming g @ weight if it is large.
+
+    If H ≤ 2B, the norms are computed from weight @ weight.T, [H, H]. If H > 2B, g @ weight costs less than that: it is
+    formed and saved if it has up to 4 million entries, and computed in tiles of items otherwise.
 
     The norm in the gradient penalty, equation 7 of MMSSL (WWW 2023). If z is the output of the discriminator's first
     linear layer for rows x and g = ∂ΣD/∂z, then g @ weight is the gradient ∇_x D(x). Differentiable once, in g and

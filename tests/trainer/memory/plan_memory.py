@@ -1,14 +1,16 @@
-"""The growth of this process's memory over a short MMSSL run, beside what mmssl_trainer.memory.plan says of it.
+"""The growth of a process's memory over a short run, beside what mmssl_trainer.memory.plan says of it.
 
-    python -P tests/trainer/memory/plan_memory.py USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH [KEY=VALUE…]
+    python -P tests/trainer/memory/plan_memory.py "USERS ITEMS STEPS WIDTH,WIDTH DIM HIDDEN BATCH [KEY=VALUE…]" …
 
-Prints one line of JSON in bytes: "measured"; "live", the plan where every freed block is given back at once, as glibc
-does with MALLOC_MMAP_THRESHOLD_=131072 in the environment; "peak", the plan under glibc's own settings. A tiny run
-comes first, so that libraries are loaded. Two epochs of so many steps: in the second, the first's best model is held.
+Prints one line of JSON for each run, in bytes: "measured"; "live", the plan for an allocator that returns every freed
+block at once, as glibc does with MALLOC_MMAP_THRESHOLD_=131072 in the environment; "peak", the plan for glibc's own
+settings. Every run is in a process of its own, forked from one that has imported the libraries, and comes after a tiny
+run, which loads their pages. A run has two epochs of STEPS steps: in the second, the best model of the first is kept.
 KEYs are the configuration's.
 """
 
 import json
+import os
 import resource
 import sys
 
@@ -62,7 +64,12 @@ def run(users, items, steps, widths, dim, hidden, batch, *settings):
 
 
 if __name__ == "__main__":
-    users, items, steps, widths, dim, hidden, batch, *settings = sys.argv[1:]
-    run(300, 200, 2, [8, 8], 16, 32, 1024)
-    numbers = int(users), int(items), int(steps), [*map(int, widths.split(","))], int(dim), int(hidden), int(batch)
-    print(json.dumps(run(*numbers, *settings)))
+    for line in sys.argv[1:]:
+        if os.fork() == 0:
+            run(300, 200, 2, [8, 8], 16, 32, 1024)
+            users, items, steps, widths, dim, hidden, batch, *settings = line.split()
+            sizes = int(users), int(items), int(steps), [*map(int, widths.split(","))], int(dim), int(hidden)
+            print(json.dumps(run(*sizes, int(batch), *settings)), flush=True)
+            os._exit(0)
+        if os.wait()[1]:
+            sys.exit(f"failed: {line}")

@@ -1,9 +1,14 @@
-"""Runs on 2, 3 and 4 ranks are bit-identical to one process, and any number of ranks resumes their checkpoints."""
+"""The ops and runs of 2, 3 and 4 processes against those of one, and states that any number of processes resumes.
+
+In one file, so that one start for each number of ranks serves every test; see driver.py.
+"""
 
 import json
 import shutil
 import signal
 
+import agreement_cases
+import op_cases
 import pytest
 import rank_training_cases
 from mmssl_trainer import load_data
@@ -13,6 +18,20 @@ from mmssl_trainer.training.checkpoints import Checkpoints
 from rank_training_cases import INTERRUPTED, RUNS, configured
 
 several = pytest.mark.parametrize("n", [2, 3, 4])
+CASES = [name for name in vars(op_cases) | vars(agreement_cases) if name.startswith("case_")]
+BROKEN = [name for name in vars(op_cases) if name.startswith("broken_")]
+
+
+@several
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_as_one(started, case, n):
+    assert [rank[case] for rank in started(n).part("ops")] == [[]] * n
+
+
+@several
+@pytest.mark.parametrize("case", BROKEN)
+def test_cases_notice_a_missing_part(started, case, n):
+    assert any(rank[case] for rank in started(n).part("ops"))
 
 
 @several
