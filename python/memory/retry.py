@@ -82,12 +82,15 @@ class Tiles:
         step: int,
         run_step: Callable[[], dict[str, Tensor]],
         undoable: bool,
+        repeatable: bool = True,
     ) -> dict[str, Tensor]:
         """Call run_step(), which is step number `step`. If it runs out of memory, undo it and call it again.
 
         undoable: False if writes cannot be detected, as in a captured CUDA graph.
+        repeatable: False if other processes take part in the step: they would not repeat it.
 
-        Raises RestoreNeeded if the step cannot be undone, and OutOfMemory if it runs out of memory a second time.
+        Raises RestoreNeeded if the step cannot be undone, and OutOfMemory if it cannot be repeated or runs out of memory
+        a second time.
         """
         failed_with, retry_with = self.failed.get(step, (0, self.elements))
         self.elements = min(self.elements, retry_with)
@@ -99,6 +102,8 @@ class Tiles:
             if not is_out_of_memory(error):
                 raise
             reason = first_line(error)
+        if not repeatable:
+            raise OutOfMemory(reason)
         if failed_with:
             raise OutOfMemory(f"with item tiles of {failed_with} entries and of {self.elements}: {reason[:120]}")
         self.failed[step] = self.elements, min(self.elements, max(LEAST_TILE, self.elements // 2))
@@ -109,7 +114,7 @@ class Tiles:
             optimiser.zero_grad(set_to_none=True)
         if snapshot is None or not snapshot.restore():
             raise RestoreNeeded
-        return self.take(system, device, step, run_step, undoable)
+        return self.take(system, device, step, run_step, undoable, repeatable)
 
 
 def _tensors(system: Stateful) -> dict[str, Tensor]:

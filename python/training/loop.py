@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, backends, sample_bpr
+from mmssl_fast import InteractionGraph, backends, distributed, sample_bpr
 from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import readable
@@ -52,7 +52,8 @@ def fit(
     replace the random initial values.
 
     A step that runs out of memory is undone and repeated with item tiles of half the size. If it cannot be undone, the
-    run continues from the newest checkpoint, or from the start.
+    run continues from the newest checkpoint, or from the start. With several ranks the run ends instead, because the
+    other ranks are already in the step.
 
     Raises NonFiniteLoss; Interrupted after a signal (with checkpoints); OutOfMemory with the memory estimate; and
     InputError if no user has an item left that can be drawn as a negative, or the device is missing.
@@ -178,6 +179,7 @@ class Run:
                         self.fit.step,
                         lambda: self.system.step(self.next_batch()),
                         undoable=not self.config.train.cuda_graph,
+                        repeatable=distributed.current().size == 1,
                     )
                 )
             except OutOfMemory as error:

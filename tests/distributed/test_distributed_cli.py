@@ -1,5 +1,6 @@
 """mmssl-fast with several ranks: killed and interrupted processes, and invalid arguments."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import HERE, environment, run
+from launching import HERE, environment, run
 from mmssl_trainer import load, load_data
 from mmssl_trainer.api import configure
 from mmssl_trainer.cli import launch
@@ -28,11 +29,18 @@ def lines(text):
     return [line for line in text.splitlines() if line.startswith("mmssl-fast: ")]
 
 
+@functools.cache
+def uninterrupted(epochs: int):
+    """The same run in one process."""
+    return loop.fit(load_data(), configure(SETTINGS | {"train.epochs": epochs, "train.threads": 1}))
+
+
 def test_a_killed_rank_and_a_restart(tmp_path):
     """Rank 1 is killed in epoch 2. All ranks restart, and the result is bit-identical to an uninterrupted run."""
     command = [
         sys.executable,
-        str(HERE / "killed.py"),
+        str(HERE / "faulty.py"),
+        "KILL",
         "train",
         *FLAGS,
         "--epochs",
@@ -44,11 +52,26 @@ def test_a_killed_rank_and_a_restart(tmp_path):
     ended = run([sys.executable, "-c", start, *command], seconds=240)
     assert "(0, 0)" in ended.stdout, ended.stderr
     assert "note: resumed from the checkpoint written after epoch 1" in ended.stderr
-    fit = loop.fit(load_data(), configure(SETTINGS | {"train.epochs": 3, "train.threads": 1}))
+    fit = uninterrupted(3)
     model = load(tmp_path / "run")
     assert model.users.equal(fit.users) and model.items.equal(fit.items)
     assert [one["losses"] for one in read_epochs(tmp_path / "run")] == [one["losses"] for one in fit.epochs]
     assert read_result(tmp_path / "run")["val"] == fit.val
+
+
+def test_a_rank_out_of_memory(tmp_path):
+    """One line names the rank. The step is not repeated, all ranks end, and the run resumes in one process."""
+    folder = tmp_path / "run"
+    arguments = ["train", *FLAGS, "--epochs", "3", "--out", str(folder)]
+    start = "import sys; from mmssl_fast.distributed.ranks import launch; print(launch(2, sys.argv[1:]))"
+    ended = run([sys.executable, "-c", start, sys.executable, str(HERE / "faulty.py"), "MEMORY", *arguments])
+    assert "(1, 1)" in ended.stdout, ended.stderr
+    (line,) = lines(ended.stderr)
+    assert line.startswith(
+        "mmssl-fast: rank 1: out of memory in epoch 2, step 3 of 10, a tensor of 9 GiB; the estimate"
+    )
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert [one["losses"] for one in read_epochs(folder)] == [one["losses"] for one in uninterrupted(3).epochs]
 
 
 def children(pid: int) -> dict[int, int]:
