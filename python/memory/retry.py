@@ -89,8 +89,8 @@ class Tiles:
         undoable: False if writes cannot be detected, as in a captured CUDA graph.
         repeatable: False if other processes take part in the step: they would not repeat it.
 
-        Raises RestoreNeeded if the step cannot be undone, and OutOfMemory if it cannot be repeated or runs out of memory
-        a second time.
+        Raises RestoreNeeded if the step cannot be undone, and OutOfMemory if it is not repeatable or runs out of memory
+        again.
         """
         failed_with, retry_with = self.failed.get(step, (0, self.elements))
         self.elements = min(self.elements, retry_with)

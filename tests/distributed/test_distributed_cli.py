@@ -65,11 +65,9 @@ def test_a_rank_out_of_memory(tmp_path):
     arguments = ["train", *FLAGS, "--epochs", "3", "--out", str(folder)]
     start = "import sys; from mmssl_fast.distributed.ranks import launch; print(launch(2, sys.argv[1:]))"
     ended = run([sys.executable, "-c", start, sys.executable, str(HERE / "faulty.py"), "MEMORY", *arguments])
-    assert "(1, 1)" in ended.stdout, ended.stderr
+    assert ended.stdout.endswith(", 1)\n"), ended.stderr
     (line,) = lines(ended.stderr)
-    assert line.startswith(
-        "mmssl-fast: rank 1: out of memory in epoch 2, step 3 of 10, a tensor of 9 GiB; the estimate"
-    )
+    assert line.startswith("mmssl-fast: rank 1: out of memory in epoch 2, step 4 of 9, CUDA out of memory. Tried to ")
     assert main(["train", "--resume", str(folder)]) == 0
     assert [one["losses"] for one in read_epochs(folder)] == [one["losses"] for one in uninterrupted(3).epochs]
 
