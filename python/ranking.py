@@ -1,5 +1,5 @@
-"""Ranking of items and ranking metrics. Every item without a training interaction of the user is ranked; no
-sampling."""
+"""Ranking of items and ranking metrics. All items without a training interaction of the user are ranked, not only a
+sample of them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def users_at_once(batch: int, k: int) -> int:
 class Ranking:
     """The order of the items for a user, which validation, testing and recommendation share.
 
-    1. Items are ordered by score, users @ items.T, the highest first. 2. Items with equal scores are ordered by
-    popularity (number of training interactions). A user with a zero embedding,
-       for example without training interactions, has the score 0 for all items and so gets the most popular ones.
+    1. Items are ordered by score, users @ items.T, the highest first.
+    2. Items with equal scores are ordered by popularity, the number of training interactions. A user with a zero
+       embedding, for example without training interactions, has the score 0 for all items and so gets the most popular
+       ones.
     3. Items with a zero embedding come last, ordered by popularity. The system knows nothing about them, so that their
        score of 0 has no meaning.
     4. Items that are still equal are ordered by a hash of their embeddings. Items with the same embedding are tied, and
@@ -53,7 +54,7 @@ class Ranking:
     and lists.
 
     items: [I, d] embeddings. popularity: int64 [I]; None: all equal. seen: interactions that are excluded from the
-    ranking. labels: uint64 [I], order of tied items in a list; None: by index. ranks: over several processes
+    ranking. labels: uint64 [I], order of tied items in a list; None: by index. ranks: with several processes,
     `items` are this rank's [I_p, d], `seen` has the rows of this rank's users, popularity is required, and all ranks
     must ask for the same number of lists, empty ones included.
     """

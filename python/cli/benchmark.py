@@ -36,8 +36,9 @@ def benchmark(
         ),
     ] = None,
 ) -> None:
-    """Run the benchmarks of a source checkout and compare each kernel with plain PyTorch and other libraries. Further
-    arguments are passed to pytest. With --plan, estimate the memory and time of a training step instead."""
+    """Measure the kernels, or estimate a training step (--plan). The kernels of a source checkout are compared with
+    plain PyTorch and other libraries. Further arguments are passed to pytest. With --plan, the memory and time of a
+    training step are estimated instead."""
     if plan:
         _show_plan(users, items, interactions, widths, hidden, device, memory)
         return

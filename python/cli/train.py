@@ -62,7 +62,7 @@ def train(
     ] = None,
     ranks: RanksOption = None,
 ) -> None:
-    """Train a recommender, save the model of its best epoch, and print its test metrics."""
+    """Train a recommender and print its test metrics. The model of its best epoch is saved."""
     if launch.is_asked_for(ranks):
         return launch.launch(ranks, sys.argv[1:])
     import numpy as np

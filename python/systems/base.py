@@ -71,7 +71,8 @@ class System(Protocol):
         training interactions have the rows of `without_interactions`."""
 
     def cold_items(self) -> Tensor | None:
-        """Embeddings of cold-start items (no interactions), from their features alone: [I, d], detached.
+        """Embeddings of all items as if they were cold (without interactions), from their features alone: [I, d],
+        detached.
 
         None if the system does not use features.
         """
@@ -116,7 +117,7 @@ class Recommender(nn.Module):
         """Hook for what is recomputed once per epoch."""
 
     def cold_items(self) -> Tensor | None:
-        """Embeddings [I, d] of cold-start items, from their features alone; None if features are not used."""
+        """Embeddings [I, d] of all items as if they were cold, from their features alone. None without features."""
         return None
 
 
@@ -231,11 +232,11 @@ class UntrainedSystem:
 def without_interactions(
     graph: InteractionGraph, users: Tensor, items: Tensor, cold_items: Callable[[], Tensor | None]
 ) -> tuple[Tensor, Tensor]:
-    """The embeddings with other rows for users and items that have no interaction: their own are little more than the
+    """The embeddings, with other rows for users and items without interactions. Their own rows are little more than the
     random initial values.
 
-    Users get 0, so `ranking.Ranking` gives them the most popular items. Items get their row of cold_items(), made of
-    their features, or 0 where the system reads none; `ranking.Ranking` puts those after all other items.
+    Users get 0, so `ranking.Ranking` gives them the most popular items. Items get their row of cold_items(), or 0 if
+    the system does not use features; `ranking.Ranking` puts those after all other items.
     """
     ranks = distributed.current()
     new, cold = (ranks.mine(degree == 0)[:, None] for degree in (graph.user_degree, graph.item_degree))
