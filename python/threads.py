@@ -48,9 +48,8 @@ def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> 
         _chosen = _chosen or environ is os.environ
     elif jobs > 1 and threads:
         environ["OMP_NUM_THREADS"] = str(max(1, threads // jobs))
-    shared = jobs > 1 or busy >= IDLE or available() < len(_affinity())
-    if shared and not any(environ.get(name) for name in WAIT_SETTINGS):
-        environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    if jobs > 1 or busy >= IDLE or available() < len(_affinity()):
+        let_waiting_threads_sleep(environ)
     return note
 
 
@@ -64,8 +63,13 @@ def divide(processes: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, _first_number(os.environ["OMP_NUM_THREADS"]) // processes))
     elif not os.environ.get("OMP_NUM_THREADS"):
         os.environ["OMP_NUM_THREADS"] = str(max(1, choose() // processes))
-    if not any(os.environ.get(name) for name in WAIT_SETTINGS):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    let_waiting_threads_sleep(os.environ)
+
+
+def let_waiting_threads_sleep(environ: MutableMapping[str, str]) -> None:
+    """Set OMP_WAIT_POLICY, unless the user has set how threads wait."""
+    if not any(environ.get(name) for name in WAIT_SETTINGS):
+        environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def choose(busy: float | None = None) -> int:

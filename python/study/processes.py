@@ -145,6 +145,7 @@ class _Worker:
         }
         environ = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         thread_settings.configure(environ=environ)
+        thread_settings.let_waiting_threads_sleep(environ)  # the other jobs need the processors
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", WORKER_CODE],
