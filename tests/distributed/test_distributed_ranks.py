@@ -17,6 +17,8 @@ from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
 from rank_training_cases import INTERRUPTED, RUNS, configured
 
+pytestmark = pytest.mark.processes
+
 several = pytest.mark.parametrize("n", [2, 3, 4])
 CASES = [name for name in vars(op_cases) | vars(agreement_cases) if name.startswith("case_")]
 BROKEN = [name for name in vars(op_cases) if name.startswith("broken_")]

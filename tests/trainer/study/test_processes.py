@@ -23,6 +23,8 @@ from mmssl_trainer.study.reproduce import targets
 from mmssl_trainer.study.tune import search as tune
 from mmssl_trainer.study.tune.space import read_space
 
+pytestmark = pytest.mark.processes
+
 TINY = ["--threads", "1", "--set", "model.dim=8", "--set", "train.batch=64", "--set", "train.patience=0"]
 
 
