@@ -67,8 +67,11 @@ class Ranking:
         labels: np.ndarray | None = None,
         ranks: Ranks = ONE,
     ) -> None:
-        n_items = items.shape[0] if ranks.size == 1 else len(popularity)
-        popularity = np.zeros(n_items, np.int64) if popularity is None else np.asarray(popularity, np.int64)
+        if popularity is None:
+            if ranks.size > 1:
+                raise ValueError("Ranking: over several processes, popularity is required")
+            popularity = np.zeros(items.shape[0], np.int64)
+        popularity, n_items = np.asarray(popularity, np.int64), len(popularity)
         labels = np.zeros(n_items, np.uint64) if labels is None else labels
         zero, hashes = (items == 0).all(1).to(torch.uint8), torch.from_numpy(_row_keys(items)).to(items.device)
         unscored = distributed.gather_whole(zero, n_items, ranks).cpu().numpy().astype(bool)
@@ -84,15 +87,17 @@ class Ranking:
         self.groups = torch.from_numpy(groups).to(items.device)
         self.sizes = torch.from_numpy(np.bincount(groups.ravel())).to(items.device)
         self.rows_tied = n_rows < n_items
-        self.ranks, self.place = ranks, None
+        self.ranks, self.items = ranks, items
+        self.place: Tensor | None = None  # of each item in `order`, −1 without a score; only over several processes
         if ranks.size == 1:
             self.items = items[self.order[: self.n_scored]]
         else:
-            self.items, self.place = items, torch.full((n_items,), -1, device=items.device)
+            self.place = torch.full((n_items,), -1, device=items.device)
             self.place[self.order[: self.n_scored]] = torch.arange(self.n_scored, device=items.device)
-        self.seen = None if seen is None else self.by_place(_csr(seen))
-        self._seen_parts = (None, None)
+        self.seen: sp.csr_array | None = None
+        self._seen_parts: tuple[InteractionGraph | None, ...] = (None, None)
         if seen is not None:
+            self.seen = self.by_place(_csr(seen))
             parts = self.seen[:, : self.n_scored], self.seen[:, self.n_scored :]
             self._seen_parts = tuple(InteractionGraph.from_scipy(part).to(items.device) for part in parts)
 
@@ -122,7 +127,7 @@ class Ranking:
     def _topk(self, users: Tensor, items: Tensor, k: int, part: int, index: Tensor) -> tuple[Tensor, Tensor]:
         seen = self._seen_parts[part]
         rows = None if seen is None else seen.rows(index)
-        if part == 0 and self.ranks.size > 1:
+        if part == 0 and self.place is not None:
             return distributed.cosine_topk(users, items, k, len(self.place), self.ranks, rows, "dot", self.place)
         length = min(k, len(items))
         scores, places = cosine_topk(users, items, length, seen=rows, kind="dot")
@@ -255,9 +260,8 @@ class _Ties:
             self.n_groups = len(ranking.sizes)
             unseen = relevant if ranking.seen is None else relevant - relevant.multiply(ranking.seen)
             unseen.eliminate_zeros()
-            self.relevant_groups, self.seen_groups = (
-                None if matrix is None else self._keys(matrix, None, self.n_groups) for matrix in (unseen, ranking.seen)
-            )
+            self.relevant_groups = self._keys(unseen, None, self.n_groups)
+            self.seen_groups = None if ranking.seen is None else self._keys(ranking.seen, None, self.n_groups)
 
     def _keys(self, matrix: sp.csr_array, columns: np.ndarray | None, width: int) -> Tensor:
         """The sorted values of user * width + column over all entries. columns: column of each place; None: its group

@@ -145,7 +145,7 @@ def _first_number(text: str) -> int:
 
 def _group_folders(root: Path) -> Iterator[Path]:
     """The folders of the cgroups of this process and of their parents, as far as they are visible."""
-    paths = {}  # path of the group by controller; "" is the unified hierarchy of version 2
+    paths: dict[str, str] = {}  # path of the group by controller; "" is the unified hierarchy of version 2
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         paths |= dict.fromkeys(controllers.split(","), path)
@@ -158,9 +158,9 @@ def _group_folders(root: Path) -> Iterator[Path]:
             continue
         mounted = root / point.lstrip("/")
         yield mounted
-        path = Path(paths[controller])
+        group = Path(paths[controller])
         # In a container, the mount may start at the group of the container, or the group may be outside the mount.
-        inside = path.relative_to(top) if path.is_relative_to(top) else Path()
+        inside = group.relative_to(top) if group.is_relative_to(top) else Path()
         for part in inside.parts if ".." not in inside.parts else ():
             mounted = mounted / part
             yield mounted

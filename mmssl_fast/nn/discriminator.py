@@ -25,6 +25,8 @@ class ItemMajorLinear(nn.Linear):
     W[:, i], which are then contiguous. Copying, moving and loading the module preserve this layout.
     """
 
+    weight: nn.Parameter  # nn.Linear declares a Tensor
+
     def __init__(self, n_items: int, hidden: int) -> None:
         super().__init__(n_items, hidden)
         self._to_item_major()

@@ -56,7 +56,7 @@ def benchmark(
         if save is not None:
             with replacing(save) as temporary:
                 temporary.write_bytes(results.read_bytes())
-    if earlier is not None:
+    if against is not None and earlier is not None:
         benchmarks.check_same_machine(rows, earlier, against)
     if any("ratio" in row for row in rows):
         OUT.print(benchmarks.table(rows, earlier))
@@ -87,7 +87,8 @@ def _show_plan(
             f"benchmark --plan: {counts[2]:,} interactions are more than the {counts[0] * counts[1]:,} possible pairs "
             f"of {counts[0]:,} users and {counts[1]:,} items; reduce --interactions"
         )
-    sizes = Sizes(*counts[:3], modalities, hidden=(hidden, max(1, hidden // 2)))
+    n_users, n_items, n_interactions = counts[:3]
+    sizes = Sizes(n_users, n_items, n_interactions, modalities, hidden=(hidden, max(1, hidden // 2)))
     stages, sentences = cost.table(sizes, device, limit)
     OUT.print(stages)
     for sentence in sentences:

@@ -225,5 +225,6 @@ def _print_results(
     if groups:
         output.OUT.print(tables.breakdown_table(groups))
     if len(rows) > 1:
-        output.OUT.print(tables.comparison_table(f"test on {data}", [(title_of(name), *rest) for name, *rest in rows]))
+        compared = [(title_of(name), metrics, seconds) for name, metrics, seconds in rows]
+        output.OUT.print(tables.comparison_table(f"test on {data}", compared))
     output.OUT.print(f"run folder: {folder}", markup=False)

@@ -31,6 +31,12 @@ class NCL(LightGCN):
     the same weight; the published α is 0.5 to 1.5.
     """
 
+    clustered: Tensor
+    user_centres: Tensor
+    user_cluster: Tensor
+    item_centres: Tensor
+    item_cluster: Tensor
+
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(dataset, graph, config)
         self.settings = config.ncl
@@ -47,7 +53,8 @@ class NCL(LightGCN):
             self.clustered.fill_(1)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        bpr, tau = bpr_loss(*self(), batch.users, batch.positives, batch.negatives), self.settings.tau
+        (users, items), tau = self(), self.settings.tau
+        bpr = bpr_loss(users, items, batch.users, batch.positives, batch.negatives)
         structure = structural_loss(self.graph, self.users, self.items, batch.users, batch.positives, tau)
         prototypes = _to_centres(self.users, batch.users, self.user_centres, self.user_cluster, tau) + _to_centres(
             self.items, batch.positives, self.item_centres, self.item_cluster, tau

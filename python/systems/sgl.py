@@ -27,7 +27,8 @@ class SGL(ThinnedViews, LightGCN):
         self.draw_views(2, self.settings.drop)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        bpr = bpr_loss(*self(), batch.users, batch.positives, batch.negatives)
+        users, items = self()
+        bpr = bpr_loss(users, items, batch.users, batch.positives, batch.negatives)
         first, second = (lightgcn(view, self.users, self.items, self.layers, norm="both") for view in self.views())
         contrasts = [
             infonce(second[side], first[side], anchors, self.settings.tau, exclude_self=True)
