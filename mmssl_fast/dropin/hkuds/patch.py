@@ -9,9 +9,9 @@ from types import FunctionType, ModuleType, SimpleNamespace
 
 import torch
 
-from ..adjacency import Adjacency
 from ..compare import with_parameters_of
 from ..report import Accelerated
+from ..sparse.adjacency import Adjacency
 from .evaluation import evaluate
 from .losses import batched_contrastive_loss, bpr_loss
 from .rows import discriminate, gradient_penalty, interaction_graph, item_major_, relation_rows
