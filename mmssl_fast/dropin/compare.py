@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..relation import RelationRows
-from .adjacency import Adjacency
+from .sparse.adjacency import Adjacency
 
 VALUE, GRADIENT = 1e-4, 1e-3  # largest error, relative to the largest entry; float32, gradients through two backwards
 SEED = 2022

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ...graph import InteractionGraph
 from ...relation import RelationRows
-from ..adjacency import Adjacency
 from ..compare import with_parameters_of
 from ..report import Accelerated
+from ..sparse.adjacency import Adjacency
 from .evaluation import evaluate
 from .losses import batched_contrastive_loss, bpr_loss
 from .rows import discriminate, gradient_penalty, interaction_graph, item_major_, relation_rows
