@@ -19,8 +19,8 @@ and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cach
     preparing            300e3 + 50 n + 10 N
     new values only      130e3 + 9 n
 
-What is fixed here is Python. In a loop of nothing but products it is 33e3 forward, 46e3 with a gradient to come, and 58e3
-backward; the numbers above are from training steps of LightGCN, where other code runs in between.
+What is fixed here is Python. In a loop of nothing but products it is 33e3 forward, 46e3 with a gradient to come, and
+58e3 backward; the numbers above are from training steps of LightGCN, where other code runs in between.
 
 A matrix is prepared when the gain of the products expected of it exceeds the cost of preparing. Expected are as many as
 the last matrices of its layout, dtype, shape and device were used for before they died or changed; any number as long
