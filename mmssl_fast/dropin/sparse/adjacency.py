@@ -245,7 +245,7 @@ def _multiply(adjacency: Adjacency, x: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """adjacency @ x, as `propagate_csr` is; but torch.library costs 25 microseconds more, in each direction."""
+    """adjacency @ x, as `propagate_csr` is; but torch.library takes 27 microseconds more forward and 16 backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, adjacency: Adjacency) -> Tensor:

@@ -28,8 +28,8 @@ def accelerated(*, always: bool = False) -> Iterator[None]:
     argument or in a list. A __torch_function__ is handed torch's own function, which ``torch.mm`` is not while the name
     is replaced: compare with what was kept before. `report` has what was taken and what was not.
 
-    Entering searches the modules that were imported since the last time, 6 milliseconds for 1100 modules, and takes 25
-    microseconds when there are none. Enter once, outside of the loop over steps.
+    Entering for the first time searches the modules that are imported, 6 milliseconds for 1350 modules, and later only
+    new ones; entering and leaving then takes 25 microseconds. Enter once, outside of the loop over steps.
 
     Args:
         always: whether products are taken where torch would be faster too, here and in whatever is nested in it.
