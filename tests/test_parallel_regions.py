@@ -132,7 +132,7 @@ def test_busy_ends_its_spinners(busy):
         ours = [
             int(line.split()[0])
             for line in subprocess.run(
-                ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())],
+                ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())],
                 capture_output=True,
                 text=True,
                 check=True,
