@@ -33,6 +33,7 @@ from .collectives import (
     rows_to_columns,
 )
 from .cosine_topk import cosine_topk
+from .infonce import infonce
 from .propagate import lightgcn, propagate
 from .ranks import ONE, Ranks, current, start, started_together, stop
 
@@ -51,6 +52,7 @@ __all__ = [
     "current",
     "gather_rows",
     "gather_whole",
+    "infonce",
     "lightgcn",
     "merge_logsumexp",
     "merge_topk",

@@ -36,11 +36,14 @@ class Check:
             same = actual.detach().numpy().tobytes() == expected.detach().numpy().tobytes()
         self.true(same, f"{label}: {actual.flatten()[:4]} {tuple(actual.shape)}, not {expected.flatten()[:4]}")
 
-    def close(self, actual: torch.Tensor, expected: torch.Tensor, label: str, relative: float = 1e-12) -> None:
+    def close(
+        self, actual: torch.Tensor, expected: torch.Tensor, label: str, relative: float = 1e-12, size: float = 1e-30
+    ) -> None:
+        """The error relative to the largest expected value, or to `size`, that of the terms, if they cancel."""
         if actual.shape != expected.shape:
             self.failures.append(f"{label}: {tuple(actual.shape)}, not {tuple(expected.shape)}")
         elif actual.numel():
-            scale = expected.abs().max().clamp(min=1e-30)
+            scale = expected.abs().max().clamp(min=size)
             error = float(((actual - expected).abs().max() / scale).detach())
             self.true(error <= relative, f"{label}: relative error {error:.2g}")
 
