@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmssl_fast import distributed
+from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn.discriminator import Discriminator
 from mmssl_fast.ops.infonce import infonce
-from mmssl_fast.ops.propagate import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 
@@ -128,6 +129,7 @@ def structural_loss(
     user_ids: Tensor,
     item_ids: Tensor,
     tau: float,
+    ranks: Ranks = ONE,
 ) -> Tensor:
     """The structural contrastive loss of NCL (Lin et al., WWW 2022, Eq. 6 and 7): a node against its two-hop
     neighbourhood.
@@ -146,11 +148,16 @@ def structural_loss(
         users, items: embeddings before propagation, [U, d] and [I, d].
         user_ids, item_ids: anchors, int64 [B]: the users and positive items of the batch.
         tau: temperature (NCL on MovieLens-1M: 0.1).
+        ranks: the processes, if several share the tables; `users` and `items` are then this rank's rows.
     """
-    one_hop = propagate(graph, items, "users", "both"), propagate(graph, users, "items", "both")
-    far_users, far_items = propagate(graph, one_hop[1], "users", "both"), propagate(graph, one_hop[0], "items", "both")
-    return infonce(users, far_users, user_ids, tau, exclude_self=True) + infonce(
-        items, far_items, item_ids, tau, exclude_self=True
+
+    def hop(x: Tensor, to: str) -> Tensor:
+        return distributed.propagate(graph, x, ranks, to, "both")
+
+    by_items, by_users = hop(items, "users"), hop(users, "items")
+    far_users, far_items = hop(by_users, "users"), hop(by_items, "items")
+    return distributed.infonce(users, far_users, user_ids, tau, graph.n_users, ranks, exclude_self=True) + (
+        distributed.infonce(items, far_items, item_ids, tau, graph.n_items, ranks, exclude_self=True)
     )
 
 

@@ -68,10 +68,12 @@ def ops(ranks: md.Ranks) -> dict[str, list[str]]:
 def runs(folder: Path, before: Path | None) -> dict:
     import rank_training_cases as cases
 
-    found: dict = {name: cases.whole_run(name, folder) for name in cases.RUNS}
+    found: dict = {name: cases.whole_run(name, folder) for name in cases.RUNS | cases.ROUNDED}
     found["ranked"] = cases.ranked("mf", folder, folder / "lists")
-    found["interrupted"] = cases.interrupted(folder / "run")
-    found["resumed"] = cases.resumed(before / "run", folder) if before else None
+    names = cases.INTERRUPTED
+    found["interrupted"] = {name: cases.interrupted(name, folder / f"run-{name}") for name in names}
+    if before:
+        found["resumed"] = {name: cases.resumed(name, before / f"run-{name}", folder) for name in names}
     return found
 
 
