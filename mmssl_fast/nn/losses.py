@@ -13,9 +13,7 @@ from mmssl_fast import distributed
 from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn.discriminator import Discriminator
-from mmssl_fast.ops.infonce import infonce
 from mmssl_fast.ops.unit_rows import unit_rows
-from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 
 if TYPE_CHECKING:
     from mmssl_fast.relation.rows import RelationRows
@@ -82,7 +80,7 @@ def discriminator_loss(
     z_mixed = alpha * z_real.repeat(count, 1) + (1 - alpha) * z_fake
     (g,) = torch.autograd.grad(discriminator.head(z_mixed).sum(), z_mixed, create_graph=True)
     with discriminator.products():
-        norm = gradient_norm(g, discriminator.linear.weight)
+        norm = distributed.gradient_norm(g, discriminator.linear.weight, discriminator.ranks)
     return {
         "real": -discriminator.head(z_real).mean(),
         "fake": discriminator.head(z_fake).mean(),
@@ -104,7 +102,14 @@ def generator_loss(discriminator: Discriminator, fakes: Sequence[Tensor | Relati
 
 
 def contrastive_loss(
-    users: Tensor, views: Sequence[Tensor], ids: Tensor, tau: float, *, exclude_self: bool = False
+    users: Tensor,
+    views: Sequence[Tensor],
+    ids: Tensor,
+    tau: float,
+    *,
+    exclude_self: bool = False,
+    n_users: int | None = None,
+    ranks: Ranks = ONE,
 ) -> Tensor:
     """Equals ``sum(infonce(users, view, ids, tau, exclude_self) for view in views)``.
 
@@ -118,8 +123,11 @@ def contrastive_loss(
         ids: anchors, int64 [B].
         tau: temperature τ'.
         exclude_self: leave u' = u out of the sum over e_u'^m. The authors' code does, the paper does not.
+        ranks, n_users: the processes and U, if several share the tables; `users` and `views` are then this rank's rows.
     """
-    return torch.stack([infonce(users, view, ids, tau, exclude_self) for view in views]).sum()
+    rows = users.shape[0] if n_users is None else n_users
+    terms = [distributed.infonce(users, view, ids, tau, rows, ranks, exclude_self) for view in views]
+    return torch.stack(terms).sum()
 
 
 def structural_loss(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
+from typing import ClassVar
 
+import torch
+from torch import Tensor, nn
+
+from mmssl_fast import distributed
 from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAdam
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
@@ -18,6 +22,14 @@ class MMSSLSystem(ModuleSystem):
     """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
 
     reads_features = True
+    # By the names in `parameters` and in `state`.
+    over_ranks: ClassVar = {
+        "user_embedding": "users",
+        "item_embedding": "items",
+        "model.user_embedding": "users",
+        "model.item_embedding": "items",
+        "discriminator.linear.weight": "columns of items",
+    }
 
     def build(self, dataset, graph, config) -> None:
         model, loss, optimiser = config.model, config.loss, config.optimiser
@@ -57,6 +69,10 @@ class MMSSLSystem(ModuleSystem):
             hidden = tuple(model.hidden) or None
             gemm = _gemm(config.train.precision, graph.device)
             self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm).to(graph.device)
+        # Every rank has drawn the initial values of all ranks.
+        for part in (self.model, self.discriminator):
+            if part is not None:
+                part.divide(distributed.current())
         self.objective = MMSSLObjective(
             self.model,
             self.discriminator,
@@ -85,7 +101,8 @@ class MMSSLSystem(ModuleSystem):
             if not use_graph:  # TiledAdam reads its step count on the host, which a captured step cannot
                 rest = [parameter for parameter in rest if parameter is not first]
                 moments = getattr(torch, optimiser.first_layer_moments)
-                self.optimisers["first_layer"] = TiledAdam(first, **options, moments=moments)
+                first_item, _ = distributed.current().span(graph.n_items)
+                self.optimisers["first_layer"] = TiledAdam(first, **options, moments=moments, first_item=first_item)
             self.optimisers["adam"] = torch.optim.Adam(rest, **options, capturable=use_graph)
 
     def start_epoch(self, epoch: int) -> None:
@@ -135,7 +152,14 @@ class MMSSLSystem(ModuleSystem):
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if name == "adamw":
+            distributed.reduce_gradients(self.model.shared_parameters(), distributed.current())
         optimiser.step()
+
+    def other_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """(name in `state`, parameter) of the parameters that `trained_parameters` leaves out."""
+        parts = {"discriminator": self.discriminator} if self.discriminator is not None else {}
+        return nn.ModuleDict(parts).named_parameters()
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:

@@ -39,8 +39,10 @@ SMALL = {"model.dim": 7, "model.heads": 1, "train.epochs": 2, "train.batch": 204
 ROUNDED = {
     "sgl": SMALL | {"model.system": "sgl"},
     "ncl": SMALL | {"model.system": "ncl", "ncl.warm_up": 1, "ncl.clusters": 9, "ncl.prototype_weight": 0.1},
+    "mmssl": SMALL
+    | {"model.system": "mmssl", "model.dim": 8, "model.heads": 2, "model.hidden": [12, 6], "train.batch": 4096},
 }
-INTERRUPTED = {"lightgcn_odd": 10, "sgl": 5}  # and the steps of an epoch
+INTERRUPTED = {"lightgcn_odd": 10, "mmssl": 3}  # and the steps of an epoch
 
 
 def configured(name: str):

@@ -11,6 +11,7 @@ import agreement_cases
 import op_cases
 import pytest
 import rank_training_cases
+import row_cases
 import torch
 from mmssl_trainer import load_data
 from mmssl_trainer.errors import InputError
@@ -21,8 +22,9 @@ from safetensors.torch import load_file
 
 BIT_IDENTICAL = "lightgcn_odd"
 several = pytest.mark.parametrize("n", [2, 3, 4])
-CASES = [name for name in vars(op_cases) | vars(agreement_cases) if name.startswith("case_")]
-BROKEN = [name for name in vars(op_cases) if name.startswith("broken_")]
+ALL = [*vars(op_cases), *vars(row_cases), *vars(agreement_cases)]
+CASES = [name for name in ALL if name.startswith("case_")]
+BROKEN = [name for name in ALL if name.startswith("broken_")]
 
 
 @several
@@ -70,7 +72,7 @@ def numbers(value) -> list[float]:
 
 
 def same_model(folder, expected, name):
-    """The same tensors up to rounding: embeddings, edge masks of SGL, clusters of NCL."""
+    """The same tensors up to rounding: embeddings, edge masks of SGL, clusters of NCL, neighbours of MMSSL."""
     found, truth = (load_file(path / f"{name}.safetensors") for path in (folder, expected))
     assert found.keys() == truth.keys()
     for tensor, value in truth.items():
@@ -81,7 +83,7 @@ def same_model(folder, expected, name):
 def test_runs_learn(started):
     """The compared values are not constant."""
     (found,) = started(1).part("runs")
-    for name in ("lightgcn", "lightgcn_odd", "mf", "sgl", "ncl"):
+    for name in ("lightgcn", "lightgcn_odd", "mf", "sgl", "ncl", "mmssl"):
         first, last = found[name]["losses"][0], found[name]["losses"][-1]
         assert first["bpr"] > last["bpr"] and found[name]["test"]["users"] > 100
         assert 0 < found[name]["test"]["recall@20"] < 1
