@@ -69,7 +69,17 @@ def cosine_topk(
 
 
 def seen_of_items(seen: SeenRows, first: int, last: int) -> SeenRows:
-    """The seen entries of the items [first, last), with items counted from `first`."""
+    """Equals the entries of ``matrix[:, first:last]`` if `seen` are those of ``matrix``: the seen items in
+    [first, last), counted from `first`.
+
+    Args:
+        seen: CSR block of B rows. There is no communication.
+        first, last: range of items, such as those of a rank.
+
+    Example:
+        >>> seen_of_items(SeenRows(crow=torch.tensor([0, 2, 3]), col=torch.tensor([0, 4, 3])), 3, 5).col
+        tensor([1, 0])
+    """
     kept = (seen.col >= first) & (seen.col < last)
     return SeenRows(_offsets(seen, kept), seen.col[kept] - first)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..arguments import as_ids, check_tensors
-from ..ops.infonce import MIN_TAU
+from ..ops.infonce import MIN_TAU, ONE_PASS_MIN_TAU
 from ..ops.infonce import infonce as infonce_whole
 from ..ops.unit_rows import unit_rows
 from ..tiles import item_tiles
 from .collectives import check_rows, copy_to_ranks, gather_rows, merge_logsumexp, reduce_from_ranks
 from .ranks import Ranks
+
+SAVED_EXPS = 1 << 25  # maximum number of exponentials that are kept for the gradient (128 MiB of float32)
 
 
 def infonce(
@@ -25,8 +28,9 @@ def infonce(
 
     Every rank gathers the anchors and computes their log-sum-exp over its own rows of h and e; `merge_logsumexp`
     combines these. The value is bit-identical on every rank, but may differ in the last bits for another number of
-    ranks, because the terms are added in another order. The largest intermediate is one tile of logits
-    (`mmssl_fast.tiles`). Differentiable once.
+    ranks, because the terms are added in another order. Up to 2²⁵ exponentials are kept for the backward pass. If there
+    are more, or tau is below 0.025, both passes form one tile of logits at a time (`mmssl_fast.tiles`). Differentiable
+    once.
 
     For R distinct anchors, a rank receives (2·d + 6)·R·s·(P − 1)/P bytes, and 2·R·d·s·(P − 1)/P in backward.
 
@@ -93,47 +97,53 @@ def infonce(
 
 
 class _KeyLogSumExp(torch.autograd.Function):
-    """``torch.cat((a @ h.T, a @ e.T), 1).div(tau).logsumexp(1)`` over tiles of keys, which backward computes again.
+    """``torch.cat((a @ h.T, a @ e.T), 1).div(tau).logsumexp(1)`` without the entries (slots[j], own[j]) of a @ e.T.
 
-    Entry (slots[j], own[j]) of a @ e.T is left out, for every j.
+    If there are at most SAVED_EXPS logits, and their exponentials can neither overflow nor vanish, the exponentials are
+    kept for the backward pass. Otherwise both passes compute tiles of logits.
     """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, h: Tensor, e: Tensor, slots: Tensor, own: Tensor, tau: float) -> Tensor:
-        parts = [a.new_full((1, a.shape[0]), -torch.inf)]  # a rank may have no keys
-        for keys, without in ((h, False), (e, True)):
-            for begin, end in item_tiles(a.shape[0], keys.shape[0]):
-                logits = _logits(a, keys, begin, end, (slots, own) if without else None, tau)
+        ctx.tau, exps = tau, []
+        if tau >= ONE_PASS_MIN_TAU and 2 * a.shape[0] * h.shape[0] <= SAVED_EXPS:
+            exps = [(a / tau @ keys.mT).exp_() for keys in (h, e)]
+            exps[1][slots, own] = 0
+            lse = torch.stack([one.sum(1) for one in exps]).sum(0).log()
+        else:
+            parts = [a.new_full((1, a.shape[0]), -torch.inf)]  # a rank may have no keys
+            for *_, logits in _tiles(a, h, e, slots, own, tau):
                 parts.append(logits.logsumexp(1)[None])
-        lse = torch.cat(parts).logsumexp(0)
-        ctx.save_for_backward(a, h, e, slots, own, lse)
-        ctx.tau = tau
+            lse = torch.cat(parts).logsumexp(0)
+        ctx.save_for_backward(a, h, e, slots, own, lse, *exps)
         return lse
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, h, e, slots, own, lse = ctx.saved_tensors
-        a_grad, scale = torch.zeros_like(a), (grad / ctx.tau)[:, None]
-        key_grads = []
-        for keys, without in ((h, False), (e, True)):
-            keys_grad = torch.empty_like(keys)
-            for begin, end in item_tiles(a.shape[0], keys.shape[0]):
-                logits = _logits(a, keys, begin, end, (slots, own) if without else None, ctx.tau)
-                weights = logits.sub_(lse[:, None]).exp_().mul_(scale)
-                a_grad.addmm_(weights, keys[begin:end])
-                torch.mm(weights.mT, a, out=keys_grad[begin:end])
-            key_grads.append(keys_grad)
+        a, h, e, slots, own, lse, *exps = ctx.saved_tensors
+        grad = (grad / ctx.tau)[:, None]
+        if exps:
+            rate = torch.where(lse[:, None] == -torch.inf, 0, grad * (-lse[:, None]).exp())
+            a_grad = (exps[0] @ h).addmm_(exps[1], e).mul_(rate)
+            h_grad, e_grad = (one.mT @ (a * rate) for one in exps)
+            return a_grad, h_grad, e_grad, None, None, None
+        a_grad, key_grads = torch.zeros_like(a), (torch.empty_like(h), torch.empty_like(e))
+        for side, begin, end, logits in _tiles(a, h, e, slots, own, ctx.tau):
+            weights = logits.sub_(lse[:, None]).exp_().mul_(grad)
+            a_grad.addmm_(weights, (h, e)[side][begin:end])
+            torch.mm(weights.mT, a, out=key_grads[side][begin:end])
         return a_grad, *key_grads, None, None, None
 
 
-def _logits(
-    a: Tensor, keys: Tensor, begin: int, end: int, left_out: tuple[Tensor, Tensor] | None, tau: float
-) -> Tensor:
-    """a @ keys[begin:end].T / tau, −inf where `left_out`."""
-    logits = (a @ keys[begin:end].mT).div_(tau)
-    if left_out is not None:
-        slots, own = left_out
-        here = (own >= begin) & (own < end)
-        logits[slots[here], own[here] - begin] = -torch.inf
-    return logits
+def _tiles(
+    a: Tensor, h: Tensor, e: Tensor, slots: Tensor, own: Tensor, tau: float
+) -> Iterator[tuple[int, int, int, Tensor]]:
+    """(0, begin, end, a @ h[begin:end].T / tau) for all tiles of h, and (1, …) for those of e."""
+    for side, keys in enumerate((h, e)):
+        for begin, end in item_tiles(a.shape[0], keys.shape[0]):
+            logits = (a @ keys[begin:end].mT).div_(tau)
+            if side:
+                here = (own >= begin) & (own < end)
+                logits[slots[here], own[here] - begin] = -torch.inf
+            yield side, begin, end, logits
