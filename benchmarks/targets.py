@@ -25,6 +25,7 @@ TARGETS = [
     ("propagate, d = 64, against CSR: {}", r"propagate_forward\[(\w+)-64-csr\]", 2, None),
     ("gumbel_softmax, dense: {}", r"gumbel_softmax_dense\[(\w+)-torch\.rand.*\]", 6, None),
     ("cosine_topk, shape and k: {}", r"cosine_topk\[(.+)\]", 3, None),
+    ("LightGCN step in the sparse drop-in, from 250 nodes: {}", r"dropin_small_step\[((?!125n).+)\]", 0.98, None),
     ("infonce, 100 thousand users", r"infonce_forward_and_backward\[100k_users-eager.*\]", 1.5, None),
 ]
 

@@ -222,6 +222,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="only the first launch of every kernel")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--stack", type=int, default=0, help="bytes of the stack that a kernel may use (default: 0)")
     options = parser.parse_args()
     if triton.knobs.runtime.interpret:
         print("compile_gate: TRITON_INTERPRET is set, so nothing would be compiled; unset it", file=sys.stderr)
@@ -232,9 +233,13 @@ def main() -> int:
         print(f"{r.case:32} {r.kernel:32} {r.arch:4} {r.warps:5} {r.registers:9} {r.stack:8} {r.shared:9}")
     if options.json:
         options.json.write_text(json.dumps([r._asdict() for r in reports], indent=1))
-    spilled = [r for r in reports if r.stack]
+    spilled = [r for r in reports if r.stack > options.stack]
     if spilled:
-        print(f"compile_gate: {len(spilled)} kernels spill registers or have an array in local memory", file=sys.stderr)
+        print(
+            f"compile_gate: {len(spilled)} kernels spill registers or have an array in local memory, more than "
+            f"{options.stack} bytes: {', '.join(sorted({f'{r.kernel} for sm_{r.arch}' for r in spilled}))}",
+            file=sys.stderr,
+        )
     return bool(spilled)
 
 

@@ -1,4 +1,5 @@
-"""modality_mix and its gradient: the attention between the modalities of a node (equation 9).
+"""modality_mix, the op behind modality_attention, and its gradient: the attention between the modalities of a node
+(equation 9).
 
 Roofline: limited by memory. Forward reads q, k and e (3 M d values per node) and writes heads · d values. Backward
 reads q, k, e and the gradient, and writes three times M d values. In float32 with M = 3, d = 64 and heads = 4, that is

@@ -1,5 +1,5 @@
-"""Ranking of items and ranking metrics. Every item without a training interaction of the user is ranked; no
-sampling."""
+"""Ranking of items and ranking metrics. All items without a training interaction of the user are ranked, not only a
+sample of them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ def users_at_once(batch: int, k: int) -> int:
 class Ranking:
     """The order of the items for a user, which validation, testing and recommendation share.
 
-    1. Items are ordered by score, users @ items.T, the highest first. 2. Items with equal scores are ordered by
-    popularity (number of training interactions). A user with a zero embedding,
-       for example without training interactions, has the score 0 for all items and so gets the most popular ones.
+    1. Items are ordered by score, users @ items.T, the highest first.
+    2. Items with equal scores are ordered by popularity, the number of training interactions. A user with a zero
+       embedding, for example without training interactions, has the score 0 for all items and so gets the most popular
+       ones.
     3. Items with a zero embedding come last, ordered by popularity. The system knows nothing about them, so that their
        score of 0 has no meaning.
     4. Items that are still equal are ordered by a hash of their embeddings. Items with the same embedding are tied, and
@@ -53,7 +54,7 @@ class Ranking:
     and lists.
 
     items: [I, d] embeddings. popularity: int64 [I]; None: all equal. seen: interactions that are excluded from the
-    ranking. labels: uint64 [I], order of tied items in a list; None: by index. ranks: over several processes
+    ranking. labels: uint64 [I], order of tied items in a list; None: by index. ranks: with several processes,
     `items` are this rank's [I_p, d], `seen` has the rows of this rank's users, popularity is required, and all ranks
     must ask for the same number of lists, empty ones included.
     """
@@ -66,8 +67,11 @@ class Ranking:
         labels: np.ndarray | None = None,
         ranks: Ranks = ONE,
     ) -> None:
-        n_items = items.shape[0] if ranks.size == 1 else len(popularity)
-        popularity = np.zeros(n_items, np.int64) if popularity is None else np.asarray(popularity, np.int64)
+        if popularity is None:
+            if ranks.size > 1:
+                raise ValueError("Ranking: over several processes, popularity is required")
+            popularity = np.zeros(items.shape[0], np.int64)
+        popularity, n_items = np.asarray(popularity, np.int64), len(popularity)
         labels = np.zeros(n_items, np.uint64) if labels is None else labels
         zero, hashes = (items == 0).all(1).to(torch.uint8), torch.from_numpy(_row_keys(items)).to(items.device)
         unscored = distributed.gather_whole(zero, n_items, ranks).cpu().numpy().astype(bool)
@@ -83,15 +87,17 @@ class Ranking:
         self.groups = torch.from_numpy(groups).to(items.device)
         self.sizes = torch.from_numpy(np.bincount(groups.ravel())).to(items.device)
         self.rows_tied = n_rows < n_items
-        self.ranks, self.place = ranks, None
+        self.ranks, self.items = ranks, items
+        self.place: Tensor | None = None  # of each item in `order`, −1 without a score; only over several processes
         if ranks.size == 1:
             self.items = items[self.order[: self.n_scored]]
         else:
-            self.items, self.place = items, torch.full((n_items,), -1, device=items.device)
+            self.place = torch.full((n_items,), -1, device=items.device)
             self.place[self.order[: self.n_scored]] = torch.arange(self.n_scored, device=items.device)
-        self.seen = None if seen is None else self.by_place(_csr(seen))
-        self._seen_parts = (None, None)
+        self.seen: sp.csr_array | None = None
+        self._seen_parts: tuple[InteractionGraph | None, ...] = (None, None)
         if seen is not None:
+            self.seen = self.by_place(_csr(seen))
             parts = self.seen[:, : self.n_scored], self.seen[:, self.n_scored :]
             self._seen_parts = tuple(InteractionGraph.from_scipy(part).to(items.device) for part in parts)
 
@@ -121,7 +127,7 @@ class Ranking:
     def _topk(self, users: Tensor, items: Tensor, k: int, part: int, index: Tensor) -> tuple[Tensor, Tensor]:
         seen = self._seen_parts[part]
         rows = None if seen is None else seen.rows(index)
-        if part == 0 and self.ranks.size > 1:
+        if part == 0 and self.place is not None:
             return distributed.cosine_topk(users, items, k, len(self.place), self.ranks, rows, "dot", self.place)
         length = min(k, len(items))
         scores, places = cosine_topk(users, items, length, seen=rows, kind="dot")
@@ -254,9 +260,8 @@ class _Ties:
             self.n_groups = len(ranking.sizes)
             unseen = relevant if ranking.seen is None else relevant - relevant.multiply(ranking.seen)
             unseen.eliminate_zeros()
-            self.relevant_groups, self.seen_groups = (
-                None if matrix is None else self._keys(matrix, None, self.n_groups) for matrix in (unseen, ranking.seen)
-            )
+            self.relevant_groups = self._keys(unseen, None, self.n_groups)
+            self.seen_groups = None if ranking.seen is None else self._keys(ranking.seen, None, self.n_groups)
 
     def _keys(self, matrix: sp.csr_array, columns: np.ndarray | None, width: int) -> Tensor:
         """The sorted values of user * width + column over all entries. columns: column of each place; None: its group

@@ -48,9 +48,8 @@ def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> 
         _chosen = _chosen or environ is os.environ
     elif jobs > 1 and threads:
         environ["OMP_NUM_THREADS"] = str(max(1, threads // jobs))
-    shared = jobs > 1 or busy >= IDLE or available() < len(_affinity())
-    if shared and not any(environ.get(name) for name in WAIT_SETTINGS):
-        environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    if jobs > 1 or busy >= IDLE or available() < len(_affinity()):
+        let_waiting_threads_sleep(environ)
     return note
 
 
@@ -64,8 +63,13 @@ def divide(processes: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, _first_number(os.environ["OMP_NUM_THREADS"]) // processes))
     elif not os.environ.get("OMP_NUM_THREADS"):
         os.environ["OMP_NUM_THREADS"] = str(max(1, choose() // processes))
-    if not any(os.environ.get(name) for name in WAIT_SETTINGS):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    let_waiting_threads_sleep(os.environ)
+
+
+def let_waiting_threads_sleep(environ: MutableMapping[str, str]) -> None:
+    """Set OMP_WAIT_POLICY, unless the user has set how threads wait."""
+    if not any(environ.get(name) for name in WAIT_SETTINGS):
+        environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def choose(busy: float | None = None) -> int:
@@ -141,7 +145,7 @@ def _first_number(text: str) -> int:
 
 def _group_folders(root: Path) -> Iterator[Path]:
     """The folders of the cgroups of this process and of their parents, as far as they are visible."""
-    paths = {}  # path of the group by controller; "" is the unified hierarchy of version 2
+    paths: dict[str, str] = {}  # path of the group by controller; "" is the unified hierarchy of version 2
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         paths |= dict.fromkeys(controllers.split(","), path)
@@ -154,9 +158,9 @@ def _group_folders(root: Path) -> Iterator[Path]:
             continue
         mounted = root / point.lstrip("/")
         yield mounted
-        path = Path(paths[controller])
+        group = Path(paths[controller])
         # In a container, the mount may start at the group of the container, or the group may be outside the mount.
-        inside = path.relative_to(top) if path.is_relative_to(top) else Path()
+        inside = group.relative_to(top) if group.is_relative_to(top) else Path()
         for part in inside.parts if ".." not in inside.parts else ():
             mounted = mounted / part
             yield mounted

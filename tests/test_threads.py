@@ -10,6 +10,8 @@ import torch
 from mmssl_trainer import threads
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config.load import load
+from mmssl_trainer.errors import InputError
+from mmssl_trainer.study import processes
 from mmssl_trainer.study.processes import sharing
 
 GROUPS = "sys/fs/cgroup/"
@@ -223,6 +225,25 @@ def test_ranks_share_the_chosen_threads(monkeypatch, given, configured, expected
         assert os.environ["OMP_NUM_THREADS"] == "8"
     threads.divide(4)
     assert os.environ["OMP_NUM_THREADS"] == expected and os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_waiting_threads_of_jobs_sleep(monkeypatch):
+    """Also if the processors are idle when a job starts: the other jobs come next."""
+    for name in threads.WAIT_SETTINGS:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(threads, "busy_processors", lambda processors: 0.0)
+    monkeypatch.setattr(threads, "available", lambda: len(threads._affinity()))
+    started = []
+
+    def popen(command, env, **options):
+        started.append(env)
+        raise OSError(11, "not started")
+
+    monkeypatch.setattr(processes.subprocess, "Popen", popen)
+    with pytest.raises(InputError, match="not started"):
+        processes._Worker(0, processes.Part("a job", "module:call", load(None), {}), "")
+    assert started[0]["OMP_WAIT_POLICY"] == "PASSIVE" and "OMP_WAIT_POLICY" not in os.environ
 
 
 WHEN_TORCH_IS_IMPORTED = """

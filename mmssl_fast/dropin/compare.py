@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from ..relation import RelationRows
-from .adjacency import Adjacency
+from .sparse.adjacency import Adjacency
 
 VALUE, GRADIENT = 1e-4, 1e-3  # largest error, relative to the largest entry; float32, gradients through two backwards
 SEED = 2022
 
-Case = Callable[[Any], list[tuple[str, object]]]
+Observations = list[tuple[str, object]]
+Case = Callable[[Any], Observations]
 
 
 def difference(original: Any, replacement: Any, cases: list[Case]) -> str | None:
@@ -58,7 +59,7 @@ def with_parameters_of(original: Callable[..., Any], replacement: Callable[..., 
     required, optional = _parameters(signature)
     new_required, new_optional = _parameters(new_signature)
     if required is None or new_required is None or len(required) != len(new_required):
-        return f"takes {signature}, the replacement takes {new_signature}"
+        return f"takes {_bare(signature)}, the replacement takes {_bare(new_signature)}"
     if unknown := [name for name in optional if name not in new_optional]:
         return f"has a parameter {unknown[0]!r} that the replacement lacks"
     if [*required, *optional] == [*new_required, *new_optional][: len(required) + len(optional)]:
@@ -73,10 +74,10 @@ def with_parameters_of(original: Callable[..., Any], replacement: Callable[..., 
     return renamed
 
 
-def observed(result: Any, leaves: Sequence[Tensor] = ()) -> list[tuple[str, object]]:
+def observed(result: Any, leaves: Sequence[Tensor] = ()) -> Observations:
     """The number of results, each result as a tensor or number, and the gradients of each with respect to `leaves`."""
     results = list(result) if isinstance(result, tuple | list) else [result]
-    found: list[tuple[str, object]] = [("number of results", len(results))]
+    found: Observations = [("number of results", len(results))]
     for i, x in enumerate(results):
         name = f"result {i + 1}" if len(results) > 1 else "the result"
         x = x.dense() if isinstance(x, RelationRows) else x
@@ -93,7 +94,7 @@ def observed(result: Any, leaves: Sequence[Tensor] = ()) -> list[tuple[str, obje
     return found
 
 
-def product(matrix: Tensor | Adjacency, x: Tensor) -> list[tuple[str, object]]:
+def product(matrix: Tensor | Adjacency, x: Tensor) -> Observations:
     """The observable properties of a sparse matrix: shape, device, and the product with x [C, d] with its gradient."""
     place = [("shape", tuple(matrix.shape)), ("device", matrix.device)]
     x = x.to(matrix.device).requires_grad_()
@@ -115,6 +116,12 @@ def _parameters(signature: inspect.Signature) -> tuple[list[str] | None, list[st
         return None, []
     required = [p.name for p in parameters if p.default is p.empty]
     return required, [p.name for p in parameters if p.default is not p.empty]
+
+
+def _bare(signature: inspect.Signature) -> inspect.Signature:
+    """The signature without annotations."""
+    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return inspect.Signature(parameters)
 
 
 def _run(function: Any, case: Case) -> tuple[Any, tuple[Any, ...]]:
@@ -147,7 +154,7 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _unequal(truth: list[tuple[str, object]], found: list[tuple[str, object]]) -> str | None:
+def _unequal(truth: Observations, found: Observations) -> str | None:
     for (name, expected), (_, actual) in zip(truth, found, strict=False):
         if reason := _unequal_values(expected, actual, GRADIENT if name.startswith("the gradient") else VALUE):
             return f"{name}: {reason}"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..modes import outside_modes
 from ..ops.propagate import lightgcn_csr
-from . import sparse
-from .adjacency import Adjacency
+from .sparse.adjacency import Adjacency
+from .sparse.decide import mm, obstacle, prepared
 
 _Sides = tuple[Tensor, ...]  # crow, col, value of R and of its transpose
 _blocks: weakref.WeakKeyDictionary[Adjacency, tuple[int, _Sides | None]] = weakref.WeakKeyDictionary()
@@ -78,9 +78,9 @@ def _product(adjacency: Tensor | Adjacency, x: Tensor) -> Adjacency | Callable[[
     if isinstance(adjacency, Adjacency):
         return adjacency
     like = x if len(x) == adjacency.shape[1] else x.new_empty(1, 1).expand(adjacency.shape[1], 1)
-    if sparse._obstacle(adjacency, like) is None:
-        return sparse.prepared(adjacency)
-    return lambda y: sparse.mm(adjacency, y)
+    if obstacle(adjacency, like) is None:
+        return prepared(adjacency)
+    return lambda y: mm(adjacency, y)
 
 
 def _block(adjacency: Adjacency, n_users: int) -> _Sides | None:

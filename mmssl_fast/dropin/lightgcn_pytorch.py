@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .adjacency import Adjacency
 from .compare import Case, observed
 from .layers import lightgcn_layers
 from .losses import bpr_margins, row_squares
 from .negatives import UniformTriples
 from .ranking import best_unseen, hits_of, pair_keys
 from .report import Accelerated
+from .sparse.adjacency import Adjacency
 
 PARTS = ("computer", "bpr_loss", "optimizer", "UniformSample_original", "shuffle", "Test")
 USERS, DRAWN = 96, 512  # users whose metrics are compared; triples in a comparison

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from ..modes import is_tracing, outside_modes
 from ..ops.derivatives import is_transforming
-from .adjacency import Adjacency
-from .pattern import Pattern, Snapshot, same_bits
+from .sparse.adjacency import Adjacency
+from .sparse.pattern import Pattern, Snapshot, same_bits
 
 _HOOKS = [
     f"_{step}_forward_{when}hooks"
@@ -253,7 +253,7 @@ class _Graphs:
     def _pays(self, calls: int, entries: int, width: int) -> bool:
         """Whether the time saved by as many calls as for the last graphs, or for this one, exceeds that of preparing.
 
-        Counted in nanoseconds of one core, as in `sparse_cost`: PyG's call, which normalises, gathers, multiplies and
+        Counted in nanoseconds of one core, as in `sparse.cost`: PyG's call, which normalises, gathers, multiplies and
         scatters, is slower than a product by at least 150e3 + entries (50 + 3 width); preparing takes at most
         900e3 + 100 entries.
         """

@@ -13,7 +13,7 @@ class ModalityAttention(nn.Module):
     modalities of a node, averaged over the modalities.
 
     Equation 9 of MMSSL (WWW 2023). The paper concatenates the heads, which gives width heads · dim. The weight `wo`
-    projects it back to dim, as in the authors' code. The paper has one set of weights for users and items, so one
+    projects it back to dim, as in the released code. The paper has one set of weights for users and items, so one
     instance is used for both.
 
     Args:

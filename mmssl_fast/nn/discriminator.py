@@ -26,6 +26,8 @@ class ItemMajorLinear(nn.Linear):
     W[:, i], which are then contiguous. Copying, moving and loading the module preserve this layout.
     """
 
+    weight: nn.Parameter  # nn.Linear declares a Tensor
+
     def __init__(self, n_items: int, hidden: int) -> None:
         super().__init__(n_items, hidden)
         self._to_item_major()
@@ -56,11 +58,11 @@ class Discriminator(nn.Module):
 
     Args:
         n_items: number of items I.
-        hidden: widths of the two hidden layers. None is (min(I // 4, 512), half of the first). The authors' code has
+        hidden: widths of the two hidden layers. None is (min(I // 4, 512), half of the first). The released code has
             (I // 4, I // 8).
         dropout: dropout rates after the two hidden layers.
-        negative_slope: negative slope of LeakyReLU. 1 makes it the identity, which is the effect of the authors' code.
-        scale: factor of the sigmoid: 1 in equation 4, 100 in the authors' code.
+        negative_slope: negative slope of LeakyReLU. 1 makes it the identity, which is the effect of the released code.
+        scale: factor of the sigmoid: 1 in equation 4, 100 in the released code.
         gemm: torch.bfloat16 rounds the operands of the matrix products in the two hidden layers and in the gradient
             penalty, forward and backward (docs/precision.md has the errors). The weights keep their dtype. None follows
             torch.autocast.

@@ -80,7 +80,7 @@ class MMSSL(nn.Module):
         neighbours: number k of semantic neighbours per user and modality in equation 8. 0 leaves equations 8 and 9 out.
         exclude_seen_neighbours: whether the training items of a user are excluded from its semantic neighbours.
         final_softmax: apply a softmax over the features to the last graph layer of equation 10; the items then receive
-            the result of the users. It is not in the paper, but in the authors' code, and improves accuracy.
+            the result of the users. It is not in the paper, but in the released code, and improves accuracy.
         standardise: scale every feature column to mean 0 and variance 1 over the items. It is not in the paper. Without
             it, a large common component (on TikTok nine tenths of the length of the visual features) makes all items
             similar.

@@ -38,7 +38,7 @@ def discriminator_loss(
 
     Neither x nor g is formed. The first Linear is applied once to the real and fake rows. Its output for x is the
     interpolation of their outputs, and ‖g‖ = ‖g_z W‖ with g_z = ∂ΣD/∂Linear(x). Real, fake and interpolated rows pass
-    the other layers separately, so that BatchNorm uses the statistics of each kind. The authors' code does the same;
+    the other layers separately, so that BatchNorm uses the statistics of each kind. The released code does the same;
     the paper does not specify it.
 
     Args:
@@ -122,7 +122,7 @@ def contrastive_loss(
         views: e_u^m [U, d], one tensor per modality.
         ids: anchors, int64 [B].
         tau: temperature τ'.
-        exclude_self: leave u' = u out of the sum over e_u'^m. The authors' code does, the paper does not.
+        exclude_self: leave u' = u out of the sum over e_u'^m. The released code does, the paper does not.
         ranks, n_users: the processes and U, if several share the tables; `users` and `views` are then this rank's rows.
     """
     rows = users.shape[0] if n_users is None else n_users

@@ -40,7 +40,7 @@ class ObjectiveOptions:
             recall unchanged (one seed).
         lambda_l2: λ4 of equation 13 as a loss term on h_u, h_i⁺ and h_i⁻ of the batch. With 0, use weight decay in the
             optimizer instead.
-        lambda_features: weight of ½ Σ‖f^m‖² / I over users and items. The authors' code has 1e-5; the paper has no such
+        lambda_features: weight of ½ Σ‖f^m‖² / I over users and items. The released code has 1e-5; the paper has no such
             term.
         lambda_autoencoder: weight of the auto-encoder term.
         lambda_structural: weight of losses.structural_loss on the id embeddings.
@@ -51,10 +51,10 @@ class ObjectiveOptions:
         exclude_self: see losses.contrastive_loss.
         autoencoder_tau: see losses.autoencoder_loss.
         structural_tau: see losses.structural_loss.
-        kind: kind of the generated rows, "cosine" (equation 3) or "dot" (the authors' code).
-        mask_seen: whether generated rows are 0 at the training items of the user, as in the authors' code. Equations 3
+        kind: kind of the generated rows, "cosine" (equation 3) or "dot" (the released code).
+        mask_seen: whether generated rows are 0 at the training items of the user, as in the released code. Equations 3
             and 5 do not mask.
-        row_l2: whether real and generated rows are divided by their length before the discriminator, as in the authors'
+        row_l2: whether real and generated rows are divided by their length before the discriminator, as in the released
             code. The paper does not specify it. Without it, ζ = 100 makes real rows a hundred times longer than
             generated ones.
 

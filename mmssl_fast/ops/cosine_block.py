@@ -94,7 +94,7 @@ def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
 def _cosine_block_tangent(
     inputs: tuple[Any, ...], outputs: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Tensor, None]:
-    """For x = (u vᵀ) ∘ (1 − S), ẋ = (u̇ vᵀ + u v̇ᵀ) ∘ (1 − S). For y = r x with r = 1/‖x‖, ẏ = r ẋ − y (y·r ẋ)."""
+    """For x = (u vᵀ) ∘ (1 − A), ẋ = (u̇ vᵀ + u v̇ᵀ) ∘ (1 − A). For y = r x with r = 1/‖x‖, ẏ = r ẋ − y (y·r ẋ)."""
     u, v, crow, col, row_l2 = inputs
     block, inverse = outputs
     terms = [(tangents[0], v), (u, tangents[1])]

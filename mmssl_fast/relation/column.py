@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +33,13 @@ class ExpandedColumn(Tensor):
         return tensor.as_subclass(ExpandedColumn) if tensor.stride(1) == 0 else tensor
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         plain = [x.as_subclass(Tensor) if isinstance(x, cls) else x for x in args]
         if any(not issubclass(kind, Tensor) for kind in types):
             return call(func, tuple(plain), kwargs or {})
@@ -44,7 +52,7 @@ class ExpandedColumn(Tensor):
             return func(*args, **(kwargs or {}))
 
 
-def _constant(x, shape: torch.Size) -> bool:
+def _constant(x: object, shape: torch.Size) -> bool:
     """Whether x is a single number, or an ExpandedColumn of shape `shape`."""
     if isinstance(x, ExpandedColumn):
         return torch.Tensor.size(x) == shape

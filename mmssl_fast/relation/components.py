@@ -23,11 +23,13 @@ GATHER_COST = 16  # computing a single entry costs about as much as this many en
 
 
 class Generated:
-    """The rows (u vᵀ) ∘ (1 − S) of Eq. 3. For cosines, u and v are already normalized.
+    """The rows (u vᵀ) ∘ (1 − A) of Eq. 3, where A has a 1 at each seen pair.
+
+    For cosines, u and v are already normalized.
 
     Args:
         u: [B, d] floating. v: [I, d], dtype of u.
-        seen: the entries of S, or None.
+        seen: the seen pairs, or None: A is 0.
         memory: cached values of the linear layer, shared with another object for the same rows.
         cancelled: bool [B], the rows that must be formed densely, if already known (see algebra/cancelled.py).
     """

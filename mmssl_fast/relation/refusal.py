@@ -6,7 +6,13 @@ defaults: `==` compares identities, and `bool` uses the length. Every operator i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
+
 from .registry import call
+
+if TYPE_CHECKING:
+    import numpy as np
 
 OPERATORS = (
     "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow matmul rmatmul "
@@ -20,8 +26,8 @@ class NoSuchAttribute(AttributeError, TypeError):
     """A TypeError like the others, and an AttributeError, so that hasattr and getattr with a default work."""
 
 
-def _refuse(operator: str):
-    def refuse(self, *_, **__):
+def _refuse(operator: str) -> Callable[..., NoReturn]:
+    def refuse(self: object, *_: object, **__: object) -> NoReturn:
         raise TypeError(f"{type(self).__name__} has no {operator}; use .dense() to form the matrix")
 
     refuse.__name__ = operator
@@ -35,14 +41,20 @@ class NotAMatrix:
     __slots__ = ()
     __hash__ = object.__hash__  # needed because __eq__ is overridden below
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> NoReturn:
         raise NoSuchAttribute(f"{type(self).__name__} has no {name!r}; use .dense() to form the matrix")
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         return call(func, args, kwargs or {})
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """NumPy numbers scale rows as Python numbers do. Every other ufunc needs the matrix."""
         numbers = [x.item() if hasattr(x, "item") and getattr(x, "ndim", None) == 0 else x for x in inputs]
         operator = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "truediv"}.get(ufunc.__name__)

@@ -6,11 +6,15 @@ the methods of a tensor that existing discriminators call.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from numbers import Real
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..arguments import as_ids, check_seen, check_tensors
 from ..graph import InteractionGraph, SeenRows
@@ -21,9 +25,17 @@ from ..ops.unit_rows import unit_rows
 from .algebra.relation_linear import inverse_or_zero, linear_of_parts
 from .blocks import Block, Scale, aligned, combined
 from .components import Dense, Generated, converted
-from .gumbel import Gumbel
+from .gumbel import Component, Gumbel
 from .refusal import NotAMatrix
 from .topk import topk_of_block
+
+
+@dataclass
+class Uses:
+    """The operations applied to rows that require grad."""
+
+    linear: list[tuple[GradientEdge, Tensor]] = field(default_factory=list)  # (edge of the output, weight)
+    others: list[str] = field(default_factory=list)  # torch.autograd.grad cannot differentiate through these
 
 
 class RelationRows(NotAMatrix):
@@ -54,7 +66,7 @@ class RelationRows(NotAMatrix):
         mmssl_fast.relation.refusal.NoSuchAttribute: RelationRows has no 'sum'; use .dense() to form the matrix
     """
 
-    __slots__ = ("__weakref__", "_blocks", "_leaf", "_recorded")
+    __slots__ = ("__weakref__", "_blocks", "_leaf", "_uses")
 
     def __init__(self, blocks: Sequence[Block], leaf: bool = False) -> None:
         if is_transforming():
@@ -64,9 +76,7 @@ class RelationRows(NotAMatrix):
             )
         self._blocks = list(blocks)
         self._leaf = leaf  # whether requires_grad_() was called, so that torch.autograd.grad can take the rows as input
-        # The operations applied to rows that require grad: (gradient edge of the output, weight) for each `linear`, and
-        # (name, None) for any other operation.
-        self._recorded: list[tuple[torch.autograd.graph.GradientEdge | str, Tensor | None]] = []
+        self._uses = Uses()
 
     # --- construction -------------------------------------------------------------------------------------------------
     @classmethod
@@ -166,7 +176,11 @@ class RelationRows(NotAMatrix):
     def shape(self) -> torch.Size:
         return torch.Size((sum(block.n_rows for block in self._blocks), self._components()[0].n_items))
 
-    def size(self, dim: int | None = None):
+    @overload
+    def size(self) -> torch.Size: ...
+    @overload
+    def size(self, dim: int) -> int: ...
+    def size(self, dim: int | None = None) -> torch.Size | int:
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
@@ -232,7 +246,7 @@ class RelationRows(NotAMatrix):
         """The same rows as a new object. The tensors are shared, because they are never changed."""
         return RelationRows(self._blocks)
 
-    def to(self, *args, **kwargs) -> RelationRows:
+    def to(self, *args: Any, **kwargs: Any) -> RelationRows:
         """Like Tensor.to(device), .to(dtype) and .to(device, dtype). Returns the same object if nothing changes.
 
         torch.autograd.grad with respect to these rows includes the use of the result in linear layers.
@@ -249,25 +263,25 @@ class RelationRows(NotAMatrix):
         rows = RelationRows(
             [block.map(lambda s: s.to(device, dtype), lambda c: moved[id(c)]) for block in self._blocks], self._leaf
         )
-        rows._recorded = self._recorded
+        rows._uses = self._uses
         return rows
 
-    def float(self, memory_format=None) -> RelationRows:
+    def float(self, memory_format: torch.memory_format | None = None) -> RelationRows:
         return self.to(torch.float32, memory_format=memory_format)
 
-    def double(self, memory_format=None) -> RelationRows:
+    def double(self, memory_format: torch.memory_format | None = None) -> RelationRows:
         return self.to(torch.float64, memory_format=memory_format)
 
     def cpu(self) -> RelationRows:
         return self.to("cpu")
 
-    def cuda(self, device=None) -> RelationRows:
+    def cuda(self, device: torch.device | str | int | None = None) -> RelationRows:
         return self.to(
             "cuda" if device is None else torch.device("cuda", device) if isinstance(device, int) else device
         )
 
     # --- arithmetic and indexing --------------------------------------------------------------------------------------
-    def __add__(self, other) -> RelationRows:
+    def __add__(self, other: RelationRows | Tensor | builtins.float) -> RelationRows:
         if isinstance(other, Real) and other == 0:  # Python's sum() starts with 0
             self._record("+")
             return self.clone()
@@ -289,16 +303,16 @@ class RelationRows(NotAMatrix):
 
     __radd__ = __add__
 
-    def __iadd__(self, other) -> RelationRows:
+    def __iadd__(self, other: RelationRows | Tensor | builtins.float) -> RelationRows:
         return self._become(self + other)
 
-    def __sub__(self, other) -> RelationRows:
+    def __sub__(self, other: RelationRows | Tensor | builtins.float) -> RelationRows:
         return self + (-other)
 
-    def __isub__(self, other) -> RelationRows:
+    def __isub__(self, other: RelationRows | Tensor | builtins.float) -> RelationRows:
         return self._become(self - other)
 
-    def __rsub__(self, other) -> RelationRows:
+    def __rsub__(self, other: RelationRows | Tensor | builtins.float) -> RelationRows:
         return (-self) + other
 
     def __neg__(self) -> RelationRows:
@@ -307,7 +321,7 @@ class RelationRows(NotAMatrix):
     def __pos__(self) -> RelationRows:
         return self
 
-    def __mul__(self, factor) -> RelationRows:
+    def __mul__(self, factor: Tensor | builtins.float) -> RelationRows:
         """rows * factor, where factor is a number, a 0-dim tensor, [B, 1], or [B, 1] expanded to [B, I]."""
         self._record("*")
         rows = self._promoted(factor)
@@ -316,10 +330,10 @@ class RelationRows(NotAMatrix):
 
     __rmul__ = __mul__
 
-    def __imul__(self, factor) -> RelationRows:
+    def __imul__(self, factor: Tensor | builtins.float) -> RelationRows:
         return self._become(self * factor)
 
-    def __truediv__(self, divisor) -> RelationRows:
+    def __truediv__(self, divisor: Tensor | builtins.float) -> RelationRows:
         # Scaling every component by infinity would give inf − inf = NaN where torch gives an infinity.
         if isinstance(divisor, Real) and divisor == 0:
             raise TypeError("RelationRows / 0: division by zero is not supported; use .dense()")
@@ -327,7 +341,7 @@ class RelationRows(NotAMatrix):
             divisor = divisor.to(torch.promote_types(self.dtype, divisor.dtype) if divisor.ndim else self.dtype)
         return self * (1 / divisor)
 
-    def __itruediv__(self, divisor) -> RelationRows:
+    def __itruediv__(self, divisor: Tensor | builtins.float) -> RelationRows:
         return self._become(self / divisor)
 
     def __matmul__(self, matrix: Tensor) -> Tensor:
@@ -336,7 +350,7 @@ class RelationRows(NotAMatrix):
             raise TypeError("RelationRows @: the second factor must be a tensor [I, H]; use .dense() for others")
         return self.linear(matrix.mT)
 
-    def __getitem__(self, key) -> RelationRows:
+    def __getitem__(self, key: slice | Tensor) -> RelationRows:
         """rows[a:b], rows[ids] with integer ids [b], or rows[mask] with a bool mask [B], as RelationRows."""
         self._record("[]")
         if isinstance(key, slice):
@@ -377,10 +391,10 @@ class RelationRows(NotAMatrix):
         if len(items) != 1:
             raise ValueError(f"RelationRows.cat: all rows must have the same number of items, got {sorted(items)}")
         dtype = next(rows for rows in many if not isinstance(rows, Tensor)).dtype
-        many = [_rows_of(x, dtype, "cat") if isinstance(x, Tensor) else x for x in many]
-        for rows in many:
+        stacked = [_rows_of(x, dtype, "cat") if isinstance(x, Tensor) else x for x in many]
+        for rows in stacked:
             rows._record("cat")
-        return RelationRows([block for rows in many for block in rows._blocks])
+        return RelationRows([block for rows in stacked for block in rows._blocks])
 
     # --- linear layer, norms, top k, matrix ---------------------------------------------------------------------------
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -422,14 +436,14 @@ class RelationRows(NotAMatrix):
         components = self._components()
         values = linear_of_parts([c.part() for c in components], weight, [c.memory for c in components])
         by_component = dict(zip(map(id, components), values, strict=True))
-        z = [combined(block, by_component, bias) for block in self._blocks]
-        z = z[0] if len(z) == 1 else torch.cat(z)
+        by_block = [combined(block, by_component, bias) for block in self._blocks]
+        z = by_block[0] if len(by_block) == 1 else torch.cat(by_block)
         z = z.to(torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype)
         if self.requires_grad and torch.is_grad_enabled():
             if not z.requires_grad:
                 z = z.requires_grad_().clone()
             # The gradient edge, not the tensor: an in-place activation would replace the edge of z by its own.
-            self._recorded.append((torch.autograd.graph.get_gradient_edge(z), weight))
+            self._uses.linear.append((get_gradient_edge(z), weight))
         return z
 
     def row_norm(self) -> Tensor:
@@ -444,7 +458,7 @@ class RelationRows(NotAMatrix):
         with self._exact("row_norm"):
             return torch.cat([block.norm() for block in self._blocks]).to(self.dtype)
 
-    def normalize(self, eps: float = 0.0) -> RelationRows:
+    def normalize(self, eps: builtins.float = 0.0) -> RelationRows:
         """Equals ``F.normalize(self.dense(), dim=1, eps=eps)``. A zero row stays zero and has gradient 0.
 
         Example:
@@ -486,8 +500,10 @@ class RelationRows(NotAMatrix):
             raise ValueError(f"RelationRows.topk: k must lie in [0, {self.shape[1]}], got {k}")
         self._record("topk")
         with self._exact("topk"):
-            best = [topk_of_block(block, k) for block in self._blocks]
-        return torch.return_types.topk(best[0] if len(best) == 1 else tuple(map(torch.cat, zip(*best, strict=True))))
+            values, items = zip(*(topk_of_block(block, k) for block in self._blocks), strict=True)
+        if len(values) > 1:
+            return torch.return_types.topk((torch.cat(values), torch.cat(items)))
+        return torch.return_types.topk((values[0], items[0]))
 
     def dense(self) -> Tensor:
         """Forms the matrix, [B, I]. It is differentiable in the tensors that the rows consist of."""
@@ -496,7 +512,7 @@ class RelationRows(NotAMatrix):
             return torch.cat([block.tile(0, self.shape[1]) for block in self._blocks]).to(self.dtype)
 
     # --- helpers ------------------------------------------------------------------------------------------------------
-    def _components(self) -> list:
+    def _components(self) -> list[Component]:
         return list({id(c): c for block in self._blocks for _, c in block.terms}.values())
 
     def _has_graph(self) -> bool:
@@ -504,16 +520,16 @@ class RelationRows(NotAMatrix):
 
     def _record(self, operation: str) -> None:
         """Records an operation on rows that require grad through which torch.autograd.grad cannot differentiate."""
-        if torch.is_grad_enabled() and self.requires_grad and (operation, None) not in self._recorded:
-            self._recorded.append((operation, None))
+        if torch.is_grad_enabled() and self.requires_grad and operation not in self._uses.others:
+            self._uses.others.append(operation)
 
-    def _exact(self, operation: str):
+    def _exact(self, operation: str) -> torch.autocast:
         """A context without autocast, so that entries are computed in the dtype of the rows."""
         if is_transforming():
             raise TypeError(f"{operation} of RelationRows is not supported inside torch.func; use .dense() outside")
         return torch.autocast(self.device.type, enabled=False)
 
-    def _promoted(self, factor) -> RelationRows:
+    def _promoted(self, factor: object) -> RelationRows:
         """The rows in the dtype of their product with `factor`, by the type promotion of torch."""
         if not isinstance(factor, Tensor) or factor.ndim == 0 or factor.is_complex():
             return self
@@ -525,7 +541,7 @@ class RelationRows(NotAMatrix):
                 "RelationRows: rows that require grad cannot be changed in place; use an operation that returns "
                 "new rows"
             )
-        self._blocks, self._recorded = other.to(self.dtype)._blocks, []
+        self._blocks, self._uses = other.to(self.dtype)._blocks, Uses()
         return self
 
     def _dense_like(self, x: Tensor, operator: str) -> RelationRows:
@@ -536,7 +552,7 @@ class RelationRows(NotAMatrix):
             )
         return _rows_of(x, self.dtype, operator)
 
-    def _row_factors(self, factor, operator: str) -> list[Scale]:
+    def _row_factors(self, factor: Tensor | builtins.float, operator: str) -> list[Scale]:
         """The scale of every block, from a number, a 0-dim tensor, [B, 1], or a [B, I] tensor of stride 0 along dim
         1."""
         if isinstance(factor, Real):
@@ -559,7 +575,7 @@ class RelationRows(NotAMatrix):
         return f"RelationRows({self.shape[0]} x {self.shape[1]}, {self.dtype}, {self.device}: {blocks})"
 
 
-def _is_dense(x, ndim: int) -> bool:
+def _is_dense(x: object, ndim: int) -> bool:
     return isinstance(x, Tensor) and x.ndim == ndim and x.layout == torch.strided
 
 

@@ -36,8 +36,9 @@ def benchmark(
         ),
     ] = None,
 ) -> None:
-    """Run the benchmarks of a source checkout and compare each kernel with plain PyTorch and other libraries. Further
-    arguments are passed to pytest. With --plan, estimate the memory and time of a training step instead."""
+    """Measure the kernels, or estimate a training step (--plan). The kernels of a source checkout are compared with
+    plain PyTorch and other libraries. Further arguments are passed to pytest. With --plan, the memory and time of a
+    training step are estimated instead."""
     if plan:
         _show_plan(users, items, interactions, widths, hidden, device, memory)
         return
@@ -55,7 +56,7 @@ def benchmark(
         if save is not None:
             with replacing(save) as temporary:
                 temporary.write_bytes(results.read_bytes())
-    if earlier is not None:
+    if against is not None and earlier is not None:
         benchmarks.check_same_machine(rows, earlier, against)
     if any("ratio" in row for row in rows):
         OUT.print(benchmarks.table(rows, earlier))
@@ -86,7 +87,8 @@ def _show_plan(
             f"benchmark --plan: {counts[2]:,} interactions are more than the {counts[0] * counts[1]:,} possible pairs "
             f"of {counts[0]:,} users and {counts[1]:,} items; reduce --interactions"
         )
-    sizes = Sizes(*counts[:3], modalities, hidden=(hidden, max(1, hidden // 2)))
+    n_users, n_items, n_interactions = counts[:3]
+    sizes = Sizes(n_users, n_items, n_interactions, modalities, hidden=(hidden, max(1, hidden // 2)))
     stages, sentences = cost.table(sizes, device, limit)
     OUT.print(stages)
     for sentence in sentences:

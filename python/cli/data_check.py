@@ -24,7 +24,7 @@ def data_check(
     split_seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Read the data as train would, and print a description of it or the first error."""
+    """Read the data as train would, and describe it. If the data cannot be used, the first error is printed."""
     from ..console import output
     from ..data import summarise
     from ..runs.complete import load_data

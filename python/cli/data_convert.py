@@ -21,9 +21,9 @@ def data_convert(
     ] = None,
     table: Annotated[str, typer.Option(help="Format of the tables to write: parquet or csv.")] = "parquet",
 ) -> None:
-    """Convert data from the layout of another project to a folder that train can read. Ids, features and splits are
-    kept. Supported: atomic files of RecBole, text files of LightGCN, .npy files of MMGCN and ChaoRec, pickles of
-    SSLRec, ratings of MovieLens and Amazon, and Parquet with one list of items per row."""
+    """Convert data from the layout of another project. The result is a folder that train can read. Ids, features and
+    splits are kept. Supported: atomic files of RecBole, text files of LightGCN, .npy files of MMGCN and ChaoRec,
+    pickles of SSLRec, ratings of MovieLens and Amazon, and Parquet with one list of items per row."""
     from ..console import output
     from ..data.convert import convert
 

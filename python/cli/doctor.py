@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show the installed packages, how mmssl_fast was built, and the devices that each op supports."""
+    """Describe the installation: packages, build and devices. For each op, the supported devices are listed."""
     from ..console import output
 
     findings, problems = examine()

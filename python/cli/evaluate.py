@@ -38,7 +38,8 @@ def evaluate(
     as_json: JsonOption = False,
     ranks: RanksOption = None,
 ) -> None:
-    """Rank all items for the users of a split and print Recall, Precision, NDCG, Hit and MRR."""
+    """Print the ranking metrics of a trained model. All items are ranked for the users of a split. The metrics are
+    Recall, Precision, NDCG, Hit and MRR."""
     if launch.is_asked_for(ranks):
         return launch.launch(ranks, sys.argv[1:])
     from ..api import evaluate as evaluate_model

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from .. import threads
 from ..errors import InputError, Interrupted, NonFiniteLoss, WorkerFailed, as_user_error, install_command
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if isinstance(error, typer.Abort):
             return _fail("interrupted", 130)
-        if isinstance(error, typer.BadParameter.__base__):  # UsageError: unknown option, missing argument
+        usage_error: Any = typer.BadParameter.__base__  # unknown option, missing argument; typer does not export it
+        if isinstance(error, usage_error):
             command = error.ctx.command_path if error.ctx else "mmssl-fast"
             message = error.format_message().replace("Value error, ", "").rstrip(".")
             return _fail(f"{command}: {message}; see {command} --help", 2)

@@ -53,8 +53,8 @@ CONFIG_KEY_OPTIONS = {
     "threads": ConfigKeyOption(
         "train.threads",
         int | None,
-        "Number of CPU threads. [default: OMP_NUM_THREADS if set, otherwise the available processors, or fewer if some "
-        "are busy]",
+        "Number of CPU threads of a process. [default: OMP_NUM_THREADS if set, otherwise the available processors, or "
+        "fewer if some are busy]",
     ),
 }
 DATA_OPTIONS = ("data", "layout", "interactions", "split_column", "split", "min_rating", "missing_features")
@@ -68,7 +68,10 @@ RunPath = Annotated[
 RanksOption = Annotated[
     int | None,
     typer.Option(
-        "--ranks", metavar="N", help="Processes on this machine that share the work. [default: 1]", show_default=False
+        "--ranks",
+        metavar="N",
+        help="Number of processes on this machine that share the work. [default: 1]",
+        show_default=False,
     ),
 ]
 SetOption = Annotated[

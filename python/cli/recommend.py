@@ -38,7 +38,7 @@ def recommend(
     ] = "train",
     ranks: RanksOption = None,
 ) -> None:
-    """Print or write the best items for each user, excluding items that the user has interacted with."""
+    """Print or write the best items for each user. Items that the user has interacted with are excluded."""
     if launch.is_asked_for(ranks):
         return launch.launch(ranks, sys.argv[1:])
     from ..console import output, tables

@@ -14,8 +14,8 @@ def report(
         "report.html"
     ),
 ) -> None:
-    """Write a self-contained HTML page about finished runs, and the same as Markdown: configuration, curves, metrics by
-    group, example recommendations, time and memory, and limitations."""
+    """Write a self-contained HTML page about finished runs. A Markdown file has the same content: configuration,
+    curves, metrics by group, example recommendations, time and memory, and limitations."""
     from ..console.output import OUT
     from ..study.report import page
 

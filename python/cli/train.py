@@ -62,7 +62,7 @@ def train(
     ] = None,
     ranks: RanksOption = None,
 ) -> None:
-    """Train a recommender, save the model of its best epoch, and print its test metrics."""
+    """Train a recommender and print its test metrics. The model of its best epoch is saved."""
     if launch.is_asked_for(ranks):
         return launch.launch(ranks, sys.argv[1:])
     import numpy as np
@@ -225,5 +225,6 @@ def _print_results(
     if groups:
         output.OUT.print(tables.breakdown_table(groups))
     if len(rows) > 1:
-        output.OUT.print(tables.comparison_table(f"test on {data}", [(title_of(name), *rest) for name, *rest in rows]))
+        compared = [(title_of(name), metrics, seconds) for name, metrics, seconds in rows]
+        output.OUT.print(tables.comparison_table(f"test on {data}", compared))
     output.OUT.print(f"run folder: {folder}", markup=False)

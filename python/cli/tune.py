@@ -58,8 +58,8 @@ def tune(
     ] = 1,
     settings: SetOption = None,
 ) -> None:
-    """Search hyper-parameters by validation Recall@20 with Optuna. The folder gets a table of the trials, and the best
-    trial as a preset. Repeat the command to continue the search."""
+    """Search for the best hyper-parameters with Optuna. Trials are compared by validation Recall@20. The folder gets a
+    table of the trials, and the best trial as a preset. Repeat the command to continue the search."""
     from ..config import presets
     from ..console import output
     from ..runs.complete import load_data

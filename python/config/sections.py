@@ -98,8 +98,8 @@ class TrainSection(Section):
         0,
         ge=0,
         le=1024,
-        description="CPU threads. 0: OMP_NUM_THREADS if set, otherwise the available processors, or fewer if some are "
-        "busy.",
+        description="CPU threads of a process. 0: OMP_NUM_THREADS if set, otherwise the available processors, or "
+        "fewer if some are busy.",
     )
     discriminator_steps: int = Field(
         1, ge=1, description="Discriminator steps before each generator step. Not specified in the paper."

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from . import output
@@ -51,7 +59,7 @@ class ProgressObserver:
         self.steps = steps
 
     def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None:
-        fields = {}
+        fields: dict[str, Any] = {}
         if losses is not None:
             terms = "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
             fields["losses"] = f"{self.best}{terms}"
@@ -80,7 +88,7 @@ class WorkerProgress:
 
     def __init__(self) -> None:
         self.progress = _bars(output.ERR)
-        self.tasks = {}
+        self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> WorkerProgress:
         self.progress.start()

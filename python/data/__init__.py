@@ -1,4 +1,4 @@
-"""Reading data folders in four layouts, and the built-in synthetic data set, one file for each step.
+"""Reading data folders in any layout, and the built-in synthetic data set. Each step of reading has a file.
 
 The result is always a Dataset.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import parse_bytes, readable
@@ -36,7 +38,8 @@ def fit_to_budget(dataset: Dataset, config: Config, resumed: bool = False) -> Co
         refuse_what_cannot_fit(dataset, config)
     if resumed:
         return config
-    train, evaluate = {"feature_dtype": dtype}, {}
+    train: dict[str, Any] = {"feature_dtype": dtype}
+    evaluate: dict[str, Any] = {}
     if not config.train.tile:
         share = max(0, allowed - planned) // 2
         train["tile"] = _halved(TILE_ELEMENTS, TILE_BYTES, share, LEAST_TILE)

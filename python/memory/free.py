@@ -26,7 +26,7 @@ def _available() -> int:
 
 def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[int]:
     """The bytes that each cgroup limit leaves. Version 2: every ancestor; version 1: the memory controller."""
-    left = []
+    left: list[int] = []
     try:
         unified = [line[3:] for line in membership.read_text().splitlines() if line.startswith("0::/")]
     except OSError:

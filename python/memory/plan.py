@@ -111,6 +111,7 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
     model, loss = config.model, config.loss
     adversarial = loss.adversarial and model.system == "mmssl"
     by_user = config.train.sample_over == "users"  # without replacement
+    first, second = model.hidden or hidden_widths(dataset.n_items)
     content = sum(features.shape[1] for features in dataset.features.values())
     return Sizes(
         dataset.n_users,
@@ -118,7 +119,7 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         dataset.train.nnz,
         tuple(features.shape[1] for features in dataset.features.values()) if model.system == "mmssl" else (),
         dim=model.dim,
-        hidden=(tuple(model.hidden) or hidden_widths(dataset.n_items)) if adversarial else None,
+        hidden=(first, second) if adversarial else None,
         batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
         layers=model.layers,
         heads=model.heads,
@@ -253,7 +254,7 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     table = user + item
     result = []
     if s.hidden:
-        result += _discriminator_stages(s, item)
+        result += _discriminator_stages(s, *s.hidden, item)
     if s.contrastive and m and edges:
         result.append(_infonce_stage("InfoNCE (11)", "contrastive", s, s.users, m))
     if s.structural:
@@ -297,9 +298,9 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     ]
 
 
-def _discriminator_stages(s: Sizes, item: int) -> list[Stage]:
+def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
     """The discriminator steps. The relation rows over the items live until the generator step is over."""
-    (h, h2), d, m, b = s.hidden, s.dim, s.modalities, s.batch
+    d, m, b = s.dim, s.modalities, s.batch
     rows, steps = (1 + m) * b, s.discriminator_steps
     weight, wide, narrow = FLOAT * s.items * h, FLOAT * b * h, FLOAT * b * h2
     tile = max(1, TILE_ELEMENTS // h)  # items per tile of TiledAdam

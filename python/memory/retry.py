@@ -67,8 +67,7 @@ class Tiles:
 
     elements: current number of entries in a tile.
     failed: {step: (entries with which it ran out of memory, entries for the retry)}. Steps are counted from the start
-    of
-        the run. A retry can also happen later, when the run reaches the step again after returning to a checkpoint.
+        of the run. A retry can also happen later, when the run reaches the step again after returning to a checkpoint.
     """
 
     def __init__(self, elements: int) -> None:

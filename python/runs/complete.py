@@ -139,10 +139,10 @@ def refuse_other_data(results: dict[str, dict[str, Any]]) -> None:
     """Raise InputError if the results {name: contents of result.json} are not all from the same data and split, because
     their metrics cannot be compared."""
     fingerprints = {name: result["data"]["fingerprint"] for name, result in results.items()}
-    first = next(iter(fingerprints), None)
+    first, expected = next(iter(fingerprints.items()), ("", ""))
     for name, fingerprint in fingerprints.items():
-        if fingerprint != fingerprints[first]:
+        if fingerprint != expected:
             raise InputError(
                 f"{name}: its data has the fingerprint {fingerprint[:16]}, but that of {first} is "
-                f"{fingerprints[first][:16]}; results on different splits cannot be compared"
+                f"{expected[:16]}; results on different splits cannot be compared"
             )

@@ -15,7 +15,7 @@ from ..errors import InputError, shown
 from ..runs.curves import GRID, INK, LOSS, MUTED, NDCG, RECALL
 
 SAME_MACHINE = ("device", "machine", "processor", "isa", "threads", "torch")
-FIELDS = {
+FIELDS: dict[str, type | tuple[type, ...]] = {
     "ratio": (int, float),
     "name": str,
     "median_s": (int, float),
@@ -49,15 +49,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]], earlier: list[dict[str, Any]] | None = None) -> Table:
     """A row per benchmark: median time, speedup over the peer, memory of both, and the speedup of an earlier run."""
     grid = Table(title="compared with the peer, in the same process", title_justify="left")
-    for heading, side in (
-        ("benchmark", "left"),
-        ("ms", "right"),
-        ("speedup", "right"),
-        ("peak MiB", "right"),
-        ("peer's MiB", "right"),
-        ("peer", "left"),
-    ):
-        grid.add_column(heading, justify=side)
+    grid.add_column("benchmark")
+    for heading in ("ms", "speedup", "peak MiB", "peer's MiB"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("peer")
     before = {row["name"]: row for row in earlier or ()}
     if earlier is not None:
         grid.add_column("before", justify="right")

@@ -22,7 +22,7 @@ from ..config.sections import Config
 from ..console import output, progress
 from ..data import Dataset
 from ..errors import InputError, Interrupted, NonFiniteLoss, OutOfMemory, WorkerFailed, as_user_error
-from ..memory import budget
+from ..memory import budget, free
 from ..runs.complete import load_data
 from ..training import signals
 
@@ -76,7 +76,9 @@ def run_parallel(parts: list[Part], dataset: Dataset, jobs: int, unit: str, on_e
     for, so that they can write their checkpoints. A second SIGINT kills them.
     """
     refuse_what_cannot_fit([part.config for part in parts], dataset, jobs, unit)
-    waiting, running, failure, n_ended = list(enumerate(parts)), [], None, 0
+    waiting, n_ended = list(enumerate(parts)), 0
+    running: list[_Worker] = []
+    failure: Exception | None = None
     with signals.defer_signals() as stop, progress.WorkerProgress() as bars:
         try:
             while running or (waiting and not (failure or stop.received)):
@@ -121,7 +123,7 @@ def refuse_what_cannot_fit(configs: list[Config], dataset: Dataset, jobs: int, u
     distinct = {id(config): config for config in configs}
     estimates = {key: budget.needed(dataset, config) for key, config in distinct.items()}
     needed = sorted((PROCESS + estimates[id(config)] for config in configs), reverse=True)[:jobs]
-    allowed = int(budget.SHARE * budget.free_memory(configs[0].train.device))
+    allowed = int(budget.SHARE * free.free_memory(configs[0].train.device))
     if sum(needed) > allowed:
         fits = next(count for count in range(len(needed) - 1, 0, -1) if count == 1 or sum(needed[:count]) <= allowed)
         raise InputError(
@@ -145,6 +147,7 @@ class _Worker:
         }
         environ = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         thread_settings.configure(environ=environ)
+        thread_settings.let_waiting_threads_sleep(environ)  # the other jobs need the processors
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", WORKER_CODE],
@@ -156,9 +159,11 @@ class _Worker:
             )
         except OSError as error:
             raise InputError(f"{part.title}: cannot start a process ({error.strerror}); use fewer --jobs") from None
+        assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
+            self.stdin.write(json.dumps(request) + "\n")
+            self.stdin.flush()
         except BrokenPipeError:  # the worker has already ended; wait() reports how
             pass
 
@@ -168,7 +173,7 @@ class _Worker:
     def request_stop(self) -> None:
         """Close the worker's stdin, at which it stops itself. This also happens when the parent dies."""
         try:
-            self.process.stdin.close()
+            self.stdin.close()
         except BrokenPipeError:
             pass
 
@@ -176,7 +181,7 @@ class _Worker:
         """Wait for the process to end. Returns its error, or None if the part is done."""
         self.request_stop()
         with self.process as process:
-            output_text, code = process.stdout.read(), process.wait()
+            output_text, code = self.stdout.read(), process.wait()
         try:
             outcome = json.loads(output_text)
         except ValueError:

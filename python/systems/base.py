@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..config.sections import Config
     from ..data import Dataset
+
+_T = TypeVar("_T")
 
 
 class Batch(NamedTuple):
@@ -73,7 +75,8 @@ class System(Protocol):
         training interactions have the rows of `without_interactions`."""
 
     def cold_items(self) -> Tensor | None:
-        """Embeddings of cold-start items (no interactions), from their features alone: [I, d], detached.
+        """Embeddings of all items as if they were cold (without interactions), from their features alone: [I, d],
+        detached.
 
         None if the system does not use features.
         """
@@ -111,29 +114,63 @@ class Recommender(nn.Module):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The loss terms of one step by name. Their sum is minimised. Default: BPR (Eq. 14)."""
-        triples, sizes = (batch.users, batch.positives, batch.negatives), (self.graph.n_users, self.graph.n_items)
-        return {"bpr": distributed.bpr_loss(*self(), *triples, *sizes, distributed.current())}
+        (users, items), graph, ranks = self(), self.graph, distributed.current()
+        triples = batch.users, batch.positives, batch.negatives
+        return {"bpr": distributed.bpr_loss(users, items, *triples, graph.n_users, graph.n_items, ranks)}
 
     def start_epoch(self, epoch: int) -> None:
         """Hook for what is recomputed once per epoch."""
 
     def cold_items(self) -> Tensor | None:
-        """Embeddings [I, d] of cold-start items, from their features alone; None if features are not used."""
+        """Embeddings [I, d] of all items as if they were cold, from their features alone. None without features."""
         return None
 
 
-class ModuleSystem:
-    """A System that trains one Recommender, of class `model_type`, with AdamW."""
+class NetworkSystem:
+    """A System whose parameters are those of the module `model`. A subclass defines `build`, the steps and the
+    embeddings."""
 
     trains = True
     reads_features = False
     least_batch = 1
-    model_type: type[Recommender]
+    model: nn.Module
+    optimisers: dict[str, torch.optim.Optimizer]
+
+    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return self.model.named_parameters()
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+
+    def state(self) -> dict[str, Tensor]:
+        return self.parameters()
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(tensors)
+
+    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
+        """Copy the result of `parameters` of a system built the same way."""
+        self.model.load_state_dict(tensors)
+
+    def _without_dropout(self, call: Callable[[], _T]) -> _T:
+        training = self.model.training
+        self.model.eval()
+        try:
+            return call()
+        finally:
+            self.model.train(training)
+
+
+class ModuleSystem(NetworkSystem):
+    """A System that trains one Recommender, of class `model_type`, with AdamW."""
+
+    model: Recommender
+    model_type: Callable[[Dataset, InteractionGraph, Config], Recommender]
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         self.model = self.model_type(dataset, graph, config).to(graph.device)
         settings = config.optimiser
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
+        self.optimisers = {
             "adamw": torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         }
 
@@ -153,38 +190,15 @@ class ModuleSystem:
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         return self.model.terms(batch)
 
-    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return self.model.named_parameters()
-
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        return without_interactions(self.model.graph, *self._without_dropout(self.model), self.cold_items)
+        users, items = self._without_dropout(self.model)
+        return without_interactions(self.model.graph, users, items, self.cold_items)
 
     @torch.no_grad()
     def cold_items(self) -> Tensor | None:
         """See Recommender.cold_items."""
         return self._without_dropout(self.model.cold_items)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
-
-    def state(self) -> dict[str, Tensor]:
-        return self.parameters()
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(tensors)
-
-    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
-        """Copy the result of `parameters` of a system built the same way."""
-        self.model.load_state_dict(tensors)
-
-    def _without_dropout(self, call: Callable[[], Any]) -> Any:
-        training = self.model.training
-        self.model.eval()
-        try:
-            return call()
-        finally:
-            self.model.train(training)
 
 
 class UntrainedSystem:
@@ -233,11 +247,11 @@ class UntrainedSystem:
 def without_interactions(
     graph: InteractionGraph, users: Tensor, items: Tensor, cold_items: Callable[[], Tensor | None]
 ) -> tuple[Tensor, Tensor]:
-    """The embeddings with other rows for users and items that have no interaction: their own are little more than the
+    """The embeddings, with other rows for users and items without interactions. Their own rows are little more than the
     random initial values.
 
-    Users get 0, so `ranking.Ranking` gives them the most popular items. Items get their row of cold_items(), made of
-    their features, or 0 where the system reads none; `ranking.Ranking` puts those after all other items.
+    Users get 0, so `ranking.Ranking` gives them the most popular items. Items get their row of cold_items(), or 0 if
+    the system does not use features; `ranking.Ranking` puts those after all other items.
     """
     ranks = distributed.current()
     new, cold = (ranks.mine(degree == 0)[:, None] for degree in (graph.user_degree, graph.item_degree))
@@ -262,13 +276,12 @@ def thinned(graph: InteractionGraph, kept: Tensor) -> InteractionGraph:
     return InteractionGraph.from_pairs(users[kept], graph.col[kept], graph.n_users, graph.n_items).to(graph.device)
 
 
-class ThinnedViews:
+class ThinnedViews(Recommender):
     """Mix-in for a Recommender that contrasts views of the graph with random edge dropout, resampled every epoch.
 
     Only the edge masks are part of the state; a resumed run rebuilds the graphs from them.
     """
 
-    graph: InteractionGraph
     kept: Tensor
 
     def draw_views(self, count: int, drop: float) -> None:

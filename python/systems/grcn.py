@@ -35,6 +35,9 @@ class GRCN(Recommender):
     values would prune some nodes permanently; there is no edge dropout.
     """
 
+    rows: Tensor
+    columns: Tensor
+
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(graph)
         features, dim, self.layers = features_of(dataset, config), config.model.dim, config.model.layers
@@ -50,15 +53,16 @@ class GRCN(Recommender):
         self.register_buffer("columns", graph.col.long(), persistent=False)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        parts, to_users, to_items = [], [], []
+        user_parts, item_parts, to_users, to_items = [], [], [], []
         for prototypes, f in zip(self.prototypes, self._projected(), strict=True):
             p = unit_rows(prototypes)
             for _ in range(ROUTINGS):
                 p = unit_rows(p + self._to_users(self._by_user(self._affinities(p, f)), f))
             affinities = self._affinities(p, f)
             a_users, a_items = self._by_user(affinities), self._by_item(affinities)
-            received = self._to_users(a_users, f), self._to_items(a_items, p)
-            parts.append((p + F.leaky_relu(received[0]), f + F.leaky_relu(received[1])))
+            to_p, to_f = self._to_users(a_users, f), self._to_items(a_items, p)
+            user_parts.append(p + F.leaky_relu(to_p))
+            item_parts.append(f + F.leaky_relu(to_f))
             to_users.append(a_users)
             to_items.append(a_items)
         w_users = (torch.stack(to_users, 1) * F.embedding(self.columns, self.item_confidence)).amax(1).relu()
@@ -67,7 +71,7 @@ class GRCN(Recommender):
         for _ in range(self.layers):
             x = F.leaky_relu(self._to_users(w_users, x[1])), F.leaky_relu(self._to_items(w_items, x[0]))
             users, items = users + x[0], items + x[1]
-        return tuple(torch.cat(side, 1) for side in zip((users, items), *parts, strict=True))
+        return torch.cat([users, *user_parts], 1), torch.cat([items, *item_parts], 1)
 
     def cold_items(self) -> Tensor:
         """h_i without neighbours and id embedding: [0 ; f_i of every modality]."""

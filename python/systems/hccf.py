@@ -36,27 +36,34 @@ class HCCF(Recommender):
 
     def _layers(self) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
         """((h_u, h_i), [(z_u, g_u, z_i, g_i) of every layer])."""
-        x = users, items = self.users, self.items
-        memberships, layers = (users @ self.user_edges, items @ self.item_edges), []
+        users: Tensor = self.users  # x^l of the users, and of the items
+        items: Tensor = self.items
+        h_u, h_i, layers = users, items, []
+        user_weights, item_weights = users @ self.user_edges, items @ self.item_edges
         for _ in range(self.layers):
-            local = propagate(self.graph, x[1], "users", "both"), propagate(self.graph, x[0], "items", "both")
-            local = tuple(F.leaky_relu(z) for z in local)
-            hyper = tuple(F.leaky_relu(h @ F.leaky_relu(h.mT @ side)) for h, side in zip(memberships, x, strict=True))
-            x = tuple(z + g + side for z, g, side in zip(local, hyper, x, strict=True))
-            users, items = users + x[0], items + x[1]
-            layers.append((local[0], hyper[0], local[1], hyper[1]))
-        return (users, items), layers
+            z_u = F.leaky_relu(propagate(self.graph, items, "users", "both"))
+            z_i = F.leaky_relu(propagate(self.graph, users, "items", "both"))
+            g_u, g_i = _over_hyperedges(user_weights, users), _over_hyperedges(item_weights, items)
+            users, items = z_u + g_u + users, z_i + g_i + items
+            h_u, h_i = h_u + users, h_i + items
+            layers.append((z_u, g_u, z_i, g_i))
+        return (h_u, h_i), layers
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        embeddings, layers = self._layers()
+        (users, items), layers = self._layers()
         tau = self.settings.tau
         contrasts = [
             infonce(g_u, z_u, batch.users, tau, exclude_self=True)
             + infonce(g_i, z_i, batch.positives, tau, exclude_self=True)
             for z_u, g_u, z_i, g_i in layers
         ]
-        bpr = bpr_loss(*embeddings, batch.users, batch.positives, batch.negatives)
+        bpr = bpr_loss(users, items, batch.users, batch.positives, batch.negatives)
         return {"bpr": bpr, "contrastive": self.settings.weight * sum(contrasts, bpr.new_zeros(()))}
+
+
+def _over_hyperedges(weights: Tensor, x: Tensor) -> Tensor:
+    """σ(H σ(Hᵀ x)) [N, d], with H = weights [N, edges]."""
+    return F.leaky_relu(weights @ F.leaky_relu(weights.mT @ x))
 
 
 class HCCFSystem(ModuleSystem):

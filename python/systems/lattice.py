@@ -26,6 +26,8 @@ class LATTICE(Recommender):
     The graph of each modality is scaled before the mixture; the published code scales the mixture of the A^m.
     """
 
+    neighbours: Tensor
+
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(graph)
         self.layers, self.settings = config.model.layers, config.lattice

@@ -3,15 +3,17 @@ views."""
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
-from .base import Batch, ModuleSystem, Recommender, ThinnedViews, features_of, table
+from .base import Batch, ModuleSystem, ThinnedViews, features_of, table
 
 
-class MMGCL(ThinnedViews, Recommender):
+class MMGCL(ThinnedViews):
     """h = Σ_{m=0..M} x^m with x^m = lightgcn(graph, p^m, W_m f^m, L, norm="both"). p^m are the users' preferences for
     modality m; x^0 uses the id embeddings of users and items. The loss is
 
@@ -59,7 +61,7 @@ class MMGCL(ThinnedViews, Recommender):
         contrasts = [
             infonce(
                 whole[side] - masked[side],
-                sum(part[side] for part in parts),
+                reduce(torch.add, (part[side] for part in parts)),
                 anchors,
                 self.settings.tau,
                 exclude_self=True,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,29 +39,35 @@ class MMGCN(Recommender):
         self.gather, self.keep = stack(), stack()
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        outputs = [self.modality(m) for m in range(len(self.project))]
-        return tuple(torch.stack(side).mean(0) for side in zip(*outputs, strict=True))
+        users, items = zip(*(self.modality(m) for m in range(len(self.project))), strict=True)
+        return torch.stack(users).mean(0), torch.stack(items).mean(0)
 
     def modality(self, m: int) -> tuple[Tensor, Tensor]:
         """x^{m,L} of the users and the items."""
-        x = unit_rows(self.preferences[m]), unit_rows(self.project[m](getattr(self, f"features_{m}")))
-        for gather, keep in zip(self.gather[m], self.keep[m], strict=True):
-            received = self._mean(x[1], "users"), self._mean(x[0], "items")
-            x = tuple(
-                F.leaky_relu(gather(mean) + F.leaky_relu(keep(side)) + ids)
-                for mean, side, ids in zip(received, x, (self.users, self.items), strict=True)
-            )
-        return x
+        users, items = unit_rows(self.preferences[m]), self._projected(m)
+        for gather, keep in self._layers(m):
+            to_users, to_items = gather(self._mean(items, "users")), gather(self._mean(users, "items"))
+            users = F.leaky_relu(to_users + F.leaky_relu(keep(users)) + self.users)
+            items = F.leaky_relu(to_items + F.leaky_relu(keep(items)) + self.items)
+        return users, items
 
     def cold_items(self) -> Tensor:
         """h_i without neighbours and id: the mean over modalities of x^{m,L}, what is received and e being 0."""
         outputs = []
-        for m, project in enumerate(self.project):
-            x = unit_rows(project(getattr(self, f"features_{m}")))
-            for gather, keep in zip(self.gather[m], self.keep[m], strict=True):
+        for m in range(len(self.project)):
+            x = self._projected(m)
+            for gather, keep in self._layers(m):
                 x = F.leaky_relu(gather.bias + F.leaky_relu(keep(x)))
             outputs.append(x)
         return torch.stack(outputs).mean(0)
+
+    def _projected(self, m: int) -> Tensor:
+        return unit_rows(self.project[m](getattr(self, f"features_{m}")))
+
+    def _layers(self, m: int) -> Iterator[tuple[nn.Linear, nn.Linear]]:
+        """(G_l, H_l) of every layer. torch does not declare what a ModuleList contains."""
+        gather, keep = cast(Iterable[nn.Linear], self.gather[m]), cast(Iterable[nn.Linear], self.keep[m])
+        return zip(gather, keep, strict=True)
 
     def _mean(self, x: Tensor, to: str) -> Tensor:
         # propagate divides by sqrt(degree) of the receiver; dividing once more makes it a mean.

@@ -14,14 +14,15 @@ from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 from ..errors import InputError
-from .base import Batch, ModuleSystem, without_interactions
+from .base import Batch, NetworkSystem, without_interactions
 from .step_graph import StepGraph
 
 
-class MMSSLSystem(ModuleSystem):
+class MMSSLSystem(NetworkSystem):
     """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
 
     reads_features = True
+    model: MMSSL
     # By the names in `parameters` and in `state`.
     over_ranks: ClassVar = {
         "user_embedding": "users",
@@ -87,7 +88,7 @@ class MMSSLSystem(ModuleSystem):
                 f"{str(loss.mask_seen).lower()}; set train.cuda_graph = false"
             )
         self.step_graph = StepGraph(self._update) if use_graph else None
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
+        self.optimisers = {
             "adamw": torch.optim.AdamW(
                 self.model.parameters(), lr=optimiser.lr, weight_decay=optimiser.weight_decay, capturable=use_graph
             )
@@ -123,13 +124,13 @@ class MMSSLSystem(ModuleSystem):
         return self.objective.generator_terms(self._encoded(), batch.users, batch.positives, batch.negatives)
 
     def _update(self, users: Tensor, positives: Tensor, negatives: Tensor, step: int | Tensor) -> dict[str, Tensor]:
-        terms = {}
+        terms: dict[str, Tensor] = {}
         encoded = self._encoded()
         if self.discriminator is not None:
             for i in range(self.discriminator_steps):
                 offset = step * self.discriminator_steps + i  # every discriminator step draws its own noise
                 losses = self.objective.discriminator_terms(encoded, users, offset)
-                self._descend_discriminator(losses["total"])
+                self._descend_discriminator(self.discriminator, losses["total"])
                 terms |= {f"D {name}": value for name, value in losses.items()}
         losses = self.objective.generator_terms(encoded, users, positives, negatives)
         self._descend("adamw", losses["total"])
@@ -138,13 +139,13 @@ class MMSSLSystem(ModuleSystem):
     def _encoded(self) -> Encoded:
         return self.model(views=self.objective.contrastive)
 
-    def _descend_discriminator(self, loss: Tensor) -> None:
+    def _descend_discriminator(self, discriminator: Discriminator, loss: Tensor) -> None:
         first_layer = self.optimisers.get("first_layer")
-        if first_layer is None:
+        if not isinstance(first_layer, TiledAdam):
             self._descend("adam", loss)
             return
         # The gradient of the first weight is formed tile by tile within the optimiser step, never as a whole.
-        with pending_gradient(self.discriminator.linear.weight) as pending:
+        with pending_gradient(discriminator.linear.weight) as pending:
             self._descend("adam", loss)
         first_layer.step(pending)
 

@@ -33,6 +33,12 @@ class NCL(LightGCN):
     the same weight; the published α is 0.5 to 1.5.
     """
 
+    clustered: Tensor
+    user_centres: Tensor
+    user_cluster: Tensor
+    item_centres: Tensor
+    item_cluster: Tensor
+
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(dataset, graph, config)
         self.settings = config.ncl

@@ -33,16 +33,20 @@ class NGCF(Recommender):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        x = self.users, self.items
-        layers = [x]
-        for sums, products in zip(self.sums, self.products, strict=True):
-            received = propagate(self.graph, x[1], "users", "both"), propagate(self.graph, x[0], "items", "both")
-            x = tuple(
-                self.dropout(F.leaky_relu(sums(side + a) + products(a * side), 0.2))
-                for side, a in zip(x, received, strict=True)
-            )
-            layers.append(tuple(unit_rows(side) for side in x))
-        return tuple(torch.cat(side, 1) for side in zip(*layers, strict=True))
+        users: Tensor = self.users
+        items: Tensor = self.items
+        user_layers, item_layers = [users], [items]
+        for layer in range(len(self.sums)):
+            to_users = propagate(self.graph, items, "users", "both")
+            to_items = propagate(self.graph, users, "items", "both")
+            users, items = self._next(layer, users, to_users), self._next(layer, items, to_items)
+            user_layers.append(unit_rows(users))
+            item_layers.append(unit_rows(items))
+        return torch.cat(user_layers, 1), torch.cat(item_layers, 1)
+
+    def _next(self, layer: int, x: Tensor, received: Tensor) -> Tensor:
+        """x^{l+1} of one side, with received = a."""
+        return self.dropout(F.leaky_relu(self.sums[layer](x + received) + self.products[layer](received * x), 0.2))
 
 
 class NGCFSystem(ModuleSystem):

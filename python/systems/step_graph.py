@@ -26,7 +26,9 @@ class StepGraph:
     def __init__(self, run: Run, record: Callable[[Callable[[], None]], Callable[[], None]] | None = None) -> None:
         self._run, self._record = run, record or record_cuda
         self._calls = 0
-        self.reset()
+        self._inputs: list[Tensor] = []
+        self._outputs: dict[str, Tensor] = {}
+        self._replay: Callable[[], None] | None = None
 
     def __call__(self, *inputs: Tensor) -> dict[str, Tensor]:
         self._calls += 1
@@ -42,9 +44,7 @@ class StepGraph:
 
     def reset(self) -> None:
         """Capture again at the next call. Needed when a tensor that the step reads has been replaced."""
-        self._inputs: list[Tensor] = []
-        self._outputs: dict[str, Tensor] = {}
-        self._replay: Callable[[], None] | None = None
+        self._inputs, self._outputs, self._replay = [], {}, None
 
     def _run_on_static_inputs(self) -> None:
         self._outputs = {name: value.detach() for name, value in self._run(*self._inputs).items()}

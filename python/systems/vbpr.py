@@ -15,6 +15,8 @@ class VBPR(Recommender):
     in the paper. There is no user bias, because it does not affect the ranking.
     """
 
+    features: Tensor
+
     def __init__(self, dataset, graph, config) -> None:
         super().__init__(graph)
         id_dim = config.model.dim // 2

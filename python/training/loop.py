@@ -102,7 +102,8 @@ class Run:
         if self.start is not None:
             _load_start(self.system, self.start, self.config.train.start)
         tile = self.config.train.tile or TILE_ELEMENTS
-        self.fit = Fit(*_to_cpu(self.system.embeddings()), parameters={}, tile=tile)
+        users, items = _to_cpu(self.system.embeddings())
+        self.fit = Fit(users, items, parameters={}, tile=tile)
         self._start_epoch(1)
 
     def _start_epoch(self, epoch: int) -> None:
@@ -136,7 +137,7 @@ class Run:
         return self.fit
 
     def _restore(self) -> bool:
-        return bool(self.checkpoints) and self.checkpoints.restore(self.system, self.fit, self.position)
+        return self.checkpoints is not None and self.checkpoints.restore(self.system, self.fit, self.position)
 
     def _out_of_patience(self) -> bool:
         return bool(self.config.train.patience) and self.fit.stale >= self.config.train.patience
@@ -265,11 +266,10 @@ class Run:
 def _load_start(system: System, start: dict[str, Tensor], source: str) -> None:
     """Replace the initial values of a system by the parameters of a model. Raises InputError for a wrong shape."""
     initial = system.parameters()
-    learnt = dict(system.model.named_parameters()) if system.trains else {}
     fitting = {
         name: tensor for name, tensor in start.items() if name in initial and initial[name].shape == tensor.shape
     }
-    for name, parameter in learnt.items():
+    for name, parameter in system.trained_parameters():
         if name not in fitting:
             problem = f"has the shape {tuple(start[name].shape)}" if name in start else "is missing"
             raise InputError(

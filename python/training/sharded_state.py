@@ -10,13 +10,14 @@ torch.distributed.checkpoint is not used: its reader leaves zeros where a file i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn import Parameter
 
 from mmssl_fast import distributed
 
@@ -37,7 +38,7 @@ def sides(system: System, name: str) -> Callable[[str], str | None]:
     known = {f"system.{parameter}": side for parameter, side in by_rows.items()}
     known |= {f"best.parameter.{parameter}": side for parameter, side in by_rows.items()}
     known |= {"best.users": "users", "best.items": "items"}
-    others = getattr(system, "other_parameters", tuple)()
+    others: Iterable[tuple[str, Parameter]] = getattr(system, "other_parameters", tuple)()
     names = {id(parameter): parameter_name for parameter_name, parameter in [*system.trained_parameters(), *others]}
     for optimiser_name, optimiser in system.optimisers.items():
         parameters = [one for group in optimiser.param_groups for one in group["params"]]

@@ -29,7 +29,7 @@ _OURS = re.compile(r"\d{10}\.(json|safetensors)|\.\d{10}\.(json|safetensors)\.\d
 _FOLDER = re.compile(r"\d{10}\.\d{1,9}")
 SEAL = "state.json"  # of a folder
 _LARGEST_JSON = 1 << 28
-_TYPES = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     "step": int,
     "stale": int,
     "best": (int, float, type(None)),

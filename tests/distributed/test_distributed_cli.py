@@ -19,6 +19,8 @@ from mmssl_trainer.runs.folder import read_epochs, read_result
 from mmssl_trainer.training import loop
 from mmssl_trainer.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.processes
+
 SETTINGS = {"model.system": "lightgcn", "model.dim": 8, "train.checkpoint_every": 1}
 FLAGS = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
 FLAGS += ["--threads", "1", "--no-compare"]

@@ -20,6 +20,7 @@ from mmssl_trainer.training.checkpoints import Checkpoints
 from rank_training_cases import INTERRUPTED, ROUNDED, RUNS, configured
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.processes
 BIT_IDENTICAL = "lightgcn_odd"
 several = pytest.mark.parametrize("n", [2, 3, 4])
 ALL = [*vars(op_cases), *vars(row_cases), *vars(agreement_cases)]

@@ -3,13 +3,13 @@
 import pytest
 from dropin_clients import released
 
-from mmssl_fast.dropin import hkuds, sparse, sparse_matrices
-from mmssl_fast.dropin.adjacency import Adjacency
+from mmssl_fast.dropin import hkuds, sparse
+from mmssl_fast.dropin.sparse import Adjacency, cost, decide
 
 
 @pytest.fixture
 def fresh(monkeypatch):
-    monkeypatch.setattr(sparse, "_told", set())
+    monkeypatch.setattr(decide, "_told", set())
     sparse.reset_report()
     yield
     sparse.reset_report()
@@ -18,7 +18,7 @@ def fresh(monkeypatch):
 @pytest.fixture
 def small_ones_pay(monkeypatch):
     """Every product gains and preparing is cheap, so that matrices of a few entries are taken."""
-    monkeypatch.setattr(sparse_matrices.sparse_cost, "gain", lambda *args, **kwargs: 1e9)
+    monkeypatch.setattr(cost, "gain", lambda *args, **kwargs: 1e9)
 
 
 @pytest.fixture

@@ -70,7 +70,11 @@ DIFFERENT = {
     "option": ("batched_contrastive_loss", with_temperature, "a parameter 'temperature' that the replacement lacks"),
     "cosine": ("u_sim_calculation", cosine_rows, "the result: entries differ"),
     "weights": ("u_sim_calculation", masked_seen, "the result: entries differ"),
-    "signature": ("sparse_mx_to_torch_sparse_tensor", lambda self, m, kind: m, "takes .*, the replacement takes"),
+    "signature": (
+        "sparse_mx_to_torch_sparse_tensor",
+        lambda self, m, kind: m,
+        r"takes \(self, m, kind\), the replacement takes \(self, sparse_mx\)$",
+    ),
 }
 
 

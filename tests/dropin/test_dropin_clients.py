@@ -11,11 +11,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from mmssl_fast.dropin import lightgcn_pytorch, mmrec
-from mmssl_fast.dropin.adjacency import Adjacency
 from mmssl_fast.dropin.layers import lightgcn_layers
 from mmssl_fast.dropin.losses import bpr_margins, row_squares
 from mmssl_fast.dropin.negatives import UniformTriples, chosen_negatives
 from mmssl_fast.dropin.optimizer import fusable
+from mmssl_fast.dropin.sparse import Adjacency
 
 USERS, ITEMS, D = 30, 41, 7
 

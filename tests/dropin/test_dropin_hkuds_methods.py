@@ -15,7 +15,7 @@ from tolerances import assert_close
 
 from mmssl_fast import RelationRows
 from mmssl_fast.dropin import hkuds
-from mmssl_fast.dropin.adjacency import Adjacency
+from mmssl_fast.dropin.sparse import Adjacency
 
 
 def test_gradient_penalty_of_rows_and_of_matrices(accelerated):

@@ -11,7 +11,7 @@ from dropin_clients.sparse_matrices import dense, matrix, near
 from tolerances import assert_close
 
 from mmssl_fast.dropin import sparse
-from mmssl_fast.dropin.adjacency import Adjacency
+from mmssl_fast.dropin.sparse import Adjacency, decide
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:Sparse invariant checks"),
@@ -75,7 +75,7 @@ def test_a_matrix_is_prepared_once_and_forgotten_with_it():
     assert sparse.prepared(a) is first and sparse.prepared(matrix()) is not first
     del a
     gc.collect()
-    assert not len(sparse._matrices)
+    assert not len(decide._matrices)
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr"])

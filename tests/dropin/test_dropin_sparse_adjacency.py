@@ -1,4 +1,4 @@
-"""mmssl_fast.dropin.adjacency.Adjacency in the place of torch's sparse tensor and of torch_sparse's SparseTensor."""
+"""mmssl_fast.dropin.sparse.Adjacency in the place of torch's sparse tensor and of torch_sparse's SparseTensor."""
 
 import copy
 import pickle
@@ -9,7 +9,7 @@ import torch
 from dropin_clients.sparse_matrices import dense, matrix, product_and_gradient
 from tolerances import assert_close
 
-from mmssl_fast.dropin.adjacency import Adjacency
+from mmssl_fast.dropin.sparse import Adjacency
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:Sparse invariant checks")
 

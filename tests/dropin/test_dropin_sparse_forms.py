@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from dropin_clients.sparse_matrices import dense, matrix
 from tolerances import assert_close
 
-from mmssl_fast.dropin import products, sparse
-from mmssl_fast.dropin.adjacency import Adjacency
+from mmssl_fast.dropin import sparse
+from mmssl_fast.dropin.sparse import Adjacency, products
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:Sparse invariant checks"),

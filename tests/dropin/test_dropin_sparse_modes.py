@@ -10,7 +10,7 @@ from dropin_clients.sparse_matrices import assert_torchs, dense, matrix, product
 from tolerances import assert_close
 
 from mmssl_fast.dropin import sparse
-from mmssl_fast.dropin.adjacency import Adjacency
+from mmssl_fast.dropin.sparse import Adjacency
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:Sparse invariant checks"),

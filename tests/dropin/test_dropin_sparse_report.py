@@ -7,9 +7,9 @@ import torch
 from dropin_clients.sparse_matrices import assert_torchs, dense, matrix
 from tolerances import assert_close
 
-from mmssl_fast.dropin import sparse, sparse_cost
-from mmssl_fast.dropin.adjacency import Adjacency
-from mmssl_fast.dropin.sparse_matrices import TOO_BRIEF, TOO_SMALL
+from mmssl_fast.dropin import sparse
+from mmssl_fast.dropin.sparse import Adjacency, cost
+from mmssl_fast.dropin.sparse.matrices import TOO_BRIEF, TOO_SMALL
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:Sparse invariant checks"),
@@ -68,7 +68,7 @@ def test_other_values_on_a_known_pattern_are_not_sorted(layout, monkeypatch):
         torch.sparse_csc: lambda v: torch.sparse_csc_tensor(a.ccol_indices(), a.row_indices(), v, a.shape),
     }[a.layout]
     assert_torchs(a, dense(11, 3))
-    monkeypatch.setattr("mmssl_fast.dropin.pattern.Pattern._sort", lambda self: pytest.fail("sorted again"))
+    monkeypatch.setattr("mmssl_fast.dropin.sparse.pattern.Pattern._sort", lambda self: pytest.fail("sorted again"))
     for seed in range(3):
         assert_torchs(made(dense(a._nnz(), seed=seed)), dense(11, 3))
     with torch.no_grad():
@@ -116,8 +116,8 @@ def test_small_and_narrow_products_are_torchs(taken):
 def test_matrices_that_live_for_too_few_products_are_torchs(taken):
     """1500 x 1500 with 6400 entries: one product with its gradient gains less than sorting costs, four gain more."""
     a, x = graph(8000, 1500), torch.randn(1500, 64).requires_grad_()
-    gain = sparse_cost.gain(a.layout, 6400, a.shape, 64, backward=True)
-    assert gain < sparse_cost.prepare_cost(6400, a.shape, False) < 4 * gain
+    gain = cost.gain(a.layout, 6400, a.shape, 64, backward=True)
+    assert gain < cost.prepare_cost(6400, a.shape, False) < 4 * gain
     with sparse.accelerated():
         for step in range(20):
             without_edges(a, step) @ x
@@ -165,9 +165,9 @@ def test_decisions_are_the_same_in_every_run():
 def test_the_rule_grows_with_sizes(layout):
     kind = {"coo": torch.sparse_coo, "csr": torch.sparse_csr, "csc": torch.sparse_csc}[layout]
     shape = torch.Size((16000, 16000))
-    assert sparse_cost.gain(kind, 100, shape, 64) < 0 < sparse_cost.gain(kind, 120_000, shape, 64, backward=True)
-    assert sparse_cost.gain(kind, 120_000, shape, 128, from_right=True) < sparse_cost.gain(kind, 120_000, shape, 128)
-    assert sparse_cost.prepare_cost(10**5, shape, True) < sparse_cost.prepare_cost(10**5, shape, False)
+    assert cost.gain(kind, 100, shape, 64) < 0 < cost.gain(kind, 120_000, shape, 64, backward=True)
+    assert cost.gain(kind, 120_000, shape, 128, from_right=True) < cost.gain(kind, 120_000, shape, 128)
+    assert cost.prepare_cost(10**5, shape, True) < cost.prepare_cost(10**5, shape, False)
 
 
 def test_an_adjacency_is_never_weighed(taken):

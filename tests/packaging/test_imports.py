@@ -18,21 +18,17 @@ def test_imports_go_down_and_form_no_cycle():
     assert import_graph.upward(found) == []
 
 
-MANY_FILES = {
-    "mmssl_fast/ops": "one module each",
-    "python/systems": "one per file",
-    "mmssl_fast/dropin": "one file for each client",
-    "python/cli": "one file for each command",
-    "python/data": "one file for each step",
-}
+MANY_FILES = {"mmssl_fast/ops", "python/systems", "mmssl_fast/dropin", "python/cli", "python/data"}
 
 
 def test_folders_are_small_or_say_why_not():
+    """The first lines of a folder with many modules say what has a file there."""
     for tree in TREES:
         for folder in {path.parent for path in (ROOT / tree).rglob("*.py")}:
             name = folder.relative_to(ROOT).as_posix()
             if len([path for path in folder.glob("*.py") if path.stem != "__init__"]) > 12:
-                assert MANY_FILES[name] in " ".join((folder / "__init__.py").read_text()[:400].split()), name
+                assert name in MANY_FILES
+                assert re.search(r"\b(file|module)\b", (folder / "__init__.py").read_text()[:400]), name
 
 
 def test_a_late_import_is_found(tmp_path):

@@ -3,9 +3,10 @@
 The computations are those of that code, even where it differs from the paper. Only speed and memory change.
 """
 
+from ..report import Accelerated
 from .evaluation import evaluate
 from .losses import batched_contrastive_loss, bpr_loss
-from .patch import PARTS, Accelerated, accelerate
+from .patch import PARTS, accelerate
 from .rows import discriminate, gradient_penalty, interaction_graph, noisy_rows, relation_rows
 from .sampling import TripleSampler
 

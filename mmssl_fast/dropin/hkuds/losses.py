@@ -28,7 +28,9 @@ def batched_contrastive_loss(z1: Tensor, z2: Tensor, tau: float = 0.5) -> Tensor
     return -((-terms).exp() + 1e-8).log().mean()
 
 
-def bpr_loss(users: Tensor, pos_items: Tensor, neg_items: Tensor, decay: float, batch_size: int):
+def bpr_loss(
+    users: Tensor, pos_items: Tensor, neg_items: Tensor, decay: float, batch_size: int
+) -> tuple[Tensor, Tensor, float]:
     """Equals the released ``bpr_loss``: ``(-logsigmoid(pos - neg).mean(), decay / batch_size * (squares) / 2, 0.0)``.
 
     users, pos_items, neg_items: [B, d], the gathered rows (Eq. 14).
@@ -37,5 +39,5 @@ def bpr_loss(users: Tensor, pos_items: Tensor, neg_items: Tensor, decay: float, 
     n = users.shape[0]
     ids = torch.arange(2 * n, device=users.device)
     ranking = _bpr_loss(users, torch.cat((pos_items, neg_items)), ids[:n], ids[:n], ids[n:])
-    squares = sum(x.square().sum() for x in (users, pos_items, neg_items)) / 2
+    squares = (users.square().sum() + pos_items.square().sum() + neg_items.square().sum()) / 2
     return ranking, decay * (squares / batch_size), 0.0

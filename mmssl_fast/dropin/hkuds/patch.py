@@ -6,12 +6,18 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, ModuleType, SimpleNamespace
+from typing import Any
 
+import numpy as np
+import scipy.sparse as sp
 import torch
+from torch import Tensor
 
-from ..adjacency import Adjacency
+from ...graph import InteractionGraph
+from ...relation import RelationRows
 from ..compare import with_parameters_of
 from ..report import Accelerated
+from ..sparse.adjacency import Adjacency
 from .evaluation import evaluate
 from .losses import batched_contrastive_loss, bpr_loss
 from .rows import discriminate, gradient_penalty, interaction_graph, item_major_, relation_rows
@@ -96,7 +102,7 @@ def accelerate(
     return done
 
 
-def _place(part: str, cls: type, names: dict):
+def _place(part: str, cls: type, names: dict[str, Any]) -> tuple[Any, str]:
     """(where the original code looks the part up, under which name). (None, name) if the part is missing."""
     owner, _, name = part.rpartition(".")
     if owner == "Discriminator":
@@ -109,7 +115,7 @@ def _place(part: str, cls: type, names: dict):
     return cls if hasattr(cls, name) else None, name
 
 
-def _device(names: dict, device: torch.device | str | None) -> torch.device:
+def _device(names: dict[str, Any], device: torch.device | str | None) -> torch.device:
     """The given device, otherwise ``args.device``, the current CUDA device or the CPU, in this order."""
     device = getattr(names.get("args"), "device", None) if device is None else device
     if device is None:
@@ -117,7 +123,7 @@ def _device(names: dict, device: torch.device | str | None) -> torch.device:
     return torch.device(f"cuda:{device}" if str(device).isdigit() else device)
 
 
-def _globals(cls: type) -> dict:
+def _globals(cls: type) -> dict[str, Any]:
     """The globals of the module that defines the methods of the Trainer."""
     for value in (value for base in cls.__mro__ for value in vars(base).values()):
         if isinstance(value, FunctionType):
@@ -125,20 +131,20 @@ def _globals(cls: type) -> dict:
     raise ValueError(f"accelerate: {cls.__name__} defines no methods")
 
 
-def _globals_of(original: Callable, default: dict) -> dict:
+def _globals_of(original: Callable[..., Any], default: dict[str, Any]) -> dict[str, Any]:
     """The globals of the original function, even if an earlier `accelerate` replaced it."""
     return getattr(inspect.unwrap(original), "__globals__", default)
 
 
 def _replacement(
     part: str,
-    original: Callable,
+    original: Callable[..., Any],
     cls: type,
-    names: dict,
+    names: dict[str, Any],
     overrides: SimpleNamespace,
     gemm: torch.dtype | None,
     skip_unread: bool,
-) -> FunctionType:
+) -> Callable[..., Any]:
     if part == "Discriminator.forward":
         return _forward(gemm, skip_unread)
     if part == "Data.sample":
@@ -150,38 +156,45 @@ def _replacement(
 
 
 def _trainer_method(
-    part: str, device: torch.device, names: dict, overrides: SimpleNamespace, gemm: torch.dtype | None
-) -> FunctionType:
-    graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+    part: str, device: torch.device, names: dict[str, Any], overrides: SimpleNamespace, gemm: torch.dtype | None
+) -> Callable[..., Any]:
+    graphs: weakref.WeakKeyDictionary[Any, tuple[Any, InteractionGraph]] = weakref.WeakKeyDictionary()
 
-    def u_sim_calculation(self, users, user_final, item_final):
+    def u_sim_calculation(self: Any, users: list[int] | Tensor, user_final: Tensor, item_final: Tensor) -> RelationRows:
         cached = graphs.get(self)
         if cached is None or cached[0] is not self.ui_graph_raw:
             cached = graphs[self] = self.ui_graph_raw, interaction_graph(self.ui_graph_raw)
         return relation_rows(cached[1], users, user_final, item_final)
 
-    def penalty(self, D, xr, xf):
+    def penalty(self: Any, D: Callable[[Any], Tensor], xr: RelationRows | Tensor, xf: RelationRows | Tensor) -> Tensor:
         return gradient_penalty(D, xr, xf, gemm=gemm)
 
-    def contrastive(self, z1, z2, batch_size=1024):
+    def contrastive(self: Any, z1: Tensor, z2: Tensor, batch_size: int = 1024) -> Tensor:
         tau = overrides.tau if overrides.tau is not None else _setting(names, "args", "tau", "tau").tau
         return batched_contrastive_loss(z1, z2, tau)
 
-    def bpr(self, users, pos_items, neg_items):
+    def bpr(self: Any, users: Tensor, pos_items: Tensor, neg_items: Tensor) -> tuple[Tensor, Tensor, float]:
         decay = self.decay if overrides.decay is None else overrides.decay
         return bpr_loss(users, pos_items, neg_items, decay, self.batch_size)
 
-    def matrix_to_tensor(self, cur_matrix):
+    def matrix_to_tensor(self: Any, cur_matrix: sp.spmatrix | sp.sparray) -> Adjacency:
         return Adjacency.from_scipy(cur_matrix).to(device)
 
-    def sparse_mx_to_torch_sparse_tensor(self, sparse_mx):
+    def sparse_mx_to_torch_sparse_tensor(self: Any, sparse_mx: sp.spmatrix | sp.sparray) -> Adjacency:
         return Adjacency.from_scipy(sparse_mx).to(device)
 
-    methods = (u_sim_calculation, penalty, contrastive, bpr, matrix_to_tensor, sparse_mx_to_torch_sparse_tensor)
-    return dict(zip(TRAINER, methods, strict=True))[part]
+    methods: dict[str, Callable[..., Any]] = {
+        "u_sim_calculation": u_sim_calculation,
+        "gradient_penalty": penalty,
+        "batched_contrastive_loss": contrastive,
+        "bpr_loss": bpr,
+        "matrix_to_tensor": matrix_to_tensor,
+        "sparse_mx_to_torch_sparse_tensor": sparse_mx_to_torch_sparse_tensor,
+    }
+    return methods[part]
 
 
-def _setting(names: dict, name: str, attribute: str | None, option: str):
+def _setting(names: dict[str, Any], name: str, attribute: str | None, option: str) -> Any:
     """The global `name` of the original code. If it is missing, the error names the argument to pass instead."""
     if name not in names or (attribute and not hasattr(names[name], attribute)):
         full = f"{name}.{attribute}" if attribute else name
@@ -189,8 +202,8 @@ def _setting(names: dict, name: str, attribute: str | None, option: str):
     return names[name]
 
 
-def _forward(gemm: torch.dtype | None, skip_unread: bool) -> FunctionType:
-    def forward(self, x):
+def _forward(gemm: torch.dtype | None, skip_unread: bool) -> Callable[..., Any]:
+    def forward(self: Any, x: RelationRows | Tensor) -> Tensor:
         item_major_(self.net[0].weight)
         if not (skip_unread and x.requires_grad and not x.is_leaf):
             return discriminate(self.net, x, gemm)
@@ -205,10 +218,10 @@ def _forward(gemm: torch.dtype | None, skip_unread: bool) -> FunctionType:
     return forward
 
 
-def _sample() -> FunctionType:
-    samplers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+def _sample() -> Callable[..., Any]:
+    samplers: weakref.WeakKeyDictionary[Any, TripleSampler] = weakref.WeakKeyDictionary()
 
-    def sample(self):
+    def sample(self: Any) -> tuple[list[int], list[int], list[int]]:
         if self not in samplers:
             samplers[self] = TripleSampler(
                 self.train_items, self.exist_users, self.batch_size, self.n_users, self.n_items
@@ -218,8 +231,15 @@ def _sample() -> FunctionType:
     return sample
 
 
-def _test_torch(names: dict, ks: Sequence[int] | None) -> FunctionType:
-    def test_torch(ua_embeddings, ia_embeddings, users_to_test, is_val, drop_flag=False, batch_test_flag=False):
+def _test_torch(names: dict[str, Any], ks: Sequence[int] | None) -> Callable[..., Any]:
+    def test_torch(
+        ua_embeddings: Tensor,
+        ia_embeddings: Tensor,
+        users_to_test: Sequence[int],
+        is_val: bool,
+        drop_flag: bool = False,
+        batch_test_flag: bool = False,
+    ) -> dict[str, np.ndarray | float]:
         data = names["data_generator"]
         relevant = data.val_set if is_val else data.test_set
         lengths = _setting(names, "Ks", None, "ks") if ks is None else ks

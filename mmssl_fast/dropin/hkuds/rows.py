@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import scipy.sparse as sp
 import torch
@@ -17,13 +19,14 @@ from ...relation import RelationRows
 
 PENALTY = 0.3  # the λ that the released gradient_penalty multiplies by, beside args.gp_rate
 
-_warned: weakref.WeakSet = weakref.WeakSet()
+_warned: weakref.WeakSet[InteractionGraph] = weakref.WeakSet()
 
 
 def interaction_graph(matrix: sp.spmatrix | sp.sparray) -> InteractionGraph:
     """The graph of a raw interaction matrix [U, I]. Edge values are stored only if one of them differs from 1."""
     graph = InteractionGraph.from_scipy(matrix, weights=True)
-    return InteractionGraph.from_scipy(matrix) if bool((graph.value == 1).all()) else graph
+    weighted = graph.value is not None and bool((graph.value != 1).any())
+    return graph if weighted else InteractionGraph.from_scipy(matrix)
 
 
 def relation_rows(
@@ -75,7 +78,9 @@ def discriminate(net: nn.Sequential, x: RelationRows | Tensor, gemm: torch.dtype
     return (100 * z).view(-1)
 
 
-def noisy_rows(interactions: sp.spmatrix | sp.sparray, noise_scale: float, tau: float, device=None) -> Tensor:
+def noisy_rows(
+    interactions: sp.spmatrix | sp.sparray, noise_scale: float, tau: float, device: torch.device | str | None = None
+) -> Tensor:
     """Equals ``F.softmax(A - noise_scale * torch.log(-torch.log(torch.rand(B, I) + 1e-8) + 1e-8) / tau, dim=1)``: the
     released real rows before ``+= rows * args.ui_pre_scale`` (Eq. 5, but the noise alone is divided by the
     temperature).
@@ -95,7 +100,7 @@ def noisy_rows(interactions: sp.spmatrix | sp.sparray, noise_scale: float, tau: 
 
 
 def gradient_penalty(
-    D,
+    D: Callable[[Any], Tensor],
     xr: RelationRows | Tensor,
     xf: RelationRows | Tensor,
     alpha: Tensor | None = None,
@@ -116,7 +121,7 @@ def gradient_penalty(
     xr, xf = xr.detach(), xf.detach()
     if alpha is None:
         alpha = torch.rand(len(xr), 1).to(xr.device)
-    x = (alpha * xr + (1 - alpha) * xf).requires_grad_()
+    x: Any = (alpha * xr + (1 - alpha) * xf).requires_grad_()  # torch.autograd.grad knows no rows by type
     score = D(x)
     (gradient,) = torch.autograd.grad(score, x, torch.ones_like(score), create_graph=True)
     with torch.autocast(score.device.type, gemm) if gemm is not None else nullcontext():

@@ -17,6 +17,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.random import mtrand
 
 from ..._C import numpy_triples
 
@@ -67,7 +68,7 @@ class TripleSampler:
             places = np.array([random.choice(self._places) for _ in range(self._batch)])
         else:
             places = _sample(len(self._places), self._batch)
-        generator = np.random.get_bit_generator()
+        generator = mtrand.get_bit_generator()
         with generator.lock:
             pos, neg = numpy_triples(generator.capsule, places, self._crow, self._items, self._ascending, self._n_items)
         return list(map(self._users.__getitem__, places.tolist())), pos.tolist(), neg.tolist()

@@ -1,5 +1,5 @@
-"""Cancelled rows: rows of u vᵀ whose seen items make up nearly the whole row, so that subtracting them loses all
-digits.
+"""Cancelled rows: rows of u vᵀ whose seen items account for nearly all of their length, so that subtracting the seen
+items loses all digits.
 
 These rows are formed densely instead. They are few: the features of all unseen items must be nearly orthogonal to those
 of the user. They are formed block by block, so that memory stays bounded even if every row cancels.

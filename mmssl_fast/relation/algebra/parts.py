@@ -1,14 +1,14 @@
 """The arithmetic of the linear layer on relation rows: rows Wᵀ and its gradients, without forming rows (Eq. 3 and 4).
 
-A part is a block of rows of one kind: generated, sparse, tiled or dense. With W = weight [H, I] and the products
-s_ui = U_u·V_i of the seen pairs S, the linear layer on generated rows is
+A part is a block of rows of one kind: generated, sparse, tiled or dense. With W = weight [H, I], A [B, I] with a 1 at
+each seen pair, and the products s_ui = U_u·V_i of the seen pairs, the linear layer on generated rows is
 
-    z = ((U Vᵀ) ∘ (1 − S)) Wᵀ = U (W V)ᵀ − Σ_{i seen by u} s_ui W[:, i]
+    z = ((U Vᵀ) ∘ (1 − A)) Wᵀ = U (W V)ᵀ − Σ_{i seen by u} s_ui W[:, i]
 
-which takes I·d·H + nnz·H operations instead of B·I·H. With y = ∂L/∂z, T = yᵀU, and A = (y W) at the seen pairs and 0
+which takes I·d·H + nnz·H operations instead of B·I·H. With y = ∂L/∂z, T = yᵀU, and G = (y W) at the seen pairs and 0
 elsewhere, its gradients are
 
-    dW = T Vᵀ − yᵀs,   dU = y (W V) − A V,   dV = Wᵀ T − Aᵀ U.
+    dW = T Vᵀ − yᵀs,   dU = y (W V) − G V,   dV = Wᵀ T − Gᵀ U.
 
 `forward` and `backward` below process any number of parts. W is by far the largest operand, so they compute the
 products with W, namely W V and Wᵀ T, for all parts together.
@@ -102,9 +102,9 @@ class Part:
 
 @dataclass(eq=False)
 class GeneratedPart(Part):
-    """The rows (u vᵀ) ∘ (1 − S).
+    """The rows (u vᵀ) ∘ (1 − A).
 
-    u: [B, d]. v: [I, d]. seen: the entries of S as (crow [B + 1], col [nnz]), or None. cancelled: bool [B] or None, the
+    u: [B, d]. v: [I, d]. seen: the ones of A as (crow [B + 1], col [nnz]), or None. cancelled: bool [B] or None, the
     rows that are formed densely, a few at a time, because the subtraction would lose all digits (see cancelled.py).
     """
 

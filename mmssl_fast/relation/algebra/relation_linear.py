@@ -43,7 +43,7 @@ def relation_linear(
         weight: [H, I], dtype of u. It is fastest if it is item-major (``weight.mT`` contiguous). Its gradient has the
             same layout.
         seen: SeenRows(crow [B + 1], col [nnz]), whose entries have value 0 and are distinct within a row, or None.
-        kind: "cosine" (equation 3) or "dot" (the authors' code).
+        kind: "cosine" (equation 3) or "dot" (the released code).
         row_l2: divide every row by its length. A zero row stays zero and has gradient 0.
 
     Returns:

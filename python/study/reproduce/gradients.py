@@ -13,6 +13,7 @@ from mmssl_fast.ops.unit_rows import unit_rows
 from ...console.markdown import markdown
 from ...data import Dataset
 from ...runs import saved_model
+from ...systems.mmssl import MMSSLSystem
 from .paper import TEMPERATURES
 from .runs import FinishedRun
 
@@ -39,6 +40,7 @@ def phi(x: Tensor, tau: float) -> Tensor:
 def views_of(finished: FinishedRun, dataset: Dataset) -> tuple[Tensor, list[Tensor]]:
     """The user embeddings h [U, d] and modality views e^m [U, d] of a finished MMSSL run, float64."""
     system = saved_model.rebuild(saved_model.load(finished.run.folder), dataset, finished.run.config)
+    assert isinstance(system, MMSSLSystem)
     system.model.eval()
     with torch.no_grad():
         encoded = system.model()
@@ -56,10 +58,10 @@ def measure(h: Tensor, e: Tensor, anchors: Tensor, tau: float) -> Measured:
     xs, weights, hardest = [], [], []
     for anchor in anchors.tolist():
         leaves = h.clone().requires_grad_(), e.clone().requires_grad_()
-        infonce(*leaves, torch.tensor([anchor]), tau).backward()
+        gradients = torch.autograd.grad(infonce(*leaves, torch.tensor([anchor]), tau), leaves)
         x = torch.cat([unit_h @ unit_e[anchor], unit_e @ unit_e[anchor]])
         total = (x / tau).exp().sum()
-        gradient = torch.cat([leaf.grad.norm(dim=1) * leaf.detach().norm(dim=1) for leaf in leaves])
+        gradient = torch.cat([g.norm(dim=1) * rows.norm(dim=1) for g, rows in zip(gradients, (h, e), strict=True)])
         is_negative = torch.cat([h.norm(dim=1) > 0, e.norm(dim=1) > 0])
         is_negative[[anchor, h.shape[0] + anchor]] = False
         x, gradient = x[is_negative], gradient[is_negative]

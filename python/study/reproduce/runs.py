@@ -161,7 +161,8 @@ class Estimates:
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.seconds_per_epoch = dataset, {}
+        self.dataset = dataset
+        self.seconds_per_epoch: dict[str, float] = {}
 
     def seconds(self, run: Run) -> float:
         if progress_of(run, self.dataset) == "done":

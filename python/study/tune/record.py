@@ -18,17 +18,7 @@ RECORD, BEST = "trials.md", "best.toml"
 
 def table(trials: list[FrozenTrial], names: list[str], dataset: Dataset, base: Config, seeds: int) -> str:
     """The contents of trials.md: all trials, in the given order, with the values of the keys `names`."""
-    rows = [
-        [
-            str(trial.number),
-            _text(value_of(trial)),
-            _state(trial),
-            *(_text(trial.params[name]) for name in names),
-            ", ".join(map(str, trial.user_attrs.get("best_epoch", []))),
-            f"{trial.duration.total_seconds():.0f}",
-        ]
-        for trial in trials
-    ]
+    rows = [_row(trial, names) for trial in trials]
     columns = ["trial", "val. Recall@20", "state", *names, "best epoch", "seconds"]
     lines = [
         f"# Search for {base.model.system} on {dataset.name}",
@@ -68,6 +58,19 @@ def value_of(trial: FrozenTrial) -> float | None:
     if trial.state == TrialState.COMPLETE:
         return trial.value
     return max(trial.intermediate_values.values(), default=None)
+
+
+def _row(trial: FrozenTrial, names: list[str]) -> list[str]:
+    duration = trial.duration
+    assert duration is not None  # only a trial that has not ended lacks it
+    return [
+        str(trial.number),
+        _text(value_of(trial)),
+        _state(trial),
+        *(_text(trial.params[name]) for name in names),
+        ", ".join(map(str, trial.user_attrs.get("best_epoch", []))),
+        f"{duration.total_seconds():.0f}",
+    ]
 
 
 def _state(trial: FrozenTrial) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -93,9 +94,9 @@ class Search:
             if prune
             else optuna.pruners.NopPruner(),
         )
-        self.sampler_seed = sampler_seed
-        if sampler_seed is None:  # a resumed search must not repeat the values that it drew at first
-            self.sampler_seed = base.train.seed + len(self.study.get_trials(deepcopy=False))
+        # A resumed search must not repeat the values that it drew at first.
+        drawn = base.train.seed + len(self.study.get_trials(deepcopy=False))
+        self.sampler_seed = drawn if sampler_seed is None else sampler_seed
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.sampler = optuna.samplers.TPESampler(
@@ -107,7 +108,7 @@ class Search:
 
     def _check_same_search(self) -> None:
         """Store what the search is about when it starts, and compare it when it is resumed."""
-        current = {
+        current: dict[str, Any] = {
             "fingerprint": self.dataset.fingerprint,
             "config": self.base.model_dump(),
             "seeds": self.seeds,
@@ -191,7 +192,7 @@ class Search:
     def run_trial(self) -> int:
         """Run one trial and return its number."""
         _raise_if_stopped(self.stop)
-        trial = self.study.ask(self.space.keys)
+        trial = self.study.ask(dict(self.space.keys))
         try:
             config = with_values(self.base, trial.params, self.space.source)
             self.study.tell(trial, self._value(trial, config))
@@ -204,7 +205,7 @@ class Search:
 
     def _value(self, trial: Trial, config: Config) -> float:
         """Validation Recall@20, mean over seeds. Only the run of the first seed can be pruned."""
-        values = []
+        values: list[float] = []
         for seed in range(config.train.seed, config.train.seed + self.seeds):
             observer = _TrialObserver(trial, prune=not values, stop=self.stop)
             with warnings.catch_warnings():
@@ -247,7 +248,8 @@ def run_one_trial(
     sampler_seed: int,
 ) -> None:
     """Run one trial in a worker process; see Search for the arguments."""
-    space = Space(source, {name: optuna.distributions.json_to_distribution(text) for name, text in keys.items()})
+    distributions = {name: optuna.distributions.json_to_distribution(text) for name, text in keys.items()}
+    space = Space(source, cast(dict[str, Distribution], distributions))  # the inverse of _to_json
     with signals.defer_signals() as stop:
         search = Search(Path(folder), dataset, base, space, seeds, prune, sampler_seed)
         search.stop = stop

@@ -37,12 +37,14 @@ def runs():
     return dict(zip(RUNS, measured(*RUNS, MALLOC_MMAP_THRESHOLD_="131072"), strict=True))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("sizes", RUNS)
 def test_plan_is_within_fifteen_percent_of_a_run(runs, sizes):
     found = runs[sizes]
     assert found["live"] == pytest.approx(found["measured"], rel=0.15), found
 
 
+@pytest.mark.processes
 def test_plan_knows_what_the_allocator_keeps():
     """glibc's blocks lie otherwise in every run: 236 to 281 MB in thirty runs of the second size."""
     (found,) = measured(RUNS[1])

@@ -12,6 +12,8 @@ from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.files import read_header, write_tensors
 from safetensors import safe_open
 
+pytestmark = pytest.mark.processes
+
 TIMELESS = {
     "run/config.toml",
     "run/model.safetensors",

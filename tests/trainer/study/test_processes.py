@@ -23,6 +23,8 @@ from mmssl_trainer.study.reproduce import targets
 from mmssl_trainer.study.tune import search as tune
 from mmssl_trainer.study.tune.space import read_space
 
+pytestmark = pytest.mark.processes
+
 TINY = ["--threads", "1", "--set", "model.dim=8", "--set", "train.batch=64", "--set", "train.patience=0"]
 
 
@@ -281,7 +283,7 @@ def test_runs_that_do_not_fit_together_are_refused(folder, tmp_path, monkeypatch
     data, memory = load_data(str(folder)), processes.budget
     config = load(None, {"model.system": ("lightgcn", "test"), "model.dim": (8, "test"), "train.batch": (64, "test")})
     each = processes.PROCESS + memory.needed(data, config)
-    monkeypatch.setattr(memory, "free_memory", lambda device: int(2.5 * each / 0.8))
+    monkeypatch.setattr(processes.free, "free_memory", lambda device: int(2.5 * each / 0.8))
     asked = ["--systems", "lightgcn", "--seeds", "3", "--epochs", "1"]
     assert main(command(folder, tmp_path, *asked, "--jobs", "3")) == 2
     line = said(capsys)

@@ -11,6 +11,7 @@ from mmssl_trainer import ranking
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.ranking import METRICS, Ranking, ranking_metrics, split_metrics, user_metrics
 
+from mmssl_fast.distributed import Ranks
 from mmssl_fast.graph import InteractionGraph
 
 KS = (1, 3, 20)
@@ -182,6 +183,11 @@ def test_user_without_embedding_gets_the_most_popular_items():
     popularity = np.array([1, 5, 0, 9, 7])
     _, best = Ranking(torch.randn(5, 3), popularity).best(torch.zeros(1, 3), torch.tensor([0]), 4)
     assert best.tolist() == [[3, 4, 1, 0]]
+
+
+def test_several_ranks_need_the_popularity():
+    with pytest.raises(ValueError, match="popularity is required"):
+        Ranking(torch.ones(2, 3), ranks=Ranks(rank=0, size=2))
 
 
 def test_items_without_embedding_come_last_by_popularity():

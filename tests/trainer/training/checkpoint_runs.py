@@ -130,7 +130,7 @@ def fill_disk(folder, largest_file):
     """[exit code, stderr, temporary files left] of a run in which no file may grow beyond so many bytes."""
     run = folder / f"full-{largest_file}"
     code, said = forked(begin(folder / "data", run, "--epochs", "3", *OFTEN), largest_file=largest_file)
-    return [code, said, [str(one) for one in folder.rglob("*.tmp")]]
+    return [code, said, [str(one) for one in run.rglob("*.tmp")]]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from checkpoint_runs import begin
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.training.signals import defer_signals
 
+pytestmark = pytest.mark.processes
+
 HERE = Path(__file__).parent
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..modes import outside_modes
-from ..ops.csr_transpose import csr_transpose
-from ..ops.derivatives import is_transforming
+from ...modes import outside_modes
+from ...ops.csr_transpose import csr_transpose
+from ...ops.derivatives import is_transforming
 
 Csr = tuple[Tensor, Tensor, Tensor]  # crow int64, col, value
 
@@ -141,16 +141,18 @@ def same_bits(x: Tensor, kept: Tensor) -> bool:
     """Whether x is what was kept of it, NaN and signs of zero included; integers may have been kept as int32."""
     if x.shape != kept.shape or x.device != kept.device or x.is_floating_point() != kept.is_floating_point():
         return False
-    if x.is_floating_point():
-        if x.dtype != kept.dtype:
-            return False
-        bits = torch.int32 if x.itemsize == 4 else torch.int64  # NaN equals itself, and 0.0 is not -0.0
-        x, kept = x.view(bits), kept.view(bits)
-    if x.device.type != "cpu":
+    if x.is_floating_point() and x.dtype != kept.dtype:
+        return False
+    if not x.is_cpu:
+        if x.is_floating_point():
+            bits = torch.int32 if x.itemsize == 4 else torch.int64  # NaN equals itself, and 0.0 is not -0.0
+            x, kept = x.view(bits), kept.view(bits)
         return torch.equal(x, kept.to(x.dtype))
-    return bool(
-        np.logical_and.reduce(np.equal(x.numpy(), kept.numpy()), axis=None)
-    )  # several times torch.equal's speed
+    found, known = x.numpy(), kept.numpy()
+    if known.dtype.kind == "f":
+        found, known = found.view(f"i{known.itemsize}"), known.view(f"i{known.itemsize}")
+    # Several times torch.equal's speed.
+    return bool(np.logical_and.reduce(np.equal(found, known), axis=None))
 
 
 def _ascends(ids: Tensor) -> bool:

@@ -6,18 +6,21 @@ torch's is the lower one and this library's the higher one, so that what is take
 and on earlier uses, never on a clock: a run can be repeated bit for bit.
 
 With n entries, N rows and columns together, and d columns of the dense factor in float32 (twice as many in float64),
-and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cache does not hold:
+and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cache does not hold::
 
-    torch, forward       COO  20e3 + n (33 + 0.45 [1.2] d)     CSR  35e3 + n (5 + 0.42 [1.0] d)
-                         CSC  40e3 + n (90 + 0.7 [0.9] d)
-    torch, backward      COO  125e3 + n (40 + 0.6 [1.2] d)     CSR  180e3 + n (95 + 1.0 [1.5] d)
-                         CSC  100e3 + n (5 + 0.42 [1.0] d)
-    here, forward        170e3 + n (22 + 0.35 [0.55] d), with the comparison of the matrix's contents
-    here, backward       210e3 + n (6 + 0.35 [0.55] d)
+    torch, forward       COO   2e3 + n (28 + 0.06 [0.17] d)     CSR    5e3 + n (0.9 + 0.11 [0.2] d)
+                         CSC  30e3 + n (25 + 0.115 [0.28] d)
+    torch, backward      COO  35e3 + n (32 + 0.09 [0.6] d)      CSR  100e3 + n (27 + 0.15 [0.3] d)
+                         CSC  65e3 + n (2.5 + 0.13 [0.3] d)
+    here, forward         60e3 + n (2.5 + 0.057 [0.12] d), with the comparison of the matrix's contents
+    here, backward        80e3 + n (2.5 + 0.07 [0.26] d)
     dense @ sparse       1 more, in either direction, for each element of the dense factor and of the result: both are
                          transposed
     preparing            300e3 + 50 n + 10 N
     new values only      130e3 + 9 n
+
+What is fixed here is Python. In a loop of nothing but products it is 33e3 forward, 46e3 with a gradient to come, and
+58e3 backward; the numbers above are from training steps of LightGCN, where other code runs in between.
 
 A matrix is prepared when the gain of the products expected of it exceeds the cost of preparing. Expected are as many as
 the last matrices of its layout, dtype, shape and device were used for before they died or changed; any number as long
@@ -27,6 +30,8 @@ for it; when it then changes, twice as many are waited for the next time.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 _COO, _CSR, _CSC = torch.sparse_coo, torch.sparse_csr, torch.sparse_csc
@@ -35,19 +40,20 @@ _CACHE = 2**21  # bytes
 _Line = tuple[float, float, float, float]  # fixed, per entry, per entry and column, the same beyond the cache
 
 _TORCH_FORWARD: dict[torch.layout, _Line] = {
-    _COO: (20e3, 33, 0.45, 1.2),
-    _CSR: (35e3, 5, 0.42, 1.0),
-    _CSC: (40e3, 90, 0.7, 0.9),
+    _COO: (2e3, 28, 0.06, 0.17),
+    _CSR: (5e3, 0.9, 0.11, 0.2),
+    _CSC: (30e3, 25, 0.115, 0.28),
 }
 _TORCH_BACKWARD: dict[torch.layout, _Line] = {
-    _COO: (125e3, 40, 0.6, 1.2),
-    _CSR: (180e3, 95, 1.0, 1.5),
-    _CSC: (100e3, 5, 0.42, 1.0),
+    _COO: (35e3, 32, 0.09, 0.6),
+    _CSR: (100e3, 27, 0.15, 0.3),
+    _CSC: (65e3, 2.5, 0.13, 0.3),
 }
-_FORWARD: _Line = (170e3, 22, 0.35, 0.55)
-_BACKWARD: _Line = (210e3, 6, 0.35, 0.55)
+_FORWARD: _Line = (60e3, 2.5, 0.057, 0.12)
+_BACKWARD: _Line = (80e3, 2.5, 0.07, 0.26)
 
 
+@lru_cache(256)
 def gain(
     layout: torch.layout,
     entries: int,

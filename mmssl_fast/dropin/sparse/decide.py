@@ -1,46 +1,33 @@
-"""Faster products of a sparse adjacency and a dense matrix, for any LightGCN-type model without changing it::
-
-    with mmssl_fast.dropin.sparse.accelerated():
-        train(model)
-    print(mmssl_fast.dropin.sparse.report())
-
-``mmssl_fast.dropin.sparse.enable()`` does the same for the rest of the program, and `mm` replaces a single
-``torch.sparse.mm``. torch computes the products that are not supported, with one warning for each reason. It also
-computes products that would be slower here, without a warning. The report counts them, and
-`mmssl_fast.dropin.sparse_cost` documents the rule.
-"""
+"""Which products run on `propagate`, and what was done so far."""
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from ..modes import is_tracing, is_transformed
-from ..ops.derivatives import is_transforming
-from . import products
+from ...modes import is_tracing, is_transformed
+from ...ops.derivatives import is_transforming
+from . import cost, products
 from .adjacency import Adjacency
-from .backward_modes import BACKWARD
+from .counts import TIMED, Report
+from .matrices import TOO_SMALL, Matrices
 from .products import Product
-from .sparse_matrices import Matrices
-from .sparse_report import TIMED, Report
 
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 DTYPES = (torch.float32, torch.float64)
-
-_WATCHED = frozenset((*products.READERS, *BACKWARD))
+_KINDS = (Tensor, torch.nn.Parameter)
 
 _matrices = Matrices()
 _told: set[str] = set()
-_here = threading.local()  # .mode: what `enable` has switched on in this thread
+is_mode_enabled = torch._C._is_torch_function_mode_enabled
+_torch_function = vars(Tensor)["__torch_function__"].__func__
+_sparse_mm = torch.sparse.mm  # torch's own, also while a wrapper stands there
 
 
 def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
@@ -65,7 +52,7 @@ def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
     """
     if isinstance(adjacency, Adjacency):
         return adjacency.mm(x)
-    return _run(Product(adjacency, x), torch.sparse.mm, (adjacency, x), {}, always)
+    return multiply(_sparse_mm, _sparse_mm, (adjacency, x), {}, always)
 
 
 def prepared(adjacency: Tensor) -> Adjacency:
@@ -92,81 +79,110 @@ def reset_report() -> None:
     _matrices = Matrices()
 
 
-@contextmanager
-def accelerated(*, always: bool = False) -> Iterator[None]:
-    """Context manager: accelerates the products of a sparse and a dense matrix in this thread.
+def multiply(
+    func: Callable[..., Any], plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool
+) -> Any:
+    """A call of `func` with a sparse factor, on propagate or by torch.
 
-    These are the products in torch.mm, torch.matmul, ``@``, torch.sparse.mm, torch.mv, torch.addmm, torch.sparse.addmm
-    and F.linear, as functions or methods, with positional or keyword arguments, and with the sparse matrix on either
-    side. All other calls are those of torch. `report` shows what was accelerated.
-
-    Args:
-        always: also accelerate products for which torch would be faster. Results are then bit-identical for any number
-            of threads.
+    plain: torch's way to do it; `func`, or what calls it.
     """
-    with _Products(always):
-        yield
+    if is_mode_enabled() and all(type(x) in _KINDS for x in args if isinstance(x, Tensor)):
+        with torch._C.DisableTorchFunction():  # with torch.set_default_device, reading a shape takes microseconds
+            result = _result(func, args, kwargs, always)
+    else:
+        result = _result(func, args, kwargs, always)
+    if result is not None:
+        return result
+    return plain(*args, **kwargs) if kwargs else plain(*args)
 
 
-def enable(*, always: bool = False) -> None:
-    """Like `accelerated`, from now on in this thread, until `disable`. A second call has no effect."""
-    if getattr(_here, "mode", None) is None:
-        _here.mode = _Products(always)
-        _here.mode.__enter__()
+def _result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool) -> Tensor | None:
+    """The product on propagate, or None."""
+    if not always and len(args) == 2 and not kwargs and func in products.PLAIN and _is_too_small(*args):
+        _matrices.report.left[TOO_SMALL] += 1
+        return None
+    if any(map(_decides, (*args, *kwargs.values()))):
+        return None
+    product = products.read(func, args, kwargs)
+    return None if product is None else _run(product, func, args, kwargs, always)
 
 
-def disable() -> None:
-    """Ends `enable` in this thread. Does nothing if it was not called."""
-    if getattr(_here, "mode", None) is not None:
-        _here.mode.__exit__(None, None, None)
-        _here.mode = None
+def _is_too_small(matrix: Any, x: Any) -> bool:
+    """Whether this is ``matrix @ x`` with nothing unusual about it, and torch computes it faster.
+
+    It is what `_run` would find, at a fifth of the cost: a small model has little time to lose.
+    """
+    if type(x) not in _KINDS or type(matrix) not in _KINDS or matrix.layout not in LAYOUTS or is_transforming():
+        return False
+    shape, x_shape, dtype = matrix.shape, x.shape, matrix.dtype
+    return (
+        len(shape) == 2 == len(x_shape)
+        and shape[1] == x_shape[0]
+        and x.layout is torch.strided
+        and dtype is x.dtype
+        and dtype in DTYPES
+        and matrix.device == x.device
+        and not matrix.requires_grad
+        and not matrix.dense_dim()
+        and cost.gain(
+            matrix.layout,
+            matrix._nnz(),
+            shape,
+            x_shape[1],
+            itemsize=dtype.itemsize,
+            backward=x.requires_grad and torch.is_grad_enabled(),
+        )
+        <= 0
+    )
 
 
-class _Products(TorchFunctionMode):
-    def __init__(self, always: bool) -> None:
-        super().__init__()
-        self.always = always
+def holds_sparse(values: tuple[Any, ...]) -> bool:
+    """`has_sparse` of any, where a TorchFunctionMode is active."""
+    with torch._C.DisableTorchFunction():
+        return any(map(has_sparse, values))
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Collection[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func not in _WATCHED:  # nearly every call that torch makes
-            return func(*args, **kwargs) if kwargs else func(*args)
-        kwargs = kwargs or {}
-        if func not in BACKWARD:
-            product = products.read(func, args, kwargs)
-            return func(*args, **kwargs) if product is None else _run(product, func, args, kwargs, self.always)
-        if all(kind in (Tensor, torch.nn.Parameter) for kind in types):
-            with self:
-                return BACKWARD[func](*args, **kwargs)
-        return func(*args, **kwargs)
+
+def has_sparse(x: Any) -> bool:
+    """Whether x is, or holds, a sparse tensor that does not answer torch's functions itself."""
+    if type(x) in _KINDS:
+        return x.layout is not torch.strided
+    if isinstance(x, list | tuple):
+        return any(map(has_sparse, x))
+    return isinstance(x, Tensor) and _follows_torch(type(x)) and x.layout is not torch.strided
+
+
+def _decides(x: Any) -> bool:
+    """Whether x is, or holds, something that answers torch's functions itself. It is then handed torch's function."""
+    if isinstance(x, list | tuple):
+        return any(map(_decides, x))
+    kind = type(x)
+    return not _follows_torch(kind) if isinstance(x, Tensor) else hasattr(kind, "__torch_function__")
+
+
+def _follows_torch(kind: Any) -> bool:
+    """Whether a subclass of Tensor has the __torch_function__ of Tensor, or none."""
+    own = kind.__torch_function__
+    return own is torch._C._disabled_torch_function_impl or own.__func__ is _torch_function
 
 
 def _run(
     product: Product | str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool
-) -> Any:
-    """The accelerated product, or that of `func`."""
-    if not isinstance(product, str) and isinstance(product.matrix, Adjacency):
-        return func(*args, **kwargs)
+) -> Tensor | None:
+    """The product on propagate; None where torch is to take it, for a reason that the report counts."""
     done = _matrices.report
     reason = product if isinstance(product, str) else _obstacle_of(product)
     if reason is not None:
         _tell(reason)
         done.left[reason] += 1
-        return func(*args, **kwargs)
+        return None
     assert isinstance(product, Product)
     start, preparing = time.perf_counter(), done.prepare_seconds
     matrix, x = product.matrix, product.x
     width = 1 if x.ndim == 1 else x.shape[0 if product.from_right else 1]
-    backward = is_transforming() or (x.requires_grad and torch.is_grad_enabled())
-    found = _matrices.adjacency(matrix, width, backward, product.from_right and x.ndim == 2, always)
+    found = _matrices.adjacency(matrix, width, _wants_backward(x), product.from_right and x.ndim == 2, always)
     if isinstance(found, str):
         done.left[found] += 1
-        return func(*args, **kwargs)
+        return None
     adjacency, kind = found
     result = product.of(adjacency)
     seconds = time.perf_counter() - start - (done.prepare_seconds - preparing)
@@ -176,6 +192,10 @@ def _run(
     if kind.products in TIMED and matrix.device.type == "cpu" and not is_transforming():
         _time_torch(done, seconds, func, args, kwargs)
     return result
+
+
+def _wants_backward(x: Tensor) -> bool:
+    return is_transforming() or (x.requires_grad and torch.is_grad_enabled())
 
 
 def _time_torch(
@@ -192,8 +212,8 @@ def _time_torch(
         done.ratios.append((time.perf_counter() - start) / seconds)
 
 
-def _obstacle(adjacency: Tensor, x: Tensor) -> str | None:
-    """The reason why torch must compute ``adjacency @ x``, or None."""
+def obstacle(adjacency: Tensor, x: Tensor) -> str | None:
+    """Why torch has to take ``adjacency @ x``, or None."""
     return _obstacle_of(Product(adjacency, x))
 
 
@@ -212,9 +232,9 @@ def _obstacle_of(product: Product) -> str | None:
         return "a matrix of dense blocks"
     if is_transformed(adjacency):
         return "a matrix that torch.func follows"
-    if not all(isinstance(x, Tensor) and _has_data(x) for x in (adjacency, x)):
+    if not _has_data(adjacency) or not isinstance(x, Tensor) or not _has_data(x):
         return "a factor that is no tensor of torch's own"
-    if not isinstance(x, Tensor) or x.layout != torch.strided or x.ndim not in (1, 2):
+    if x.layout != torch.strided or x.ndim not in (1, 2):
         return "a second factor that is no dense matrix or vector"
     columns = adjacency.shape[0 if product.transpose else 1]
     if x.dtype != adjacency.dtype or x.device != adjacency.device or product.factor.shape[0] != columns:
@@ -232,7 +252,7 @@ def _has_kernel(device: str) -> bool:
 def _tell(reason: str) -> None:
     if reason not in _told:
         _told.add(reason)
-        warnings.warn(f"mmssl_fast.dropin.sparse: {reason} is left to torch (said once)", stacklevel=4)
+        warnings.warn(f"mmssl_fast.dropin.sparse: {reason} is left to torch (said once)", stacklevel=6)
 
 
 def _has_data(x: Tensor) -> bool:

@@ -98,6 +98,10 @@ def _mm(input: Any, mat2: Any, *, out: None = None) -> Product | str:
     return product
 
 
+def _sparse_mm(sparse: Any, dense: Any) -> Product | str:
+    return _mm(sparse, dense)
+
+
 def _matmul(input: Any, other: Any, *, out: None = None) -> Product | str:
     return _pair(input, other)
 
@@ -158,7 +162,7 @@ def _can_add(bias: Any, product: Product) -> bool:
 READERS: dict[Any, Callable[..., Product | str] | str] = {
     torch.mm: _mm,
     Tensor.mm: _mm,
-    torch.sparse.mm: _mm,
+    torch.sparse.mm: _sparse_mm,
     torch.matmul: _matmul,
     torch.linalg.matmul: _matmul,
     Tensor.matmul: _matmul,
@@ -185,3 +189,6 @@ READERS: dict[Any, Callable[..., Product | str] | str] = {
     torch.chain_matmul: "torch.chain_matmul",
     torch.sparse.sampled_addmm: "torch.sparse.sampled_addmm",
 }
+
+# Those that are `left @ right` and nothing else when they are called with two matrices.
+PLAIN = frozenset(func for func, reader in READERS.items() if reader in (_mm, _sparse_mm, _matmul))

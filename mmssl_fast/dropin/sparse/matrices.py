@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..modes import outside_modes
-from . import sparse_cost
+from ...modes import outside_modes
+from . import cost
 from .adjacency import Adjacency
+from .counts import MatrixReport, Report
 from .pattern import Pattern, Snapshot, stored_entries
-from .sparse_report import MatrixReport, Report
 
 TOO_SMALL = "torch's own product is faster for matrices this small or dense factors this narrow"
 TOO_BRIEF = "preparing costs more than the few products that such a matrix is used for would gain"
@@ -66,11 +66,11 @@ class Matrices:
     ) -> tuple[Adjacency, MatrixReport] | str:
         """What to multiply with in the place of a COO, CSR or CSC matrix, or why torch's own product is the better one.
 
-        width, from_right: as for `sparse_cost.gain`. backward: whether a gradient of the dense factor is wanted.
+        width, from_right: as for `cost.gain`. backward: whether a gradient of the dense factor is wanted.
         always: never returns a reason.
         """
         entries, shape = stored_entries(matrix), matrix.shape
-        gain = sparse_cost.gain(
+        gain = cost.gain(
             matrix.layout,
             entries,
             shape,
@@ -92,11 +92,11 @@ class Matrices:
         expected = kind.products_each
         worth = float("inf") if always or expected is None else gain * (expected - known.uses)
         known.uses += 1
-        pattern = self._pattern(matrix, entries) if worth >= sparse_cost.prepare_cost(entries, shape, True) else None
-        cost = sparse_cost.prepare_cost(entries, shape, pattern is not None)
-        if worth >= cost:
+        pattern = self._pattern(matrix, entries) if worth >= cost.prepare_cost(entries, shape, True) else None
+        price = cost.prepare_cost(entries, shape, pattern is not None)
+        if worth >= price:
             known.missed = 0.0
-        elif known.missed < cost * known.patience:
+        elif known.missed < price * known.patience:
             known.missed += gain
             kind.left += 1
             return TOO_BRIEF
@@ -163,5 +163,5 @@ class Matrices:
             "change, give every new matrix the same indices, as torch.sparse_coo_tensor(a.indices(), values, a.shape) "
             "does: those are sorted once; so edge dropout is cheaper when it sets values to zero than when it removes "
             "entries. sparse.report() has the counts (said once)",
-            stacklevel=6,
+            stacklevel=8,
         )

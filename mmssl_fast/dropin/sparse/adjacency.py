@@ -9,10 +9,13 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..modes import lasting, outside_modes
-from ..ops.propagate import propagate_csr
+from ...modes import lasting, outside_modes
+from ...ops.derivatives import is_transforming
+from ...ops.propagate import propagate_csr
 from . import products
 from .pattern import Csr, Snapshot, transposed_order
+
+_propagate = torch.ops.mmssl_fast.propagate.default
 
 
 class Adjacency:
@@ -74,7 +77,7 @@ class Adjacency:
             raise ValueError(
                 f"Adjacency.mm: x is {x.dtype} on {x.device}, the matrix {self.dtype} on {self.device}; use .to()"
             )
-        return propagate_csr(*self._forward, *self._backward, None, None, x)
+        return _multiply(self, x)
 
     def matmul(self, x: Tensor, reduce: str = "sum") -> Tensor:
         """self @ x for x [C, d] or [C]; equals torch_sparse.matmul. reduce: only "sum" (or "add")."""
@@ -230,6 +233,28 @@ class Adjacency:
         raise TypeError(
             f"{name} supports an Adjacency only as a factor of a product with a dense matrix; use .to_torch()"
         )
+
+
+def _multiply(adjacency: Adjacency, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling() or is_transforming() or torch._C._get_tracing_state() is not None:
+        return propagate_csr(*adjacency._forward, *adjacency._backward, None, None, x)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Product.apply(x, adjacency)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _propagate(*adjacency._forward, *adjacency._backward, None, None, x)
+
+
+class _Product(torch.autograd.Function):
+    """adjacency @ x, as `propagate_csr` is; but torch.library takes 27 microseconds more forward and 16 backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, adjacency: Adjacency) -> Tensor:
+        ctx.adjacency = adjacency
+        return _multiply(adjacency, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _multiply(ctx.adjacency.t(), grads[0]), None
 
 
 def _lasting(side: Csr) -> Csr:

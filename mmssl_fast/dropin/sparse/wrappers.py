@@ -1,0 +1,136 @@
+"""What stands in the place of torch's matrix products, and the threads in which it does something."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.overrides import _get_overloaded_args, _pop_mode_temporarily, has_torch_function
+
+from .decide import has_sparse, holds_sparse, is_mode_enabled, multiply
+
+_strided = torch.strided
+_is_compiling = torch.compiler.is_compiling
+_is_key_in_tls, _get_obj_in_tls = torch._C._is_key_in_tls, torch._C._get_obj_in_tls
+
+
+class _Here(threading.local):
+    """users: the `always` of each `activate` of this thread. always: whether any is True; None without users."""
+
+    always: bool | None = None
+
+    def __init__(self) -> None:
+        self.users: list[bool] = []
+
+
+_here = _Here()
+# The same for autograd's own threads, in which checkpoints are recomputed on CUDA: torch hands them the context
+# variables of the thread that called backward.
+_in_context: contextvars.ContextVar[bool | None] = contextvars.ContextVar("mmssl_fast.dropin.sparse", default=None)
+
+
+def activate(always: bool) -> None:
+    """From here on wrappers take products in this thread. always: also those that torch computes faster."""
+    _here.users.append(always)
+    _update()
+
+
+def deactivate(always: bool) -> None:
+    """Ends one `activate` of this thread."""
+    _here.users.remove(always)
+    _update()
+
+
+def _update() -> None:
+    _here.always = any(_here.users) if _here.users else None
+    _in_context.set(_here.always)
+
+
+def _state_of_backward() -> bool | None:
+    """`_Here.always` of the thread that called backward, if this is a thread of autograd's."""
+    context = _get_obj_in_tls("context")
+    state = context.get(_in_context) if context is not None else None
+    _in_context.set(state)  # for a backward pass that is started from this thread
+    return state
+
+
+def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., Any]:
+    """`func`, which is one of `products.READERS`, but for products of sparse tensors in active threads.
+
+    path: the module and the qualified name under which callers find it.
+    """
+    plain = _method(func) if path[1].startswith("Tensor.") else func
+
+    def product(*args: Any, **kwargs: Any) -> Any:
+        if _is_compiling():
+            return func(*args, **kwargs)
+        always = _here.always
+        if always is None and _is_key_in_tls("context"):
+            always = _state_of_backward()
+        if always is not None and is_mode_enabled():
+            if holds_sparse((*args, *kwargs.values())):
+                return multiply(func, plain, args, kwargs, always)
+        elif always is not None:
+            for x in (*args, *kwargs.values()) if kwargs else args:
+                kind = type(x)
+                if kind is Tensor or kind is Parameter:
+                    if x.layout is not _strided:
+                        return multiply(func, plain, args, kwargs, always)
+                elif x is not None and has_sparse(x):
+                    return multiply(func, plain, args, kwargs, always)
+        return plain(*args, **kwargs) if kwargs else plain(*args)
+
+    functools.update_wrapper(product, func)
+    product.__module__, product.__qualname__ = path  # under which pickle finds it
+    product._torchdynamo_inline = func  # type: ignore[attr-defined]  # torch.compile sees torch's own function
+    return product
+
+
+def _method(func: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of torch.Tensor that hands itself to __torch_function__.
+
+    The C++ of torch looks up in torch.Tensor what it hands over, and would find the wrapper.
+    """
+    is_operator = func is Tensor.__matmul__
+    handed = Tensor.matmul if is_operator else func
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        relevant = (*args, *kwargs.values()) if kwargs else args
+        if not has_torch_function(relevant):
+            return func(*args, **kwargs)
+        try:
+            return _hand_over(handed, relevant, args, kwargs)
+        except TypeError:
+            if is_operator:  # so that Python asks the other operand
+                return NotImplemented
+            raise
+
+    return method
+
+
+def _hand_over(
+    func: Callable[..., Any], relevant: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """torch.overrides.handle_torch_function, which fails on methods that nobody implements."""
+    asked = _get_overloaded_args(relevant)
+    kinds = tuple(map(type, asked))
+    given = (args, kwargs) if kwargs else (args,)
+    result = NotImplemented
+    if is_mode_enabled():
+        with _pop_mode_temporarily() as mode:
+            result = mode.__torch_function__(func, kinds, *given)
+    for x in asked:
+        if result is NotImplemented:
+            result = x.__torch_function__(func, kinds, *given)
+    if result is NotImplemented:
+        name = f"torch.Tensor.{func.__name__}"
+        raise TypeError(
+            f"Multiple dispatch failed for '{name}'; all __torch_function__ handlers returned NotImplemented"
+        )
+    return result
