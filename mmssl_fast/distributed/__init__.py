@@ -32,9 +32,12 @@ from .collectives import (
     reduce_gradients,
     rows_to_columns,
 )
-from .cosine_topk import cosine_topk
+from .cosine_topk import cosine_topk, seen_of_items
+from .gradient_norm import gradient_norm
+from .infonce import infonce
 from .propagate import lightgcn, propagate
 from .ranks import ONE, Ranks, current, start, started_together, stop
+from .relation_rows import normalize_rows, relation_linear
 
 __all__ = [
     "ONE",
@@ -51,13 +54,18 @@ __all__ = [
     "current",
     "gather_rows",
     "gather_whole",
+    "gradient_norm",
+    "infonce",
     "lightgcn",
     "merge_logsumexp",
     "merge_topk",
+    "normalize_rows",
     "propagate",
     "reduce_from_ranks",
     "reduce_gradients",
+    "relation_linear",
     "rows_to_columns",
+    "seen_of_items",
     "start",
     "started_together",
     "stop",

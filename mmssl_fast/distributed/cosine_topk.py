@@ -55,7 +55,7 @@ def cosine_topk(
     for first, block in broadcast_blocks(v, n_items, ranks):
         last = first + block.shape[0]
         if places is None:
-            names, own = torch.arange(first, last, device=u.device), seen and _cut(seen, first, last)
+            names, own = torch.arange(first, last, device=u.device), seen and seen_of_items(seen, first, last)
         else:
             names, rows = places[first:last].sort()
             left_out = int((names < 0).sum())
@@ -68,8 +68,18 @@ def cosine_topk(
     return F.pad(values, short, value=-torch.inf), F.pad(found, short, value=-1)
 
 
-def _cut(seen: SeenRows, first: int, last: int) -> SeenRows:
-    """The entries of `seen` in [first, last), counted from `first`."""
+def seen_of_items(seen: SeenRows, first: int, last: int) -> SeenRows:
+    """Equals the entries of ``matrix[:, first:last]`` if `seen` are those of ``matrix``: the seen items in
+    [first, last), counted from `first`.
+
+    Args:
+        seen: CSR block of B rows. There is no communication.
+        first, last: range of items, such as those of a rank.
+
+    Example:
+        >>> seen_of_items(SeenRows(crow=torch.tensor([0, 2, 3]), col=torch.tensor([0, 4, 3])), 3, 5).col
+        tensor([1, 0])
+    """
     kept = (seen.col >= first) & (seen.col < last)
     return SeenRows(_offsets(seen, kept), seen.col[kept] - first)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssl_fast.distributed import ONE, Ranks, relation_linear
 from mmssl_fast.ops.act_norm_dropout import act_norm_dropout
 
 if TYPE_CHECKING:
@@ -108,7 +109,18 @@ class Discriminator(nn.Module):
             nn.Linear(second, 1),
             nn.Sigmoid(),
         )
+        self.ranks = ONE
         self.reset_parameters()
+
+    def divide(self, ranks: Ranks) -> None:
+        """Keeps this rank's columns of the first weight. All other parameters are the same on every rank.
+
+        Rows then have this rank's columns, and the first Linear adds the products of all ranks.
+        """
+        self.ranks = ranks
+        if ranks.size > 1:
+            own = ranks.mine(self.linear.weight.detach().mT).clone()
+            self.linear.weight = nn.Parameter(own.mT, self.linear.weight.requires_grad)
 
     def reset_parameters(self) -> None:
         """Initializes the weights Kaiming-normally and the biases with zero."""
@@ -128,6 +140,8 @@ class Discriminator(nn.Module):
     def first(self, rows: Tensor | RelationRows) -> Tensor:
         """The first Linear: z [B, H] in the dtype of the weight, from a [B, I] tensor or RelationRows."""
         with self.products():
+            if self.ranks.size > 1:
+                return relation_linear(rows, self.linear.weight, self.ranks, self.linear.bias)
             return self.linear(rows).to(self.linear.weight.dtype)
 
     def head(self, z: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mmssl_fast import distributed
+from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import NORMS, InteractionGraph, SeenRows
 from mmssl_fast.modes import is_traced, outside_modes
 from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.half_linear import half_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
-from mmssl_fast.ops.propagate import lightgcn, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
 
@@ -141,6 +142,7 @@ class MMSSL(nn.Module):
         # neighbours, because torch.export and torch.compile have no values to create them from.
         self._neighbour_graphs: tuple[tuple[Any, ...], list[InteractionGraph]] | None = None
         self.register_load_state_dict_post_hook(_after_load)
+        self.ranks = ONE
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -153,19 +155,42 @@ class MMSSL(nn.Module):
         self.attention.reset_parameters()
         self.refresh_neighbours()
 
+    def divide(self, ranks: Ranks) -> None:
+        """Keeps this rank's rows of the embeddings and features. `forward` then returns this rank's rows.
+
+        The graph, the semantic neighbours and `shared_parameters` remain the same on every rank.
+        """
+        self.ranks = ranks
+        if ranks.size == 1:
+            return
+        for name in ("user_embedding", "item_embedding"):
+            whole = getattr(self, name)
+            setattr(self, name, nn.Parameter(ranks.mine(whole.detach()).clone(), whole.requires_grad))
+        for m in range(len(self.modalities)):
+            setattr(self, f"features_{m}", ranks.mine(getattr(self, f"features_{m}")).clone())
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The parameters that do not belong to users or items. With several ranks, each computes their gradient for its
+        rows only; `distributed.reduce_gradients` adds these."""
+        return [*self.projections.parameters(), *self.attention.parameters()]
+
     @torch.no_grad()
     def refresh_neighbours(self) -> None:
         """Computes the semantic neighbours of Eq. 8 from the current relation matrices Â^m (Eq. 3), without dropout."""
         if not self.neighbours:
             return
-        graph = self.interactions()
+        graph, ranks = self.interactions(), self.ranks
+        own = torch.arange(*ranks.span(graph.n_users), device=graph.device)
         seen = SeenRows(graph.crow, graph.col) if self.exclude_seen_neighbours else None
+        if seen is not None and ranks.size > 1:
+            seen = graph.rows(own)
         training = self.training
         self.eval()
         modal_users, modal_items = self.modality_features()
         self.train(training)
         for m, (users, items) in enumerate(zip(modal_users, modal_items, strict=True)):
-            self.semantic_neighbours[m] = semantic_neighbours(users, items, self.neighbours, seen)
+            found = semantic_neighbours(users, items, self.neighbours, seen, graph.n_items, ranks)
+            self.semantic_neighbours[m] = distributed.gather_whole(found, graph.n_users, ranks)
         self._semantic_graphs()
 
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -173,9 +198,9 @@ class MMSSL(nn.Module):
         one call."""
         raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
         pairs = zip(cast(Iterable[nn.Linear], self.projections), raw, strict=True)
-        projected = torch.cat([self.dropout(_projected(x, fc)) for fc, x in pairs], 1)
-        users = propagate(self.interactions(), projected, "users", self.norm)
-        items = propagate(self.interactions(), users, "items", self.norm)
+        projected = torch.cat([self._dropped(_projected(x, fc)) for fc, x in pairs], 1)
+        users = self._propagate(projected, "users")
+        items = self._propagate(users, "items")
         return list(users.split(self.dim, 1)), list(items.split(self.dim, 1))
 
     def views(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -186,21 +211,20 @@ class MMSSL(nn.Module):
             return [torch.zeros_like(self.user_embedding)] * count, [torch.zeros_like(self.item_embedding)] * count
         graphs = self._semantic_graphs()
         return (
-            [propagate(graph, self.item_embedding, "users") for graph in graphs],
-            [propagate(graph, self.user_embedding, "items") for graph in graphs],
+            [distributed.propagate(graph, self.item_embedding, self.ranks, "users") for graph in graphs],
+            [distributed.propagate(graph, self.user_embedding, self.ranks, "items") for graph in graphs],
         )
 
     def high_order(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """The mean over the layers 0 to L (Eq. 10), from the zero-order embeddings Ê⁰ [U, d] and [I, d]."""
-        graph = self.interactions()
         if not self.final_softmax or not self.layers:
-            return lightgcn(graph, users, items, self.layers, self.norm)
+            return distributed.lightgcn(self.interactions(), users, items, self.layers, self.ranks, self.norm)
         sum_users, sum_items = users, items
         for layer in range(self.layers):
-            users = propagate(graph, items, "users", self.norm)
+            users = self._propagate(items, "users")
             if layer == self.layers - 1:
                 users = users.softmax(1)
-            items = propagate(graph, users, "items", self.norm)
+            items = self._propagate(users, "items")
             if layer == self.layers - 1:
                 items = items.softmax(1)
             sum_users, sum_items = sum_users + users, sum_items + items
@@ -228,6 +252,16 @@ class MMSSL(nn.Module):
         if graph is not self.graph and not self.user_embedding.is_meta:  # a graph on "meta" would lose its values
             self.graph = graph
         return graph
+
+    def _propagate(self, x: Tensor, to: str) -> Tensor:
+        return distributed.propagate(self.interactions(), x, self.ranks, to, self.norm)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """Dropout of the rows of items. Every rank draws the mask of all items, so that it does not depend on the
+        number of ranks, and torch's generators stay the same on all of them."""
+        if self.ranks.size == 1 or not self.training:
+            return self.dropout(x)
+        return x * self.ranks.mine(self.dropout(x.new_ones(self.graph.n_items, x.shape[1])))
 
     def _semantic_graphs(self) -> list[InteractionGraph]:
         neighbours, cached = self.semantic_neighbours, self._neighbour_graphs

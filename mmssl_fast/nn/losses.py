@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmssl_fast import distributed
+from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn.discriminator import Discriminator
-from mmssl_fast.ops.infonce import infonce
-from mmssl_fast.ops.propagate import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
-from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 
 if TYPE_CHECKING:
     from mmssl_fast.relation.rows import RelationRows
@@ -81,7 +80,7 @@ def discriminator_loss(
     z_mixed = alpha * z_real.repeat(count, 1) + (1 - alpha) * z_fake
     (g,) = torch.autograd.grad(discriminator.head(z_mixed).sum(), z_mixed, create_graph=True)
     with discriminator.products():
-        norm = gradient_norm(g, discriminator.linear.weight)
+        norm = distributed.gradient_norm(g, discriminator.linear.weight, discriminator.ranks)
     return {
         "real": -discriminator.head(z_real).mean(),
         "fake": discriminator.head(z_fake).mean(),
@@ -103,7 +102,14 @@ def generator_loss(discriminator: Discriminator, fakes: Sequence[Tensor | Relati
 
 
 def contrastive_loss(
-    users: Tensor, views: Sequence[Tensor], ids: Tensor, tau: float, *, exclude_self: bool = False
+    users: Tensor,
+    views: Sequence[Tensor],
+    ids: Tensor,
+    tau: float,
+    *,
+    exclude_self: bool = False,
+    n_users: int | None = None,
+    ranks: Ranks = ONE,
 ) -> Tensor:
     """Equals ``sum(infonce(users, view, ids, tau, exclude_self) for view in views)``.
 
@@ -117,8 +123,11 @@ def contrastive_loss(
         ids: anchors, int64 [B].
         tau: temperature τ'.
         exclude_self: leave u' = u out of the sum over e_u'^m. The released code does, the paper does not.
+        ranks, n_users: the processes and U, if several share the tables; `users` and `views` are then this rank's rows.
     """
-    return torch.stack([infonce(users, view, ids, tau, exclude_self) for view in views]).sum()
+    rows = users.shape[0] if n_users is None else n_users
+    terms = [distributed.infonce(users, view, ids, tau, rows, ranks, exclude_self) for view in views]
+    return torch.stack(terms).sum()
 
 
 def structural_loss(
@@ -128,6 +137,7 @@ def structural_loss(
     user_ids: Tensor,
     item_ids: Tensor,
     tau: float,
+    ranks: Ranks = ONE,
 ) -> Tensor:
     """The structural contrastive loss of NCL (Lin et al., WWW 2022, Eq. 6 and 7): a node against its two-hop
     neighbourhood.
@@ -146,11 +156,16 @@ def structural_loss(
         users, items: embeddings before propagation, [U, d] and [I, d].
         user_ids, item_ids: anchors, int64 [B]: the users and positive items of the batch.
         tau: temperature (NCL on MovieLens-1M: 0.1).
+        ranks: the processes, if several share the tables; `users` and `items` are then this rank's rows.
     """
-    one_hop = propagate(graph, items, "users", "both"), propagate(graph, users, "items", "both")
-    far_users, far_items = propagate(graph, one_hop[1], "users", "both"), propagate(graph, one_hop[0], "items", "both")
-    return infonce(users, far_users, user_ids, tau, exclude_self=True) + infonce(
-        items, far_items, item_ids, tau, exclude_self=True
+
+    def hop(x: Tensor, to: str) -> Tensor:
+        return distributed.propagate(graph, x, ranks, to, "both")
+
+    by_items, by_users = hop(items, "users"), hop(users, "items")
+    far_users, far_items = hop(by_users, "users"), hop(by_items, "items")
+    return distributed.infonce(users, far_users, user_ids, tau, graph.n_users, ranks, exclude_self=True) + (
+        distributed.infonce(items, far_items, item_ids, tau, graph.n_items, ranks, exclude_self=True)
     )
 
 

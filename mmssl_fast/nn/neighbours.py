@@ -5,23 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmssl_fast.distributed import ONE, Ranks, cosine_topk
 from mmssl_fast.graph import InteractionGraph, SeenRows
-from mmssl_fast.ops.cosine_topk import cosine_topk
 
 
-def semantic_neighbours(users: Tensor, items: Tensor, k: int, seen: SeenRows | None = None) -> Tensor:
+def semantic_neighbours(
+    users: Tensor,
+    items: Tensor,
+    k: int,
+    seen: SeenRows | None = None,
+    n_items: int | None = None,
+    ranks: Ranks = ONE,
+) -> Tensor:
     """Equals ``cosine_block(users, items).topk(k).indices``, without forming the U x I matrix: N_u^m of Eq. 8.
 
     Args:
         users, items: f_u^m [U, d] and f_i^m [I, d] of one modality.
         k: number of neighbours per user.
         seen: the training items of every user, which are excluded, or None to exclude none.
+        ranks, n_items: the processes and I, if several share the tables; `users`, `items` and `seen` are then this
+            rank's rows.
 
     Returns:
         int64 [U, k], best first, −1 if fewer than k items are left.
     """
     with torch.no_grad():
-        return cosine_topk(users.detach(), items.detach(), k, seen)[1]
+        rows = items.shape[0] if n_items is None else n_items
+        return cosine_topk(users.detach(), items.detach(), k, rows, ranks, seen)[1]
 
 
 def neighbour_graph(neighbours: Tensor, n_items: int) -> InteractionGraph:

@@ -8,12 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from mmssl_fast import distributed
+from mmssl_fast.graph import SeenRows
 from mmssl_fast.nn import losses
 from mmssl_fast.nn.discriminator import Discriminator
 from mmssl_fast.nn.encoder import MMSSL, Encoded
 from mmssl_fast.nn.noise import interpolation_weights
 from mmssl_fast.nn.options import ObjectiveOptions
-from mmssl_fast.ops.bpr_loss import bpr_loss
 from mmssl_fast.relation import RelationRows
 
 
@@ -75,22 +76,23 @@ class MMSSLObjective:
     def real_rows(self, encoded: Encoded, users: Tensor, step: int) -> RelationRows:
         """The real rows Ã of Eq. 5 for `users`, int64 [B]: Gumbel rows plus ζ cos(h_u, h_i), normalized if
         options.row_l2."""
-        graph, options = self.model.interactions(), self.options
+        graph, options, ranks = self.model.interactions(), self.options, self.model.ranks
         noise = options.gumbel_tau, self.seed, step, self.noise_scale
-        rows = RelationRows.gumbel(graph, users, *noise, self.max_repeats)
+        rows = RelationRows.gumbel(graph, users, *noise, self.max_repeats, ranks.span(graph.n_items))
         rows = rows.to(encoded.users.dtype)
         if options.zeta:
-            seen = graph.rows(users) if options.mask_seen else None
-            rows = rows + options.zeta * RelationRows.generated(encoded.users[users], encoded.items, "cosine", seen)
-        return rows.normalize() if options.row_l2 else rows
+            h_u = self._shared(encoded.users, users)
+            rows = rows + options.zeta * RelationRows.generated(h_u, encoded.items, "cosine", self._seen(users))
+        return distributed.normalize_rows(rows, ranks) if options.row_l2 else rows
 
     def fake_rows(self, encoded: Encoded, users: Tensor) -> list[RelationRows]:
         """The generated rows Â^m of Eq. 3 for `users`, one entry per modality."""
-        seen = self.model.interactions().rows(users) if self.options.mask_seen else None
-        return [
-            RelationRows.generated(f_u[users], f_i, self.options.kind, seen, self.options.row_l2)
+        seen, kind, ranks = self._seen(users), self.options.kind, self.model.ranks
+        rows = [
+            RelationRows.generated(self._shared(f_u, users), f_i, kind, seen)
             for f_u, f_i in zip(encoded.modal_users, encoded.modal_items, strict=True)
         ]
+        return [distributed.normalize_rows(block, ranks) for block in rows] if self.options.row_l2 else rows
 
     def discriminator_terms(self, encoded: Encoded, users: Tensor, step: int) -> dict[str, Tensor]:
         """The terms "real", "fake" and "penalty" of L_D (Eq. 7), and their "total". Only the discriminator gets
@@ -133,37 +135,67 @@ class MMSSLObjective:
         Raises:
             ValueError: the contrastive part is on, but `encoded` has no views.
         """
-        options = self.options
+        options, graph, ranks = self.options, self.model.interactions(), self.model.ranks
+        sizes = graph.n_users, graph.n_items
         if self.contrastive and not encoded.view_users:
             raise ValueError(
                 "MMSSLObjective.generator_terms: the contrastive part needs the views of Eq. 8; call the model with "
                 "views=True"
             )
-        terms = {"bpr": bpr_loss(encoded.users, encoded.items, users, pos, neg)}
+        terms = {"bpr": distributed.bpr_loss(encoded.users, encoded.items, users, pos, neg, *sizes, ranks)}
         if options.lambda_l2:
-            batch = encoded.users[users], encoded.items[pos], encoded.items[neg]
+            batch = self._users(encoded.users, users), self._items(encoded.items, pos), self._items(encoded.items, neg)
             terms["l2"] = options.lambda_l2 * losses.embedding_l2(*batch)
         if options.lambda_features:
             square = torch.stack([f.square().sum() for f in encoded.modal_users + encoded.modal_items]).sum()
-            terms["features"] = options.lambda_features * 0.5 * square / encoded.items.shape[0]
+            square = distributed.reduce_from_ranks(square, ranks)
+            terms["features"] = options.lambda_features * 0.5 * square / graph.n_items
         if self.contrastive:
             terms["contrastive"] = options.lambda_contrastive * losses.contrastive_loss(
-                encoded.users, encoded.view_users, users, options.contrastive_tau, exclude_self=options.exclude_self
+                encoded.users,
+                encoded.view_users,
+                users,
+                options.contrastive_tau,
+                exclude_self=options.exclude_self,
+                n_users=graph.n_users,
+                ranks=ranks,
             )
         if options.structural:
             model = self.model
             terms["structural"] = options.lambda_structural * losses.structural_loss(
-                model.interactions(), model.user_embedding, model.item_embedding, users, pos, options.structural_tau
+                graph, model.user_embedding, model.item_embedding, users, pos, options.structural_tau, ranks
             )
         if self.adversarial:
             terms["generator"] = options.lambda_generator * losses.generator_loss(
                 cast(Discriminator, self.discriminator), self.fake_rows(encoded, users)
             )
         if options.autoencoder:
-            terms["autoencoder"] = options.lambda_autoencoder * losses.autoencoder_loss(
-                encoded.modal_users, encoded.modal_items, users, pos, neg, options.autoencoder_tau
-            )
+            modal, triples = (encoded.modal_users, encoded.modal_items), (users, pos, neg)
+            if ranks.size > 1:
+                rows = torch.arange(len(users), device=users.device)
+                items, triples = torch.cat((pos, neg)), (rows, rows, rows + len(users))
+                modal = [self._users(f, users) for f in modal[0]], [self._items(f, items) for f in modal[1]]
+            tau = options.autoencoder_tau
+            terms["autoencoder"] = options.lambda_autoencoder * losses.autoencoder_loss(*modal, *triples, tau)
         return _with_total(terms)
+
+    def _users(self, table: Tensor, users: Tensor) -> Tensor:
+        return distributed.gather_rows(table, users, self.model.graph.n_users, self.model.ranks)
+
+    def _items(self, table: Tensor, items: Tensor) -> Tensor:
+        return distributed.gather_rows(table, items, self.model.graph.n_items, self.model.ranks)
+
+    def _shared(self, table: Tensor, users: Tensor) -> Tensor:
+        """The rows of `users`, for a computation with this rank's items."""
+        return distributed.copy_to_ranks(self._users(table, users), self.model.ranks)
+
+    def _seen(self, users: Tensor) -> SeenRows | None:
+        """The seen entries of this rank's items, if they are masked."""
+        if not self.options.mask_seen:
+            return None
+        graph, ranks = self.model.interactions(), self.model.ranks
+        seen = graph.rows(users)
+        return seen if ranks.size == 1 else distributed.seen_of_items(seen, *ranks.span(graph.n_items))
 
 
 def _with_total(terms: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ class TiledAdam(torch.optim.Optimizer):
         moments: dtype of the moments: torch.bfloat16, torch.float32 or torch.float64. None is the dtype of the weight.
         tile: number of gradient entries that are formed at once. None is tiles.tile_elements() at each step.
         seed: 64-bit integer, key of the stochastic rounding.
+        first_item: number of the item of the first column, if the weight has the columns of some items only.
 
     Raises:
         ValueError: lr or a beta is out of range, or moments is another dtype. float16 is not supported, because second
@@ -66,6 +67,7 @@ class TiledAdam(torch.optim.Optimizer):
         moments: torch.dtype | None = None,
         tile: int | None = None,
         seed: int = 0,
+        first_item: int = 0,
     ) -> None:
         if not lr > 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"TiledAdam: lr must be positive and betas in [0, 1), got {lr} and {betas}")
@@ -73,7 +75,7 @@ class TiledAdam(torch.optim.Optimizer):
         if moments not in MOMENTS:
             raise ValueError(f"TiledAdam: moments must be bfloat16, float32 or float64, got {moments}")
         super().__init__([weight], {"lr": lr, "betas": tuple(betas), "eps": eps})
-        self._moments, self._tile, self._seed = moments, tile, seed
+        self._moments, self._tile, self._seed, self._first_item = moments, tile, seed, first_item
 
     @torch.no_grad()
     def step(self, pending: PendingGradient) -> None:  # type: ignore[override]  # the gradient is not in weight.grad
@@ -128,7 +130,7 @@ class TiledAdam(torch.optim.Optimizer):
             foreach=False,
         )
         if self._moments == torch.bfloat16 and grad.dtype != torch.bfloat16:
-            rows = torch.arange(items.start, items.stop, device=weight.device)
+            rows = torch.arange(items.start, items.stop, device=weight.device) + self._first_item
             words = philox_bits(self._seed, int(state["step"]), rows, weight.shape[0], STREAM_ROUNDING)
             wide = [_stochastically_rounded(wide[0], words & 0xFFFF), _stochastically_rounded(wide[1], words >> 16)]
         for moment, updated in zip(stored, wide, strict=True):

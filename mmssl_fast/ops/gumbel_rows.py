@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
@@ -126,6 +127,8 @@ class GumbelRows:
         capacity: as for `gumbel_order_statistics`. Required if graph is a `GraphRows` on CUDA.
         max_repeats: as for `entry_capacity`, which computes the capacity if it is not given.
         block, lse: the results of `block()` and `lse()` for the same rows, if they are already known.
+        items: (first, last): only P[:, first:last], with items counted from `first`. Every range has the entries of the
+            whole rows, for which order statistics are drawn, or lse is computed, as a whole. None is (0, I).
 
     Raises:
         ValueError: as for `choose_method`.
@@ -155,9 +158,11 @@ class GumbelRows:
         *,
         block: tuple[Tensor, Tensor, Tensor] | None = None,
         lse: Tensor | None = None,
+        items: tuple[int, int] | None = None,
     ) -> None:
         self.method = choose_method("GumbelRows", method, tau, noise_scale, graph.n_items)
-        self.graph, self.users, self.n_items = graph, users, graph.n_items
+        self.items = (0, graph.n_items) if items is None else items
+        self.graph, self.users, self.n_items = graph, users, self.items[1] - self.items[0]
         self.noise, self.max_repeats = (tau, seed, offset, noise_scale), max_repeats
         self._capacity, self._block, self._lse = capacity, block, lse
         self._transposed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
@@ -185,7 +190,7 @@ class GumbelRows:
             raise ValueError(f'GumbelRows.block: only method "order_statistics" has sparse rows, got {self.method!r}')
         if self._block is None:
             block = gumbel_order_statistics(self.graph, self.users, *self.noise, self.capacity)
-            crow, col, value = block
+            crow, col, value = block if self.n_items == self.graph.n_items else _columns(block, *self.items)
             self._block = lasting(crow), lasting(col), lasting(value)
         return self._block
 
@@ -207,7 +212,8 @@ class GumbelRows:
 
     def tile(self, begin: int, end: int) -> Tensor:
         """P[:, begin:end], float32, by the dense evaluation."""
-        return gumbel_tile(self.graph, self.users, self.lse(), begin, end, *self.noise)
+        first = self.items[0]
+        return gumbel_tile(self.graph, self.users, self.lse(), first + begin, first + end, *self.noise)
 
     def tiles(self) -> Iterator[tuple[int, int, Tensor]]:
         """(begin, end, P[:, begin:end]) for all tiles of items, by the dense evaluation."""
@@ -215,12 +221,13 @@ class GumbelRows:
             yield begin, end, self.tile(begin, end)
 
     def dense(self) -> Tensor:
-        """The rows as a matrix, float32 [B, I]. Equals `gumbel_softmax` with the same arguments."""
+        """The rows as a matrix, float32 [B, I]. Equals `gumbel_softmax` with the same arguments, for `items`."""
         tau, seed, offset, noise_scale = self.noise
         sparse = self.method == "order_statistics"
         graph, words = self.graph, seed_offset("GumbelRows.dense", seed, offset, self.graph.crow.device)
         noise = tau, words, noise_scale, 0.0, False, sparse, self.capacity if sparse else 0
-        return _ops.gumbel_softmax(graph.crow, graph.col, self.users, None, None, self.n_items, *noise)[0]
+        whole = _ops.gumbel_softmax(graph.crow, graph.col, self.users, None, None, graph.n_items, *noise)[0]
+        return whole[:, slice(*self.items)]
 
     @torch.no_grad()
     def square(self) -> Tensor:
@@ -297,6 +304,14 @@ class GumbelRows:
         for begin, end, tile in self.tiles():
             for y, out in zip(grads, outs, strict=True):
                 out[begin:end].addmm_(tile.T.to(out.dtype), y.to(out.dtype))
+
+
+def _columns(block: tuple[Tensor, Tensor, Tensor], first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The entries of a CSR block in the columns [first, last), counted from `first`."""
+    crow, col, value = block
+    kept = (col >= first) & (col < last)
+    kept &= torch.arange(col.numel(), device=col.device) < crow[-1]  # on CUDA, there may be entries after the last row
+    return F.pad(kept.cumsum(0), (1, 0))[crow], col[kept] - first, value[kept]
 
 
 def tile_square(tile: Tensor) -> Tensor:

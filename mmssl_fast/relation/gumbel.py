@@ -111,7 +111,8 @@ class Gumbel:
             block = None
         lse = None if lse is None else lse[rows]
         users = self.rows.users[rows]
-        return Gumbel(GumbelRows(graph, users, *self.rows.noise, self.method, block=block, lse=lse), self.dtype)
+        own = GumbelRows(graph, users, *self.rows.noise, self.method, block=block, lse=lse, items=self.rows.items)
+        return Gumbel(own, self.dtype)
 
     def detach(self) -> Gumbel:
         return self
@@ -123,8 +124,8 @@ class Gumbel:
         if block is not None:
             crow, col, value = block
             block = lasting(crow.to(device)), lasting(col.to(device)), lasting(value.to(device))
-        repeats = self.rows.max_repeats
-        rows = GumbelRows(graph, users, *self.rows.noise, self.method, max_repeats=repeats, block=block)
+        options: dict[str, Any] = {"max_repeats": self.rows.max_repeats, "block": block, "items": self.rows.items}
+        rows = GumbelRows(graph, users, *self.rows.noise, self.method, **options)
         return Gumbel(rows, dtype)
 
 
@@ -137,7 +138,8 @@ class _TilesTimes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v: Tensor, rows: GumbelRows, seen: SeenRows | None) -> tuple[Tensor, Tensor]:
         ctx.rows, ctx.dtype = rows, v.dtype
-        product, square = v.new_zeros(rows.shape[0], v.shape[1]), cast(Any, 0.0)
+        product = v.new_zeros(rows.shape[0], v.shape[1])
+        square = v.new_zeros(rows.shape[0], dtype=torch.float64)
         row, item = cast(Any, (None, None)) if seen is None else seen_pairs(seen)
         at_seen = v.new_zeros(0 if seen is None else item.numel())
         for begin, end, tile in rows.tiles():

@@ -122,6 +122,7 @@ class RelationRows(NotAMatrix):
         offset: int | Tensor = 0,
         noise_scale: float = 1.0,
         max_repeats: int | None = None,
+        items: tuple[int, int] | None = None,
     ) -> RelationRows:
         """Equals ``gumbel_softmax(graph, users, tau, seed, offset, noise_scale=noise_scale)``: the first term of
         equation 5. The rows are constant.
@@ -131,6 +132,7 @@ class RelationRows(NotAMatrix):
             users: int64 or int32 [B], global user ids.
             max_repeats: the maximum number of times that a user occurs in `users`; 1 for distinct users, None for any
                 number. Distinct users take much less memory on CUDA.
+            items: (first, last): only the columns [first, last). None is all I.
 
         Returns:
             RelationRows [B, I], float32. `to` changes the dtype.
@@ -147,7 +149,7 @@ class RelationRows(NotAMatrix):
         """
         users = as_ids("RelationRows.gumbel", "users", users)
         check_temperature("RelationRows.gumbel", tau, noise_scale)
-        rows = Gumbel(GumbelRows(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats))
+        rows = Gumbel(GumbelRows(graph, users, tau, seed, offset, noise_scale, max_repeats=max_repeats, items=items))
         return cls([Block([(1.0, rows)])])
 
     @classmethod

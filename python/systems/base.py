@@ -40,8 +40,10 @@ class System(Protocol):
     trains: whether the system is trained in steps. If not, it is ready after `build`.
     least_batch: smallest batch size that a step accepts; set by `build`.
     reads_features: whether `build` needs item features.
-    over_ranks: {parameter: "users" or "items"} for the parameters whose rows are divided among the ranks; all others
-        are equal on all ranks. None, or no such attribute: only one process can train the system.
+    over_ranks: {tensor of `parameters` or `state`: "users" or "items"} for those whose rows are divided among the
+        ranks, "columns of items" for those whose columns are; all others are equal on all ranks. None, or no such
+        attribute: only one process can train the system.
+    other_parameters: optional; (name in `state`, parameter) of what `optimisers` update besides `trained_parameters`.
     optimisers: optimisers by name; their state is part of a checkpoint.
     """
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable
+from typing import ClassVar
 
+import torch
+from torch import Tensor, nn
+
+from mmssl_fast import distributed
 from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAdam
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
@@ -19,6 +23,14 @@ class MMSSLSystem(NetworkSystem):
 
     reads_features = True
     model: MMSSL
+    # By the names in `parameters` and in `state`.
+    over_ranks: ClassVar = {
+        "user_embedding": "users",
+        "item_embedding": "items",
+        "model.user_embedding": "users",
+        "model.item_embedding": "items",
+        "discriminator.linear.weight": "columns of items",
+    }
 
     def build(self, dataset, graph, config) -> None:
         model, loss, optimiser = config.model, config.loss, config.optimiser
@@ -58,6 +70,10 @@ class MMSSLSystem(NetworkSystem):
             hidden = tuple(model.hidden) or None
             gemm = _gemm(config.train.precision, graph.device)
             self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm).to(graph.device)
+        # Every rank has drawn the initial values of all ranks.
+        for part in (self.model, self.discriminator):
+            if part is not None:
+                part.divide(distributed.current())
         self.objective = MMSSLObjective(
             self.model,
             self.discriminator,
@@ -86,7 +102,8 @@ class MMSSLSystem(NetworkSystem):
             if not use_graph:  # TiledAdam reads its step count on the host, which a captured step cannot
                 rest = [parameter for parameter in rest if parameter is not first]
                 moments = getattr(torch, optimiser.first_layer_moments)
-                self.optimisers["first_layer"] = TiledAdam(first, **options, moments=moments)
+                first_item, _ = distributed.current().span(graph.n_items)
+                self.optimisers["first_layer"] = TiledAdam(first, **options, moments=moments, first_item=first_item)
             self.optimisers["adam"] = torch.optim.Adam(rest, **options, capturable=use_graph)
 
     def start_epoch(self, epoch: int) -> None:
@@ -136,7 +153,14 @@ class MMSSLSystem(NetworkSystem):
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if name == "adamw":
+            distributed.reduce_gradients(self.model.shared_parameters(), distributed.current())
         optimiser.step()
+
+    def other_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """(name in `state`, parameter) of the parameters that `trained_parameters` leaves out."""
+        parts = {"discriminator": self.discriminator} if self.discriminator is not None else {}
+        return nn.ModuleDict(parts).named_parameters()
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:

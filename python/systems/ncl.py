@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, bpr_loss, cosine_topk, propagate
+from mmssl_fast import InteractionGraph, cosine_topk, distributed
 from mmssl_fast.nn.losses import structural_loss
 from mmssl_fast.ops.unit_rows import unit_rows
 
@@ -48,47 +50,53 @@ class NCL(LightGCN):
     @torch.no_grad()
     def start_epoch(self, epoch: int) -> None:
         if epoch > self.settings.warm_up:
-            self.user_cluster.copy_(cluster_rows(self.users, self.user_centres))
-            self.item_cluster.copy_(cluster_rows(self.items, self.item_centres))
+            self.user_cluster.copy_(cluster_rows(self.users, self.user_centres, self.graph.n_users))
+            self.item_cluster.copy_(cluster_rows(self.items, self.item_centres, self.graph.n_items))
             self.clustered.fill_(1)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        (users, items), tau = self(), self.settings.tau
-        bpr = bpr_loss(users, items, batch.users, batch.positives, batch.negatives)
-        structure = structural_loss(self.graph, self.users, self.items, batch.users, batch.positives, tau)
-        prototypes = _to_centres(self.users, batch.users, self.user_centres, self.user_cluster, tau) + _to_centres(
-            self.items, batch.positives, self.item_centres, self.item_cluster, tau
+        terms, tau, anchors = super().terms(batch), self.settings.tau, (batch.users, batch.positives)
+        structure = structural_loss(self.graph, self.users, self.items, *anchors, tau, distributed.current())
+        prototypes = _to_centres(self.users, anchors[0], self.user_centres, self.user_cluster, tau) + _to_centres(
+            self.items, anchors[1], self.item_centres, self.item_cluster, tau
         )
-        return {
-            "bpr": bpr,
+        return terms | {
             "contrastive": self.settings.weight * structure,
             "prototypes": self.settings.prototype_weight * self.clustered * prototypes,
         }
 
 
-def cluster_rows(x: Tensor, centres: Tensor) -> Tensor:
-    """Spherical k-means on x [N, d]. Returns the cluster of every row, int64 [N], and writes the unit-length centres to
-    `centres` [k, d], k ≤ N.
+def cluster_rows(x: Tensor, centres: Tensor, n: int) -> Tensor:
+    """Spherical k-means on n rows; x [n, d], or this rank's rows [n_p, d]. Returns the cluster of every row, int64 [n],
+    and writes the unit-length centres to `centres` [k, d], k ≤ n.
 
-    The initial centres are k rows chosen with torch's CPU generator. A cluster that becomes empty keeps its centre.
+    The initial centres are k rows chosen with torch's CPU generator. A cluster that becomes empty keeps its centre. The
+    result has the same bits for any number of ranks: each finds the clusters of its rows, and sums its columns over all
+    rows.
     """
-    x, rows = unit_rows(x), torch.arange(x.shape[0], device=x.device)
-    centres.copy_(x[torch.randperm(x.shape[0])[: centres.shape[0]].to(x.device)])
+    x, ranks = unit_rows(x), distributed.current()
+    rows, k = torch.arange(n, device=x.device), centres.shape[0]
+    centres.copy_(distributed.gather_rows(x, torch.randperm(n)[:k].to(x.device), n, ranks))
     for _ in range(ROUNDS):
-        nearest = cosine_topk(x, centres, 1)[1][:, 0]
-        members = InteractionGraph.from_pairs(nearest, rows, centres.shape[0], x.shape[0]).to(x.device)
-        means = unit_rows(
-            propagate(members, x, "users", "none")
-        )  # not index_add_: on CUDA the order of its sums varies
-        centres.copy_(torch.where(members.user_degree[:, None] > 0, means, centres))
-    return cosine_topk(x, centres, 1)[1][:, 0]
+        members = InteractionGraph.from_pairs(_nearest(x, centres, n), rows, k, n).to(x.device)
+        # not index_add_: on CUDA the order of its sums varies
+        means = distributed.gather_whole(distributed.propagate(members, x, ranks, "users", "none"), k, ranks)
+        centres.copy_(torch.where(members.user_degree[:, None] > 0, unit_rows(means), centres))
+    return _nearest(x, centres, n)
+
+
+def _nearest(x: Tensor, centres: Tensor, n: int) -> Tensor:
+    """The nearest centre of each of the n rows, on every rank."""
+    return distributed.gather_whole(cosine_topk(x, centres, 1)[1][:, 0], n, distributed.current())
 
 
 def _to_centres(x: Tensor, anchors: Tensor, centres: Tensor, cluster: Tensor, tau: float) -> Tensor:
-    return F.cross_entropy(unit_rows(F.embedding(anchors, x)) @ centres.mT / tau, cluster[anchors])
+    rows = distributed.gather_rows(x, anchors, len(cluster), distributed.current())
+    return F.cross_entropy(unit_rows(rows) @ centres.mT / tau, cluster[anchors])
 
 
 class NCLSystem(ModuleSystem):
     """NCL with AdamW."""
 
     model_type = NCL
+    over_ranks: ClassVar = {"users": "users", "items": "items"}

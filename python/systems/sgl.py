@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from mmssl_fast import bpr_loss, infonce, lightgcn
+from mmssl_fast import distributed
 
 from .base import Batch, ModuleSystem, ThinnedViews
 from .lightgcn import LightGCN
@@ -27,17 +29,20 @@ class SGL(ThinnedViews, LightGCN):
         self.draw_views(2, self.settings.drop)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        users, items = self()
-        bpr = bpr_loss(users, items, batch.users, batch.positives, batch.negatives)
-        first, second = (lightgcn(view, self.users, self.items, self.layers, norm="both") for view in self.views())
+        terms, ranks = super().terms(batch), distributed.current()
+        first, second = (
+            distributed.lightgcn(view, self.users, self.items, self.layers, ranks, norm="both") for view in self.views()
+        )
+        sides = (batch.users, self.graph.n_users), (batch.positives, self.graph.n_items)
         contrasts = [
-            infonce(second[side], first[side], anchors, self.settings.tau, exclude_self=True)
-            for side, anchors in enumerate((batch.users, batch.positives))
+            distributed.infonce(second[side], first[side], anchors, self.settings.tau, rows, ranks, exclude_self=True)
+            for side, (anchors, rows) in enumerate(sides)
         ]
-        return {"bpr": bpr, "contrastive": self.settings.weight * torch.stack(contrasts).sum()}
+        return terms | {"contrastive": self.settings.weight * torch.stack(contrasts).sum()}
 
 
 class SGLSystem(ModuleSystem):
     """SGL-ED with AdamW."""
 
     model_type = SGL
+    over_ranks: ClassVar = {"users": "users", "items": "items"}

@@ -10,13 +10,14 @@ torch.distributed.checkpoint is not used: its reader leaves zeros where a file i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn import Parameter
 
 from mmssl_fast import distributed
 
@@ -27,14 +28,18 @@ from ..systems.base import System
 from . import state_file
 from .state_file import SEAL, State, _file_digest, _number, _parse, _with_checksum
 
+COLUMNS = "columns of "
+
 
 def sides(system: System, name: str) -> Callable[[str], str | None]:
-    """A function of a tensor's name in a checkpoint: "users" or "items" if ranks own rows of that side, else None."""
+    """A function of a tensor's name in a checkpoint: "users" or "items" if ranks own rows of that side, "columns of
+    items" if they own columns, else None."""
     by_rows = rows_over_ranks(name) or {}
     known = {f"system.{parameter}": side for parameter, side in by_rows.items()}
     known |= {f"best.parameter.{parameter}": side for parameter, side in by_rows.items()}
     known |= {"best.users": "users", "best.items": "items"}
-    names = {id(parameter): parameter_name for parameter_name, parameter in system.trained_parameters()}
+    others: Iterable[tuple[str, Parameter]] = getattr(system, "other_parameters", tuple)()
+    names = {id(parameter): parameter_name for parameter_name, parameter in [*system.trained_parameters(), *others]}
     for optimiser_name, optimiser in system.optimisers.items():
         parameters = [one for group in optimiser.param_groups for one in group["params"]]
         for at, parameter in enumerate(parameters):
@@ -61,7 +66,7 @@ def write(
     ranks = distributed.current()
     place = folder / _agree(lambda: _new_folder(folder, step) if ranks.rank == 0 else "")[0]
     path = place / f"rank-{ranks.rank:05d}.safetensors"
-    own = {name: tensor for name, tensor in tensors.items() if ranks.rank == 0 or side(name)}
+    own = {name: by_rows(tensor, side(name)) for name, tensor in tensors.items() if ranks.rank == 0 or side(name)}
 
     def part() -> dict[str, Any]:
         try:
@@ -126,7 +131,7 @@ def read(path: Path, body: dict[str, Any]) -> State:
             tensors |= {name: file.get_tensor(name) for name in file.keys() if name not in held["sides"]}
         for side, rows in held["rows"].items():
             first, last = ranks.span(rows)
-            own = [name for name, lies in held["sides"].items() if lies == side]
+            own = [name for name, lies in held["sides"].items() if lies.removeprefix(COLUMNS) == side]
             parts: dict[str, list[Tensor]] = {name: [] for name in own}
             for name, (start, end) in zip(names, writers.spans(rows), strict=True):
                 begin, stop = max(first, start), min(last, end)
@@ -135,7 +140,7 @@ def read(path: Path, body: dict[str, Any]) -> State:
                         for tensor in own:
                             rows_there = slice(begin - start, stop - start) if begin < stop else slice(0, 0)
                             parts[tensor].append(file.get_slice(tensor)[rows_there])
-            tensors |= {name: torch.cat(found) for name, found in parts.items()}
+            tensors |= {name: by_rows(torch.cat(found), held["sides"][name]) for name, found in parts.items()}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path.parent}: does not match its {SEAL}: {error}; start a new run") from None
     return State(path, tensors, body)
@@ -144,8 +149,16 @@ def read(path: Path, body: dict[str, Any]) -> State:
 def cut(state: State, side: Callable[[str], str | None]) -> State:
     """This rank's rows of a checkpoint of one process."""
     ranks = distributed.current()
-    tensors = {name: ranks.mine(one).clone() if side(name) else one for name, one in state.tensors.items()}
+    tensors = {}
+    for name, one in state.tensors.items():
+        lies = side(name)
+        tensors[name] = by_rows(ranks.mine(by_rows(one, lies)), lies).clone() if lies else one
     return State(state.path, tensors, state.body)
+
+
+def by_rows(x: Tensor, side: str | None) -> Tensor:
+    """The transpose of a tensor of which ranks own columns, which are rows in the files, and back."""
+    return x.mT.contiguous() if side and side.startswith(COLUMNS) else x
 
 
 def _new_folder(folder: Path, step: int) -> str:

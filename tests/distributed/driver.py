@@ -2,9 +2,9 @@
 
 FOLDER: for the files of this run. BEFORE: the folder of an earlier run, whose interrupted training is resumed.
 
-A case is a function case_<name>(ranks, check) of op_cases or agreement_cases. It must not raise an error between
-collectives, because the other ranks would wait; `check` collects the failures. A function broken_<name> omits a part,
-and must fail on at least one rank.
+A case is a function case_<name>(ranks, check) of op_cases, row_cases or agreement_cases. It must not raise an error
+between collectives, because the other ranks would wait; `check` collects the failures. A function broken_<name> omits a
+part, and must fail on at least one rank.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ class Check:
             same = actual.detach().numpy().tobytes() == expected.detach().numpy().tobytes()
         self.true(same, f"{label}: {actual.flatten()[:4]} {tuple(actual.shape)}, not {expected.flatten()[:4]}")
 
-    def close(self, actual: torch.Tensor, expected: torch.Tensor, label: str, relative: float = 1e-12) -> None:
+    def close(
+        self, actual: torch.Tensor, expected: torch.Tensor, label: str, relative: float = 1e-12, size: float = 1e-30
+    ) -> None:
+        """The error relative to the largest expected value, or to `size`, that of the terms, if they cancel."""
         if actual.shape != expected.shape:
             self.failures.append(f"{label}: {tuple(actual.shape)}, not {tuple(expected.shape)}")
         elif actual.numel():
-            scale = expected.abs().max().clamp(min=1e-30)
+            scale = expected.abs().max().clamp(min=size)
             error = float(((actual - expected).abs().max() / scale).detach())
             self.true(error <= relative, f"{label}: relative error {error:.2g}")
 
@@ -48,9 +51,10 @@ class Check:
 def ops(ranks: md.Ranks) -> dict[str, list[str]]:
     import agreement_cases
     import op_cases
+    import row_cases
 
     found = {}
-    for name, case in [*vars(op_cases).items(), *vars(agreement_cases).items()]:
+    for name, case in (vars(op_cases) | vars(row_cases) | vars(agreement_cases)).items():
         if name.startswith(("case_", "broken_")):
             check = Check()
             torch.manual_seed(0)
@@ -65,10 +69,12 @@ def ops(ranks: md.Ranks) -> dict[str, list[str]]:
 def runs(folder: Path, before: Path | None) -> dict:
     import rank_training_cases as cases
 
-    found: dict = {name: cases.whole_run(name, folder) for name in cases.RUNS}
+    found: dict = {name: cases.whole_run(name, folder) for name in cases.RUNS | cases.ROUNDED}
     found["ranked"] = cases.ranked("mf", folder, folder / "lists")
-    found["interrupted"] = cases.interrupted(folder / "run")
-    found["resumed"] = cases.resumed(before / "run", folder) if before else None
+    names = cases.INTERRUPTED
+    found["interrupted"] = {name: cases.interrupted(name, folder / f"run-{name}") for name in names}
+    if before:
+        found["resumed"] = {name: cases.resumed(name, before / f"run-{name}", folder) for name in names}
     return found
 
 

@@ -10,7 +10,7 @@ from driver import Check
 import mmssl_fast as mf
 from mmssl_fast import distributed as md
 from mmssl_fast.distributed import collectives
-from mmssl_fast.distributed import cosine_topk as cosine_topk_module
+from mmssl_fast.tiles import tiles_of
 
 SIZES = ((7, 5), (12, 4), (2, 3), (1, 1), (9, 2), (3, 0))  # rows, columns: odd, fewer than ranks, none
 
@@ -225,6 +225,65 @@ def broken_gather_forgotten(ranks, check: Check):
         case_bpr_loss(ranks, check)
 
 
+def infonce_agrees(ranks, check: Check, n, d, ids, tau, exclude_self, dtype=torch.float64, relative=1e-12):
+    tables = normal(n, d, dtype=dtype), normal(n, d, dtype=dtype, seed=1)
+    label = f"of {n}x{d}, {len(ids)} anchors, tau = {tau}, exclude_self = {exclude_self}, {dtype}"
+    mine, whole = [leaf(ranks.mine(x)) for x in tables], [leaf(x) for x in tables]
+    loss, truth = md.infonce(*mine, ids, tau, n, ranks, exclude_self), mf.infonce(*whole, ids, tau, exclude_self)
+    check.close(loss, truth, f"loss {label}", relative, 1 / tau)
+    check.true(loss.dtype == truth.dtype and len(set(md.all_texts(loss.item().hex(), ranks))) == 1, f"bits {label}")
+    (3 * loss).backward()
+    (3 * truth).backward()
+    for x, y, name in zip(mine, whole, "he", strict=True):
+        check.close(x.grad, ranks.mine(y.grad), f"gradient of {name} {label}", relative, 1 / tau)
+
+
+def case_infonce(ranks, check: Check):
+    for n, d, batch in ((23, 6, 40), (5, 3, 2), (1, 2, 3)):
+        ids = torch.randint(n, (batch,), generator=torch.Generator().manual_seed(3))
+        for tau in (0.5, 0.01):
+            for exclude_self in (False, True):
+                infonce_agrees(ranks, check, n, d, ids, tau, exclude_self)
+    infonce_agrees(ranks, check, 23, 6, torch.tensor([22, 22, 21]), 0.2, True)  # anchors of one rank
+    infonce_agrees(ranks, check, 23, 6, torch.arange(23, dtype=torch.int32), 0.2, True, torch.float32, 1e-6)
+    infonce_agrees(ranks, check, 23, 6, torch.arange(9), 0.2, False, torch.bfloat16, 0.01)
+    with tiles_of(1), mock.patch.dict(md.infonce.__globals__, {"SAVED_EXPS": 0}):  # tiles of 64 keys
+        for exclude_self in (False, True):
+            infonce_agrees(ranks, check, 300, 4, torch.arange(0, 300, 7), 0.2, exclude_self)
+    none = md.infonce(*[ranks.mine(normal(5, 2))] * 2, torch.empty(0, dtype=torch.int64), 0.2, 5, ranks)
+    check.true(bool(none.isnan()), "no anchors")
+    for ids, tau, message in (([4, 5], 0.2, "ids[1] = 5 is outside [0, 5)"), ([0], -1.0, "tau must be positive")):
+        try:
+            md.infonce(*[ranks.mine(normal(5, 2))] * 2, torch.tensor(ids), tau, 5, ranks)
+            check.true(False, message)
+        except ValueError as error:
+            check.true(message in str(error), f"the message: {error}")
+
+
+def broken_infonce_anchors_not_copied(ranks, check: Check):
+    """The gradient of an anchor lacks the keys of the other ranks."""
+    with mock.patch.dict(md.infonce.__globals__, {"copy_to_ranks": lambda x, ranks: x}):
+        case_infonce(ranks, check)
+
+
+def broken_infonce_own_keys_only(ranks, check: Check):
+    with mock.patch.dict(md.infonce.__globals__, {"merge_logsumexp": lambda lse, ranks: lse}):
+        case_infonce(ranks, check)
+
+
+def case_infonce_bytes(ranks, check: Check):
+    p, n, d, s = ranks.size, 4 * ranks.size, 6, 8
+    h, e = leaf(ranks.mine(normal(n, d))), leaf(ranks.mine(normal(n, d, seed=1)))
+    ids = torch.arange(0, n, 2).repeat(2)
+    before = ranks.received
+    loss = md.infonce(h, e, ids, 0.2, n, ranks)
+    forward = ranks.received - before
+    check.true(forward == (2 * d + 6) * (n // 2) * s * (p - 1) // p, f"forward: {forward}")
+    loss.backward()
+    backward = ranks.received - before - forward
+    check.true(backward == 2 * (n // 2) * d * s * (p - 1) // p, f"backward: {backward}")
+
+
 def case_cosine_topk(ranks, check: Check):
     graph = a_graph()
     users, items = normal(23, 4, dtype=torch.float32), normal(17, 4, dtype=torch.float32, seed=1).round()
@@ -258,7 +317,7 @@ def broken_ties_reversed(ranks, check: Check):
         found = collectives.merge_topk(values, torch.where(items < 0, -1, 1000 - items), k)
         return found[0], torch.where(found[1] < 0, -1, 1000 - found[1])
 
-    with mock.patch.dict(cosine_topk_module.__globals__, {"merge_topk": reversed_ties}):
+    with mock.patch.dict(md.cosine_topk.__globals__, {"merge_topk": reversed_ties}):
         case_cosine_topk(ranks, check)
 
 

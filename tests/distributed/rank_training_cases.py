@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from mmssl_trainer import configure, load_data
 from mmssl_trainer.errors import Interrupted
 from mmssl_trainer.ranking import breakdown, split_metrics
@@ -32,11 +34,19 @@ RUNS = {
     "mf": {"model.system": "mf", "model.dim": 9, "model.heads": 1, "train.epochs": 2, "train.validate_every": 2},
     "popularity": {"model.system": "popularity"},
 }
-INTERRUPTED = "lightgcn_odd"
+SMALL = {"model.dim": 7, "model.heads": 1, "train.epochs": 2, "train.batch": 2048, "optimiser.lr": 0.05}
+# In float64: the ranks add the terms of the contrastive losses in another order, so that results agree up to rounding.
+ROUNDED = {
+    "sgl": SMALL | {"model.system": "sgl"},
+    "ncl": SMALL | {"model.system": "ncl", "ncl.warm_up": 1, "ncl.clusters": 9, "ncl.prototype_weight": 0.1},
+    "mmssl": SMALL
+    | {"model.system": "mmssl", "model.dim": 8, "model.heads": 2, "model.hidden": [12, 6], "train.batch": 4096},
+}
+INTERRUPTED = {"lightgcn_odd": 10, "mmssl": 3}  # and the steps of an epoch
 
 
 def configured(name: str):
-    return configure(RUNS[name] | {"train.threads": 1})
+    return configure((RUNS | ROUNDED)[name] | {"train.threads": 1})
 
 
 def digest(fit, name: str, folder: Path) -> str | None:
@@ -46,9 +56,21 @@ def digest(fit, name: str, folder: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if distributed.current().rank == 0 else None
 
 
+@contextmanager
+def precision(name: str):
+    """float64 for the runs of ROUNDED."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if name in ROUNDED else torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def whole_run(name: str, folder: Path) -> dict:
     data, config = load_data(), configured(name)
-    fit = loop.fit(data, config)
+    with precision(name):
+        fit = loop.fit(data, config)
     how = config.evaluate
     return {
         "test": split_metrics(fit.users, fit.items, data, "test", how.ks, True, how.batch),
@@ -85,24 +107,30 @@ class SignalAt(NullObserver):
             self.checkpoints.stop.received = signal.SIGTERM
 
 
-def interrupted(run: Path) -> list:
+def interrupted(name: str, run: Path) -> list:
     """A run that is interrupted and writes a checkpoint to `run`: (signal, message)."""
     run.mkdir(exist_ok=True)
-    checkpoints = Checkpoints(run, load_data(), configured(INTERRUPTED))
+    checkpoints = Checkpoints(run, load_data(), configured(name))
     try:
-        loop.fit(load_data(), configured(INTERRUPTED), SignalAt(checkpoints), checkpoints=checkpoints)
+        with precision(name):
+            loop.fit(load_data(), configured(name), SignalAt(checkpoints), checkpoints=checkpoints)
     except Interrupted as error:
         return [error.signal, str(error).replace(str(run), "RUN")]
     return [None, "went on"]
 
 
-def resumed(run: Path, folder: Path) -> list:
-    """A copy of an interrupted run, resumed until it ends: (notes about the checkpoint, digest of the model)."""
-    copy = folder / "resumed"
+def resumed(name: str, run: Path, folder: Path) -> list:
+    """A copy of an interrupted run, resumed until it ends: (notes about the checkpoint, digest of the model).
+
+    The model is written to `folder`/resumed-`name`.
+    """
+    copy = folder / f"resumed-{name}"
     if distributed.current().rank == 0:
         shutil.copytree(run, copy)
     distributed.all_texts("copied", distributed.current())
-    checkpoints = Checkpoints(copy, load_data(), configured(INTERRUPTED))
+    checkpoints = Checkpoints(copy, load_data(), configured(name))
     checkpoints.open()
     notes = checkpoints.notes()
-    return [notes, digest(loop.fit(load_data(), configured(INTERRUPTED), checkpoints=checkpoints), INTERRUPTED, copy)]
+    with precision(name):
+        fit = loop.fit(load_data(), configured(name), checkpoints=checkpoints)
+    return [notes, digest(fit, name, copy)]

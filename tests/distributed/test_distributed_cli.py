@@ -157,7 +157,7 @@ def test_mistakes_are_one_line_of_one_rank(tmp_path, monkeypatch):
     assert ended.returncode == 2
     (line,) = lines(ended.stderr)
     assert "model.system = 'ngcf': NGCF can be trained by one process only; leave out --ranks or torchrun, or" in line
-    assert line.endswith("popularity, mf, lightgcn") and "Traceback" not in ended.stderr
+    assert line.endswith("mmssl, popularity, mf, lightgcn, sgl, ncl") and "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()
 
 

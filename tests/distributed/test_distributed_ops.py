@@ -6,6 +6,7 @@ from pathlib import Path
 import agreement_cases
 import op_cases
 import pytest
+import row_cases
 import torch
 from driver import Check
 
@@ -13,7 +14,7 @@ import mmssl_fast as mf
 from mmssl_fast import distributed as md
 from mmssl_fast.distributed import collectives
 
-ALL = vars(op_cases) | vars(agreement_cases)
+ALL = vars(op_cases) | vars(row_cases) | vars(agreement_cases)
 CASES = [name for name in ALL if name.startswith("case_")]
 
 

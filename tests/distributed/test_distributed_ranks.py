@@ -11,17 +11,21 @@ import agreement_cases
 import op_cases
 import pytest
 import rank_training_cases
+import row_cases
+import torch
 from mmssl_trainer import load_data
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
-from rank_training_cases import INTERRUPTED, RUNS, configured
+from rank_training_cases import INTERRUPTED, ROUNDED, RUNS, configured
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.processes
-
+BIT_IDENTICAL = "lightgcn_odd"
 several = pytest.mark.parametrize("n", [2, 3, 4])
-CASES = [name for name in vars(op_cases) | vars(agreement_cases) if name.startswith("case_")]
-BROKEN = [name for name in vars(op_cases) if name.startswith("broken_")]
+ALL = [*vars(op_cases), *vars(row_cases), *vars(agreement_cases)]
+CASES = [name for name in ALL if name.startswith("case_")]
+BROKEN = [name for name in ALL if name.startswith("broken_")]
 
 
 @several
@@ -48,10 +52,39 @@ def test_same_bits_on_any_number_of_ranks(started, name, n):
     assert not list(started(n).folder.glob(".*.tmp"))
 
 
+@several
+@pytest.mark.parametrize("name", ROUNDED)
+def test_same_results_up_to_rounding(started, name, n):
+    (expected,) = started(1).part("runs")
+    ranks = started(n).part("runs")
+    for found in ranks:
+        assert found[name] | {"model": None} == ranks[0][name] | {"model": None}
+        for what in ("losses", "val", "best_epoch"):
+            assert numbers(found[name][what]) == pytest.approx(numbers(expected[name][what]), rel=1e-9), what
+        assert numbers(found[name]["test"]) == pytest.approx(numbers(expected[name]["test"]), rel=1e-9)
+    same_model(started(n).folder, started(1).folder, name)
+
+
+def numbers(value) -> list[float]:
+    """The numbers in dicts and lists."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [one for part in value for one in numbers(part)] if isinstance(value, list) else [value]
+
+
+def same_model(folder, expected, name):
+    """The same tensors up to rounding: embeddings, edge masks of SGL, clusters of NCL, neighbours of MMSSL."""
+    found, truth = (load_file(path / f"{name}.safetensors") for path in (folder, expected))
+    assert found.keys() == truth.keys()
+    for tensor, value in truth.items():
+        bound = 1e-9 * float(value.double().abs().max())
+        torch.testing.assert_close(found[tensor], value, rtol=0, atol=bound, msg=tensor)
+
+
 def test_runs_learn(started):
     """The compared values are not constant."""
     (found,) = started(1).part("runs")
-    for name in ("lightgcn", "lightgcn_odd", "mf"):
+    for name in ("lightgcn", "lightgcn_odd", "mf", "sgl", "ncl", "mmssl"):
         first, last = found[name]["losses"][0], found[name]["losses"][-1]
         assert first["bpr"] > last["bpr"] and found[name]["test"]["users"] > 100
         assert 0 < found[name]["test"]["recall@20"] < 1
@@ -70,35 +103,43 @@ def test_lists_and_metrics_of_a_saved_model(started, n):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_a_signal_on_one_rank_ends_all_after_the_same_step(started, n):
-    message = "interrupted in epoch 2, after step 1 of 10; to resume: mmssl-fast train --resume RUN"
-    assert [rank["interrupted"] for rank in started(n).part("runs")] == [[signal.SIGTERM, message]] * n
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_a_signal_on_one_rank_ends_all_after_the_same_step(started, name, n):
+    steps = INTERRUPTED[name]
+    message = f"interrupted in epoch 2, after step 1 of {steps}; to resume: mmssl-fast train --resume RUN"
+    assert [rank["interrupted"][name] for rank in started(n).part("runs")] == [[signal.SIGTERM, message]] * n
 
 
 @several
-def test_another_number_of_ranks_resumes_a_checkpoint(started, n):
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_another_number_of_ranks_resumes_a_checkpoint(started, name, n):
     """1 → 4 → 3 → 2 ranks, each with the result of the uninterrupted run."""
-    notes, model = started(n).part("runs")[0]["resumed"]
-    assert notes == ["resumed from the checkpoint written in epoch 2, after step 1 of 10"]
-    assert model == started(1).part("runs")[0][INTERRUPTED]["model"]
+    notes, model = started(n).part("runs")[0]["resumed"][name]
+    assert notes == [f"resumed from the checkpoint written in epoch 2, after step 1 of {INTERRUPTED[name]}"]
+    if name == BIT_IDENTICAL:
+        assert model == started(1).part("runs")[0][name]["model"]
+    same_model(started(n).folder / f"resumed-{name}", started(1).folder, name)
 
 
 @several
-def test_one_process_resumes_a_checkpoint_of_several_ranks(started, tmp_path, n):
-    notes, model = rank_training_cases.resumed(started(n).folder / "run", tmp_path)
-    assert notes[0] == "resumed from the checkpoint written in epoch 2, after step 1 of 10"
-    assert model == started(1).part("runs")[0][INTERRUPTED]["model"]
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_one_process_resumes_a_checkpoint_of_several_ranks(started, tmp_path, name, n):
+    notes, model = rank_training_cases.resumed(name, started(n).folder / f"run-{name}", tmp_path)
+    assert notes[0] == f"resumed from the checkpoint written in epoch 2, after step 1 of {INTERRUPTED[name]}"
+    if name == BIT_IDENTICAL:
+        assert model == started(1).part("runs")[0][name]["model"]
+    same_model(tmp_path / f"resumed-{name}", started(1).folder, name)
 
 
 @pytest.fixture
 def run(started, tmp_path):
     """A copy of an interrupted run of 3 ranks, and the folder of its newest checkpoint."""
-    shutil.copytree(started(3).folder / "run", tmp_path / "run")
+    shutil.copytree(started(3).folder / f"run-{BIT_IDENTICAL}", tmp_path / "run")
     return tmp_path / "run", state_file.newest(tmp_path / "run" / "state").parent
 
 
 def opened(run):
-    checkpoints = Checkpoints(run, load_data(), configured(INTERRUPTED))
+    checkpoints = Checkpoints(run, load_data(), configured(BIT_IDENTICAL))
     return checkpoints.open() and checkpoints.last
 
 

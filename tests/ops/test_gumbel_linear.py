@@ -88,6 +88,20 @@ def test_gumbel_rows_products_share_one_generation(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("span", [(0, 900), (900, 3000), (0, 3000), (7, 7)])
+def test_gumbel_rows_of_some_items_are_columns_of_all(method, span):
+    graph, users = random_graph(41, 3000, 0.01), torch.arange(41)
+    whole = GumbelRows(graph, users, 0.2, 5, method=method)
+    rows = GumbelRows(graph, users, 0.2, 5, method=method, items=span)
+    columns = whole.dense()[:, slice(*span)]
+    assert rows.shape == columns.shape and torch.equal(rows.dense(), columns)
+    x = normal(columns.shape[1], 3)
+    (product,), square = rows.forward([x])
+    assert_close(product, columns.double() @ x, torch.float32)
+    assert_close(square, columns.double().square().sum(1), torch.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_gumbel_linear_gradcheck(method):
     graph, users = random_graph(5, 7, 0.3), torch.tensor([4, 1, 1])
     for weight in (make_weight(3, 7, torch.float64, True), make_weight(3, 7, torch.float64, False)):

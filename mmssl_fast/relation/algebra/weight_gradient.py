@@ -34,6 +34,8 @@ class DenseGradient:
 
     def add_sparse(self, entries: ItemEntries, value: Tensor, y: Tensor) -> None:
         """Adds value[e] y[row(e)] to dW[:, col[e]] for every entry e; y is [B, H]."""
+        if not value.numel():
+            return
         if self.value.mT.is_contiguous():
             entries.add_transposed_(self.value.mT, value, y)
             return

@@ -84,7 +84,7 @@ def test_ncl_clusters_are_those_of_points_that_lie_apart(k):
     x = torch.eye(3, 8).repeat(14, 1)[:40] + 0.01 * torch.randn(40, 8)
     x[39] = 0
     centres = torch.zeros(k, 8)
-    cluster = cluster_rows(x, centres)
+    cluster = cluster_rows(x, centres, 40)
     assert cluster.shape == (40,) and 0 <= cluster.min() and cluster.max() < k
     assert torch.equal((F.normalize(x[:39], dim=1) @ centres.T).argmax(1), cluster[:39])
     lengths = centres.norm(dim=1)

@@ -1,0 +1,94 @@
+"""Relation rows whose columns are divided among ranks, compared with one rank: values and gradients."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import torch
+from driver import Check
+from op_cases import a_graph, columns_of, leaf, normal
+
+import mmssl_fast as mf
+from mmssl_fast import distributed as md
+from mmssl_fast.relation import RelationRows
+from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
+
+
+def leaves(n_items, dtype=torch.float64):
+    """u [5, 4], v [I, 4] and W [3, I]."""
+    return [normal(5, 4, dtype=dtype), normal(n_items, 4, dtype=dtype, seed=1), normal(3, n_items, dtype=dtype, seed=2)]
+
+
+def own_leaves(whole, ranks):
+    u, v, weight = whole
+    return [leaf(u), leaf(ranks.mine(v)), leaf(columns_of(weight, ranks).mT.contiguous().mT)]
+
+
+def first_layer(u, v, weight, bias, seen, gumbel, row_l2, ranks, n_items):
+    """The first layer of generated rows, and of Gumbel rows plus generated rows; and its penalty."""
+    shared = md.copy_to_ranks(u, ranks)
+    span = ranks.span(n_items)
+    generated = RelationRows.generated(shared, v, seen=seen and md.seen_of_items(seen, *span))
+    mixed = RelationRows.gumbel(*gumbel, items=span).to(u.dtype) + 0.3 * generated
+    rows = [generated, mixed]
+    if row_l2:
+        rows = [md.normalize_rows(block, ranks) for block in rows]
+    z = md.relation_linear(torch.cat(rows), weight, ranks, bias)
+    return torch.cat((z.tanh().sum(1), md.gradient_norm(z.cos(), weight, ranks)))
+
+
+def case_first_layer(ranks, check: Check):
+    users = torch.tensor([3, 0, 7, 0, 22])  # 3 has no items
+    for n_items in (17, 3):
+        graph = a_graph(n_items=n_items) if n_items > 5 else mf.InteractionGraph.from_pairs([0, 0, 7], [0, 2, 1], 23, 3)
+        bias = normal(3, seed=4)
+        for tau, noise_scale in ((0.15, 1.0), (0.5, 1.0), (0.2, 0.0)):
+            gumbel = graph, users, tau, 5, 1, noise_scale
+            for seen in (None, graph.rows(users)):
+                for row_l2 in (False, True):
+                    label = f"{n_items} items, tau = {tau}, sigma = {noise_scale}, seen = {seen is not None}, {row_l2}"
+                    layer_agrees(ranks, check, label, bias, seen, gumbel, row_l2, n_items)
+
+
+def layer_agrees(ranks, check, label, bias, seen, gumbel, row_l2, n_items):
+    tables = leaves(n_items)
+    mine, whole = own_leaves(tables, ranks), own_leaves(tables, md.ONE)
+    y = first_layer(*mine, bias, seen, gumbel, row_l2, ranks, n_items)
+    truth = first_layer(*whole, bias, seen, gumbel, row_l2, md.ONE, n_items)
+    check.close(y, truth, f"value, {label}", 1e-11)
+    weight = normal(*truth.shape, seed=3)
+    (y * weight).sum().backward()
+    (truth * weight).sum().backward()
+    expected = whole[0].grad, ranks.mine(whole[1].grad), columns_of(whole[2].grad, ranks)
+    for x, gradient, name in zip(mine, expected, ("u", "v", "W"), strict=True):
+        check.close(x.grad, gradient, f"gradient of {name}, {label}", 1e-10, 1.0)
+
+
+def broken_lengths_of_own_columns(ranks, check: Check):
+    with mock.patch.object(md, "normalize_rows", lambda rows, ranks: rows.normalize()):
+        case_first_layer(ranks, check)
+
+
+def broken_scale_not_copied(ranks, check: Check):
+    """The gradient of the length of a row lacks the columns of the other ranks."""
+    with mock.patch.dict(md.normalize_rows.__globals__, {"copy_to_ranks": lambda x, ranks: x}):
+        case_first_layer(ranks, check)
+
+
+def case_gradient_norm(ranks, check: Check):
+    """For H ≤ 2B and H > 2B; a row of zeros has gradient 0."""
+    for b, h, n in ((5, 3, 17), (2, 7, 17), (2, 3, 2)):
+        g, weight = normal(b, h), normal(h, n, seed=1)
+        g[0] = 0
+        mine, whole = (leaf(g), leaf(columns_of(weight, ranks).contiguous())), (leaf(g), leaf(weight))
+        norm, truth = md.gradient_norm(*mine, ranks), gradient_norm(*whole)
+        check.close(norm, truth, f"norm {b}, {h}, {n}")
+        (norm * norm.detach().cos()).sum().backward()
+        (truth * truth.detach().cos()).sum().backward()
+        check.close(mine[0].grad, whole[0].grad, f"gradient of g {b}, {h}, {n}")
+        check.close(mine[1].grad, columns_of(whole[1].grad, ranks), f"gradient of W {b}, {h}, {n}")
+
+
+def broken_gradient_norm_not_copied(ranks, check: Check):
+    with mock.patch.dict(md.gradient_norm.__globals__, {"copy_to_ranks": lambda x, ranks: x}):
+        case_gradient_norm(ranks, check)
