@@ -32,7 +32,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-CLIENTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("driver", "run"))
+CLIENTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("driver", "program", "run"))
 SEED = 2022
 
 
@@ -239,7 +239,7 @@ def run_side(name: str, checkout: str, folder: str, side: str, options: dict[str
     answer(before_mib=peak_mib())
     with contextlib.suppress(Finished), profiler:
         one.run(Turns(requests, answer))
-    answer(said=str(one.said))
+    answer(said=str(sparse.report() if side == "sparse" else one.said))
     for request in requests:
         if request != "evaluate\n":
             break
@@ -314,7 +314,7 @@ def stand_in(*names: str) -> None:
 def old_numpy() -> None:
     """Names that NumPy and SciPy had when the clients were written."""
     import numpy as np
-    from scipy.sparse import dok_matrix
+    from scipy.sparse import dok_matrix, spmatrix
 
     names = {"float": float, "int": int, "bool": bool, "object": object, "str": str, "long": np.int64}
     names |= {"float_": np.float64, "bool8": np.bool_, "int_": np.int64, "complex_": np.complex128}
@@ -328,6 +328,8 @@ def old_numpy() -> None:
         self._dict.update(entries)
 
     dok_matrix._update = update
+    if not hasattr(spmatrix, "A"):
+        spmatrix.A = property(lambda self: self.toarray())
 
 
 def user_lists(matrix) -> Iterator[tuple[int, list[int]]]:
