@@ -22,7 +22,7 @@ class Micro(Program):
     def write(self, data) -> None:
         folder = self.folder / "data" / self._data
         (folder / "5-core").mkdir(parents=True)
-        (self.folder / "codes").mkdir()
+        (self.folder / "codes" / "logs").mkdir(parents=True)
         for split in ("train", "val", "test"):
             lists = {str(user): items for user, items in user_lists(getattr(data, split))}
             (folder / "5-core" / f"{split}.json").write_text(json.dumps(lists))
