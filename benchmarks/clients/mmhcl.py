@@ -1,4 +1,4 @@
-"""CRIPAC-DIG/MICRO, and programs with its layout of data, as Xu107/MMHCL with `--set data=Clothing`."""
+"""Xu107/MMHCL, as for its data set Clothing, which has two modalities."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import numpy as np
 from driver import user_lists
 from program import Program, numbers
 
+DATASET = "Clothing"
 
-class Micro(Program):
-    name = "MICRO and its relatives"
+
+class MMHCL(Program):
+    name = "MMHCL"
     main = "codes/main.py"
     absent = ("tqdm",)
 
-    @property
-    def _data(self) -> str:
-        return self.options.get("data", "baby")
-
     def write(self, data) -> None:
-        folder = self.folder / "data" / self._data
+        folder = self.folder / "data" / DATASET
         (folder / "5-core").mkdir(parents=True)
-        (self.folder / "codes" / "logs").mkdir(parents=True)
+        (self.folder / "codes").mkdir()
         for split in ("train", "val", "test"):
             lists = {str(user): items for user, items in user_lists(getattr(data, split))}
             (folder / "5-core" / f"{split}.json").write_text(json.dumps(lists))
@@ -31,11 +29,11 @@ class Micro(Program):
 
     def arguments(self) -> list[str]:
         os.chdir("codes")  # it reads ../data
-        return ["--dataset", self._data]
+        return ["--dataset", DATASET]
 
     def evaluate(self) -> dict[str, float]:
         names = self.module
         return numbers(names.trainer.test(list(names.data_generator.val_set), is_val=True))
 
 
-CLIENT = Micro
+CLIENT = MMHCL
