@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 from driver import Client, old_numpy, stand_in
 
-ABSENT = ("dgl", "visdom", "setproctitle", "torch_sparse", "torch.utils.tensorboard", "tqdm")
+ABSENT = ("dgl", "dotenv", "visdom", "wandb", "setproctitle", "torch_sparse", "torch.utils.tensorboard", "tqdm")
 
 
 class HKUDS(Client):

@@ -16,7 +16,7 @@ from ...ops.derivatives import is_transforming
 from . import cost, products
 from .adjacency import Adjacency
 from .counts import TIMED, Report
-from .matrices import TOO_SMALL, Matrices
+from .matrices import TOO_BRIEF, TOO_SMALL, Matrices
 from .products import Product
 
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
@@ -98,8 +98,8 @@ def multiply(
 
 def _result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool) -> Tensor | None:
     """The product on propagate, or None."""
-    if not always and len(args) == 2 and not kwargs and func in products.PLAIN and _is_too_small(*args):
-        _matrices.report.left[TOO_SMALL] += 1
+    if not always and len(args) == 2 and not kwargs and func in products.PLAIN and (reason := _is_left(*args)):
+        _matrices.report.left[reason] += 1
         return None
     if any(map(_decides, (*args, *kwargs.values()))):
         return None
@@ -107,33 +107,38 @@ def _result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     return None if product is None else _run(product, func, args, kwargs, always)
 
 
-def _is_too_small(matrix: Any, x: Any) -> bool:
-    """Whether this is ``matrix @ x`` with nothing unusual about it, and torch computes it faster.
+def _is_left(matrix: Any, x: Any) -> str | None:
+    """Why torch is to take this product, if it is ``matrix @ x`` with nothing unusual about it and torch is faster.
 
-    It is what `_run` would find, at a fifth of the cost: a small model has little time to lose.
+    It is what `_run` would find, at a fraction of the cost: a small model has little time to lose.
     """
     if type(x) not in _KINDS or type(matrix) not in _KINDS or matrix.layout not in LAYOUTS or is_transforming():
-        return False
+        return None
     shape, x_shape, dtype = matrix.shape, x.shape, matrix.dtype
-    return (
-        len(shape) == 2 == len(x_shape)
-        and shape[1] == x_shape[0]
-        and x.layout is torch.strided
-        and dtype is x.dtype
-        and dtype in DTYPES
-        and matrix.device == x.device
-        and not matrix.requires_grad
-        and not matrix.dense_dim()
-        and cost.gain(
-            matrix.layout,
-            matrix._nnz(),
-            shape,
-            x_shape[1],
-            itemsize=dtype.itemsize,
-            backward=x.requires_grad and torch.is_grad_enabled(),
-        )
-        <= 0
+    if (
+        len(shape) != 2
+        or len(x_shape) != 2
+        or shape[1] != x_shape[0]
+        or x.layout is not torch.strided
+        or dtype is not x.dtype
+        or dtype not in DTYPES
+        or matrix.device != x.device
+        or matrix.requires_grad
+        or matrix.dense_dim()
+    ):
+        return None
+    entries = matrix._nnz()
+    gain = cost.gain(
+        matrix.layout,
+        entries,
+        shape,
+        x_shape[1],
+        itemsize=dtype.itemsize,
+        backward=x.requires_grad and torch.is_grad_enabled(),
     )
+    if gain <= 0:
+        return TOO_SMALL
+    return TOO_BRIEF if _matrices.is_brief(matrix, entries, gain) else None
 
 
 def holds_sparse(values: tuple[Any, ...]) -> bool:

@@ -104,6 +104,30 @@ class Matrices:
             known.uses = 1  # whether the products left to torch were of these contents is not known
         return self._prepare(matrix, known, pattern), kind
 
+    def is_brief(self, matrix: Tensor, entries: int, gain: float) -> bool:
+        """Whether `adjacency` would return TOO_BRIEF; it is counted then, and need not be called.
+
+        False also where only `adjacency` can tell, because the entries might be known.
+        """
+        kind = self._kind(matrix, entries)
+        expected = kind.products_each
+        if expected is None:
+            return False
+        known = self._find(matrix, kind)
+        worth, price = gain * (expected - known.uses), cost.prepare_cost(entries, matrix.shape, False)
+        if known.prepared is not None or worth >= price or known.missed >= price * known.patience:
+            return False
+        if worth >= cost.prepare_cost(entries, matrix.shape, True) and self._is_counted(entries):
+            return False
+        known.uses += 1
+        known.missed += gain
+        kind.left += 1
+        return True
+
+    def _is_counted(self, entries: int) -> bool:
+        """Whether a known pattern has this number of entries."""
+        return any(pattern.entries == entries for pattern in self._patterns)
+
     def _prepare(self, matrix: Tensor, known: _Known, pattern: Pattern | None) -> Adjacency:
         start = time.perf_counter()
         kind = known.report

@@ -68,23 +68,27 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
     plain = _method(func) if path[1].startswith("Tensor.") else func
 
     def product(*args: Any, **kwargs: Any) -> Any:
-        if _is_compiling():
-            return func(*args, **kwargs)
-        always = _here.always
+        always, call = _here.always, plain
         if always is None and _is_key_in_tls("context"):
             always = _state_of_backward()
         if always is not None and is_mode_enabled():
+            if _is_compiling():
+                return func(*args, **kwargs)
             if holds_sparse((*args, *kwargs.values())):
                 return multiply(func, plain, args, kwargs, always)
         elif always is not None:
+            call = func  # nothing else is asked where all arguments are torch's own
             for x in (*args, *kwargs.values()) if kwargs else args:
                 kind = type(x)
                 if kind is Tensor or kind is Parameter:
-                    if x.layout is not _strided:
-                        return multiply(func, plain, args, kwargs, always)
-                elif x is not None and has_sparse(x):
-                    return multiply(func, plain, args, kwargs, always)
-        return plain(*args, **kwargs) if kwargs else plain(*args)
+                    if x.layout is _strided:
+                        continue
+                else:
+                    call = plain
+                    if x is None or not has_sparse(x):
+                        continue
+                return func(*args, **kwargs) if _is_compiling() else multiply(func, plain, args, kwargs, always)
+        return call(*args, **kwargs) if kwargs else call(*args)
 
     functools.update_wrapper(product, func)
     product.__module__, product.__qualname__ = path  # under which pickle finds it

@@ -1,0 +1,31 @@
+"""huangtinglin/NGCF-PyTorch. Its default removes edges in each step; `--set "args=--node_dropout_flag 0"` does not."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from driver import user_lists
+from program import Program, numbers
+
+
+class NGCF(Program):
+    name = "NGCF-PyTorch"
+    main = "NGCF/main.py"
+    edits: ClassVar[dict[str, str]] = {"'cuda:' + str(args.gpu_id)": "'cpu'"}
+
+    def write(self, data) -> None:
+        folder = self.folder / "catalogue"
+        folder.mkdir(parents=True)
+        for split, matrix in (("train", data.train), ("test", data.test)):
+            lines = (" ".join(map(str, (user, *items))) for user, items in user_lists(matrix))
+            (folder / f"{split}.txt").write_text("\n".join(lines))
+
+    def arguments(self) -> list[str]:
+        return ["--data_path", f"{self.folder}/", "--dataset", "catalogue"]
+
+    def evaluate(self) -> dict[str, float]:
+        names = self.module
+        return numbers(names.test(names.model, list(names.data_generator.test_set), drop_flag=False))
+
+
+CLIENT = NGCF
