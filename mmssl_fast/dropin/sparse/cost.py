@@ -6,7 +6,7 @@ torch's is the lower one and this library's the higher one, so that what is take
 and on earlier uses, never on a clock: a run can be repeated bit for bit.
 
 With n entries, N rows and columns together, and d columns of the dense factor in float32 (twice as many in float64),
-and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cache does not hold:
+and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cache does not hold::
 
     torch, forward       COO   2e3 + n (28 + 0.06 [0.17] d)     CSR    5e3 + n (0.9 + 0.11 [0.2] d)
                          CSC  30e3 + n (25 + 0.115 [0.28] d)
