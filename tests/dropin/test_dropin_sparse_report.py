@@ -160,7 +160,8 @@ def test_decisions_are_the_same_in_every_run():
                 dropped = without_edges(a, step)
                 for _ in range(step % 4 + 1):
                     product(dropped, x)
-        counts.append((sparse.report().taken, sparse.report().left))
+        (kind,) = sparse.report().matrices
+        counts.append((sparse.report().taken, sparse.report().left, kind.left, list(kind.lifetimes)))
     assert counts[0] == counts[1] == counts[2] and counts[0][1][TOO_BRIEF]
 
 
