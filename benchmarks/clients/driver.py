@@ -7,8 +7,8 @@ the sides run their turns one after another, so that all have the same load on t
     python benchmarks/clients/run.py lightgcn_pytorch CHECKOUT [--data FOLDER] [--turns 5] [--sides own,sparse,full]
 
 Sides: "own" is the unchanged client, "sparse" the client under `sparse.enable()`, and "full" uses everything else that
-mmssl_fast.dropin has for it. Times are processor time, because other programs may be running. Without --data, the
-built-in data set of mmssl_trainer is used.
+mmssl_fast.dropin has for it. `--sides own,own2,sparse` runs the unchanged client twice, to show the noise. Times are
+processor time, because other programs may be running. Without --data, the built-in data set of mmssl_trainer is used.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 CLIENTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("driver", "program", "run"))
 SEED = 2022
+# For glibc. Otherwise it returns large buffers to the system in some steps, and the next ones pay for new pages.
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 
 
 class Finished(Exception):
@@ -105,7 +107,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=2000, help="of the synthetic catalogue")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--evaluations", type=int, default=2)
-    parser.add_argument("--sides", default="own,sparse,full")
+    parser.add_argument("--sides", default="own,sparse,full", help="another name is the unchanged client once more")
+    parser.add_argument("--keep-memory", action="store_true", help="glibc returns no memory: steadier times of steps")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the client")
     args = parser.parse_args()
@@ -121,7 +124,8 @@ def main() -> None:
             folder.mkdir()
             kind(args.checkout.resolve(), folder, name, options).write(data)
             told = json.dumps([args.client, str(args.checkout.resolve()), str(folder), name, options])
-            sides.append(Side(name, [sys.executable, "-P", sys.argv[0], "side", told]))
+            kept = KEPT_MEMORY if args.keep_memory else {}
+            sides.append(Side(name, [sys.executable, "-P", sys.argv[0], "side", told], kept))
         result = take_turns(sides, args.turns, args.evaluations)
     print(f"{kind.name}: {data.n_users} users, {data.n_items} items, {data.train.nnz} interactions, {options or ''}")
     report(result, kind.turn)
@@ -139,9 +143,9 @@ def client(name: str) -> type[Client]:
 
 # --- the parent -------------------------------------------------------------------------------------------------------
 class Side:
-    def __init__(self, name: str, command: list[str]) -> None:
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.name, self.process = name, subprocess.Popen(command, **pipes)
+        self.name, self.process = name, subprocess.Popen(command, env=os.environ | environment, **pipes)
 
     def ask(self, request: str) -> dict:
         self.process.stdin.write(request + "\n")

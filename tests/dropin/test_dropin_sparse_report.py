@@ -1,5 +1,6 @@
 """What the sparse drop-in says that it did, and the rule by which it leaves products to torch."""
 
+import operator
 import warnings
 
 import pytest
@@ -148,17 +149,20 @@ def test_contents_that_change_at_every_product_cost_ever_less(taken):
 
 
 def test_decisions_are_the_same_in_every_run():
+    """Also where the product is called by keyword, which is looked at in all generality."""
     counts = []
-    for _ in range(2):
+    calls = operator.matmul, operator.matmul, lambda a, x: torch.mm(input=a, mat2=x)
+    for product in calls:
         sparse.reset_report()
         a, x = graph(8000, 1500), torch.randn(1500, 32).requires_grad_()
         with sparse.accelerated():
             for step in range(12):
                 dropped = without_edges(a, step)
                 for _ in range(step % 4 + 1):
-                    dropped @ x
-        counts.append((sparse.report().taken, sparse.report().left))
-    assert counts[0] == counts[1]
+                    product(dropped, x)
+        (kind,) = sparse.report().matrices
+        counts.append((sparse.report().taken, sparse.report().left, kind.left, list(kind.lifetimes)))
+    assert counts[0] == counts[1] == counts[2] and counts[0][1][TOO_BRIEF]
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
