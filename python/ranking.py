@@ -1,5 +1,8 @@
 """Ranking of items and ranking metrics. All items without a training interaction of the user are ranked, not only a
-sample of them."""
+sample of them.
+
+The file has over 400 lines, because rankings, ties and metrics share the order of the items and the groups of users.
+"""
 
 from __future__ import annotations
 
