@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from nn_catalogue import catalogue
+from threads_at_once import in_threads
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmssl_fast import InteractionGraph, RelationRows, lightgcn, precision
@@ -154,11 +155,7 @@ def test_two_threads_use_a_new_graph_at_once():
         barrier.wait()
         found.append(gradients(source))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work)
     assert len(found) == 4
     assert all(torch.equal(a, b) for one in found for a, b in zip(one, expected, strict=True))
 
@@ -210,11 +207,7 @@ def test_threads_get_the_rounding_of_their_own_weight():
             if not bool((rounded(weight, torch.bfloat16) == weight[0, 0]).all()):
                 wrong.append(weight[0, 0])
 
-    threads = [threading.Thread(target=work, args=(weight,)) for weight in weights]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, [(weight,) for weight in weights])
     assert not wrong
 
 

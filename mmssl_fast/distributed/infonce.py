@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import as_ids, check_tensors
-from ..ops.infonce import MIN_TAU, ONE_PASS_MIN_TAU
+from ..ops.infonce import ONE_PASS_MIN_TAU, unit_inputs
 from ..ops.infonce import infonce as infonce_whole
-from ..ops.unit_rows import unit_rows
 from ..tiles import item_tiles
 from .collectives import check_rows, copy_to_ranks, gather_rows, merge_logsumexp, reduce_from_ranks
 from .ranks import Ranks
@@ -63,26 +61,17 @@ def infonce(
     """
     if ranks.size == 1:
         return infonce_whole(h, e, ids, tau, exclude_self)
-    check_tensors("infonce", h=h, e=e)
-    ids = as_ids("infonce", "ids", ids)
-    if h.dtype != e.dtype or h.shape != e.shape:
-        raise ValueError(
-            f"infonce: h and e must have the same shape and dtype, got {list(h.shape)} {h.dtype} and "
-            f"{list(e.shape)} {e.dtype}"
-        )
+    dtype = h.dtype
+    h, e, ids = unit_inputs(h, e, ids, tau)
+    if h.shape != e.shape:
+        raise ValueError(f"infonce: h and e must have the same shape, got {list(h.shape)} and {list(e.shape)}")
+    if not tau > 0:
+        raise ValueError(f"infonce: tau must be positive, got {tau}")
     check_rows("infonce", h, n_users, ranks)
     outside = ((ids < 0) | (ids >= n_users)).nonzero()
     if outside.numel():
         at = int(outside[0])
         raise ValueError(f"infonce: ids[{at}] = {int(ids[at])} is outside [0, {n_users})")
-    dtype = h.dtype
-    if dtype == torch.bfloat16:
-        h, e = h.float(), e.float()
-    if not tau > 0:
-        raise ValueError(f"infonce: tau must be positive, got {tau}")
-    if tau < MIN_TAU.get(h.dtype, 0):
-        raise ValueError(f"infonce: tau must be at least {MIN_TAU[h.dtype]} for {h.dtype}, got {tau}")
-    h, e = unit_rows(h), unit_rows(e)
     distinct, counts = torch.unique(ids, return_counts=True)
     first, last = ranks.span(n_users)
     slots = ((distinct >= first) & (distinct < last)).nonzero().flatten()

@@ -55,20 +55,25 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
         >>> torch.allclose(infonce(h, e, ids, tau=0.5), expected)
         True
     """
-    check_tensors("infonce", h=h, e=e)
-    ids = as_ids("infonce", "ids", ids)
     dtype = h.dtype
-    if dtype != e.dtype:
-        raise ValueError(f"infonce: h and e must have the same dtype, got {dtype} and {e.dtype}")
-    if dtype == torch.bfloat16:
-        h, e = h.float(), e.float()
-    if 0 < tau < MIN_TAU.get(h.dtype, 0):
-        raise ValueError(f"infonce: tau must be at least {MIN_TAU[h.dtype]} for {h.dtype}, got {tau}")
-    h, e = unit_rows(h), unit_rows(e)
+    h, e, ids = unit_inputs(h, e, ids, tau)
     if _is_one_pass(h, e, ids, tau):
         return infonce_with_grad(h, e, ids, tau, exclude_self)[0].to(dtype)
     terms, _ = infonce_op(h, e, ids, tau, exclude_self)
     return terms.mean().to(dtype)
+
+
+def unit_inputs(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments of `infonce`, checked: rows of unit length, bfloat16 as float32, and int64 ids."""
+    check_tensors("infonce", h=h, e=e)
+    ids = as_ids("infonce", "ids", ids)
+    if h.dtype != e.dtype:
+        raise ValueError(f"infonce: h and e must have the same dtype, got {h.dtype} and {e.dtype}")
+    if h.dtype == torch.bfloat16:
+        h, e = h.float(), e.float()
+    if 0 < tau < MIN_TAU.get(h.dtype, 0):
+        raise ValueError(f"infonce: tau must be at least {MIN_TAU[h.dtype]} for {h.dtype}, got {tau}")
+    return unit_rows(h), unit_rows(e), ids
 
 
 class Workspace(NamedTuple):

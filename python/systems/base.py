@@ -43,7 +43,6 @@ class System(Protocol):
     over_ranks: {tensor of `parameters` or `state`: "users" or "items"} for those whose rows are divided among the
         ranks, "columns of items" for those whose columns are; all others are equal on all ranks. None, or no such
         attribute: only one process can train the system.
-    other_parameters: optional; (name in `state`, parameter) of what `optimisers` update besides `trained_parameters`.
     optimisers: optimisers by name; their state is part of a checkpoint.
     """
 
@@ -69,6 +68,9 @@ class System(Protocol):
 
     def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """(name, parameter) of every parameter that `terms` depends on."""
+
+    def other_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """(name in `state`, parameter) of the parameters that `optimisers` update besides `trained_parameters`."""
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout). Users and items without
@@ -138,6 +140,9 @@ class NetworkSystem:
 
     def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         return self.model.named_parameters()
+
+    def other_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return ()
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
@@ -223,6 +228,9 @@ class UntrainedSystem:
         return {}
 
     def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        return ()
+
+    def other_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         return ()
 
     def embeddings(self) -> tuple[Tensor, Tensor]:

@@ -10,14 +10,13 @@ torch.distributed.checkpoint is not used: its reader leaves zeros where a file i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn import Parameter
 
 from mmssl_fast import distributed
 
@@ -38,8 +37,8 @@ def sides(system: System, name: str) -> Callable[[str], str | None]:
     known = {f"system.{parameter}": side for parameter, side in by_rows.items()}
     known |= {f"best.parameter.{parameter}": side for parameter, side in by_rows.items()}
     known |= {"best.users": "users", "best.items": "items"}
-    others: Iterable[tuple[str, Parameter]] = getattr(system, "other_parameters", tuple)()
-    names = {id(parameter): parameter_name for parameter_name, parameter in [*system.trained_parameters(), *others]}
+    updated = [*system.trained_parameters(), *system.other_parameters()]
+    names = {id(parameter): parameter_name for parameter_name, parameter in updated}
     for optimiser_name, optimiser in system.optimisers.items():
         parameters = [one for group in optimiser.param_groups for one in group["params"]]
         for at, parameter in enumerate(parameters):

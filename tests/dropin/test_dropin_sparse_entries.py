@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dropin_clients.sparse_matrices import dense, matrix
+from threads_at_once import in_threads
 from tolerances import assert_close
 from torch import Tensor
 
@@ -125,11 +126,7 @@ def test_many_threads_enter_and_leave():
                 if not torch.allclose(torch.mm(a, x), truth):
                     wrong.append(1)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work)
     assert not wrong and differing(before, contents()) == [] and entries._users == 0
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn as nn
 import torch.utils.checkpoint
 from dropin_clients.sparse_matrices import assert_torchs, dense, matrix, product_and_gradient
+from threads_at_once import in_threads
 from tolerances import assert_close
 
 from mmssl_fast.dropin import sparse
@@ -154,9 +155,5 @@ def test_two_threads_meet_a_new_matrix_at_once(layout):
             if not torch.allclose(sparse.mm(a, x), truth):
                 wrong.append(1)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work)
     assert not wrong
