@@ -1,4 +1,4 @@
-"""Where products are taken: `accelerated`, `enable` and `disable`."""
+"""The contexts in which products are accelerated: `accelerated`, `enable` and `disable`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ _enabled = _Enabled()
 
 @contextmanager
 def accelerated(*, always: bool = False) -> Iterator[None]:
-    """Inside, in this thread, products of a sparse matrix and a dense one run on propagate.
+    """Context manager: accelerates the products of a sparse and a dense matrix in this thread.
 
-    Taken are torch.mm, torch.matmul, ``@``, torch.sparse.mm, torch.mv, torch.addmm, torch.sparse.addmm and F.linear,
-    the sparse matrix on either side, by position or by keyword, as functions or methods. These names are replaced, in
-    torch and in modules that have imported them (``from torch.sparse import mm``), until no thread is inside any more.
-    Every other call is torch's own; so is a product by a function that was kept elsewhere before, as the default of an
-    argument or in a list. A __torch_function__ is handed torch's own function, which ``torch.mm`` is not while the name
-    is replaced: compare with what was kept before. `report` has what was taken and what was not.
+    These are the products in torch.mm, torch.matmul, ``@``, torch.sparse.mm, torch.mv, torch.addmm, torch.sparse.addmm
+    and F.linear, as functions or methods, with positional or keyword arguments, and with the sparse matrix on either
+    side. The functions are replaced in torch, and in modules that have imported them (``from torch.sparse import mm``),
+    until no thread is in the context. A function that was stored elsewhere before, for example as a default argument or
+    in a list, is not replaced. All other functions of torch are unchanged. `report` shows what was accelerated.
 
-    Entering for the first time searches the modules that are imported, 6 milliseconds for 1350 modules, and later only
-    new ones; entering and leaving then takes 25 microseconds. Enter once, outside of the loop over steps.
+    A __torch_function__ receives the original function of torch. Inside the context, ``torch.mm`` is another object, so
+    compare with a reference that was stored before.
+
+    The first use searches all imported modules, in 6 milliseconds for 1350 modules. Later uses search only new modules
+    and take 25 microseconds. Therefore enter the context once, outside of the loop over steps.
 
     Args:
-        always: whether products are taken where torch would be faster too, here and in whatever is nested in it.
-            Results then have the same bits for any number of threads.
+        always: also accelerate products for which torch would be faster, in this context and in contexts inside it.
+            Results are then bit-identical for any number of threads.
     """
     _begin(always)
     try:
@@ -43,14 +45,14 @@ def accelerated(*, always: bool = False) -> Iterator[None]:
 
 
 def enable(*, always: bool = False) -> None:
-    """As `accelerated`, from here on in this thread; `disable` ends it. Enabling twice is enabling once."""
+    """Like `accelerated`, from now on in this thread, until `disable`. A second call has no effect."""
     if _enabled.always is None:
         _begin(always)
         _enabled.always = always
 
 
 def disable() -> None:
-    """Ends `enable` in this thread; nothing happens where it was not called."""
+    """Ends `enable` in this thread. Does nothing if it was not called."""
     if _enabled.always is not None:
         _end(_enabled.always)
         _enabled.always = None

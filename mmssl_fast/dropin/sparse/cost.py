@@ -1,8 +1,8 @@
-"""When a sparse product pays: counted from sizes, before anything is done.
+"""Estimates from sizes whether a sparse product is faster here than in torch.
 
 Times are in nanoseconds of one core, fitted to torch and this library measured side by side with ``pytest
-benchmarks/bench_dropin.py --benchmark-only -k rule``; only their ratios matter. Between measurements that differ,
-torch's is the lower one and this library's the higher one, so that what is taken is faster. Decisions depend on sizes
+benchmarks/bench_dropin.py --benchmark-only -k rule``; only their ratios matter. If measurements differ, the
+lower one is used for torch and the higher one for this library, so that accelerated products are faster. Decisions depend on sizes
 and on earlier uses, never on a clock: a run can be repeated bit for bit.
 
 With n entries, N rows and columns together, and d columns of the dense factor in float32 (twice as many in float64),

@@ -1,4 +1,4 @@
-"""What the sparse drop-in did: counts of products and preparations, by kind of matrix and by reason."""
+"""The report of the sparse drop-in: counts of products and preparations, by matrix and by reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# The products of a kind of matrix after which torch's own is run as well, without gradient, to be timed.
+# Numbers of the products that torch computes as well, without gradient, to compare the times.
 TIMED = frozenset(2**n for n in range(4, 32))
 _ENOUGH = 3  # timed products, of which the median is taken
 
@@ -34,7 +34,6 @@ class MatrixReport:
     products: int = 0
     left: int = 0
     lifetimes: deque[int] = field(default_factory=lambda: deque(maxlen=8), repr=False)
-    warned: bool = field(default=False, repr=False)
 
     @classmethod
     def of(cls, matrix: Tensor) -> MatrixReport:

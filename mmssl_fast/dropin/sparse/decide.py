@@ -1,4 +1,4 @@
-"""Which products run on `propagate`, and what was done so far."""
+"""Decides which products are accelerated, computes them, and counts both."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...modes import is_tracing, is_transformed
 from ...ops.derivatives import is_transforming
-from . import cost, products
+from . import products
 from .adjacency import Adjacency
 from .counts import TIMED, Report
-from .matrices import TOO_BRIEF, TOO_SMALL, Matrices
+from .matrices import Matrices
 from .products import Product
 
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
@@ -27,7 +27,7 @@ _matrices = Matrices()
 _told: set[str] = set()
 is_mode_enabled = torch._C._is_torch_function_mode_enabled
 _torch_function = vars(Tensor)["__torch_function__"].__func__
-_sparse_mm = torch.sparse.mm  # torch's own, also while a wrapper stands there
+_sparse_mm = torch.sparse.mm  # the original, also while it is replaced
 
 
 def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
@@ -82,9 +82,9 @@ def reset_report() -> None:
 def multiply(
     func: Callable[..., Any], plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool
 ) -> Any:
-    """A call of `func` with a sparse factor, on propagate or by torch.
+    """A call of `func` with a sparse factor, computed here or by torch.
 
-    plain: torch's way to do it; `func`, or what calls it.
+    plain: what to call if torch computes it: `func`, or a function that calls it.
     """
     if is_mode_enabled() and all(type(x) in _KINDS for x in args if isinstance(x, Tensor)):
         with torch._C.DisableTorchFunction():  # with torch.set_default_device, reading a shape takes microseconds
@@ -97,58 +97,55 @@ def multiply(
 
 
 def _result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool) -> Tensor | None:
-    """The product on propagate, or None."""
-    if not always and len(args) == 2 and not kwargs and func in products.PLAIN and (reason := _is_left(*args)):
-        _matrices.report.left[reason] += 1
-        return None
+    """The accelerated product. None if torch must compute it."""
+    if len(args) == 2 and not kwargs and func in products.PLAIN and _is_plain(*args):
+        return _run(Product(*args), func, args, kwargs, always)
     if any(map(_decides, (*args, *kwargs.values()))):
         return None
     product = products.read(func, args, kwargs)
-    return None if product is None else _run(product, func, args, kwargs, always)
+    if product is None:
+        return None
+    reason = product if isinstance(product, str) else _obstacle_of(product)
+    if reason is not None:
+        _tell(reason)
+        _matrices.report.left[reason] += 1
+        return None
+    assert isinstance(product, Product)
+    return _run(product, func, args, kwargs, always)
 
 
-def _is_left(matrix: Any, x: Any) -> str | None:
-    """Why torch is to take this product, if it is ``matrix @ x`` with nothing unusual about it and torch is faster.
+def _is_plain(matrix: Any, x: Any) -> bool:
+    """Whether this is ``matrix @ x`` for two ordinary tensors on the CPU that fit together.
 
-    It is what `_run` would find, at a fraction of the cost: a small model has little time to lose.
+    Nearly all products are of this kind. `products.read` and `_obstacle_of` would find the same, but cost more than a
+    product of small matrices.
     """
     if type(x) not in _KINDS or type(matrix) not in _KINDS or matrix.layout not in LAYOUTS or is_transforming():
-        return None
+        return False
     shape, x_shape, dtype = matrix.shape, x.shape, matrix.dtype
-    if (
-        len(shape) != 2
-        or len(x_shape) != 2
-        or shape[1] != x_shape[0]
-        or x.layout is not torch.strided
-        or dtype is not x.dtype
-        or dtype not in DTYPES
-        or matrix.device != x.device
-        or matrix.requires_grad
-        or matrix.dense_dim()
-    ):
-        return None
-    entries = matrix._nnz()
-    gain = cost.gain(
-        matrix.layout,
-        entries,
-        shape,
-        x_shape[1],
-        itemsize=dtype.itemsize,
-        backward=x.requires_grad and torch.is_grad_enabled(),
+    return (
+        len(shape) == 2 == len(x_shape)
+        and shape[1] == x_shape[0]
+        and x.layout is torch.strided
+        and dtype is x.dtype
+        and dtype in DTYPES
+        and matrix.device == x.device
+        and not matrix.requires_grad
+        and not matrix.dense_dim()
+        and x.is_cpu
+        and not torch.compiler.is_compiling()
+        and not is_tracing()
     )
-    if gain <= 0:
-        return TOO_SMALL
-    return TOO_BRIEF if _matrices.is_brief(matrix, entries, gain) else None
 
 
 def holds_sparse(values: tuple[Any, ...]) -> bool:
-    """`has_sparse` of any, where a TorchFunctionMode is active."""
+    """Whether `has_sparse` of any value, while a TorchFunctionMode is active."""
     with torch._C.DisableTorchFunction():
         return any(map(has_sparse, values))
 
 
 def has_sparse(x: Any) -> bool:
-    """Whether x is, or holds, a sparse tensor that does not answer torch's functions itself."""
+    """Whether x is or contains a sparse tensor without a __torch_function__ of its own."""
     if type(x) in _KINDS:
         return x.layout is not torch.strided
     if isinstance(x, list | tuple):
@@ -157,7 +154,7 @@ def has_sparse(x: Any) -> bool:
 
 
 def _decides(x: Any) -> bool:
-    """Whether x is, or holds, something that answers torch's functions itself. It is then handed torch's function."""
+    """Whether x is or contains an object with its own __torch_function__, which then receives torch's function."""
     if isinstance(x, list | tuple):
         return any(map(_decides, x))
     kind = type(x)
@@ -165,22 +162,16 @@ def _decides(x: Any) -> bool:
 
 
 def _follows_torch(kind: Any) -> bool:
-    """Whether a subclass of Tensor has the __torch_function__ of Tensor, or none."""
+    """Whether a subclass of Tensor has the __torch_function__ of Tensor, or a disabled one."""
     own = kind.__torch_function__
     return own is torch._C._disabled_torch_function_impl or own.__func__ is _torch_function
 
 
 def _run(
-    product: Product | str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool
+    product: Product, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool
 ) -> Tensor | None:
-    """The product on propagate; None where torch is to take it, for a reason that the report counts."""
+    """The accelerated product. None if torch is faster; the report counts the reason."""
     done = _matrices.report
-    reason = product if isinstance(product, str) else _obstacle_of(product)
-    if reason is not None:
-        _tell(reason)
-        done.left[reason] += 1
-        return None
-    assert isinstance(product, Product)
     start, preparing = time.perf_counter(), done.prepare_seconds
     matrix, x = product.matrix, product.x
     width = 1 if x.ndim == 1 else x.shape[0 if product.from_right else 1]
@@ -218,7 +209,7 @@ def _time_torch(
 
 
 def obstacle(adjacency: Tensor, x: Tensor) -> str | None:
-    """Why torch has to take ``adjacency @ x``, or None."""
+    """The reason why torch must compute ``adjacency @ x``, or None."""
     return _obstacle_of(Product(adjacency, x))
 
 

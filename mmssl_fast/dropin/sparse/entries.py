@@ -1,8 +1,7 @@
-"""torch's matrix products, replaced under the names by which they are called.
+"""Replaces torch's matrix products by wrappers.
 
-Between `enter` and `leave`, each function of `products.READERS` has a wrapper in its place: as an attribute of torch,
-torch.sparse, torch.linalg, torch.nn.functional and torch.Tensor, and in the modules that have imported it by name. The
-other functions of torch are untouched.
+Between `enter` and `leave`, each function in `products.READERS` is replaced by its wrapper: as an attribute of torch,
+torch.sparse, torch.linalg, torch.nn.functional and torch.Tensor, and in the modules that have imported it by name.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _NAMESPACES = (torch, torch.sparse, torch.linalg, F, torch.functional)
 _METHODS = {func.__name__: func for func in READERS if hasattr(func, "__objclass__")}  # of torch.Tensor, all inherited
 _NOT_SEARCHED = sys.stdlib_module_names | {"torch"}
 
-# What torch keeps of the functions in its namespaces when it is first asked.
+# Functions of torch that cache the functions in its namespaces at their first call.
 _CACHES = (
     ("torch.overrides", "get_testing_overrides"),
     ("torch.overrides", "_get_overridable_functions"),
@@ -35,7 +34,7 @@ _CACHES = (
 
 
 class Entries:
-    """The names that have been found, and the number of users who want wrappers in them."""
+    """The places where the functions were found, and the number of contexts that need wrappers there."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -75,7 +74,7 @@ class Entries:
                     getattr(sys.modules[module], name).cache_clear()
 
     def _put(self, old: int, new: int) -> None:
-        """Wrappers in the place of torch's functions (0, 1), or the other way round, where nothing else stands."""
+        """Put wrappers in the place of torch's functions (0, 1), or the reverse (1, 0), unless the user has changed it."""
         for (_, name), namespace in self._names.items():
             value = namespace.get(name)
             pair = self._pairs.get(id(value))
@@ -98,7 +97,7 @@ class Entries:
                 operators[id(made)] = operators[id(func)]
 
     def _search(self) -> None:
-        """Finds the names in modules that have not been searched; in __main__, which grows in a notebook, each time."""
+        """Search the modules that have not been searched yet, and __main__ each time, because it grows in a notebook."""
         self._add(sys.modules.get("__main__"))
         last = len(sys.modules), next(reversed(sys.modules))
         if last == self._last:

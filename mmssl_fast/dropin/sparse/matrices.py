@@ -1,4 +1,4 @@
-"""The sparse matrices that the drop-in has met: which are prepared, and whether a new one should be."""
+"""The sparse matrices that were used as factors: which are prepared, and whether to prepare a new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pattern import Pattern, Snapshot, stored_entries
 TOO_SMALL = "torch's own product is faster for matrices this small or dense factors this narrow"
 TOO_BRIEF = "preparing costs more than the few products that such a matrix is used for would gain"
 
-# Patterns remembered after their matrices are gone, for those that come with the same entries and other values.
+# Number of patterns that are kept after their matrices are deleted, for matrices with the same pattern.
 _PATTERNS = 4
 # A matrix prepared this often, for fewer products each time, gets a warning.
 _OFTEN, _FEW = 10, 32
@@ -40,7 +40,7 @@ class _Known:
     prepared: tuple[Snapshot, Adjacency] | None = None
 
     def end(self) -> None:
-        """The tensor died or its contents changed."""
+        """Called when the tensor is deleted or its contents have changed."""
         if self.uses:
             self.report.lifetimes.append(self.uses)
         if self.missed and self.prepared is not None:
@@ -49,7 +49,7 @@ class _Known:
 
 
 class Matrices:
-    """Sparse tensors by identity, kept as long as they live, and what was done with them."""
+    """The known sparse tensors, by identity, as long as they exist, and the report about them."""
 
     def __init__(self) -> None:
         self.report = Report()
@@ -64,7 +64,7 @@ class Matrices:
     def adjacency(
         self, matrix: Tensor, width: int = 1, backward: bool = False, from_right: bool = False, always: bool = False
     ) -> tuple[Adjacency, MatrixReport] | str:
-        """What to multiply with in the place of a COO, CSR or CSC matrix, or why torch's own product is the better one.
+        """The prepared form of a COO, CSR or CSC matrix, or the reason why torch's own product is better.
 
         width, from_right: as for `cost.gain`. backward: whether a gradient of the dense factor is wanted.
         always: never returns a reason.
@@ -103,30 +103,6 @@ class Matrices:
         else:
             known.uses = 1  # whether the products left to torch were of these contents is not known
         return self._prepare(matrix, known, pattern), kind
-
-    def is_brief(self, matrix: Tensor, entries: int, gain: float) -> bool:
-        """Whether `adjacency` would return TOO_BRIEF; it is counted then, and need not be called.
-
-        False also where only `adjacency` can tell, because the entries might be known.
-        """
-        kind = self._kind(matrix, entries)
-        expected = kind.products_each
-        if expected is None:
-            return False
-        known = self._find(matrix, kind)
-        worth, price = gain * (expected - known.uses), cost.prepare_cost(entries, matrix.shape, False)
-        if known.prepared is not None or worth >= price or known.missed >= price * known.patience:
-            return False
-        if worth >= cost.prepare_cost(entries, matrix.shape, True) and self._is_counted(entries):
-            return False
-        known.uses += 1
-        known.missed += gain
-        kind.left += 1
-        return True
-
-    def _is_counted(self, entries: int) -> bool:
-        """Whether a known pattern has this number of entries."""
-        return any(pattern.entries == entries for pattern in self._patterns)
 
     def _prepare(self, matrix: Tensor, known: _Known, pattern: Pattern | None) -> Adjacency:
         start = time.perf_counter()

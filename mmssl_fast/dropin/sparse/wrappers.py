@@ -1,4 +1,4 @@
-"""What stands in the place of torch's matrix products, and the threads in which it does something."""
+"""The wrappers of torch's matrix products, and the threads in which they are active."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class _Here(threading.local):
 
 
 _here = _Here()
-# The same for autograd's own threads, in which checkpoints are recomputed on CUDA: torch hands them the context
+# The same for the threads of autograd, in which checkpoints are recomputed on CUDA. torch gives them the context
 # variables of the thread that called backward.
 _in_context: contextvars.ContextVar[bool | None] = contextvars.ContextVar("mmssl_fast.dropin.sparse", default=None)
 
 
 def activate(always: bool) -> None:
-    """From here on wrappers take products in this thread. always: also those that torch computes faster."""
+    """Make the wrappers active in this thread. always: as in `context.accelerated`."""
     _here.users.append(always)
     _update()
 
@@ -53,7 +53,7 @@ def _update() -> None:
 
 
 def _state_of_backward() -> bool | None:
-    """`_Here.always` of the thread that called backward, if this is a thread of autograd's."""
+    """`_Here.always` of the thread that called backward, if this is a thread of autograd."""
     context = _get_obj_in_tls("context")
     state = context.get(_in_context) if context is not None else None
     _in_context.set(state)  # for a backward pass that is started from this thread
@@ -61,7 +61,7 @@ def _state_of_backward() -> bool | None:
 
 
 def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., Any]:
-    """`func`, which is one of `products.READERS`, but for products of sparse tensors in active threads.
+    """Equals `func`, a function in `products.READERS`, except for products of sparse tensors in active threads.
 
     path: the module and the qualified name under which callers find it.
     """
@@ -77,7 +77,7 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
             if holds_sparse((*args, *kwargs.values())):
                 return multiply(func, plain, args, kwargs, always)
         elif always is not None:
-            call = func  # nothing else is asked where all arguments are torch's own
+            call = func  # if all arguments are tensors of torch itself, no __torch_function__ has to be asked
             for x in (*args, *kwargs.values()) if kwargs else args:
                 kind = type(x)
                 if kind is Tensor or kind is Parameter:
@@ -97,9 +97,9 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
 
 
 def _method(func: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of torch.Tensor that hands itself to __torch_function__.
+    """A method of torch.Tensor that passes the original method to __torch_function__.
 
-    The C++ of torch looks up in torch.Tensor what it hands over, and would find the wrapper.
+    torch's C++ code looks the method up in torch.Tensor, and would pass the wrapper.
     """
     is_operator = func is Tensor.__matmul__
     handed = Tensor.matmul if is_operator else func
@@ -121,7 +121,7 @@ def _method(func: Callable[..., Any]) -> Callable[..., Any]:
 def _hand_over(
     func: Callable[..., Any], relevant: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """torch.overrides.handle_torch_function, which fails on methods that nobody implements."""
+    """Equals torch.overrides.handle_torch_function, which fails on methods that no argument implements."""
     asked = _get_overloaded_args(relevant)
     kinds = tuple(map(type, asked))
     given = (args, kwargs) if kwargs else (args,)
