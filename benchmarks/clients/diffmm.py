@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
-import scipy.sparse as sp
 import torch
+from driver import pickle_matrices
 from program import Program, numbers
 
 
@@ -18,9 +16,7 @@ class DiffMM(Program):
     def write(self, data) -> None:
         folder = self.folder / "Datasets" / "baby"
         folder.mkdir(parents=True)
-        for name, matrix in (("trnMat", data.train), ("tstMat", data.test)):
-            with open(folder / f"{name}.pkl", "wb") as file:
-                pickle.dump(sp.coo_matrix(matrix), file)
+        pickle_matrices(folder, trnMat=data.train, tstMat=data.test)
         for name, features in zip(("image", "text"), data.features.values(), strict=False):
             np.save(folder / f"{name}_feat.npy", np.asarray(features, np.float32))
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from driver import Client, old_numpy, stand_in
+from driver import Client, cuda_is_the_cpu, old_numpy, stand_in
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
@@ -34,7 +34,7 @@ class Program(Client):
         stand_in(*self.absent)
         workers = types.SimpleNamespace(map=lambda f, x: [f(y) for y in x], close=lambda: None)
         multiprocessing.Pool = lambda *_: workers
-        torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_, **__: self
+        cuda_is_the_cpu()
         file = self.checkout / self.options.get("main", self.main)
         sys.path.insert(0, str(file.parent))
         sys.argv = [file.name, *self.arguments(), *self.options.get("args", "").split()]

@@ -6,7 +6,7 @@ import os
 import sys
 
 import torch
-from driver import Client, old_numpy, stand_in, user_lists
+from driver import Client, cuda_is_the_cpu, old_numpy, stand_in, user_lists
 
 FILES = {"training": "train", "test": "test"}
 
@@ -23,7 +23,7 @@ class SELFRec(Client):
     def start(self) -> None:
         old_numpy()
         stand_in("gensim", "sentence_transformers", "faiss", "torch.utils.tensorboard")
-        torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_, **__: self
+        cuda_is_the_cpu()
         sys.path.insert(0, str(self.checkout))
         import importlib
 

@@ -1,9 +1,9 @@
 """Estimates from sizes whether a sparse product is faster here than in torch.
 
 Times are in nanoseconds of one core, fitted to torch and this library measured side by side with ``pytest
-benchmarks/bench_dropin.py --benchmark-only -k rule``; only their ratios matter. If measurements differ, the
-lower one is used for torch and the higher one for this library, so that accelerated products are faster. Decisions depend on sizes
-and on earlier uses, never on a clock: a run can be repeated bit for bit.
+benchmarks/bench_dropin.py --benchmark-only -k rule``; only their ratios matter. If measurements differ, the lower one
+is used for torch and the higher one for this library, so that accelerated products are faster. Decisions depend on
+sizes and on earlier uses, never on a clock, so that a run can be repeated bit for bit.
 
 With n entries, N rows and columns together, and d columns of the dense factor in float32 (twice as many in float64),
 and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cache does not hold::

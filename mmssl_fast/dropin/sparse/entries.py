@@ -74,7 +74,7 @@ class Entries:
                     getattr(sys.modules[module], name).cache_clear()
 
     def _put(self, old: int, new: int) -> None:
-        """Put wrappers in the place of torch's functions (0, 1), or the reverse (1, 0), unless the user has changed it."""
+        """Replace torch's functions by wrappers (0, 1) or the reverse (1, 0), unless something else is there."""
         for (_, name), namespace in self._names.items():
             value = namespace.get(name)
             pair = self._pairs.get(id(value))
@@ -97,7 +97,7 @@ class Entries:
                 operators[id(made)] = operators[id(func)]
 
     def _search(self) -> None:
-        """Search the modules that have not been searched yet, and __main__ each time, because it grows in a notebook."""
+        """Search the modules that are new, and __main__ every time, because it grows in a notebook."""
         self._add(sys.modules.get("__main__"))
         last = len(sys.modules), next(reversed(sys.modules))
         if last == self._last:
