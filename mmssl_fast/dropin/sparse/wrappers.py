@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import threading
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from .decide import has_sparse, holds_sparse, is_mode_enabled, multiply
 
 _strided = torch.strided
 _is_compiling = torch.compiler.is_compiling
+# torch gives objects under such keys to the threads of autograd, in which checkpoints are recomputed on CUDA.
+_KEY = "mmssl_fast.dropin.sparse"
 _is_key_in_tls, _get_obj_in_tls = torch._C._is_key_in_tls, torch._C._get_obj_in_tls
 
 
@@ -30,9 +31,6 @@ class _Here(threading.local):
 
 
 _here = _Here()
-# The same for the threads of autograd, in which checkpoints are recomputed on CUDA. torch gives them the context
-# variables of the thread that called backward.
-_in_context: contextvars.ContextVar[bool | None] = contextvars.ContextVar("mmssl_fast.dropin.sparse", default=None)
 
 
 def activate(always: bool) -> None:
@@ -49,15 +47,7 @@ def deactivate(always: bool) -> None:
 
 def _update() -> None:
     _here.always = any(_here.users) if _here.users else None
-    _in_context.set(_here.always)
-
-
-def _state_of_backward() -> bool | None:
-    """`_Here.always` of the thread that called backward, if this is a thread of autograd."""
-    context = _get_obj_in_tls("context")
-    state = context.get(_in_context) if context is not None else None
-    _in_context.set(state)  # for a backward pass that is started from this thread
-    return state
+    torch._C._stash_obj_in_tls(_KEY, _here.always)
 
 
 def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., Any]:
@@ -69,8 +59,8 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
 
     def product(*args: Any, **kwargs: Any) -> Any:
         always, call = _here.always, plain
-        if always is None and _is_key_in_tls("context"):
-            always = _state_of_backward()
+        if always is None and _is_key_in_tls(_KEY):  # a thread of autograd: as in the thread that called backward
+            always = _get_obj_in_tls(_KEY)
         if always is not None and is_mode_enabled():
             if _is_compiling():
                 return func(*args, **kwargs)
