@@ -96,27 +96,39 @@ def test_absurd_model_header_is_refused(case, tmp_path):
     one_line(caught, path)
 
 
-def test_names_in_a_model_are_no_paths(model, tmp_path):
-    """Tensor names and metadata that look like paths are text: nothing outside the folder is read or written."""
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / saved_model.FILE).write_bytes(model)
-    sound = saved_model.load(run)
-    tensors = {
-        "embedding.users": sound.users,
-        "embedding.items": sound.items,
-        "parameter.../../../outside": torch.ones(2),
-    }
+def written(model, path, metadata, **changed):
+    """A model file like the sound one in the run folder `path`, with other metadata and some tensors changed."""
+    path.mkdir()
+    (path / saved_model.FILE).write_bytes(model)
+    sound = saved_model.load(path)
+    tensors = {"embedding.users": sound.users, "embedding.items": sound.items}
     for split in ("train", "val", "test"):
         matrix = getattr(sound.interactions, split)
         tensors[f"{split}.indptr"] = torch.from_numpy(matrix.indptr.astype(np.int64))
         tensors[f"{split}.indices"] = torch.from_numpy(matrix.indices.astype(np.int32))
-    metadata = {"format": saved_model.FORMAT, "data": "../../outside", "layout": "/etc/passwd", "system": "../x"}
-    save_file(tensors, run / saved_model.FILE, metadata)
+    save_file(tensors | changed, path / saved_model.FILE, {"format": saved_model.FORMAT} | metadata)
+
+
+def test_names_in_a_model_are_no_paths(model, tmp_path):
+    """Tensor names and metadata that look like paths are text: nothing outside the folder is read or written."""
+    run = tmp_path / "run"
+    metadata = {"data": "../../outside", "layout": "/etc/passwd", "system": "../x"}
+    written(model, run, metadata, **{"parameter.../../../outside": torch.ones(2)})
     assert main(["recommend", str(run), "--user", "0", "--k", "1"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["run"] and [one.name for one in run.iterdir()] == [
         saved_model.FILE
     ]
+
+
+@pytest.mark.parametrize("name", ["embedding.users", "embedding.items"])
+@pytest.mark.parametrize(
+    "value", [torch.tensor(1.0), torch.ones(3), torch.ones(2, 3, 1)], ids=["a number", "a vector", "three axes"]
+)
+def test_an_embedding_that_is_no_matrix(model, tmp_path, name, value):
+    written(model, tmp_path / "run", {}, **{name: value})
+    with pytest.raises(InputError) as caught:
+        saved_model.load(tmp_path / "run")
+    assert f"{name} is {tuple(value.shape)} of torch.float32, not two-dimensional float32" in str(caught.value)
 
 
 def test_state_folder_that_leads_elsewhere_is_no_state(state, tmp_path):
