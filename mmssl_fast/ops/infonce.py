@@ -55,12 +55,11 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
         >>> torch.allclose(infonce(h, e, ids, tau=0.5), expected)
         True
     """
-    dtype = h.dtype
-    h, e, ids = unit_inputs(h, e, ids, tau)
-    if _is_one_pass(h, e, ids, tau):
-        return infonce_with_grad(h, e, ids, tau, exclude_self)[0].to(dtype)
-    terms, _ = infonce_op(h, e, ids, tau, exclude_self)
-    return terms.mean().to(dtype)
+    unit_h, unit_e, ids = unit_inputs(h, e, ids, tau)
+    if _is_one_pass(unit_h, unit_e, ids, tau):
+        return infonce_with_grad(unit_h, unit_e, ids, tau, exclude_self)[0].to(h.dtype)
+    terms, _ = infonce_op(unit_h, unit_e, ids, tau, exclude_self)
+    return terms.mean().to(h.dtype)
 
 
 def unit_inputs(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
