@@ -1,4 +1,4 @@
-"""The Python interface of the trainer behind the command ``mmssl-fast``.
+"""The Python interface of the trainer behind the command ``mmssl-fast``, which uses nothing else of this package.
 
 >>> from mmssl_trainer import configure, evaluate, fit, load_data, recommend
 >>> data = load_data()  # the built-in synthetic data set; load_data("path/to/folder") reads your own
@@ -8,48 +8,74 @@ True
 >>> recommend(model, users=[0], k=3).item.shape
 (3,)
 
-`save(model, path)` writes a model to a file. `load(path)` reads such a file, or a run folder of `mmssl-fast train`.
+`save(model, path)` writes a model to a file. `load(path)` reads such a file, or a run folder. `train` does all of this
+and writes a run folder, which `resume` continues.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import (
-        Config,
-        Dataset,
-        InputError,
-        Model,
-        Observer,
-        Recommendations,
-        configure,
-        evaluate,
-        fit,
-        load,
-        load_data,
-        recommend,
-        save,
-    )
+    from .api import breakdown as breakdown
+    from .api import describe as describe
+    from .api import evaluate as evaluate
+    from .api import fit as fit
+    from .api import recommend as recommend
+    from .config.load import configure as configure
+    from .config.sections import Config as Config
+    from .data import Dataset as Dataset
+    from .data.convert import convert_data as convert_data
+    from .errors import InputError as InputError
+    from .runs.cold import evaluate_cold as evaluate_cold
+    from .runs.complete import load_data as load_data
+    from .runs.folder import unfinished as unfinished
+    from .runs.recommend import Recommendations as Recommendations
+    from .runs.saved_model import Model as Model
+    from .runs.saved_model import load as load
+    from .runs.saved_model import save as save
+    from .runs.train import TrainedRun as TrainedRun
+    from .runs.train import configuration_file as configuration_file
+    from .runs.train import resume as resume
+    from .runs.train import train as train
+    from .study.report.page import write_report as write_report
+    from .study.reproduce.request import Reproduction as Reproduction
+    from .study.tune.request import tune as tune
+    from .training.progress import Observer as Observer
 
-__all__ = [
-    "Config",
-    "Dataset",
-    "InputError",
-    "Model",
-    "Observer",
-    "Recommendations",
-    "configure",
-    "evaluate",
-    "fit",
-    "load",
-    "load_data",
-    "recommend",
-    "save",
-]
+# The module and the name there of everything that is public. A module is imported when one of its names is first used,
+# so that `mmssl-fast --help` does not wait for torch.
+_PUBLIC = {
+    "Config": ("config.sections", "Config"),
+    "Dataset": ("data", "Dataset"),
+    "InputError": ("errors", "InputError"),
+    "Model": ("runs.saved_model", "Model"),
+    "Observer": ("training.progress", "Observer"),
+    "Recommendations": ("runs.recommend", "Recommendations"),
+    "TrainedRun": ("runs.train", "TrainedRun"),
+    "Reproduction": ("study.reproduce.request", "Reproduction"),
+    "breakdown": ("api", "breakdown"),
+    "configuration_file": ("runs.train", "configuration_file"),
+    "configure": ("config.load", "configure"),
+    "convert_data": ("data.convert", "convert_data"),
+    "describe": ("api", "describe"),
+    "evaluate": ("api", "evaluate"),
+    "evaluate_cold": ("runs.cold", "evaluate_cold"),
+    "fit": ("api", "fit"),
+    "load": ("runs.saved_model", "load"),
+    "load_data": ("runs.complete", "load_data"),
+    "recommend": ("api", "recommend"),
+    "resume": ("runs.train", "resume"),
+    "save": ("runs.saved_model", "save"),
+    "train": ("runs.train", "train"),
+    "tune": ("study.tune.request", "tune"),
+    "unfinished": ("runs.folder", "unfinished"),
+    "write_report": ("study.report.page", "write_report"),
+}
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # imported on first use, so that `mmssl-fast --help` does not wait for torch
-        from . import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, there = _PUBLIC[name]
+    return getattr(import_module(f"{__name__}.{module}"), there)

@@ -1,42 +1,37 @@
-"""The public functions of mmssl_trainer: configure, fit, evaluate and recommend. The other names are re-exported."""
+"""describe, fit, evaluate, breakdown and recommend: the public functions of mmssl_trainer for a model in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .config import presets
-from .config.load import load as _load_config
-from .config.sections import Config as Config
-from .data import Dataset as Dataset
-from .errors import InputError as InputError
-from .ranking import check_list_lengths, split_metrics
+from . import ranking
+from .config.sections import Config
+from .data import Dataset, summarise
+from .errors import InputError
+from .ranking import DEFAULT_KS, check_list_lengths, split_metrics
 from .runs import recommend as _recommend
-from .runs.complete import load_data as load_data
-from .runs.recommend import Recommendations as Recommendations
-from .runs.saved_model import Model as Model
-from .runs.saved_model import load as load
-from .runs.saved_model import save as save
+from .runs.recommend import Recommendations
+from .runs.saved_model import Model
+from .systems import SYSTEMS, without_features
 from .training import loop
-from .training.progress import Observer as Observer
+from .training.progress import Observer
 
 
-def configure(
-    settings: Mapping[str, Any] | None = None, *, preset: str | None = None, file: str | Path | None = None
-) -> Config:
-    """A configuration: the defaults, overridden by a preset, a TOML file and settings, in this order.
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """A description of a dataset that can be written as JSON: counts of users, items and interactions of each split,
+    density, degrees, features, users and items without training interactions, notes and fingerprint.
 
-    settings: {"section.key": value}, with the keys of docs/configuration.md. preset: name of a bundled preset, or a
-    TOML file. Raises InputError that names the key; for an unknown key it suggests the closest existing one.
+    "systems": the names of the systems that can be trained on it; those that need features are missing if it has none.
 
-    >>> configure({"model.system": "lightgcn", "train.epochs": 5}).train.epochs
-    5
+    >>> from mmssl_trainer import load_data
+    >>> describe(load_data())["interactions"]["train"] > 1000
+    True
     """
-    overrides = {name: (value, "settings") for name, value in (settings or {}).items()}
-    return _load_config(file, overrides, None if preset is None else presets.find(preset))
+    summary = summarise(dataset)
+    return summary | {"systems": list(SYSTEMS) if summary["modalities"] else without_features()}
 
 
 def fit(dataset: Dataset, config: Config | None = None, observer: Observer | None = None) -> Model:
@@ -46,6 +41,7 @@ def fit(dataset: Dataset, config: Config | None = None, observer: Observer | Non
     folder that can be resumed. Raises NonFiniteLoss, OutOfMemory, and InputError if the dataset does not suit the
     configuration.
 
+    >>> from mmssl_trainer import configure, load_data
     >>> model = fit(load_data(), configure({"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096}))
     >>> len(model.epochs)
     1
@@ -55,7 +51,7 @@ def fit(dataset: Dataset, config: Config | None = None, observer: Observer | Non
 
 
 def evaluate(
-    model: Model, split: str = "test", ks: Sequence[int] = (10, 20, 50), mask_validation: bool = False
+    model: Model, split: str = "test", ks: Sequence[int] = DEFAULT_KS, mask_validation: bool = False
 ) -> dict[str, float]:
     """Ranking metrics of a model, averaged over the users of a split. All items except a user's training items are
     ranked.
@@ -64,10 +60,26 @@ def evaluate(
     validation items when testing. Returns {"recall@20": …} with recall, precision, ndcg, hit and mrr at every K, and
     "users", the number of users.
     """
+    _check(model, split, ks)
+    return split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
+
+
+def breakdown(
+    model: Model, split: str = "test", ks: Sequence[int] = DEFAULT_KS, mask_validation: bool = False
+) -> dict[str, dict[str, float]]:
+    """`evaluate` for the held-out pairs of known and of new users, and for those of known and of cold items.
+
+    New users and cold items have no training interactions. The two groups of users are missing if the split has no pair
+    of a new user, and those of items if it has no pair of a cold item. "pairs" is the number of held-out pairs.
+    """
+    _check(model, split, ks)
+    return ranking.breakdown(model.users, model.items, model.interactions, split, ks, mask_validation)
+
+
+def _check(model: Model, split: str, ks: Sequence[int]) -> None:
     if split not in ("test", "val"):
         raise InputError(f"split = {split!r}: must be test or val")
-    check_list_lengths("ks", ks, model.interactions.n_items)
-    return split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
+    check_list_lengths("k", ks, model.interactions.n_items)
 
 
 def recommend(

@@ -7,13 +7,27 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mmssl_trainer
 import numpy as np
 import pytest
 import torch
-from mmssl_trainer import InputError, configure, evaluate, fit, load, load_data, recommend, save
+from mmssl_trainer import (
+    InputError,
+    breakdown,
+    configuration_file,
+    configure,
+    evaluate,
+    fit,
+    load,
+    load_data,
+    recommend,
+    resume,
+    save,
+    train,
+)
 from mmssl_trainer.config import names
 from mmssl_trainer.data import LAYOUTS
 
@@ -21,7 +35,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"model.system": "mf", "model.dim": 8, "train.epochs": 2, "train.threads": 1, "train.batch": 4096}
 
 
-@pytest.mark.parametrize("module", ["mmssl_trainer", "mmssl_trainer.api", "mmssl_trainer.runs.complete"])
+@pytest.mark.parametrize(
+    "module",
+    ["mmssl_trainer", *(f"mmssl_trainer.{name}" for name in ("api", "config.load", "runs.complete", "runs.train"))],
+)
 def test_examples_of_docstrings(module):
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted and not results.failed
@@ -51,6 +68,41 @@ def test_from_data_to_recommendations_and_back_from_a_file(tmp_path):
     seen = {user: set(model.interactions.train[[user]].indices) for user in (1, 3)}
     assert not any(item in seen[user] for user, item in zip(found.user, found.item, strict=True))
     assert np.all(np.diff(found.score[:4]) <= 0)
+
+
+def test_a_run_folder_from_python_is_that_of_the_command(tmp_path):
+    config = configure(SMALL | {"train.compare": "no"})
+    notes = []
+    run = train(config, tmp_path / "run", note=notes.append)
+    assert "synthetic, seed 0" in notes and run.path == tmp_path / "run"
+    assert run.test == evaluate(load(run.path), "test") == json.loads((run.path / "result.json").read_text())["test"]
+    assert run.breakdown == breakdown(run.model) and set(run.breakdown) == {"known items", "cold items"}
+    command = [sys.executable, "-P", "-m", "mmssl_trainer", "train", "--out", str(tmp_path / "command")]
+    command += [text for key, value in run.config.changes().items() for text in ("--set", f"{key}={json.dumps(value)}")]
+    subprocess.run([*command, "--set", "train.epochs=2"], check=True, capture_output=True)
+    for name in ("config.toml", "model.safetensors"):
+        assert (run.path / name).read_bytes() == (tmp_path / "command" / name).read_bytes()
+    with pytest.raises(InputError, match="is not empty"):
+        train(config, run.path)
+    with pytest.raises(InputError, match="the run is finished"):
+        resume(run.path)
+
+
+def test_a_run_is_continued_from_another_thread(tmp_path):
+    """Outside the main thread, Python refuses signal handlers."""
+    config = configure(SMALL | {"train.compare": "no"})
+    train(config, tmp_path / "short")
+    longer = config.changed("train", epochs=3)
+    with ThreadPoolExecutor(1) as pool:
+        continued = pool.submit(resume, tmp_path / "short", load_config(tmp_path / "short", longer)).result()
+        whole = pool.submit(train, longer, tmp_path / "long").result()
+    assert [record["epoch"] for record in continued.model.epochs] == [1, 2, 3]
+    assert torch.equal(continued.model.users, whole.model.users)
+
+
+def load_config(run, like):
+    """The configuration that the run was saved with, and the number of epochs of another."""
+    return configure({"train.epochs": like.train.epochs}, file=configuration_file(run))
 
 
 def test_mistakes_name_the_key():

@@ -25,18 +25,15 @@ def data_check(
     as_json: JsonOption = False,
 ) -> None:
     """Read the data as train would, and describe it. If the data cannot be used, the first error is printed."""
+    from .. import describe, load_data
     from ..console import output
-    from ..data import summarise
-    from ..runs.complete import load_data
-    from ..systems import SYSTEMS, without_features
 
     flags |= {
         "data.path": (path, "DATA"),
         "data.modalities": (modality, "--modality"),
         "data.split_seed": (split_seed, "--split-seed"),
     }
-    summary = summarise(load_data(**configuration(None, flags).data.model_dump()))
-    summary["systems"] = list(SYSTEMS) if summary["modalities"] else without_features()
+    summary = describe(load_data(**configuration(None, flags).data.model_dump()))
     if as_json:
         print(json.dumps(summary, indent=2))
         return

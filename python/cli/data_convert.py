@@ -24,11 +24,11 @@ def data_convert(
     """Convert data from the layout of another project. The result is a folder that train can read. Ids, features and
     splits are kept. Supported: atomic files of RecBole, text files of LightGCN, .npy files of MMGCN and ChaoRec,
     pickles of SSLRec, ratings of MovieLens and Amazon, and Parquet with one list of items per row."""
+    from .. import convert_data
     from ..console import output
-    from ..data.convert import convert
 
     try:
-        data = convert(source, destination, user, item, table)
+        data = convert_data(source, destination, user, item, table)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error}); check its permissions") from None
     pairs = data.train.nnz + data.val.nnz + data.test.nnz

@@ -42,28 +42,22 @@ def evaluate(
     Recall, Precision, NDCG, Hit and MRR."""
     if launch.is_asked_for(ranks):
         return launch.launch(ranks, sys.argv[1:])
-    from ..api import evaluate as evaluate_model
-    from ..api import load
+    from .. import breakdown, evaluate_cold, load, unfinished
+    from .. import evaluate as evaluate_model
     from ..config.names import title as title_of
     from ..console import output, tables
-    from ..ranking import DEFAULT_KS, breakdown, check_list_lengths
-    from ..runs.folder import unfinished
-    from ..training import ranks as together
 
-    ks = k or DEFAULT_KS
-    group = together.join()
+    group = launch.join()
     if group.size > 1 and cold:
         raise InputError("--cold works with one process only; leave out --ranks or torchrun")
-    model = load(run)
-    check_list_lengths("--k", ks, model.interactions.n_items)
+    lengths = {"ks": k} if k else {}
     groups = {}
     if cold:
-        from ..runs.cold import cold_metrics
-
-        model, metrics = cold_metrics(run, split, ks, mask_validation)
+        model, metrics = evaluate_cold(run, split, mask_validation=mask_validation, **lengths)
     else:
-        metrics = evaluate_model(model, split, ks, mask_validation)
-        groups = breakdown(model.users, model.items, model.interactions, split, ks, mask_validation)
+        model = load(run)
+        metrics = evaluate_model(model, split, mask_validation=mask_validation, **lengths)
+        groups = breakdown(model, split, mask_validation=mask_validation, **lengths)
     if not metrics["users"]:
         raise InputError(f"{run}: the data has no {split} interactions")
     if note := unfinished(run):
@@ -77,4 +71,3 @@ def evaluate(
         output.OUT.print(tables.metrics_table(title, metrics))
         if groups:
             output.OUT.print(tables.breakdown_table(groups))
-    together.leave()

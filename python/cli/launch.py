@@ -7,11 +7,15 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from .. import threads
 from ..errors import InputError, WorkerFailed
+
+if TYPE_CHECKING:
+    from mmssl_fast.distributed import Ranks
 
 MOST = 1024
 
@@ -27,6 +31,18 @@ def is_asked_for(ranks: int | None) -> bool:
     if started_together():
         raise InputError("--ranks and torchrun exclude each other; leave out --ranks")
     return True
+
+
+def join() -> Ranks:
+    """Connect to the other processes that torchrun or `launch` started, if any. `main` disconnects."""
+    from ..training import ranks
+
+    return ranks.join()
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has restarted this process after a process of the run failed (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
 
 
 def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> None:

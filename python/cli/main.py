@@ -28,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(args=None if argv is None else list(argv), prog_name="mmssl-fast", standalone_mode=False)
         if code == 130:  # typer returns this after Ctrl-C
             return _fail("interrupted", code)
+        if "WORLD_SIZE" in os.environ:
+            from ..training import ranks
+
+            ranks.leave()
         return code if isinstance(code, int) else 0
     except InputError as error:
         return _fail(error, 2)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from ..config.names import LAYOUTS, SYSTEMS
-from ..errors import InputError
+from ..errors import InputError, shown
+
+if TYPE_CHECKING:
+    from .. import Config
 
 Flags = dict[str, tuple[Any, str]]  # "section.key" → (value or None, name of the option)
 
@@ -114,23 +118,37 @@ def _parameter(name: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def configuration(path: Path | None, flags: Flags, settings: list[str] | None = None, preset: Path | None = None):
+def configuration(
+    path: Path | None, flags: Flags, settings: list[str] | None = None, preset: str | Path | None = None
+) -> Config:
     """The configuration that results from a preset, a file, the options and --set. Later ones override earlier ones."""
-    from ..config.load import load, parse_set
+    from .. import configure
 
+    values, sources = merged(flags, settings)
+    return configure(values, preset=preset, file=path, sources=sources)
+
+
+def merged(flags: Flags, settings: list[str] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """({"section.key": value}, {"section.key": the option it comes from}) of the options and --set."""
     overrides = {name: (value, flag) for name, (value, flag) in flags.items() if value is not None}
     for assignment in settings or []:
         name, value = parse_set(assignment)
         if name in overrides and overrides[name][0] != value:
             raise InputError(f"--set {name} and {overrides[name][1]} have different values; give only one of them")
         overrides[name] = (value, "--set")
-    return load(path, overrides, preset)
+    return {name: value for name, (value, _) in overrides.items()}, {
+        name: flag for name, (_, flag) in overrides.items()
+    }
 
 
-def for_many_runs(config):
-    """The configuration with an absolute data path, and without the comparison systems of train.compare."""
-    from ..config.sections import SYNTHETIC
-
-    if config.data.path != SYNTHETIC:
-        config = config.changed("data", path=str(Path(config.data.path).resolve()))
-    return config.changed("train", compare="no")
+def parse_set(assignment: str) -> tuple[str, Any]:
+    """Parse "section.key=value" into ("section.key", value). The value is parsed as TOML, or else taken as a string."""
+    name, equals, text = assignment.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"--set {shown(assignment)}: write --set section.key=value")
+    try:
+        table = tomllib.loads(f"value = {text.strip()}")
+        value = table["value"] if list(table) == ["value"] else text
+    except tomllib.TOMLDecodeError:
+        value = text
+    return name.strip(), value

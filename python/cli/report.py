@@ -16,8 +16,8 @@ def report(
 ) -> None:
     """Write a self-contained HTML page about finished runs. A Markdown file has the same content: configuration,
     curves, metrics by group, example recommendations, time and memory, and limitations."""
+    from .. import write_report
     from ..console.output import OUT
-    from ..study.report import page
 
-    for path in page.write(runs, out):
+    for path in write_report(runs, out):
         OUT.print(f"written: {path}", markup=False)

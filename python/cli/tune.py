@@ -15,7 +15,6 @@ from .options import (
     SetOption,
     config_key_options,
     configuration,
-    for_many_runs,
 )
 
 
@@ -60,27 +59,14 @@ def tune(
 ) -> None:
     """Search for the best hyper-parameters with Optuna. Trials are compared by validation Recall@20. The folder gets a
     table of the trials, and the best trial as a preset. Repeat the command to continue the search."""
-    from ..config import presets
+    from .. import tune as tune_system
     from ..console import output
-    from ..runs.complete import load_data
-    from ..study.processes import refuse_what_cannot_fit, sharing
-    from ..study.tune import record
-    from ..study.tune import space as spaces
-    from ..study.tune.search import JOURNAL, Search, refuse_what_cannot_run
-    from ..systems import refuse_without_features
 
     flags["train.epochs"] = (epochs, "--epochs")
-    base = configuration(config, flags, settings, None if preset is None else presets.find(preset))
-    search_space = spaces.read_space(spaces.find_space(space, base.model.system), base)
-    jobs = min(jobs, trials)
-    base = sharing(for_many_runs(base), jobs) if jobs > 1 else for_many_runs(base)
-    dataset = load_data(**base.data.model_dump())
-    refuse_without_features(dataset, [base.model.system])
-    refuse_what_cannot_run(dataset, base, search_space)
-    if not (out / JOURNAL).exists():  # a resumed search may have fewer trials left
-        refuse_what_cannot_fit([base] * jobs, dataset, jobs, "trials")
-    search = Search(out, dataset, base, search_space, seeds, prune)
-    search.run(trials, lambda line: output.ERR.print(line, markup=False), jobs)
-    for name in (record.RECORD, record.BEST):
-        if (out / name).exists():
-            output.OUT.print(f"written: {out / name}", markup=False)
+    base = configuration(config, flags, settings, preset)
+
+    def note(line: str) -> None:
+        output.ERR.print(line, markup=False)
+
+    for path in tune_system(base, out, space=space, trials=trials, seeds=seeds, prune=prune, jobs=jobs, note=note):
+        output.OUT.print(f"written: {path}", markup=False)

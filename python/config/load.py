@@ -7,15 +7,40 @@ is validated once, and an error names the source of the invalid value.
 from __future__ import annotations
 
 import difflib
-import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import InputError, shown
+from . import presets
 from .sections import Config
 from .toml import read_toml, toml_value
+
+
+def configure(
+    settings: Mapping[str, Any] | None = None,
+    *,
+    preset: str | Path | None = None,
+    file: str | Path | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> Config:
+    """A configuration: the defaults, overridden by a preset, a TOML file and settings, in this order.
+
+    settings: {"section.key": value}, with the keys of docs/configuration.md; a value of None is left out. preset: name
+    of a bundled preset, or a TOML file. sources: {"section.key": where the value comes from}, such as the name of an
+    option, for error messages. Raises InputError that names the key; for an unknown key it suggests the closest
+    existing one.
+
+    >>> configure({"model.system": "lightgcn", "train.epochs": 5}).train.epochs
+    5
+    """
+    origin = sources or {}
+    overrides = {
+        name: (value, origin.get(name, "settings")) for name, value in (settings or {}).items() if value is not None
+    }
+    return load(file, overrides, None if preset is None else presets.find(str(preset)))
 
 
 def load(
@@ -72,19 +97,6 @@ def _check_together(config: Config, sources: dict[str, str]) -> None:
             "loss.contrastive",
             "the contrastive task needs at least one neighbour; increase it, or set loss.contrastive = false",
         )
-
-
-def parse_set(assignment: str) -> tuple[str, Any]:
-    """Parse "section.key=value" into ("section.key", value). The value is parsed as TOML, or else taken as a string."""
-    name, equals, text = assignment.partition("=")
-    if not equals or not name.strip():
-        raise InputError(f"--set {shown(assignment)}: write --set section.key=value")
-    try:
-        table = tomllib.loads(f"value = {text.strip()}")
-        value = table["value"] if list(table) == ["value"] else text
-    except tomllib.TOMLDecodeError:
-        value = text
-    return name.strip(), value
 
 
 def known_keys() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, create_model, field_validator
@@ -228,6 +229,16 @@ class OwnConfig(Section):
     def changed(self, section: str, **values: Any) -> Self:
         """A copy with other values in one section. The new values are not validated."""
         return self.model_copy(update={section: getattr(self, section).model_copy(update=values)})
+
+    def with_absolute_path(self) -> Self:
+        """A copy with an absolute data.path, so that it can be used from another folder."""
+        if self.data.path == SYNTHETIC:
+            return self
+        return self.changed("data", path=str(Path(self.data.path).resolve()))
+
+    def for_many_runs(self) -> Self:
+        """A copy for one of several runs: an absolute data.path, and no other systems beside it (train.compare)."""
+        return self.with_absolute_path().changed("train", compare="no")
 
 
 def _external_sections() -> dict[str, Section]:

@@ -14,7 +14,7 @@ from .load import load
 from .write import write_table
 
 
-def convert(source, destination, user=None, item=None, table="parquet"):
+def convert_data(source, destination, user=None, item=None, table="parquet"):
     """Convert `source`, a folder or a table, to the plain layout in the new folder `destination`, with its ids,
     features and splits. Returns the Dataset of the new folder, which appears only when it is complete.
 

@@ -12,15 +12,15 @@ from mmssl_fast import InteractionGraph
 
 from ..config.load import load
 from ..errors import InputError
-from ..ranking import ranking_metrics
+from ..ranking import DEFAULT_KS, check_list_lengths, ranking_metrics
 from ..systems import title
 from . import saved_model
 from .complete import load_data
 from .folder import CONFIG
 
 
-def cold_metrics(
-    run: Path, split: str, ks: Sequence[int], mask_validation: bool = False
+def evaluate_cold(
+    run: str | Path, split: str = "test", ks: Sequence[int] = DEFAULT_KS, mask_validation: bool = False
 ) -> tuple[saved_model.Model, dict[str, float]]:
     """(model of the run, metrics). Only cold items are ranked, and only they count as relevant.
 
@@ -30,8 +30,10 @@ def cold_metrics(
     The features are read from the data that the run was trained on. Raises InputError if the data is missing or has
     changed, the system does not use features, or the split has no cold item.
     """
+    run = Path(run)
     folder = run.parent if run.is_file() else run
     model = saved_model.load(run)
+    check_list_lengths("k", ks, model.interactions.n_items)
     config = load(folder / CONFIG)
     dataset = load_data(**config.data.model_dump())
     if dataset.fingerprint != model.interactions.fingerprint:

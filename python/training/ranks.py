@@ -41,11 +41,6 @@ def join(device: str = "cpu") -> Ranks:
     return ranks
 
 
-def is_restarted() -> bool:
-    """Whether torchrun has restarted this process after a process of the run failed (--max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
-
-
 def leave() -> None:
     """Disconnect from the other processes after a successful run."""
     distributed.stop()

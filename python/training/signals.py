@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +18,10 @@ class Stop:
 
 
 def _current_handlers() -> dict:
-    """The handlers of both signals, by number."""
+    """The handlers of both signals, by number. None outside the main thread, where Python allows no other handlers:
+    signals keep their usual effect there."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
@@ -29,7 +33,7 @@ def _install(handlers: dict) -> None:
 @contextmanager
 def defer_signals() -> Iterator[Stop]:
     """Context manager: the first SIGINT or SIGTERM is recorded in the yielded Stop, and a second one has its usual
-    effect. Must be used in the main thread."""
+    effect. Without effect outside the main thread."""
     # Read before the new handlers are installed: a signal may call those immediately.
     stop, before = Stop(), _current_handlers()
 
@@ -46,7 +50,8 @@ def defer_signals() -> Iterator[Stop]:
 
 @contextmanager
 def raise_on_signal(message: str) -> Iterator[None]:
-    """Context manager: SIGINT and SIGTERM raise Interrupted with this message. Must be used in the main thread."""
+    """Context manager: SIGINT and SIGTERM raise Interrupted with this message. Without effect outside the main
+    thread."""
     before = _current_handlers()
 
     def interrupt(number, _) -> None:

@@ -31,6 +31,25 @@ def test_folders_are_small_or_say_why_not():
                 assert re.search(r"\b(file|module)\b", (folder / "__init__.py").read_text()[:400]), name
 
 
+PUBLIC_ONLY = {"mmssl_trainer.errors", "mmssl_trainer.console", "mmssl_trainer.config.names", "mmssl_trainer.threads"}
+PROCESSES = {"main", "launch"}  # they start and end the process, so they know training.ranks
+DEVELOPERS = {"benchmark", "recommend"}  # measures a checkout of this repository
+
+
+def test_commands_use_the_public_functions_alone():
+    """A command imports `from mmssl_trainer import …`, besides errors, what is printed, and names of options."""
+    package, found = "mmssl_trainer", []
+    for edge in import_graph.imports(ROOT, TREES):
+        room, _, command = edge.module.rpartition(".")
+        inside = edge.target.startswith(package) and not edge.target.startswith(f"{package}.cli")
+        if room != f"{package}.cli" or command in PROCESSES | DEVELOPERS or not inside:
+            continue
+        public = edge.target == package
+        if not public and not any(f"{edge.target}.".startswith(f"{name}.") for name in PUBLIC_ONLY):
+            found.append(str(edge))
+    assert found == []
+
+
 def test_a_late_import_is_found(tmp_path):
     """A cycle and an upward import, each hidden from Python: one in a function, one under TYPE_CHECKING."""
     sources = {

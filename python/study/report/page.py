@@ -50,7 +50,7 @@ class Page:
     not_run: list[str]
 
 
-def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
+def write_report(paths: list[Path], out: Path) -> tuple[Path, Path]:
     """Write the report to `out` (.html), and as Markdown to the same path with .md. Returns both paths.
 
     Runs on different splits are shown in separate sections. Raises InputError if a folder contains no finished run.

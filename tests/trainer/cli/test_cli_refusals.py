@@ -62,8 +62,8 @@ def test_non_finite_loss_is_a_line_and_exit_1(folder, tmp_path, capsys):
     [
         (["evaluate", "/no/run"], ["/no/run", "no such file"]),
         (["evaluate", "RUN", "--split", "train"], ["'train'", "'test', 'val'"]),
-        (["evaluate", "RUN", "--k", "0"], ["--k [0]", "between 1 and"]),
-        (["evaluate", "RUN", "--k", "20", "--k", "100000"], ["--k [20, 100000]", "the number of items"]),
+        (["evaluate", "RUN", "--k", "0"], ["k [0]", "between 1 and"]),
+        (["evaluate", "RUN", "--k", "20", "--k", "100000"], ["k [20, 100000]", "the number of items"]),
         (["recommend", "RUN", "--users", "user001", "--k", "100000"], ["k [100000]", "the number of items"]),
         (["train", "--data", "synthetic", "--set", "evaluate.ks=[100000]"], ["evaluate.ks", "the number of items"]),
         (["recommend", "RUN"], ["--users", "--out"]),

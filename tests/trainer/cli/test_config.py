@@ -3,7 +3,8 @@
 import inspect
 
 import pytest
-from mmssl_trainer.config.load import known_keys, load, parse_set
+from mmssl_trainer.cli.options import parse_set
+from mmssl_trainer.config.load import known_keys, load
 from mmssl_trainer.config.sections import Config
 from mmssl_trainer.config.toml import to_toml
 from mmssl_trainer.errors import InputError

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from data_folders import WRITERS, one_line, pairs, small_dataset
+from mmssl_trainer import convert_data as convert
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import SPLITS, InputError, load
-from mmssl_trainer.data.convert import convert
 from mmssl_trainer.data.pickles import read_integer_lists
 from pyarrow import parquet
 

@@ -16,7 +16,8 @@ import sys
 
 import numpy as np
 import scipy.sparse as sp
-from mmssl_trainer.config.load import load, parse_set
+from mmssl_trainer.cli.options import parse_set
+from mmssl_trainer.config.load import load
 from mmssl_trainer.data import Dataset
 from mmssl_trainer.memory import plan
 from mmssl_trainer.training import loop as train

@@ -248,7 +248,8 @@ def test_tune_without_optuna(monkeypatch, capsys):
     import sys
 
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "mmssl_trainer.study.tune.search")
-    monkeypatch.delattr("mmssl_trainer.study.tune.search", raising=False)
+    for module in ("request", "search"):
+        monkeypatch.delitem(sys.modules, f"mmssl_trainer.study.tune.{module}", raising=False)
+        monkeypatch.delattr(f"mmssl_trainer.study.tune.{module}", raising=False)
     assert main(["tune", "--trials", "1"]) == 2
     assert '[train]"' in capsys.readouterr().err

@@ -68,6 +68,7 @@ def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatc
     """While a baseline is fitted beside, and in the last evaluation."""
     from mmssl_trainer import ranking as evaluate
     from mmssl_trainer.runs import complete
+    from mmssl_trainer.runs import train as training
 
     run, before = tmp_path / "run", signal.getsignal(number)
     fit_and_test, split_metrics = complete.fit_and_test, evaluate.split_metrics
@@ -82,7 +83,7 @@ def test_signal_outside_training_names_what_goes_on(folder, tmp_path, monkeypatc
             signal.raise_signal(number)
         return split_metrics(users, items, dataset, split, *how, **options)
 
-    monkeypatch.setattr(complete, "fit_and_test", fitted)
+    monkeypatch.setattr(training, "fit_and_test", fitted)
     monkeypatch.setattr(evaluate, "split_metrics", evaluated)
     assert main(begin(folder, run, "--epochs", "1", *(["--compare"] if when == "baseline" else []))) == code
     said = capsys.readouterr().err.splitlines()[-1]

@@ -119,6 +119,6 @@ def test_model_that_does_not_fit_is_refused_and_nothing_is_left(folder, tmp_path
     refused(capsys, [*begin, "--system", "mf"], "is a model of LightGCN, but this run trains MF-BPR")
     refused(capsys, [*begin, "--set", "model.dim=16"], "users has the shape (60, 8) instead of (60, 16)")
     refused(capsys, [*begin, "--preset", "mf-tiktok"], "--from cannot be used with --preset")
-    refused(capsys, ["train", "--from", str(tmp_path), "--out", str(out)], "contains no config.toml", "--from")
+    refused(capsys, ["train", "--from", str(tmp_path), "--out", str(out)], "contains no config.toml", "finished run")
     refused(capsys, ["train", "--from", str(first), "--resume", str(first)], "--resume cannot be used with --from")
     assert not out.exists()

@@ -1,0 +1,190 @@
+"""Training with a run folder: a new run, a run that starts from another model, and a run that is resumed."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..config.compare import refuse_other
+from ..config.load import load
+from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS, Config
+from ..data import Dataset
+from ..errors import InputError
+from ..memory import budget
+from ..ranking import breakdown, check_list_lengths
+from ..systems import create, refuse_over_ranks, refuse_without_features, title
+from ..training import ranks as together
+from ..training import signals
+from ..training.checkpoints import FOLDER, Checkpoints, resume_command
+from ..training.loop import pick_device
+from ..training.progress import Fit
+from ..training.state_file import newest
+from .complete import fit_and_test, load_data
+from .folder import CONFIG, RESULT, default_path, open_folder, read_epochs
+from .saved_model import Model
+
+COMPARED = ("popularity", "lightgcn")  # what train.compare trains besides
+
+
+class TrainedRun(NamedTuple):
+    """A finished run of `train` or `resume`.
+
+    path: its folder. config: the configuration with all values that were chosen for the run. model: the model of the
+    best epoch. test: metrics on the test split, as `evaluate` returns them. breakdown: the same for known and new users
+    and for known and cold items; {} if the test split has neither new users nor cold items. seconds: training and
+    testing. baselines: {system: {"test", "val", "best_epoch", "seconds"}} of the systems that train.compare adds.
+    """
+
+    path: Path
+    config: Config
+    model: Model
+    test: dict[str, float]
+    breakdown: dict[str, dict[str, float]]
+    seconds: float
+    baselines: dict[str, dict[str, Any]]
+
+
+def train(
+    config: Config | None = None,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> TrainedRun:
+    """Load the data of config.data, train config.model.system, test it, and write a run folder that `resume`,
+    `mmssl-fast report` and the other commands read. `fit` does the same without a folder.
+
+    out: the folder; None: runs/<system>-<data>-<time> in the current folder. overwrite: replace the files of an earlier
+    run in it. note: called with each remark about the data, the memory or the run; None: they are dropped. A progress
+    bar is drawn on stderr. After SIGINT or SIGTERM the current step is completed and a checkpoint is written. In
+    processes that torchrun has started, all of them train together.
+
+    Raises InputError if the data, the configuration or the folder cannot be used, Interrupted after a signal,
+    NonFiniteLoss and OutOfMemory.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     settings = {"model.system": "lightgcn", "train.epochs": 1, "train.compare": "no"}
+    ...     run = train(configure(settings), Path(folder) / "run")
+    ...     sorted(file.name for file in run.path.iterdir() if file.is_file())
+    ['config.toml', 'curves.png', 'metrics.jsonl', 'model.safetensors', 'result.json']
+    """
+    return _run(config or Config(), None if out is None else Path(out), note, overwrite=overwrite)
+
+
+def resume(run: str | Path, config: Config | None = None, *, note: Callable[[str], None] | None = None) -> TrainedRun:
+    """Resume an interrupted run with its configuration, from its last checkpoint.
+
+    run: its folder. config: the configuration to resume with; only where and how fast it is computed may differ (such
+    as train.memory or data.path), and train.epochs may be higher, which also continues a finished run. None: that of
+    the run. note: see `train`. Raises InputError if the folder contains no run that can be resumed, and as `train`.
+    """
+    run = Path(run)
+    saved = load(configuration_file(run))
+    chosen = saved if config is None else config
+    refuse_other(run, saved.model_dump(), chosen.model_dump(), more_epochs=True)
+    _refuse_finished(run, saved, chosen.train.epochs)
+    return _run(chosen, run, note, resumed=True)
+
+
+def configuration_file(run: str | Path) -> Path:
+    """The configuration file of a run. Raises InputError if the folder contains none."""
+    folder = Path(run).parent if Path(run).is_file() else Path(run)
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{run}: contains no {CONFIG}; give the folder of an interrupted or finished run")
+    return folder / CONFIG
+
+
+def _run(
+    config: Config,
+    out: Path | None,
+    note: Callable[[str], None] | None,
+    overwrite: bool = False,
+    resumed: bool = False,
+) -> TrainedRun:
+    config, dataset = _prepared(config, resumed)
+    path = out or Path(together.first_ranks(lambda: str(default_path(config, dataset))))
+    checkpoints = Checkpoints(path, dataset, config)
+    has_checkpoint = resumed and checkpoints.open()
+    folder = open_folder(path, dataset, config, overwrite or resumed, has_checkpoint)
+    notes = checkpoints.notes() or ["the run has no checkpoint yet, so it starts from the beginning"] if resumed else []
+    for line in (*notes, *_notes(dataset, config)):
+        if note is not None:
+            note(line)
+    system, baselines = config.model.system, {}
+    # During training, a signal takes effect after the current step; elsewhere at once.
+    stopped = signals.raise_on_signal(f"interrupted; to resume: {resume_command(path)}")
+    with warnings.catch_warnings(), stopped:
+        warnings.filterwarnings("ignore", message="sample_bpr: ")  # one of the notes replaces this warning
+        fit, test, seconds = fit_and_test(dataset, config, system, folder, checkpoints)
+        for name in _compared(config):
+            baselines[name] = _baseline(*fit_and_test(dataset, config, name))
+        options = config.evaluate
+        groups = breakdown(fit.users, fit.items, dataset, "test", options.ks, options.mask_validation, options.batch)
+        folder.finish(fit, test, baselines, groups, keep_state=True)
+    return TrainedRun(path, config, Model.of(fit, dataset, system), test, groups, seconds, baselines)
+
+
+def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
+    """The configuration with all values chosen that depend on the data and on this machine, and the data. Raises
+    InputError for what the data or the processes cannot do."""
+    group = together.join(config.train.device)
+    if group.size > 1:
+        refuse_over_ranks(config.model.system)
+        together.refuse_one_process_settings(config)
+    pick_device(config.train.device)
+    dataset = load_data(**config.data.model_dump())
+    refuse_without_features(dataset, [config.model.system])
+    check_list_lengths("evaluate.ks", config.evaluate.ks, dataset.n_items)
+    config = config.with_absolute_path()
+    if config.data.path == SYNTHETIC and "epochs" not in config.train.model_fields_set:
+        config = config.changed("train", epochs=SYNTHETIC_EPOCHS)
+    together.refuse_differences(config, dataset)
+    if not config.train.threads:  # saved in config.toml, because results may depend on it and it depends on the load
+        config = config.changed("train", threads=torch.get_num_threads())
+    return together.one_config(budget.fit_to_budget(dataset, config, resumed)), dataset
+
+
+def _notes(dataset: Dataset, config: Config) -> list[str]:
+    """Remarks about the data, and the line about the memory budget if there is one."""
+    notes = list(dataset.notes)
+    if n_full := int((np.diff(dataset.train.indptr) == dataset.n_items).sum()):
+        notes.append(f"{n_full} users have interacted with every item; no triple is sampled for them")
+    if line := budget.summary(dataset, config):
+        notes.append(line)
+    return notes
+
+
+def _compared(config: Config) -> list[str]:
+    """The systems that train.compare adds, without the one that is trained."""
+    chosen = config.train.compare
+    if chosen == "yes" or (chosen == "auto" and config.data.path == SYNTHETIC):
+        return [name for name in COMPARED if name != config.model.system]
+    return []
+
+
+def _baseline(fit: Fit, test: dict[str, float], seconds: float) -> dict[str, Any]:
+    return {"test": test, "val": fit.val, "best_epoch": fit.best_epoch, "seconds": seconds}
+
+
+def _refuse_finished(run: Path, saved: Config, epochs: int) -> None:
+    """Raise InputError if the run is finished and cannot be continued to this number of epochs."""
+    if not (run / RESULT).exists():
+        return
+    finished = f"{run}: the run is finished, see {RESULT}"
+    if not create(saved.model.system).trains:
+        raise InputError(f"{finished}; {title(saved.model.system)} has no training to resume")
+    new_run = f"to start a new run from its model: mmssl-fast train --from {shlex.quote(str(run))}"
+    if (n_epochs := len(read_epochs(run))) < saved.train.epochs:
+        raise InputError(f"{finished}; it stopped early after epoch {n_epochs} (train.patience); {new_run}")
+    if epochs <= saved.train.epochs:
+        raise InputError(f"{finished}; to continue it, give --epochs above {saved.train.epochs}; {new_run}")
+    if newest(run / FOLDER) is None:
+        raise InputError(f"{finished}; it has no checkpoint; {new_run}")
