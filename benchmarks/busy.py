@@ -169,7 +169,7 @@ def main(argv=None):
     compared = ways(chosen.epochs, chosen.also, chosen.against)
     measured = []
     for n in chosen.spinners:
-        busy, load = threads.busy_processors(set(range(os.cpu_count() or 1)), window=1.0), os.getloadavg()[0]
+        busy, load = threads.Load().busy(set(range(os.cpu_count() or 1)), window=1.0), os.getloadavg()[0]
         seconds = 60 * chosen.minutes / len(chosen.spinners)
         measured.append((n, busy, load, rounds(n, compared, chosen.rounds, seconds)))
     print(page(measured, chosen.epochs), end="")

@@ -23,7 +23,31 @@ _chosen = False  # whether `configure` has set OMP_NUM_THREADS, so that it is no
 IDLE = 0.25  # processors that may be busy on an idle machine, with a desktop and this measurement
 
 
-def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> str:
+class Load:
+    """The load of this machine since the object was created, without this process. 0 if there is no /proc/stat."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root, self.started, self.own = root, time.perf_counter(), time.process_time()
+        self.before = _processor_times(root)
+
+    def busy(self, processors: set[int], window: float = WINDOW) -> float:
+        """How many of the processors others keep busy, measured over at least `window` seconds. If less time has
+        passed, this waits.
+
+        Time at low priority (nice) counts as idle, and time that the hypervisor gave to other machines (steal) as busy.
+        Pressure stall information is not suitable: it stays at 0 until more processes want to run than there are
+        processors.
+        """
+        time.sleep(max(0.0, window - (time.perf_counter() - self.started)))
+        after, busy = _processor_times(self.root), 0.0
+        for processor in processors & self.before.keys() & after.keys():
+            total, idle = (now - then for now, then in zip(after[processor], self.before[processor], strict=True))
+            busy += max(0.0, 1 - idle / total) if total > 0 else 0.0
+        own = (time.process_time() - self.own) / max(time.perf_counter() - self.started, 1e-9)
+        return max(0.0, busy - own)
+
+
+def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ, load: Load | None = None) -> str:
     """Set OMP_NUM_THREADS and OMP_WAIT_POLICY for this process and its child processes, before torch is imported.
 
     Settings of the user are not changed: OMP_NUM_THREADS, and the variables in WAIT_SETTINGS. Otherwise the number of
@@ -33,13 +57,14 @@ def configure(jobs: int = 1, environ: MutableMapping[str, str] = os.environ) -> 
     Args:
         jobs: number of processes among which the threads are divided. Each gets at least one.
         environ: environment to change.
+        load: a measurement that has begun. None: this call takes the 0.1 seconds of a new one.
 
     Returns:
         A sentence if fewer threads were chosen because of other load, otherwise "".
     """
     global _chosen
     note, threads = "", _first_number(environ.get("OMP_NUM_THREADS", ""))
-    busy = busy_processors(_affinity())
+    busy = (load or Load()).busy(_affinity())
     if not environ.get("OMP_NUM_THREADS"):
         most, threads = available(), choose(busy)
         if threads < most:
@@ -83,10 +108,10 @@ def choose(busy: float | None = None) -> int:
     not reduce the number of threads of a long run, and neither do other processors of the host of a container.
 
     Args:
-        busy: number of processors that are busy now. Default: `busy_processors` of the affinity.
+        busy: number of processors that are busy now. None: measured over 0.1 seconds.
     """
     affinity = _affinity()
-    busy = busy_processors(affinity) if busy is None else busy
+    busy = Load().busy(affinity) if busy is None else busy
     n, busy = len(affinity), min(busy, _load_average())
     return min(available(), max(2, round(n * n / (n + busy))))
 
@@ -105,23 +130,6 @@ def cgroup_quota(root: Path = Path("/")) -> float:
     Groups are nested. The smallest quota from the group of the process up to the mounted root applies.
     """
     return min((_group_quota(folder) for folder in _group_folders(root)), default=math.inf)
-
-
-def busy_processors(processors: set[int], root: Path = Path("/"), window: float = WINDOW) -> float:
-    """How many of the processors are busy, measured from /proc/stat over a short time. 0 if there is no such file.
-
-    Time at low priority (nice) counts as idle, and time that the hypervisor gave to other machines (steal) as busy.
-    Pressure stall information is not suitable: it stays at 0 until more processes want to run than there are
-    processors.
-    """
-    before = _processor_times(root)
-    time.sleep(window)
-    after = _processor_times(root)
-    busy = 0.0
-    for processor in processors & before.keys() & after.keys():
-        total, idle = (now - then for now, then in zip(after[processor], before[processor], strict=True))
-        busy += max(0.0, 1 - idle / total) if total > 0 else 0.0
-    return busy
 
 
 def _affinity() -> set[int]:

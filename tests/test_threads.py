@@ -112,7 +112,7 @@ def test_available_without_affinity(monkeypatch, tmp_path):
     assert threads.available(tmp_path) == 6
 
 
-def test_busy_processors(monkeypatch, tmp_path):
+def test_load_counts_the_busy_processors(monkeypatch, tmp_path):
     """user nice system idle iowait irq softirq steal; processor 3 is not among those asked for."""
     before = (
         "cpu  0 0 0 0\ncpu0 10 0 0 90 0 0 0 0\ncpu1 0 0 0 100 0 0 0 0\ncpu2 5 5 5 5 5 5 5 5 9 9\ncpu3 0 0 0 0 0 0 0 0\n"
@@ -122,11 +122,26 @@ def test_busy_processors(monkeypatch, tmp_path):
     )
     system(tmp_path, "", "", {"proc/stat": before})
     monkeypatch.setattr(threads.time, "sleep", lambda _: (tmp_path / "proc/stat").write_text(after))
-    assert threads.busy_processors({0, 1, 2, 7}, tmp_path) == pytest.approx(1 + 0 + 0.5)
+    monkeypatch.setattr(threads.time, "process_time", lambda: 0.0)
+    assert threads.Load(tmp_path).busy({0, 1, 2, 7}) == pytest.approx(1 + 0 + 0.5)
 
 
-def test_busy_processors_is_0_where_nothing_is_known(tmp_path):
-    assert threads.busy_processors({0, 1}, tmp_path, window=0) == 0
+def test_load_leaves_out_this_process_and_waits_no_longer_than_needed(monkeypatch, tmp_path):
+    """Of the two busy processors one is kept busy by this process, whose work has taken longer than the window."""
+    system(tmp_path, "", "", {"proc/stat": "cpu0 0 0 0 0 0\ncpu1 0 0 0 0 0\n"})
+    clock = iter([5.0, 5.5, 5.5])
+    own = iter([1.0, 1.5])
+    slept = []
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(threads.time, "process_time", lambda: next(own))
+    monkeypatch.setattr(threads.time, "sleep", slept.append)
+    load = threads.Load(tmp_path)
+    (tmp_path / "proc/stat").write_text("cpu0 50 0 0 0 0\ncpu1 50 0 0 0 0\n")
+    assert load.busy({0, 1}) == pytest.approx(1) and slept == [0]
+
+
+def test_load_is_0_where_nothing_is_known(tmp_path):
+    assert threads.Load(tmp_path).busy({0, 1}, window=0) == 0
 
 
 @pytest.mark.parametrize(
@@ -148,7 +163,7 @@ def test_busy_processors_is_0_where_nothing_is_known(tmp_path):
 def test_choose(monkeypatch, n, quota, busy, load, expected):
     processors(monkeypatch, n)
     monkeypatch.setattr(threads, "cgroup_quota", lambda root: quota)
-    monkeypatch.setattr(threads, "busy_processors", lambda processors: busy)
+    monkeypatch.setattr(threads.Load, "busy", lambda load, processors: busy)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     assert threads.choose() == expected
 
@@ -175,7 +190,7 @@ def test_choose(monkeypatch, n, quota, busy, load, expected):
 def test_configure_keeps_what_the_user_set(monkeypatch, environ, jobs, expected):
     monkeypatch.setattr(threads, "available", lambda: 6)
     monkeypatch.setattr(threads, "choose", lambda busy: 6)
-    monkeypatch.setattr(threads, "busy_processors", lambda processors: 1.0)
+    monkeypatch.setattr(threads.Load, "busy", lambda load, processors: 1.0)
     assert threads.configure(jobs, environ) == ""
     assert environ == expected
 
@@ -192,7 +207,7 @@ def test_configure_keeps_what_the_user_set(monkeypatch, environ, jobs, expected)
 def test_configure_lets_threads_spin_on_idle_processors_alone(monkeypatch, n, granted, busy, jobs, policy):
     monkeypatch.setattr(threads, "_affinity", lambda: set(range(n)))
     monkeypatch.setattr(threads, "available", lambda: granted)
-    monkeypatch.setattr(threads, "busy_processors", lambda processors: busy)
+    monkeypatch.setattr(threads.Load, "busy", lambda load, processors: busy)
     for given in ({}, {"OMP_NUM_THREADS": "2"}):
         environ = dict(given)
         threads.configure(jobs, environ)
@@ -232,7 +247,7 @@ def test_waiting_threads_of_jobs_sleep(monkeypatch):
     for name in threads.WAIT_SETTINGS:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(threads, "busy_processors", lambda processors: 0.0)
+    monkeypatch.setattr(threads.Load, "busy", lambda load, processors: 0.0)
     monkeypatch.setattr(threads, "available", lambda: len(threads._affinity()))
     started = []
 
@@ -256,7 +271,7 @@ seen = {}
 sys.meta_path.insert(0, Look())
 from mmssl_trainer import threads
 assert not {"torch", "numpy"} & sys.modules.keys()
-threads.choose, threads.available, threads.busy_processors = lambda busy: 1, lambda: 1, lambda processors: 1.0
+threads.choose, threads.available, threads.Load.busy = lambda busy: 1, lambda: 1, lambda load, processors: 1.0
 from mmssl_trainer.cli.main import main
 code = main(sys.argv[1:])
 import torch

@@ -20,11 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: success. 1: the run failed, for example because a loss became NaN or memory ran out. 2: invalid input, or a file
     that cannot be written. 130: interrupted. 143: terminated. 141: the reader of stdout has closed it.
     """
-    if "torch" not in sys.modules and (note := threads.configure()):
-        print(f"note: {note}", file=sys.stderr)
+    load = threads.Load()  # measured while the commands are imported, which takes about as long
     try:
         from .app import app
 
+        if "torch" not in sys.modules and (note := threads.configure(load=load)):
+            print(f"note: {note}", file=sys.stderr)
         code = app(args=None if argv is None else list(argv), prog_name="mmssl-fast", standalone_mode=False)
         if code == 130:  # typer returns this after Ctrl-C
             return _fail("interrupted", code)

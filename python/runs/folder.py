@@ -29,7 +29,6 @@ from ..training import state_file
 from ..training.checkpoints import FOLDER, resume_command
 from ..training.progress import Fit, NullObserver
 from . import saved_model
-from .curves import draw
 
 CONFIG, METRICS, RESULT, MODEL, CURVES, BASELINES = FILES = (
     "config.toml",
@@ -127,6 +126,8 @@ class RunFolder:
         train.epochs, so that it can be continued with more epochs.
         """
         if fit.epochs:
+            from .curves import draw  # matplotlib takes half a second, and evaluate and recommend do without
+
             with replacing(self.path / CURVES) as temporary:
                 draw(fit.epochs, temporary, title=f"{title(self.config.model.system)} on {self.dataset.name}")
         if baselines:
