@@ -21,13 +21,17 @@ if TYPE_CHECKING:
         Model,
         Observer,
         Recommendations,
+        Similar,
         configure,
+        embed_items,
         evaluate,
         fit,
+        fold_in,
         load,
         load_data,
         recommend,
         save,
+        similar,
     )
 
 __all__ = [
@@ -37,13 +41,17 @@ __all__ = [
     "Model",
     "Observer",
     "Recommendations",
+    "Similar",
     "configure",
+    "embed_items",
     "evaluate",
     "fit",
+    "fold_in",
     "load",
     "load_data",
     "recommend",
     "save",
+    "similar",
 ]
 
 

@@ -13,6 +13,10 @@ from .config.load import load as _load_config
 from .config.sections import Config as Config
 from .data import Dataset as Dataset
 from .errors import InputError as InputError
+from .inference.histories import fold_in as fold_in
+from .inference.new_items import embed_items as embed_items
+from .inference.similar import Similar as Similar
+from .inference.similar import similar as similar
 from .ranking import check_list_lengths, split_metrics
 from .runs import recommend as _recommend
 from .runs.complete import load_data as load_data
@@ -51,7 +55,7 @@ def fit(dataset: Dataset, config: Config | None = None, observer: Observer | Non
     1
     """
     config = config or Config()
-    return Model.of(loop.fit(dataset, config, observer), dataset, config.model.system)
+    return Model.of(loop.fit(dataset, config, observer), dataset, config)
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
+from .mmssl_inference import MMSSLInference
 from .step_graph import StepGraph
 
 
@@ -22,6 +23,7 @@ class MMSSLSystem(NetworkSystem):
     """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
 
     reads_features = True
+    inference = MMSSLInference
     model: MMSSL
     # By the names in `parameters` and in `state`.
     over_ranks: ClassVar = {
