@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.arrow import numbers_or_texts
 from ..errors import InputError, shown
 from ..ranking import item_popularity
 from ..runs.saved_model import Model
@@ -42,7 +44,7 @@ def fold_in(model: Model, histories: Sequence[Sequence[Id]], unknown: str = "ref
 
 
 def with_histories(
-    model: Model, histories: Mapping[Id, Sequence[Id]], unknown: str = "refuse", by_popularity: bool = False
+    model: Model, histories: Mapping[Any, Sequence[Id]], unknown: str = "refuse", by_popularity: bool = False
 ) -> Model:
     """The model with the users {id: history} in place of its own. Their histories are the training interactions, so
     that `recommend` excludes them.
@@ -58,7 +60,7 @@ def with_histories(
     interactions = replace(
         data,
         n_users=len(histories),
-        user_ids=_ids(list(histories)),
+        user_ids=numbers_or_texts([str(user) for user in histories]),
         train=known,
         val=none,
         test=none,
@@ -111,10 +113,3 @@ def history_rows(
 def _trained(model: Model) -> Dataset:
     """The dataset whose items have an embedding from training."""
     return (model.base or model).interactions
-
-
-def _ids(ids: Sequence[Id]) -> np.ndarray:
-    """int64 if all are integers, otherwise text."""
-    if all(isinstance(one, int) for one in ids):
-        return np.array(ids, np.int64)
-    return np.array([str(one) for one in ids], dtype=object)

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmssl_fast import cosine_topk
 
 from ..data import SPLITS, Dataset
+from ..data.arrow import numbers_or_texts
 from ..errors import InputError, shown
 from ..runs.saved_model import Model
 from ..systems.inference import ItemTower, content_of
@@ -126,10 +127,7 @@ def _checked(tower: ItemTower, features: Mapping[str, Any]) -> dict[str, np.ndar
 
 def _more_ids(data: Dataset, ids: Sequence[str | int]) -> np.ndarray:
     """The ids of all items: integers if all are, otherwise text."""
-    texts = [*data.original_items(np.arange(data.n_items)).tolist(), *ids]
-    if all(isinstance(one, int) for one in texts):
-        return np.array(texts, np.int64)
-    return np.array([str(one) for one in texts], dtype=object)
+    return numbers_or_texts([*map(str, data.original_items(np.arange(data.n_items)).tolist()), *map(str, ids)])
 
 
 def _wider(matrix: sp.csr_array, n_items: int) -> sp.csr_array:
