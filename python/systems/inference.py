@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 ROWS = 1 << 14  # items whose features are converted at once
 CONSTANT = 1e-9  # a column is constant if its deviation is at most this share of its largest value
 Tensors = dict[str, Tensor]
+# The names that the systems of this package give to parameters with a row per user or item.
+ROWS_OF = {
+    "users": "users",
+    "user_embedding": "users",
+    "user_confidence": "users",
+    "preferences": "users",
+    "prototypes": "users",
+    "items": "items",
+    "item_embedding": "items",
+    "item_confidence": "items",
+    "item_bias": "items",
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,12 @@ class Known:
 class Inference:
     """How a system embeds users and items that it was not trained on. This base class can do neither.
 
-    no_users, no_items: the reason why the system cannot do it, the end of a sentence; "" if it can. A subclass changes
-    them, and defines the methods below. Methods must not depend on anything but their arguments and config.
+    rows: {parameter, or the part of its name before a dot: "users" or "items"} for the parameters with a row per user
+    or item. no_users, no_items: the reason why the system cannot do it, the end of a sentence; "" if it can. A subclass
+    changes them, and defines the methods below. Methods must not depend on anything but their arguments and config.
     """
 
+    rows: ClassVar[dict[str, str]] = ROWS_OF
     no_users = "the system does not define how a history becomes an embedding"
     no_items = "the system does not use features"
 

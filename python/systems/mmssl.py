@@ -164,6 +164,10 @@ class MMSSLSystem(NetworkSystem):
         parts = {"discriminator": self.discriminator} if self.discriminator is not None else {}
         return nn.ModuleDict(parts).named_parameters()
 
+    def started_from_model(self) -> None:
+        """Called once, if a run starts from a model of other data: its neighbours are items of that data."""
+        self.model.refresh_neighbours()
+
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
         encoded = self._without_dropout(lambda: self.model(views=False))
