@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from .data import Dataset as Dataset
     from .data.convert import convert_data as convert_data
     from .errors import InputError as InputError
+    from .inference.histories import fold_in as fold_in
+    from .inference.new_items import embed_items as embed_items
+    from .inference.similar import Similar as Similar
+    from .inference.similar import similar as similar
     from .runs.cold import evaluate_cold as evaluate_cold
     from .runs.complete import load_data as load_data
     from .runs.folder import unfinished as unfinished
@@ -53,19 +57,23 @@ _PUBLIC = {
     "Recommendations": ("runs.recommend", "Recommendations"),
     "TrainedRun": ("runs.train", "TrainedRun"),
     "Reproduction": ("study.reproduce.request", "Reproduction"),
+    "Similar": ("inference.similar", "Similar"),
     "breakdown": ("api", "breakdown"),
     "configuration_file": ("runs.train", "configuration_file"),
     "configure": ("config.load", "configure"),
     "convert_data": ("data.convert", "convert_data"),
     "describe": ("api", "describe"),
+    "embed_items": ("inference.new_items", "embed_items"),
     "evaluate": ("api", "evaluate"),
     "evaluate_cold": ("runs.cold", "evaluate_cold"),
     "fit": ("api", "fit"),
+    "fold_in": ("inference.histories", "fold_in"),
     "load": ("runs.saved_model", "load"),
     "load_data": ("runs.complete", "load_data"),
     "recommend": ("api", "recommend"),
     "resume": ("runs.train", "resume"),
     "save": ("runs.saved_model", "save"),
+    "similar": ("inference.similar", "similar"),
     "train": ("runs.train", "train"),
     "tune": ("study.tune.request", "tune"),
     "unfinished": ("runs.folder", "unfinished"),

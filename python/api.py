@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from . import ranking
 from .config.sections import Config
 from .data import Dataset, summarise
 from .errors import InputError
+from .inference.lists import for_request
 from .ranking import DEFAULT_KS, check_list_lengths, split_metrics
 from .runs import recommend as _recommend
 from .runs.recommend import Recommendations
@@ -47,7 +48,7 @@ def fit(dataset: Dataset, config: Config | None = None, observer: Observer | Non
     1
     """
     config = config or Config()
-    return Model.of(loop.fit(dataset, config, observer), dataset, config.model.system)
+    return Model.of(loop.fit(dataset, config, observer), dataset, config)
 
 
 def evaluate(
@@ -83,12 +84,36 @@ def _check(model: Model, split: str, ks: Sequence[int]) -> None:
 
 
 def recommend(
-    model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train"
+    model: Model,
+    users: Sequence[str | int] | None = None,
+    k: int = 20,
+    exclude: str = "train",
+    *,
+    histories: Mapping[str | int, Sequence[str | int]] | None = None,
+    unknown: str = "refuse",
+    new_items: tuple[Sequence[str | int], Mapping[str, Any]] | None = None,
+    nearest: int = 0,
+    candidates: Iterable[str | int] | None = None,
+    excluded: Iterable[tuple[str | int, str | int]] | None = None,
+    diversity: float = 0.0,
 ) -> Recommendations:
     """The k best items of each user, best first, by original ids.
 
     users: original ids; None: all users. exclude: which interactions are excluded, those of "train", or "all" for those
-    of every split. Raises InputError that names the first unknown user.
+    of every split. histories, unknown: {user: items}; these users, embedded as by `fold_in`, take the place of those of
+    the model, and their items are excluded. new_items, nearest: (ids, {modality: features}) of items that are ranked
+    beside those of the model, embedded as by `embed_items`. candidates: items that may be recommended; unknown ones are
+    ignored. excluded: more (user, item) pairs to leave out, such as purchases since training; unknown ones are ignored.
+    diversity: from 0, the best items, to 1, the most different ones (maximal marginal relevance).
+
+    Raises InputError that names the first unknown user, or what is wrong with an argument.
+
+    >>> from mmssl_trainer import configure, load_data
+    >>> model = fit(load_data(), configure({"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096}))
+    >>> found = recommend(model, k=2, histories={"new": [3, 8]}, candidates=range(100), excluded=[("new", 5)])
+    >>> found.user.tolist()
+    ['new', 'new']
     """
-    chunks = list(_recommend.recommend(model, users, k, exclude))
+    model, pairs = for_request(model, histories, unknown, new_items, nearest, candidates, excluded)
+    chunks = list(_recommend.recommend(model, users, k, exclude, excluded=pairs, diversity=diversity))
     return Recommendations(*(np.concatenate(column) for column in zip(*chunks, strict=True)))

@@ -35,9 +35,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"model.system": "mf", "model.dim": 8, "train.epochs": 2, "train.threads": 1, "train.batch": 4096}
 
 
+INFERENCE = [f"inference.{name}" for name in ("histories", "new_items", "similar", "towers")]
+MODULES = ["api", "config.load", *INFERENCE, "runs.complete", "runs.train"]
+
+
 @pytest.mark.parametrize(
     "module",
-    ["mmssl_trainer", *(f"mmssl_trainer.{name}" for name in ("api", "config.load", "runs.complete", "runs.train"))],
+    ["mmssl_trainer", *(f"mmssl_trainer.{name}" for name in MODULES)],
 )
 def test_examples_of_docstrings(module):
     results = doctest.testmod(importlib.import_module(module))

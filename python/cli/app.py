@@ -20,6 +20,7 @@ from .evaluate import evaluate
 from .recommend import recommend
 from .report import report
 from .reproduce import reproduce
+from .similar import similar
 from .train import train
 from .tune import tune
 
@@ -62,7 +63,7 @@ def help_without_command(context: typer.Context) -> None:
         print(context.get_help())
 
 
-for command in (train, evaluate, recommend):
+for command in (train, evaluate, recommend, similar):
     app.command()(command)
 app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)

@@ -129,7 +129,7 @@ def _run(
         options = config.evaluate
         groups = breakdown(fit.users, fit.items, dataset, "test", options.ks, options.mask_validation, options.batch)
         folder.finish(fit, test, baselines, groups, keep_state=True)
-    return TrainedRun(path, config, Model.of(fit, dataset, system), test, groups, seconds, baselines)
+    return TrainedRun(path, config, Model.of(fit, dataset, config), test, groups, seconds, baselines)
 
 
 def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
