@@ -15,6 +15,7 @@ import torch
 from mmssl_fast import InteractionGraph, distributed
 
 from ..data import Dataset
+from ..embeddings import take, zero_rows
 from ..errors import InputError
 from ..files import write_with
 from ..rank_sums import passes
@@ -61,7 +62,7 @@ def recommend(
 
 def by_popularity(model: Model, users: Sequence[str | int] | None = None) -> int:
     """How many of these users have a zero embedding, so that their lists depend on popularity only."""
-    zero = (model.users == 0).all(1).numpy()
+    zero = zero_rows(model.users).numpy()
     if users is not None:
         return int(zero[model.interactions.find_users(list(users))].sum())
     return int(distributed.all_sum(torch.tensor(zero.sum()), distributed.current()))
@@ -94,7 +95,7 @@ def _chunks_of_rank(model, k, seen, batch) -> Iterator[Recommendations]:
     users = torch.arange(last - first)
     for group in passes(list(users.split(users_at_once(batch, k))), k, ranks):
         index = torch.cat([users[:0], *group])
-        values, items = ranking.best(model.users[index], index, k)
+        values, items = ranking.best(take(model.users, index), index, k)
         sizes = [len(chunk) for chunk in group]
         for chunk, *lists in zip(group, values.split(sizes), items.split(sizes), strict=True):
             yield _rows(dataset, chunk + first, *lists)
@@ -116,7 +117,7 @@ def _chunks(model, index, k, seen, batch) -> Iterator[Recommendations]:
     labels = _hashes(dataset.original_items(np.arange(dataset.n_items)))
     ranking = Ranking(model.items, item_popularity(dataset), InteractionGraph.from_scipy(seen), labels)
     for chunk in index.split(users_at_once(batch, k)):
-        values, items = ranking.best(model.users[chunk], chunk, k)
+        values, items = ranking.best(take(model.users, chunk), chunk, k)
         yield _rows(dataset, chunk, values, items)
 
 
