@@ -6,8 +6,9 @@ The file has over 400 lines, because rankings, ties and metrics share the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,12 +21,12 @@ from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import interactions
 
 from .data import Dataset
+from .embeddings import Table, best_scores, device_of, order_keys, row_keys, scorer, take, zero_rows
 from .errors import InputError, is_out_of_memory
 from .rank_sums import OrderedSums, passes
 
 METRICS = ("recall", "precision", "ndcg", "hit", "mrr")
 DEFAULT_KS = (10, 20, 50)
-KEY_ROWS = 1 << 16  # item rows hashed at once
 LIST_ENTRIES = 1 << 19  # limit on the total length of the lists that are ranked at once
 
 
@@ -64,7 +65,7 @@ class Ranking:
 
     def __init__(
         self,
-        items: Tensor,
+        items: Table,
         popularity: np.ndarray | None = None,
         seen: InteractionGraph | None = None,
         labels: np.ndarray | None = None,
@@ -76,35 +77,37 @@ class Ranking:
             popularity = np.zeros(items.shape[0], np.int64)
         popularity, n_items = np.asarray(popularity, np.int64), len(popularity)
         labels = np.zeros(n_items, np.uint64) if labels is None else labels
-        zero, hashes = (items == 0).all(1).to(torch.uint8), torch.from_numpy(_row_keys(items)).to(items.device)
+        device = device_of(items)
+        zero, hashes = zero_rows(items).to(torch.uint8), torch.from_numpy(row_keys(items)).to(device)
         unscored = distributed.gather_whole(zero, n_items, ranks).cpu().numpy().astype(bool)
         keys = distributed.gather_whole(hashes, n_items, ranks).cpu().numpy()
-        order = np.lexsort((labels, keys, -popularity, unscored))
+        # order_keys: tied scores are common in sparse tables, and the keys of these depend on the numbering.
+        by_columns = order_keys(items) if ranks.size == 1 else np.zeros(n_items, np.int64)
+        order = np.lexsort((labels, keys, by_columns, -popularity, unscored))
         # Groups of tied items: items with equal embeddings, and for users with a zero embedding, of equal popularity.
         other_popularity = _changes(popularity[order], unscored[order])
         rows, popular = np.cumsum(other_popularity | _changes(keys[order])), np.cumsum(other_popularity)
         n_rows = int(rows.max(initial=0))
         groups = np.stack([rows - 1, popular - 1 + n_rows])
         self.n_scored = n_items - int(unscored.sum())
-        self.order = torch.from_numpy(order).to(items.device)
-        self.groups = torch.from_numpy(groups).to(items.device)
-        self.sizes = torch.from_numpy(np.bincount(groups.ravel())).to(items.device)
+        self.order = torch.from_numpy(order).to(device)
+        self.groups = torch.from_numpy(groups).to(device)
+        self.sizes = torch.from_numpy(np.bincount(groups.ravel())).to(device)
         self.rows_tied = n_rows < n_items
         self.ranks, self.items = ranks, items
+        self._score: Callable[[sp.csr_array], np.ndarray] | None = None  # only for sparse users
         self.place: Tensor | None = None  # of each item in `order`, −1 without a score; only over several processes
-        if ranks.size == 1:
-            self.items = items[self.order[: self.n_scored]]
-        else:
-            self.place = torch.full((n_items,), -1, device=items.device)
-            self.place[self.order[: self.n_scored]] = torch.arange(self.n_scored, device=items.device)
+        if ranks.size > 1:
+            self.place = torch.full((n_items,), -1, device=device)
+            self.place[self.order[: self.n_scored]] = torch.arange(self.n_scored, device=device)
         self.seen: sp.csr_array | None = None
         self._seen_parts: tuple[InteractionGraph | None, ...] = (None, None)
         if seen is not None:
             self.seen = self.by_place(_csr(seen))
             parts = self.seen[:, : self.n_scored], self.seen[:, self.n_scored :]
-            self._seen_parts = tuple(InteractionGraph.from_scipy(part).to(items.device) for part in parts)
+            self._seen_parts = tuple(InteractionGraph.from_scipy(part).to(device) for part in parts)
 
-    def best(self, users: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def best(self, users: Table, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The first k items: (scores [B, k], items int64 [B, k]). If fewer are left, item −1 with score −inf.
 
         users: [B, d] embeddings. index: [B], the rows of these users in `seen`.
@@ -112,20 +115,30 @@ class Ranking:
         scores, places = self.places(users, index, k)
         return scores, torch.where(places < 0, -1, self.order[places])
 
-    def places(self, users: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def places(self, users: Table, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The same as `best`, with positions in `self.order` instead of items."""
-        scores, places = self._topk(users, self.items, k, 0, index)
+        if isinstance(users, Tensor):
+            scores, places = self._topk(users, self._items, k, 0, index)
+        else:
+            self._score = self._score or scorer(self.items, self.order[: self.n_scored].numpy())
+            seen = None if self.seen is None else self.seen[index.numpy()][:, : self.n_scored]
+            scores, places = best_scores(users, self._score, self.n_scored, k, seen)
         short = (places < 0).any(1).nonzero().flatten()
         n_unscored = len(self.order) - self.n_scored
         if not (n_unscored and len(short)):
             return scores, places
-        blank = users.new_zeros(max(len(short), n_unscored), 1)
+        blank = scores.new_zeros(max(len(short), n_unscored), 1)
         more_scores, more = self._topk(blank[: len(short)], blank[:n_unscored], k, 1, index[short])
         all_places = torch.cat([places[short], torch.where(more < 0, -1, more + self.n_scored)], 1)
         first = (all_places < 0).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
         places[short] = all_places.gather(1, first)
         scores[short] = torch.cat([scores[short], more_scores], 1).gather(1, first)
         return scores, places
+
+    @cached_property
+    def _items(self) -> Table:
+        """The items with a score in the order of `self.order`; over several processes all items of this rank."""
+        return self.items if self.ranks.size > 1 else take(self.items, self.order[: self.n_scored])
 
     def _topk(self, users: Tensor, items: Tensor, k: int, part: int, index: Tensor) -> tuple[Tensor, Tensor]:
         seen = self._seen_parts[part]
@@ -146,8 +159,8 @@ class Ranking:
 
 
 def ranking_metrics(
-    users: Tensor,
-    items: Tensor,
+    users: Table,
+    items: Table,
     heldout: sp.csr_array,
     ks: Sequence[int],
     seen: InteractionGraph | None = None,
@@ -157,10 +170,10 @@ def ranking_metrics(
 ) -> dict[str, float]:
     """Ranking metrics, averaged over the users with a held-out item. Items are ranked as in `Ranking`.
 
-    users [U, d], items [I, d]: embeddings on one device. heldout: SciPy matrix [U, I] of the relevant items, with the
-    rules of `InteractionGraph.from_scipy`. ks: list lengths, each at least 1. seen: interactions that are excluded from
-    the ranking. batch: maximum number of users that are ranked at once. popularity: int64 [I], number of training
-    interactions of each item.
+    users [U, d], items [I, d]: embeddings on one device, tensors or sparse (`embeddings.Table`). heldout: SciPy matrix
+    [U, I] of the relevant items, with the rules of `InteractionGraph.from_scipy`. ks: list lengths, each at least 1.
+    seen: interactions that are excluded from the ranking. batch: maximum number of users that are ranked at once.
+    popularity: int64 [I], number of training interactions of each item.
 
     Let R_u be the held-out items of the user and h_j = 1 if the item at rank j (from 1) is one of them, otherwise 0.
 
@@ -183,7 +196,7 @@ def ranking_metrics(
         raise ValueError(f"ranking_metrics: every K must be at least 1, got {list(ks)}")
     counts = np.diff(interactions(heldout, "ranking_metrics").indptr)
     sums = OrderedSums(
-        int((counts > 0).sum()), users_at_once(batch, ks[-1]), (len(ks), len(METRICS)), users.device, ranks
+        int((counts > 0).sum()), users_at_once(batch, ks[-1]), (len(ks), len(METRICS)), device_of(users), ranks
     )
     for _, hits, relevant in _ranked(
         "ranking_metrics", users, items, heldout, ks[-1], seen, batch, popularity, ranks, sums.pieces
@@ -195,8 +208,8 @@ def ranking_metrics(
 
 
 def user_metrics(
-    users: Tensor,
-    items: Tensor,
+    users: Table,
+    items: Table,
     heldout: sp.csr_array,
     k: int,
     seen: InteractionGraph | None = None,
@@ -215,8 +228,8 @@ def user_metrics(
 
 def _ranked(
     op: str,
-    users: Tensor,
-    items: Tensor,
+    users: Table,
+    items: Table,
     heldout: sp.csr_array,
     k: int,
     seen: InteractionGraph | None,
@@ -236,16 +249,17 @@ def _ranked(
         )
     heldout = interactions(heldout, op)
     counts = np.diff(heldout.indptr)
-    index = torch.from_numpy(np.flatnonzero(counts)).to(users.device)
+    device = device_of(users)
+    index = torch.from_numpy(np.flatnonzero(counts)).to(device)
     if not index.numel() and ranks.size == 1:
         return
-    relevant = torch.from_numpy(counts.astype(np.int64)).to(users.device)
+    relevant = torch.from_numpy(counts.astype(np.int64)).to(device)
     ranking = Ranking(items, popularity, seen, ranks=ranks)
     ties = _Ties(ranking, users, heldout)
     chunks = index.split(users_at_once(batch, k) if pieces is None else pieces)
     for group in passes(list(chunks), k, ranks):
         ids = torch.cat([index[:0], *group])
-        _, places = ranking.places(users[ids], ids, k)
+        _, places = ranking.places(take(users, ids), ids, k)
         for chunk, part in zip(group, places.split([len(chunk) for chunk in group]), strict=True):
             yield chunk, ties.hits(chunk, part), relevant[chunk]
 
@@ -253,9 +267,9 @@ def _ranked(
 class _Ties:
     """The probability of a hit at each rank of a list, if tied items are in random order."""
 
-    def __init__(self, ranking: Ranking, users: Tensor, heldout: sp.csr_array) -> None:
+    def __init__(self, ranking: Ranking, users: Table, heldout: sp.csr_array) -> None:
         self.ranking, self.n_places = ranking, len(ranking.order)
-        self.zero = (users == 0).all(1)
+        self.zero = zero_rows(users)
         relevant = ranking.by_place(heldout)
         self.relevant_places = self._keys(relevant, np.arange(self.n_places), self.n_places)
         self.any = ranking.rows_tied or bool(self.zero.any())
@@ -311,7 +325,7 @@ def _masked(dataset: Dataset, mask_validation: bool) -> sp.csr_array:
 
 
 def user_metrics_on_test(
-    users: Tensor, items: Tensor, dataset: Dataset, k: int, mask_validation: bool = False
+    users: Table, items: Table, dataset: Dataset, k: int, mask_validation: bool = False
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """user_metrics on the test split of a dataset."""
     seen = excluded(dataset, mask_validation)
@@ -319,8 +333,8 @@ def user_metrics_on_test(
 
 
 def split_metrics(
-    users: Tensor,
-    items: Tensor,
+    users: Table,
+    items: Table,
     dataset: Dataset,
     split: str,
     ks: Sequence[int],
@@ -337,7 +351,7 @@ def split_metrics(
     if ranks.size > 1:
         first, last = ranks.span(dataset.n_users)
         masked, heldout = masked[first:last], heldout[first:last]
-    seen = InteractionGraph.from_scipy(masked).to(users.device)
+    seen = InteractionGraph.from_scipy(masked).to(device_of(users))
     popularity = item_popularity(dataset)
     try:
         return ranking_metrics(users, items, heldout, ks, seen, batch, popularity, ranks)
@@ -348,8 +362,8 @@ def split_metrics(
 
 
 def breakdown(
-    users: Tensor,
-    items: Tensor,
+    users: Table,
+    items: Table,
     dataset: Dataset,
     split: str,
     ks: Sequence[int],
@@ -377,18 +391,6 @@ def breakdown(
 def item_popularity(dataset: Dataset) -> np.ndarray:
     """The number of training interactions of every item, int64 [I]."""
     return np.bincount(dataset.train.indices, minlength=dataset.n_items)
-
-
-def _row_keys(rows: Tensor) -> np.ndarray:
-    """A 64-bit hash of every row of rows [N, d], int64 [N]. Equal rows have equal hashes."""
-    bits = torch.int64 if rows.element_size() == 8 else torch.int32
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator).to(rows.device) * 2 + 1
-    parts = [
-        ((part + 0.0).contiguous().view(bits).to(torch.int64) * factors).sum(1)  # + 0.0 turns -0.0 into 0.0
-        for part in rows.split(KEY_ROWS)
-    ]
-    return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.int64)
 
 
 def _changes(*columns: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ LAYERS = (
     ("mmssl_trainer.console", "mmssl_trainer.files"),
     ("mmssl_trainer.config",),
     ("mmssl_trainer.data",),
-    ("mmssl_trainer.memory", "mmssl_trainer.rank_sums", "mmssl_trainer.ranking"),
+    ("mmssl_trainer.embeddings", "mmssl_trainer.memory", "mmssl_trainer.rank_sums", "mmssl_trainer.ranking"),
     ("mmssl_trainer.systems",),
     ("mmssl_trainer.training",),
     ("mmssl_trainer.runs",),

@@ -35,6 +35,69 @@ class SVDSection(Section):
     )
 
 
+class EASESection(Section):
+    penalty: float = Field(
+        100.0, gt=0, le=1e9, description="EASE: weight of the L2 penalty, lambda. Paper: 500 on MovieLens-20M."
+    )
+    user_exponent: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="EASE: the squared error of a user is divided by the user degree to this power. Paper: 0.",
+    )
+    content: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="EASE: weight of the squared error in the reconstruction of the items' features, each modality "
+        "scaled to unit length (CEASE of Jeunen et al., RecSys 2020). 0: no features.",
+    )
+    rank: int = Field(
+        0,
+        ge=0,
+        le=1 << 15,
+        description="EASE: number of singular vectors of the interactions that are used, an approximation. 0: exact, "
+        "for which a matrix of items x items must fit into memory, or of users x users if these are fewer.",
+    )
+
+
+class ItemKNNSection(Section):
+    neighbours: int = Field(
+        200, ge=0, le=1 << 20, description="ItemKNN: most similar items that an item's score depends on. 0: all."
+    )
+    shrinkage: float = Field(
+        10.0, ge=0, le=1e6, description="ItemKNN: added to the denominator of the cosine, against chance overlap."
+    )
+    user_exponent: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="ItemKNN: an interaction is divided by the user degree to this power before the cosine.",
+    )
+    content: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        description="ItemKNN: weight of the cosine of the features, added to that of the interactions for each "
+        "modality. 0: no features.",
+    )
+
+
+class UserKNNSection(Section):
+    neighbours: int = Field(
+        200, ge=0, le=1 << 20, description="UserKNN: most similar users whose interactions a user gets. 0: all."
+    )
+    shrinkage: float = Field(
+        10.0, ge=0, le=1e6, description="UserKNN: added to the denominator of the cosine, against chance overlap."
+    )
+    item_exponent: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="UserKNN: an interaction is divided by the item degree to this power before the cosine.",
+    )
+
+
 class SGLSection(Section):
     drop: float = Field(0.1, ge=0, lt=1, description="SGL: fraction of edges dropped from each view. Paper: 0.1.")
     tau: float = Field(0.2, ge=1e-3, description="SGL: temperature of the contrastive loss. Paper: 0.2.")

@@ -14,7 +14,10 @@ LAYOUTS = ("auto", "diffmm", "hkuds", "mmrec", "plain")
 _BUILT_IN = {  # name: (title, class)
     "mmssl": ("MMSSL", "MMSSLSystem"),
     "popularity": ("popularity", "PopularitySystem"),
+    "itemknn": ("ItemKNN", "ItemKNNSystem"),
+    "userknn": ("UserKNN", "UserKNNSystem"),
     "svd": ("SVD", "SVDSystem"),
+    "ease": ("EASE", "EASESystem"),
     "mf": ("MF-BPR", "MFSystem"),
     "ngcf": ("NGCF", "NGCFSystem"),
     "lightgcn": ("LightGCN", "LightGCNSystem"),

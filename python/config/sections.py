@@ -10,13 +10,16 @@ from pydantic import Field, create_model, field_validator
 from ..errors import InputError
 from .baselines import (
     CLCRecSection,
+    EASESection,
     HCCFSection,
+    ItemKNNSection,
     LATTICESection,
     MMGCLSection,
     NCLSection,
     SGLSection,
     SLMRecSection,
     SVDSection,
+    UserKNNSection,
 )
 from .byte_size import parse_bytes
 from .mmssl_sections import LossSection, ModelSection, OptimiserSection
@@ -208,7 +211,10 @@ class OwnConfig(Section):
     optimiser: OptimiserSection = OptimiserSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+    itemknn: ItemKNNSection = ItemKNNSection()
+    userknn: UserKNNSection = UserKNNSection()
     svd: SVDSection = SVDSection()
+    ease: EASESection = EASESection()
     sgl: SGLSection = SGLSection()
     lattice: LATTICESection = LATTICESection()
     hccf: HCCFSection = HCCFSection()

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from ..data import SPLITS
+from ..embeddings import take
 from ..errors import InputError
 from ..ranking import item_popularity
 from ..runs.saved_model import Model
@@ -30,7 +31,7 @@ def with_candidates(model: Model, items: Iterable[Id]) -> Model:
     popularity = item_popularity(data) if model.popularity is None else model.popularity
     return replace(
         model,
-        items=model.items[torch.from_numpy(kept)],
+        items=take(model.items, torch.from_numpy(kept)),
         interactions=replace(
             data,
             n_items=len(kept),

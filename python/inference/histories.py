@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..data.arrow import numbers_or_texts
+from ..embeddings import zeros
 from ..errors import InputError, shown
 from ..ranking import item_popularity
 from ..runs.saved_model import Model
@@ -55,7 +56,7 @@ def with_histories(
     data = model.interactions
     known = history_rows(_trained(model), list(histories.values()), unknown, data)
     own = sp.csr_array(known[:, : _trained(model).n_items])
-    users = torch.zeros(len(histories), model.items.shape[1]) if by_popularity else embed(model, own)
+    users = zeros(len(histories), model.items) if by_popularity else embed(model, own)
     none = sp.csr_array(known.shape, dtype=np.float32)
     interactions = replace(
         data,

@@ -15,6 +15,7 @@ from mmssl_fast import cosine_topk
 
 from ..data import SPLITS, Dataset
 from ..data.arrow import numbers_or_texts
+from ..embeddings import dense
 from ..errors import InputError, shown
 from ..runs.saved_model import Model
 from ..systems.inference import ItemTower, content_of
@@ -61,7 +62,7 @@ def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str
     popularity = model.popularity
     return replace(
         model,
-        items=torch.cat([model.items, embeddings]),
+        items=torch.cat([dense(model.items, "ranking new items"), embeddings]),
         interactions=replace(
             data,
             n_items=n_items,
@@ -94,7 +95,7 @@ def _embed(model: Model, tower: ItemTower, content: Tensor, nearest: int) -> Ten
     if not nearest:
         return cold
     by_features = known_by_features(model)[warm]
-    collaborative = base.items[warm] - by_features
+    collaborative = dense(base.items, "ranking new items")[warm] - by_features
     return cold + collaborative[cosine_topk(cold, by_features, nearest)[1]].mean(1)
 
 

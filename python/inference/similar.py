@@ -10,6 +10,7 @@ import torch
 
 from mmssl_fast import SeenRows, cosine_topk
 
+from ..embeddings import dense
 from ..errors import InputError, shown
 from ..runs.saved_model import Model
 from .new_items import known_by_features
@@ -48,7 +49,7 @@ def similar(model: Model, items: Sequence[str | int], k: int = 10, by: str = "al
     if not 1 <= k < max(2, data.n_items):
         raise InputError(f"k = {k}: must be between 1 and {data.n_items - 1}, the number of other items")
     index = torch.from_numpy(data.find_items(list(items)))
-    table = model.items if by == "all" else known_by_features(model)
+    table = dense(model.items, "similar") if by == "all" else known_by_features(model)
     if by == "features" and len(table) < data.n_items:
         raise InputError("by = 'features': works for the items of training only")
     there = (table != 0).any(1)

@@ -12,6 +12,7 @@ import torch
 
 from mmssl_fast import InteractionGraph
 
+from ..embeddings import dense
 from ..errors import InputError, first_line
 from ..runs.saved_model import Model, add_content, inference
 from ..systems import title
@@ -37,7 +38,9 @@ def user_tower(model: Model) -> UserTower:
         with _complete(base, "users"):
             add_content(base)
             graph = InteractionGraph.from_scipy(base.interactions.train)
-            base.towers["users"] = UserTower(system, Known(base.parameters, base.items, graph, base.content)).eval()
+            base.towers["users"] = UserTower(
+                system, Known(base.parameters, dense(base.items, "embedding users"), graph, base.content)
+            ).eval()
     return base.towers["users"]
 
 

@@ -11,8 +11,9 @@ from ..config.sections import Config
 from ..data import Dataset
 from ..errors import InputError
 from .free import free_memory
-from .plan import FLOAT, largest, peak, sizes_of, stages
+from .plan import largest, peak, sizes_of, stages
 from .retry import LEAST_TILE
+from .stage import FLOAT
 
 SHARE = 0.8  # fraction of the free memory that a run may use by default
 TILE_BYTES = 8 * FLOAT  # bytes per entry of a tile: the tile and the temporaries derived from it

@@ -10,7 +10,8 @@ from rich.table import Table
 from ..config.byte_size import readable
 from ..errors import InputError
 from .free import free_memory
-from .plan import Sizes, Stage, peak, persistent_bytes, stages
+from .plan import Sizes, peak, persistent_bytes, stages
+from .stage import Stage
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,13 @@ from mmssl_fast.ops.infonce import cpu_workspace
 from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import readable
+from .closed_forms import ClosedForm, closed_form, closed_form_stages
+from .stage import FLOAT, INDEX, OFFSET, Blocks, Stage, blocks, total
 
 if TYPE_CHECKING:
     from ..config.sections import Config
     from ..data import Dataset
 
-FLOAT, INDEX, OFFSET = 4, 4, 8
 # glibc returns freed blocks of at least 32 MiB (its largest mmap threshold) to the system. It keeps smaller ones, and
 # because torch requests aligned blocks, a freed block rarely fits a request of another size. SLACK, the resident bytes
 # per live byte of such blocks, is empirical: 1.6 to 1.9 on small runs.
@@ -35,7 +36,8 @@ class Sizes:
     """The sizes that the estimate depends on.
 
     widths: feature columns per modality; hidden: the two widths of the discriminator, None without one; content:
-    feature columns of the SVD system; draws: order statistics drawn per Gumbel row.
+    feature columns of the SVD system; draws: order statistics drawn per Gumbel row; closed: the tables of EASE, ItemKNN
+    or UserKNN, which have no other stages.
     """
 
     users: int
@@ -55,6 +57,7 @@ class Sizes:
     content: int = 0
     discriminator_steps: int = 1
     draws: int = 50
+    closed: ClosedForm | None = None
 
     @property
     def nodes(self) -> int:
@@ -63,47 +66,6 @@ class Sizes:
     @property
     def modalities(self) -> int:
         return len(self.widths)
-
-
-Blocks = dict[int, int]  # size of a tensor in bytes → number of tensors of that size
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a run.
-
-    phase: name of the phase that the stage belongs to.
-    persistent: bytes allocated for the rest of the run.
-    kept: tensors that live until the end of the step, or until a stage that lists their phase in `freed`.
-    working: tensors that live only during the stage.
-    freed: phases whose `kept` tensors are released before the stage.
-    moved: bytes read and written per step.
-    operations: arithmetic operations per step, mostly of matrix products.
-    loaded: whether the memory is already allocated when the data has been read.
-    """
-
-    name: str
-    phase: str = "build"
-    persistent: int = 0
-    kept: Blocks = field(default_factory=dict)
-    working: Blocks = field(default_factory=dict)
-    freed: tuple[str, ...] = ()
-    moved: int = 0
-    operations: int = 0
-    loaded: bool = False
-
-    @property
-    def temporary(self) -> int:
-        """Bytes of the tensors that are not persistent."""
-        return _bytes(self.kept) + _bytes(self.working)
-
-
-def blocks(*tensors: tuple[int, int]) -> Blocks:
-    """Blocks from (size in bytes, count) pairs. Equal sizes are added up and empty ones dropped."""
-    counts: Counter[int] = Counter()
-    for size, count in tensors:
-        counts[size] += count
-    return +counts
 
 
 def sizes_of(dataset: Dataset, config: Config) -> Sizes:
@@ -130,6 +92,7 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         balance=config.train.balance,
         content=content if model.system == "svd" and config.svd.content else 0,
         discriminator_steps=config.train.discriminator_steps,
+        closed=closed_form(dataset, config),
     )
 
 
@@ -149,6 +112,8 @@ def stages(s: Sizes) -> list[Stage]:
             working=blocks((OFFSET * s.interactions, 2), (INDEX * s.interactions, 5)),
         ),
     ]
+    if s.closed:
+        return result + closed_form_stages(s.closed, s.users, s.items)
     if m:
         result.append(
             Stage(
@@ -360,7 +325,7 @@ def live(run: list[Stage]) -> int:
     This is the peak resident memory if the allocator returns every freed block, as glibc does with a small
     MALLOC_MMAP_THRESHOLD_.
     """
-    return max((persistent + _bytes(tensors) for persistent, tensors in _timeline(run)), default=0)
+    return max((persistent + total(tensors) for persistent, tensors in _timeline(run)), default=0)
 
 
 def peak(run: list[Stage]) -> int:
@@ -369,12 +334,8 @@ def peak(run: list[Stage]) -> int:
 
 
 def _resident(tensors: Blocks) -> int:
-    small = _bytes({size: count for size, count in tensors.items() if size < RETURNED_BLOCK})
-    return round(SLACK * small) + _bytes(tensors) - small
-
-
-def _bytes(tensors: Blocks) -> int:
-    return sum(size * count for size, count in tensors.items())
+    small = total({size: count for size, count in tensors.items() if size < RETURNED_BLOCK})
+    return round(SLACK * small) + total(tensors) - small
 
 
 def _timeline(run: list[Stage]) -> Iterator[tuple[int, Blocks]]:

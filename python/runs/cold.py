@@ -11,6 +11,7 @@ import torch
 from mmssl_fast import InteractionGraph
 
 from ..config.load import load
+from ..embeddings import take
 from ..errors import InputError
 from ..ranking import DEFAULT_KS, check_list_lengths, ranking_metrics
 from ..systems import title
@@ -52,5 +53,5 @@ def evaluate_cold(
     if items is None:
         raise InputError(f"{run}: {title(config.model.system)} does not use features, so it cannot rank cold items")
     seen = InteractionGraph.from_scipy(dataset.val[:, cold]) if mask_validation and split == "test" else None
-    metrics = ranking_metrics(model.users, items[torch.from_numpy(cold)], heldout, ks, seen)
+    metrics = ranking_metrics(model.users, take(items, torch.from_numpy(cold)), heldout, ks, seen)
     return model, {**metrics, "candidates": len(cold)}

@@ -15,6 +15,7 @@ import torch
 from mmssl_fast import InteractionGraph, distributed
 
 from ..data import Dataset
+from ..embeddings import dense, take, zero_rows
 from ..errors import InputError
 from ..files import write_with
 from ..rank_sums import passes
@@ -70,13 +71,15 @@ def recommend(
         if diversity:
             raise InputError(f"diversity = {diversity}: works with one process only; leave out --ranks or torchrun")
         return _chunks_of_rank(model, k, seen, batch)
+    if diversity:
+        dense(model.items, "diversity")
     index = np.arange(dataset.n_users) if users is None else dataset.find_users(list(users))
     return _chunks(model, torch.from_numpy(index), k, seen, batch, diversity)
 
 
 def by_popularity(model: Model, users: Sequence[str | int] | None = None) -> int:
     """How many of these users have a zero embedding, so that their lists depend on popularity only."""
-    zero = (model.users == 0).all(1).numpy()
+    zero = zero_rows(model.users).numpy()
     if users is not None:
         return int(zero[model.interactions.find_users(list(users))].sum())
     return int(distributed.all_sum(torch.tensor(zero.sum()), distributed.current()))
@@ -109,7 +112,7 @@ def _chunks_of_rank(model, k, seen, batch) -> Iterator[Recommendations]:
     users = torch.arange(last - first)
     for group in passes(list(users.split(users_at_once(batch, k))), k, ranks):
         index = torch.cat([users[:0], *group])
-        values, items = ranking.best(model.users[index], index, k)
+        values, items = ranking.best(take(model.users, index), index, k)
         sizes = [len(chunk) for chunk in group]
         for chunk, *lists in zip(group, values.split(sizes), items.split(sizes), strict=True):
             yield _rows(dataset, chunk + first, *lists)
@@ -134,9 +137,9 @@ def _chunks(model, index, k, seen, batch, diversity) -> Iterator[Recommendations
     # The pool has an embedding per entry.
     at_once = users_at_once(batch, length * model.items.shape[1] // 8 if diversity else length)
     for chunk in index.split(at_once):
-        values, items = ranking.best(model.users[chunk], chunk, length)
+        values, items = ranking.best(take(model.users, chunk), chunk, length)
         if diversity:
-            values, items = diverse(values, items, model.items, k, diversity)
+            values, items = diverse(values, items, dense(model.items, "diversity"), k, diversity)
         yield _rows(dataset, chunk, values, items)
 
 

@@ -19,6 +19,7 @@ from mmssl_fast import InteractionGraph, __version__, distributed
 from ..config.names import SYSTEMS, system_class
 from ..config.sections import Config
 from ..data import SPLITS, Dataset
+from ..embeddings import Table
 from ..errors import InputError
 from ..files import read_header, write_tensors
 from ..systems import create, rows_over_ranks
@@ -39,7 +40,8 @@ FILE = "model.safetensors"
 class Model:
     """A trained model.
 
-    users [U, d], items [I, d]: float32 embeddings on the CPU; their dot products are the scores. parameters: the
+    users [U, d], items [I, d]: float32 embeddings on the CPU; their dot products are the scores. They are tensors, or
+    for EASE, ItemKNN and UserKNN, SciPy matrices: those of the users, or of both. parameters: the
     parameters that they were computed from. interactions: the splits and original ids; a model from a file has no
     features. metadata: strings such as system, settings, data, best_epoch and versions. epochs: the lines of
     metrics.jsonl; empty for a model from a file.
@@ -50,8 +52,8 @@ class Model:
     training had.
     """
 
-    users: Tensor
-    items: Tensor
+    users: Table
+    items: Table
     parameters: dict[str, Tensor]
     interactions: Dataset
     metadata: dict[str, str]
@@ -86,7 +88,7 @@ def save(model: Model, path: str | Path) -> None:
         if whole is None:
             return
         model = whole
-    tensors = {"embedding.users": model.users.contiguous(), "embedding.items": model.items.contiguous()}
+    tensors = _pack_table("embedding.users", model.users) | _pack_table("embedding.items", model.items)
     tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in model.parameters.items()}
     metadata = dict(model.metadata)
     if add_content(model) and model.scaling is not None and model.content is not None:
@@ -132,7 +134,7 @@ def load(path: str | Path) -> Model:
     try:
         with safe_open(path, "pt") as file:
             metadata = read_header(file.metadata())
-            tensors, shape = _read(file)
+            tensors, shape = _read(file, path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); train again or restore the file") from None
     if metadata.get("format") not in (FORMAT, FORMAT_WITHOUT_INFERENCE):
@@ -154,29 +156,39 @@ def rebuild(model: Model, dataset: Dataset, config: Config) -> System:
     return system
 
 
-def _read(file: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
+def _read(file: Any, path: Path) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """The tensors of a file and (users, items). Over several processes this rank's rows of the embeddings, and no
     parameters, which ranking does not need."""
     ranks = distributed.current()
-    embeddings = "embedding.users", "embedding.items"
-    left_out = "parameter.", "embedding.", "content"
-    names = [name for name in file.keys() if ranks.size == 1 or not name.startswith(left_out)]
-    tensors = {name: file.get_tensor(name) for name in names}
-    slices = [file.get_slice(name) if name in file.keys() else None for name in embeddings]
-    shape = tuple(one.get_shape()[0] if one is not None and one.get_shape() else 0 for one in slices)
+    names = set(file.keys())
+    embeddings = [f"embedding.{side}" for side in ("users", "items")]
+    if ranks.size > 1 and any(f"{name}.indptr" in names for name in embeddings):
+        raise InputError(
+            f"{path}: has sparse embeddings, which one process only can rank; leave out --ranks or torchrun"
+        )
+    parts = (
+        {name for name in names if name.startswith(("parameter.", "embedding.", "content"))}
+        if ranks.size > 1
+        else set()
+    )
+    tensors = {name: file.get_tensor(name) for name in names - parts}
+    slices = [file.get_slice(name) if name in names else None for name in embeddings]
+    shape = [one.get_shape()[0] if one is not None and one.get_shape() else 0 for one in slices]
     if ranks.size > 1:
         for name, one, rows in zip(embeddings, slices, shape, strict=True):
             if one is not None and one.get_shape():
                 first, last = ranks.span(rows)
                 tensors[name] = one[first:last]
+    else:
+        pointers = [f"{name}.indptr" for name in embeddings]
+        shape = [len(tensors[n]) - 1 if n in names else rows for n, rows in zip(pointers, shape, strict=True)]
     return tensors, (shape[0], shape[1])
 
 
 def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str], shape: tuple[int, int]) -> Model:
-    users, items = tensors["embedding.users"], tensors["embedding.items"]
-    for name, table in (("users", users), ("items", items)):
-        if table.ndim != 2 or table.dtype != torch.float32:
-            raise ValueError(f"embedding.{name} is {tuple(table.shape)} of {table.dtype}, not two-dimensional float32")
+    users, items = _table(tensors, "embedding.users", shape[0]), _table(tensors, "embedding.items", shape[1])
+    if isinstance(users, Tensor) and not isinstance(items, Tensor):
+        raise ValueError("embedding.items is sparse, but embedding.users is not")
     if users.shape[1] != items.shape[1]:
         raise ValueError(f"user embeddings have {users.shape[1]} columns, item embeddings {items.shape[1]}")
     interactions = Dataset(
@@ -250,16 +262,50 @@ def add_content(model: Model) -> bool:
     return model.content is not None
 
 
+def _pack_table(name: str, table: Table) -> dict[str, Tensor]:
+    """An embedding table under its name, or the parts of a sparse one."""
+    if isinstance(table, Tensor):
+        return {name: table.contiguous()}
+    return {
+        f"{name}.indptr": torch.from_numpy(table.indptr.astype(np.int64)),
+        f"{name}.indices": torch.from_numpy(table.indices.astype(np.int32)),
+        f"{name}.values": torch.from_numpy(table.data.astype(np.float32)),
+        f"{name}.columns": torch.tensor([table.shape[1]]),
+    }
+
+
+def _table(tensors: dict[str, Tensor], name: str, rows: int) -> Table:
+    """The inverse of _pack_table."""
+    if f"{name}.indptr" in tensors:
+        columns, values = _integers(tensors, f"{name}.columns"), tensors[f"{name}.values"]
+        if len(columns) != 1 or values.ndim != 1 or values.dtype != torch.float32:
+            raise ValueError(f"{name} is not a sparse matrix of float32")
+        indptr, indices = _compressed(tensors, name, (rows, int(columns)))
+        if len(values) != len(indices):
+            raise ValueError(f"{name}.values has {len(values)} entries, {name}.indices {len(indices)}")
+        return sp.csr_array((values.numpy(), indices, indptr), shape=(rows, int(columns)))
+    table = tensors[name]
+    if table.ndim != 2 or table.dtype != torch.float32:
+        raise ValueError(f"{name} is {tuple(table.shape)} of {table.dtype}, not two-dimensional float32")
+    return table
+
+
 def _csr(tensors: dict[str, Tensor], split: str, shape: tuple[int, int]) -> sp.csr_array:
-    indptr, indices = (_integers(tensors, f"{split}.{name}").numpy() for name in ("indptr", "indices"))
-    if indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
-        raise ValueError(f"{split}.indptr does not describe {shape[0]} users")
-    decreasing = (indptr[1:] < indptr[:-1]).any()  # compared directly: differences could overflow
-    if decreasing or (len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]):
-        raise ValueError(f"{split} contains an item outside 0..{shape[1] - 1}")
+    indptr, indices = _compressed(tensors, split, shape)
     matrix = sp.csr_array((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
     matrix.sum_duplicates()
     return matrix
+
+
+def _compressed(tensors: dict[str, Tensor], name: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The checked row pointers and column indices of a sparse matrix."""
+    indptr, indices = (_integers(tensors, f"{name}.{part}").numpy() for part in ("indptr", "indices"))
+    if indptr.shape != (shape[0] + 1,) or indptr[0] != 0 or indptr[-1] != len(indices):
+        raise ValueError(f"{name}.indptr does not describe {shape[0]} rows")
+    decreasing = (indptr[1:] < indptr[:-1]).any()  # compared directly: differences could overflow
+    if decreasing or (len(indices) and not 0 <= indices.min() <= indices.max() < shape[1]):
+        raise ValueError(f"{name} contains an index outside 0..{shape[1] - 1}")
+    return indptr, indices
 
 
 def _integers(tensors: dict[str, Tensor], name: str, dtypes=(torch.int32, torch.int64)) -> Tensor:

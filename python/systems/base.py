@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, distributed
 from mmssl_fast.nn.encoder import standardised
 
+from ..embeddings import Table
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Batch(NamedTuple):
 
 class System(Protocol):
     """A recommender that scores an item for a user by the dot product of their embeddings.
+
+    Embeddings are dense tensors, or for a system that is not trained in steps, SciPy matrices on the CPU: those of the
+    users, or of both. So a score can be a sum over the user's items or neighbours (`embeddings.Table`).
 
     trains: whether the system is trained in steps. If not, it is ready after `build`.
     least_batch: smallest batch size that a step accepts; set by `build`.
@@ -76,11 +80,11 @@ class System(Protocol):
     def other_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """(name in `state`, parameter) of the parameters that `optimisers` update besides `trained_parameters`."""
 
-    def embeddings(self) -> tuple[Tensor, Tensor]:
+    def embeddings(self) -> tuple[Table, Table]:
         """Users [U, d] and items [I, d], detached, as evaluation uses them (no dropout). Users and items without
         training interactions have the rows of `without_interactions`."""
 
-    def cold_items(self) -> Tensor | None:
+    def cold_items(self) -> Table | None:
         """Embeddings of all items as if they were cold (without interactions), from their features alone: [I, d],
         detached.
 
@@ -216,8 +220,8 @@ class UntrainedSystem:
     trains = False
     reads_features = False
     least_batch = 1
-    users: Tensor
-    items: Tensor
+    users: Table
+    items: Table
 
     def __init__(self) -> None:
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
@@ -237,10 +241,10 @@ class UntrainedSystem:
     def other_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         return ()
 
-    def embeddings(self) -> tuple[Tensor, Tensor]:
+    def embeddings(self) -> tuple[Table, Table]:
         return self.users, self.items
 
-    def cold_items(self) -> Tensor | None:
+    def cold_items(self) -> Table | None:
         return None
 
     def parameters(self) -> dict[str, Tensor]:

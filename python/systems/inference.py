@@ -122,6 +122,13 @@ class Inference:
         raise NotImplementedError
 
 
+class SparseRows(Inference):
+    """For systems whose user embeddings are sparse rows, such as those of the interactions."""
+
+    no_users = "its embeddings are sparse rows, one column per item or user"
+    no_items = no_users
+
+
 class LayerSums(Inference):
     """For h_u = F(mean of the layers 0..L of LightGCN): a user without an id embedding has
 

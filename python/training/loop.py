@@ -6,7 +6,6 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from mmssl_fast.tiles import TILE_ELEMENTS
 from ..config.byte_size import readable
 from ..config.sections import Config
 from ..data import Dataset
+from ..embeddings import Table, is_finite, on_cpu
 from ..errors import InputError, NonFiniteLoss, OutOfMemory, first_line, is_out_of_memory
 from ..memory.plan import largest, peak, sizes_of, stages
 from ..memory.retry import RestoreNeeded, Tiles
@@ -102,7 +102,7 @@ class Run:
         if self.start is not None:
             self.start.load(self.system)
         tile = self.config.train.tile or TILE_ELEMENTS
-        users, items = _to_cpu(self.system.embeddings())
+        users, items = (on_cpu(table, copy=self.system.trains) for table in self.system.embeddings())
         self.fit = Fit(users, items, parameters={}, tile=tile)
         self._start_epoch(1)
 
@@ -239,7 +239,7 @@ class Run:
                     )
         return balance
 
-    def _rank(self, users: Tensor, items: Tensor) -> dict[str, float]:
+    def _rank(self, users: Table, items: Table) -> dict[str, float]:
         options = self.config.evaluate
         return split_metrics(users, items, self.dataset, "val", options.ks, batch=options.batch)
 
@@ -248,7 +248,7 @@ class Run:
         started = time.perf_counter()
         users, items = self.system.embeddings()
         for name, table in (("user", users), ("item", items)):
-            if not table.isfinite().all():
+            if not is_finite(table):
                 raise NonFiniteLoss(
                     f"{name} embeddings became non-finite in epoch {record['epoch']}; try a lower optimiser.lr"
                 )
@@ -258,7 +258,7 @@ class Run:
         better = metrics["users"] == 0 or metrics[SELECTION_METRIC] > fit.best
         fit.stale = 0 if better else fit.stale + 1
         if better:
-            fit.users, fit.items = _to_cpu((users, items))
+            fit.users, fit.items = on_cpu(users), on_cpu(items)
             fit.parameters, fit.val, fit.best_epoch = _copies(self.system), metrics, record["epoch"]
             fit.best = metrics[SELECTION_METRIC]
 
@@ -285,10 +285,5 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _to_cpu(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(tensor.detach().to("cpu", copy=True) for tensor in tensors)
-
-
 def _copies(system: System) -> dict[str, Tensor]:
-    parameters = system.parameters()
-    return dict(zip(parameters, _to_cpu(parameters.values()), strict=True))
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in system.parameters().items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmssl_fast.tiles import TILE_ELEMENTS
 
+from ..embeddings import Table
 from ..errors import NonFiniteLoss
 
 SELECTION_METRIC = "recall@20"
@@ -27,8 +28,8 @@ class Fit:
     current number of entries in an item tile. epochs: the records of all epochs, the lines of metrics.jsonl.
     """
 
-    users: Tensor
-    items: Tensor
+    users: Table
+    items: Table
     parameters: dict[str, Tensor]
     val: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0

@@ -9,6 +9,8 @@ from mmssl_trainer.systems.base import Batch
 
 from mmssl_fast.graph import InteractionGraph
 
+TRAINED = sorted(name for name in systems.SYSTEMS if systems.create(name).trains)
+
 
 def configured(system, **values):
     chosen = {

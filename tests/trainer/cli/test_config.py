@@ -85,7 +85,7 @@ def test_unknown_key_names_the_nearest(tmp_path, text, named, nearest):
         ("[train]\nepochs = true\n", ["train.epochs"]),
         ("[loss]\nzeta = nan\n", ["loss.zeta", "finite"]),
         ("[loss]\nkind = 'vae'\n", ["loss.kind", "'cosine' or 'dot'"]),
-        ("[model]\nsystem = 'mmsl'\n", ["model.system", "mmssl, popularity, svd, mf"]),
+        ("[model]\nsystem = 'mmsl'\n", ["model.system", "mmssl, popularity, itemknn, userknn, svd, ease, mf"]),
         ("[model]\nhidden = [3]\n", ["model.hidden", "two positive widths"]),
         ("[model]\ndim = 30\nheads = 4\n", ["model.heads = 4", "model.dim = 30"]),
         ("[model]\nneighbours = 0\n", ["model.neighbours = 0", "loss.contrastive = true"]),

@@ -9,12 +9,14 @@ import torch
 from mmssl_trainer import InputError, configure, embed_items, fold_in, load, save, similar
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.data.dataset import build
+from mmssl_trainer.embeddings import on_cpu
 from mmssl_trainer.inference.new_items import with_new_items
 from mmssl_trainer.runs.saved_model import FORMAT_WITHOUT_INFERENCE, Model
 from mmssl_trainer.systems import SYSTEMS, create
 from mmssl_trainer.training import loop
 
 NO_USERS = {"mf", "vbpr", "clcrec", "grcn"}
+SPARSE = {"ease", "itemknn", "userknn"}  # a user is a row of the interactions or of similarities
 WITH_ITEMS = {"mmssl", "vbpr", "lightgcn_m", "mmgcn", "grcn", "mmgcl", "slmrec", "clcrec"}
 USER_TABLES = ("users", "user_embedding", "preferences.")
 
@@ -45,7 +47,7 @@ def trained(data, system, **values):
     if system == "mmssl":  # otherwise those of the initial projections
         instance.model.refresh_neighbours()
         fit.parameters = {name: tensor.clone() for name, tensor in instance.parameters().items()}
-    fit.users, fit.items = (side.clone() for side in instance.embeddings())
+    fit.users, fit.items = map(on_cpu, instance.embeddings())
     return instance, Model.of(fit, data, config)
 
 
@@ -74,7 +76,7 @@ VARIANTS = [
     ("mmssl", {"model__exclude_seen_neighbours": False, "model__omega": 0.7, "model__eta": 0.9}),
     ("svd", {}),
     ("svd", {"svd__content": 0.5, "svd__user_exponent": 0.3, "svd__item_exponent": 0.7, "svd__power": 2}),
-    *((name, {}) for name in sorted(SYSTEMS.keys() - NO_USERS - {"mmssl", "svd"})),
+    *((name, {}) for name in sorted(SYSTEMS.keys() - NO_USERS - SPARSE - {"mmssl", "svd"})),
 ]
 
 
@@ -126,6 +128,13 @@ def test_collaborative_part_comes_from_the_nearest_known_items(data):
 def test_systems_that_train_their_users_refuse_in_one_line(data, name):
     _, model = trained(data, name)
     with pytest.raises(InputError, match=r"^[\w-]+ cannot embed a user by a history: [^\n]*train[^\n]*$"):
+        fold_in(model, [[100]])
+
+
+@pytest.mark.parametrize("name", sorted(SPARSE))
+def test_systems_without_dense_embeddings_refuse_in_one_line(data, name):
+    _, model = trained(data, name)
+    with pytest.raises(InputError, match=r"^[\w-]+ cannot embed a user by a history: its embeddings are sparse rows"):
         fold_in(model, [[100]])
 
 

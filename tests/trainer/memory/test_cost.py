@@ -3,7 +3,8 @@
 import pytest
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.memory import cost
-from mmssl_trainer.memory.plan import Sizes, Stage, peak, stages
+from mmssl_trainer.memory.plan import Sizes, peak, stages
+from mmssl_trainer.memory.stage import Stage
 
 SIZES = Sizes(100_000, 50_000, 2_000_000, (128, 64), hidden=(512, 256))
 

@@ -21,6 +21,11 @@ RUNS.append(f"{RUNS[1]} loss.structural=true model.eta=0.0 loss.adversarial=fals
 
 RUNS.append(f"{RUNS[1]} train.balance=true loss.adversarial=false")
 RUNS.append("40000 6000 1 512,384 64 64 1024 model.system=svd svd.content=0.3")
+RUNS += [f"9000 6000 60 64,32 64 64 1024 model.system={rest}" for rest in ("ease", "ease ease.rank=256", "itemknn")]
+RUNS += [
+    f"{rest} 60 64,32 64 64 1024 model.system={name}"
+    for rest, name in (("1500 9000", "ease"), ("9000 6000", "userknn"))
+]
 
 
 def measured(*sizes, **environment):

@@ -209,7 +209,7 @@ def test_model_whose_offsets_wrap_is_refused(model, tmp_path):
     save_file(tensors | {"train.indptr": offsets}, tmp_path / saved_model.FILE, {"format": saved_model.FORMAT})
     with pytest.raises(InputError) as caught:
         saved_model.load(tmp_path)
-    one_line(caught, saved_model.FILE, "train contains an item outside")
+    one_line(caught, saved_model.FILE, "train contains an index outside")
 
 
 @pytest.mark.parametrize("key", ["0\xad", "a\nb", "k" * 1000])

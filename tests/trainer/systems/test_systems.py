@@ -13,12 +13,13 @@ from mmssl_trainer.systems.base import Batch
 from mmssl_trainer.systems.ncl import cluster_rows
 from mmssl_trainer.training.loop import fit
 from plain_systems import (
+    TRAINED,
     TRIPLES,
     built,
     configured,
 )
 
-BASELINES = sorted({*systems.SYSTEMS} - {"mmssl", "popularity", "svd"})
+BASELINES = sorted({*TRAINED} - {"mmssl"})
 WITH_FEATURES = {"vbpr", "lightgcn_m", "mmgcn", "grcn", "lattice", "clcrec", "mmgcl", "slmrec"}
 
 

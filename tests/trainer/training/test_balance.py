@@ -14,13 +14,12 @@ from mmssl_trainer.systems.base import Batch
 from mmssl_trainer.systems.lightgcn import LightGCNSystem
 from mmssl_trainer.training.balance import balance, measure
 from mmssl_trainer.training.loop import fit
+from plain_systems import TRAINED
 from torch import nn
 
 from mmssl_fast import sample_bpr
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn import MMSSL
-
-TRAINED = sorted({*systems.SYSTEMS} - {"popularity", "svd"})
 
 
 @pytest.fixture(scope="module")

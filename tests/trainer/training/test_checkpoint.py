@@ -15,6 +15,7 @@ from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
 from mmssl_trainer.training.loop import fit
 from mmssl_trainer.training.progress import Fit, LossTable, Position
+from plain_systems import TRAINED
 
 from mmssl_fast import InteractionGraph
 
@@ -48,7 +49,7 @@ def test_file_is_flushed_then_renamed_then_its_folder_is_flushed(tmp_path, monke
         ("lightgcn", {}),
         ("lightgcn", {"train__sample_over": "users", "train__patience": 3}),
         ("mmssl", {"train__feature_dtype": "float16", "optimiser__first_layer_moments": "bfloat16"}),
-        *((name, {}) for name in systems.SYSTEMS if name not in ("mmssl", "lightgcn", "popularity", "svd")),
+        *((name, {}) for name in TRAINED if name not in ("mmssl", "lightgcn")),
         ("ncl", {"ncl__warm_up": 1, "ncl__clusters": 5}),
     ],
 )

@@ -1,0 +1,147 @@
+"""EASE (Steck, WWW 2019): item-item weights with the least squared error, in closed form, with optional features."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+import torch
+from scipy.linalg import lapack
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+from mmssl_fast.ops.unit_rows import unit_rows
+
+from ..embeddings import Table
+from ..errors import InputError
+from .base import UntrainedSystem, features_of
+from .inference import SparseRows
+
+ROUNDING = 1e-12  # eigenvalues below this share of the largest are rounding errors
+BLOCK = 1024  # rows of the items x items matrix processed at once
+
+
+class EASESystem(UntrainedSystem):
+    """scores = X B, where B minimises ‖W^½ (X − X B)‖² + λ ‖B‖² with a diagonal of zeros.
+
+    X are the interactions, λ = ease.penalty, and W = D_u^−a, a = ease.user_exponent (0 in the paper). With P = (Xᵀ W X
+    + λ I)⁻¹, the solution is B_ij = −P_ij / P_jj for i ≠ j. It has two exact forms as a dot product:
+
+    - The embedding of a user is the row of X (sparse), that of item j the column B_·j. P comes from one Cholesky
+      decomposition of items x items.
+    - With the eigenvectors Q and eigenvalues Λ of Xᵀ W X, and S = Λ / (Λ + λ), P = (I − Q S Qᵀ) / λ. An item j that the
+      user does not have, the only ones that are ranked, has the score (x Q S)·Q_j / (1 − Σ_r S_r Q_jr²). So the
+      embeddings are x Q S and Q_j / (1 − Σ_r S_r Q_jr²). This form is used for fewer users than items, from the users x
+      users matrix W^½ X Xᵀ W^½. With ease.rank = r > 0, only the r largest eigenvalues are used: an approximation.
+
+    With ease.content = w > 0, w ‖F − F B‖² is added to the error, where F are the features of the items as columns, of
+    unit length per modality: the collective EASE (CEASE) of Jeunen et al., RecSys 2020. Not in the MMSSL paper.
+    """
+
+    inference = SparseRows
+
+    def build(self, dataset, graph, config) -> None:
+        self._settings, self._train = config.ease, sp.csr_array(dataset.train, dtype=np.float32)
+        self._features = np.empty((dataset.n_items, 0))
+        settings, rank = config.ease, config.ease.rank
+        if settings.content:
+            if rank:
+                raise InputError("ease.content works with the exact form only; set ease.rank to 0")
+            units = [unit_rows(raw) for raw in features_of(dataset, config)]
+            self._features = torch.cat(units, 1).double().numpy()
+        most = min(dataset.train.shape) - 1
+        if rank > most:
+            raise InputError(
+                f"{dataset.name}: ease.rank = {rank} with {dataset.n_users} users and {dataset.n_items} items: set it "
+                f"to {max(0, most)} or less; 0 is exact"
+            )
+        if not settings.content and (rank or dataset.n_users < dataset.n_items):
+            self._factorise(graph.device, rank, config.train.seed)
+        else:
+            self._invert()
+
+    def _weighted(self) -> sp.csr_array:
+        """W^½ X in float64."""
+        train = self._train.astype(np.float64)
+        degrees = np.maximum(np.asarray(train.sum(axis=1)).ravel(), 1.0)
+        return sp.csr_array(sp.diags_array(degrees ** (-self._settings.user_exponent / 2)) @ train)
+
+    def _factorise(self, device: torch.device, rank: int, seed: int) -> None:
+        weighted = self._weighted()
+        if rank:
+            values, right = svds(weighted, rank, random_state=seed % 2**32)[1:]
+            values, right = values**2, right.T
+        else:
+            values, left = scipy.linalg.eigh((weighted @ weighted.T).toarray(), overwrite_a=True)
+            kept = values > ROUNDING * max(values.max(initial=0.0), 1.0)
+            values = values[kept]
+            right = weighted.T @ (left[:, kept] / np.sqrt(values))
+        right[np.asarray(self._train.sum(axis=0)).ravel() == 0] = 0  # exactly
+        shares = values / (values + self._settings.penalty)
+        users = self._train.astype(np.float64) @ (right * shares)
+        items = right / (1 - (right**2 @ shares))[:, None]
+        self.users, self.items = (torch.from_numpy(side.astype(np.float32)).to(device) for side in (users, items))
+
+    def _inverse(self, active: np.ndarray) -> np.ndarray:
+        """P among the items `active`, float64."""
+        weighted, features = self._weighted()[:, active], self._features[active]
+        n = len(active)
+        if not n:
+            return np.empty((0, 0))
+        gram, rows = np.empty((n, n)), sp.csr_array(weighted.T)
+        for first in range(0, n, BLOCK):
+            block = slice(first, first + BLOCK)
+            gram[block] = (rows[block] @ weighted).toarray()
+            gram[block] += self._settings.content * (features[block] @ features.T)
+        gram.flat[:: n + 1] += self._settings.penalty
+        # LAPACK works in place, on one triangle. A symmetric matrix equals its transpose, which has LAPACK's order.
+        factor, failed = lapack.dpotrf(gram.T, lower=1, clean=0, overwrite_a=1)
+        if not failed:
+            factor, failed = lapack.dpotri(factor, lower=1, overwrite_c=1)
+        if failed:
+            raise InputError(
+                f"EASE: the matrix of items x items is singular in float64 with ease.penalty = "
+                f"{self._settings.penalty:g}; set a higher one"
+            )
+        gram = factor.T
+        for first in range(0, n, BLOCK):  # gram has its upper triangle
+            last = min(first + BLOCK, n)
+            gram[last:, first:last] = gram[first:last, last:].T
+            square = np.triu(gram[first:last, first:last])
+            gram[first:last, first:last] = square + np.triu(square, 1).T
+        return gram
+
+    def _invert(self) -> None:
+        n = self._train.shape[1]
+        degrees = np.asarray(self._train.sum(axis=0)).ravel()
+        active = np.arange(n) if self._settings.content else np.flatnonzero(degrees)
+        inverse = self._inverse(active)
+        items = np.zeros((n, len(active)), np.float32)
+        diagonal = inverse.diagonal().copy()
+        for first in range(0, len(active), BLOCK):
+            rows = slice(first, first + BLOCK)
+            items[active[rows]] = -inverse[rows] / diagonal[rows, None]
+        items[active, np.arange(len(active))] = 0
+        self.users, self.items = sp.csr_array(self._train[:, active]), torch.from_numpy(items)
+
+    def cold_items(self) -> Table | None:
+        """The columns of B as they are for items without interactions: −P_ij / P_jj, where the row and the column of
+        item j in Xᵀ W X are 0. None without ease.content.
+
+        With P of all items, C = w Fᵀ F without its diagonal and R = P C, this is R_ij − P_ij R_jj / P_jj.
+        """
+        weight, features = self._settings.content, self._features
+        if not weight:
+            return None
+        inverse = self._inverse(np.arange(self._train.shape[1]))
+        diagonal = inverse.diagonal().copy()
+        items: Tensor = torch.empty(inverse.shape)
+        products = inverse @ (weight * features)
+        for first in range(0, len(inverse), BLOCK):  # rows of the result: columns of R and P
+            rows = slice(first, first + BLOCK)
+            result = features[rows] @ products.T - weight * (features[rows] ** 2).sum(1)[:, None] * inverse[rows]
+            own = np.arange(len(result)), np.arange(first, first + len(result))
+            result -= inverse[rows] * (result[own] / diagonal[rows])[:, None]
+            result[own] = 0
+            items[rows] = torch.from_numpy(result)
+        return items

@@ -1,0 +1,44 @@
+"""ItemKNN (Sarwar et al., WWW 2001; Deshpande and Karypis, TOIS 2004): an item is scored by its similarity to the
+user's items. Nothing is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from mmssl_fast.ops.unit_rows import unit_rows
+
+from ..embeddings import Table
+from .base import UntrainedSystem, features_of
+from .inference import SparseRows
+from .similarity import damped, nearest
+
+
+class ItemKNNSystem(UntrainedSystem):
+    """score_ui = Σ_{j in N(i), j an item of u} s_ij, where N(i) are the k items that are most similar to i, k =
+    itemknn.neighbours.
+
+    s_ij is the cosine of the columns of the interactions with shrinkage, see `similarity.nearest`. The columns may be
+    weighted by users (itemknn.user_exponent). With itemknn.content = w > 0, w times the cosine of the features is added
+    for each modality, so that cold items have neighbours too. The embedding of a user is the row of the interactions,
+    that of an item the row of its similarities, both sparse. Not in the MMSSL paper.
+    """
+
+    inference = SparseRows
+
+    def build(self, dataset, graph, config) -> None:
+        settings, train = config.itemknn, sp.csr_array(dataset.train, dtype=np.float32)
+        features = []
+        if settings.content:
+            features = [unit_rows(raw).double().numpy() for raw in features_of(dataset, config)]
+        columns = sp.csr_array(damped(train, 0, settings.user_exponent).T)
+        shape = settings.neighbours, settings.shrinkage, features, settings.content
+        self.users, self.items = train, nearest(columns, *shape)
+        self._by_features = None
+        if settings.content:
+            cold = sp.csr_array(columns.shape, dtype=np.float64)
+            self._by_features = nearest(cold, *shape)
+
+    def cold_items(self) -> Table | None:
+        """The similarities by features alone; None without itemknn.content."""
+        return self._by_features

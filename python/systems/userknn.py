@@ -1,0 +1,28 @@
+"""UserKNN (Resnick et al., CSCW 1994, here for implicit feedback): an item is scored by the similar users who have it.
+Nothing is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from .base import UntrainedSystem
+from .inference import SparseRows
+from .similarity import damped, nearest
+
+
+class UserKNNSystem(UntrainedSystem):
+    """score_ui = Σ_{v in N(u), i an item of v} s_uv, where N(u) are the k users that are most similar to u, k =
+    userknn.neighbours.
+
+    s_uv is the cosine of the rows of the interactions with shrinkage, see `similarity.nearest`. The rows may be
+    weighted by items (userknn.item_exponent). The embedding of a user is the row of its similarities, that of an item
+    the column of the interactions, both sparse. Not in the MMSSL paper.
+    """
+
+    inference = SparseRows
+
+    def build(self, dataset, graph, config) -> None:
+        settings, train = config.userknn, sp.csr_array(dataset.train, dtype=np.float32)
+        self.users = nearest(damped(train, 1, settings.item_exponent), settings.neighbours, settings.shrinkage)
+        self.items = sp.csr_array(train.T)

@@ -1,0 +1,33 @@
+"""Models with sparse embeddings (neighbours): lists for candidates, and one sentence for what needs dense ones."""
+
+import numpy as np
+import pytest
+from mmssl_trainer import InputError, configure, embed_items, fit, fold_in, load_data, recommend, similar
+
+
+@pytest.fixture(scope="module", params=["itemknn", "userknn", "ease"])
+def model(request):
+    return fit(load_data(), configure({"model.system": request.param}))
+
+
+def test_candidates_are_the_lists_without_the_others(model):
+    data = model.interactions
+    allowed = np.arange(0, data.n_items, 3)
+    whole = recommend(model, [0, 7], k=data.n_items)
+    some = recommend(model, [0, 7], k=5, candidates=allowed)
+    for user in (0, 7):
+        expected = [item for item in whole.item[whole.user == user] if item in set(allowed)][:5]
+        assert some.item[some.user == user].tolist() == expected
+
+
+def test_what_needs_dense_embeddings_is_refused_in_one_line(model):
+    calls = [
+        lambda: fold_in(model, [[1, 2]]),
+        lambda: embed_items(model, {}),
+        lambda: recommend(model, histories={"a": [1]}),
+    ]
+    if not hasattr(model.items, "norm"):
+        calls += [lambda: similar(model, [1]), lambda: recommend(model, [0], diversity=0.5)]
+    for call in calls:
+        with pytest.raises(InputError, match=r"dense embeddings|cannot embed"):
+            call()
