@@ -35,6 +35,7 @@ from .collectives import (
 from .cosine_topk import cosine_topk, seen_of_items
 from .gradient_norm import gradient_norm
 from .infonce import infonce
+from .initial import kaiming_normal_columns, skip_uniform, xavier_uniform
 from .propagate import lightgcn, propagate
 from .ranks import ONE, Ranks, current, start, started_together, stop
 from .relation_rows import normalize_rows, relation_linear
@@ -56,6 +57,7 @@ __all__ = [
     "gather_whole",
     "gradient_norm",
     "infonce",
+    "kaiming_normal_columns",
     "lightgcn",
     "merge_logsumexp",
     "merge_topk",
@@ -66,7 +68,9 @@ __all__ = [
     "relation_linear",
     "rows_to_columns",
     "seen_of_items",
+    "skip_uniform",
     "start",
     "started_together",
     "stop",
+    "xavier_uniform",
 ]
