@@ -37,7 +37,7 @@ from .gradient_norm import gradient_norm
 from .infonce import infonce
 from .initial import kaiming_normal_columns, skip_uniform, xavier_uniform
 from .propagate import lightgcn, propagate
-from .ranks import ONE, Ranks, current, start, started_together, stop
+from .ranks import ONE, Ranks, current, on_this_machine, start, started_together, stop
 from .relation_rows import normalize_rows, relation_linear
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "merge_logsumexp",
     "merge_topk",
     "normalize_rows",
+    "on_this_machine",
     "propagate",
     "reduce_from_ranks",
     "reduce_gradients",
