@@ -35,8 +35,9 @@ from .collectives import (
 from .cosine_topk import cosine_topk, seen_of_items
 from .gradient_norm import gradient_norm
 from .infonce import infonce
+from .initial import kaiming_normal_columns, skip_uniform, xavier_uniform
 from .propagate import lightgcn, propagate
-from .ranks import ONE, Ranks, current, start, started_together, stop
+from .ranks import ONE, Ranks, current, on_this_machine, start, started_together, stop
 from .relation_rows import normalize_rows, relation_linear
 
 __all__ = [
@@ -56,17 +57,21 @@ __all__ = [
     "gather_whole",
     "gradient_norm",
     "infonce",
+    "kaiming_normal_columns",
     "lightgcn",
     "merge_logsumexp",
     "merge_topk",
     "normalize_rows",
+    "on_this_machine",
     "propagate",
     "reduce_from_ranks",
     "reduce_gradients",
     "relation_linear",
     "rows_to_columns",
     "seen_of_items",
+    "skip_uniform",
     "start",
     "started_together",
     "stop",
+    "xavier_uniform",
 ]

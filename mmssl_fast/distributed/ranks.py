@@ -83,6 +83,12 @@ def started_together() -> bool:
     return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
+def on_this_machine() -> int:
+    """The number of processes that the launcher started on this machine (LOCAL_WORLD_SIZE), and that share its memory;
+    1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if started_together() else 1
+
+
 def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ranks:
     """Equals ``torch.distributed.init_process_group()`` for the processes that torchrun started; returns the ranks.
 

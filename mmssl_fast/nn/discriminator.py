@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl_fast.distributed import ONE, Ranks, relation_linear
+from mmssl_fast.distributed import ONE, Ranks, kaiming_normal_columns, relation_linear, skip_uniform
 from mmssl_fast.ops.act_norm_dropout import act_norm_dropout
 
 if TYPE_CHECKING:
@@ -23,15 +23,30 @@ class ItemMajorLinear(nn.Linear):
     """Equals ``nn.Linear(n_items, hidden)``, with a weight that is item-major in memory.
 
     `weight` is an [H, I] parameter whose transpose is contiguous. The sparse corrections of relation rows read columns
-    W[:, i], which are then contiguous. Copying, moving and loading the module preserve this layout.
+    W[:, i], which are then contiguous. Copying, moving and loading the module preserve this layout. With several ranks,
+    the module has this rank's columns, and its values are set by `kaiming_normal_`.
     """
 
     weight: nn.Parameter  # nn.Linear declares a Tensor
 
-    def __init__(self, n_items: int, hidden: int) -> None:
-        super().__init__(n_items, hidden)
+    def __init__(self, n_items: int, hidden: int, ranks: Ranks = ONE) -> None:
+        super().__init__(n_items, hidden, device="meta" if ranks.size > 1 else None)
+        self.ranks = ranks
+        if ranks.size > 1:
+            skip_uniform(n_items * hidden + hidden)  # what nn.Linear draws, so that the generator stays the same
+            first, last = ranks.span(n_items)
+            self.weight = nn.Parameter(torch.empty(last - first, hidden).mT)
+            self.bias = nn.Parameter(torch.empty(hidden))
         self._to_item_major()
         self.register_load_state_dict_post_hook(_restore_layout)
+
+    def kaiming_normal_(self) -> None:
+        """Initializes the weight Kaiming-normally for the items of all ranks."""
+        if self.ranks.size == 1:
+            nn.init.kaiming_normal_(self.weight)
+            return
+        with torch.no_grad():
+            self.weight.copy_(kaiming_normal_columns(self.out_features, self.in_features, self.ranks))
 
     def _to_item_major(self) -> None:
         """Changes the layout of the weight. Needed after construction and after load_state_dict(assign=True)."""
@@ -66,6 +81,8 @@ class Discriminator(nn.Module):
         gemm: torch.bfloat16 rounds the operands of the matrix products in the two hidden layers and in the gradient
             penalty, forward and backward (docs/precision.md has the errors). The weights keep their dtype. None follows
             torch.autocast.
+        ranks: the processes. Each has the columns of its items in the first weight, and rows have these columns; the
+            first Linear adds the products of all ranks. All other parameters are the same on every rank.
 
     Raises:
         ValueError: n_items or a width is below 1, or a dropout rate lies outside [0, 1).
@@ -89,6 +106,7 @@ class Discriminator(nn.Module):
         negative_slope: float = 0.2,
         scale: float = 1.0,
         gemm: torch.dtype | None = None,
+        ranks: Ranks = ONE,
     ) -> None:
         super().__init__()
         first, second = hidden_widths(n_items) if hidden is None else hidden
@@ -97,7 +115,7 @@ class Discriminator(nn.Module):
         if not all(0 <= rate < 1 for rate in dropout):
             raise ValueError(f"Discriminator: dropout must lie in [0, 1), got {dropout}")
         self.n_items, self.hidden, self.scale, self.gemm = n_items, (first, second), scale, gemm
-        self.linear = ItemMajorLinear(n_items, first)
+        self.linear = ItemMajorLinear(n_items, first, ranks)
         self.head_layers = nn.Sequential(
             nn.LeakyReLU(negative_slope),
             nn.BatchNorm1d(first),
@@ -109,24 +127,17 @@ class Discriminator(nn.Module):
             nn.Linear(second, 1),
             nn.Sigmoid(),
         )
-        self.ranks = ONE
-        self.reset_parameters()
-
-    def divide(self, ranks: Ranks) -> None:
-        """Keeps this rank's columns of the first weight. All other parameters are the same on every rank.
-
-        Rows then have this rank's columns, and the first Linear adds the products of all ranks.
-        """
         self.ranks = ranks
-        if ranks.size > 1:
-            own = ranks.mine(self.linear.weight.detach().mT).clone()
-            self.linear.weight = nn.Parameter(own.mT, self.linear.weight.requires_grad)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initializes the weights Kaiming-normally and the biases with zero."""
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, ItemMajorLinear):
+                module.kaiming_normal_()
+            elif isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
+            if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
     def forward(self, rows: Tensor | RelationRows) -> Tensor:

@@ -86,6 +86,8 @@ class MMSSL(nn.Module):
             similar.
         feature_dtype: dtype in which the features are stored. None is the default dtype. torch.float16 halves their
             memory and rounds them to 11 bits; they are converted block by block.
+        ranks: the processes. Each has its rows of the embeddings and features, and `forward` returns its rows. The
+            graph, the semantic neighbours and `shared_parameters` are the same on every rank.
 
     Raises:
         ValueError: an argument is out of range, there is no modality, or the shape or values of features are invalid.
@@ -117,24 +119,27 @@ class MMSSL(nn.Module):
         final_softmax: bool = True,
         standardise: bool = True,
         feature_dtype: torch.dtype | None = None,
+        ranks: Ranks = ONE,
     ) -> None:
         super().__init__()
         _check_settings(layers, neighbours, norm, dropout)
-        _check_features(features, graph.n_items)
+        own = ranks.span(graph.n_items)
+        _check_features(features, graph.n_items, own)
         self.graph, self.modalities = graph, tuple(features)
         self.dim, self.layers, self.eta, self.omega, self.norm = dim, layers, eta, omega, norm
         self.neighbours, self.exclude_seen_neighbours = neighbours, exclude_seen_neighbours
         self.final_softmax = final_softmax
         for m, (name, raw) in enumerate(features.items()):
-            prepared = standardised(raw.detach()) if standardise else raw.detach()
-            stored = prepared.to(feature_dtype or torch.get_default_dtype())
+            rows = raw.detach()[slice(*own)]
+            prepared = standardised(rows, ranks) if standardise else rows
+            stored = prepared.to(feature_dtype or torch.get_default_dtype(), copy=ranks.size > 1)
             if not stored.isfinite().all():
                 raise ValueError(f"MMSSL: features of {name!r} are too large for {stored.dtype}")
             self.register_buffer(f"features_{m}", stored, persistent=False)
         self.projections = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features.values())
         self.dropout = nn.Dropout(dropout)
-        self.user_embedding = nn.Parameter(torch.empty(graph.n_users, dim))
-        self.item_embedding = nn.Parameter(torch.empty(graph.n_items, dim))
+        self.user_embedding = nn.Parameter(torch.empty(ranks.sizes(graph.n_users)[ranks.rank], dim))
+        self.item_embedding = nn.Parameter(torch.empty(ranks.sizes(graph.n_items)[ranks.rank], dim))
         self.attention = ModalityAttention(dim=dim, heads=heads)
         self.semantic_neighbours: Tensor
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
@@ -142,7 +147,7 @@ class MMSSL(nn.Module):
         # neighbours, because torch.export and torch.compile have no values to create them from.
         self._neighbour_graphs: tuple[tuple[Any, ...], list[InteractionGraph]] | None = None
         self.register_load_state_dict_post_hook(_after_load)
-        self.ranks = ONE
+        self.ranks = ranks
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -150,24 +155,14 @@ class MMSSL(nn.Module):
         for projection in cast(Iterable[nn.Linear], self.projections):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
-        nn.init.xavier_uniform_(self.user_embedding)
-        nn.init.xavier_uniform_(self.item_embedding)
+        for embedding, rows in ((self.user_embedding, self.graph.n_users), (self.item_embedding, self.graph.n_items)):
+            if self.ranks.size == 1:
+                nn.init.xavier_uniform_(embedding)
+            else:
+                with torch.no_grad():
+                    embedding.copy_(distributed.xavier_uniform(rows, self.dim, self.ranks))
         self.attention.reset_parameters()
         self.refresh_neighbours()
-
-    def divide(self, ranks: Ranks) -> None:
-        """Keeps this rank's rows of the embeddings and features. `forward` then returns this rank's rows.
-
-        The graph, the semantic neighbours and `shared_parameters` remain the same on every rank.
-        """
-        self.ranks = ranks
-        if ranks.size == 1:
-            return
-        for name in ("user_embedding", "item_embedding"):
-            whole = getattr(self, name)
-            setattr(self, name, nn.Parameter(ranks.mine(whole.detach()).clone(), whole.requires_grad))
-        for m in range(len(self.modalities)):
-            setattr(self, f"features_{m}", ranks.mine(getattr(self, f"features_{m}")).clone())
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The parameters that do not belong to users or items. With several ranks, each computes their gradient for its
@@ -302,12 +297,21 @@ def _after_load(module: MMSSL, _: object) -> None:
         module._semantic_graphs()
 
 
-def standardised(raw: Tensor) -> Tensor:
-    """Equals ``(raw - raw.mean(0)) / raw.std(0, correction=0)`` in float64. A constant column becomes 0."""
+def standardised(raw: Tensor, ranks: Ranks = ONE) -> Tensor:
+    """Equals ``(raw - raw.mean(0)) / raw.std(0, correction=0)`` in float64. A constant column becomes 0. With several
+    ranks, `raw` has this rank's rows, and mean and deviation are those of the rows of all ranks."""
     raw = raw.to(torch.float64)
-    centred = raw - raw.mean(0)
-    deviation = centred.square().mean(0).sqrt()
-    constant = deviation <= 1e-9 * raw.abs().amax(0)
+    if ranks.size == 1:
+        centred = raw - raw.mean(0)
+        variance, largest = centred.square().mean(0), raw.abs().amax(0)
+    else:
+        rows = distributed.all_sum(torch.tensor(raw.shape[0], device=raw.device), ranks)
+        centred = raw - distributed.all_sum(raw.sum(0), ranks) / rows
+        variance = distributed.all_sum(centred.square().sum(0), ranks) / rows
+        top = raw.abs().amax(0) if raw.shape[0] else raw.new_zeros(raw.shape[1])
+        largest = distributed.all_max(top, ranks)
+    deviation = variance.sqrt()
+    constant = deviation <= 1e-9 * largest
     return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, deviation))
 
 
@@ -320,7 +324,8 @@ def _check_settings(layers: int, neighbours: int, norm: str, dropout: float) -> 
         raise ValueError(f"MMSSL: dropout must lie in [0, 1), got {dropout}")
 
 
-def _check_features(features: dict[str, Tensor], n_items: int) -> None:
+def _check_features(features: dict[str, Tensor], n_items: int, own: tuple[int, int]) -> None:
+    """Raises ValueError for a wrong shape, or for a value of the rows `own` that is not finite."""
     if not features:
         raise ValueError("MMSSL: features must have at least one modality")
     for name, raw in features.items():
@@ -328,6 +333,7 @@ def _check_features(features: dict[str, Tensor], n_items: int) -> None:
             raise ValueError(
                 f"MMSSL: features of {name!r} must be [{n_items}, d] with d ≥ 1, got shape {tuple(raw.shape)}"
             )
-        if not torch.isfinite(raw).all():
-            row = int((~torch.isfinite(raw)).any(1).nonzero()[0])
+        finite = torch.isfinite(raw[slice(*own)])
+        if not finite.all():
+            row = own[0] + int((~finite).any(1).nonzero()[0])
             raise ValueError(f"MMSSL: features of {name!r} must be finite, but row {row} is not")

@@ -28,6 +28,10 @@ def benchmark(
     interactions: Annotated[float, typer.Option(help="With --plan: number of interactions.")] = 2e7,
     widths: Annotated[str, typer.Option(help="With --plan: feature columns of each modality.")] = "128,64",
     hidden: Annotated[int, typer.Option(help="With --plan: width of the discriminator's first layer.")] = 512,
+    batch: Annotated[int, typer.Option(help="With --plan: triples per step.")] = 1024,
+    ranks: Annotated[
+        str, typer.Option(help="With --plan: number of ranks, or machines x ranks on each, such as 4x8.")
+    ] = "1",
     device: Annotated[str, typer.Option(help="With --plan: h100, h200, a100, or cpu for this machine.")] = "h100",
     memory: Annotated[
         str | None,
@@ -40,7 +44,7 @@ def benchmark(
     plain PyTorch and other libraries. Further arguments are passed to pytest. With --plan, the memory and time of a
     training step are estimated instead."""
     if plan:
-        _show_plan(users, items, interactions, widths, hidden, device, memory)
+        _show_plan(users, items, interactions, widths, hidden, batch, ranks, device, memory)
         return
     from ..console.output import OUT
     from ..files import replacing
@@ -67,15 +71,23 @@ def benchmark(
 
 
 def _show_plan(
-    users: float, items: float, interactions: float, widths: str, hidden: int, device: str, memory: str | None
+    users: float,
+    items: float,
+    interactions: float,
+    widths: str,
+    hidden: int,
+    batch: int,
+    ranks: str,
+    device: str,
+    memory: str | None,
 ) -> None:
     from ..config.byte_size import parse_bytes
     from ..console.output import OUT
     from ..memory import cost
-    from ..memory.plan import Sizes
+    from ..memory.sizes import Sizes
 
     try:
-        counts = [int(n) for n in (users, items, interactions, hidden)]
+        counts = [int(n) for n in (users, items, interactions, hidden, batch)]
         modalities = tuple(int(width) for width in widths.split(",")) if widths else ()
         limit = None if memory is None else parse_bytes(memory)
     except (ValueError, OverflowError) as error:
@@ -88,8 +100,8 @@ def _show_plan(
             f"of {counts[0]:,} users and {counts[1]:,} items; reduce --interactions"
         )
     n_users, n_items, n_interactions = counts[:3]
-    sizes = Sizes(n_users, n_items, n_interactions, modalities, hidden=(hidden, max(1, hidden // 2)))
-    stages, sentences = cost.table(sizes, device, limit)
+    sizes = Sizes(n_users, n_items, n_interactions, modalities, hidden=(hidden, max(1, hidden // 2)), batch=batch)
+    stages, sentences = cost.table(sizes, device, limit, cost.machines_named(ranks))
     OUT.print(stages)
     for sentence in sentences:
         OUT.print(sentence)

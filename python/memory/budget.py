@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmssl_fast import distributed
 from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import parse_bytes, readable
@@ -11,8 +12,9 @@ from ..config.sections import Config
 from ..data import Dataset
 from ..errors import InputError
 from .free import free_memory
-from .plan import largest, peak, sizes_of, stages
+from .plan import largest, peak, stages
 from .retry import LEAST_TILE
+from .sizes import sizes_of
 from .stage import FLOAT
 
 SHARE = 0.8  # fraction of the free memory that a run may use by default
@@ -74,38 +76,48 @@ def summary(dataset: Dataset, config: Config) -> str | None:
 def refuse_what_cannot_fit(dataset: Dataset, config: Config) -> None:
     """Raise InputError, with the largest stages, if the estimated memory of a run exceeds its budget.
 
-    The budget is train.memory, or by default 80% of the free memory. Data that is already loaded does not count against
-    the free memory.
+    The budget is train.memory, or by default 80% of the free memory, which the ranks on a machine share. Data that is
+    already loaded does not count against the free memory.
     """
     planned, allowed = needed(dataset, config), _allowed(dataset, config)
     if planned > allowed:
         parts = largest(stages(sizes_of(dataset, config)))
         budget = "train.memory" if config.train.memory else f"{SHARE:.0%} of the free memory"
+        who, advice, ranks = "the run needs", "raise --memory", distributed.current()
+        if ranks.size > 1:
+            who, advice = f"each of the {ranks.size} ranks needs", "raise --memory, or use more ranks on more machines"
+            if not config.train.memory and (sharing := _sharing(config)) > 1:
+                budget += f", shared by {sharing} ranks"
         raise InputError(
-            f"{dataset.name}: the run needs about {readable(planned)}, but its budget is {readable(allowed)} "
-            f"({budget}); largest parts: {parts}; choose a smaller model.dim or model.hidden, or raise --memory"
+            f"{dataset.name}: {who} about {readable(planned)}, but its budget is {readable(allowed)} ({budget}); "
+            f"largest parts: {parts}; choose a smaller model.dim or model.hidden, or {advice}"
         )
 
 
 def needed(dataset: Dataset, config: Config) -> int:
-    """Estimated peak resident memory of a run in bytes."""
+    """Estimated peak resident memory of a run in bytes, with several ranks that of each."""
     return peak(stages(sizes_of(dataset, config)))
 
 
 def _saved(dataset: Dataset, config: Config) -> int:
     """Bytes saved by storing the encoder's features in float16."""
     sizes = sizes_of(dataset, config)
-    return FLOAT // 2 * sizes.items * sum(sizes.widths) if config.model.system == "mmssl" else 0
+    return FLOAT // 2 * sizes.own.items * sum(sizes.widths) if config.model.system == "mmssl" else 0
 
 
 def _allowed(dataset: Dataset, config: Config) -> int:
-    """The memory budget in bytes."""
+    """The memory budget in bytes, with several ranks that of each: those on a machine share its free memory."""
     if config.train.memory:
         return parse_bytes(config.train.memory)
     # The estimate includes the data, which already occupies memory that is no longer free.
     on_cpu = not config.train.device.startswith("cuda")
     loaded = sum(stage.persistent for stage in stages(sizes_of(dataset, config)) if stage.loaded and on_cpu)
-    return int(SHARE * free_memory(config.train.device)) + loaded
+    return int(SHARE * free_memory(config.train.device) / _sharing(config)) + loaded
+
+
+def _sharing(config: Config) -> int:
+    """The number of ranks that share the memory of the device: one for each GPU."""
+    return 1 if config.train.device.startswith("cuda") else distributed.on_this_machine()
 
 
 def _halved(count: int, bytes_each: int, limit: int, minimum: int) -> int:

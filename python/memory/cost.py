@@ -10,25 +10,56 @@ from rich.table import Table
 from ..config.byte_size import readable
 from ..errors import InputError
 from .free import free_memory
-from .plan import Sizes, peak, persistent_bytes, stages
+from .plan import peak, persistent_bytes, stages
+from .sizes import Sizes
 from .stage import Stage
 
 
 @dataclass(frozen=True)
 class Device:
-    """bandwidth: memory bandwidth in bytes/s; rate: matrix operations/s at float32 accuracy; memory: bytes."""
+    """bandwidth: memory bandwidth in bytes/s; rate: matrix operations/s at float32 accuracy; memory: bytes; link,
+    network: bytes/s that a device receives from others in its machine, and from other machines."""
 
     bandwidth: float
     rate: float
     memory: float
+    link: float = 0.0
+    network: float = 0.0
 
 
-# From NVIDIA's data sheets (SXM). A product with float32 accuracy takes three dense TF32 products.
+# From NVIDIA's data sheets (SXM). A product with float32 accuracy takes three dense TF32 products. Links are counted at
+# 80% of the line rate, which is about what NCCL reaches (NVIDIA/nccl-tests#212: 360 of 450 GB/s on an H100), and the
+# network at 90% of one 400 Gb/s (A100: 200 Gb/s) adapter per GPU.
 DEVICES = {
-    "h100": Device(3.35e12, 494e12 / 3, 80e9),
-    "h200": Device(4.8e12, 494e12 / 3, 141e9),
-    "a100": Device(2.04e12, 156e12 / 3, 80e9),
+    "h100": Device(3.35e12, 494e12 / 3, 80e9, 360e9, 45e9),
+    "h200": Device(4.8e12, 494e12 / 3, 141e9, 360e9, 45e9),
+    "a100": Device(2.04e12, 156e12 / 3, 80e9, 240e9, 22.5e9),
 }
+MOST_RANKS = 65536
+
+
+@dataclass(frozen=True)
+class Machines:
+    """machines, each with `each` devices, one for each rank."""
+
+    machines: int = 1
+    each: int = 1
+
+    @property
+    def ranks(self) -> int:
+        return self.machines * self.each
+
+
+def machines_named(text: str) -> Machines:
+    """ "8" ranks on one machine, or "4x8": 4 machines with 8 ranks each. Raises InputError for anything else."""
+    machines, _, each = text.lower().rpartition("x")
+    try:
+        found = Machines(int(machines or 1), int(each))
+    except ValueError:
+        found = Machines(0, 0)
+    if min(found.machines, found.each) < 1 or found.ranks > MOST_RANKS:
+        raise InputError(f"--ranks {text}: must be a number of ranks such as 8, or machines x ranks such as 4x8")
+    return found
 
 
 def device_named(name: str) -> Device:
@@ -65,6 +96,14 @@ def floor(stage: Stage, device: Device) -> float:
     return max(stage.moved / device.bandwidth, stage.operations / device.rate)
 
 
+def transfer(received: int, device: Device, machines: Machines) -> float:
+    """Lower bound on the seconds in which a rank receives these bytes, equally many from every other rank."""
+    if machines.ranks == 1:
+        return 0.0
+    from_outside = received * (machines.ranks - machines.each) / (machines.ranks - 1)
+    return max(from_outside / device.network, (received - from_outside) / device.link)
+
+
 def largest_catalogue(sizes: Sizes, memory: float) -> Sizes:
     """The largest multiple of these sizes (users, items and interactions scaled together) that fits into memory."""
     low, high = 0.0, 1.0
@@ -82,29 +121,46 @@ def scaled(sizes: Sizes, factor: float) -> Sizes:
     return replace(sizes, users=users, items=items, interactions=interactions)
 
 
-def table(sizes: Sizes, name: str, memory: float | None = None) -> tuple[Table, list[str]]:
-    """(table with one row per stage, sentences to print below it)."""
-    device = device_named(name)
-    memory = device.memory if memory is None else memory
-    step_stages = stages(sizes)
-    grid = Table(title=f"one training step on {name}, lower bounds", title_justify="left")
-    for heading in ("stage", "persistent", "temporary", "traffic", "Gflop", "min. ms"):
-        grid.add_column(heading, justify="left" if heading == "stage" else "right")
-    for stage in step_stages:
-        grid.add_row(
-            stage.name,
-            readable(stage.persistent),
-            readable(stage.temporary),
-            readable(stage.moved),
-            f"{stage.operations / 1e9:.1f}",
-            f"{floor(stage, device) * 1e3:.2f}",
+def table(
+    sizes: Sizes, name: str, memory: float | None = None, machines: Machines | None = None
+) -> tuple[Table, list[str]]:
+    """(table with one row per stage, sentences to print below it). With several ranks, those of the first one."""
+    device, machines = device_named(name), machines or Machines()
+    several = machines.ranks > 1
+    if several and not device.link:
+        raise InputError(
+            f"--device {name}: the rate of its connections is not known; with --ranks, choose {', '.join(DEVICES)}"
         )
-    total = sum(floor(stage, device) for stage in step_stages)
-    fits = largest_catalogue(sizes, memory)
+    memory = device.memory if memory is None else memory
+    sizes = replace(sizes, ranks=machines.ranks)
+    step_stages = stages(sizes)
+    work = [floor(stage, device) for stage in step_stages]
+    wire = [transfer(stage.received, device, machines) for stage in step_stages]
+    on = f"{machines.ranks} ranks with {name}" if several else name
+    grid = Table(title=f"one training step on {on}, lower bounds", title_justify="left")
+    last = ("received", "ms of work", "ms of transfer") if several else ("traffic", "Gflop", "min. ms")
+    for heading in ("stage", "persistent", "temporary", *last):
+        grid.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage, seconds, waiting in zip(step_stages, work, wire, strict=True):
+        if several:
+            cells = readable(stage.received), f"{seconds * 1e3:.2f}", f"{waiting * 1e3:.2f}"
+        else:
+            cells = readable(stage.moved), f"{stage.operations / 1e9:.1f}", f"{seconds * 1e3:.2f}"
+        grid.add_row(stage.name, readable(stage.persistent), readable(stage.temporary), *cells)
+    held, most = readable(persistent_bytes(step_stages)), readable(peak(step_stages))
+    fits, each = largest_catalogue(sizes, memory), " of a rank" if several else ""
+    sentences = [f"a step takes at least {sum(work) * 1e3:.1f} ms; persistent memory {held}, peak {most}"]
+    if several:
+        received = readable(sum(stage.received for stage in step_stages))
+        sentences = [
+            f"a step takes at least {sum(work + wire) * 1e3:.1f} ms without overlap: {sum(work) * 1e3:.1f} ms of work "
+            f"and {sum(wire) * 1e3:.1f} ms of transfer, at {device.link / 1e9:g} GB/s within a machine and "
+            f"{device.network / 1e9:g} GB/s between machines",
+            f"a rank receives {received} in a step; its persistent memory is {held}, its peak {most}",
+        ]
     return grid, [
-        f"a step takes at least {total * 1e3:.1f} ms; persistent memory {readable(persistent_bytes(step_stages))}, "
-        f"peak {readable(peak(step_stages))}",
-        f"the largest catalogue of this shape in {readable(memory)}: {fits.users} users, {fits.items} items, "
+        *sentences,
+        f"the largest catalogue of this shape in {readable(memory)}{each}: {fits.users} users, {fits.items} items, "
         f"{fits.interactions} interactions",
         "memory counts tensors and the overhead of a CPU's allocator; it was within 15% of measured runs. Times are "
         "lower bounds computed from traffic and operations, not measurements",

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
 
-from mmssl_fast.nn.discriminator import hidden_widths
+from mmssl_fast.distributed.infonce import SAVED_EXPS
 from mmssl_fast.ops.infonce import cpu_workspace
 from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import readable
-from .closed_forms import ClosedForm, closed_form, closed_form_stages
+from .closed_forms import closed_form_stages
+from .sizes import Sizes
 from .stage import FLOAT, INDEX, OFFSET, Blocks, Stage, blocks, total
-
-if TYPE_CHECKING:
-    from ..config.sections import Config
-    from ..data import Dataset
+from .wire import distinct, received
 
 # glibc returns freed blocks of at least 32 MiB (its largest mmap threshold) to the system. It keeps smaller ones, and
 # because torch requests aligned blocks, a freed block rarely fits a request of another size. SLACK, the resident bytes
@@ -31,76 +28,15 @@ if TYPE_CHECKING:
 RETURNED_BLOCK, SLACK = 32 << 20, 1.75
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes that the estimate depends on.
-
-    widths: feature columns per modality; hidden: the two widths of the discriminator, None without one; content:
-    feature columns of the SVD system; draws: order statistics drawn per Gumbel row; closed: the tables of EASE, ItemKNN
-    or UserKNN, which have no other stages.
-    """
-
-    users: int
-    items: int
-    interactions: int
-    widths: tuple[int, ...]
-    dim: int = 64
-    hidden: tuple[int, int] | None = None
-    batch: int = 1024
-    layers: int = 2
-    heads: int = 4
-    neighbours: int = 10
-    attention: bool = True
-    contrastive: bool = True
-    structural: bool = False
-    balance: bool = False
-    content: int = 0
-    discriminator_steps: int = 1
-    draws: int = 50
-    closed: ClosedForm | None = None
-
-    @property
-    def nodes(self) -> int:
-        return self.users + self.items
-
-    @property
-    def modalities(self) -> int:
-        return len(self.widths)
-
-
-def sizes_of(dataset: Dataset, config: Config) -> Sizes:
-    """The sizes of a run with this dataset and configuration."""
-    model, loss = config.model, config.loss
-    adversarial = loss.adversarial and model.system == "mmssl"
-    by_user = config.train.sample_over == "users"  # without replacement
-    first, second = model.hidden or hidden_widths(dataset.n_items)
-    content = sum(features.shape[1] for features in dataset.features.values())
-    return Sizes(
-        dataset.n_users,
-        dataset.n_items,
-        dataset.train.nnz,
-        tuple(features.shape[1] for features in dataset.features.values()) if model.system == "mmssl" else (),
-        dim=model.dim,
-        hidden=(first, second) if adversarial else None,
-        batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
-        layers=model.layers,
-        heads=model.heads,
-        neighbours=model.neighbours if model.system == "mmssl" else 0,
-        attention=model.eta != 0,
-        contrastive=loss.contrastive,
-        structural=loss.structural and model.system == "mmssl",
-        balance=config.train.balance,
-        content=content if model.system == "svd" and config.svd.content else 0,
-        discriminator_steps=config.train.discriminator_steps,
-        closed=closed_form(dataset, config),
-    )
-
-
 def stages(s: Sizes) -> list[Stage]:
-    """All stages of a run with Adam-type optimisers and float32 parameters, in the order of allocation."""
-    n, d, m = s.nodes, s.dim, s.modalities
+    """All stages of a run with Adam-type optimisers and float32 parameters, in the order of allocation.
+
+    With several ranks, those of the first, which has the most rows. Interactions, semantic neighbours and the batch are
+    on every rank; tables of users and items, features and the discriminator's first layer are divided.
+    """
+    n, d, m, own = s.nodes, s.dim, s.modalities, s.own
     widest, wide = max(s.widths, default=0), sum(s.widths)
-    user, item = FLOAT * s.users * d, FLOAT * s.items * d  # bytes of one embedding table
+    user, item = FLOAT * own.users * d, FLOAT * own.items * d  # bytes of one embedding table
     encoder = user + item + FLOAT * (wide * d + (2 + s.heads) * d * d)
     edges = s.users * s.neighbours  # of one modality
     result = [
@@ -118,13 +54,13 @@ def stages(s: Sizes) -> list[Stage]:
         result.append(
             Stage(
                 "features, standardised",
-                persistent=FLOAT * s.items * wide,
-                working=blocks((OFFSET * s.items * widest, 4)),
+                persistent=FLOAT * own.items * wide,
+                working=blocks((OFFSET * own.items * widest, 4)),
             )
         )
     result.append(Stage("encoder with AdamW", persistent=4 * encoder, working=blocks((user, 2)), moved=7 * encoder))
     if s.hidden:
-        weights = FLOAT * (s.items * s.hidden[0] + s.hidden[0] * s.hidden[1])
+        weights = FLOAT * (own.items * s.hidden[0] + s.hidden[0] * s.hidden[1])
         result.append(Stage("discriminator with its moments", persistent=3 * weights, moved=7 * weights))
     if m and edges:
         result.append(
@@ -144,14 +80,24 @@ def stages(s: Sizes) -> list[Stage]:
         )
     result.append(Stage("best model", persistent=encoder + user + item + m * OFFSET * edges))
     result += _encoder_stages(s, user, item, edges)
-    return result + _loss_stages(s, user, item, edges)
+    result += _loss_stages(s, user, item, edges)
+    by_stage = received(s)
+    if "rows of the batch" in by_stage:
+        result.insert(-1, Stage("rows of the batch", "generator"))
+    return [replace(stage, received=by_stage.get(stage.name, 0)) for stage in result]
+
+
+def _exchange(s: Sizes, table: int) -> list[tuple[int, int]]:
+    """What the exchange of the rows of a table for its columns needs: what is sent and what is received."""
+    return [(table, 2)] if s.ranks > 1 else []
 
 
 def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     """The forward pass of the encoder: dropout masks and the activations kept for the backward pass."""
-    d, m = s.dim, s.modalities
-    table = user + item
-    edge = INDEX + FLOAT * d  # bytes read per entry of a sparse product
+    d, m, own = s.dim, s.modalities, s.own
+    table, columns = user + item, s.columns
+    edge = edge_bytes(s)
+    masks = [(FLOAT * s.items * d, 3)] if s.ranks > 1 else []  # every rank draws the dropout of all items
     result = []
     if m:
         result.append(
@@ -159,9 +105,9 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 "modality features (2)",
                 "forward",
                 kept=blocks((item, m), (m * user, 1), (m * item, 1)),
-                working=blocks((item, 2 * m), (m * item, 1)),
-                moved=3 * FLOAT * s.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
-                operations=4 * s.items * sum(s.widths) * d + 8 * m * s.interactions * d,
+                working=blocks((item, 2 * m), (m * item, 1), *masks, *_exchange(s, m * max(user, item))),
+                moved=3 * FLOAT * own.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
+                operations=4 * own.items * sum(s.widths) * d + 8 * m * s.interactions * columns,
             )
         )
     if m and edges and (s.attention or s.contrastive):
@@ -170,8 +116,9 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 "views (8)",
                 "forward",
                 kept=blocks((user, m), (item, m)),
+                working=blocks(*_exchange(s, max(user, item))),
                 moved=4 * m * edges * edge,
-                operations=8 * m * edges * d,
+                operations=8 * m * edges * columns,
             )
         )
     if m and edges and s.attention:
@@ -183,7 +130,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 kept=blocks(*sides),
                 working=blocks((user, 2), (item, 2)),
                 moved=3 * (4 * m + s.heads + 2) * table,
-                operations=6 * s.nodes * d * d * (2 * m + s.heads),
+                operations=6 * own.nodes * d * d * (2 * m + s.heads),
             )
         )
     return [
@@ -192,16 +139,33 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             "graph layers and sums (10, 12)",
             "forward",
             kept=blocks((user, 2), (item, 2)),
-            working=blocks((user, 3), (item, 3)),
+            working=blocks((user, 3), (item, 3), *_exchange(s, max(user, item))),
             moved=4 * s.layers * s.interactions * edge + 6 * (s.layers + 2 + 2 * m) * table,
-            operations=8 * s.layers * s.interactions * d,
+            operations=8 * s.layers * s.interactions * columns,
         ),
     ]
 
 
+def edge_bytes(s: Sizes) -> int:
+    """Bytes read per entry of a sparse product. A GPU reads at least a sector of 32 bytes."""
+    return INDEX + (FLOAT * s.dim if s.ranks == 1 else max(32, FLOAT * s.columns))
+
+
 def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1) -> Stage:
     """`losses` InfoNCE losses, each with `nodes` keys in both sums of the denominator."""
-    table, workspace = FLOAT * nodes * s.dim, cpu_workspace(nodes, s.batch)
+    table = FLOAT * nodes * s.dim
+    if s.ranks > 1:
+        anchors = round(distinct(s.users, s.batch))
+        logits, tile = anchors * nodes, FLOAT * min(TILE_ELEMENTS, anchors * nodes)
+        return Stage(
+            name,
+            phase,
+            kept=blocks((table, 2 * losses), (FLOAT * logits, 2 * losses * (2 * logits <= SAVED_EXPS))),
+            working=blocks((table, 2), (tile, 2), (FLOAT * anchors * s.dim, 3)),
+            moved=losses * 6 * table,
+            operations=losses * 4 * 2 * anchors * 2 * nodes * s.dim,
+        )
+    workspace = cpu_workspace(nodes, s.batch)
     return Stage(
         name,
         phase,
@@ -215,25 +179,25 @@ def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1)
 def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     """The discriminator step, the losses of the generator, and the backward pass, where gradients and kept activations
     are live together."""
-    d, m = s.dim, s.modalities
+    d, m, own = s.dim, s.modalities, s.own
     table = user + item
     result = []
     if s.hidden:
         result += _discriminator_stages(s, *s.hidden, item)
     if s.contrastive and m and edges:
-        result.append(_infonce_stage("InfoNCE (11)", "contrastive", s, s.users, m))
+        result.append(_infonce_stage("InfoNCE (11)", "contrastive", s, own.users, m))
     if s.structural:
         hops = Stage(
             "two hops",
             "structural",
             kept=blocks((user, 2), (item, 2)),
-            moved=8 * s.interactions * (INDEX + FLOAT * d),
-            operations=16 * s.interactions * d,
+            moved=8 * s.interactions * edge_bytes(s),
+            operations=16 * s.interactions * s.columns,
         )
         result += [
             hops,
-            _infonce_stage("InfoNCE, users and two hops", "structural", s, s.users),
-            _infonce_stage("InfoNCE, items and two hops", "structural", s, s.items),
+            _infonce_stage("InfoNCE, users and two hops", "structural", s, own.users),
+            _infonce_stage("InfoNCE, items and two hops", "structural", s, own.items),
         ]
     if s.hidden:
         wide = FLOAT * s.batch * s.hidden[0]
@@ -245,13 +209,14 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 working=blocks(
                     (item, 1), (m * item, 1), (wide, 3 * m + 4), (m * wide, 3), (FLOAT * s.batch * d, 4 * m + 5)
                 ),
-                moved=2 * FLOAT * s.items * s.hidden[0] + 4 * m * item,
-                operations=4 * m * d * s.hidden[0] * (s.items + s.batch) + 4 * m * s.batch * prod(s.hidden),
+                moved=2 * FLOAT * own.items * s.hidden[0] + 4 * m * item,
+                operations=4 * m * d * s.hidden[0] * (own.items + s.batch) + 4 * m * s.batch * prod(s.hidden),
             )
         )
     sums = [(user, m + 2), (item, m + 4)]
     if m and edges and s.attention:  # users and items one after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
+    sums += _exchange(s, max(m, 1) * max(user, item))
     losses = tuple({stage.phase for stage in result})
     if s.balance:  # one backward pass per term: the graph stays, plus the gradients of the ranking term
         result.append(
@@ -265,9 +230,9 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
 
 def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
     """The discriminator steps. The relation rows over the items live until the generator step is over."""
-    d, m, b = s.dim, s.modalities, s.batch
+    d, m, b, items = s.dim, s.modalities, s.batch, s.own.items
     rows, steps = (1 + m) * b, s.discriminator_steps
-    weight, wide, narrow = FLOAT * s.items * h, FLOAT * b * h, FLOAT * b * h2
+    weight, wide, narrow = FLOAT * items * h, FLOAT * b * h, FLOAT * b * h2
     tile = max(1, TILE_ELEMENTS // h)  # items per tile of TiledAdam
     return [
         Stage(
@@ -283,7 +248,7 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
                 (FLOAT * b * s.draws, 4),
             ),
             moved=steps * (4 * weight + 4 * (1 + m) * item + FLOAT * b * s.draws * h),
-            operations=steps * 4 * (s.items * (1 + m) * d * h + rows * d * h + b * s.draws * h),
+            operations=steps * 4 * (items * (1 + m) * d * h + rows * d * h + b * s.draws * h),
         ),
         Stage(
             "above the first layer",
@@ -297,19 +262,19 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
             "discriminator",
             working=blocks((FLOAT * h * h, 1), (2 * m * wide, 1)),
             moved=steps * 4 * weight,
-            operations=steps * (s.items * h * h + 2 * s.items * h * h + 2 * m * b * h * h),
+            operations=steps * (items * h * h + 2 * items * h * h + 2 * m * b * h * h),
         ),
         Stage(
             "row lengths",
             "discriminator",
             working=blocks((2 * item, 2)),
             moved=steps * 3 * (1 + m) * item,
-            operations=steps * 2 * s.items * d * d * (1 + m),
+            operations=steps * 2 * items * d * d * (1 + m),
         ),
         Stage(
             "first layer's Adam, in tiles",
             "discriminator",
-            working=blocks((FLOAT * h * min(tile, s.items), 3), (FLOAT * h * (s.items % tile), 3), (FLOAT * h * h2, 4)),
+            working=blocks((FLOAT * h * min(tile, items), 3), (FLOAT * h * (items % tile), 3), (FLOAT * h * h2, 4)),
         ),
     ]
 

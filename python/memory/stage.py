@@ -22,6 +22,7 @@ class Stage:
     moved: bytes read and written per step.
     operations: arithmetic operations per step, mostly of matrix products.
     loaded: whether the memory is already allocated when the data has been read.
+    received: bytes received from other ranks per step.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     moved: int = 0
     operations: int = 0
     loaded: bool = False
+    received: int = 0
 
     @property
     def temporary(self) -> int:

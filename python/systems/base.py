@@ -282,8 +282,7 @@ def without_interactions(
 def table(rows: int, dim: int) -> nn.Parameter:
     """An embedding table [rows, dim] with Xavier-uniform initialisation; over several processes this rank's rows of
     it."""
-    whole, ranks = nn.init.xavier_uniform_(torch.empty(rows, dim)), distributed.current()
-    return nn.Parameter(whole if ranks.size == 1 else ranks.mine(whole).clone())
+    return nn.Parameter(distributed.xavier_uniform(rows, dim, distributed.current()))
 
 
 def thinned(graph: InteractionGraph, kept: Tensor) -> InteractionGraph:

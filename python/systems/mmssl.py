@@ -35,7 +35,7 @@ class MMSSLSystem(NetworkSystem):
     }
 
     def build(self, dataset, graph, config) -> None:
-        model, loss, optimiser = config.model, config.loss, config.optimiser
+        model, loss, optimiser, ranks = config.model, config.loss, config.optimiser, distributed.current()
         if not dataset.features:
             raise InputError(
                 f"{dataset.name}: MMSSL needs features; add <modality>_feat.npy or .parquet, or train --system lightgcn"
@@ -65,17 +65,14 @@ class MMSSLSystem(NetworkSystem):
             exclude_seen_neighbours=model.exclude_seen_neighbours,
             final_softmax=model.final_softmax,
             feature_dtype=torch.float16 if half else None,
+            ranks=ranks,
         ).to(graph.device)
         self.discriminator, self.least_batch = None, 1
         if loss.adversarial:
             self.least_batch = 2  # BatchNorm cannot compute a variance from one row
             hidden = tuple(model.hidden) or None
             gemm = _gemm(config.train.precision, graph.device)
-            self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm).to(graph.device)
-        # Every rank has drawn the initial values of all ranks.
-        for part in (self.model, self.discriminator):
-            if part is not None:
-                part.divide(distributed.current())
+            self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm, ranks=ranks).to(graph.device)
         self.objective = MMSSLObjective(
             self.model,
             self.discriminator,
@@ -104,7 +101,7 @@ class MMSSLSystem(NetworkSystem):
             if not use_graph:  # TiledAdam reads its step count on the host, which a captured step cannot
                 rest = [parameter for parameter in rest if parameter is not first]
                 moments = getattr(torch, optimiser.first_layer_moments)
-                first_item, _ = distributed.current().span(graph.n_items)
+                first_item, _ = ranks.span(graph.n_items)
                 self.optimisers["first_layer"] = TiledAdam(first, **options, moments=moments, first_item=first_item)
             self.optimisers["adam"] = torch.optim.Adam(rest, **options, capturable=use_graph)
 
@@ -213,4 +210,4 @@ def _gemm(precision: str, device: torch.device) -> torch.dtype | None:
 def _first_overflowing_float16(features: dict[str, Tensor]) -> str | None:
     """The first modality with a value outside the range of float16; None if there is none."""
     limit = torch.finfo(torch.float16).max
-    return next((name for name, values in features.items() if values.abs().amax() > limit), None)
+    return next((name for name, values in features.items() if max(map(abs, values.aminmax())) > limit), None)

@@ -19,8 +19,9 @@ from ..config.sections import Config
 from ..data import Dataset
 from ..embeddings import Table, is_finite, on_cpu
 from ..errors import InputError, NonFiniteLoss, OutOfMemory, first_line, is_out_of_memory
-from ..memory.plan import largest, peak, sizes_of, stages
+from ..memory.plan import largest, peak, stages
 from ..memory.retry import RestoreNeeded, Tiles
+from ..memory.sizes import sizes_of
 from ..ranking import split_metrics
 from ..systems import create
 from ..systems.base import Batch, System

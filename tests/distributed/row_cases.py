@@ -10,6 +10,8 @@ from op_cases import a_graph, columns_of, leaf, normal
 
 import mmssl_fast as mf
 from mmssl_fast import distributed as md
+from mmssl_fast.nn import MMSSL
+from mmssl_fast.nn.encoder import standardised
 from mmssl_fast.relation import RelationRows
 from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 
@@ -92,3 +94,27 @@ def case_gradient_norm(ranks, check: Check):
 def broken_gradient_norm_not_copied(ranks, check: Check):
     with mock.patch.dict(md.gradient_norm.__globals__, {"copy_to_ranks": lambda x, ranks: x}):
         case_gradient_norm(ranks, check)
+
+
+def case_standardised_features(ranks, check: Check):
+    for n, d in ((7, 3), (2, 2), (1, 1)):
+        raw = normal(n, d, dtype=torch.float32) + 5
+        raw[:, 0] = 3  # a constant column
+        check.close(standardised(ranks.mine(raw), ranks), ranks.mine(standardised(raw)), f"of {n} rows", 1e-14)
+
+
+def case_model_of_all_ranks(ranks, check: Check):
+    graph, features = a_graph(), {"image": normal(17, 5, dtype=torch.float32)}
+    whole, after = seeded(lambda: MMSSL(graph, features, dim=8, neighbours=2, dropout=0.0))
+    part, state = seeded(lambda: MMSSL(graph, features, dim=8, neighbours=2, dropout=0.0, ranks=ranks))
+    check.equal(state, after, "the generator's state")
+    check.equal(part.user_embedding, ranks.mine(whole.user_embedding), "users")
+    check.equal(part.item_embedding, ranks.mine(whole.item_embedding), "items")
+    check.equal(part.semantic_neighbours, whole.semantic_neighbours, "neighbours")
+    for name in ("users", "items"):
+        check.close(getattr(part(), name), ranks.mine(getattr(whole(), name)), name, 1e-5)
+
+
+def seeded(call):
+    torch.manual_seed(5)
+    return call(), torch.get_rng_state()

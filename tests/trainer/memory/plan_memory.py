@@ -20,6 +20,7 @@ from mmssl_trainer.cli.options import parse_set
 from mmssl_trainer.config.load import load
 from mmssl_trainer.data import Dataset
 from mmssl_trainer.memory import plan
+from mmssl_trainer.memory.sizes import sizes_of
 from mmssl_trainer.training import loop as train
 
 
@@ -60,7 +61,7 @@ def run(users, items, steps, widths, dim, hidden, batch, *settings):
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the highest so far is forgotten
     train.fit(data, config)
-    found = plan.stages(plan.sizes_of(data, config))
+    found = plan.stages(sizes_of(data, config))
     return {"measured": highest() - before, "live": plan.live(found), "peak": plan.peak(found)}
 
 

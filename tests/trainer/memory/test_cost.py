@@ -3,7 +3,8 @@
 import pytest
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.memory import cost
-from mmssl_trainer.memory.plan import Sizes, peak, stages
+from mmssl_trainer.memory.plan import peak, stages
+from mmssl_trainer.memory.sizes import Sizes
 from mmssl_trainer.memory.stage import Stage
 
 SIZES = Sizes(100_000, 50_000, 2_000_000, (128, 64), hidden=(512, 256))
@@ -34,6 +35,22 @@ def test_plan_is_printed(capsys):
     )
 
 
+def test_plan_of_ranks_is_printed(capsys):
+    size = ["--users", "1e7", "--items", "1e7", "--interactions", "1e9", "--batch", "8192"]
+    assert main(["benchmark", "--plan", *size, "--ranks", "8x8"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "64 ranks with h100" in printed and "45 GB/s between machines" in printed and "a rank receives" in printed
+
+
+def test_time_of_a_transfer():
+    """One of three ranks is on the same machine, or all are."""
+    device = cost.Device(1.0, 1.0, 1.0, link=100.0, network=10.0)
+    assert cost.transfer(300, device, cost.Machines(2, 2)) == pytest.approx(200 / 10)
+    assert cost.transfer(300, device, cost.Machines(1, 4)) == 3
+    assert cost.transfer(300, device, cost.Machines()) == 0
+    assert [cost.machines_named(text).ranks for text in ("8", "4x8", "1X2")] == [8, 32, 2]
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
@@ -42,6 +59,9 @@ def test_plan_is_printed(capsys):
         (["--widths", "a,b"], "benchmark --plan: invalid literal"),
         (["--users", "nan"], "benchmark --plan: cannot convert float NaN"),
         (["--memory", "lots"], "benchmark --plan: "),
+        (["--ranks", "0"], "--ranks 0: must be a number of ranks such as 8, or machines x ranks such as 4x8"),
+        (["--ranks", "2x"], "--ranks 2x: must be a number of ranks"),
+        (["--ranks", "2", "--device", "cpu"], "--device cpu: the rate of its connections is not known"),
     ],
 )
 def test_plan_refuses(wrong, message, capsys):

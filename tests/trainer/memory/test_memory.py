@@ -17,6 +17,7 @@ from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.errors import InputError, OutOfMemory, is_out_of_memory
 from mmssl_trainer.memory import budget as memory
 from mmssl_trainer.memory import plan, retry
+from mmssl_trainer.memory.sizes import sizes_of
 from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.systems.lightgcn import LightGCNSystem
 from mmssl_trainer.systems.mmssl import MMSSLSystem
@@ -311,7 +312,7 @@ def test_features_beyond_half_precision_are_refused(data):
 
 # --- what is chosen --------------------------------------------------------------------------------------------------
 def sizes(data, config):
-    needed = plan.peak(plan.stages(plan.sizes_of(data, config)))
+    needed = plan.peak(plan.stages(sizes_of(data, config)))
     return needed, 2 * data.n_items * sum(one.shape[1] for one in data.features.values())
 
 

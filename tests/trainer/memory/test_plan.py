@@ -11,8 +11,9 @@ from mmssl_trainer.cli.main import main
 from mmssl_trainer.config.byte_size import parse_bytes, readable
 from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
-from mmssl_trainer.memory import budget, free, plan
-from mmssl_trainer.memory.plan import Sizes, peak, stages
+from mmssl_trainer.memory import budget, free
+from mmssl_trainer.memory.plan import peak, stages
+from mmssl_trainer.memory.sizes import Sizes, sizes_of
 
 # users, items, steps, widths of the modalities, dim, first hidden width, batch
 RUNS = ["9308 6710 1 128,128 64 512 1024", "30000 3000 1 32,32 32 64 512", "3000 15000 1 64,64 64 256 1024"]
@@ -112,4 +113,4 @@ def test_limits_of_cgroups_count(tmp_path):
 def test_users_are_drawn_once_a_step(over, batch):
     data = synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}, mean_degree=8)
     config = load(None, {"train.batch": (10**6, "test"), "train.sample_over": (over, "test")})
-    assert plan.sizes_of(data, config).batch == batch
+    assert sizes_of(data, config).batch == batch

@@ -1,0 +1,102 @@
+"""The sizes that the estimate of a run's memory and cost depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mmssl_fast import distributed
+from mmssl_fast.nn.discriminator import hidden_widths
+
+from .closed_forms import ClosedForm, closed_form
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
+    from ..data import Dataset
+
+PROPAGATIONS = {"mf": 0, "popularity": 0, "sgl": 3, "ncl": 3}  # of all id embeddings in a step; other systems: 1
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that the estimate depends on.
+
+    widths: feature columns per modality; hidden: the two widths of the discriminator, None without one; content:
+    feature columns of the SVD system; draws: order statistics drawn per Gumbel row; final_softmax, l2: whether the
+    encoder and the loss have these parts; propagations: how often a system other than MMSSL propagates its
+    embeddings in a step; ranks: number of processes that train the model together; closed: the tables of EASE,
+    ItemKNN or UserKNN, which have no other stages.
+    """
+
+    users: int
+    items: int
+    interactions: int
+    widths: tuple[int, ...]
+    dim: int = 64
+    hidden: tuple[int, int] | None = None
+    batch: int = 1024
+    layers: int = 2
+    heads: int = 4
+    neighbours: int = 10
+    attention: bool = True
+    contrastive: bool = True
+    structural: bool = False
+    balance: bool = False
+    content: int = 0
+    discriminator_steps: int = 1
+    draws: int = 50
+    final_softmax: bool = True
+    l2: bool = True
+    propagations: int = 1
+    ranks: int = 1
+    closed: ClosedForm | None = None
+
+    @property
+    def nodes(self) -> int:
+        return self.users + self.items
+
+    @property
+    def modalities(self) -> int:
+        return len(self.widths)
+
+    @property
+    def own(self) -> Sizes:
+        """The same with the users and items of the first rank, which has the most."""
+        return replace(self, users=-(-self.users // self.ranks), items=-(-self.items // self.ranks))
+
+    @property
+    def columns(self) -> int:
+        """The columns of an embedding table that a rank propagates."""
+        return -(-self.dim // self.ranks)
+
+
+def sizes_of(dataset: Dataset, config: Config) -> Sizes:
+    """The sizes of a run with this dataset and configuration, in the current processes."""
+    model, loss = config.model, config.loss
+    adversarial = loss.adversarial and model.system == "mmssl"
+    by_user = config.train.sample_over == "users"  # without replacement
+    first, second = model.hidden or hidden_widths(dataset.n_items)
+    content = sum(features.shape[1] for features in dataset.features.values())
+    return Sizes(
+        dataset.n_users,
+        dataset.n_items,
+        dataset.train.nnz,
+        tuple(features.shape[1] for features in dataset.features.values()) if model.system == "mmssl" else (),
+        dim=model.dim,
+        hidden=(first, second) if adversarial else None,
+        batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
+        layers=model.layers,
+        heads=model.heads,
+        neighbours=model.neighbours if model.system == "mmssl" else 0,
+        attention=model.eta != 0,
+        contrastive=loss.contrastive,
+        structural=loss.structural and model.system == "mmssl",
+        balance=config.train.balance,
+        content=content if model.system == "svd" and config.svd.content else 0,
+        discriminator_steps=config.train.discriminator_steps,
+        final_softmax=model.final_softmax,
+        l2=bool(loss.lambda_l2) and model.system == "mmssl",
+        propagations=PROPAGATIONS.get(model.system, 1),
+        ranks=distributed.current().size,
+        closed=closed_form(dataset, config),
+    )

@@ -1,0 +1,55 @@
+"""What a rank receives from the others in a training step, by stage of the plan.
+
+docs/tutorials/several_machines.md explains the terms. They are complete for MMSSL, LightGCN and MF-BPR, apart from
+control messages of a few bytes. For SGL and NCL, the contrastive losses are left out.
+"""
+
+from __future__ import annotations
+
+from .sizes import Sizes
+
+FLOAT, DOUBLE = 4, 8
+
+
+def received(s: Sizes) -> dict[str, int]:
+    """{name of the stage: bytes}, forward and backward together. All 0 with one rank."""
+    p, d, m, b = s.ranks, s.dim, s.modalities, s.batch
+    if p == 1:
+        return {}
+    users, items = distinct(s.users, b), distinct(s.items, 2 * b)  # an id that occurs twice in a batch is sent once
+    exchanged = 4 * FLOAT * s.nodes * d * (p - 1) / p**2  # a table to columns and back, in both directions
+    summed = 2 * (p - 1) / p  # of an all-reduce, per byte of the tensor
+    wide = FLOAT * b * s.hidden[0] if s.hidden else 0
+    views = m > 0 and s.neighbours > 0 and (s.attention or s.contrastive)
+    tables = s.propagations
+    if m:  # the softmax over the last layer needs rows, so that every layer is exchanged
+        tables = s.layers if s.final_softmax else 1
+    small = sum(s.widths) * d + m * d + ((1 + s.heads) * d * d if s.attention and m else 0)  # replicated parameters
+    anchors = summed * (2 * d + 3) * FLOAT * distinct(s.users, b)
+    found = {
+        "modality features (2)": m * exchanged,
+        "views (8)": m * exchanged * views,
+        "graph layers and sums (10, 12)": tables * exchanged,
+        "rows of the batch": summed * FLOAT * d * (users + items + 3 * b * s.l2),
+        "first layer of D (4)": s.discriminator_steps * summed * (1 + m) * (wide + FLOAT * b * d),
+        "gradient penalty (7)": s.discriminator_steps * summed * m * (wide + DOUBLE * b),
+        "row lengths": s.discriminator_steps * summed * (1 + m) * DOUBLE * b,
+        "generator's rows (6)": summed * m * (wide + (2 * FLOAT * d + DOUBLE + FLOAT) * b),
+        "InfoNCE (11)": m * anchors,
+        "encoder, back": summed * FLOAT * small if m else 0,
+    }
+    if s.structural:
+        found["two hops"] = 2 * exchanged
+        found["InfoNCE, users and two hops"] = anchors
+        found["InfoNCE, items and two hops"] = summed * (2 * d + 3) * FLOAT * distinct(s.items, b)
+    if not s.hidden:
+        for name in ("first layer of D (4)", "gradient penalty (7)", "row lengths", "generator's rows (6)"):
+            found.pop(name)
+    if not (s.contrastive and m and s.neighbours):
+        found.pop("InfoNCE (11)")
+    return {name: round(count) for name, count in found.items() if count}
+
+
+def distinct(n: int, draws: int) -> float:
+    """The expected number of distinct values in `draws` uniform draws from n."""
+    return n * (1 - (1 - 1 / n) ** draws)
