@@ -13,6 +13,7 @@ from .config.load import load as _load_config
 from .config.sections import Config as Config
 from .data import Dataset as Dataset
 from .errors import InputError as InputError
+from .exports import export as export
 from .ranking import check_list_lengths, split_metrics
 from .runs import recommend as _recommend
 from .runs.complete import load_data as load_data

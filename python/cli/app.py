@@ -17,6 +17,7 @@ from .data_check import data_check
 from .data_convert import data_convert
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .recommend import recommend
 from .report import report
 from .reproduce import reproduce
@@ -62,7 +63,7 @@ def help_without_command(context: typer.Context) -> None:
         print(context.get_help())
 
 
-for command in (train, evaluate, recommend):
+for command in (train, evaluate, recommend, export):
     app.command()(command)
 app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)
