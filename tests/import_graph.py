@@ -39,7 +39,7 @@ LAYERS = (
     ("mmssl_trainer.systems",),
     ("mmssl_trainer.training",),
     ("mmssl_trainer.runs",),
-    ("mmssl_trainer.exports", "mmssl_trainer.study"),
+    ("mmssl_trainer.exports", "mmssl_trainer.serving", "mmssl_trainer.study"),
     ("mmssl_trainer",),
     ("mmssl_trainer.cli",),
     ("mmssl_trainer.__main__",),

@@ -21,6 +21,7 @@ from .export import export
 from .recommend import recommend
 from .report import report
 from .reproduce import reproduce
+from .serve import serve
 from .train import train
 from .tune import tune
 
@@ -63,7 +64,7 @@ def help_without_command(context: typer.Context) -> None:
         print(context.get_help())
 
 
-for command in (train, evaluate, recommend, export):
+for command in (train, evaluate, recommend, export, serve):
     app.command()(command)
 app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)

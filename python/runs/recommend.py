@@ -54,9 +54,9 @@ def recommend(
         raise InputError(f"exclude = {exclude!r}: must be {' or '.join(EXCLUDE)}")
     dataset = model.interactions
     if distributed.current().size > 1:
-        return _chunks_of_rank(model, k, _seen(dataset, exclude), batch)
+        return _chunks_of_rank(model, k, seen_interactions(dataset, exclude), batch)
     index = np.arange(dataset.n_users) if users is None else dataset.find_users(list(users))
-    return _chunks(model, torch.from_numpy(index), k, _seen(dataset, exclude), batch)
+    return _chunks(model, torch.from_numpy(index), k, seen_interactions(dataset, exclude), batch)
 
 
 def by_popularity(model: Model, users: Sequence[str | int] | None = None) -> int:
@@ -73,11 +73,11 @@ def popularity_note(count: int) -> str:
     return f"{subject} no training interactions, so the most popular items are recommended, with score 0"
 
 
-def _seen(dataset: Dataset, exclude: str) -> sp.csr_array:
+def seen_interactions(dataset: Dataset, exclude: str) -> sp.csr_array:
     return dataset.train if exclude == "train" else dataset.train.maximum(dataset.val).maximum(dataset.test)
 
 
-def _hashes(ids: np.ndarray) -> np.ndarray:
+def id_hashes(ids: np.ndarray) -> np.ndarray:
     """A 64-bit hash of each id as text, uint64 [n], independent of its position."""
     digests = b"".join(hashlib.blake2b(str(item).encode(), digest_size=8).digest() for item in ids.tolist())
     return np.frombuffer(digests, "<u8").astype(np.uint64)
@@ -88,7 +88,7 @@ def _chunks_of_rank(model, k, seen, batch) -> Iterator[Recommendations]:
     dataset = model.interactions
     ranks = distributed.current()
     first, last = ranks.span(dataset.n_users)
-    labels = _hashes(dataset.original_items(np.arange(dataset.n_items)))
+    labels = id_hashes(dataset.original_items(np.arange(dataset.n_items)))
     own = InteractionGraph.from_scipy(seen[first:last])
     ranking = Ranking(model.items, item_popularity(dataset), own, labels, ranks)
     users = torch.arange(last - first)
@@ -113,7 +113,7 @@ def _rows(dataset: Dataset, users: torch.Tensor, values: torch.Tensor, items: to
 
 def _chunks(model, index, k, seen, batch) -> Iterator[Recommendations]:
     dataset = model.interactions
-    labels = _hashes(dataset.original_items(np.arange(dataset.n_items)))
+    labels = id_hashes(dataset.original_items(np.arange(dataset.n_items)))
     ranking = Ranking(model.items, item_popularity(dataset), InteractionGraph.from_scipy(seen), labels)
     for chunk in index.split(users_at_once(batch, k)):
         values, items = ranking.best(model.users[chunk], chunk, k)
