@@ -21,14 +21,18 @@ if TYPE_CHECKING:
         Model,
         Observer,
         Recommendations,
+        Similar,
         configure,
+        embed_items,
         evaluate,
         export,
         fit,
+        fold_in,
         load,
         load_data,
         recommend,
         save,
+        similar,
     )
 
 __all__ = [
@@ -38,14 +42,18 @@ __all__ = [
     "Model",
     "Observer",
     "Recommendations",
+    "Similar",
     "configure",
+    "embed_items",
     "evaluate",
     "export",
     "fit",
+    "fold_in",
     "load",
     "load_data",
     "recommend",
     "save",
+    "similar",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,11 @@ from .config.sections import Config as Config
 from .data import Dataset as Dataset
 from .errors import InputError as InputError
 from .exports import export as export
+from .inference.histories import fold_in as fold_in
+from .inference.lists import for_request
+from .inference.new_items import embed_items as embed_items
+from .inference.similar import Similar as Similar
+from .inference.similar import similar as similar
 from .ranking import check_list_lengths, split_metrics
 from .runs import recommend as _recommend
 from .runs.complete import load_data as load_data
@@ -52,7 +57,7 @@ def fit(dataset: Dataset, config: Config | None = None, observer: Observer | Non
     1
     """
     config = config or Config()
-    return Model.of(loop.fit(dataset, config, observer), dataset, config.model.system)
+    return Model.of(loop.fit(dataset, config, observer), dataset, config)
 
 
 def evaluate(
@@ -72,12 +77,35 @@ def evaluate(
 
 
 def recommend(
-    model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train"
+    model: Model,
+    users: Sequence[str | int] | None = None,
+    k: int = 20,
+    exclude: str = "train",
+    *,
+    histories: Mapping[str | int, Sequence[str | int]] | None = None,
+    unknown: str = "refuse",
+    new_items: tuple[Sequence[str | int], Mapping[str, Any]] | None = None,
+    nearest: int = 0,
+    candidates: Iterable[str | int] | None = None,
+    excluded: Iterable[tuple[str | int, str | int]] | None = None,
+    diversity: float = 0.0,
 ) -> Recommendations:
     """The k best items of each user, best first, by original ids.
 
     users: original ids; None: all users. exclude: which interactions are excluded, those of "train", or "all" for those
-    of every split. Raises InputError that names the first unknown user.
+    of every split. histories, unknown: {user: items}; these users, embedded as by `fold_in`, take the place of those of
+    the model, and their items are excluded. new_items, nearest: (ids, {modality: features}) of items that are ranked
+    beside those of the model, embedded as by `embed_items`. candidates: items that may be recommended; unknown ones are
+    ignored. excluded: more (user, item) pairs to leave out, such as purchases since training; unknown ones are ignored.
+    diversity: from 0, the best items, to 1, the most different ones (maximal marginal relevance).
+
+    Raises InputError that names the first unknown user, or what is wrong with an argument.
+
+    >>> model = fit(load_data(), configure({"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096}))
+    >>> found = recommend(model, k=2, histories={"new": [3, 8]}, candidates=range(100), excluded=[("new", 5)])
+    >>> found.user.tolist()
+    ['new', 'new']
     """
-    chunks = list(_recommend.recommend(model, users, k, exclude))
+    model, pairs = for_request(model, histories, unknown, new_items, nearest, candidates, excluded)
+    chunks = list(_recommend.recommend(model, users, k, exclude, excluded=pairs, diversity=diversity))
     return Recommendations(*(np.concatenate(column) for column in zip(*chunks, strict=True)))

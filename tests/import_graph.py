@@ -39,6 +39,7 @@ LAYERS = (
     ("mmssl_trainer.systems",),
     ("mmssl_trainer.training",),
     ("mmssl_trainer.runs",),
+    ("mmssl_trainer.inference",),
     ("mmssl_trainer.exports", "mmssl_trainer.serving", "mmssl_trainer.study"),
     ("mmssl_trainer",),
     ("mmssl_trainer.cli",),

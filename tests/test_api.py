@@ -21,7 +21,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"model.system": "mf", "model.dim": 8, "train.epochs": 2, "train.threads": 1, "train.batch": 4096}
 
 
-@pytest.mark.parametrize("module", ["mmssl_trainer", "mmssl_trainer.api", "mmssl_trainer.runs.complete"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mmssl_trainer",
+        "mmssl_trainer.api",
+        "mmssl_trainer.inference.histories",
+        "mmssl_trainer.inference.new_items",
+        "mmssl_trainer.inference.similar",
+        "mmssl_trainer.inference.towers",
+        "mmssl_trainer.runs.complete",
+    ],
+)
 def test_examples_of_docstrings(module):
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted and not results.failed

@@ -22,6 +22,7 @@ from .recommend import recommend
 from .report import report
 from .reproduce import reproduce
 from .serve import serve
+from .similar import similar
 from .train import train
 from .tune import tune
 
@@ -64,7 +65,7 @@ def help_without_command(context: typer.Context) -> None:
         print(context.get_help())
 
 
-for command in (train, evaluate, recommend, export, serve):
+for command in (train, evaluate, recommend, similar, export, serve):
     app.command()(command)
 app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)

@@ -36,12 +36,63 @@ def recommend(
         Literal["train", "all"],
         typer.Option(help="Interactions to exclude: train, or all (training, validation and test)."),
     ] = "train",
+    exclude_from: Annotated[
+        Path | None,
+        typer.Option(help="Table with columns user and item: more pairs to exclude, such as purchases since training."),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table with columns user and item: users with a history but no embedding. They replace those of the "
+            "model."
+        ),
+    ] = None,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Ignore items of --history that the model does not know.")
+    ] = False,
+    new_items: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[MODALITY=]FILE",
+            help="Features, with ids, of items that training never saw; or a folder of such files. They are ranked "
+            "beside the others. May be given several times.",
+        ),
+    ] = None,
+    nearest: Annotated[
+        int,
+        typer.Option(
+            help="Collaborative part of new items: the mean of this many known items that are nearest by features. 0: "
+            "none."
+        ),
+    ] = 0,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            help="Items that may be recommended: text file with one id per line, or table with a column item."
+        ),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="COLUMN=VALUE",
+            help="Recommend only items with this value in the table --items; a cell may have several values with | "
+            "between them. May be given several times.",
+        ),
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="Table with a column item, for --filter.")] = None,
+    diversity: Annotated[
+        float, typer.Option(help="From 0, the best items, to 1, the items that differ most from each other.")
+    ] = 0.0,
     ranks: RanksOption = None,
 ) -> None:
     """Print or write the best items for each user. Items that the user has interacted with are excluded."""
     if launch.is_asked_for(ranks):
         return launch.launch(ranks, sys.argv[1:])
     from ..console import output, tables
+    from ..inference import files
+    from ..inference.lists import for_request
+    from ..inference.towers import item_tower
     from ..runs import recommend as recommending
     from ..runs import saved_model
     from ..runs.folder import unfinished
@@ -49,19 +100,55 @@ def recommend(
 
     group = together.join()
     if group.size > 1:
-        if users is not None or users_from is not None:
-            raise InputError("--users and --users-from work with one process only; leave out --ranks or torchrun")
+        one_process = {
+            "--users": users,
+            "--users-from": users_from,
+            "--exclude-from": exclude_from,
+            "--history": history,
+            "--new-items": new_items,
+            "--candidates": candidates,
+            "--filter": filters,
+            "--diversity": diversity or None,
+        }
+        if given := [option for option, value in one_process.items() if value is not None]:
+            raise InputError(f"{given[0]} works with one process only; leave out --ranks or torchrun")
         if out is not None and out.suffix:
             raise InputError(f"{out}: every process writes a file; give a folder, whose name has no extension")
+    if bool(filters) != (items is not None):
+        raise InputError("--filter and --items belong together; give both")
     model = saved_model.load(run)
+    notes = []
+    added = None
+    if new_items:
+        ids, features = files.read_new_items(new_items, item_tower(model).modalities)
+        fresh = [row for row, item in enumerate(ids) if item not in model.interactions.item_index]
+        if known := len(ids) - len(fresh):
+            notes.append(f"{known:,} of {len(ids):,} new items are items of the model, and keep their embedding")
+        added = [ids[row] for row in fresh], {name: values[fresh] for name, values in features.items()}
+    allowed = _allowed(candidates, filters, items)
+    model, pairs = for_request(
+        model,
+        histories=None if history is None else files.read_histories(history),
+        unknown="skip" if skip_unknown else "refuse",
+        new_items=added,
+        nearest=nearest,
+        candidates=allowed,
+        excluded=None if exclude_from is None else list(zip(*files.read_pairs(exclude_from), strict=True)),
+    )
+    if allowed is not None and (missing := len(allowed) - model.interactions.n_items):
+        notes.append(f"{missing:,} of {len(allowed):,} candidates are not items of the model")
+    if pairs is not None:
+        notes.append(f"{pairs.nnz:,} pairs of --exclude-from are of these users and items")
     user_ids = _user_ids(users, users_from, model.interactions)
-    if out is None and user_ids is None:
+    if out is None and user_ids is None and history is None:
         raise InputError("choose users with --users, or write the lists of all users to a file with --out")
-    chunks = recommending.recommend(model, user_ids, k, exclude)
+    chunks = recommending.recommend(model, user_ids, k, exclude, excluded=pairs, diversity=diversity)
     if note := unfinished(run):
-        output.ERR.print(f"note: {note}", markup=False)
+        notes.append(note)
     if count := recommending.by_popularity(model, user_ids):
-        output.ERR.print(f"note: {recommending.popularity_note(count)}", markup=False)
+        notes.append(recommending.popularity_note(count))
+    for note in notes:
+        output.ERR.print(f"note: {note}", markup=False)
     if group.size > 1 and out is not None:
         count = recommending.write_part(chunks, out)
         output.OUT.print(f"{out}: {count:,} recommendations in {group.size} files", markup=False)
@@ -73,6 +160,25 @@ def recommend(
     else:
         count = recommending.write(chunks, out)
         output.OUT.print(f"{out}: {count:,} recommendations", markup=False)
+
+
+def _allowed(candidates: Path | None, filters: list[str] | None, items: Path | None) -> list[str] | None:
+    """The distinct ids of the items that --candidates and --filter allow, None without them."""
+    from ..data.ids import read_id_list
+    from ..inference.files import read_filtered
+
+    lists = []
+    if candidates is not None:
+        lists.append(list(dict.fromkeys(read_id_list(candidates, "item"))))
+    if filters and items is not None:
+        lists.append(list(dict.fromkeys(read_filtered(items, filters))))
+    if not lists:
+        return None
+    common = set.intersection(*map(set, lists))
+    allowed = [item for item in lists[0] if item in common]
+    if not allowed:
+        raise InputError(f"{candidates or items}: no item is left to recommend; check --candidates and --filter")
+    return allowed
 
 
 def _user_ids(users: list[str] | None, users_from: Path | None, dataset) -> list[str] | None:

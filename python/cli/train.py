@@ -56,7 +56,8 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Start a new run from the model of this one. Its settings and data are used unless you give others.",
+            help="Start a new run from the model of this one. Its settings and data are used unless you give others. "
+            "Of other data, users and items with the same id keep what they have learnt.",
             show_default=False,
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,23 @@ class Dataset:
         index = np.asarray(index, dtype=np.int64)
         return index if self.item_ids is None else self.item_ids[index]
 
+    @cached_property
+    def user_index(self):
+        """{original id as text: index} of the users."""
+        return _index(self.user_ids, self.n_users)
+
+    @cached_property
+    def item_index(self):
+        """{original id as text: index} of the items."""
+        return _index(self.item_ids, self.n_items)
+
     def find_users(self, ids):
         """Indices (int64) of users given by original id, int or text. Raises InputError for an unknown id."""
-        return _find(ids, self.user_ids, self.n_users, f"{self.name}: user")
+        return _find(ids, self.user_index, f"{self.name}: user")
+
+    def find_items(self, ids):
+        """Indices (int64) of items given by original id, int or text. Raises InputError for an unknown id."""
+        return _find(ids, self.item_index, f"{self.name}: item")
 
     def with_modalities(self, modalities):
         """The dataset with only these modalities, in this order. It has another fingerprint."""
@@ -162,9 +177,12 @@ def _ids(ids, count):
     return ids
 
 
-def _find(ids, original_ids, count, label):
+def _index(original_ids, count):
     texts = range(count) if original_ids is None else original_ids.tolist()
-    index = {str(text): i for i, text in enumerate(texts)}
+    return {str(text): i for i, text in enumerate(texts)}
+
+
+def _find(ids, index, label):
     for text in map(str, ids):
         if text not in index:
             raise InputError(f"{label} {shown(text)} is not in the data; give ids as in the interaction table")

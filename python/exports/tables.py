@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ranking import item_popularity
+from ..runs.recommend import popularity_of
 from ..runs.saved_model import Model
 
 
@@ -47,7 +47,7 @@ class Tables:
             dataset.original_users(np.arange(dataset.n_users)),
             dataset.original_items(np.arange(dataset.n_items)),
             np.diff(dataset.train.indptr).astype(np.int64),
-            item_popularity(dataset).astype(np.int64),
+            popularity_of(model).astype(np.int64),
             {name: str(value) for name, value in model.metadata.items()},
         )
 

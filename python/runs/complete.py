@@ -56,7 +56,12 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     config = config.changed("model", system=name)
     start = None
     if folder is not None and config.train.start and not checkpoints.opened:
-        start = _initial_parameters(config.train.start, dataset, name)
+        from ..console import output
+        from .warm_start import start_from
+
+        start, note = start_from(config.train.start, dataset, name)
+        if note:
+            output.ERR.print(f"note: {config.train.start}: {note}", markup=False)
     started = time.perf_counter()
     with ProgressObserver(title(name)) as progress:
         if folder is None:
@@ -75,30 +80,6 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     options = config.evaluate
     test = split_metrics(fit.users, fit.items, dataset, "test", options.ks, options.mask_validation, options.batch)
     return fit, test, seconds
-
-
-def _initial_parameters(source: str, dataset, system: str) -> dict[str, Any]:
-    """The parameters of the model in a run folder or file. Raises InputError if it is a model of another system, or has
-    other users or items than the dataset."""
-    from ..systems import create, title
-    from . import saved_model
-
-    model = saved_model.load(source)
-    model_system = model.metadata.get("system", "")
-    if model_system != system:
-        raise InputError(f"{source}: is a model of {title(model_system)}, but this run trains {title(system)}")
-    if not create(system).trains:
-        raise InputError(f"{source}: {title(system)} is not trained, so a run cannot start from its model")
-    for side, count in (("users", "n_users"), ("items", "n_items")):
-        datasets = [(data, getattr(data, count)) for data in (model.interactions, dataset)]
-        model_ids, ids = ([*map(str, getattr(data, f"original_{side}")(range(n)).tolist())] for data, n in datasets)
-        if model_ids != ids:
-            row = next((row for row, pair in enumerate(zip(model_ids, ids, strict=False)) if pair[0] != pair[1]), None)
-            difference = f"{len(model_ids):,} {side} in the model, {len(ids):,} in {dataset.name}"
-            if row is not None:
-                difference = f"row {row} is {shown(model_ids[row])} in the model, {shown(ids[row])} in {dataset.name}"
-            raise InputError(f"{source}: the model has other {side} than the data: {difference}; they must be the same")
-    return model.parameters
 
 
 def complete(dataset, config, path: Path) -> bool:

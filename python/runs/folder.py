@@ -111,7 +111,7 @@ class RunFolder:
             raise InputError(f"{self.path / METRICS}: cannot be written ({error.strerror})") from None
 
     def improved(self, fit: Fit) -> None:
-        saved_model.save(saved_model.Model.of(fit, self.dataset, self.config.model.system), self.path / MODEL)
+        saved_model.save(saved_model.Model.of(fit, self.dataset, self.config), self.path / MODEL)
 
     def finish(
         self,
@@ -151,7 +151,7 @@ class OtherRank(NullObserver):
             self.improved(fit)
 
     def improved(self, fit: Fit) -> None:
-        saved_model.save(saved_model.Model.of(fit, self.dataset, self.config.model.system), self.path / MODEL)
+        saved_model.save(saved_model.Model.of(fit, self.dataset, self.config), self.path / MODEL)
 
     def finish(self, *args: Any, **options: Any) -> None: ...
 

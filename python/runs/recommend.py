@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..files import write_with
 from ..rank_sums import passes
 from ..ranking import Ranking, check_list_lengths, item_popularity, users_at_once
+from .diversity import diverse, pool_size
 from .saved_model import Model
 
 COLUMNS = ("user", "rank", "item", "score")
@@ -39,24 +40,38 @@ class Recommendations(NamedTuple):
 
 
 def recommend(
-    model: Model, users: Sequence[str | int] | None = None, k: int = 20, exclude: str = "train", batch: int = 4096
+    model: Model,
+    users: Sequence[str | int] | None = None,
+    k: int = 20,
+    exclude: str = "train",
+    batch: int = 4096,
+    excluded: sp.csr_array | None = None,
+    diversity: float = 0.0,
 ) -> Iterator[Recommendations]:
     """The k best items of each user in the order of `ranking.Ranking`, for at most `batch` users at a time. Items that
     are still tied are ordered by a hash of their ids.
 
     users: original ids, int or text; None: all users. k: from 1 to the number of items, or up to 50. A user with fewer
     items left gets a shorter list. exclude: "train" excludes the training interactions, as evaluation does; "all" also
-    those of validation and test. Over several processes the lists are those of this rank's users, and `users` must be
-    None. Raises InputError that names the first unknown user, or for an invalid k.
+    those of validation and test. excluded: more pairs to exclude, SciPy CSR [U, I]. diversity: from 0, the best items,
+    to 1, the most different ones; see `diversity.diverse`. Over several processes the lists are those of this rank's
+    users, and `users` must be None. Raises InputError that names the first unknown user, or for an invalid k.
     """
     check_list_lengths("k", [k], model.interactions.n_items)
     if exclude not in EXCLUDE:
         raise InputError(f"exclude = {exclude!r}: must be {' or '.join(EXCLUDE)}")
+    if not 0 <= diversity <= 1:
+        raise InputError(f"diversity = {diversity}: must be between 0 and 1")
     dataset = model.interactions
+    seen = seen_interactions(dataset, exclude)
+    if excluded is not None:
+        seen = seen.maximum(excluded)
     if distributed.current().size > 1:
-        return _chunks_of_rank(model, k, seen_interactions(dataset, exclude), batch)
+        if diversity:
+            raise InputError(f"diversity = {diversity}: works with one process only; leave out --ranks or torchrun")
+        return _chunks_of_rank(model, k, seen, batch)
     index = np.arange(dataset.n_users) if users is None else dataset.find_users(list(users))
-    return _chunks(model, torch.from_numpy(index), k, seen_interactions(dataset, exclude), batch)
+    return _chunks(model, torch.from_numpy(index), k, seen, batch, diversity)
 
 
 def by_popularity(model: Model, users: Sequence[str | int] | None = None) -> int:
@@ -90,7 +105,7 @@ def _chunks_of_rank(model, k, seen, batch) -> Iterator[Recommendations]:
     first, last = ranks.span(dataset.n_users)
     labels = id_hashes(dataset.original_items(np.arange(dataset.n_items)))
     own = InteractionGraph.from_scipy(seen[first:last])
-    ranking = Ranking(model.items, item_popularity(dataset), own, labels, ranks)
+    ranking = Ranking(model.items, popularity_of(model), own, labels, ranks)
     users = torch.arange(last - first)
     for group in passes(list(users.split(users_at_once(batch, k))), k, ranks):
         index = torch.cat([users[:0], *group])
@@ -111,13 +126,23 @@ def _rows(dataset: Dataset, users: torch.Tensor, values: torch.Tensor, items: to
     )
 
 
-def _chunks(model, index, k, seen, batch) -> Iterator[Recommendations]:
+def _chunks(model, index, k, seen, batch, diversity) -> Iterator[Recommendations]:
     dataset = model.interactions
     labels = id_hashes(dataset.original_items(np.arange(dataset.n_items)))
-    ranking = Ranking(model.items, item_popularity(dataset), InteractionGraph.from_scipy(seen), labels)
-    for chunk in index.split(users_at_once(batch, k)):
-        values, items = ranking.best(model.users[chunk], chunk, k)
+    ranking = Ranking(model.items, popularity_of(model), InteractionGraph.from_scipy(seen), labels)
+    length = pool_size(k, dataset.n_items) if diversity else k
+    # The pool has an embedding per entry.
+    at_once = users_at_once(batch, length * model.items.shape[1] // 8 if diversity else length)
+    for chunk in index.split(at_once):
+        values, items = ranking.best(model.users[chunk], chunk, length)
+        if diversity:
+            values, items = diverse(values, items, model.items, k, diversity)
         yield _rows(dataset, chunk, values, items)
+
+
+def popularity_of(model: Model) -> np.ndarray:
+    """The popularity that orders items with equal scores, int64 [I]."""
+    return item_popularity(model.interactions) if model.popularity is None else model.popularity
 
 
 def write(chunks: Iterator[Recommendations], path: str | Path) -> int:

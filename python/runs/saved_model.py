@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,17 +16,22 @@ from torch import Tensor
 
 from mmssl_fast import InteractionGraph, __version__, distributed
 
+from ..config.names import SYSTEMS, system_class
 from ..config.sections import Config
 from ..data import SPLITS, Dataset
 from ..errors import InputError
 from ..files import read_header, write_tensors
 from ..systems import create, rows_over_ranks
 from ..systems.base import System
+from ..systems.inference import Inference, ItemTower, Scaling, Tensors, content_of, inference_of
 from ..training.checkpoints import resume_command
 from ..training.progress import Fit
 from ..training.ranks import whole_table
 
-FORMAT = "mmssl_fast model 1"
+FORMAT = "mmssl_fast model 2"
+# Files of this format lack the settings of the system and the content of the items: they can be evaluated and give
+# recommendations, but not embed new users and items.
+FORMAT_WITHOUT_INFERENCE = "mmssl_fast model 1"
 FILE = "model.safetensors"
 
 
@@ -35,8 +41,13 @@ class Model:
 
     users [U, d], items [I, d]: float32 embeddings on the CPU; their dot products are the scores. parameters: the
     parameters that they were computed from. interactions: the splits and original ids; a model from a file has no
-    features. metadata: strings such as system, data, best_epoch and versions. epochs: the lines of metrics.jsonl; empty
-    for a model from a file.
+    features. metadata: strings such as system, settings, data, best_epoch and versions. epochs: the lines of
+    metrics.jsonl; empty for a model from a file.
+
+    scaling, content: how raw features become inputs, and what the system computes from the features of each item
+    (Inference.content, [I, w]); None for a system without them. popularity: int64 [I], if it is not the number of
+    training interactions. base: the model that this one was extended from, if it has other users or items than
+    training had.
     """
 
     users: Tensor
@@ -45,13 +56,19 @@ class Model:
     interactions: Dataset
     metadata: dict[str, str]
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    scaling: Scaling | None = None
+    content: Tensor | None = None
+    popularity: np.ndarray | None = None
+    base: Model | None = None
+    towers: dict[str, Any] = field(default_factory=dict, repr=False)  # those built so far
 
     @classmethod
-    def of(cls, fit: Fit, dataset: Dataset, system: str) -> Model:
+    def of(cls, fit: Fit, dataset: Dataset, config: Config) -> Model:
         """The best model of a training run."""
         metadata = {
             "format": FORMAT,
-            "system": system,
+            "system": config.model.system,
+            "settings": json.dumps(_settings(config), sort_keys=True),
             "best_epoch": str(fit.best_epoch),
             "mmssl_fast": __version__,
             "data": dataset.name,
@@ -71,6 +88,12 @@ def save(model: Model, path: str | Path) -> None:
         model = whole
     tensors = {"embedding.users": model.users.contiguous(), "embedding.items": model.items.contiguous()}
     tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in model.parameters.items()}
+    metadata = dict(model.metadata)
+    if add_content(model) and model.scaling is not None and model.content is not None:
+        metadata["modalities"] = json.dumps(list(model.scaling.mean))
+        tensors["content"] = model.content.contiguous()
+        for m, (mean, scale) in enumerate(zip(model.scaling.mean.values(), model.scaling.scale.values(), strict=True)):
+            tensors |= {f"scaling.{m}.mean": mean, f"scaling.{m}.scale": scale}
     for split in SPLITS:
         matrix = getattr(dataset, split)
         tensors[f"{split}.indptr"] = torch.from_numpy(matrix.indptr.astype(np.int64))
@@ -78,7 +101,7 @@ def save(model: Model, path: str | Path) -> None:
     for side, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
         if ids is not None:
             tensors |= pack_ids(side, ids)
-    write_tensors(Path(path), tensors, model.metadata)
+    write_tensors(Path(path), tensors, metadata)
 
 
 def _whole(model: Model, path: Path) -> Model | None:
@@ -112,7 +135,7 @@ def load(path: str | Path) -> Model:
             tensors, shape = _read(file)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read ({error}); train again or restore the file") from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in (FORMAT, FORMAT_WITHOUT_INFERENCE):
         raise InputError(f"{path}: its format is {metadata.get('format')!r}, but this version reads {FORMAT!r}")
     try:
         return _assemble(tensors, metadata, shape)
@@ -136,7 +159,8 @@ def _read(file: Any) -> tuple[dict[str, Tensor], tuple[int, int]]:
     parameters, which ranking does not need."""
     ranks = distributed.current()
     embeddings = "embedding.users", "embedding.items"
-    names = [name for name in file.keys() if ranks.size == 1 or not name.startswith(("parameter.", "embedding."))]
+    left_out = "parameter.", "embedding.", "content"
+    names = [name for name in file.keys() if ranks.size == 1 or not name.startswith(left_out)]
     tensors = {name: file.get_tensor(name) for name in names}
     slices = [file.get_slice(name) if name in file.keys() else None for name in embeddings]
     shape = tuple(one.get_shape()[0] if one is not None and one.get_shape() else 0 for one in slices)
@@ -168,7 +192,62 @@ def _assemble(tensors: dict[str, Tensor], metadata: dict[str, str], shape: tuple
     )
     prefix = "parameter."
     parameters = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    return Model(users, items, parameters, interactions, metadata)
+    return Model(users, items, parameters, interactions, metadata, **_content(tensors, metadata, shape[1]))
+
+
+def _content(tensors: Tensors, metadata: dict[str, str], n_items: int) -> dict[str, Any]:
+    """The fields scaling and content of a Model, as far as the file has them."""
+    if "content" not in tensors:
+        return {}
+    names = json.loads(metadata["modalities"])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"modalities is {metadata['modalities']!r}, not a list of names")
+    mean, scale = ({name: tensors[f"scaling.{m}.{kind}"] for m, name in enumerate(names)} for kind in ("mean", "scale"))
+    content = tensors["content"]
+    if content.ndim != 2 or len(content) != n_items or content.dtype != torch.float32:
+        raise ValueError(f"content is {tuple(content.shape)} of {content.dtype}, not float32 with {n_items} rows")
+    for name in names:
+        if mean[name].ndim != 1 or mean[name].shape != scale[name].shape or mean[name].dtype != torch.float64:
+            raise ValueError(f"the scaling of {name} is {tuple(mean[name].shape)}, not one-dimensional float64")
+    return {"scaling": Scaling(mean, scale), "content": content}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """The sections of the configuration that the embeddings depend on."""
+    values = config.model_dump(mode="json")
+    return {name: values[name] for name in ("model", config.model.system) if name in values}
+
+
+def inference(model: Model) -> Inference:
+    """The Inference of the model's system. Raises InputError if the file does not have its settings, or if the package
+    of the system is not installed."""
+    name, data = model.metadata.get("system", ""), model.interactions.name
+    if "settings" not in model.metadata:
+        raise InputError(
+            f"the model of {data} was written by mmssl_fast {model.metadata.get('mmssl_fast', '0.1')}, and lacks the "
+            "settings of the system and the content of the items, from which new users and items are embedded; train "
+            "again"
+        )
+    if name not in SYSTEMS:
+        raise InputError(f"the model of {data} is one of the system {name!r}, whose package is not installed")
+    try:
+        config = Config.model_validate(json.loads(model.metadata["settings"]))
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the settings of the model of {data} cannot be read ({reason}); train again") from None
+    return inference_of(system_class(name), config)
+
+
+def add_content(model: Model) -> bool:
+    """Compute scaling and content if the features are in memory, as after training. Returns whether the model has
+    them."""
+    features = model.interactions.features
+    if model.content is None and features and "settings" in model.metadata:
+        system = inference(model)
+        if not system.no_items:
+            model.scaling = Scaling.of(features, system.config.model.standardise)
+            model.content = content_of(ItemTower(system, model.parameters, model.scaling), features)
+    return model.content is not None
 
 
 def _csr(tensors: dict[str, Tensor], split: str, shape: tuple[int, int]) -> sp.csr_array:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .catalogue import Catalogue, Query, Ranked
 from .limits import Refusal
 
@@ -16,11 +18,19 @@ Result = list[Ranked] | BaseException
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """The queries of one request, and the catalogue that their indices belong to."""
+    """The queries of one request, and the catalogue that their indices belong to. histories: those of the new users of
+    the queries, if they are new. They are embedded together, so that the result does not depend on other requests."""
 
     catalogue: Catalogue
     queries: Sequence[Query]
     answer: asyncio.Future[list[Ranked]]
+    histories: Sequence[np.ndarray] = ()
+
+    def embed(self) -> None:
+        if self.histories:
+            vectors = self.catalogue.embed(self.histories)
+            for query, vector in zip(self.queries, vectors, strict=True):
+                query.vector = vector
 
 
 class Batcher:
@@ -50,11 +60,13 @@ class Batcher:
             await asyncio.to_thread(self._thread.join)
             self._thread = None
 
-    async def submit(self, catalogue: Catalogue, queries: Sequence[Query]) -> list[Ranked]:
+    async def submit(
+        self, catalogue: Catalogue, queries: Sequence[Query], histories: Sequence[np.ndarray] = ()
+    ) -> list[Ranked]:
         """The lists of the queries. Raises Refusal if too many lists are waiting."""
         if self.waiting + len(queries) > self.limit:
             raise Refusal(503, f"{self.waiting} lists are waiting, the most is {self.limit}; try again", retry=True)
-        job = Job(catalogue, queries, self._loop.create_future())
+        job = Job(catalogue, queries, self._loop.create_future(), histories)
         self.waiting += len(queries)
         self._jobs.put(job)
         return await job.answer
@@ -84,6 +96,8 @@ class Batcher:
         for catalogue in {id(job.catalogue): job.catalogue for job in batch}.values():
             jobs = [job for job in batch if job.catalogue is catalogue]
             try:
+                for job in jobs:
+                    job.embed()
                 lists = catalogue.rank([query for job in jobs for query in job.queries])
                 self.observe(len(lists))
             except Exception as error:

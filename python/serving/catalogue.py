@@ -19,9 +19,10 @@ from mmssl_fast import InteractionGraph, SeenRows, cosine_topk
 
 from ..data import SPLITS
 from ..errors import InputError, shown
-from ..ranking import Ranking, item_popularity
+from ..inference.towers import user_tower
+from ..ranking import Ranking
 from ..runs import saved_model
-from ..runs.recommend import EXCLUDE, id_hashes, seen_interactions
+from ..runs.recommend import EXCLUDE, id_hashes, popularity_of, seen_interactions
 from ..runs.saved_model import Model
 from .limits import Refusal
 
@@ -65,7 +66,7 @@ class Catalogue:
         self.item_index = {str(item): index for index, item in enumerate(self.item_ids)}
         self.loaded = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.version = _version(model)
-        self._popularity = item_popularity(dataset)
+        self._popularity = popularity_of(model)
         self._labels = id_hashes(dataset.original_items(np.arange(dataset.n_items)))
         seen = seen_interactions(dataset, exclude)
         none = sp.csr_array((1, dataset.n_items), dtype=seen.dtype)  # what a new user, the last one here, has seen
@@ -75,6 +76,12 @@ class Catalogue:
         self._similar_to = self._with_embedding.nonzero()[:, 0]
         self._unit_items = model.items[self._similar_to]
         self._similar_place = torch.cumsum(self._with_embedding, 0) - 1
+
+        self.no_histories = ""  # why the model cannot embed a user by a history
+        try:
+            self._tower = user_tower(model)
+        except InputError as error:
+            self.no_histories = str(error)
 
     @classmethod
     def load(cls, run: str | Path, exclude: str = "train") -> Catalogue:
@@ -104,6 +111,12 @@ class Catalogue:
         return np.unique(
             np.array([self.find_item(item, f"{place}[{row}]") for row, item in enumerate(items)], np.int64)
         )
+
+    @torch.no_grad()
+    def embed(self, histories: Sequence[np.ndarray]) -> Tensor:
+        """Embeddings [n, d] of new users, as of `fold_in`. histories: distinct indices of items, in ascending order."""
+        crow = np.cumsum([0, *(len(history) for history in histories)])
+        return self._tower(torch.from_numpy(crow), torch.from_numpy(np.concatenate(histories)))
 
     def can_be_compared(self, item: int) -> bool:
         """Whether the item has an embedding, so that other items can be similar to it."""
@@ -186,6 +199,8 @@ def _copied(model: Model) -> Model:
         users=model.users.clone(),
         items=model.items.clone(),
         parameters={name: tensor.clone() for name, tensor in model.parameters.items()},
+        scaling=deepcopy(model.scaling),
+        content=None if model.content is None else model.content.clone(),
         interactions=replace(data, **copies),
     )
 

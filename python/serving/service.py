@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from pydantic_core import to_json
 
 from ..errors import InputError, first_line
@@ -64,18 +65,31 @@ class Service:
         if request.candidates is not None:
             self._check_count("candidates", request.candidates, self.limits.ids)
             candidates = catalogue.find_items(request.candidates, "candidates")
+        histories: list[np.ndarray] = []
         if request.users is not None:
             self._check_count("users", request.users, self.limits.lists)
             index = [catalogue.find_user(user, f"users[{row}]") for row, user in enumerate(request.users)]
             queries = [Query(user, request.k, exclude=exclude, candidates=candidates) for user in index]
             names: list[int | str | None] = [catalogue.user_ids[user] for user in index]
         else:
-            raise Refusal(422, "histories: this service has no embeddings for new users")
-        lists = await self.batcher.submit(catalogue, queries)
+            histories = self._histories(catalogue, request.histories or [])
+            out = [history if exclude is None else np.union1d(history, exclude) for history in histories]
+            queries = [Query(-1, request.k, exclude=items, candidates=candidates) for items in out]
+            names = [None] * len(histories)
+        lists = await self.batcher.submit(catalogue, queries, histories)
         answers = [
             {"user": user, "items": items, "scores": scores} for user, (items, scores) in zip(names, lists, strict=True)
         ]
         return to_json({"lists": answers, "model": catalogue.version})
+
+    def _histories(self, catalogue: Catalogue, histories: list[list[int | str]]) -> list[np.ndarray]:
+        """The indices of the items of new users."""
+        if catalogue.no_histories:
+            raise Refusal(422, f"histories: {catalogue.no_histories}")
+        self._check_count("histories", histories, self.limits.lists)
+        for row, history in enumerate(histories):
+            self._check_count(f"histories[{row}]", history, self.limits.ids)
+        return [catalogue.find_items(history, f"histories[{row}]") for row, history in enumerate(histories)]
 
     async def similar(self, body: bytes) -> bytes:
         """The answer to POST /similar. Raises Refusal."""

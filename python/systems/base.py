@@ -44,6 +44,10 @@ class System(Protocol):
         ranks, "columns of items" for those whose columns are; all others are equal on all ranks. None, or no such
         attribute: only one process can train the system.
     optimisers: optimisers by name; their state is part of a checkpoint.
+    started_from_model: optional method, called after a run has loaded the parameters of a model of other data, for
+        what is computed from them.
+    inference: a subclass of `inference.Inference`, which embeds users and items that training has not seen. Without
+        this attribute the system can do neither.
     """
 
     trains: bool

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmssl_fast import infonce
 
 from .base import Batch, ModuleSystem, Recommender, features_of, table
+from .inference import Inference, affine, starting_with
 
 
 class CLCRec(Recommender):
@@ -59,8 +60,25 @@ class CLCRec(Recommender):
         return self.encoder(self.features)
 
 
+class CLCRecInference(Inference):
+    """The content of an item is g_i."""
+
+    no_users = "the embedding of a user is trained, not computed from the items"
+    no_items = ""
+
+    def weights(self, parameters):
+        return starting_with(parameters, "encoder.")
+
+    def content(self, weights, features):
+        return affine(weights, "encoder.2", F.leaky_relu(affine(weights, "encoder.0", torch.cat(list(features), 1))))
+
+    def cold(self, weights, content):
+        return content
+
+
 class CLCRecSystem(ModuleSystem):
     """CLCRec with AdamW."""
 
     reads_features = True
     model_type = CLCRec
+    inference = CLCRecInference

@@ -10,6 +10,7 @@ from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from .base import ModuleSystem, Recommender, features_of, table
+from .inference import Inference, affine, starting_with
 
 ROUTINGS = 3
 _ops = torch.ops.mmssl_fast
@@ -100,8 +101,27 @@ class GRCN(Recommender):
         return _ops.sampled_dot_bwd_v(self.graph.crow, self.graph.col, weights, users, self.graph.n_items)
 
 
+class GRCNInference(Inference):
+    """The content of an item is [f_i of every modality]."""
+
+    no_users = "the weights of a user's edges depend on prototypes and confidences that are trained"
+    no_items = ""
+
+    def weights(self, parameters):
+        return starting_with(parameters, "project.")
+
+    def content(self, weights, features):
+        return torch.cat(
+            [unit_rows(F.leaky_relu(affine(weights, f"project.{m}", x))) for m, x in enumerate(features)], 1
+        )
+
+    def cold(self, weights, content):
+        return torch.cat([content.new_zeros(len(content), self.config.model.dim), content], 1)
+
+
 class GRCNSystem(ModuleSystem):
     """GRCN with BPR (Eq. 14) and AdamW."""
 
     reads_features = True
     model_type = GRCN
+    inference = GRCNInference

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl_fast import bpr_loss, infonce, propagate
 
 from .base import Batch, ModuleSystem, Recommender, table
+from .inference import Inference, bag, by_root
 
 
 class HCCF(Recommender):
@@ -66,7 +68,33 @@ def _over_hyperedges(weights: Tensor, x: Tensor) -> Tensor:
     return F.leaky_relu(weights @ F.leaky_relu(weights.mT @ x))
 
 
+class HCCFInference(Inference):
+    """A new user has no id embedding, and so belongs to no hyperedge: g = 0."""
+
+    no_users = ""
+
+    def tables(self, known):
+        graph, parameters, tables = known.graph, known.parameters, {}
+        users, items = parameters["users"], parameters["items"]  # hyperedges connect items without interactions, too
+        user_weights, item_weights = users @ parameters["user_edges"], items @ parameters["item_edges"]
+        for layer in range(self.config.model.layers):
+            tables[f"x.{layer}"] = items * by_root(graph.item_degree)
+            z_u = F.leaky_relu(propagate(graph, items, "users", "both"))
+            z_i = F.leaky_relu(propagate(graph, users, "items", "both"))
+            users = z_u + _over_hyperedges(user_weights, users) + users
+            items = z_i + _over_hyperedges(item_weights, items) + items
+        return tables
+
+    def users(self, tables, crow, col):
+        x = total = torch.zeros(len(crow) - 1, self.config.model.dim, device=crow.device)
+        for layer in range(self.config.model.layers):
+            x = F.leaky_relu(bag(tables[f"x.{layer}"], crow, col) * by_root(crow.diff())) + x
+            total = total + x
+        return total
+
+
 class HCCFSystem(ModuleSystem):
     """HCCF with AdamW."""
 
     model_type = HCCF
+    inference = HCCFInference

@@ -10,6 +10,7 @@ from mmssl_fast import InteractionGraph, cosine_topk, lightgcn, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from .base import ModuleSystem, Recommender, features_of, table
+from .inference import LayerSums
 
 
 class LATTICE(Recommender):
@@ -101,8 +102,15 @@ def _item_graph(features: Tensor, k: int) -> InteractionGraph:
     return InteractionGraph.from_pairs(rows, neighbours.flatten(), *2 * (features.shape[0],), values=values.flatten())
 
 
+class LATTICEInference(LayerSums):
+    """Users are those of LightGCN."""
+
+    no_items = "its item graph contains the items of the training only; train again with the new items in the data"
+
+
 class LATTICESystem(ModuleSystem):
     """LATTICE with BPR (Eq. 14) and AdamW."""
 
     reads_features = True
     model_type = LATTICE
+    inference = LATTICEInference

@@ -9,6 +9,7 @@ from torch import Tensor
 from mmssl_fast import distributed
 
 from .base import ModuleSystem, Recommender, table
+from .inference import LayerSums
 
 
 class LightGCN(Recommender):
@@ -28,4 +29,5 @@ class LightGCNSystem(ModuleSystem):
     """LightGCN with BPR (Eq. 14) and AdamW."""
 
     model_type = LightGCN
+    inference = LayerSums
     over_ranks: ClassVar = {"users": "users", "items": "items"}

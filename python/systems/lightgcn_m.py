@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmssl_fast import lightgcn
 
 from .base import ModuleSystem, Recommender, features_of, table
+from .inference import LayerSums, affine, starting_with
 
 
 class LightGCNM(Recommender):
@@ -34,8 +35,28 @@ class LightGCNM(Recommender):
         return self.project(self.features) / (self.layers + 1)
 
 
+class LightGCNMInference(LayerSums):
+    """The content of an item is Σ_m W_m f_i^m."""
+
+    no_items = ""
+
+    def weights(self, parameters):
+        return starting_with(parameters, "project.")
+
+    def content(self, weights, features):
+        return affine(weights, "project", torch.cat(list(features), 1))
+
+    def cold(self, weights, content):
+        return content / (self.config.model.layers + 1)
+
+    def starts(self, known, warm):
+        users, items = super().starts(known, warm)
+        return users, items + known.content
+
+
 class LightGCNMSystem(ModuleSystem):
     """LightGCN-M with BPR (Eq. 14) and AdamW."""
 
     reads_features = True
     model_type = LightGCNM
+    inference = LightGCNMInference

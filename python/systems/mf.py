@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .base import ModuleSystem, Recommender, table
+from .inference import Inference
 
 
 class MF(Recommender):
@@ -20,8 +21,15 @@ class MF(Recommender):
         return self.users, self.items
 
 
+class MFInference(Inference):
+    """Neither users nor items can be embedded without training."""
+
+    no_users = "the embedding of a user is trained, not computed from the items"
+
+
 class MFSystem(ModuleSystem):
     """MF with BPR (Eq. 14) and AdamW."""
 
     model_type = MF
+    inference = MFInference
     over_ranks: ClassVar = {"users": "users", "items": "items"}

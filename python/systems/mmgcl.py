@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
 from .base import Batch, ModuleSystem, ThinnedViews, features_of, table
+from .inference import LayerSums, affine, starting_with
 
 
 class MMGCL(ThinnedViews):
@@ -75,8 +76,29 @@ class MMGCL(ThinnedViews):
         return sum(self._projected()) / (self.layers + 1)
 
 
+class MMGCLInference(LayerSums):
+    """The content of an item is Σ_m W_m f_i^m."""
+
+    no_items = ""
+
+    def weights(self, parameters):
+        return starting_with(parameters, "project.")
+
+    def content(self, weights, features):
+        return reduce(torch.add, (affine(weights, f"project.{m}", x) for m, x in enumerate(features)))
+
+    def cold(self, weights, content):
+        return content / (self.config.model.layers + 1)
+
+    def starts(self, known, warm):
+        users, items = super().starts(known, warm)
+        preferences = starting_with(known.parameters, "preferences.").values()
+        return reduce(torch.add, preferences, users), items + known.content
+
+
 class MMGCLSystem(ModuleSystem):
     """MMGCL with AdamW."""
 
     reads_features = True
     model_type = MMGCL
+    inference = MMGCLInference

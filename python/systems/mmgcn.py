@@ -13,6 +13,7 @@ from mmssl_fast import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from .base import ModuleSystem, Recommender, features_of, table
+from .inference import Inference, affine, bag, starting_with
 
 
 class MMGCN(Recommender):
@@ -74,8 +75,67 @@ class MMGCN(Recommender):
         return propagate(self.graph, x, to) * self.graph.inv_sqrt_degree(to)[:, None]
 
 
+class MMGCNInference(Inference):
+    """The content of an item is [x^{m,0} of every modality]. A new user has neither preferences nor an id: x^{m,0} and
+    e are 0."""
+
+    no_users = no_items = ""
+
+    def weights(self, parameters):
+        return starting_with(parameters, "project.", "gather.", "keep.")
+
+    def content(self, weights, features):
+        return torch.cat([unit_rows(affine(weights, f"project.{m}", x)) for m, x in enumerate(features)], 1)
+
+    def cold(self, weights, content):
+        parts = content.split(self.config.model.dim, 1)
+        return torch.stack(
+            [self._layers(weights, m, [None] * self.config.model.layers, x) for m, x in enumerate(parts)]
+        ).mean(0)
+
+    def _layers(self, weights, m, received, x):
+        """x^{m,L} without an id, from x^{m,0} and the mean of the neighbours in every layer, None for no neighbours."""
+        for layer, mean in enumerate(received):
+            name = f"{m}.{layer}"
+            gathered = weights[f"gather.{name}.bias"] if mean is None else affine(weights, f"gather.{name}", mean)
+            x = F.leaky_relu(gathered + F.leaky_relu(affine(weights, f"keep.{name}", x)))
+        return x
+
+    def tables(self, known):
+        graph, parameters = known.graph, known.parameters
+        tables = starting_with(parameters, "gather.", "keep.")
+        ids = torch.where((graph.item_degree > 0)[:, None], parameters["items"], 0)
+
+        def mean(x, to):
+            return propagate(graph, x, to) * graph.inv_sqrt_degree(to)[:, None]
+
+        for m, items in enumerate(known.content.split(self.config.model.dim, 1)):
+            users = unit_rows(parameters[f"preferences.{m}"])
+            for layer in range(self.config.model.layers):
+                tables[f"x.{m}.{layer}"] = items
+                name = f"{m}.{layer}"
+                to_users, to_items = (
+                    affine(parameters, f"gather.{name}", mean(x, to)) for x, to in ((items, "users"), (users, "items"))
+                )
+                users, items = (
+                    F.leaky_relu(to + F.leaky_relu(affine(parameters, f"keep.{name}", x)) + own)
+                    for to, x, own in ((to_users, users, parameters["users"]), (to_items, items, ids))
+                )
+        return tables
+
+    def users(self, tables, crow, col):
+        degree, model = crow.diff().clamp(min=1)[:, None], self.config.model
+        count = 1 + max((int(name.split(".")[1]) for name in tables if name.startswith("x.")), default=-1)
+        parts = []
+        for m in range(count):
+            received = [bag(tables[f"x.{m}.{layer}"], crow, col) / degree for layer in range(model.layers)]
+            parts.append(self._layers(tables, m, received, received[0].new_zeros(len(degree), model.dim)))
+        return torch.stack(parts).mean(0)
+
+
 class MMGCNSystem(ModuleSystem):
     """MMGCN with BPR (Eq. 14) and AdamW."""
 
     reads_features = True
     model_type = MMGCN
+    inference = MMGCNInference

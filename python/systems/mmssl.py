@@ -15,6 +15,7 @@ from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
+from .mmssl_inference import MMSSLInference
 from .step_graph import StepGraph
 
 
@@ -22,6 +23,7 @@ class MMSSLSystem(NetworkSystem):
     """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
 
     reads_features = True
+    inference = MMSSLInference
     model: MMSSL
     # By the names in `parameters` and in `state`.
     over_ranks: ClassVar = {
@@ -161,6 +163,10 @@ class MMSSLSystem(NetworkSystem):
         """(name in `state`, parameter) of the parameters that `trained_parameters` leaves out."""
         parts = {"discriminator": self.discriminator} if self.discriminator is not None else {}
         return nn.ModuleDict(parts).named_parameters()
+
+    def started_from_model(self) -> None:
+        """Called once, if a run starts from a model of other data: its neighbours are items of that data."""
+        self.model.refresh_neighbours()
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:

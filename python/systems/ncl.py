@@ -13,6 +13,7 @@ from mmssl_fast.nn.losses import structural_loss
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from .base import Batch, ModuleSystem
+from .inference import LayerSums
 from .lightgcn import LightGCN
 
 ROUNDS = 10
@@ -99,4 +100,5 @@ class NCLSystem(ModuleSystem):
     """NCL with AdamW."""
 
     model_type = NCL
+    inference = LayerSums
     over_ranks: ClassVar = {"users": "users", "items": "items"}

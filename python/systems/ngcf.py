@@ -10,6 +10,7 @@ from mmssl_fast import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from .base import ModuleSystem, Recommender, table
+from .inference import Inference, affine, bag, by_root, starting_with
 
 
 class NGCF(Recommender):
@@ -49,7 +50,38 @@ class NGCF(Recommender):
         return self.dropout(F.leaky_relu(self.sums[layer](x + received) + self.products[layer](received * x), 0.2))
 
 
+class NGCFInference(Inference):
+    """A new user has no id embedding: x⁰ = 0."""
+
+    no_users = ""
+
+    def tables(self, known):
+        graph, tables = known.graph, starting_with(known.parameters, "sums.", "products.")
+        users = known.parameters["users"]
+        items = torch.where((graph.item_degree > 0)[:, None], known.parameters["items"], 0)
+        for layer in range(self.config.model.layers):
+            tables[f"x.{layer}"] = items * by_root(graph.item_degree)
+            to_users, to_items = propagate(graph, items, "users", "both"), propagate(graph, users, "items", "both")
+            users, items = self._next(tables, layer, users, to_users), self._next(tables, layer, items, to_items)
+        return tables
+
+    def users(self, tables, crow, col):
+        x = torch.zeros(len(crow) - 1, self.config.model.dim, device=crow.device)
+        layers = [x]
+        for layer in range(self.config.model.layers):
+            received = bag(tables[f"x.{layer}"], crow, col) * by_root(crow.diff())
+            x = self._next(tables, layer, x, received)
+            layers.append(unit_rows(x))
+        return torch.cat(layers, 1)
+
+    def _next(self, weights, layer, x, received):
+        """NGCF._next without dropout."""
+        by_product = affine(weights, f"products.{layer}", received * x)
+        return F.leaky_relu(affine(weights, f"sums.{layer}", x + received) + by_product, 0.2)
+
+
 class NGCFSystem(ModuleSystem):
     """NGCF with BPR (Eq. 14) and AdamW."""
 
     model_type = NGCF
+    inference = NGCFInference

@@ -9,12 +9,27 @@ import torch
 from mmssl_fast import distributed
 
 from .base import UntrainedSystem
+from .inference import Inference
+
+
+class PopularityInference(Inference):
+    """All users have the embedding 1."""
+
+    no_users = ""
+    no_items = "an item without interactions has the score 0"
+
+    def tables(self, known):
+        return {"one": torch.ones(1, 1)}
+
+    def users(self, tables, crow, col):
+        return tables["one"].expand(len(crow) - 1, 1)
 
 
 class PopularitySystem(UntrainedSystem):
     """The score of an item is its number of training interactions, for every user."""
 
     over_ranks: ClassVar[dict[str, str]] = {}
+    inference = PopularityInference
 
     def build(self, dataset, graph, config) -> None:
         ranks = distributed.current()

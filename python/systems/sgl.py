@@ -10,6 +10,7 @@ from torch import Tensor
 from mmssl_fast import distributed
 
 from .base import Batch, ModuleSystem, ThinnedViews
+from .inference import LayerSums
 from .lightgcn import LightGCN
 
 
@@ -45,4 +46,5 @@ class SGLSystem(ModuleSystem):
     """SGL-ED with AdamW."""
 
     model_type = SGL
+    inference = LayerSums
     over_ranks: ClassVar = {"users": "users", "items": "items"}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmssl_fast import bpr_loss, infonce, lightgcn
 
 from .base import Batch, ModuleSystem, Recommender, features_of, table
+from .inference import LayerSums, affine, starting_with
 
 
 class SLMRec(Recommender):
@@ -86,8 +87,36 @@ class SLMRec(Recommender):
         return self.item_fusion(items / (self.layers + 1))
 
 
+class SLMRecInference(LayerSums):
+    """The content of an item is [W_m f_i^m of every modality]."""
+
+    no_items = ""
+
+    def weights(self, parameters):
+        return starting_with(parameters, "project.", "item_fusion.")
+
+    def content(self, weights, features):
+        return torch.cat([affine(weights, f"project.{m}", x) for m, x in enumerate(features)], 1)
+
+    def cold(self, weights, content):
+        no_ids = content.new_zeros(len(content), self.config.model.dim)
+        return affine(weights, "item_fusion", torch.cat([no_ids, content / (self.config.model.layers + 1)], 1))
+
+    def starts(self, known, warm):
+        users, items = super().starts(known, warm)
+        items = torch.cat([items, known.content], 1)
+        return users.repeat(1, items.shape[1] // users.shape[1]), items
+
+    def tables(self, known):
+        return super().tables(known) | starting_with(known.parameters, "user_fusion.")
+
+    def mapped(self, tables, users):
+        return affine(tables, "user_fusion", users)
+
+
 class SLMRecSystem(ModuleSystem):
     """SLMRec with AdamW."""
 
     reads_features = True
     model_type = SLMRec
+    inference = SLMRecInference

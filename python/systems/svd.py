@@ -14,10 +14,56 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..errors import InputError
 from .base import UntrainedSystem, features_of
+from .inference import Inference, bag
 
 NOISE = 1e-12  # entries of a (unit-length) singular vector below this are rounding errors of the solver
 BLOCK = 4096  # users processed at once
 FLAT = 1e-6  # a spread of scores below this, relative to the vector lengths, is rounding error
+
+
+class SVDInference(Inference):
+    """The embedding of a user is exactly that of training: P = Â Q Σ⁻¹, for one more row of Â. The degrees of the items
+    do not change. The content of an item is [f_i/‖f_i‖ of every modality]."""
+
+    no_users = ""
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.no_items = "" if config.svd.content else "svd.content is 0, so it does not use features"
+
+    def content(self, weights, features):
+        return torch.cat([unit_rows(x) for x in features], 1)
+
+    def cold(self, weights, content):
+        return torch.cat([content.new_zeros(len(content), self.config.model.dim), content], 1)
+
+    def tables(self, known):
+        settings, values = self.config.svd, known.parameters["values"].double()
+        right, features = known.items[:, : len(values)], known.items[:, len(values) :]
+        by_item = known.graph.item_degree.clamp(min=1).double() ** -settings.item_exponent
+        power = (values / values.max()) ** (2 * settings.power + 1)
+        inverse = torch.where(values > NOISE * values.max(), 1 / values, 0)
+        tables = {"sums": by_item[:, None] * right.double() * (inverse * power)}
+        if settings.content:
+            tables |= {"features": features, "widths": known.parameters["widths"]}
+            parts = features.split(tables["widths"].tolist(), 1)
+            for name, items in (("right", right), *((str(m), part) for m, part in enumerate(parts))):
+                tables[f"covariance.{name}"], tables[f"largest.{name}"] = _spread(items)
+        return tables
+
+    def users(self, tables, crow, col):
+        settings, degree = self.config.svd, crow.diff().clamp(min=1)[:, None]
+        users = bag(tables["sums"], crow, col) * degree.double() ** -settings.user_exponent
+        users = torch.where(users.abs() < NOISE, 0, users)
+        largest = users.abs().amax(1, keepdim=True)
+        users = (users / torch.where(largest > 0, largest, 1)).float()
+        if not settings.content:
+            return users
+        profiles = bag(tables["features"], crow, col) / degree
+        parts = [_scaled(users, tables["covariance.right"], tables["largest.right"])]
+        for m, profile in enumerate(profiles.split(tables["widths"].tolist(), 1)):
+            parts.append(settings.content * _scaled(profile, tables[f"covariance.{m}"], tables[f"largest.{m}"]))
+        return torch.cat(parts, 1)
 
 
 class SVDSystem(UntrainedSystem):
@@ -32,6 +78,8 @@ class SVDSystem(UntrainedSystem):
     features and those of the user's items. Each score is first divided by its standard deviation over the items, per
     user. If a user's scores do not vary in one of them, that part is 0.
     """
+
+    inference = SVDInference
 
     def build(self, dataset, graph, config) -> None:
         rank, settings = config.model.dim, config.svd
@@ -61,8 +109,11 @@ class SVDSystem(UntrainedSystem):
         self.users = torch.from_numpy(users.astype(np.float32)).to(graph.device)
         self.items = torch.from_numpy(right.astype(np.float32)).to(graph.device)
         self.rank = self.items.shape[1]  # the columns before the features
+        self.values = torch.from_numpy(values.copy())
+        self.widths = torch.tensor([], dtype=torch.int64)
         if settings.content:
             features = [unit_rows(raw.to(graph.device)) for raw in features_of(dataset, config)]
+            self.widths = torch.tensor([x.shape[1] for x in features])
             degrees = graph.user_degree.clamp(min=1)[:, None]
             profiles = [propagate(graph, items, "users", norm="none") / degrees for items in features]
             scaled = [
@@ -70,6 +121,10 @@ class SVDSystem(UntrainedSystem):
             ]
             self.users = torch.cat([_by_spread(self.users, self.items), *scaled], 1)
             self.items = torch.cat([self.items, *features], 1)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The singular values, and the widths of the modalities: what embedding a new user needs besides the items."""
+        return {"values": self.values, "widths": self.widths}
 
     def cold_items(self) -> Tensor | None:
         """The features of the items, with 0 in place of the singular vectors; None without svd.content."""
@@ -79,13 +134,18 @@ class SVDSystem(UntrainedSystem):
 
 
 def _by_spread(users: Tensor, items: Tensor) -> Tensor:
-    """users [U, d], each row divided by the standard deviation of its scores over the items [I, d].
+    """users [U, d], each row divided by the standard deviation of its scores over the items [I, d]."""
+    return _scaled(users, *_spread(items))
 
-    The variance is uᵀ C u with the covariance C of the items, so that no [U, I] matrix is formed.
-    """
+
+def _spread(items: Tensor) -> tuple[Tensor, Tensor]:
+    """(covariance C [d, d] of the items, largest length of an item)."""
     centred = items.double() - items.double().mean(0)
-    covariance, largest = centred.mT @ centred / len(items), items.norm(dim=1).amax()
-    del centred
+    return centred.mT @ centred / len(items), items.norm(dim=1).amax()
+
+
+def _scaled(users: Tensor, covariance: Tensor, largest: Tensor) -> Tensor:
+    """The variance of the scores of a user is uᵀ C u, so that no [U, I] matrix is formed."""
     blocks = []
     for block in users.split(BLOCK):
         block = block.double()

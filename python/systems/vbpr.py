@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import ModuleSystem, Recommender, features_of, table
+from .inference import Inference, affine, starting_with
 
 
 class VBPR(Recommender):
@@ -43,8 +44,26 @@ class VBPR(Recommender):
         return torch.cat([id_factors, self.project(self.features), bias + self.features @ self.feature_bias], 1)
 
 
+class VBPRInference(Inference):
+    """The content of an item is [E f_i, β'·f_i]."""
+
+    no_users = "the embedding of a user is trained, not computed from the items"
+    no_items = ""
+
+    def weights(self, parameters):
+        return starting_with(parameters, "project.", "feature_bias")
+
+    def content(self, weights, features):
+        joined = torch.cat(list(features), 1)
+        return torch.cat([affine(weights, "project", joined), joined @ weights["feature_bias"]], 1)
+
+    def cold(self, weights, content):
+        return torch.cat([content.new_zeros(len(content), self.config.model.dim // 2), content], 1)
+
+
 class VBPRSystem(ModuleSystem):
     """VBPR with BPR (Eq. 14) and AdamW."""
 
     reads_features = True
     model_type = VBPR
+    inference = VBPRInference

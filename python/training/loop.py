@@ -28,6 +28,7 @@ from .balance import Balance, measure
 from .checkpoints import Checkpoints
 from .progress import SELECTION_METRIC, Fit, LossTable, NullObserver, Observer, Position
 from .ranks import refuse_different_results
+from .start import Start
 
 REPORT_SECONDS = 0.25
 
@@ -38,7 +39,7 @@ def fit(
     observer: Observer | None = None,
     system: System | None = None,
     checkpoints: Checkpoints | None = None,
-    start: dict[str, Tensor] | None = None,
+    start: Start | None = None,
 ) -> Fit:
     """Train config.model.system on the dataset. Returns the best model by validation Recall@20.
 
@@ -48,8 +49,7 @@ def fit(
     validation interactions, the model of the last epoch is returned.
 
     observer: is called after every step and epoch. system: replaces config.model.system, for tests. checkpoints: resume
-    from the newest checkpoint and write new ones. start: parameters of a model of the same users and items, which
-    replace the random initial values.
+    from the newest checkpoint and write new ones. start: values of a model, which replace the random initial values.
 
     A step that runs out of memory is undone and repeated with item tiles of half the size. If it cannot be undone, the
     run continues from the newest checkpoint, or from the start. With several ranks the run ends instead, because the
@@ -81,7 +81,7 @@ class Run:
         observer: Observer,
         system: System | None = None,
         checkpoints: Checkpoints | None = None,
-        start: dict[str, Tensor] | None = None,
+        start: Start | None = None,
     ) -> None:
         self.dataset, self.config, self.observer, self.checkpoints = dataset, config, observer, checkpoints
         self.start = start
@@ -100,7 +100,7 @@ class Run:
         torch.manual_seed(self.config.train.seed)
         self.system.build(self.dataset, self.graph, self.config)
         if self.start is not None:
-            _load_start(self.system, self.start, self.config.train.start)
+            self.start.load(self.system)
         tile = self.config.train.tile or TILE_ELEMENTS
         users, items = _to_cpu(self.system.embeddings())
         self.fit = Fit(users, items, parameters={}, tile=tile)
@@ -261,22 +261,6 @@ class Run:
             fit.users, fit.items = _to_cpu((users, items))
             fit.parameters, fit.val, fit.best_epoch = _copies(self.system), metrics, record["epoch"]
             fit.best = metrics[SELECTION_METRIC]
-
-
-def _load_start(system: System, start: dict[str, Tensor], source: str) -> None:
-    """Replace the initial values of a system by the parameters of a model. Raises InputError for a wrong shape."""
-    initial = system.parameters()
-    fitting = {
-        name: tensor for name, tensor in start.items() if name in initial and initial[name].shape == tensor.shape
-    }
-    for name, parameter in system.trained_parameters():
-        if name not in fitting:
-            problem = f"has the shape {tuple(start[name].shape)}" if name in start else "is missing"
-            raise InputError(
-                f"{source}: the model does not fit this configuration: {name} {problem} instead of "
-                f"{tuple(parameter.shape)}; use the settings of the model"
-            )
-    system.load_parameters(initial | fitting)  # buffers whose shape depends on the interactions keep their values
 
 
 def pick_device(name: str) -> torch.device:

@@ -52,7 +52,7 @@ def configured(name: str):
 def digest(fit, name: str, folder: Path) -> str | None:
     """The sha256 of the model file, which the first rank writes."""
     path = folder / f"{name}.safetensors"
-    saved_model.save(saved_model.Model.of(fit, load_data(), configured(name).model.system), path)
+    saved_model.save(saved_model.Model.of(fit, load_data(), configured(name)), path)
     return hashlib.sha256(path.read_bytes()).hexdigest() if distributed.current().rank == 0 else None
 
 

@@ -190,7 +190,7 @@ def run_targets(folder):
     run = folder / "valid" / "run"
     run.mkdir()
     named = type(data)(**{**vars(data), "user_ids": np.array([f"ü{n}" for n in range(6)], dtype=object)})
-    saved_model.save(saved_model.Model.of(fitted, named, "lightgcn"), run / saved_model.FILE)
+    saved_model.save(saved_model.Model.of(fitted, named, made), run / saved_model.FILE)
     checkpoint.Checkpoints(run, data, made)._write(system, fitted, position)
     model = (run / saved_model.FILE).read_bytes()
     state = {str(path.relative_to(run)): path.read_bytes() for path in (run / "state").iterdir()}

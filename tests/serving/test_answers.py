@@ -5,11 +5,13 @@ import threading
 import numpy as np
 import pytest
 import torch
-from mmssl_trainer import recommend
+from mmssl_trainer import fit, load, recommend, save, similar
 from mmssl_trainer.ranking import Ranking
 from mmssl_trainer.runs.recommend import recommend as in_chunks
 from mmssl_trainer.serving.catalogue import Catalogue, Query
+from mmssl_trainer.serving.limits import Limits
 from served_model import DIM, N_ITEMS, N_USERS, made
+from training_cases import configured, small_catalogue
 
 
 def asked(client, path="/recommend", status=200, **message):
@@ -83,6 +85,67 @@ def test_candidates_are_ranked_as_in_the_whole_list(model, client_of):
         want = [(i, s) for i, s in zip(*whole.get(user, ([], [])), strict=True) if i in left][:9]
         assert list(zip(one["items"], one["scores"], strict=True)) == want
     assert asked(client, users=users[:1], candidates=[])["lists"][0]["items"] == []
+
+
+@pytest.fixture(scope="module", params=["lightgcn", "svd", "mmssl", "popularity"])
+def trained(request, tmp_path_factory):
+    """A trained model, as it is read from its file."""
+    path = tmp_path_factory.mktemp("trained") / "model.safetensors"
+    save(fit(small_catalogue(), configured(request.param, train__epochs=1)), path)
+    return load(path)
+
+
+def test_histories_get_the_lists_of_recommend(trained, client_of):
+    client, rng = client_of(trained), np.random.default_rng(2)
+    histories = {n: rng.integers(0, 80, int(size)).tolist() for n, size in enumerate([1, 3, 7, 40, 0, 2])}
+    candidates, out = [*range(5, 60), 79], [7, 8, 9]
+    for more in ({}, {"candidates": candidates}, {"exclude": out}, {"candidates": candidates, "exclude": out}):
+        found = recommend(
+            trained,
+            None,
+            10,
+            histories=histories,
+            candidates=more.get("candidates"),
+            excluded=[(user, item) for user in histories for item in more.get("exclude", [])],
+        )
+        want = {user: ([], []) for user in histories}
+        for user, item, score in zip(found.user.tolist(), found.item.tolist(), found.score.tolist(), strict=True):
+            want[user][0].append(item)
+            want[user][1].append(score)
+        lists = asked(client, histories=list(histories.values()), k=10, **more)["lists"]
+        assert [(one["items"], one["scores"]) for one in lists] == list(want.values())
+        assert {one["user"] for one in lists} == {None}
+        assert len(lists[3]["items"]) == 10 and not set(lists[3]["items"]) & set(histories[3])
+
+
+def test_similar_items_equal_those_of_the_function(trained, client_of):
+    client = client_of(trained)
+    known = np.flatnonzero((trained.items != 0).any(1)).tolist()[:5]
+    found = similar(trained, known, 6)
+    lists = asked(client, "/similar", items=known, k=6)["lists"]
+    assert [item for one in lists for item in one["items"]] == found.similar.tolist()
+    assert [cosine for one in lists for cosine in one["cosines"]] == found.cosine.tolist()
+
+
+def test_a_system_that_cannot_embed_histories_says_why(client_of):
+    client = client_of(fit(small_catalogue(), configured("mf", train__epochs=1)))
+    error = asked(client, histories=[[1]], status=422)["error"]
+    assert error.startswith("histories: ") and "cannot embed a user by a history" in error
+    assert len(asked(client, users=[1])["lists"][0]["items"]) == 20
+    old = client_of(made())
+    assert "histories: " in asked(old, histories=[["i1"]], status=422)["error"]
+
+
+def test_wrong_histories_are_refused(trained, client_of):
+    client = client_of(trained, Limits(lists=3, ids=5))
+    for histories, says in (
+        ([[1], [2, "none"]], "histories[1][1]: the model has no item 'none'"),
+        ([[1]] * 4, "histories: has 4 entries, the most is 3"),
+        ([[1], list(range(6))], "histories[1]: has 6 entries, the most is 5"),
+        ([1], "histories[0]: input should be a valid array"),
+        ([[[1]]], "histories[0][0]: an id must be a text or an integer"),
+    ):
+        assert says in asked(client, histories=histories, status=422)["error"]
 
 
 def test_similar_items_have_the_highest_cosines(model, client_of):

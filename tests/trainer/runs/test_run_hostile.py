@@ -12,6 +12,7 @@ from data_folders import one_line
 from data_fuzz import BYTES, FUZZ, mutations, within_64_mib
 from hypothesis import given
 from hypothesis import strategies as st
+from mmssl_trainer import configure
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config.compare import refuse_other
 from mmssl_trainer.data import InputError, load, synthetic
@@ -29,7 +30,7 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / saved_model.FILE
     data = synthetic(seed=1, n_users=6, n_items=20, modalities={"image": 2})
     fitted = Fit(torch.ones(6, 2), torch.ones(20, 2), {"w": torch.ones(2)})
-    saved_model.save(saved_model.Model.of(fitted, data, "lightgcn"), path)
+    saved_model.save(saved_model.Model.of(fitted, data, configure({"model.system": "lightgcn"})), path)
     return path.read_bytes()
 
 

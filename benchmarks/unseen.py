@@ -1,0 +1,120 @@
+"""What runs know about users and items outside their training data: `python benchmarks/unseen.py RUN…`.
+
+For every run, as far as its system and data allow:
+
+overlap@20     users with training interactions: the share of the list of 20 that is also in the list of the same user
+               by fold-in from these interactions, mean over the users.
+new users      users without training interactions and with at least two held-out items that training knows: recall@20
+               of one half of the items, from the other half as the history. The halves are drawn with a fixed seed.
+cold items     recall@20 of the cold items in the test split, ranked alone, and beside all other items; the share of the
+               places in all users' lists of 20 that cold items get, beside their share of the catalogue.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from mmssl_trainer import InputError, embed_items, load, load_data
+from mmssl_trainer.config.load import load as load_config
+from mmssl_trainer.inference.histories import embed
+from mmssl_trainer.ranking import Ranking, item_popularity, ranking_metrics
+from mmssl_trainer.systems import title
+
+from mmssl_fast import InteractionGraph
+
+K, NEAREST = 20, (0, 10)
+
+
+def lists(users, items, popularity, seen):
+    """The best K items of all users, int64 [U, K]."""
+    ranking = Ranking(items, popularity, InteractionGraph.from_scipy(seen))
+    return torch.cat([ranking.best(users[rows], rows, K)[1] for rows in torch.arange(len(users)).split(2048)])
+
+
+def overlap(model):
+    data = model.interactions
+    known = np.flatnonzero(np.diff(data.train.indptr))
+    rows, popularity = sp.csr_array(data.train[known]), item_popularity(data)
+    own = lists(model.users[torch.from_numpy(known)], model.items, popularity, rows)
+    folded = lists(embed(model, rows), model.items, popularity, rows)
+    return np.mean([len({*a} & {*b}) / K for a, b in zip(own.tolist(), folded.tolist(), strict=True)])
+
+
+def new_users(model):
+    """(recall by fold-in, recall by popularity, users)."""
+    data, generator = model.interactions, np.random.default_rng(0)
+    known_items = np.diff(data.train.tocsc().indptr) > 0
+    heldout = data.val.maximum(data.test).multiply(known_items).tocsr()
+    heldout.eliminate_zeros()
+    chosen = np.flatnonzero((np.diff(data.train.indptr) == 0) & (np.diff(heldout.indptr) >= 2))
+    if not len(chosen):
+        return None
+    halves = [[], []]
+    for row, user in enumerate(chosen):
+        items = generator.permutation(heldout[[user]].indices)
+        for half, part in zip(halves, (items[: len(items) // 2], items[len(items) // 2 :]), strict=True):
+            half += [(row, item) for item in part]
+    shape = len(chosen), data.n_items
+    history, target = (sp.csr_array((np.ones(len(half), np.float32), np.array(half).T), shape=shape) for half in halves)
+    options = [K], InteractionGraph.from_scipy(history)
+    counts = item_popularity(data)
+    found = [
+        ranking_metrics(users, model.items, target, *options, popularity=counts)[f"recall@{K}"]
+        for users in (embed(model, history), torch.zeros(len(chosen), model.items.shape[1]))
+    ]
+    return *found, len(chosen)
+
+
+def cold_items(model, folder):
+    """[(nearest, recall among cold items, recall of cold items beside the others, share of the places)]."""
+    data, config = model.interactions, load_config(folder / "config.toml")
+    features = load_data(**config.data.model_dump()).features
+    cold = np.flatnonzero(np.diff(data.train.tocsc().indptr) == 0)
+    target = sp.csr_array(data.test[:, cold])
+    rows, counts = [], item_popularity(data)
+    known = np.flatnonzero(np.diff(data.train.indptr))
+    beside = data.test.multiply(np.isin(np.arange(data.n_items), cold)).tocsr()
+    beside.eliminate_zeros()
+    seen = InteractionGraph.from_scipy(data.train)
+    for nearest in NEAREST:
+        items = model.items.clone()
+        items[torch.from_numpy(cold)] = embed_items(model, {m: x[cold] for m, x in features.items()}, nearest)
+        alone = ranking_metrics(model.users, items[torch.from_numpy(cold)], target, [K])[f"recall@{K}"]
+        mixed = ranking_metrics(model.users, items, sp.csr_array(beside), [K], seen, popularity=counts)[f"recall@{K}"]
+        whole = ranking_metrics(model.users, items, data.test, [K], seen, popularity=counts)[f"recall@{K}"]
+        found = lists(model.users[torch.from_numpy(known)], items, counts, sp.csr_array(data.train[known]))
+        share = np.isin(found.numpy(), cold).mean()
+        rows.append((nearest, alone, mixed, whole, share))
+    return rows, len(cold) / data.n_items, K / len(cold)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--cold", action="store_true", help="only the cold items")
+    for folder in (arguments := parser.parse_args()).runs:
+        model = load(folder)
+        name = f"{folder.name}: {title(model.metadata['system'])} on {model.interactions.name}"
+        try:
+            if not arguments.cold:
+                print(f"{name}: overlap@{K} {overlap(model):.3f}", flush=True)
+                if found := new_users(model):
+                    print(f"  {found[2]} new users: recall@{K} by fold-in {found[0]:.4f}, by popularity {found[1]:.4f}")
+            else:
+                rows, share, chance = cold_items(model, folder)
+                print(f"{name}: cold items are {share:.1%} of the catalogue; chance {chance:.4f}", flush=True)
+                for nearest, alone, mixed, whole, places in rows:
+                    print(
+                        f"  nearest {nearest}: recall@{K} of cold items alone {alone:.4f}, beside all {mixed:.4f}, of "
+                        f"all items {whole:.4f}; cold items get {places:.1%} of the places"
+                    )
+        except InputError as error:
+            print(f"{name}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""mmssl-fast similar: the items that are most similar to an item."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from .options import RunPath
+
+
+def similar(
+    run: RunPath,
+    items: Annotated[list[str], typer.Argument(metavar="ITEM…", help="Ids of items.")],
+    k: Annotated[int, typer.Option("--k", help="Similar items per item.")] = 10,
+    by: Annotated[
+        Literal["all", "features"],
+        typer.Option(help="Embedding to compare: all, which scores the items, or that of their features alone."),
+    ] = "all",
+) -> None:
+    """Print the items with the most similar embedding, by cosine."""
+    from ..console import output, tables
+    from ..inference.similar import similar as most_similar
+    from ..runs import saved_model
+
+    found = most_similar(saved_model.load(run), items, k, by)
+    columns = zip(*(column.tolist() for column in found), strict=True)
+    cells = [[str(item), rank, str(other), cosine] for item, rank, other, cosine in columns]
+    output.OUT.print(tables.table("", found._fields, cells))

@@ -1,0 +1,58 @@
+"""Which items may be recommended, and which pairs may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from ..data import SPLITS
+from ..errors import InputError
+from ..ranking import item_popularity
+from ..runs.saved_model import Model
+
+Id = str | int
+
+
+def with_candidates(model: Model, items: Iterable[Id]) -> Model:
+    """The model with these items only, in its own order. Ids that the model does not have are ignored.
+
+    Raises InputError if none is left.
+    """
+    data = model.interactions
+    found = {index for item in items if (index := data.item_index.get(str(item))) is not None}
+    if not found:
+        raise InputError(f"{data.name}: none of the candidates is an item of the model; give ids as in the data")
+    kept = np.array(sorted(found))
+    popularity = item_popularity(data) if model.popularity is None else model.popularity
+    return replace(
+        model,
+        items=model.items[torch.from_numpy(kept)],
+        interactions=replace(
+            data,
+            n_items=len(kept),
+            item_ids=data.original_items(kept),
+            fingerprint="",
+            **{split: sp.csr_array(getattr(data, split)[:, kept]) for split in SPLITS},
+        ),
+        popularity=popularity[kept],
+        base=model.base or model,
+    )
+
+
+def pairs_of(model: Model, users: Sequence[Id], items: Sequence[Id]) -> sp.csr_array:
+    """The pairs (users[n], items[n]) of original ids as SciPy CSR float32 [U, I]. Pairs with an unknown user or item
+    are ignored: they cannot be recommended."""
+    data = model.interactions
+    rows = np.array([data.user_index.get(str(user), -1) for user in users], np.int64)
+    columns = np.array([data.item_index.get(str(item), -1) for item in items], np.int64)
+    kept = (rows >= 0) & (columns >= 0)
+    matrix = sp.csr_array(
+        (np.ones(int(kept.sum()), np.float32), (rows[kept], columns[kept])), shape=(data.n_users, data.n_items)
+    )
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix

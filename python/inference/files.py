@@ -1,0 +1,151 @@
+"""The files with which a model is asked: histories, pairs, new items, and tables of items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data.arrow import pyarrow
+from ..data.features import ENDS, feature_files
+from ..data.files import existing_file
+from ..data.named_features import read_named_features
+from ..data.tables import read_table
+from ..errors import InputError, shown
+
+SEPARATOR = "|"  # between several values in one cell
+
+
+def read_pairs(path: Path) -> tuple[list[str], list[str]]:
+    """(users, items) of a table with the columns user and item, as texts."""
+    table = read_table(path, ["user", "item"])
+    users, items = ([table[name].texts[code] for code in table[name].codes.tolist()] for name in ("user", "item"))
+    return users, items
+
+
+def read_histories(path: Path) -> dict[str, list[str]]:
+    """{user: items} of a table with the columns user and item, in the order of the users in the file."""
+    histories: dict[str, list[str]] = {}
+    for user, item in zip(*read_pairs(path), strict=True):
+        histories.setdefault(user, []).append(item)
+    if not histories:
+        raise InputError(f"{path}: contains no history; give rows with user and item")
+    return histories
+
+
+def read_new_items(sources: Sequence[str], modalities: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """(ids, {modality: features [n, d_m]}) from feature files with ids, or folders of them.
+
+    A source is a folder with <modality>_feat files, a file of such a name, MODALITY=FILE, or any file if there is one
+    modality only. Raises InputError for a file without ids, a missing or repeated modality, and files whose ids differ.
+    """
+    paths: dict[str, Path] = {}
+    for source in sources:
+        for name, path in _by_modality(source, modalities).items():
+            if name in paths:
+                raise InputError(f"{path}: {paths[name]} already has the modality {shown(name)}; give only one of them")
+            paths[name] = path
+    missing = [name for name in modalities if name not in paths]
+    if missing:
+        raise InputError(
+            f"{sources[0]}: the features {', '.join(map(repr, missing))} of the new items are missing; give a file for "
+            f"every modality of the model ({', '.join(modalities)}), as MODALITY=FILE"
+        )
+    ids: list[str] = []
+    features: dict[str, np.ndarray] = {}
+    for name in modalities:
+        path = existing_file(paths[name])
+        if path.suffix not in ENDS or path.suffix == ".npy":
+            raise InputError(f"{path}: has no ids; write the features of new items as .parquet, .npz or .safetensors")
+        column, values = read_named_features(path)
+        own = [column.texts[code] for code in column.codes.tolist()]
+        if not features:
+            ids = own
+            _refuse_repeated(path, ids)
+        features[name] = values[_places(path, own, ids)]
+    return ids, features
+
+
+def _by_modality(source: str, modalities: Sequence[str]) -> dict[str, Path]:
+    name, equals, file = source.partition("=")
+    if equals and name in modalities:
+        return {name: Path(file)}
+    path = Path(source)
+    if path.is_dir():
+        return {name: path for name, path in feature_files(path).items() if name in modalities}
+    for name in modalities:
+        if path.name == f"{name}_feat{path.suffix}":
+            return {name: path}
+    if len(modalities) == 1:
+        return {modalities[0]: path}
+    raise InputError(
+        f"{source}: belongs to which modality? give MODALITY=FILE with one of {', '.join(modalities)}, or name it "
+        f"{modalities[0]}_feat{path.suffix or '.parquet'}"
+    )
+
+
+def _refuse_repeated(path: Path, ids: list[str]) -> None:
+    seen: set[str] = set()
+    for item in ids:
+        if item in seen:
+            raise InputError(f"{path}: has two rows for the item {shown(item)}; keep only one")
+        seen.add(item)
+
+
+def _places(path: Path, own: list[str], ids: list[str]) -> np.ndarray:
+    """The rows of the file in the order of ids."""
+    place = {item: row for row, item in enumerate(own)}
+    if len(place) != len(own) or place.keys() != set(ids):
+        other = next(iter(set(ids).symmetric_difference(place)), ids[0])
+        raise InputError(f"{path}: its items differ from those of the first feature file, such as {shown(other)}")
+    return np.array([place[item] for item in ids], np.int64)
+
+
+def read_filtered(path: Path, conditions: Iterable[str]) -> list[str]:
+    """The ids of the items in a table that satisfy all conditions COLUMN=VALUE.
+
+    A cell satisfies a condition if it equals the value, or if one of its parts between bars does: Action|Comedy. Of
+    several conditions with the same column, one must be satisfied. Cells may be empty.
+    """
+    wanted: dict[str, set[str]] = {}
+    for condition in conditions:
+        column, equals, value = condition.partition("=")
+        if not equals or not column:
+            raise InputError(f"--filter {shown(condition)}: must be COLUMN=VALUE")
+        wanted.setdefault(column.strip(), set()).add(value.strip())
+    columns = _texts(path, ["item", *wanted])
+    kept = []
+    for item, *cells in zip(*(columns[name] for name in ("item", *wanted)), strict=True):
+        values = ({cell, *(part.strip() for part in cell.split(SEPARATOR))} for cell in cells)
+        if all(found & allowed for found, allowed in zip(values, wanted.values(), strict=True)):
+            kept.append(item)
+    if not kept:
+        asked = ", ".join(f"{column}={' or '.join(sorted(values))}" for column, values in wanted.items())
+        raise InputError(f"{path}: no item has {asked}; check the spelling of the value")
+    return kept
+
+
+def _texts(path: Path, names: list[str]) -> dict[str, list[str]]:
+    """Columns of a table as text; an empty cell is ''."""
+    pa = pyarrow()
+    from pyarrow import csv, parquet
+
+    existing_file(path)
+    try:
+        if path.suffix == ".parquet":
+            present = parquet.read_schema(path).names
+            table = parquet.read_table(path, columns=[name for name in names if name in present])
+        else:
+            # All columns as text: otherwise 007 would become 7.
+            with csv.open_csv(path) as reader:
+                present = reader.schema.names
+            options = csv.ConvertOptions(column_types=dict.fromkeys(present, pa.string()), include_columns=present)
+            table = csv.read_csv(path, convert_options=options)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: is not a readable table ({shown(str(error), 160)}); write it again") from None
+    for name in names:
+        if name not in present:
+            shown_names = ", ".join(present)[:160]
+            raise InputError(f"{path}: has no column {name}; its columns are {shown_names}")
+    return {name: ["" if cell is None else str(cell) for cell in table.column(name).to_pylist()] for name in names}

@@ -1,0 +1,95 @@
+"""`train --from`: the values of a model for other data. Users and items are mapped by their original ids."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmssl_fast import cosine_topk
+
+from ..data import Dataset
+from ..errors import InputError
+from ..systems import create, title
+from ..systems.inference import ROWS_OF, ItemTower, content_of
+from ..training.start import Start
+from . import saved_model
+
+NEAREST = 10  # known items from which a new item gets its id embedding
+
+
+def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str | None]:
+    """(values, a sentence about users and items that the model does not know) for a run of this system on the dataset.
+
+    Known users and items keep their rows of every parameter. A new item gets the mean of the rows of the NEAREST known
+    items by features, if the system embeds items by features; all other new rows keep their random initial values, and
+    get what the layers of the model bring to them.
+
+    Raises InputError if it is a model of another system, if the system is not trained, or if no user or no item of the
+    model is in the dataset.
+    """
+    model = saved_model.load(source)
+    model_system = model.metadata.get("system", "")
+    if model_system != system:
+        raise InputError(f"{source}: is a model of {title(model_system)}, but this run trains {title(system)}")
+    if not create(system).trains:
+        raise InputError(f"{source}: {title(system)} is not trained, so a run cannot start from its model")
+    places = {side: _places(model.interactions, dataset, side) for side in ("users", "items")}
+    counts = {"users": dataset.n_users, "items": dataset.n_items}
+    old = {"users": model.interactions.n_users, "items": model.interactions.n_items}
+    if all(np.array_equal(place, np.arange(old[side])) for side, place in places.items()):
+        return Start(source, model.parameters), None
+    for side, place in places.items():
+        if not (place >= 0).any():
+            raise InputError(
+                f"{source}: none of the {old[side]:,} {side} of the model is in {dataset.name}; a run can start only "
+                "from a model of the same shop: check that the ids are the same"
+            )
+    rows = saved_model.inference(model).rows if "settings" in model.metadata else ROWS_OF
+    parameters, known = {}, {}
+    near = _nearest(model, dataset, places["items"])
+    for name, tensor in model.parameters.items():
+        which = next((one for prefix, one in rows.items() if name == prefix or name.startswith(f"{prefix}.")), None)
+        if which is None or tensor.ndim != 2 or len(tensor) != old[which]:
+            parameters[name] = tensor
+            continue
+        row_of = torch.from_numpy(places[which])
+        there = row_of >= 0
+        value = tensor.new_zeros(counts[which], tensor.shape[1])
+        value[there] = tensor[row_of[there]]
+        known[name] = there
+        if which == "items" and near is not None:
+            value[~there] = tensor[near].mean(1)
+            known[name] = torch.ones_like(there)
+        parameters[name] = value
+    shared = {side: int((place >= 0).sum()) for side, place in places.items()}
+    how = "" if near is None else f"; new items start from their {near.shape[1]} nearest known items by features"
+    note = (
+        f"the model knows {shared['users']:,} of {counts['users']:,} users and {shared['items']:,} of "
+        f"{counts['items']:,} items{how}"
+    )
+    return Start(source, parameters, known, same_data=False), note
+
+
+def _places(old: Dataset, new: Dataset, side: str) -> np.ndarray:
+    """For every user or item of `new`, its index in `old`, int64; −1 for those that are not there."""
+    index = old.user_index if side == "users" else old.item_index
+    ids = new.original_users(range(new.n_users)) if side == "users" else new.original_items(range(new.n_items))
+    return np.array([index.get(str(one), -1) for one in ids.tolist()], np.int64)
+
+
+def _nearest(model: saved_model.Model, dataset: Dataset, place: np.ndarray) -> Tensor | None:
+    """For every new item the nearest known items with interactions, int64 [n, NEAREST], by the cosine of their
+    embeddings by features. None if there is no new item, or the system does not embed items by features."""
+    new = np.flatnonzero(place < 0)
+    if not len(new) or model.content is None or model.scaling is None:
+        return None
+    features, widths = dataset.features, {name: len(mean) for name, mean in model.scaling.mean.items()}
+    if widths != {name: values.shape[1] for name, values in features.items()}:
+        return None  # the parameters do not fit either, which names the difference
+    tower = ItemTower(saved_model.inference(model), model.parameters, model.scaling)
+    with torch.no_grad():
+        warm = torch.from_numpy(np.flatnonzero(np.diff(model.interactions.train.tocsc().indptr)))
+        fresh = tower.cold(content_of(tower, {name: values[new] for name, values in features.items()}))
+        found = cosine_topk(fresh, tower.cold(model.content[warm]), min(NEAREST, len(warm)))[1]
+    return warm[found]

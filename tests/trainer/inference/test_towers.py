@@ -1,0 +1,250 @@
+"""Users and items outside the training data: the towers equal the systems, before and after the model file."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from mmssl_trainer import InputError, configure, embed_items, fold_in, load, save, similar
+from mmssl_trainer.data import synthetic
+from mmssl_trainer.data.dataset import build
+from mmssl_trainer.inference.new_items import with_new_items
+from mmssl_trainer.runs.saved_model import FORMAT_WITHOUT_INFERENCE, Model
+from mmssl_trainer.systems import SYSTEMS, create
+from mmssl_trainer.training import loop
+
+NO_USERS = {"mf", "vbpr", "clcrec", "grcn"}
+WITH_ITEMS = {"mmssl", "vbpr", "lightgcn_m", "mmgcn", "grcn", "mmgcl", "slmrec", "clcrec"}
+USER_TABLES = ("users", "user_embedding", "preferences.")
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Users without history and items without interactions occur, and ids are not indices."""
+    whole = synthetic(seed=1, n_users=90, n_items=70, modalities={"image": 8, "text": 6}, mean_degree=12)
+    whole.features["image"][:, 3] = 7  # a constant column is 0 after standardisation
+    pairs = {name: getattr(whole, name).nonzero() for name in ("train", "val", "test")}
+    kept = (pairs["train"][0] != 5) & (pairs["train"][1] % 9 != 0)
+    pairs["train"] = tuple(side[kept] for side in pairs["train"])
+    ids = np.arange(70) * 3 + 100
+    return build("made", "made", (90, 70), pairs, whole.features, item_ids=ids)
+
+
+def trained(data, system, **values):
+    """(System, Model) after one epoch. All values that only training gives a user are 0."""
+    settings = {"model.system": system, "model.dim": 8, "model.heads": 2, "train.epochs": 1, "train.batch": 300}
+    config = configure(settings | {"train.threads": 1} | {name.replace("__", "."): one for name, one in values.items()})
+    instance = create(system)
+    fit = loop.fit(data, config, system=instance)
+    fit.parameters = {
+        name: torch.zeros_like(tensor) if name.startswith(USER_TABLES) else tensor
+        for name, tensor in fit.parameters.items()
+    }
+    instance.load_parameters(fit.parameters)
+    if system == "mmssl":  # otherwise those of the initial projections
+        instance.model.refresh_neighbours()
+        fit.parameters = {name: tensor.clone() for name, tensor in instance.parameters().items()}
+    fit.users, fit.items = (side.clone() for side in instance.embeddings())
+    return instance, Model.of(fit, data, config)
+
+
+def written(model, path):
+    save(model, path / "model.safetensors")
+    return load(path / "model.safetensors")
+
+
+def histories(data, users):
+    return [data.original_items(data.train[[user]].indices).tolist() for user in users]
+
+
+VARIANTS = [
+    ("mmssl", {}),
+    ("mmssl", {"model__norm": "both", "model__layers": 3, "model__final_softmax": False}),
+    (
+        "mmssl",
+        {
+            "model__norm": "none",
+            "model__neighbours": 0,
+            "loss__contrastive": False,
+            "model__standardise": False,
+            "model__layers": 1,
+        },
+    ),
+    ("mmssl", {"model__exclude_seen_neighbours": False, "model__omega": 0.7, "model__eta": 0.9}),
+    ("svd", {}),
+    ("svd", {"svd__content": 0.5, "svd__user_exponent": 0.3, "svd__item_exponent": 0.7, "svd__power": 2}),
+    *((name, {}) for name in sorted(SYSTEMS.keys() - NO_USERS - {"mmssl", "svd"})),
+]
+
+
+@pytest.mark.parametrize("name, values", VARIANTS)
+def test_history_gives_what_the_layers_give_a_known_user(data, tmp_path, name, values):
+    """Without the id embeddings of users, the embedding of a known user depends on its items only."""
+    _, model = trained(data, name, **values)
+    known = [user for user in range(90) if user != 5]
+    found = fold_in(written(model, tmp_path), histories(data, known))
+    torch.testing.assert_close(found, model.users[known], rtol=2e-4, atol=2e-6)
+    assert found.abs().amax() > 0
+    assert torch.equal(found, fold_in(model, histories(data, known)))
+    assert not fold_in(model, [[]]).any()
+
+
+@pytest.mark.parametrize("name", [*sorted(WITH_ITEMS), "svd"])
+def test_features_give_the_embedding_of_a_cold_item(data, tmp_path, name):
+    values = {"svd__content": 0.5} if name == "svd" else {}
+    system, model = trained(data, name, **values)
+    some = {modality: features[10:25] for modality, features in data.features.items()}
+    found = embed_items(written(model, tmp_path), some)
+    torch.testing.assert_close(found, system.cold_items()[10:25], rtol=1e-5, atol=1e-7)
+    assert torch.equal(found, embed_items(model, some)) and found.abs().amax() > 0
+
+
+def test_float16_and_integer_features(data):
+    _, model = trained(data, "mmssl")
+    halves = {name: values.astype(np.float16) for name, values in data.features.items()}
+    exact = {name: values.astype(np.float64) for name, values in halves.items()}
+    assert torch.equal(embed_items(model, halves), embed_items(model, exact))
+    whole = {name: np.ones(values.shape, np.int64) for name, values in data.features.items()}
+    assert embed_items(model, whole).isfinite().all()
+
+
+def test_collaborative_part_comes_from_the_nearest_known_items(data):
+    _, model = trained(data, "clcrec")
+    some = {modality: features[1:4] for modality, features in data.features.items()}
+    cold, by_features = embed_items(model, some), embed_items(model, data.features)
+    warm = np.flatnonzero(data.train.sum(axis=0) > 0)
+    unit = torch.nn.functional.normalize
+    nearest = warm[(unit(cold) @ unit(by_features[warm]).T).topk(3).indices.numpy()]
+    expected = cold + (model.items - by_features)[torch.from_numpy(nearest)].mean(1)
+    torch.testing.assert_close(embed_items(model, some, nearest=3), expected)
+    with pytest.raises(InputError, match="nearest = -1: must be between 0 and 62"):
+        embed_items(model, some, nearest=-1)
+
+
+@pytest.mark.parametrize("name", sorted(NO_USERS))
+def test_systems_that_train_their_users_refuse_in_one_line(data, name):
+    _, model = trained(data, name)
+    with pytest.raises(InputError, match=r"^[\w-]+ cannot embed a user by a history: [^\n]*train[^\n]*$"):
+        fold_in(model, [[100]])
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS.keys() - WITH_ITEMS))
+def test_systems_without_features_refuse_in_one_line(data, name):
+    _, model = trained(data, name)
+    with pytest.raises(InputError, match=r"^[\w-]+ cannot embed an item by its features: [^\n]+$"):
+        embed_items(model, data.features)
+
+
+def test_earlier_files_are_refused_for_this_and_nothing_else(data, tmp_path):
+    _, model = trained(data, "mmssl")
+    model.metadata = {"format": FORMAT_WITHOUT_INFERENCE, "system": "mmssl", "mmssl_fast": "0.1.7", "data": "made"}
+    again = written(model, tmp_path)
+    assert again.content is None and torch.equal(again.users, model.users)
+    for ask in (lambda: fold_in(again, [[103]]), lambda: embed_items(again, data.features)):
+        with pytest.raises(InputError, match=r"written by mmssl_fast 0.1.7, and lacks the settings .* train again$"):
+            ask()
+    assert similar(again, [103], k=3).rank.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("settings", ["{", '{"model": {"dims": 3}}', '{"model": {"layers": "many"}}'])
+def test_damaged_settings_are_one_line(data, settings):
+    _, model = trained(data, "lightgcn")
+    model.metadata["settings"] = settings
+    with pytest.raises(InputError, match=r"^the settings of the model of made cannot be read [^\n]*train again$"):
+        fold_in(model, [[103]])
+
+
+def test_missing_parameters_are_one_line(data):
+    _, model = trained(data, "mmssl")
+    model.parameters.pop("user_embedding")
+    with pytest.raises(InputError, match=r"^the model of made cannot embed users: 'user_embedding' [^\n]*train again$"):
+        fold_in(model, [[103]])
+    model.parameters["projections.0.weight"] = torch.zeros(3, 3)
+    model.content = model.scaling = None
+    with pytest.raises(InputError, match=r"^the model of made cannot embed items: [^\n]*: train again$"):
+        embed_items(model, data.features)
+
+
+def test_unknown_items_are_named_or_skipped(data):
+    _, model = trained(data, "lightgcn")
+    with pytest.raises(InputError, match="2 items of the histories were not in the training data: 'x', '1'"):
+        fold_in(model, [[103, "x"], ["x", 1]])
+    found = fold_in(model, [[103, "x", 106], ["x"]], unknown="skip")
+    assert torch.equal(found[:1], fold_in(model, [["106", 103, 103]])) and not found[1].any()
+    with pytest.raises(InputError, match="unknown = 'drop': must be refuse or skip"):
+        fold_in(model, [], unknown="drop")
+
+
+def test_wrong_features_are_named(data):
+    _, model = trained(data, "vbpr")
+    image, text = data.features["image"], data.features["text"]
+    broken = text.copy()
+    broken[4, 2] = np.nan
+    for features, fragment in (
+        ({"image": image}, "features 'text' are missing; the modalities of the model are image, text"),
+        ({"image": image, "text": text, "audio": text}, "features 'audio': is not a modality of the model"),
+        ({"image": image, "text": text[:, :5]}, r"features 'text': have the shape \(70, 5\)"),
+        ({"image": image, "text": text[:5]}, "features 'text': have 5 rows, those of 'image' have 70"),
+        ({"image": image, "text": broken}, "features 'text': row 4 contains a value that is not finite"),
+    ):
+        with pytest.raises(InputError, match=fragment):
+            embed_items(model, features)
+
+
+def test_new_items_stand_after_those_of_the_model(data):
+    _, model = trained(data, "mmssl")
+    some = {modality: features[:2] for modality, features in data.features.items()}
+    more = with_new_items(model, [7, 8], some)
+    assert more.interactions.n_items == 72 and more.interactions.find_items([7, 103]).tolist() == [70, 1]
+    assert torch.equal(more.items[70:], embed_items(model, some)) and torch.equal(more.items[:70], model.items)
+    assert more.interactions.train.shape == (90, 72) and more.interactions.original_items([71]).tolist() == [8]
+    for ids, fragment in (([7, 103], "'103' is already an item of the model"), ([7, "7"], "'7' occurs twice")):
+        with pytest.raises(InputError, match=fragment):
+            with_new_items(model, ids, some)
+
+
+def test_similar_items_are_those_of_the_highest_cosine(data):
+    _, model = trained(data, "mmssl")
+    found = similar(model, [103, "130"], k=4)
+    unit = torch.nn.functional.normalize(model.items)
+    for at, index in enumerate((1, 10)):
+        cosine = unit @ unit[index]
+        cosine[index] = -2
+        best = cosine.topk(4)
+        assert found.similar[4 * at : 4 * at + 4].tolist() == (best.indices * 3 + 100).tolist()
+        np.testing.assert_allclose(found.cosine[4 * at : 4 * at + 4], best.values, atol=1e-6)
+    assert found.item.tolist() == [103] * 4 + [130] * 4 and found.rank.tolist() == [1, 2, 3, 4] * 2
+    by_features = torch.nn.functional.normalize(embed_items(model, data.features))
+    order = (by_features @ by_features[1]).argsort(descending=True)
+    assert similar(model, [103], k=3, by="features").similar.tolist() == (order[order != 1][:3] * 3 + 100).tolist()
+
+
+def test_similar_refuses_what_it_cannot_know(data):
+    _, model = trained(data, "lightgcn")
+    with pytest.raises(InputError, match="item 'x' is not in the data"):
+        similar(model, ["x"])
+    with pytest.raises(InputError, match="nothing is known about the item 100"):
+        similar(model, [100])
+    with pytest.raises(InputError, match="k = 70: must be between 1 and 69"):
+        similar(model, [103], k=70)
+    with pytest.raises(InputError, match="LightGCN cannot embed an item by its features"):
+        similar(model, [103], by="features")
+    cold = {100 + 27 * n for n in range(8)}
+    assert not cold & set(similar(model, [103], k=60).similar.tolist())
+
+
+def test_the_file_says_what_it_was_made_with(data, tmp_path):
+    _, model = trained(data, "svd", svd__content=0.5)
+    again = written(model, tmp_path)
+    settings = json.loads(again.metadata["settings"])
+    assert settings["svd"]["content"] == 0.5 and set(settings) == {"model", "svd"}
+    assert list(again.scaling.mean) == ["image", "text"] and again.content.shape == (70, 14)
+
+
+def test_histories_are_sets(data):
+    from mmssl_trainer.inference.histories import history_rows
+
+    rows = history_rows(data, [[103, 106, "103"], []])
+    assert isinstance(rows, sp.csr_array) and rows.shape == (2, 70) and rows.indices.tolist() == [1, 2]
+    assert rows.data.tolist() == [1, 1]
