@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .data import Dataset as Dataset
     from .data.convert import convert_data as convert_data
     from .errors import InputError as InputError
+    from .exports import export as export
     from .inference.histories import fold_in as fold_in
     from .inference.new_items import embed_items as embed_items
     from .inference.similar import Similar as Similar
@@ -66,6 +67,7 @@ _PUBLIC = {
     "embed_items": ("inference.new_items", "embed_items"),
     "evaluate": ("api", "evaluate"),
     "evaluate_cold": ("runs.cold", "evaluate_cold"),
+    "export": ("exports", "export"),
     "fit": ("api", "fit"),
     "fold_in": ("inference.histories", "fold_in"),
     "load": ("runs.saved_model", "load"),

@@ -1,9 +1,11 @@
 """The exceptions that end a command with a one-line message, and helpers for such messages."""
 
+import importlib
 import json
 import re
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -62,6 +64,17 @@ def install_command(extra: str) -> str:
     if url.scheme == "file" and path.exists():
         return f'pip install "{path}[{extra}]"'
     return f'in the folder of the mmssl_fast checkout: pip install ".[{extra}]"'
+
+
+def needed(name: str, extra: str) -> Any:
+    """Import a module that comes with an extra. Raises InputError with the pip command if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise InputError(f"the package {package} is not installed; {install_command(extra)}") from None
 
 
 _OUT_OF_MEMORY = (

@@ -17,9 +17,11 @@ from .data_check import data_check
 from .data_convert import data_convert
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .recommend import recommend
 from .report import report
 from .reproduce import reproduce
+from .serve import serve
 from .similar import similar
 from .train import train
 from .tune import tune
@@ -63,7 +65,7 @@ def help_without_command(context: typer.Context) -> None:
         print(context.get_help())
 
 
-for command in (train, evaluate, recommend, similar):
+for command in (train, evaluate, recommend, similar, export, serve):
     app.command()(command)
 app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)

@@ -64,7 +64,7 @@ def recommend(
     if not 0 <= diversity <= 1:
         raise InputError(f"diversity = {diversity}: must be between 0 and 1")
     dataset = model.interactions
-    seen = _seen(dataset, exclude)
+    seen = seen_interactions(dataset, exclude)
     if excluded is not None:
         seen = seen.maximum(excluded)
     if distributed.current().size > 1:
@@ -91,11 +91,11 @@ def popularity_note(count: int) -> str:
     return f"{subject} no training interactions, so the most popular items are recommended, with score 0"
 
 
-def _seen(dataset: Dataset, exclude: str) -> sp.csr_array:
+def seen_interactions(dataset: Dataset, exclude: str) -> sp.csr_array:
     return dataset.train if exclude == "train" else dataset.train.maximum(dataset.val).maximum(dataset.test)
 
 
-def _hashes(ids: np.ndarray) -> np.ndarray:
+def id_hashes(ids: np.ndarray) -> np.ndarray:
     """A 64-bit hash of each id as text, uint64 [n], independent of its position."""
     digests = b"".join(hashlib.blake2b(str(item).encode(), digest_size=8).digest() for item in ids.tolist())
     return np.frombuffer(digests, "<u8").astype(np.uint64)
@@ -106,9 +106,9 @@ def _chunks_of_rank(model, k, seen, batch) -> Iterator[Recommendations]:
     dataset = model.interactions
     ranks = distributed.current()
     first, last = ranks.span(dataset.n_users)
-    labels = _hashes(dataset.original_items(np.arange(dataset.n_items)))
+    labels = id_hashes(dataset.original_items(np.arange(dataset.n_items)))
     own = InteractionGraph.from_scipy(seen[first:last])
-    ranking = Ranking(model.items, _popularity(model), own, labels, ranks)
+    ranking = Ranking(model.items, popularity_of(model), own, labels, ranks)
     users = torch.arange(last - first)
     for group in passes(list(users.split(users_at_once(batch, k))), k, ranks):
         index = torch.cat([users[:0], *group])
@@ -131,8 +131,8 @@ def _rows(dataset: Dataset, users: torch.Tensor, values: torch.Tensor, items: to
 
 def _chunks(model, index, k, seen, batch, diversity) -> Iterator[Recommendations]:
     dataset = model.interactions
-    labels = _hashes(dataset.original_items(np.arange(dataset.n_items)))
-    ranking = Ranking(model.items, _popularity(model), InteractionGraph.from_scipy(seen), labels)
+    labels = id_hashes(dataset.original_items(np.arange(dataset.n_items)))
+    ranking = Ranking(model.items, popularity_of(model), InteractionGraph.from_scipy(seen), labels)
     length = pool_size(k, dataset.n_items) if diversity else k
     # The pool has an embedding per entry.
     at_once = users_at_once(batch, length * model.items.shape[1] // 8 if diversity else length)
@@ -143,7 +143,8 @@ def _chunks(model, index, k, seen, batch, diversity) -> Iterator[Recommendations
         yield _rows(dataset, chunk, values, items)
 
 
-def _popularity(model: Model) -> np.ndarray:
+def popularity_of(model: Model) -> np.ndarray:
+    """The popularity that orders items with equal scores, int64 [I]."""
     return item_popularity(model.interactions) if model.popularity is None else model.popularity
 
 

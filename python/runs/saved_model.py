@@ -102,7 +102,7 @@ def save(model: Model, path: str | Path) -> None:
         tensors[f"{split}.indices"] = torch.from_numpy(matrix.indices.astype(np.int32))
     for side, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
         if ids is not None:
-            tensors |= _pack_ids(side, ids)
+            tensors |= pack_ids(side, ids)
     write_tensors(Path(path), tensors, metadata)
 
 
@@ -316,7 +316,7 @@ def _integers(tensors: dict[str, Tensor], name: str, dtypes=(torch.int32, torch.
     return tensor
 
 
-def _pack_ids(side: str, ids: np.ndarray) -> dict[str, Tensor]:
+def pack_ids(side: str, ids: np.ndarray) -> dict[str, Tensor]:
     """Integer ids as int64; text ids as UTF-8 bytes with offsets."""
     if ids.dtype.kind in "iu":
         return {f"ids.{side}": torch.from_numpy(ids.astype(np.int64))}

@@ -35,7 +35,7 @@ def test_folders_are_small_or_say_why_not():
 # lists in chunks, which need not fit into memory, with the ids in a file.
 PUBLIC_ONLY = {
     f"mmssl_trainer.{name}"
-    for name in ("config.names", "console", "data.ids", "errors", "inference", "runs.recommend", "threads")
+    for name in "config.names console data.ids errors exports inference runs.recommend serving threads".split()
 }
 PROCESSES = {"main", "launch"}  # they start and end the process, so they know training.ranks
 DEVELOPERS = {"benchmark"}  # measures a checkout of this repository
@@ -89,18 +89,35 @@ def test_packages_import_only_what_they_require():
 
 
 def test_one_extra_holds_all_that_the_trainer_imports():
-    """README's installation is ".[train]"; every command works after it."""
+    """README's installation is ".[train]"; every command works after it but `serve` and some formats of `export`, which
+    name their extra."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = [*project["dependencies"], *project["optional-dependencies"]["train"]]
-    installed = {re.match(r"[\w-]+", each)[0] for each in named}
+    extras = project["optional-dependencies"]
+
+    def installed(extra):
+        return {re.match(r"[\w-]+", each)[0] for each in [*project["dependencies"], *extras["train"], *extras[extra]]}
+
+    ours = {"mmssl_fast", "mmssl_trainer"} | set(sys.stdlib_module_names)
+    trained, served = (_imported(folder) - ours for folder in ("", "serving"))
+    assert "optuna" in trained and trained <= installed("train")
+    assert "uvicorn" in served and served - {"pydantic_core"} <= installed("serve")  # pydantic brings its core
+    late = {"faiss": "faiss-cpu", "usearch": "usearch", "hnswlib": "hnswlib"}
+    sources = "".join(path.read_text() for path in (ROOT / "python" / "exports").rglob("*.py"))
+    assert {name.partition(".")[0] for name in re.findall(r'needed\("([\w.]+)", "export"\)', sources)} == late.keys()
+    assert set(late.values()) <= installed("export")
+
+
+def _imported(folder):
+    """The top-level packages that the modules of a folder of python/ import; "": those of all other folders."""
     imported = set()
-    for path in (ROOT / "python").rglob("*.py"):
+    for path in (ROOT / "python" / folder).rglob("*.py"):
+        if not folder and path.parent.name == "serving":
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {name.name.partition(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.partition(".")[0])
-    ours = {"mmssl_fast", "mmssl_trainer"}
-    assert "optuna" in imported and imported - set(sys.stdlib_module_names) - ours <= installed
+    return imported

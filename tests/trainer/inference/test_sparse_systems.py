@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from mmssl_trainer import InputError, configure, embed_items, fit, fold_in, load_data, recommend, similar
+from mmssl_trainer import InputError, configure, embed_items, export, fit, fold_in, load_data, recommend, similar
+from mmssl_trainer.serving.catalogue import Catalogue
 
 
 @pytest.fixture(scope="module", params=["itemknn", "userknn", "ease"])
@@ -20,14 +21,16 @@ def test_candidates_are_the_lists_without_the_others(model):
         assert some.item[some.user == user].tolist() == expected
 
 
-def test_what_needs_dense_embeddings_is_refused_in_one_line(model):
+def test_what_needs_dense_embeddings_is_refused_in_one_line(model, tmp_path):
     calls = [
         lambda: fold_in(model, [[1, 2]]),
         lambda: embed_items(model, {}),
         lambda: recommend(model, histories={"a": [1]}),
     ]
+    calls += [lambda: export(model, tmp_path / "e", "npy"), lambda: Catalogue(model)]
     if not hasattr(model.items, "norm"):
         calls += [lambda: similar(model, [1]), lambda: recommend(model, [0], diversity=0.5)]
     for call in calls:
-        with pytest.raises(InputError, match=r"dense embeddings|cannot embed"):
+        with pytest.raises(InputError, match=r"needs dense embeddings|cannot embed"):
             call()
+    assert not list(tmp_path.iterdir())

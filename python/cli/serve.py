@@ -1,0 +1,54 @@
+"""mmssl-fast serve: recommendations over HTTP."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated, Literal
+
+import typer
+
+from .options import RunPath
+
+
+def serve(
+    run: RunPath,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = 8000,
+    exclude: Annotated[
+        Literal["train", "all"],
+        typer.Option(help="Interactions to exclude: train, or all (training, validation and test)."),
+    ] = "train",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of the ranking. [default: all processors but one]", show_default=False),
+    ] = None,
+    max_k: Annotated[int, typer.Option(help="Longest list that a request may ask for.")] = 1000,
+    max_lists: Annotated[int, typer.Option(help="Lists that a request may ask for.")] = 256,
+    max_ids: Annotated[int, typer.Option(help="Ids in a history, in exclude and in candidates.")] = 10_000,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = 1 << 20,
+    max_waiting: Annotated[int, typer.Option(help="Lists that may wait; more are refused with 503.")] = 4096,
+    max_requests: Annotated[int, typer.Option(help="Requests that are answered at the same time.")] = 1024,
+    max_connections: Annotated[int, typer.Option(help="Open connections.")] = 4096,
+    timeout: Annotated[float, typer.Option(help="Seconds for a request to be read, computed and sent.")] = 10.0,
+    log_requests: Annotated[bool, typer.Option(help="Log every request, not only those with an error.")] = False,
+) -> None:
+    """Answer requests for recommendations and similar items over HTTP, until the process is terminated. SIGHUP loads
+    the model again."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload; the model has not been read yet
+    from ..errors import needed
+
+    for name in ("starlette", "uvicorn", "httptools", "prometheus_client"):
+        needed(name, "serve")
+    import torch
+
+    from ..serving.catalogue import Catalogue
+    from ..serving.limits import Limits
+    from ..serving.server import run as run_server
+    from ..serving.service import Service
+    from ..threads import available
+
+    limits = Limits(
+        max_body, max_lists, max_k, max_ids, max_waiting, max_requests, max_connections, timeout, header_seconds=timeout
+    )
+    torch.set_num_threads(threads or max(1, available() - 1))
+    run_server(lambda: Service(lambda: Catalogue.load(run, exclude), limits, log_requests), host, port)

@@ -1,0 +1,100 @@
+"""The requests and answers as pydantic models, from which the OpenAPI description is generated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+
+from ..errors import shown
+from .limits import Refusal
+
+Id = Annotated[StrictInt | StrictStr, Field(description="Original id. An integer and its text are the same id.")]
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RecommendRequest(Message):
+    """Lists for known users, or for users who are described by their history."""
+
+    users: list[Id] | None = Field(None, description="Known users; one list each. Their seen items are left out.")
+    histories: list[list[Id]] | None = Field(
+        None, description="Instead of users: the items of each new user; one list each, without these items."
+    )
+    k: StrictInt = Field(20, description="Length of a list.")
+    exclude: list[Id] = Field([], description="Items that no list may contain, besides those seen.")
+    candidates: list[Id] | None = Field(None, description="The only items that lists may contain. Default: all.")
+
+
+class ItemList(BaseModel):
+    """A list, the best item first."""
+
+    user: int | str | None = Field(description="The user as in the data; null for a history.")
+    items: list[int | str] = Field(description="Original ids. Fewer than k if fewer are left.")
+    scores: list[float] = Field(description="float32 inner products. All 0 for a user about whom nothing is known.")
+
+
+class RecommendAnswer(BaseModel):
+    lists: list[ItemList] = Field(description="In the order of the request.")
+    model: str = Field(description="Version of the model, a hash of its embeddings.")
+
+
+class SimilarRequest(Message):
+    items: list[Id] = Field(description="Items; one list each.")
+    k: StrictInt = Field(20, description="Length of a list.")
+
+
+class SimilarList(BaseModel):
+    item: int | str
+    items: list[int | str]
+    cosines: list[float]
+
+
+class SimilarAnswer(BaseModel):
+    lists: list[SimilarList]
+    model: str
+
+
+class Health(BaseModel):
+    status: str
+    model: str
+    system: str
+    data: str
+    users: int
+    items: int
+    loaded: str = Field(description="When the model was loaded, UTC.")
+    reload_error: str | None = Field(description="Why the last reload failed; the earlier model is in use.")
+
+
+class Error(BaseModel):
+    error: str = Field(description="One sentence that names what is wrong.")
+
+
+Request = TypeVar("Request", bound=Message)
+
+
+def parse(model: type[Request], body: bytes) -> Request:
+    """The request in a body. Raises Refusal with one sentence: 400 if it is not JSON, 422 if it is another message."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        raise Refusal(400, f"the body is no valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}") from None
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _place(first["loc"])).lstrip(".")
+    if first["loc"] and first["loc"][-1] in _UNION:
+        raise Refusal(422, f"{place}: an id must be a text or an integer of at most 4300 digits")
+    if first["type"] == "extra_forbidden":
+        raise Refusal(422, f"{shown(place)}: there is no such field; the fields are {', '.join(model.model_fields)}")
+    text = first["msg"][0].lower() + first["msg"][1:]
+    raise Refusal(422, f"{place or 'the body'}: {text}")
+
+
+_UNION = ("int", "str")
+
+
+def _place(location: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where an error is, without the names of the types of a union."""
+    return location[:-1] if location and location[-1] in _UNION else location

@@ -1,0 +1,163 @@
+"""The process of the service: its socket, the signals, and connections that are too slow."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ..errors import InputError
+from .app import make_app
+from .limits import Limits
+from .logs import log, to_stderr
+from .service import Service
+
+BACKLOG = 2048
+
+
+def run(make_service: Callable[[], Service], host: str, port: int) -> None:
+    """Answer requests until SIGTERM or SIGINT. SIGHUP reloads the model, even one that comes while the model is loaded
+    for the first time. Raises InputError if the address is in use."""
+    listening = _listen(host, port)
+    early: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, frame: early.append(number))
+    service = make_service()
+    to_stderr()
+    config = uvicorn.Config(
+        make_app(service),
+        http=protocol(service.limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=math.ceil(service.limits.seconds) + 1,
+    )
+    Server(config, service, early).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{host}:{port}: cannot be listened on ({reason}); choose another --host or --port") from None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a reload on SIGHUP. early: the signals that came before."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, early: Sequence[int] = ()) -> None:
+        super().__init__(config)
+        self.service, self.early = service, early
+        self._reloads: set[asyncio.Task[bool]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        if self.early:
+            self._reload()
+        host, port = sockets[0].getsockname()[:2] if sockets else ("", 0)
+        catalogue = self.service.catalogue
+        log(
+            "listening",
+            address=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
+            process=os.getpid(),
+            model=catalogue.version,
+            users=len(catalogue.user_ids),
+            items=len(catalogue.item_ids),
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log("stopping", active=self.service.active)
+        await super().shutdown(sockets)
+        log("stopped")
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.service.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+
+def protocol(limits: Limits) -> type[HttpToolsProtocol]:
+    """uvicorn's HTTP protocol with limits on connections, on the time until the header of a request is complete, and on
+    the time in which a client reads its answer.
+
+    Without them, clients that send a byte now and then, or do not read, would hold their connections for ever.
+    """
+
+    class Protocol(HttpToolsProtocol):
+        _header: asyncio.TimerHandle | None = None
+        _reading: asyncio.TimerHandle | None = None
+        _running: Any = None  # the request that is being answered
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.write(
+                    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
+                    b"content-type: application/json\r\ncontent-length: 45\r\n\r\n"
+                    b'{"error":"too many connections; try again"}\r\n'
+                )
+                transport.close()
+            else:
+                self._header = self.loop.call_later(limits.header_seconds, self._too_slow)
+
+        def data_received(self, data: bytes) -> None:
+            if self._header is None and (self.cycle is None or self.cycle.response_complete):
+                self._header = self.loop.call_later(limits.header_seconds, self._too_slow)
+            super().data_received(data)
+
+        def on_headers_complete(self) -> None:
+            self._stop_waiting()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            self._stop_reading()
+            # uvicorn tells only the request that was received last. If requests were sent without waiting for answers,
+            # an earlier one may be running, and would write to the closed connection.
+            if self._running is not None:
+                self._running.disconnected = True
+            self.pipeline.clear()
+            super().connection_lost(exc)
+
+        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+            self._running = cycle
+            super()._start_asgi_task(cycle, app)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stop_reading()
+            self._reading = self.loop.call_later(limits.seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._stop_reading()
+            super().resume_writing()
+
+        def _stop_reading(self) -> None:
+            if self._reading is not None:
+                self._reading.cancel()
+                self._reading = None
+
+        def _stop_waiting(self) -> None:
+            if self._header is not None:
+                self._header.cancel()
+                self._header = None
+
+        def _too_slow(self) -> None:
+            self._header = None
+            if not self.transport.is_closing():
+                self.transport.close()
+
+    return Protocol
