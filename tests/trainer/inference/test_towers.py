@@ -248,3 +248,17 @@ def test_histories_are_sets(data):
     rows = history_rows(data, [[103, 106, "103"], []])
     assert isinstance(rows, sp.csr_array) and rows.shape == (2, 70) and rows.indices.tolist() == [1, 2]
     assert rows.data.tolist() == [1, 1]
+
+
+def test_a_tower_has_the_dtype_of_its_weights(data):
+    from mmssl_trainer.systems.inference import ItemTower, Scaling
+    from mmssl_trainer.systems.vbpr import VBPRInference
+
+    system, model = trained(data, "vbpr")
+    weights = {name: tensor.double() for name, tensor in model.parameters.items()}
+    tower = ItemTower(
+        VBPRInference(configure({"model.dim": 8, "model.heads": 2})), weights, Scaling.of(data.features, True)
+    )
+    found = tower(*(torch.from_numpy(values) for values in data.features.values()))
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), system.cold_items(), rtol=1e-4, atol=1e-6)
