@@ -262,3 +262,14 @@ def test_a_tower_has_the_dtype_of_its_weights(data):
     found = tower(*(torch.from_numpy(values) for values in data.features.values()))
     assert found.dtype == torch.float64
     torch.testing.assert_close(found.float(), system.cold_items(), rtol=1e-4, atol=1e-6)
+
+
+def test_every_system_says_what_it_can():
+    from mmssl_trainer.config.names import system_class
+    from mmssl_trainer.systems.inference import Inference
+
+    for name in SYSTEMS:
+        kind = vars(system_class(name))["inference"]
+        assert issubclass(kind, Inference)
+        system = kind(configure({"model.system": name}))
+        assert bool(system.no_users) == (name in NO_USERS) and bool(system.no_items) == (name not in WITH_ITEMS)
