@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from .runs.train import configuration_file as configuration_file
     from .runs.train import resume as resume
     from .runs.train import train as train
+    from .study.compare import Comparison as Comparison
+    from .study.compare import compare as compare
     from .study.report.page import write_report as write_report
     from .study.reproduce.request import Reproduction as Reproduction
     from .study.tune.request import tune as tune
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 # The module and the name there of everything that is public. A module is imported when one of its names is first used,
 # so that `mmssl-fast --help` does not wait for torch.
 _PUBLIC = {
+    "Comparison": ("study.compare", "Comparison"),
     "Config": ("config.sections", "Config"),
     "Dataset": ("data", "Dataset"),
     "InputError": ("errors", "InputError"),
@@ -60,6 +63,7 @@ _PUBLIC = {
     "Reproduction": ("study.reproduce.request", "Reproduction"),
     "Similar": ("inference.similar", "Similar"),
     "breakdown": ("api", "breakdown"),
+    "compare": ("study.compare", "compare"),
     "configuration_file": ("runs.train", "configuration_file"),
     "configure": ("config.load", "configure"),
     "convert_data": ("data.convert", "convert_data"),
