@@ -21,7 +21,7 @@ class SVDSection(Section):
         description="SVD: as user_exponent, for the item degree. Below 1/2, popular items rank higher.",
     )
     power: int = Field(
-        3,
+        1,
         ge=0,
         le=16,
         description="SVD: additional two-hop steps p; singular values are raised to the power 2p + 1. 0: PureSVD.",

@@ -118,6 +118,12 @@ class TrainSection(Section):
         "same users and items as the data. Empty: random initial values.",
     )
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
+    select: Literal["auto", "all", "cold"] = Field(
+        "auto",
+        description='Metric that selects the best epoch. "all": validation Recall@20 with all items ranked. "cold": '
+        'only cold items ranked, which have no training interactions. "auto": "cold" if all validation pairs are of '
+        "cold items and the system uses features.",
+    )
     patience: int = Field(
         10,
         ge=0,

@@ -17,7 +17,7 @@ from ...config.load import load
 from ...config.sections import Config
 from ...errors import InputError
 from ...files import write_text
-from ...ranking import METRICS, user_metrics_on_test
+from ...ranking import METRICS, breakdown, user_metrics_on_test
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.curves import draw
@@ -41,6 +41,7 @@ class Page:
     result: dict[str, Any]
     metrics: list[list[str]]
     groups: list[list[str]]
+    breakdown: list[list[str]]
     top: list[list[str]]
     timing: list[list[str]]
     balance: list[list[str]]
@@ -68,6 +69,7 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
         "versions": pages[0].result["versions"],
         "metric_columns": ["K", *METRICS],
         "group_columns": ["training interactions", "test users", f"Recall@{K}", f"NDCG@{K}"],
+        "breakdown_columns": ["held-out pairs of", "users", "pairs", f"Recall@{K}", f"NDCG@{K}", f"Hit@{K}"],
         "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
         "baseline_columns": ["system", "Recall@20", "Precision@20", "NDCG@20", "best epoch"],
         "run_columns": ["run", "seed", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s an epoch"],
@@ -107,6 +109,7 @@ def read(path: Path) -> Page:
         result=result,
         metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
         groups=_groups(model, config),
+        breakdown=_breakdown(model, config),
         top=_top(model),
         timing=_timing(result, epochs, config),
         balance=_balance(epochs, result["best_epoch"]),
@@ -153,6 +156,21 @@ def _groups(model: saved_model.Model, config: Config) -> list[list[str]]:
             means = [f"{values[name][members].mean():.4f}" for name in ("recall", "ndcg")]
             rows.append([label, str(members.sum()), *means])
     return rows
+
+
+def _breakdown(model: saved_model.Model, config: Config) -> list[list[str]]:
+    """The metrics of known and new users, and of known and cold items; empty if the test split has neither."""
+    options = config.evaluate
+    groups = breakdown(model.users, model.items, model.interactions, "test", [K], options.mask_validation)
+    return [
+        [
+            name,
+            str(group["users"]),
+            str(group["pairs"]),
+            *(f"{group[f'{m}@{K}']:.4f}" for m in ("recall", "ndcg", "hit")),
+        ]
+        for name, group in groups.items()
+    ]
 
 
 def _top(model: saved_model.Model) -> list[list[str]]:
