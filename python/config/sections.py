@@ -142,8 +142,8 @@ class TrainSection(Section):
     balance: bool = Field(
         False,
         description="Write gradient statistics to metrics.jsonl every epoch: for each loss term and part of the model, "
-        "the gradient norm and its cosine with the gradient of the ranking term. Costs one backward pass "
-        "per term and epoch.",
+        "the gradient norm and its cosine with the gradient of the ranking term. For MMSSL also how far its "
+        "discriminator separates real and generated rows. Costs one backward pass per term and epoch.",
     )
     cuda_graph: bool = Field(
         False,

@@ -25,6 +25,7 @@ from ..systems import create
 from ..systems.base import Batch, System
 from .balance import Balance, measure
 from .checkpoints import Checkpoints
+from .critic import measure_critic
 from .progress import Fit, LossTable, NullObserver, Observer, Position
 from .ranks import refuse_different_results
 from .selection import Validation, selection
@@ -206,6 +207,9 @@ class Run:
         record = {"epoch": epoch, "seconds": self.position.seconds, "losses": self.position.table.means()}
         if train.balance:
             record["balance"] = self._balance()
+            users = self.next_batch().users
+            if critic := measure_critic(self.system, users, self.fit.step * train.discriminator_steps, self.device):
+                record["critic"] = critic
         if epoch == train.epochs or epoch % train.validate_every == 0:
             self._validate(record)
         record["peak_memory_bytes"] = peak_memory(self.device)

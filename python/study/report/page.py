@@ -27,6 +27,15 @@ from ...systems import SYSTEMS, title
 BINS = (0, 4, 6, 9, 13, 100)  # groups of training interactions, as in Table 4 of the paper for Amazon-Baby
 SHOWN_USERS, SHOWN_ITEMS, K = 5, 10, 20
 
+CRITIC = {  # values of training.critic, and their columns
+    "auc": "AUC",
+    "auc_running": "AUC, running statistics",
+    "wasserstein": "real minus generated",
+    "slope_real": "slope, real",
+    "slope_generated": "slope, generated",
+    "gumbel_share": "Gumbel share",
+}
+
 
 @dataclass(frozen=True)
 class Page:
@@ -45,6 +54,7 @@ class Page:
     top: list[list[str]]
     timing: list[list[str]]
     balance: list[list[str]]
+    critic: list[list[str]]
     baselines: list[list[str]]
     settings: list[list[str]]
     curves: str
@@ -71,6 +81,7 @@ def write(paths: list[Path], out: Path) -> tuple[Path, Path]:
         "group_columns": ["training interactions", "test users", f"Recall@{K}", f"NDCG@{K}"],
         "breakdown_columns": ["held-out pairs of", "users", "pairs", f"Recall@{K}", f"NDCG@{K}", f"Hit@{K}"],
         "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
+        "critic_columns": ["modality", "epoch", *CRITIC.values()],
         "baseline_columns": ["system", "Recall@20", "Precision@20", "NDCG@20", "best epoch"],
         "run_columns": ["run", "seed", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s an epoch"],
     }
@@ -113,6 +124,7 @@ def read(path: Path) -> Page:
         top=_top(model),
         timing=_timing(result, epochs, config),
         balance=_balance(epochs, result["best_epoch"]),
+        critic=_critic(epochs, result["best_epoch"]),
         settings=_settings(config),
         baselines=_baselines(run_folder.read_baselines(path)),
         curves=_curves(epochs, f"{title(config.model.system)} on {data['name']}"),
@@ -221,6 +233,17 @@ def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
             ]
             rows.append([part, term, *ratios, "–" if best is None else f"{best[part][term]['cosine']:+.2f}"])
     return rows
+
+
+def _critic(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
+    """The values of the critic by modality, in the first, the best and the last epoch that have them."""
+    critics = {record["epoch"]: record["critic"] for record in epochs if record.get("critic")}
+    shown = [epoch for epoch in sorted(critics) if epoch in (min(critics), best_epoch, max(critics))]
+    return [
+        [name, str(epoch), *(f"{critics[epoch][name][key]:.3g}" for key in CRITIC)]
+        for name in (critics[shown[0]] if shown else ())
+        for epoch in shown
+    ]
 
 
 def _baselines(baselines: dict[str, Any]) -> list[list[str]]:
