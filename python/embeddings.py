@@ -64,6 +64,15 @@ def zero_rows(table: Table) -> Tensor:
     return torch.from_numpy(_row_sums(filled, filled.data.astype(np.int64)) == 0)
 
 
+def only_rows(table: Table, kept: Tensor) -> Table:
+    """The table with zeros in all rows but those where `kept`, bool [n], is true."""
+    if isinstance(table, Tensor):
+        return torch.where(kept[:, None].to(table.device), table, 0)
+    left = sp.csr_array(sp.diags_array(kept.numpy().astype(np.float32)) @ table)
+    left.eliminate_zeros()
+    return left
+
+
 def row_keys(table: Table) -> np.ndarray:
     """A 64-bit hash of every row, int64 [n]. Equal rows have equal hashes."""
     generator = torch.Generator().manual_seed(0)

@@ -21,7 +21,7 @@ class SVDSection(Section):
         description="SVD: as user_exponent, for the item degree. Below 1/2, popular items rank higher.",
     )
     power: int = Field(
-        3,
+        1,
         ge=0,
         le=16,
         description="SVD: additional two-hop steps p; singular values are raised to the power 2p + 1. 0: PureSVD.",
@@ -91,7 +91,7 @@ class UserKNNSection(Section):
         10.0, ge=0, le=1e6, description="UserKNN: added to the denominator of the cosine, against chance overlap."
     )
     item_exponent: float = Field(
-        0.0,
+        0.25,
         ge=0,
         le=2,
         description="UserKNN: an interaction is divided by the item degree to this power before the cosine.",

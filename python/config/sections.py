@@ -119,6 +119,12 @@ class TrainSection(Section):
         "mapped by their ids (docs/serving.md). Empty: random initial values.",
     )
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
+    select: Literal["auto", "all", "cold"] = Field(
+        "auto",
+        description='Metric that selects the best epoch. "all": validation Recall@20 with all items ranked. "cold": '
+        'only cold items ranked, which have no training interactions. "auto": "cold" if all validation pairs are of '
+        "cold items and the system uses features.",
+    )
     patience: int = Field(
         10,
         ge=0,
@@ -137,8 +143,8 @@ class TrainSection(Section):
     balance: bool = Field(
         False,
         description="Write gradient statistics to metrics.jsonl every epoch: for each loss term and part of the model, "
-        "the gradient norm and its cosine with the gradient of the ranking term. Costs one backward pass "
-        "per term and epoch.",
+        "the gradient norm and its cosine with the gradient of the ranking term. For MMSSL also how far its "
+        "discriminator separates real and generated rows. Costs one backward pass per term and epoch.",
     )
     cuda_graph: bool = Field(
         False,

@@ -76,6 +76,8 @@ class ProgressObserver:
         parts = [f"{name} {value:.4g}" for name, value in record["losses"].items()]
         if record.get("val", {}).get("users"):
             parts.append(f"validation recall@20 {record['val']['recall@20']:.4f}")
+            if "cold_recall@20" in record["val"]:
+                parts.append(f"among cold items {record['val']['cold_recall@20']:.4f}")
         line = f"{self.title} epoch {record['epoch']}/{self.epochs}: {', '.join(parts)}, {record['seconds']:.1f} s"
         output.ERR.print(line, markup=False)
 

@@ -9,6 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..training.selection import selection
+
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
 RECALL, NDCG, LOSS = "#2563ae", "#c2571a", "#4b5b6b"
 COLUMNS = 5
@@ -27,7 +29,10 @@ def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=[2.0] + [1.0] * rows)
     top = figure.add_subplot(grid[0, :])
     validated = [record for record in epochs if record.get("val", {}).get("users")]
-    for name, label, colour in (("recall@20", "Recall@20", RECALL), ("ndcg@20", "NDCG@20", NDCG)):
+    lines = [("recall@20", "Recall@20", RECALL), ("ndcg@20", "NDCG@20", NDCG)]
+    if validated and "cold_recall@20" in validated[0]["val"]:
+        lines = [("cold_recall@20", "Recall@20 of cold items", RECALL), ("cold_ndcg@20", "NDCG@20 of them", NDCG)]
+    for name, label, colour in lines:
         _line(
             top, [record["epoch"] for record in validated], [record["val"][name] for record in validated], colour, label
         )
@@ -63,8 +68,8 @@ def _line(axes, x, y, colour: str, label: str | None = None) -> None:
 
 
 def _mark_best(axes, validated) -> None:
-    best = max(validated, key=lambda record: record["val"]["recall@20"])
-    x, y = best["epoch"], best["val"]["recall@20"]
+    best = max(validated, key=lambda record: selection(record["val"]))
+    x, y = best["epoch"], selection(best["val"])
     axes.plot([x], [y], "o", color=RECALL, markersize=6, zorder=3)
     axes.annotate(
         f"best {y:.4f}, epoch {x}",

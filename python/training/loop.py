@@ -17,18 +17,19 @@ from mmssl_fast.tiles import TILE_ELEMENTS
 from ..config.byte_size import readable
 from ..config.sections import Config
 from ..data import Dataset
-from ..embeddings import Table, is_finite, on_cpu
+from ..embeddings import is_finite, on_cpu
 from ..errors import InputError, NonFiniteLoss, OutOfMemory, first_line, is_out_of_memory
 from ..memory.plan import largest, peak, stages
 from ..memory.retry import RestoreNeeded, Tiles
 from ..memory.sizes import sizes_of
-from ..ranking import split_metrics
 from ..systems import create
 from ..systems.base import Batch, System
 from .balance import Balance, measure
 from .checkpoints import Checkpoints
-from .progress import SELECTION_METRIC, Fit, LossTable, NullObserver, Observer, Position
+from .critic import measure_critic
+from .progress import Fit, LossTable, NullObserver, Observer, Position
 from .ranks import refuse_different_results
+from .selection import Validation, selection
 from .start import Start
 
 REPORT_SECONDS = 0.25
@@ -45,7 +46,8 @@ def fit(
     """Train config.model.system on the dataset. Returns the best model by validation Recall@20.
 
     An epoch has n_train // batch + 1 steps. sample_bpr draws the triples of a step from (train.seed, step), so that a
-    run depends only on its configuration and data. The model is validated every train.validate_every epochs. Training
+    run depends only on its configuration and data. The model is validated every train.validate_every epochs; with
+    train.select, Recall@20 below may be that of cold items among themselves. Training
     ends after train.patience validations without a better Recall@20, or after train.epochs. If the data has no
     validation interactions, the model of the last epoch is returned.
 
@@ -104,6 +106,7 @@ class Run:
             self.start.load(self.system)
         tile = self.config.train.tile or TILE_ELEMENTS
         users, items = (on_cpu(table, copy=self.system.trains) for table in self.system.embeddings())
+        self.validation = Validation(self.dataset, items, self.config)
         self.fit = Fit(users, items, parameters={}, tile=tile)
         self._start_epoch(1)
 
@@ -114,8 +117,8 @@ class Run:
         """Train until the last epoch or early stopping; see `fit`."""
         if not self.trains:
             self.observer.accepted()
-            self.fit.val = self._rank(*self.system.embeddings())
-            self.fit.best, self.fit.parameters = self.fit.val[SELECTION_METRIC], _copies(self.system)
+            self.fit.val = self.validation.metrics(*self.system.embeddings())
+            self.fit.best, self.fit.parameters = selection(self.fit.val), _copies(self.system)
             self.observer.improved(self.fit)
             return self.fit
         restored = self._restore()
@@ -205,6 +208,9 @@ class Run:
         record = {"epoch": epoch, "seconds": self.position.seconds, "losses": self.position.table.means()}
         if train.balance:
             record["balance"] = self._balance()
+            users = self.next_batch().users
+            if critic := measure_critic(self.system, users, self.fit.step * train.discriminator_steps, self.device):
+                record["critic"] = critic
         if epoch == train.epochs or epoch % train.validate_every == 0:
             self._validate(record)
         record["peak_memory_bytes"] = peak_memory(self.device)
@@ -240,10 +246,6 @@ class Run:
                     )
         return balance
 
-    def _rank(self, users: Table, items: Table) -> dict[str, float]:
-        options = self.config.evaluate
-        return split_metrics(users, items, self.dataset, "val", options.ks, batch=options.batch)
-
     def _validate(self, record: dict[str, Any]) -> None:
         """Validate, add the metrics to the record of the epoch, and keep a copy of the model if it is the best."""
         started = time.perf_counter()
@@ -253,15 +255,15 @@ class Run:
                 raise NonFiniteLoss(
                     f"{name} embeddings became non-finite in epoch {record['epoch']}; try a lower optimiser.lr"
                 )
-        metrics = self._rank(users, items)
+        metrics = self.validation.metrics(users, items)
         record["val"], record["validation_seconds"] = metrics, time.perf_counter() - started
         fit = self.fit
-        better = metrics["users"] == 0 or metrics[SELECTION_METRIC] > fit.best
+        better = metrics["users"] == 0 or selection(metrics) > fit.best
         fit.stale = 0 if better else fit.stale + 1
         if better:
             fit.users, fit.items = on_cpu(users), on_cpu(items)
             fit.parameters, fit.val, fit.best_epoch = _copies(self.system), metrics, record["epoch"]
-            fit.best = metrics[SELECTION_METRIC]
+            fit.best = selection(metrics)
 
 
 def pick_device(name: str) -> torch.device:

@@ -15,7 +15,6 @@ from mmssl_fast.tiles import TILE_ELEMENTS
 from ..embeddings import Table
 from ..errors import NonFiniteLoss
 
-SELECTION_METRIC = "recall@20"
 _FIT_VALUES = ("step", "tile", "stale", "best_epoch", "val", "epochs")
 
 
@@ -24,8 +23,9 @@ class Fit:
     """The result of training so far.
 
     users [U, d], items [I, d], parameters, val: embeddings, parameters and validation metrics of the best epoch, on the
-    CPU. best: its Recall@20. step: number of steps taken. stale: number of validations since the best epoch. tile:
-    current number of entries in an item tile. epochs: the records of all epochs, the lines of metrics.jsonl.
+    CPU. best: its Recall@20, or the metric of `selection`. step: number of steps taken. stale: number of validations
+    since the best epoch. tile: current number of entries in an item tile. epochs: the records of all epochs, the lines
+    of metrics.jsonl.
     """
 
     users: Table

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from launching import HERE, environment, run
-from mmssl_trainer import load, load_data
-from mmssl_trainer import configure
+from mmssl_trainer import configure, load, load_data
 from mmssl_trainer.cli import launch
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config.load import load as load_config

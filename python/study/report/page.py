@@ -17,7 +17,7 @@ from ...config.load import load
 from ...config.sections import Config
 from ...errors import InputError
 from ...files import write_text
-from ...ranking import METRICS, user_metrics_on_test
+from ...ranking import METRICS, breakdown, user_metrics_on_test
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.curves import draw
@@ -26,6 +26,15 @@ from ...systems import SYSTEMS, title
 
 BINS = (0, 4, 6, 9, 13, 100)  # groups of training interactions, as in Table 4 of the paper for Amazon-Baby
 SHOWN_USERS, SHOWN_ITEMS, K = 5, 10, 20
+
+CRITIC = {  # values of training.critic, and their columns
+    "auc": "AUC",
+    "auc_running": "AUC, running statistics",
+    "wasserstein": "real minus generated",
+    "slope_real": "slope, real",
+    "slope_generated": "slope, generated",
+    "gumbel_share": "Gumbel share",
+}
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,11 @@ class Page:
     result: dict[str, Any]
     metrics: list[list[str]]
     groups: list[list[str]]
+    breakdown: list[list[str]]
     top: list[list[str]]
     timing: list[list[str]]
     balance: list[list[str]]
+    critic: list[list[str]]
     baselines: list[list[str]]
     settings: list[list[str]]
     curves: str
@@ -68,7 +79,9 @@ def write_report(paths: list[Path], out: Path) -> tuple[Path, Path]:
         "versions": pages[0].result["versions"],
         "metric_columns": ["K", *METRICS],
         "group_columns": ["training interactions", "test users", f"Recall@{K}", f"NDCG@{K}"],
+        "breakdown_columns": ["held-out pairs of", "users", "pairs", f"Recall@{K}", f"NDCG@{K}", f"Hit@{K}"],
         "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
+        "critic_columns": ["modality", "epoch", *CRITIC.values()],
         "baseline_columns": ["system", "Recall@20", "Precision@20", "NDCG@20", "best epoch"],
         "run_columns": ["run", "seed", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s an epoch"],
     }
@@ -107,9 +120,11 @@ def read(path: Path) -> Page:
         result=result,
         metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
         groups=_groups(model, config),
+        breakdown=_breakdown(model, config),
         top=_top(model),
         timing=_timing(result, epochs, config),
         balance=_balance(epochs, result["best_epoch"]),
+        critic=_critic(epochs, result["best_epoch"]),
         settings=_settings(config),
         baselines=_baselines(run_folder.read_baselines(path)),
         curves=_curves(epochs, f"{title(config.model.system)} on {data['name']}"),
@@ -153,6 +168,21 @@ def _groups(model: saved_model.Model, config: Config) -> list[list[str]]:
             means = [f"{values[name][members].mean():.4f}" for name in ("recall", "ndcg")]
             rows.append([label, str(members.sum()), *means])
     return rows
+
+
+def _breakdown(model: saved_model.Model, config: Config) -> list[list[str]]:
+    """The metrics of known and new users, and of known and cold items; empty if the test split has neither."""
+    options = config.evaluate
+    groups = breakdown(model.users, model.items, model.interactions, "test", [K], options.mask_validation)
+    return [
+        [
+            name,
+            str(group["users"]),
+            str(group["pairs"]),
+            *(f"{group[f'{m}@{K}']:.4f}" for m in ("recall", "ndcg", "hit")),
+        ]
+        for name, group in groups.items()
+    ]
 
 
 def _top(model: saved_model.Model) -> list[list[str]]:
@@ -203,6 +233,17 @@ def _balance(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
             ]
             rows.append([part, term, *ratios, "–" if best is None else f"{best[part][term]['cosine']:+.2f}"])
     return rows
+
+
+def _critic(epochs: list[dict[str, Any]], best_epoch: int) -> list[list[str]]:
+    """The values of the critic by modality, in the first, the best and the last epoch that have them."""
+    critics = {record["epoch"]: record["critic"] for record in epochs if record.get("critic")}
+    shown = [epoch for epoch in sorted(critics) if epoch in (min(critics), best_epoch, max(critics))]
+    return [
+        [name, str(epoch), *(f"{critics[epoch][name][key]:.3g}" for key in CRITIC)]
+        for name in (critics[shown[0]] if shown else ())
+        for epoch in shown
+    ]
 
 
 def _baselines(baselines: dict[str, Any]) -> list[list[str]]:

@@ -20,7 +20,8 @@ from ...runs import saved_model
 from ...runs.complete import complete, refuse_other_data, refuse_other_run
 from ...training import loop
 from ...training.checkpoints import FOLDER
-from ...training.progress import SELECTION_METRIC, NullObserver
+from ...training.progress import NullObserver
+from ...training.selection import selection
 from ...training.state_file import newest
 from .. import processes
 from .plan import Run, identity
@@ -99,7 +100,7 @@ def complete_in(dataset: Dataset, config: Config, folder: str) -> None:
 
 def _progress(run: Run) -> tuple[int, int, float]:
     epochs = _epochs(run)
-    best = max((record.get("val", {}).get(SELECTION_METRIC) or 0.0 for record in epochs), default=0.0)
+    best = max((selection(record["val"]) for record in epochs if "val" in record), default=0.0)
     return len(epochs), run.config.train.epochs, best
 
 

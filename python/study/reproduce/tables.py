@@ -10,6 +10,7 @@ import numpy as np
 
 from ...console.markdown import markdown
 from ...data import Dataset
+from ...training.selection import selection
 from . import paper
 from .plan import Settings, ablations
 from .runs import FinishedRun, by_label, per_user
@@ -184,7 +185,7 @@ def figure3(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -
     rows = []
     for label, runs in by_label(finished).items():
         reached = [near_best(run.epochs) for run in runs]
-        best = [run.result["val"]["recall@20"] for run in runs]
+        best = [selection(run.result["val"]) for run in runs]
         seconds = [sum(record["seconds"] for record in run.epochs) for run in runs]
         rows.append(
             [
@@ -210,11 +211,11 @@ def figure3(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -
 def near_best(epochs: list[dict[str, Any]], share: float = 0.95) -> tuple[int, float]:
     """(epoch, training seconds up to its end) of the first validation that reaches `share` of the best; (0, 0) if
     none."""
-    best = max((record["val"]["recall@20"] for record in epochs if "val" in record), default=0.0)
+    best = max((selection(record["val"]) for record in epochs if "val" in record), default=0.0)
     seconds = 0.0
     for record in epochs:
         seconds += record["seconds"]
-        if "val" in record and record["val"]["recall@20"] >= share * best:
+        if "val" in record and selection(record["val"]) >= share * best:
             return record["epoch"], seconds
     return 0, 0.0
 

@@ -26,7 +26,8 @@ from ...errors import InputError, Interrupted, NonFiniteLoss
 from ...files import lock, unlock, write_text
 from ...systems import create
 from ...training import loop, signals
-from ...training.progress import SELECTION_METRIC, NullObserver
+from ...training.progress import NullObserver
+from ...training.selection import selection
 from .. import processes
 from .record import BEST, RECORD, line, preset, table, value_of
 from .space import Distribution, Space, values_in, with_values
@@ -273,7 +274,7 @@ class _TrialObserver(NullObserver):
         _raise_if_stopped(self.stop)
 
     def epoch_ended(self, record):
-        recall = record.get("val", {}).get(SELECTION_METRIC)
+        recall = selection(record["val"]) if "val" in record else None
         if recall is None or not self.prune:
             return
         self.trial.report(recall, record["epoch"])

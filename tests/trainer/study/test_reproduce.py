@@ -80,7 +80,7 @@ def test_a_runs_name_is_of_what_changes_its_result():
         "model.layers": (2, "test"),
     }
     assert plan.identity(load(None, base | same), "split") == name
-    for key, value in {"model.dim": 8, "model.eta": 0.0, "loss.gumbel": False, "svd.power": 1}.items():
+    for key, value in {"model.dim": 8, "model.eta": 0.0, "loss.gumbel": False, "svd.power": 2}.items():
         assert plan.identity(load(None, base | {key: (value, "test")}), "split") != name, key
     assert plan.identity(load(None, base), "another split") != name
 

@@ -1,5 +1,6 @@
 """EASE, ItemKNN and UserKNN against dense float64 NumPy, and sparse embeddings against dense ones."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -217,6 +218,10 @@ def test_commands_go_through(system, tmp_path, capsys):
     assert main(["evaluate", run, "--cold"]) == (0 if content else 2)
     assert main(["recommend", run, "--users", "3", "--k", "2"]) == 0
     assert main(["report", run, "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.md").read_text()
+    expected = json.loads((tmp_path / "run" / "result.json").read_text())["breakdown"]["cold items"]
+    row = f"| cold items | {expected['users']} | {expected['pairs']} | {expected['recall@20']:.4f} |"
+    assert row in page and "### New users and cold items" in page
     capsys.readouterr()
     assert main(["train", "--resume", run, "--epochs", "500"]) == 2
     assert "has no training to resume" in capsys.readouterr().err
