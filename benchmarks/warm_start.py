@@ -36,8 +36,11 @@ def main():
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--epochs-before", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, help="optimiser.lr")
     options = parser.parse_args()
     settings = {"model.system": options.system, "train.compare": "no", "train.seed": options.seed}
+    if options.lr:
+        settings["optimiser.lr"] = options.lr
     model = fit(load_data(options.before), configure(settings | {"train.epochs": options.epochs_before}))
     data, config = load_data(options.now), configure(settings | {"train.epochs": options.epochs})
     with tempfile.TemporaryDirectory() as folder:
