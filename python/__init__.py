@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import (
+        Comparison,
         Config,
         Dataset,
         InputError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         Observer,
         Recommendations,
         Similar,
+        compare,
         configure,
         embed_items,
         evaluate,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Comparison",
     "Config",
     "Dataset",
     "InputError",
@@ -43,6 +46,7 @@ __all__ = [
     "Observer",
     "Recommendations",
     "Similar",
+    "compare",
     "configure",
     "embed_items",
     "evaluate",

@@ -26,6 +26,8 @@ from .runs.recommend import Recommendations as Recommendations
 from .runs.saved_model import Model as Model
 from .runs.saved_model import load as load
 from .runs.saved_model import save as save
+from .study.compare import Comparison as Comparison
+from .study.compare import compare as compare
 from .training import loop
 from .training.progress import Observer as Observer
 

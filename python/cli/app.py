@@ -13,6 +13,7 @@ import typer
 
 from ..errors import InputError
 from .benchmark import benchmark
+from .compare import compare
 from .data_check import data_check
 from .data_convert import data_convert
 from .doctor import doctor
@@ -65,7 +66,7 @@ def help_without_command(context: typer.Context) -> None:
         print(context.get_help())
 
 
-for command in (train, evaluate, recommend, similar, export, serve):
+for command in (train, evaluate, compare, recommend, similar, export, serve):
     app.command()(command)
 app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)

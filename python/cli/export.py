@@ -12,7 +12,7 @@ from .options import RunPath
 
 def export(
     run: RunPath,
-    to: Annotated[str, typer.Option(help="safetensors, parquet, npy, faiss, usearch or hnswlib.")],
+    to: Annotated[str, typer.Option(help="safetensors, parquet, npy, faiss, usearch, hnswlib, torch-export or onnx.")],
     out: Annotated[Path, typer.Option(help="File to write for safetensors, otherwise a new folder.")],
     faiss_index: Annotated[
         str, typer.Option(help="Kind of a faiss index, as for faiss.index_factory. Flat is exact.")
@@ -24,8 +24,8 @@ def export(
         float, typer.Option(help="Smallest part of the best items that an index must find, 0 to 1.")
     ] = 0.9,
 ) -> None:
-    """Write the embeddings of a trained model with the original ids, as tables or as an index of the items. The lists
-    of an index are compared with the exact ones."""
+    """Write the embeddings of a trained model with the original ids, as tables or as an index of the items, or its
+    towers, from histories to users and from features to items. An index and the towers are checked."""
     from ..api import export as export_model
     from ..api import load
     from ..console import output
