@@ -4,8 +4,8 @@
 
 Both services answer the same requests, with the unseen items of a known user, on the same model. Both run all the
 time, and the load goes to one after the other: 64 connections in this process, each with one request at a time. The
-processors are shared by the two services and the load, so only the ratios mean something. Needs ".[export,serve]" and
-fastapi.
+processors are shared by the two services, the load and whatever else runs, so only the ratios mean something; the
+processor time of a list depends least on the rest. Needs ".[export,serve]" and fastapi.
 """
 
 import argparse
@@ -200,29 +200,38 @@ def main() -> None:
         try:
             processes = [start(ours, ports["mmssl-fast"]), start(plain, ports["plain"])]
             same_lists(ports, users[:50])
-            measure(options, ports, bodies)
+            measure(options, ports, {name: one.pid for name, one in zip(ports, processes, strict=True)}, bodies)
         finally:
             for process in processes:
                 process.terminate()
                 process.wait(30)
 
 
-def measure(options: argparse.Namespace, ports: dict[str, int], bodies: dict[str, list[bytes]]) -> None:
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(options: argparse.Namespace, ports: dict[str, int], pids: dict[str, int], bodies: dict[str, list[bytes]]):
     print(f"{options.items:,} items, {options.connections} connections, {options.seconds:g} s a run")
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ports}
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in ports}
     for _ in range(options.rounds):
         for name, port in ports.items():
+            before = processor_seconds(pids[name])
             times, errors, rate = uvloop.run(load(port, bodies[name], options.connections, options.seconds))
             p50, p99 = np.percentile(times, [50, 99]) * 1000
-            found[name].append((rate, p50, p99))
+            used = (processor_seconds(pids[name]) - before) / len(times) * 1000
+            found[name].append((rate, p50, p99, used))
             busy = os.getloadavg()[0]
             print(
-                f"{name:11} {rate:8.0f} lists/s  p50 {p50:7.1f} ms  p99 {p99:7.1f} ms  errors {errors}  load {busy:.1f}"
+                f"{name:11} {rate:8.0f} lists/s  p50 {p50:7.1f} ms  p99 {p99:7.1f} ms  processor {used:6.3f} ms/list  "
+                f"errors {errors}  load {busy:.1f}"
             )
     rows = zip(found["mmssl-fast"], found["plain"], strict=True)
     ratios = [[ours / plain for ours, plain in zip(*row, strict=True)] for row in rows]
-    rate, p50, p99 = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(f"median ratios, mmssl-fast / plain: lists/s {rate:.2f}, p50 {p50:.2f}, p99 {p99:.2f}")
+    rate, p50, p99, used = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(f"median ratios, mmssl-fast / plain: lists/s {rate:.2f}, p50 {p50:.2f}, p99 {p99:.2f}, processor {used:.2f}")
 
 
 if __name__ == "__main__":
