@@ -19,11 +19,11 @@ def similar(
     ] = "all",
 ) -> None:
     """Print the items with the most similar embedding, by cosine."""
+    from .. import load
+    from .. import similar as most_similar
     from ..console import output, tables
-    from ..inference.similar import similar as most_similar
-    from ..runs import saved_model
 
-    found = most_similar(saved_model.load(run), items, k, by)
+    found = most_similar(load(run), items, k, by)
     columns = zip(*(column.tolist() for column in found), strict=True)
     cells = [[str(item), rank, str(other), cosine] for item, rank, other, cosine in columns]
     output.OUT.print(tables.table("", found._fields, cells))

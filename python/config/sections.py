@@ -111,8 +111,8 @@ class TrainSection(Section):
     )
     start: str = Field(
         "",
-        description="Run folder or model file whose parameters are the initial values of training. It must have the "
-        "same users and items as the data. Empty: random initial values.",
+        description="Run folder or model file whose parameters are the initial values of training. Users and items are "
+        "mapped by their ids (docs/serving.md). Empty: random initial values.",
     )
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
     patience: int = Field(

@@ -199,7 +199,7 @@ def _content(tensors: Tensors, metadata: dict[str, str], n_items: int) -> dict[s
     """The fields scaling and content of a Model, as far as the file has them."""
     if "content" not in tensors:
         return {}
-    names = json.loads(metadata["modalities"])
+    names = _json(metadata["modalities"])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"modalities is {metadata['modalities']!r}, not a list of names")
     mean, scale = ({name: tensors[f"scaling.{m}.{kind}"] for m, name in enumerate(names)} for kind in ("mean", "scale"))
@@ -210,6 +210,13 @@ def _content(tensors: Tensors, metadata: dict[str, str], n_items: int) -> dict[s
         if mean[name].ndim != 1 or mean[name].shape != scale[name].shape or mean[name].dtype != torch.float64:
             raise ValueError(f"the scaling of {name} is {tuple(mean[name].shape)}, not one-dimensional float64")
     return {"scaling": Scaling(mean, scale), "content": content}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -231,7 +238,7 @@ def inference(model: Model) -> Inference:
     if name not in SYSTEMS:
         raise InputError(f"the model of {data} is one of the system {name!r}, whose package is not installed")
     try:
-        config = Config.model_validate(json.loads(model.metadata["settings"]))
+        config = Config.model_validate(_json(model.metadata["settings"]))
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the settings of the model of {data} cannot be read ({reason}); train again") from None

@@ -182,7 +182,9 @@ class ItemTower(nn.Module):
         super().__init__()
         self.inference = inference
         self.modalities = tuple(scaling.mean)
-        self.names = _register(self, inference.weights(parameters))
+        weights = inference.weights(parameters)
+        self.names = _register(self, weights)
+        self.dtype = next((tensor.dtype for tensor in weights.values()), torch.float32)
         self.means = _register(self, {f"mean.{name}": mean for name, mean in scaling.mean.items()})
         self.scales = _register(self, {f"scale.{name}": scale for name, scale in scaling.scale.items()})
 
@@ -192,7 +194,7 @@ class ItemTower(nn.Module):
     def content(self, *features: Tensor) -> Tensor:
         """Inference.content of raw features."""
         scaled = [
-            ((raw.double() - getattr(self, mean)) * getattr(self, scale)).float()
+            ((raw.double() - getattr(self, mean)) * getattr(self, scale)).to(self.dtype)
             for raw, mean, scale in zip(features, self.means.values(), self.scales.values(), strict=True)
         ]
         return self.inference.content(self._weights(), scaled)

@@ -101,6 +101,8 @@ def test_new_items_by_file_name_modality_and_folder(runs, data, tmp_path, capsys
         model = saved_model.load(runs / "mmssl")
         expected = recommend(model, [1], 70, new_items=(["n1", "n2"], {"image": image[:2], "text": text[:2]}))
         assert found["1"] == [str(item) for item in expected.item] and {"n1", "n2"} <= set(found["1"])
+    alone, _ = asked(runs / "mmssl", tmp_path / "o.csv", capsys, "--users", "1", *asks[0], "--candidates", by_name)
+    assert alone["1"] == [item for item in found["1"] if item in ids]
     near, _ = asked(runs / "mmssl", tmp_path / "o.csv", capsys, "--users", "1", "--k", "70", *asks[0], "--nearest", "3")
     assert near["1"] != found["1"]
 

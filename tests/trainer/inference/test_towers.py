@@ -147,7 +147,7 @@ def test_earlier_files_are_refused_for_this_and_nothing_else(data, tmp_path):
     assert similar(again, [103], k=3).rank.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("settings", ["{", '{"model": {"dims": 3}}', '{"model": {"layers": "many"}}'])
+@pytest.mark.parametrize("settings", ["[" * 100_000, "{", '{"model": {"dims": 3}}', '{"model": {"layers": "many"}}'])
 def test_damaged_settings_are_one_line(data, settings):
     _, model = trained(data, "lightgcn")
     model.metadata["settings"] = settings
@@ -248,3 +248,56 @@ def test_histories_are_sets(data):
     rows = history_rows(data, [[103, 106, "103"], []])
     assert isinstance(rows, sp.csr_array) and rows.shape == (2, 70) and rows.indices.tolist() == [1, 2]
     assert rows.data.tolist() == [1, 1]
+
+
+def test_a_tower_has_the_dtype_of_its_weights(data):
+    from mmssl_trainer.systems.inference import ItemTower, Scaling
+    from mmssl_trainer.systems.vbpr import VBPRInference
+
+    system, model = trained(data, "vbpr")
+    weights = {name: tensor.double() for name, tensor in model.parameters.items()}
+    tower = ItemTower(
+        VBPRInference(configure({"model.dim": 8, "model.heads": 2})), weights, Scaling.of(data.features, True)
+    )
+    found = tower(*(torch.from_numpy(values) for values in data.features.values()))
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), system.cold_items(), rtol=1e-4, atol=1e-6)
+
+
+def test_every_system_says_what_it_can():
+    from mmssl_trainer.config.names import system_class
+    from mmssl_trainer.systems.inference import Inference
+
+    for name in SYSTEMS:
+        kind = vars(system_class(name))["inference"]
+        assert issubclass(kind, Inference)
+        system = kind(configure({"model.system": name}))
+        assert bool(system.no_users) == (name in NO_USERS) and bool(system.no_items) == (name not in WITH_ITEMS)
+
+
+@pytest.mark.parametrize(
+    "tensors, metadata, fragment",
+    [
+        ({"content": torch.ones(3, 16)}, {}, r"content is \(3, 16\) of torch.float32, not float32 with 70 rows"),
+        ({"content": torch.ones(70, 16).double()}, {}, "content is .* of torch.float64"),
+        ({"scaling.0.mean": torch.ones(2, 2).double()}, {}, r"the scaling of image is \(2, 2\)"),
+        ({"scaling.1.scale": torch.ones(3).double()}, {}, "the scaling of text"),
+        ({}, {"modalities": '["image", "text", "audio"]'}, "tensor 'scaling.2.mean' is missing"),
+        ({}, {"modalities": "[" * 100_000}, "is nested too deeply"),
+        ({}, {"modalities": "7"}, "modalities is '7', not a list of names"),
+        ({}, {"modalities": "[["}, "[^\n]*train again"),
+    ],
+)
+def test_damaged_content_is_refused(data, tmp_path, tensors, metadata, fragment):
+    from mmssl_trainer.files import read_header, write_tensors
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    _, model = trained(data, "mmssl")
+    path = tmp_path / "model.safetensors"
+    save(model, path)
+    with safe_open(path, "pt") as file:
+        header = read_header(file.metadata())
+    write_tensors(path, load_file(path) | tensors, header | metadata)
+    with pytest.raises(InputError, match=f"{path}: {fragment}"):
+        load(path)
