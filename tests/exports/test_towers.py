@@ -91,6 +91,14 @@ def test_a_tower_with_other_results_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("to", ["torch-export", "onnx"])
+def test_an_occupied_folder_is_refused(model, tmp_path, to):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="is not empty"):
+        export(model, tmp_path, to)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_a_difference_is_found():
     class Doubled(torch.nn.Module):
         def forward(self, x):
