@@ -40,6 +40,8 @@ def recommend(
 ) -> None:
     """Print or write the best items for each user. Items that the user has interacted with are excluded."""
     if launch.is_asked_for(ranks):
+        if out is not None:
+            refuse_occupied(out)
         return launch.launch(ranks, sys.argv[1:])
     from ..console import output, tables
     from ..runs import recommend as recommending
@@ -53,6 +55,8 @@ def recommend(
             raise InputError("--users and --users-from work with one process only; leave out --ranks or torchrun")
         if out is not None and out.suffix:
             raise InputError(f"{out}: every process writes a file; give a folder, whose name has no extension")
+        if out is not None:
+            refuse_occupied(out)
     model = saved_model.load(run)
     user_ids = _user_ids(users, users_from, model.interactions)
     if out is None and user_ids is None:
@@ -73,6 +77,12 @@ def recommend(
     else:
         count = recommending.write(chunks, out)
         output.OUT.print(f"{out}: {count:,} recommendations", markup=False)
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raise InputError if the folder for the files of all ranks has content."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; give another folder with --out")
 
 
 def _user_ids(users: list[str] | None, users_from: Path | None, dataset) -> list[str] | None:

@@ -79,7 +79,7 @@ def train(
     from ..systems import refuse_over_ranks, refuse_without_features
     from ..training import ranks as together
     from ..training import signals
-    from ..training.checkpoints import Checkpoints, resume_command
+    from ..training.checkpoints import Checkpoints, ranks_of_checkpoint, resume_command
     from ..training.loop import pick_device
 
     flags |= {
@@ -104,7 +104,7 @@ def train(
         saved = configuration(config, {})
         refuse_other(resume, saved.model_dump(), chosen.model_dump(), more_epochs=True)
         _refuse_finished(resume, saved, chosen.train.epochs)
-    group = together.join(chosen.train.device)
+    group = together.join(chosen.train.device, chosen.distributed)
     if group.size > 1:
         refuse_over_ranks(chosen.model.system)
         together.refuse_one_process_settings(chosen)
@@ -117,6 +117,8 @@ def train(
     elif "epochs" not in chosen.train.model_fields_set:
         chosen = chosen.changed("train", epochs=SYNTHETIC_EPOCHS)
     together.refuse_differences(chosen, dataset)
+    if resume is not None and flags["train.threads"][0] is None and ranks_of_checkpoint(resume) not in (0, group.size):
+        chosen = chosen.changed("train", threads=0)  # those of other ranks; they are divided anew
     if not chosen.train.threads:  # saved in config.toml, because results may depend on it and it depends on the load
         chosen = chosen.changed("train", threads=torch.get_num_threads())
     chosen = together.one_config(budget.fit_to_budget(dataset, chosen, resumed=resume is not None))

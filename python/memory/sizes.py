@@ -22,7 +22,8 @@ class Sizes:
     widths: feature columns per modality; hidden: the two widths of the discriminator, None without one; content:
     feature columns of the SVD system; draws: order statistics drawn per Gumbel row; final_softmax, l2: whether the
     encoder and the loss have these parts; propagations: how often a system other than MMSSL propagates its
-    embeddings in a step; ranks: number of processes that train the model together.
+    embeddings in a step; ranks: number of processes that train the model together; wire: bytes of a
+    value in the exchange of rows and columns.
     """
 
     users: int
@@ -46,6 +47,7 @@ class Sizes:
     l2: bool = True
     propagations: int = 1
     ranks: int = 1
+    wire: int = 4
 
     @property
     def nodes(self) -> int:
@@ -94,4 +96,5 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         l2=bool(loss.lambda_l2) and model.system == "mmssl",
         propagations=PROPAGATIONS.get(model.system, 1),
         ranks=distributed.current().size,
+        wire=2 if config.distributed.wire == "bfloat16" else 4,
     )
