@@ -16,8 +16,8 @@ from pathlib import Path
 from mmssl_fast.distributed.ranks import launch
 
 HERE = Path(__file__).parent
-STEPS, WITHIN_BYTES, WITHIN_MEMORY = 3, 0.05, 0.10  # steps of an epoch
-SIZES = {"users": 80_000, "items": 20_000, "interactions": 200_000, "dim": 64, "hidden": 128, "batch": 1024}
+STEPS, WITHIN_BYTES, WITHIN_MEMORY = 2, 0.05, 0.10  # steps of an epoch
+SIZES = {"users": 50_000, "items": 50_000, "interactions": 200_000, "dim": 64, "hidden": 64, "batch": 2048}
 
 
 def work(sizes: dict[str, int], out: Path) -> None:
@@ -53,6 +53,7 @@ def work(sizes: dict[str, int], out: Path) -> None:
         base
         | {
             "train.epochs": 2,
+            "train.refresh_every": 9,
             "model.dim": sizes["dim"],
             "model.hidden": [sizes["hidden"], sizes["hidden"] // 2],
             "train.batch": sizes["batch"],

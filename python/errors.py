@@ -49,6 +49,14 @@ class WorkerFailed(RuntimeError):
     """A worker process failed unexpectedly. Its output has the reason."""
 
 
+class Reported(Exception):
+    """Another process has failed and printed the reason. code: the exit code of this process."""
+
+    def __init__(self, code):
+        super().__init__(f"exit code {code}")
+        self.code = code
+
+
 def install_command(extra: str) -> str:
     """The command that installs mmssl_fast with an extra, from the checkout or wheel that it was installed from.
 

@@ -382,5 +382,10 @@ def _all_reduce(x: Tensor, op: Any, ranks: Ranks) -> Tensor:
 
 
 def _all_to_all(received: Tensor, sent: Tensor, takes: list[int], gives: list[int], ranks: Ranks) -> None:
-    dist.all_to_all_single(received, sent.detach(), takes, gives)
-    ranks.received += (received.numel() - takes[ranks.rank]) * received.element_size()
+    sent, arrived = sent.detach(), received
+    if ranks.wire is not None and sent.dtype == torch.float32:  # the own part as well, whatever the number of ranks
+        sent, arrived = sent.to(ranks.wire), received.new_empty(received.shape, dtype=ranks.wire)
+    dist.all_to_all_single(arrived, sent, takes, gives)
+    ranks.received += (received.numel() - takes[ranks.rank]) * arrived.element_size()
+    if arrived is not received:
+        received.copy_(arrived)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
+ANSWER_SECONDS = 3.0  # within which a rank answers if it has not ended and does not hang
+GRACE_SECONDS = 6.0  # for the other ranks of a machine to end after the first; those that hang never do
 
 
 class Ranks:
@@ -19,6 +28,7 @@ class Ranks:
         rank: number of this process, 0 to size − 1.
         size: number of processes P. With one, nothing is sent, and every function of this package equals the operation
             for one process.
+        wire: dtype to which float32 rows and columns are rounded when they are exchanged; None: they are not.
         received: bytes that this process has received in collectives, counted as in the docstrings of `collectives`.
 
     Example:
@@ -27,10 +37,10 @@ class Ranks:
         ((3, 6), [3, 3, 1])
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, store: Any = None, wire: torch.dtype | None = None) -> None:
         if not 0 <= rank < size:
             raise ValueError(f"Ranks: rank must be in [0, {size}), got {rank}")
-        self.rank, self.size, self.received = rank, size, 0
+        self.rank, self.size, self.received, self.wire = rank, size, 0, wire
         self._store = store
 
     def spans(self, n: int) -> list[tuple[int, int]]:
@@ -60,13 +70,42 @@ class Ranks:
         """
         if self._store is None:
             return self.rank == 0
-        try:
-            return bool(self._store.add(event, 1) == 1)
-        except (RuntimeError, dist.DistError):  # the process of the store has ended, so another one has reported
-            return False
+        return bool(_within(ANSWER_SECONDS, lambda: self._store.add(event, 1) == 1))
+
+    def silent(self, event: str) -> list[int]:
+        """The ranks that do not call this method within ANSWER_SECONDS of this one, because they have ended or hang.
+
+        To be called on every rank where a collective failed. Empty if a rank has already reported `event`, which is
+        then the reason.
+        """
+        others = [rank for rank in range(self.size) if rank != self.rank]
+
+        def ask() -> list[int]:
+            store, until, missing = self._store, time.monotonic() + ANSWER_SECONDS, others
+            store.set(f"answered {self.rank}", "")
+            while missing and time.monotonic() < until and not store.check([event]):
+                time.sleep(0.1)
+                missing = [rank for rank in missing if not store.check([f"answered {rank}"])]
+            return [] if store.check([event]) else missing
+
+        return (_within(2 * ANSWER_SECONDS, ask) or []) if self._store is not None else []
 
     def __repr__(self) -> str:
         return f"Ranks(rank={self.rank}, size={self.size})"
+
+
+def _within(seconds: float, ask: Callable[[], T]) -> T | None:
+    """The result of `ask`, a question to the store; None if the process of the store has ended or does not answer."""
+    results: list[T] = []
+
+    def answer() -> None:
+        with suppress(RuntimeError, dist.DistError):
+            results.append(ask())
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return results[0] if results else None
 
 
 ONE = Ranks()
@@ -89,7 +128,7 @@ def on_this_machine() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if started_together() else 1
 
 
-def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ranks:
+def start(device: torch.device | str = "cpu", timeout_minutes: float = 10, wire: torch.dtype | None = None) -> Ranks:
     """Equals ``torch.distributed.init_process_group()`` for the processes that torchrun started; returns the ranks.
 
     Without torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or if WORLD_SIZE is 1, no process group
@@ -99,7 +138,8 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ra
     Args:
         device: device of the tensors. CPU tensors are exchanged by gloo, CUDA tensors by NCCL; a process uses the CUDA
             device LOCAL_RANK.
-        timeout_minutes: time that a rank waits for the others.
+        timeout_minutes: time that a rank waits for the others, at the start and in every exchange.
+        wire: see Ranks.
 
     Raises:
         ConnectionError: if the other processes do not connect within this time.
@@ -113,7 +153,7 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ra
         return ONE
     timeout = timedelta(minutes=timeout_minutes)
     if dist.is_initialized():
-        _current = Ranks(dist.get_rank(), dist.get_world_size())
+        _current = Ranks(dist.get_rank(), dist.get_world_size(), wire=wire)
         return _current
     backend = "cpu:gloo"
     if torch.device(device).type == "cuda":
@@ -132,7 +172,7 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10) -> Ra
             f"rank {rank} of {size} could not join the others within {timeout_minutes:g} minutes ({reason}); start all "
             "of them with the same MASTER_ADDR and MASTER_PORT"
         ) from None
-    _current = Ranks(rank, size, attempt)
+    _current = Ranks(rank, size, attempt, wire)
     return _current
 
 
@@ -169,6 +209,8 @@ def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
         local_addr="127.0.0.1",
         max_restarts=restarts,
     )
+    ended = threading.Event()
+    threading.Thread(target=_kill_stragglers, args=(size, ended), daemon=True).start()
     try:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
@@ -181,4 +223,42 @@ def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
         return rank, failure.exitcode
     except SignalException as error:
         return 0, 128 + error.sigval.value
+    finally:
+        ended.set()
     return 0, 0
+
+
+def _kill_stragglers(size: int, ended: threading.Event) -> None:
+    """Until `ended`: whenever one of `size` child processes has ended, kill the others GRACE_SECONDS later.
+
+    torch sends SIGTERM to the others and kills them after 30 seconds. A stopped process does not get SIGTERM. Only on
+    Linux, and only child processes, whose ids cannot belong to other processes before this one has waited for them.
+    """
+    complete, since = False, 0.0
+    while not ended.wait(0.2):
+        running = _running_children()
+        if len(running) >= size:
+            complete, since = True, 0.0
+        elif complete and running:
+            since = since or time.monotonic()
+            if time.monotonic() - since > GRACE_SECONDS:
+                for process in running:
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+        elif not running:
+            complete = False
+
+
+def _running_children() -> list[int]:
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(child) for child in path.read_text().split()]
+    return [child for child in found if not _is_zombie(child)]
+
+
+def _is_zombie(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return True

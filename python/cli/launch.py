@@ -9,10 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import typer
-
 from .. import threads
-from ..errors import InputError, WorkerFailed
+from ..errors import InputError, Reported, WorkerFailed
 
 if TYPE_CHECKING:
     from mmssl_fast.distributed import Ranks
@@ -57,15 +55,13 @@ def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> No
     ranks = ranks or 1
     threads.divide(ranks)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    # Otherwise restarted processes read the addresses of ended ones (pytorch/pytorch#135712).
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     command = [sys.executable, "-P", "-m", "mmssl_trainer", *without_ranks(arguments)]
     rank, code = launcher.launch(ranks, command, restarts)
     if code < 0:
         raise WorkerFailed(f"rank {rank} was ended by {signal.Signals(-code).name}; the other ranks were ended as well")
     if code:
-        raise typer.Exit(code)
+        raise Reported(code)
 
 
 def without_ranks(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import threads
-from ..errors import InputError, Interrupted, NonFiniteLoss, WorkerFailed, as_user_error, install_command
+from ..errors import InputError, Interrupted, NonFiniteLoss, Reported, WorkerFailed, as_user_error, install_command
 
 TRAIN_PACKAGES = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             ranks.leave()
         return code if isinstance(code, int) else 0
+    except Reported as error:
+        return error.code
     except InputError as error:
         return _fail(error, 2)
     except Interrupted as error:

@@ -88,6 +88,8 @@ def recommend(
 ) -> None:
     """Print or write the best items for each user. Items that the user has interacted with are excluded."""
     if launch.is_asked_for(ranks):
+        if out is not None:
+            refuse_occupied(out)
         return launch.launch(ranks, sys.argv[1:])
     from .. import load, unfinished
     from ..console import output, tables
@@ -112,6 +114,8 @@ def recommend(
             raise InputError(f"{given[0]} works with one process only; leave out --ranks or torchrun")
         if out is not None and out.suffix:
             raise InputError(f"{out}: every process writes a file; give a folder, whose name has no extension")
+        if out is not None:
+            refuse_occupied(out)
     if bool(filters) != (items is not None):
         raise InputError("--filter and --items belong together; give both")
     model = load(run)
@@ -176,6 +180,12 @@ def _allowed(candidates: Path | None, filters: list[str] | None, items: Path | N
     if not allowed:
         raise InputError(f"{candidates or items}: no item is left to recommend; check --candidates and --filter")
     return allowed
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raise InputError if the folder for the files of all ranks has content."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; give another folder with --out")
 
 
 def _user_ids(users: list[str] | None, users_from: Path | None, dataset) -> list[str] | None:

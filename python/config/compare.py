@@ -9,12 +9,15 @@ from typing import Any
 
 from ..errors import InputError, shown
 
-# A run may be resumed with other values of these keys. They do not change the computation, except train.threads: it
-# changes the rounding of sums, which adversarial training amplifies (docs/determinism.md). It may differ nevertheless,
-# so that a run can continue on another machine, and a note reports it.
+# A run may be resumed with other values of these keys. They do not change the computation, except train.threads and
+# distributed.wire: they change the rounding, which adversarial training amplifies (docs/determinism.md). They may
+# differ nevertheless, so that a run can continue on other machines. A note reports other threads.
 MAY_DIFFER = (
     "data.path",
     "data.layout",
+    "distributed.check_every",
+    "distributed.timeout_minutes",
+    "distributed.wire",
     "train.balance",
     "train.checkpoint_every",
     "train.checkpoint_minutes",

@@ -208,6 +208,27 @@ class EvaluateSection(Section):
         return sorted({*ks, 20})
 
 
+class DistributedSection(Section):
+    timeout_minutes: float = Field(
+        10.0,
+        gt=0,
+        le=1440,
+        description="Minutes that a rank waits for the others, at the start and in every exchange. It must be longer "
+        "than a rank may take for a step, an evaluation or a checkpoint.",
+    )
+    check_every: int = Field(
+        100,
+        ge=0,
+        description="Steps between comparisons of the losses of all ranks, which must be equal to the last bit. 0: "
+        "only at the end of an epoch.",
+    )
+    wire: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description='Type of the values in the exchange of rows and columns. "bfloat16" halves the bytes and rounds '
+        "the values to 8 bits.",
+    )
+
+
 class OwnConfig(Section):
     """The sections that this package defines; `Config` adds those of external systems."""
 
@@ -219,6 +240,7 @@ class OwnConfig(Section):
     evaluate: EvaluateSection = EvaluateSection()
     itemknn: ItemKNNSection = ItemKNNSection()
     userknn: UserKNNSection = UserKNNSection()
+    distributed: DistributedSection = DistributedSection()
     svd: SVDSection = SVDSection()
     ease: EASESection = EASESection()
     sgl: SGLSection = SGLSection()

@@ -25,7 +25,7 @@ class Sizes:
     feature columns of the SVD system; draws: order statistics drawn per Gumbel row; final_softmax, l2: whether the
     encoder and the loss have these parts; propagations: how often a system other than MMSSL propagates its
     embeddings in a step; ranks: number of processes that train the model together; closed: the tables of EASE,
-    ItemKNN or UserKNN, which have no other stages.
+    ItemKNN or UserKNN, which have no other stages; wire: bytes of a value in the exchange of rows and columns.
     """
 
     users: int
@@ -50,6 +50,7 @@ class Sizes:
     propagations: int = 1
     ranks: int = 1
     closed: ClosedForm | None = None
+    wire: int = 4
 
     @property
     def nodes(self) -> int:
@@ -99,4 +100,5 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         propagations=PROPAGATIONS.get(model.system, 1),
         ranks=distributed.current().size,
         closed=closed_form(dataset, config),
+        wire=2 if config.distributed.wire == "bfloat16" else 4,
     )

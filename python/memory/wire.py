@@ -17,7 +17,7 @@ def received(s: Sizes) -> dict[str, int]:
     if p == 1:
         return {}
     users, items = distinct(s.users, b), distinct(s.items, 2 * b)  # an id that occurs twice in a batch is sent once
-    exchanged = 4 * FLOAT * s.nodes * d * (p - 1) / p**2  # a table to columns and back, in both directions
+    exchanged = 4 * s.wire * s.nodes * d * (p - 1) / p**2  # a table to columns and back, in both directions
     summed = 2 * (p - 1) / p  # of an all-reduce, per byte of the tensor
     wide = FLOAT * b * s.hidden[0] if s.hidden else 0
     views = m > 0 and s.neighbours > 0 and (s.attention or s.contrastive)

@@ -21,7 +21,7 @@ from ..ranking import breakdown, check_list_lengths
 from ..systems import create, refuse_over_ranks, refuse_without_features, title
 from ..training import ranks as together
 from ..training import signals
-from ..training.checkpoints import FOLDER, Checkpoints, resume_command
+from ..training.checkpoints import FOLDER, Checkpoints, ranks_of_checkpoint, resume_command
 from ..training.loop import pick_device
 from ..training.progress import Fit
 from ..training.state_file import newest
@@ -91,6 +91,9 @@ def resume(run: str | Path, config: Config | None = None, *, note: Callable[[str
     chosen = saved if config is None else config
     refuse_other(run, saved.model_dump(), chosen.model_dump(), more_epochs=True)
     _refuse_finished(run, saved, chosen.train.epochs)
+    group = together.join(chosen.train.device, chosen.distributed)
+    if chosen.train.threads == saved.train.threads and ranks_of_checkpoint(run) not in (0, group.size):
+        chosen = chosen.changed("train", threads=0)  # those of other ranks; they are divided anew
     return _run(chosen, run, note, resumed=True)
 
 
@@ -135,7 +138,7 @@ def _run(
 def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
     """The configuration with all values chosen that depend on the data and on this machine, and the data. Raises
     InputError for what the data or the processes cannot do."""
-    group = together.join(config.train.device)
+    group = together.join(config.train.device, config.distributed)
     if group.size > 1:
         refuse_over_ranks(config.model.system)
         together.refuse_one_process_settings(config)

@@ -4,6 +4,7 @@ position within the epoch."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from pathlib import Path
@@ -158,6 +159,17 @@ class Checkpoints:
 def resume_command(run: Path) -> str:
     """The command that resumes a run."""
     return f"mmssl-fast train --resume {shlex.quote(str(run))}"
+
+
+def ranks_of_checkpoint(run: Path) -> int:
+    """The number of ranks that wrote the newest checkpoint of a run, 0 if there is none or it cannot be read."""
+    path = newest(run / FOLDER)
+    if path is None or path.name != SEAL:
+        return int(path is not None)
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["state"]["tensors"]["ranks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _collect(system: System, fit: Fit, position: Position) -> tuple[dict[str, Tensor], dict[str, Any]]:

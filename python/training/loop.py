@@ -190,6 +190,9 @@ class Run:
             except OutOfMemory as error:
                 raise OutOfMemory(f"in epoch {epoch}, step {step} of {table.steps}, {error}") from None
             self.fit.step, self.fit.tile = self.fit.step + 1, self.tiles.elements
+            check_every = self.config.distributed.check_every
+            if check_every and self.fit.step % check_every == 0:
+                refuse_different_results(table.rows()[-1], f"the losses of step {step} of epoch {epoch}")
             losses = None
             if step == table.steps or time.perf_counter() - reported > REPORT_SECONDS:
                 losses, reported = table.check(epoch), time.perf_counter()

@@ -17,22 +17,28 @@ from torch import Tensor
 from mmssl_fast import __version__, distributed
 from mmssl_fast.distributed import Ranks
 
-from ..config.sections import Config
+from ..config.sections import Config, DistributedSection
 from ..console import output
 from ..data import Dataset
 from ..errors import InputError, WorkerFailed, shown
 
 T = TypeVar("T")
+FAILED = "failed"  # the event that a rank has reported the error of the run
 # Parts of the messages of gloo and NCCL for a process that has ended or does not answer.
 _BROKEN = ("Connection closed by peer", "Connection reset", "Broken pipe", "timeout", "Timed out", "NCCL", "gloo")
 
 
-def join(device: str = "cpu") -> Ranks:
-    """Connect to the other processes that torchrun started, if any. All ranks except the first stop printing."""
+def join(device: str = "cpu", settings: DistributedSection | None = None) -> Ranks:
+    """Connect to the other processes that torchrun started, if any. All ranks except the first stop printing.
+
+    settings: the section [distributed] of the configuration, by default with the defaults.
+    """
+    settings = settings or DistributedSection()
     if not distributed.started_together():
         return distributed.current()
     try:
-        ranks = distributed.start(device)
+        wire = torch.bfloat16 if settings.wire == "bfloat16" else None
+        ranks = distributed.start(device, settings.timeout_minutes, wire)
     except ConnectionError as error:
         raise InputError(error) from None
     if ranks.rank:
@@ -54,19 +60,22 @@ def report_once(message: str) -> str | None:
     ranks = distributed.current()
     if ranks.size == 1:
         return None if int(os.environ.get("RANK") or 0) > 0 and distributed.started_together() else message
-    if not ranks.is_first("failed"):
+    if not ranks.is_first(FAILED):
         return None
     return f"rank {ranks.rank}: {message}" if ranks.rank else message
 
 
 def lost_connection(error: Exception) -> WorkerFailed | None:
     """The error to report if a collective failed because another process has ended or hangs. None for other errors."""
-    text = str(error)
-    if distributed.current().size == 1 or not any(sign in text for sign in _BROKEN):
+    text, ranks = str(error), distributed.current()
+    if ranks.size == 1 or not any(sign in text for sign in _BROKEN):
         return None
     # gloo puts its source file before the message, and general advice after the first sentence.
     reason = re.sub(r"^\[\S+:\d+\] ", "", text.splitlines()[0]).partition(". ")[0].rstrip(".")
-    return WorkerFailed(f"lost another rank ({reason}); see the message of the launcher, then continue with --resume")
+    silent = ranks.silent(FAILED)
+    who = f"rank{'s' * (len(silent) > 1)} {', '.join(map(str, silent))}" if silent else "another rank"
+    what = f"{who} {'do' if len(silent) > 1 else 'does'} not answer, it has ended or hangs"
+    return WorkerFailed(f"{what} ({reason}); see the message of the launcher, then continue with --resume")
 
 
 def end(code: int) -> None:

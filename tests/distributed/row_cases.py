@@ -118,3 +118,20 @@ def case_model_of_all_ranks(ranks, check: Check):
 def seeded(call):
     torch.manual_seed(5)
     return call(), torch.get_rng_state()
+
+
+def case_rows_and_columns_in_bfloat16(ranks, check: Check):
+    """Values of float32 are rounded once in each exchange, also those that stay; half the bytes are received."""
+    whole = normal(7, 5, dtype=torch.float32)
+    rounded = whole if ranks.size == 1 else whole.bfloat16().float()
+    md.all_texts("", ranks)
+    counts = []
+    for wire in (None, torch.bfloat16):
+        before, ranks.wire = ranks.received, wire
+        columns = md.rows_to_columns(ranks.mine(whole), 7, ranks)
+        expected = whole if wire is None else rounded
+        check.equal(columns, columns_of(expected, ranks).contiguous(), f"columns, {wire}")
+        check.equal(md.columns_to_rows(columns, 5, ranks), ranks.mine(expected).contiguous(), f"rows, {wire}")
+        counts.append(ranks.received - before)
+    ranks.wire = None
+    check.true(counts[0] == 2 * counts[1], f"bytes {counts}")

@@ -1,0 +1,57 @@
+"""The section [distributed], and the threads of a resumed run."""
+
+import json
+
+import pytest
+from mmssl_trainer import configure, load_data
+from mmssl_trainer.errors import InputError
+from mmssl_trainer.memory.sizes import sizes_of
+from mmssl_trainer.training import checkpoints, loop
+from mmssl_trainer.training import ranks as together
+
+from mmssl_fast import distributed
+
+SETTINGS = {"model.system": "lightgcn", "model.dim": 8, "train.epochs": 1, "train.threads": 1}
+
+
+@pytest.mark.parametrize("every, steps", [(4, [4, 8]), (0, [])])
+def test_losses_are_compared(monkeypatch, every, steps):
+    compared = []
+    monkeypatch.setattr(
+        loop, "refuse_different_results", lambda values, what: compared.append((tuple(values.shape), what))
+    )
+    loop.fit(load_data(), configure(SETTINGS | {"distributed.check_every": every}))
+    expected = [((1,), f"the losses of step {step} of epoch 1") for step in steps]
+    assert compared == [*expected, ((9, 1), "the losses of epoch 1")]
+
+
+def test_settings_reach_the_exchanges(monkeypatch):
+    given = []
+    monkeypatch.setattr(distributed, "started_together", lambda: True)
+    monkeypatch.setattr(distributed, "start", lambda *arguments: given.append(arguments) or distributed.ONE)
+    config = configure({"distributed.timeout_minutes": 0.5, "distributed.wire": "bfloat16"})
+    together.join("cpu", config.distributed)
+    together.join()
+    assert [one[1:] for one in given] == [(0.5, together.torch.bfloat16), (10.0, None)]
+    assert sizes_of(load_data(), config).wire == 2 and sizes_of(load_data(), configure({})).wire == 4
+
+
+@pytest.mark.parametrize("key, value", [("timeout_minutes", 0.0), ("check_every", -1), ("wire", "float16")])
+def test_a_wrong_value_is_refused(key, value):
+    with pytest.raises(InputError, match=f"distributed.{key}"):
+        configure({f"distributed.{key}": value})
+
+
+def test_ranks_of_a_checkpoint(tmp_path):
+    """From the newest one; 0 if it cannot be read, which opening it reports."""
+    assert checkpoints.ranks_of_checkpoint(tmp_path) == 0
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "0000000003.json").write_text("{}")
+    assert checkpoints.ranks_of_checkpoint(tmp_path) == 1
+    (state / "0000000004.0").mkdir()
+    path = state / "0000000004.0" / "state.json"
+    path.write_text(json.dumps({"state": {"tensors": {"ranks": 3}}}))
+    assert checkpoints.ranks_of_checkpoint(tmp_path) == 3
+    path.write_text("[]")
+    assert checkpoints.ranks_of_checkpoint(tmp_path) == 0

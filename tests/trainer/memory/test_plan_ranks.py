@@ -1,0 +1,54 @@
+"""The plan of a rank: what it holds and receives."""
+
+from dataclasses import replace
+
+import pytest
+from mmssl_trainer import configure, load_data
+from mmssl_trainer.errors import InputError
+from mmssl_trainer.memory import budget
+from mmssl_trainer.memory.plan import live, persistent_bytes, stages
+from mmssl_trainer.memory.sizes import Sizes
+from mmssl_trainer.memory.wire import distinct
+
+from mmssl_fast import distributed
+
+SIZES = Sizes(90_000, 60_000, 10**6, (128, 64), hidden=(512, 256), batch=1024)
+
+
+def test_a_rank_needs_less_and_the_graph_does_not_shrink():
+    plans = [stages(replace(SIZES, ranks=ranks)) for ranks in (1, 2, 4, 8)]
+    assert live(plans[0]) > live(plans[1]) > live(plans[2]) > live(plans[3])
+    held = [persistent_bytes(plan) for plan in plans]
+    # What is divided falls with 1/P: the differences halve.
+    assert (held[0] - held[1]) / (held[1] - held[2]) == pytest.approx(2, rel=0.01)
+    assert {plan[2].name: plan[2].persistent for plan in plans} == {plans[0][2].name: plans[0][2].persistent}
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 64])
+def test_received_bytes_are_those_of_the_tutorial(ranks):
+    s = replace(SIZES, ranks=ranks)
+    n, d, m, b, h, share = s.nodes, s.dim, s.modalities, s.batch, s.hidden[0], (ranks - 1) / ranks
+    users = distinct(s.users, b)
+    expected = 16 * (2 * m + s.layers) * n * d * share / ranks + 8 * (1 + 3 * m) * b * h * share
+    expected += 8 * (4 + 3 * m) * b * d * share  # rows of the batch
+    expected += m * (16 * d + 24) * users * share + 8 * (users + distinct(s.items, 2 * b)) * d * share
+    assert sum(stage.received for stage in stages(s)) == pytest.approx(expected, rel=0.01)
+    half = sum(stage.received for stage in stages(replace(s, wire=2)))
+    assert half == pytest.approx(expected - 8 * (2 * m + s.layers) * n * d * share / ranks, rel=0.01)
+
+
+def test_nothing_is_received_by_one_rank():
+    assert not any(stage.received for stage in stages(SIZES))
+
+
+def test_a_run_that_does_not_fit_a_rank_is_refused(monkeypatch):
+    """The message has the number of ranks, and those of a machine share its free memory."""
+    data = load_data()
+    monkeypatch.setattr(distributed, "current", lambda: distributed.Ranks(1, 3))
+    config = configure({"train.memory": "1MiB"})
+    with pytest.raises(InputError, match=r"each of the 3 ranks needs about .* its budget is 1.00 MiB \(train.memory\)"):
+        budget.fit_to_budget(data, config)
+    monkeypatch.setattr(budget, "free_memory", lambda device: 3 << 20)
+    monkeypatch.setattr(distributed, "on_this_machine", lambda: 3)
+    with pytest.raises(InputError, match=r"80% of the free memory, shared by 3 ranks\).*or use more ranks on more"):
+        budget.fit_to_budget(data, configure({}))
