@@ -4,9 +4,9 @@
 # load_file returns ordinary CPU tensors, and the `with safe_open` block is closed, so one would guess that they own their
 # memory, as after torch.load. But they lie in a private mapping of the file, whose pages show what is written to it:
 # copying another checkpoint over the file (cp, shutil.copyfile: the same inode) changes the weights of a model that is
-# already in use, in part or as a whole, without an error. A file that becomes shorter ends the process with SIGBUS
-# (not done here). safetensors.numpy.load_file and safetensors.torch.load(bytes) copy. Writing to a tensor does not
-# change the file. A new file that is renamed over the old one (os.replace) is safe, since the mapping keeps the old one.
+# already in use, in part or as a whole, without an error. safetensors.numpy.load_file and
+# safetensors.torch.load(bytes) copy. Writing to a tensor does not change the file. A new file that is renamed over the
+# old one (os.replace) is safe, since the mapping keeps the old one.
 #
 # Prints what it sees and fails if that changes. Needs Python 3.11 and a network.
 set -euo pipefail

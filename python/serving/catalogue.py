@@ -190,8 +190,7 @@ class Catalogue:
 def _copied(model: Model) -> Model:
     """The model in memory of its own.
 
-    The tensors of a safetensors file are mapped: if somebody copies another model over the file, they change, and if
-    it gets shorter, the process ends with SIGBUS.
+    The tensors of a safetensors file are mapped: if somebody copies another model over the file, they change.
     """
     data = model.interactions
     names = (*SPLITS, "user_ids", "item_ids")
