@@ -45,7 +45,7 @@ class Catalogue:
         return lightgcn.FrozenItemGraph(adjacency, normal(self.n_items, 128), k=10, **sizes).to(DEVICE)
 
     def epoch(self, kind: str) -> dict:
-        """The metrics after one epoch from the same initialization."""
+        """The metrics after one epoch from the same initialisation."""
         model = self.model(kind)
         optimiser = torch.optim.Adam(model.parameters(), lr=0.005)
         for users, items in zip(*(ids.split(BATCH) for ids in self.train), strict=True):

@@ -1,4 +1,4 @@
-"""propagate against torch.sparse.mm with the same normalized matrix in COO and CSR format."""
+"""propagate against torch.sparse.mm with the same normalised matrix in COO and CSR format."""
 
 import pytest
 import torch

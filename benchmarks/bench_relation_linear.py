@@ -28,7 +28,7 @@ def layer_work(seen, shape, passes):
 
 def close(actual, expected):
     """Compares relative to the largest entry. The dense formulation itself has an error of 1e-3 in dU if rows are
-    normalized."""
+    normalised."""
     for a, e, limit in zip(actual, expected, (1e-4, 5e-3, 1e-4, 1e-4), strict=False):
         assert (a - e).abs().max() <= limit * e.abs().max()
 

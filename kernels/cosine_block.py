@@ -1,4 +1,4 @@
-"""cosine_block and its gradient: u vᵀ with seen entries 0 and optionally normalized rows (equation 3).
+"""cosine_block and its gradient: u vᵀ with seen entries 0 and optionally normalised rows (equation 3).
 
 Roofline per entry of the block on an H100, with d = 64 columns. Forward writes 4 bytes (1.2 ps) and does 2 d
 operations: 0.8 ps as three TF32 products, 0.3 ps in TF32, 1.9 ps in IEEE float32. Normalization needs the length of a
@@ -142,7 +142,7 @@ def _product_grad(
     BLOCK_I: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The gradient of the entries of a tile before normalization, inverse (grad - inner block), with 0 at seen entries,
+    """The gradient of the entries of a tile before normalisation, inverse (grad - inner block), with 0 at seen entries,
     and the position of each row's first seen item behind the tile."""
     item = first + tl.arange(0, BLOCK_I).to(tl.int64)
     offset = row[:, None] * items + item[None, :]
@@ -290,7 +290,7 @@ def cosine_block(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None, 
     from u [B, d] and v [I, d].
 
     The seen items of a row must be ascending and in [0, I). This is not checked, because it would need a
-    synchronization.
+    synchronisation.
     """
     call = _Call("cosine_block", u, v, crow, col)
     block, inverse = u.new_empty(call.rows, call.items), None

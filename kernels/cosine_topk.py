@@ -13,7 +13,7 @@ on either division, because the block sizes depend on d, the precision and the a
 
 Registers hold lists of up to 128 items. For longer lists, the similarities of a few rows at a time are written to
 memory and sorted by torch.sort. The sort is stable, so that equal similarities are ordered by item, and it needs no
-synchronization. It takes about ten passes over the similarities at 4 to 12 bytes per entry, independent of k.
+synchronisation. It takes about ten passes over the similarities at 4 to 12 bytes per entry, independent of k.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def cosine_topk(u: Tensor, v: Tensor, k: int, crow: Tensor | None, col: Tensor |
     v [I, d].
 
     The seen items of a row must be ascending and in [0, I). This is not checked, because it would need a
-    synchronization.
+    synchronisation.
     """
     op = "cosine_topk"
     check_factors(op, u, v)

@@ -373,7 +373,7 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -
     """The CUDA implementation of ``torch.ops.mmssl_fast.infonce``: term and lse [B] from unit rows h and e [U, d] and
     ids int64 [B].
 
-    The range of the ids is not checked, because it would need a synchronization.
+    The range of the ids is not checked, because it would need a synchronisation.
     """
     call = _Call("infonce", h, e, ids, tau, exclude_self)
     term, lse = h.new_empty(call.anchors), h.new_empty(call.anchors)

@@ -46,7 +46,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def require(rule: bool, op: str, message: str) -> None:
     """Raises ValueError "op: message" unless the rule holds. It checks shapes and dtypes only, because checking values
-    would need a synchronization."""
+    would need a synchronisation."""
     if not rule:
         raise ValueError(f"{op}: {message}")
 

@@ -107,7 +107,7 @@ class InteractionGraph:
             _check_degrees(self.user_degree, t_col, "crow", "t_col")
             eligible = (self.user_degree > 0) & (self.user_degree < n_items)
             numbers = eligible.sum(), self.user_degree.max() if n_users else eligible.sum()
-            self.n_eligible, self.max_degree = torch.stack(numbers).tolist()  # one synchronization with the GPU
+            self.n_eligible, self.max_degree = torch.stack(numbers).tolist()  # one synchronisation with the GPU
             full = (self.user_degree == n_items).nonzero().flatten()
             self._full_users = full if n_items else full[:0]
             self._inv_sqrt_users = _inv_sqrt(self.user_degree, torch.float32)

@@ -96,7 +96,7 @@ def cosine_block(
     u: Tensor, v: Tensor, seen: SeenRows | None = None, kind: str = "cosine", row_l2: bool = False
 ) -> Tensor:
     """Eq. 3: the cosine (or dot product) of every user row with every item row, with seen entries 0 and optionally
-    normalized rows, [B, I]."""
+    normalised rows, [B, I]."""
     if kind == "cosine":
         u, v = unit_rows(u), unit_rows(v)
     rows = u @ v.mT
@@ -148,7 +148,7 @@ def gumbel_softmax(
     row_l2: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Eq. 5, dense evaluation: softmax((A + σ g)/τ) + ζ cos(h_u, h_i), optionally with normalized rows, [B, I]."""
+    """Eq. 5, dense evaluation: softmax((A + σ g)/τ) + ζ cos(h_u, h_i), optionally with normalised rows, [B, I]."""
     seen = graph.rows(users)
     logits = gumbel_logits(seen.crow, seen.col, users, graph.n_items, tau, seed, offset, noise_scale, dtype)
     rows = logits.softmax(-1)

@@ -13,7 +13,7 @@
 
 namespace mmssl {
 
-// Work is measured in operations. A vectorized kernel does a few operations per nanosecond.
+// Work is measured in operations. A vectorised kernel does a few operations per nanosecond.
 constexpr int64_t kWorthThreads = int64_t{1} << 18;  // minimum work for which it pays to start other threads
 constexpr int64_t kWorthTaking = int64_t{1} << 15;   // minimum work of a chunk
 constexpr int64_t kChunksPerThread = 16;

@@ -44,7 +44,7 @@ class ModalityAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initializes the weights Xavier-uniformly, like the embeddings in the paper."""
+        """Initialises the weights Xavier-uniformly, like the embeddings in the paper."""
         for weight in (self.wq, self.wk, self.wo):
             nn.init.xavier_uniform_(weight)
 

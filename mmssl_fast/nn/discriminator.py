@@ -41,7 +41,7 @@ class ItemMajorLinear(nn.Linear):
         self.register_load_state_dict_post_hook(_restore_layout)
 
     def kaiming_normal_(self) -> None:
-        """Initializes the weight Kaiming-normally for the items of all ranks."""
+        """Initialises the weight Kaiming-normally for the items of all ranks."""
         if self.ranks.size == 1:
             nn.init.kaiming_normal_(self.weight)
             return
@@ -131,7 +131,7 @@ class Discriminator(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initializes the weights Kaiming-normally and the biases with zero."""
+        """Initialises the weights Kaiming-normally and the biases with zero."""
         for module in self.modules():
             if isinstance(module, ItemMajorLinear):
                 module.kaiming_normal_()

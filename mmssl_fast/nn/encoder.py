@@ -151,7 +151,7 @@ class MMSSL(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initializes the weights Xavier-uniformly and the biases with zero, and computes the semantic neighbours."""
+        """Initialises the weights Xavier-uniformly and the biases with zero, and computes the semantic neighbours."""
         for projection in cast(Iterable[nn.Linear], self.projections):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)

@@ -1,4 +1,4 @@
-"""The training objective of MMSSL (Eq. 13) and of its discriminator (Eq. 7), without a training loop or optimizer."""
+"""The training objective of MMSSL (Eq. 13) and of its discriminator (Eq. 7), without a training loop or optimiser."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class MMSSLObjective:
         self.noise_scale = options.noise_scale if options.gumbel else 0.0
 
     def real_rows(self, encoded: Encoded, users: Tensor, step: int) -> RelationRows:
-        """The real rows Ã of Eq. 5 for `users`, int64 [B]: Gumbel rows plus ζ cos(h_u, h_i), normalized if
+        """The real rows Ã of Eq. 5 for `users`, int64 [B]: Gumbel rows plus ζ cos(h_u, h_i), normalised if
         options.row_l2."""
         graph, options, ranks = self.model.interactions(), self.options, self.model.ranks
         noise = options.gumbel_tau, self.seed, step, self.noise_scale

@@ -39,7 +39,7 @@ class ObjectiveOptions:
         lambda_generator: λ3 of equation 13, for a discriminator with scale 1. On TikTok, 1e-3 leaves the validation
             recall unchanged (one seed).
         lambda_l2: λ4 of equation 13 as a loss term on h_u, h_i⁺ and h_i⁻ of the batch. With 0, use weight decay in the
-            optimizer instead.
+            optimiser instead.
         lambda_features: weight of ½ Σ‖f^m‖² / I over users and items. The released code has 1e-5; the paper has no such
             term.
         lambda_autoencoder: weight of the auto-encoder term.

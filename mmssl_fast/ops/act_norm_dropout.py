@@ -1,4 +1,4 @@
-"""act_norm_dropout: LeakyReLU, batch normalization and dropout in one pass, twice differentiable (Eq. 4)."""
+"""act_norm_dropout: LeakyReLU, batch normalisation and dropout in one pass, twice differentiable (Eq. 4)."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def act_norm_dropout(
 
     Args:
         z: [B, H] with B ≥ 2, float32 or float64. float16 and bfloat16 are computed in float32.
-        weight, bias: [H], parameters of the batch normalization.
+        weight, bias: [H], parameters of the batch normalisation.
         rate: dropout rate, in [0, 1).
         seed_offset: int64 [2], seed and offset of the generator, on z's device.
         slope: negative slope of LeakyReLU, at least 0.
@@ -80,13 +80,13 @@ def forward_by_torch(
 def _normalized_and_slopes(
     z: Tensor, mean: Tensor, variance: Tensor, slope: float, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalized activations x̂, leaky_relu'(z) and 1 / sqrt(variance + eps)."""
+    """The normalised activations x̂, leaky_relu'(z) and 1 / sqrt(variance + eps)."""
     inverse = (variance + eps).rsqrt()
     return (F.leaky_relu(z, slope) - mean) * inverse, torch.full_like(z, slope).masked_fill_(z > 0, 1), inverse
 
 
 def _project(q: Tensor, normalized: Tensor) -> Tensor:
-    """q without its components along 1 and x̂: the derivative of batch normalization, up to a factor per column."""
+    """q without its components along 1 and x̂: the derivative of batch normalisation, up to a factor per column."""
     return q - q.mean(0) - normalized * (q * normalized).mean(0)
 
 

@@ -32,8 +32,8 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
     ids are computed once.
 
     Args:
-        h: [U, d] float32, float64 or bfloat16 (computed in float32), final user embeddings, not normalized.
-        e: [U, d], dtype of h, user embeddings of one modality, not normalized.
+        h: [U, d] float32, float64 or bfloat16 (computed in float32), final user embeddings, not normalised.
+        e: [U, d], dtype of h, user embeddings of one modality, not normalised.
         ids: int64 or int32 [B], the anchors. A repeated id counts as often as it occurs.
         tau: temperature τ', at least 1e-37 (float64: 1e-300).
         exclude_self: leave the term u' = u out of the second sum.

@@ -63,7 +63,7 @@ def seed_word(op: str, seed: int | Tensor) -> int:
 def seed_offset(op: str, seed: int | Tensor, offset: int | Tensor, device: torch.device) -> Tensor:
     """Seed and offset as an int64 tensor [2] on `device`, which the ops expect.
 
-    There is no copy from the host and no synchronization. If seed and offset are tensors on the device, the call can be
+    There is no copy from the host and no synchronisation. If seed and offset are tensors on the device, the call can be
     captured in a CUDA graph, whose replays read their current values.
 
     Raises:

@@ -1,4 +1,4 @@
-"""propagate and lightgcn: one or several layers of normalized sums over the neighbours in an interaction graph."""
+"""propagate and lightgcn: one or several layers of normalised sums over the neighbours in an interaction graph."""
 
 from typing import Any
 

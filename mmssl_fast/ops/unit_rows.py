@@ -14,7 +14,7 @@ _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 def unit_rows(x: Tensor) -> Tensor:
     """Equals ``x / x.norm(dim=-1, keepdim=True)``, with value 0 and gradient 0 for a zero row.
 
-    The normalization in the cosines of equations 3, 5, 10 and 11. Rows of any finite length are correct, because a row
+    The normalisation in the cosines of equations 3, 5, 10 and 11. Rows of any finite length are correct, because a row
     is scaled by its largest entry before it is squared: float32 rows of length 1e±20 neither overflow nor vanish.
     ``F.normalize`` divides by at least 1e-12 instead, which shortens small rows and gives a zero row a gradient of
     1e12. Differentiable any number of times.
@@ -87,7 +87,7 @@ def _unit_rows_grad(ctx: Any, grad: Tensor, _: Tensor | None) -> Tensor:
 
 
 def _apply_jacobian(x: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """The Jacobian of the normalization, which is symmetric, times x: the component of x perpendicular to the row,
+    """The Jacobian of the normalisation, which is symmetric, times x: the component of x perpendicular to the row,
     divided by the length of the row."""
     return inverse * (x - unit * (unit * x).sum(-1, keepdim=True))
 

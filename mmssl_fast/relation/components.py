@@ -25,7 +25,7 @@ GATHER_COST = 16  # computing a single entry costs about as much as this many en
 class Generated:
     """The rows (u vᵀ) ∘ (1 − A) of Eq. 3, where A has a 1 at each seen pair.
 
-    For cosines, u and v are already normalized.
+    For cosines, u and v are already normalised.
 
     Args:
         u: [B, d] floating. v: [I, d], dtype of u.

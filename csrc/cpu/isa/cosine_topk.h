@@ -9,7 +9,7 @@
 // The candidates of a row are a short list, sorted by item, whose values are stored as integers of the same order. A
 // value above the bar of the row is appended. When the list is full, the k best candidates are kept, and the k-th best
 // value becomes the bar. There is no heap: the k-th best value is found, and short lists are sorted, by counting
-// comparisons, which can be vectorized. Long lists are sorted by radix, because n log n comparisons, of which half are
+// comparisons, which can be vectorised. Long lists are sorted by radix, because n log n comparisons, of which half are
 // mispredicted, would cost more than the similarities.
 #include <cstdint>
 

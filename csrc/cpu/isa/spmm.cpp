@@ -153,7 +153,7 @@ void spmm_rows(const SpmmArgs<T, A, Index>& args, int64_t begin, int64_t end) {
 
 template <typename Index>
 bool columns_in_range(const Index* col, int64_t begin, int64_t end, int64_t n_cols) {
-  // The loop has no early exit, so that it is vectorized.
+  // The loop has no early exit, so that it is vectorised.
   Index low = 0, high = 0;
   for (int64_t e = begin; e < end; ++e) {
     low = col[e] < low ? col[e] : low;

@@ -1,4 +1,4 @@
-// exp, log and log1p in float32 without branches, so that loops that call them are vectorized for every instruction
+// exp, log and log1p in float32 without branches, so that loops that call them are vectorised for every instruction
 // set. A call of libm would prevent that. For files in csrc/cpu/isa only.
 //
 // The errors, measured for every 37th float, are at most 2 ulp on the ranges below. ln 2 is split as in fdlibm. The

@@ -2,7 +2,7 @@
 
 dL/dW of a linear layer on relation rows is low rank plus sparse (parts.py). dL/dW of the gradient penalty is a small
 matrix times W (gradient_norm.py). For a million items and H = 512, the gradient as a matrix would take 2 GB, in
-addition to 2 GB for W and 4 GB for Adam. An optimizer that processes it in tiles (nn.TiledAdam) never stores it.
+addition to 2 GB for W and 4 GB for Adam. An optimiser that processes it in tiles (nn.TiledAdam) never stores it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PendingGradient:
     """dL/dW [H, I] of a weight as a list of pieces. `tile` forms the gradient of some items, and `dense` all of it.
 
     `pending_gradient` creates it. The pieces of a gradient penalty read W. A tile of a piece reads the same tile of W
-    only, so that an optimizer may change a tile of W as soon as it has formed this tile of the gradient.
+    only, so that an optimiser may change a tile of W as soon as it has formed this tile of the gradient.
     """
 
     def __init__(self, weight: Tensor) -> None:

@@ -28,7 +28,7 @@ GRAM_ROWS = 1 << 16  # rows of v that are converted to float64 at a time
 def relation_row_norm(u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Equals ``(u @ v.T).masked_fill(seen_mask, 0).norm(dim=1)``, without forming the [B, I] block.
 
-    The row lengths of equation 3 of MMSSL (WWW 2023), by which rows are normalized. Differentiable once in u and v.
+    The row lengths of equation 3 of MMSSL (WWW 2023), by which rows are normalised. Differentiable once in u and v.
 
     Args:
         u: [B, d] float32, float64 or bfloat16.
