@@ -81,7 +81,7 @@ def test_histories_and_purchases_since_training(runs, tmp_path, capsys):
 def test_unknown_items_of_a_history(runs, tmp_path, capsys):
     history = written(tmp_path / "history.csv", "user,item\nann,3\nann,x7\n")
     said = refused(capsys, "recommend", runs / "mmssl", "--history", history)
-    assert "1 item of the histories were not in the training data: 'x7'" in said or "'x7'" in said
+    assert "1 item of the histories was not in the training data: 'x7'" in said
     found, _ = asked(runs / "mmssl", tmp_path / "out.csv", capsys, "--history", history, "--skip-unknown")
     assert len(found["ann"]) == 20
 
