@@ -62,7 +62,7 @@ def recommend(
     check_list_lengths("k", [k], max(one.interactions.n_items for one in (model, model.base or model)))
     if exclude not in EXCLUDE:
         raise InputError(f"exclude = {exclude!r}: must be {' or '.join(EXCLUDE)}")
-    if not 0 <= diversity <= 1:
+    if not isinstance(diversity, (int, float)) or not 0 <= diversity <= 1:
         raise InputError(f"diversity = {diversity}: must be between 0 and 1")
     dataset = model.interactions
     seen = seen_interactions(dataset, exclude)
