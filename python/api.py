@@ -10,9 +10,8 @@ import numpy as np
 from . import ranking
 from .config.sections import Config
 from .data import Dataset, summarise
-from .errors import InputError
 from .inference.lists import for_request
-from .ranking import DEFAULT_KS, check_list_lengths, split_metrics
+from .ranking import DEFAULT_KS, check_heldout, check_list_lengths, split_metrics
 from .runs import recommend as _recommend
 from .runs.recommend import Recommendations
 from .runs.saved_model import Model
@@ -78,8 +77,7 @@ def breakdown(
 
 
 def _check(model: Model, split: str, ks: Sequence[int]) -> None:
-    if split not in ("test", "val"):
-        raise InputError(f"split = {split!r}: must be test or val")
+    check_heldout(split)
     check_list_lengths("k", ks, model.interactions.n_items)
 
 

@@ -37,6 +37,13 @@ def shown(value, longest=60):
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
+def check_counts(**counts):
+    """Raise InputError for a value that is not an integer of 1 or more, by the name of its argument."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} = {shown(value)}: must be an integer of 1 or more")
+
+
 class OutOfMemory(RuntimeError):
     """The memory was not sufficient, even with smaller tiles. The message names the step and the memory estimate."""
 

@@ -116,6 +116,10 @@ def recommend(
             raise InputError(f"{out}: every process writes a file; give a folder, whose name has no extension")
         if out is not None:
             refuse_occupied(out)
+    if nearest and not new_items:
+        raise InputError("--nearest is for --new-items; give both")
+    if skip_unknown and history is None:
+        raise InputError("--skip-unknown is for --history; give both")
     if bool(filters) != (items is not None):
         raise InputError("--filter and --items belong together; give both")
     model = load(run)

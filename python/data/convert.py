@@ -1,6 +1,7 @@
 """`mmssl-fast data convert`: converting data in the layouts of other projects to the plain layout."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError, shown
@@ -23,6 +24,8 @@ def convert_data(source, destination, user=None, item=None, table="parquet"):
     """
     if table not in ("csv", "parquet"):
         raise InputError(f"--table {shown(table)}: must be csv or parquet")
+    if user is not None and user == item:
+        raise InputError(f"user and item are both the column {shown(user)}; give two columns")
     path, destination = Path(source), Path(destination)
     if path.is_file():
         read = tables.read_file(path, user, item)
@@ -75,4 +78,4 @@ def _write(source, destination, table):
             message = str(error).replace(str(temporary), str(destination))
             raise InputError(f"the converted data is invalid, nothing was written: {message}") from None
     data.notes[:0] = source.notes
-    return data
+    return replace(data, name=destination.resolve().name)

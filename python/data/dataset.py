@@ -183,10 +183,35 @@ def _index(original_ids, count):
 
 
 def _find(ids, index, label):
+    ids = id_list(ids, label)
     for text in map(str, ids):
         if text not in index:
-            raise InputError(f"{label} {shown(text)} is not in the data; give ids as in the interaction table")
+            advice = written_as_float(text, index) or "give ids as in the interaction table"
+            raise InputError(f"{label} {shown(text)} is not in the data; {advice}")
     return np.array([index[str(text)] for text in ids], np.int64)
+
+
+def id_list(ids, what):
+    """The ids as a list. Raises InputError for a single id, because a text would be read as one id per character."""
+    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
+        raise InputError(f"{what} {shown(ids)}: give a list of ids, such as [{shown(ids)}]")
+    return list(ids)
+
+
+def written_as_float(text, index):
+    """What to do if `text` is an integer id of `index` as pandas writes it in a column of floats: 17.0. Otherwise
+    None."""
+    whole = text.removesuffix(".0")
+    if whole == text or text in index or whole not in index:
+        return None
+    return f"the data has {shown(whole)}; write the column as integers, with astype('int64') in pandas"
+
+
+def refuse_floats(ids, index, label):
+    """Raise InputError if an unknown id is a known one that was written as a float: it would be ignored."""
+    for text in map(str, ids):
+        if advice := written_as_float(text, index):
+            raise InputError(f"{label} {shown(text)} is not in the data; {advice}")
 
 
 def _pairs(count):

@@ -27,7 +27,8 @@ def check_gaps(path, side, count, indices):
 
 def read_id_list(path, name):
     """The ids in a table with a column `name`, or in a text file with one id per line, as texts in file order."""
-    if path.suffix == ".parquet" or (path.name.endswith(TABLE_ENDS) and name in column_names(path)):
+    is_table = path.name.endswith(TABLE_ENDS)
+    if path.suffix == ".parquet" or (is_table and (name in column_names(path) or len(column_names(path)) > 1)):
         column = read_table(path, [name])[name]
         return [column.texts[code] for code in column.codes.tolist()]
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]

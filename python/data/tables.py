@@ -27,7 +27,7 @@ _BLOCK = 1 << 24  # bytes of text that are parsed at once
 _BATCH = 4096  # rows that are decoded at once where no dictionary limits their memory
 # A Parquet file that declares more than this is refused, because a small file could otherwise fill the memory.
 _ROWS_PER_BYTE, _EXPANSION, _SMALL = 64, 200, 1 << 26
-_SEPARATORS = ",\t;|"
+SEPARATORS = ",\t;|"  # of text tables
 
 
 class Table(dict):
@@ -78,7 +78,7 @@ def column_names(path):
         header = first_line(part)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{part}: is not a readable table ({shown(str(error), 160)}); write it again") from None
-    return [*split_header(header, max(_SEPARATORS, key=header.count)), *keys]
+    return [*split_header(header, max(SEPARATORS, key=header.count)), *keys]
 
 
 def first_line(path):
@@ -164,7 +164,7 @@ def _read_text(path, wanted, keys, separator):
 
 def _header(path, line, wanted, keys, separator):
     """(column names, separator) from the first line of a text table."""
-    separators = [separator] if separator else ["\t" if ".tsv" in path.name else ",", *_SEPARATORS]
+    separators = [separator] if separator else ["\t" if ".tsv" in path.name else ",", *SEPARATORS]
     needed = [name for name in wanted.required if name not in keys]
     for candidate in separators:
         names = split_header(line, candidate)

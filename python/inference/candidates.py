@@ -10,8 +10,9 @@ import scipy.sparse as sp
 import torch
 
 from ..data import SPLITS
+from ..data.dataset import id_list, refuse_floats
 from ..embeddings import take
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..ranking import item_popularity
 from ..runs.saved_model import Model
 
@@ -24,9 +25,12 @@ def with_candidates(model: Model, items: Iterable[Id]) -> Model:
     Raises InputError if none is left.
     """
     data = model.interactions
-    found = {index for item in items if (index := data.item_index.get(str(item))) is not None}
+    ids: list[Id] = id_list(items, "candidates")
+    refuse_floats(ids, data.item_index, "candidates: item")
+    found = {index for item in ids if (index := data.item_index.get(str(item))) is not None}
     if not found:
-        raise InputError(f"{data.name}: none of the candidates is an item of the model; give ids as in the data")
+        such = f" (the first: {shown(str(ids[0]))})" if ids else ""
+        raise InputError(f"{data.name}: none of the candidates is an item of the model{such}; give ids as in the data")
     kept = np.array(sorted(found))
     popularity = item_popularity(data) if model.popularity is None else model.popularity
     return replace(
@@ -48,6 +52,8 @@ def pairs_of(model: Model, users: Sequence[Id], items: Sequence[Id]) -> sp.csr_a
     """The pairs (users[n], items[n]) of original ids as SciPy CSR float32 [U, I]. Pairs with an unknown user or item
     are ignored: they cannot be recommended."""
     data = model.interactions
+    refuse_floats(users, data.user_index, "pairs to exclude: user")
+    refuse_floats(items, data.item_index, "pairs to exclude: item")
     rows = np.array([data.user_index.get(str(user), -1) for user in users], np.int64)
     columns = np.array([data.item_index.get(str(item), -1) for item in items], np.int64)
     kept = (rows >= 0) & (columns >= 0)

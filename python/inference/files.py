@@ -11,7 +11,7 @@ from ..data.arrow import pyarrow
 from ..data.features import ENDS, feature_files
 from ..data.files import existing_file
 from ..data.named_features import read_named_features
-from ..data.tables import read_table
+from ..data.tables import SEPARATORS, column_names, first_line, read_table
 from ..errors import InputError, shown
 
 SEPARATOR = "|"  # between several values in one cell
@@ -113,11 +113,11 @@ def read_filtered(path: Path, conditions: Iterable[str]) -> list[str]:
         column, equals, value = condition.partition("=")
         if not equals or not column:
             raise InputError(f"--filter {shown(condition)}: must be COLUMN=VALUE")
-        wanted.setdefault(column.strip(), set()).add(value.strip())
+        wanted.setdefault(column.strip(), set()).add(_whole(value.strip()))
     columns = _texts(path, ["item", *wanted])
     kept = []
     for item, *cells in zip(*(columns[name] for name in ("item", *wanted)), strict=True):
-        values = ({cell, *(part.strip() for part in cell.split(SEPARATOR))} for cell in cells)
+        values = ({_whole(one) for one in (cell, *(part.strip() for part in cell.split(SEPARATOR)))} for cell in cells)
         if all(found & allowed for found, allowed in zip(values, wanted.values(), strict=True)):
             kept.append(item)
     if not kept:
@@ -127,25 +127,31 @@ def read_filtered(path: Path, conditions: Iterable[str]) -> list[str]:
 
 
 def _texts(path: Path, names: list[str]) -> dict[str, list[str]]:
-    """Columns of a table as text; an empty cell is ''."""
+    """Columns of a table as text; an empty cell is ''. Whole numbers in a column of floats, as pandas writes integers
+    of which some are missing, are integers: 1999.0 is 1999. Ids are not: they have to be those of the model."""
     pa = pyarrow()
     from pyarrow import csv, parquet
 
     existing_file(path)
+    present = column_names(path)
+    for name in names:
+        if present.count(name) != 1:
+            what = f"has {present.count(name)} columns named {name}" if name in present else f"has no column {name}"
+            raise InputError(f"{path}: {what}; its columns are {', '.join(present)[:160]}")
     try:
         if path.suffix == ".parquet":
-            present = parquet.read_schema(path).names
-            table = parquet.read_table(path, columns=[name for name in names if name in present])
+            table = parquet.read_table(path, columns=names)
         else:
             # All columns as text: otherwise 007 would become 7.
-            with csv.open_csv(path) as reader:
-                present = reader.schema.names
-            options = csv.ConvertOptions(column_types=dict.fromkeys(present, pa.string()), include_columns=present)
-            table = csv.read_csv(path, convert_options=options)
+            parsing = csv.ParseOptions(delimiter=max(SEPARATORS, key=first_line(path).count))  # as column_names
+            options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names)
+            table = csv.read_csv(path, parse_options=parsing, convert_options=options)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: is not a readable table ({shown(str(error), 160)}); write it again") from None
-    for name in names:
-        if name not in present:
-            shown_names = ", ".join(present)[:160]
-            raise InputError(f"{path}: has no column {name}; its columns are {shown_names}")
     return {name: ["" if cell is None else str(cell) for cell in table.column(name).to_pylist()] for name in names}
+
+
+def _whole(text: str) -> str:
+    """1999 for 1999.0, and any other text as it is."""
+    whole = text.removesuffix(".0")
+    return whole if whole.removeprefix("-").isdecimal() else text

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..data.arrow import numbers_or_texts
+from ..data.dataset import id_list, refuse_floats
 from ..embeddings import zeros
 from ..errors import InputError, shown
 from ..ranking import item_popularity
@@ -54,6 +55,11 @@ def with_histories(
     raising InputError for a system that cannot embed a history.
     """
     data = model.interactions
+    names: set[str] = set()
+    for user in map(str, histories):
+        if user in names:
+            raise InputError(f"histories: the user {shown(user)} is there as a number and as text; keep only one")
+        names.add(user)
     known = history_rows(_trained(model), list(histories.values()), unknown, data)
     own = sp.csr_array(known[:, : _trained(model).n_items])
     users = zeros(len(histories), model.items) if by_popularity else embed(model, own)
@@ -91,6 +97,9 @@ def history_rows(
     if unknown not in UNKNOWN:
         raise InputError(f"unknown = {unknown!r}: must be {' or '.join(UNKNOWN)}")
     data = extended or trained
+    histories = [id_list(history, "history") for history in id_list(histories, "histories")]
+    for history in histories:
+        refuse_floats(history, data.item_index, "histories: item")
     found = [[data.item_index.get(str(item), -1) for item in history] for history in histories]
     sizes = [len(history) for history in found]
     columns = np.fromiter(chain.from_iterable(found), np.int64, sum(sizes))
@@ -99,9 +108,9 @@ def history_rows(
         items = chain.from_iterable(histories)
         missing = list(dict.fromkeys(str(item) for item in items if str(item) not in data.item_index))
         listed = ", ".join(shown(item) for item in missing[:5]) + (", …" if len(missing) > 5 else "")
+        counted = "1 item of the histories was" if len(missing) == 1 else f"{len(missing)} items of the histories were"
         raise InputError(
-            f"{data.name}: {len(missing)} {'item' if len(missing) == 1 else 'items'} of the histories were not in the "
-            f"training data: {listed}; leave them out, or skip unknown items"
+            f"{data.name}: {counted} not in the training data: {listed}; leave them out, or skip unknown items"
         )
     kept = columns >= 0
     shape = (len(found), data.n_items)

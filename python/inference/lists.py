@@ -7,9 +7,10 @@ from typing import Any
 
 import scipy.sparse as sp
 
+from ..errors import InputError
 from ..runs.saved_model import Model
 from .candidates import pairs_of, with_candidates
-from .histories import with_histories
+from .histories import UNKNOWN, with_histories
 from .new_items import with_new_items
 
 Id = str | int
@@ -25,6 +26,10 @@ def for_request(
     excluded: Iterable[tuple[Id, Id]] | None = None,
 ) -> tuple[Model, sp.csr_array | None]:
     """(model, excluded pairs [U, I] or None) for runs.recommend.recommend. The arguments are those of api.recommend."""
+    if unknown not in UNKNOWN:
+        raise InputError(f"unknown = {unknown!r}: must be {' or '.join(UNKNOWN)}")
+    if nearest and new_items is None:
+        raise InputError(f"nearest = {nearest}: needs new items, and none are given")
     if new_items is not None:
         model = with_new_items(model, *new_items, nearest=nearest)
     if histories is not None:

@@ -109,8 +109,13 @@ def _checked(tower: ItemTower, features: Mapping[str, Any]) -> dict[str, np.ndar
     for name in tower.modalities:
         if name not in features:
             raise InputError(f"features {name!r} are missing; the modalities of the model are {names}")
-        array = np.asarray(features[name])
         width = len(getattr(tower, tower.means[f"mean.{name}"]))
+        try:
+            array = np.asarray(features[name])
+        except ValueError:
+            raise InputError(
+                f"features {name!r}: have rows of different lengths; give numbers of the shape [items, {width}]"
+            ) from None
         if array.ndim != 2 or array.shape[1] != width or array.dtype.kind not in "fiu":
             raise InputError(
                 f"features {name!r}: have the shape {array.shape} and dtype {array.dtype}; give numbers of the shape "

@@ -46,9 +46,9 @@ def similar(model: Model, items: Sequence[str | int], k: int = 10, by: str = "al
     data = model.interactions
     if by not in EMBEDDINGS:
         raise InputError(f"by = {by!r}: must be {' or '.join(EMBEDDINGS)}")
-    if not 1 <= k < max(2, data.n_items):
+    if not isinstance(k, (int, np.integer)) or not 1 <= k < max(2, data.n_items):
         raise InputError(f"k = {k}: must be between 1 and {data.n_items - 1}, the number of other items")
-    index = torch.from_numpy(data.find_items(list(items)))
+    index = torch.from_numpy(data.find_items(items))
     table = dense(model.items, "similar") if by == "all" else known_by_features(model)
     if by == "features" and len(table) < data.n_items:
         raise InputError("by = 'features': works for the items of training only")

@@ -13,7 +13,7 @@ from mmssl_fast import InteractionGraph
 from ..config.load import load
 from ..embeddings import take
 from ..errors import InputError
-from ..ranking import DEFAULT_KS, check_list_lengths, ranking_metrics
+from ..ranking import DEFAULT_KS, check_heldout, check_list_lengths, ranking_metrics
 from ..systems import title
 from . import saved_model
 from .complete import load_data
@@ -31,6 +31,7 @@ def evaluate_cold(
     The features are read from the data that the run was trained on. Raises InputError if the data is missing or has
     changed, the system does not use features, or the split has no cold item.
     """
+    check_heldout(split)
     run = Path(run)
     folder = run.parent if run.is_file() else run
     model = saved_model.load(run)

@@ -199,8 +199,9 @@ def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -
     }
 
 
-def unfinished(path: Path) -> str | None:
+def unfinished(path: str | Path) -> str | None:
     """A sentence about a run that has not ended, with the command that resumes it. None for anything else."""
+    path = Path(path)
     folder = path.parent if path.is_file() else path
     if not (folder / CONFIG).is_file() or (folder / RESULT).exists():
         return None

@@ -58,10 +58,11 @@ def recommend(
     to 1, the most different ones; see `diversity.diverse`. Over several processes the lists are those of this rank's
     users, and `users` must be None. Raises InputError that names the first unknown user, or for an invalid k.
     """
-    check_list_lengths("k", [k], model.interactions.n_items)
+    # Candidates do not limit k: lists are shorter where fewer items are left.
+    check_list_lengths("k", [k], max(one.interactions.n_items for one in (model, model.base or model)))
     if exclude not in EXCLUDE:
         raise InputError(f"exclude = {exclude!r}: must be {' or '.join(EXCLUDE)}")
-    if not 0 <= diversity <= 1:
+    if not isinstance(diversity, (int, float)) or not 0 <= diversity <= 1:
         raise InputError(f"diversity = {diversity}: must be between 0 and 1")
     dataset = model.interactions
     seen = seen_interactions(dataset, exclude)
@@ -73,7 +74,7 @@ def recommend(
         return _chunks_of_rank(model, k, seen, batch)
     if diversity:
         dense(model.items, "diversity")
-    index = np.arange(dataset.n_users) if users is None else dataset.find_users(list(users))
+    index = np.arange(dataset.n_users) if users is None else dataset.find_users(users)
     return _chunks(model, torch.from_numpy(index), k, seen, batch, diversity)
 
 
@@ -81,7 +82,7 @@ def by_popularity(model: Model, users: Sequence[str | int] | None = None) -> int
     """How many of these users have a zero embedding, so that their lists depend on popularity only."""
     zero = zero_rows(model.users).numpy()
     if users is not None:
-        return int(zero[model.interactions.find_users(list(users))].sum())
+        return int(zero[model.interactions.find_users(users)].sum())
     return int(distributed.all_sum(torch.tensor(zero.sum()), distributed.current()))
 
 

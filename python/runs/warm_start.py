@@ -34,6 +34,7 @@ def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str |
         raise InputError(f"{source}: is a model of {title(model_system)}, but this run trains {title(system)}")
     if not create(system).trains:
         raise InputError(f"{source}: {title(system)} is not trained, so a run cannot start from its model")
+    _refuse_other_features(source, model, dataset)
     places = {side: _places(model.interactions, dataset, side) for side in ("users", "items")}
     counts = {"users": dataset.n_users, "items": dataset.n_items}
     old = {"users": model.interactions.n_users, "items": model.interactions.n_items}
@@ -71,6 +72,23 @@ def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str |
     return Start(source, parameters, known, same_data=False), note
 
 
+def _refuse_other_features(source: str, model: saved_model.Model, dataset: Dataset) -> None:
+    """Raise InputError if the features are not those that the model has parameters for, in their order.
+
+    Their names matter, because a projection of concatenated features has the same shape for others of the same total
+    width.
+    """
+    if model.scaling is None:
+        return
+    then = [f"{name} of width {len(mean)}" for name, mean in model.scaling.mean.items()]
+    now = [f"{name} of width {values.shape[1]}" for name, values in dataset.features.items()]
+    if then != now:
+        raise InputError(
+            f"{source}: the model has the features {', '.join(then)}, but {dataset.name} has "
+            f"{', '.join(now) or 'none'}; give the same in the same order (data.modalities), or train without --from"
+        )
+
+
 def _places(old: Dataset, new: Dataset, side: str) -> np.ndarray:
     """For every user or item of `new`, its index in `old`, int64; −1 for those that are not there."""
     index = old.user_index if side == "users" else old.item_index
@@ -84,9 +102,7 @@ def _nearest(model: saved_model.Model, dataset: Dataset, place: np.ndarray) -> T
     new = np.flatnonzero(place < 0)
     if not len(new) or model.content is None or model.scaling is None:
         return None
-    features, widths = dataset.features, {name: len(mean) for name, mean in model.scaling.mean.items()}
-    if widths != {name: values.shape[1] for name, values in features.items()}:
-        return None  # the parameters do not fit either, which names the difference
+    features = dataset.features
     tower = ItemTower(saved_model.inference(model), model.parameters, model.scaling)
     with torch.no_grad():
         warm = torch.from_numpy(np.flatnonzero(np.diff(model.interactions.train.tocsc().indptr)))

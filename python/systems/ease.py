@@ -31,8 +31,10 @@ class EASESystem(UntrainedSystem):
       decomposition of items x items.
     - With the eigenvectors Q and eigenvalues Λ of Xᵀ W X, and S = Λ / (Λ + λ), P = (I − Q S Qᵀ) / λ. An item j that the
       user does not have, the only ones that are ranked, has the score (x Q S)·Q_j / (1 − Σ_r S_r Q_jr²). So the
-      embeddings are x Q S and Q_j / (1 − Σ_r S_r Q_jr²). This form is used for fewer users than items, from the users x
-      users matrix W^½ X Xᵀ W^½. With ease.rank = r > 0, only the r largest eigenvalues are used: an approximation.
+      embeddings are x Q S^½ and Q_j S^½ / (1 − Σ_r S_r Q_jr²). With S on both sides, the cosines of the items are
+      those of Q S Qᵀ; without it, they would be 0 for an item that is the only one of some user. This form is used for
+      fewer users than items, from the users x users matrix W^½ X Xᵀ W^½. With ease.rank = r > 0, only the r largest
+      eigenvalues are used: an approximation.
 
     With ease.content = w > 0, w ‖F − F B‖² is added to the error, where F are the features of the items as columns, of
     unit length per modality: the collective EASE (CEASE) of Jeunen et al., RecSys 2020. Not in the MMSSL paper.
@@ -78,8 +80,9 @@ class EASESystem(UntrainedSystem):
             right = weighted.T @ (left[:, kept] / np.sqrt(values))
         right[np.asarray(self._train.sum(axis=0)).ravel() == 0] = 0  # exactly
         shares = values / (values + self._settings.penalty)
-        users = self._train.astype(np.float64) @ (right * shares)
-        items = right / (1 - (right**2 @ shares))[:, None]
+        scaled = right * np.sqrt(shares)
+        users = self._train.astype(np.float64) @ scaled
+        items = scaled / (1 - (scaled**2).sum(1))[:, None]
         self.users, self.items = (torch.from_numpy(side.astype(np.float32)).to(device) for side in (users, items))
 
     def _inverse(self, active: np.ndarray) -> np.ndarray:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ...config import presets as bundled_presets
 from ...config.load import configure
-from ...errors import InputError, shown
+from ...errors import InputError, check_counts, shown
 from ...ranking import check_list_lengths
 from ...runs.complete import load_data
 from ...systems import SYSTEMS, refuse_without_features
@@ -58,6 +58,8 @@ class Reproduction:
         jobs: int = 1,
         sources: Mapping[str, str] | None = None,
     ) -> None:
+        _allowed([target], "target", get_args(plan.Target))
+        check_counts(jobs=jobs, seeds=1 if seeds is None else seeds)
         origin = dict(sources or {})
         names = plan.systems_of(target, _allowed(systems, origin.get("systems", "systems"), SYSTEMS), quick)
         swept = _allowed(sweeps, origin.get("sweeps", "sweeps"), paper.SWEEPS)
@@ -96,7 +98,7 @@ class Reproduction:
             Path(out),
             self.dataset.fingerprint,
             base,
-            seeds or (1 if quick else 3),
+            (1 if quick else 3) if seeds is None else seeds,
             quick,
             tuple(chosen),
             tuple(swept),
@@ -120,8 +122,10 @@ class Reproduction:
         return targets.produce(self.request, self.dataset, note or (lambda line: None), self.jobs)
 
 
-def _allowed(names: Sequence[str], what: str, allowed: Iterable[str]) -> list[str]:
-    """The distinct names. Raises InputError for one that is not allowed."""
+def _allowed(names: Iterable[str], what: str, allowed: Iterable[str]) -> list[str]:
+    """The distinct names. Raises InputError for one that is not allowed, and for a text in place of a list."""
+    if isinstance(names, str):
+        raise InputError(f"{what} {shown(names)}: give a list of names, such as [{shown(names)}]")
     for name in names:
         if name not in allowed:
             raise InputError(f"{what} {shown(name)}: must be one of {', '.join(allowed)}")

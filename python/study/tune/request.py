@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...config.sections import Config
+from ...errors import check_counts
 from ...runs.complete import load_data
 from ...systems import refuse_without_features
 from ..processes import refuse_what_cannot_fit, sharing
@@ -35,6 +36,7 @@ def tune(
     early if it is worse than the median of the earlier ones. jobs: trials at the same time, each a process. note:
     called with a line about each trial. Raises InputError for what cannot be searched, and Interrupted after a signal.
     """
+    check_counts(trials=trials, seeds=seeds, jobs=jobs)
     folder = Path(out)
     chosen = spaces.read_space(spaces.find_space(None if space is None else str(space), config.model.system), config)
     jobs = min(jobs, trials)

@@ -281,7 +281,8 @@ def test_every_system_says_what_it_can():
         kind = vars(system_class(name))["inference"]
         assert issubclass(kind, Inference)
         system = kind(configure({"model.system": name}))
-        assert bool(system.no_users) == (name in NO_USERS) and bool(system.no_items) == (name not in WITH_ITEMS)
+        assert bool(system.no_users) == (name in NO_USERS | SPARSE), name
+        assert bool(system.no_items) == (name not in WITH_ITEMS), name
 
 
 @pytest.mark.parametrize(

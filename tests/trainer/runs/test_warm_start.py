@@ -16,7 +16,7 @@ from mmssl_trainer.systems import SYSTEMS, create
 from mmssl_trainer.training import loop
 from mmssl_trainer.training.start import Start
 
-TRAINED = sorted(SYSTEMS.keys() - {"popularity", "svd"})
+TRAINED = sorted(name for name in SYSTEMS if create(name).trains)
 USERS, ITEMS = 80, 60
 
 
@@ -158,3 +158,21 @@ def test_wrong_shapes_are_named(model_of, tomorrow):
     broken = Start("RUN", {**start.parameters, "users": torch.zeros(3, 3)}, start.known, same_data=False)
     with pytest.raises(loop.InputError, match=r"RUN: .* users has the shape \(3, 3\) instead of \(80, 8\)"):
         started("lightgcn", broken, tomorrow)
+
+
+@pytest.mark.parametrize(
+    "change, now",
+    [
+        (lambda old: {"sound": old["image"], "text": old["text"]}, "sound of width 8, text of width 6"),
+        (lambda old: {"image": old["text"], "text": old["image"]}, "image of width 6, text of width 8"),
+        (lambda old: {"text": old["text"], "image": old["image"]}, "text of width 6, image of width 8"),
+    ],
+    ids=["other names", "other widths", "other order"],
+)
+def test_features_of_equal_total_width_are_not_mistaken_for_each_other(model_of, tomorrow, yesterday, change, now):
+    """LightGCN-M projects the concatenated features, so that the shapes of its parameters would fit."""
+    for data in (tomorrow, yesterday):
+        other = replace(data, features=change(data.features))
+        with pytest.raises(loop.InputError, match=f"the model has the features image of width 8, .* has {now}; give"):
+            start_from(str(model_of("lightgcn_m")), other, "lightgcn_m")
+        start_from(str(model_of("lightgcn")), other, "lightgcn")

@@ -34,7 +34,7 @@ def data():
 def embedded(data, monkeypatch):
     """The built-in data set, smaller; runs without their pictures."""
     monkeypatch.setattr("mmssl_trainer.data.synthetic", lambda seed: data)
-    monkeypatch.setattr("mmssl_trainer.runs.folder.draw", lambda epochs, path, title: path.touch())
+    monkeypatch.setattr("mmssl_trainer.runs.curves.draw", lambda epochs, path, title: path.touch())
 
 
 def reproduce(target, out, *more):

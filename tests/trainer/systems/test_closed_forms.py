@@ -192,7 +192,7 @@ def test_keys_of_sparse_rows():
 def test_saved_models_recommend_the_same(system, tmp_path):
     data = catalogue(150, 100)
     fitted = fit(data, configured(system))
-    model = Model.of(fitted, data, system)
+    model = Model.of(fitted, data, configured(system))
     save(model, tmp_path / "model.safetensors")
     read = load(tmp_path / "model.safetensors")
     for ours, theirs in ((model.users, read.users), (model.items, read.items)):
@@ -230,7 +230,7 @@ def test_commands_go_through(system, tmp_path, capsys):
 def test_one_process_only_ranks_sparse_embeddings(tmp_path, monkeypatch):
     data = catalogue(60, 40)
     path = tmp_path / "model.safetensors"
-    save(Model.of(fit(data, configured("userknn")), data, "userknn"), path)
+    save(Model.of(fit(data, configured("userknn")), data, configured("userknn")), path)
     monkeypatch.setattr("mmssl_fast.distributed.current", lambda: Ranks(rank=0, size=2))
     with pytest.raises(InputError, match=r"model\.safetensors: has sparse embeddings, .* leave out --ranks"):
         load(path)
@@ -243,7 +243,7 @@ def test_damaged_sparse_embeddings_are_refused(tmp_path):
 
     data = catalogue(60, 40)
     path = tmp_path / "model.safetensors"
-    save(Model.of(fit(data, configured("itemknn")), data, "itemknn"), path)
+    save(Model.of(fit(data, configured("itemknn")), data, configured("itemknn")), path)
     whole = load_file(path)
     with safe_open(path, "pt") as file:
         header = read_header(file.metadata())
@@ -255,3 +255,23 @@ def test_damaged_sparse_embeddings_are_refused(tmp_path):
         write_tensors(path, whole | {f"embedding.items.{name}": value}, header)
         with pytest.raises(InputError, match=said):
             load(path)
+
+
+def test_similar_items_of_ease_are_those_of_its_weights():
+    """The cosines are those of Q S Qᵀ = I − λ P. Those of the rows of Q alone are 0 for the only item of some user."""
+    data = catalogue(60, 150)
+    train = data.train.tolil()
+    train[0] = 0
+    train[0, 3] = 1
+    data = replace(data, train=sp.csr_array(train.tocsr()))
+    fitted = fit(data, configured("ease", ease__penalty=10.0))
+    x = data.train.toarray().astype(np.float64)
+    smooth = np.eye(150) - 10.0 * np.linalg.inv(x.T @ x + 10.0 * np.eye(150))
+    norms = np.sqrt(np.diag(smooth))
+    items = fitted.items.double().numpy()
+    warm = x.any(0)
+    unit = items[warm] / np.linalg.norm(items[warm], axis=1, keepdims=True)
+    expected = (smooth / np.where(norms > 0, norms, 1) / np.where(norms > 0, norms, 1)[:, None])[warm][:, warm]
+    np.testing.assert_allclose(unit @ unit.T, expected, atol=1e-4)
+    others = np.flatnonzero(warm) != 3
+    assert expected[np.flatnonzero(warm) == 3][0, others].max() > 0.1
