@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .config.sections import Config as Config
     from .data import Dataset as Dataset
     from .data.convert import convert_data as convert_data
+    from .data.prepare.run import prepare_data as prepare_data
     from .errors import InputError as InputError
     from .exports import export as export
     from .inference.histories import fold_in as fold_in
@@ -76,6 +77,7 @@ _PUBLIC = {
     "fold_in": ("inference.histories", "fold_in"),
     "load": ("runs.saved_model", "load"),
     "load_data": ("runs.complete", "load_data"),
+    "prepare_data": ("data.prepare.run", "prepare_data"),
     "recommend": ("api", "recommend"),
     "resume": ("runs.train", "resume"),
     "save": ("runs.saved_model", "save"),

@@ -16,6 +16,7 @@ from .benchmark import benchmark
 from .compare import compare
 from .data_check import data_check
 from .data_convert import data_convert
+from .data_prepare import data_prepare
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Check or convert data.")
+data_app = typer.Typer(help="Check, convert or prepare data.")
 
 
 @app.callback(invoke_without_command=True)
@@ -71,6 +72,7 @@ for command in (train, evaluate, compare, recommend, similar, export, serve):
 app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)
 data_app.command("convert")(data_convert)
+data_app.command("prepare")(data_prepare)
 app.command()(doctor)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(benchmark)
 for command in (reproduce, report, tune):

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 
 GROUP = "mmssl_fast.systems"  # entry points of other packages: <name> = "<module>:<class>"
-LAYOUTS = ("auto", "diffmm", "hkuds", "mmrec", "plain")
+LAYOUTS = ("auto", "diffmm", "hkuds", "mmrec", "plain", "prepared")
 _BUILT_IN = {  # name: (title, class)
     "mmssl": ("MMSSL", "MMSSLSystem"),
     "popularity": ("popularity", "PopularitySystem"),

@@ -55,15 +55,15 @@ def numbers_or_texts(texts):
     return np.array(texts, dtype=str)
 
 
-def check_ids(path, name, column):
+def check_ids(path, name, column, start=0):
     """Return the column. Raises InputError, with the row, for an id that is empty, too long or not printable."""
     for code, text in enumerate(column.texts):
         if not text:
-            raise InputError(f"{path}: row {column.row_of(code)} has no {name}; add it or remove the row")
+            raise InputError(f"{path}: row {start + column.row_of(code)} has no {name}; add it or remove the row")
         if len(text) > LONGEST_ID or _FORBIDDEN.search(text):
             raise InputError(
-                f"{path}: row {column.row_of(code)} has the {name} {shown(text)}; ids must have at most {LONGEST_ID} "
-                "characters, all printable"
+                f"{path}: row {start + column.row_of(code)} has the {name} {shown(text)}; ids must have at most "
+                f"{LONGEST_ID} characters, all printable"
             )
     return column
 
@@ -77,11 +77,14 @@ def pyarrow():
     return pyarrow
 
 
-def column_of(path, name, chunked):
-    """The Column of an Arrow column of integers or text. Raises InputError for an empty cell."""
+def column_of(path, name, chunked, start=0):
+    """The Column of an Arrow column of integers or text. Raises InputError for an empty cell.
+
+    start: number of rows of the file before this column, for the row in the message.
+    """
     import pyarrow as pa
 
-    _refuse_nulls(path, name, chunked)
+    refuse_nulls(path, name, chunked, start)
     if not pa.types.is_dictionary(chunked.type):
         chunked = chunked.dictionary_encode()
     codes, seen = [], {}
@@ -94,15 +97,19 @@ def column_of(path, name, chunked):
         new_codes = np.full(len(local), -1, np.int64)
         for code in used.tolist():
             if local[code] is None:
-                row = int(np.argmax(index == code)) + sum(map(len, codes)) + 1
+                row = int(np.argmax(index == code)) + sum(map(len, codes)) + start + 1
                 raise InputError(f"{path}: row {row} has no {name}; add it or remove the row")
             new_codes[code] = seen.setdefault(str(local[code]), len(seen))
         codes.append(new_codes[index])
-    return check_ids(path, name, Column(list(seen), np.concatenate(codes) if codes else np.empty(0, np.int64)))
+    column = Column(list(seen), np.concatenate(codes) if codes else np.empty(0, np.int64))
+    return check_ids(path, name, column, start)
 
 
-def numbers_of(path, name, chunked):
-    """An Arrow column of numbers or times as int64 or float64 [n]. Times are converted to microseconds."""
+def numbers_of(path, name, chunked, start=0):
+    """An Arrow column of numbers or times as int64 or float64 [n]. Times are converted to microseconds.
+
+    start: number of rows of the file before this column, for the row in messages.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -125,13 +132,13 @@ def numbers_of(path, name, chunked):
             values = chunked.cast(target, safe=not pa.types.is_temporal(target))
         except pa.ArrowInvalid:
             continue
-        _refuse_nulls(path, name, values)
+        refuse_nulls(path, name, values, start)
         values = (values.cast(pa.int64()) if pa.types.is_temporal(target) else values).to_numpy()
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise InputError(f"{path}: row {bad[0] + 1} has the {name} {values[bad[0]]}; it must be a number")
+            raise InputError(f"{path}: row {start + bad[0] + 1} has the {name} {values[bad[0]]}; it must be a number")
         return values
-    for row, text in enumerate(chunked.to_pylist(), 1):
+    for row, text in enumerate(chunked.to_pylist(), start + 1):
         if text is None or not NUMBER.fullmatch(text):
             raise InputError(f"{path}: row {row} has the {name} {shown(text)}; it must be a number")
     raise InputError(f"{path}: column {name} contains numbers above 2^63")
@@ -142,7 +149,7 @@ def matrix_of(path, name, chunked):
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    _refuse_nulls(path, name, chunked)
+    refuse_nulls(path, name, chunked)
     blocks, width = [], None
     for chunk in chunked.chunks:
         if not len(chunk):
@@ -164,11 +171,12 @@ def matrix_of(path, name, chunked):
     return np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
 
 
-def _refuse_nulls(path, name, chunked):
+def refuse_nulls(path, name, chunked, start=0):
+    """Raise InputError, with the row, for an empty cell."""
     import pyarrow.compute as pc
 
     if chunked.null_count:
-        row = pc.index(pc.is_null(chunked), True).as_py() + 1
+        row = pc.index(pc.is_null(chunked), True).as_py() + start + 1
         raise InputError(f"{path}: row {row} has no {name}; add it or remove the row")
 
 

@@ -1,6 +1,7 @@
 """Dataset, the result of reading any layout, and the checks that all layouts share."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ import scipy.sparse as sp
 from ..errors import InputError, shown
 
 SPLITS = ("train", "val", "test")
+_DROPPED = (("val", "train"), ("test", "train"), ("val", "test"))  # pairs of the first that are also in the second
+_VALUES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,32 +95,13 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
     n_users, n_items = shape
     name = Path(folder).resolve().name
     notes = list(notes)
-    keys = {}
-    for split in SPLITS:
-        users, items = (np.asarray(side, dtype=np.int64) for side in splits.get(split, ((), ())))
-        keys[split] = distinct(users * n_items + items)
-        merged = len(users) - len(keys[split])
-        if merged:
-            notes.append(f"{split}: {merged} duplicate {_pairs(merged)} merged")
+    removed = Counter()
+    keys = separated(splits, n_items, removed)
     if not len(keys["train"]):
-        raise InputError(f"{folder}: the training set is empty; give at least one training interaction")
-    for split, other_split, other_name in (
-        ("val", "train", "training"),
-        ("test", "train", "training"),
-        ("val", "test", "test"),
-    ):
-        repeated = _members(keys[split], keys[other_split])
-        if count := int(repeated.sum()):
-            keys[split] = keys[split][~repeated]
-            notes.append(f"{split}: {count} {_pairs(count)} dropped, also in the {other_name} set")
+        refuse_empty(folder)
     matrices = {split: _csr(keys[split], n_users, n_items) for split in SPLITS}
-    for side, axis, count in (("user", 1, n_users), ("item", 0, n_items)):
-        idle = count - np.count_nonzero(matrices["train"].sum(axis=axis))
-        if idle:
-            notes.append(f"{idle} of {count} {side}s have no training interactions")
-    for split in ("val", "test"):
-        if not len(keys[split]):
-            notes.append(f"{split}: no interactions")
+    idle = [count - np.count_nonzero(matrices["train"].sum(axis=axis)) for axis, count in ((1, n_users), (0, n_items))]
+    notes += split_notes(removed, idle, shape, {split: len(keys[split]) for split in SPLITS})
     data = Dataset(
         name,
         layout,
@@ -132,19 +116,65 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
     return replace(data, fingerprint=fingerprint(data))
 
 
+def separated(splits, n_items, removed):
+    """{split: distinct keys, user · n_items + item, ascending} of {split: (users, items)}, without the pairs that are
+    in two splits. Adds to the Counter `removed` the number of pairs merged in each split, and dropped from one split
+    because of another: {split or (split, other split): count}."""
+    keys = {}
+    for split in SPLITS:
+        users, items = (np.asarray(side, dtype=np.int64) for side in splits.get(split, ((), ())))
+        keys[split] = distinct(users * n_items + items)
+        removed[split] += len(users) - len(keys[split])
+    for split, other in _DROPPED:
+        repeated = _members(keys[split], keys[other])
+        keys[split] = keys[split][~repeated]
+        removed[split, other] += int(repeated.sum())
+    return keys
+
+
+def refuse_empty(folder):
+    """Raise InputError, because there are no training interactions."""
+    raise InputError(f"{folder}: the training set is empty; give at least one training interaction")
+
+
+def split_notes(removed, idle, shape, counts):
+    """Notes about the pairs that `separated` removed, users and items without training interactions, and empty splits.
+
+    idle: numbers of users and items without training interactions. counts: {split: pairs}.
+    """
+    notes = [
+        f"{split}: {removed[split]} duplicate {_pairs(removed[split])} merged" for split in SPLITS if removed[split]
+    ]
+    for split, other in _DROPPED:
+        if count := removed[split, other]:
+            name = "training" if other == "train" else other
+            notes.append(f"{split}: {count} {_pairs(count)} dropped, also in the {name} set")
+    for side, lacking, count in zip(("user", "item"), idle, shape, strict=True):
+        if lacking:
+            notes.append(f"{lacking} of {count} {side}s have no training interactions")
+    return notes + [f"{split}: no interactions" for split in ("val", "test") if not counts[split]]
+
+
 def fingerprint(data):
     """sha256 (hex) over sizes, the sorted pairs of each split, and each modality's name, dtype, shape and values."""
     digest = hashlib.sha256(f"mmssl data 1 {data.n_users} {data.n_items}".encode())
     for split in SPLITS:
         matrix = getattr(data, split)
         digest.update(f" {split} {matrix.nnz} ".encode())
-        digest.update(np.ascontiguousarray(matrix.indptr, dtype="<i8"))
-        digest.update(np.ascontiguousarray(matrix.indices, dtype="<i8"))
+        _digest(digest, matrix.indptr, "<i8")
+        _digest(digest, matrix.indices, "<i8")
     for modality in sorted(data.features):
         values = data.features[modality]
         digest.update(f" {modality} {values.dtype.name} {values.shape} ".encode())
-        digest.update(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")))
+        _digest(digest, values, values.dtype.newbyteorder("<"))
     return digest.hexdigest()
+
+
+def _digest(digest, array, dtype):
+    """Add the values to a hash, in blocks: the arrays of prepared data are larger than the memory."""
+    step = max(1, _VALUES_AT_ONCE // max(1, array[:1].size))
+    for begin in range(0, len(array), step):
+        digest.update(np.ascontiguousarray(array[begin : begin + step], dtype=dtype))
 
 
 def distinct(keys):

@@ -74,7 +74,7 @@ class FeatureFiles:
             column, values = read_named_features(path)
             features[modality] = _by_id(path, column, values, index, options, notes)
         if self.chosen_without_ids is not None and n_items:
-            notes.append(_rows_of_items(n_items, item_ids))
+            notes.append(rows_of_items(n_items, item_ids))
         return features
 
 
@@ -132,7 +132,7 @@ def _by_id(path, column, values, index, options, notes):
     return result
 
 
-def _rows_of_items(n_items, item_ids):
+def rows_of_items(n_items, item_ids):
     """A note on the items of rows 0, 1 and the last, by which the user can check the order of a file without ids."""
     rows = sorted({0, min(1, n_items - 1), n_items - 1})
     ids = [str(row) if item_ids is None else shown(item_ids[row].item()) for row in rows]

@@ -17,23 +17,43 @@ def read_interactions(path, user, item, split, options, notes, separator=None):
     them. Rows with a low rating are removed. Appends a note about columns that are not read. Raises InputError if the
     table is invalid, or lacks a column that an option needs.
     """
-    needed = {RATING: options.min_rating is not None, TIMESTAMP: options.split in ("time", "last")}
-    numbers = [name for name, is_needed in needed.items() if is_needed]
+    numbers = needed_numbers(options)
     splits = [split] if options.split == "auto" else []
     required = splits if options.split_column != "split" else []
     table = read_table(path, [user, item, *required], splits, separator, numbers)
     for name in numbers:
         if name not in table.numbers:
-            option = f"--min-rating {options.min_rating:g}" if name == RATING else f"--split {options.split}"
-            raise InputError(f"{path}: has no column {name}, which {option} needs; add the column or drop the option")
+            refuse_missing_numbers(path, name, options)
     if table.unread:
-        notes.append(_unread_interactions(path, table.unread))
+        notes.append(unread_interactions(path, table.unread))
     if options.min_rating is not None:
         is_high = table.numbers[RATING] >= options.min_rating
-        n_low = len(is_high) - is_high.sum()
-        notes.append(f"{path.name}: {n_low} of {len(is_high)} rows have a rating below {options.min_rating:g}, ignored")
+        note_low_ratings(path, len(is_high) - is_high.sum(), len(is_high), options, notes)
         table = table.where(is_high)
     return table
+
+
+def refuse_label(path, row, column, text, labels):
+    """Raise InputError for a text in the split column that is not among {text: split}."""
+    expected = ", ".join(f"{label} ({split})" if label != split else label for label, split in labels.items())
+    raise InputError(f"{path}: row {row} has the {column} {shown(text)}; it must be one of {expected}")
+
+
+def needed_numbers(options):
+    """The columns of numbers that the options need."""
+    needed = {RATING: options.min_rating is not None, TIMESTAMP: options.split in ("time", "last")}
+    return [name for name, is_needed in needed.items() if is_needed]
+
+
+def refuse_missing_numbers(path, name, options):
+    """Raise InputError, because a table lacks a column that an option needs."""
+    option = f"--min-rating {options.min_rating:g}" if name == RATING else f"--split {options.split}"
+    raise InputError(f"{path}: has no column {name}, which {option} needs; add the column or drop the option")
+
+
+def note_low_ratings(path, n_low, rows, options, notes):
+    """Append a note about the rows that were removed for their rating."""
+    notes.append(f"{path.name}: {n_low} of {rows} rows have a rating below {options.min_rating:g}, ignored")
 
 
 def splits_of(path, table, column, labels, users, items, options, notes):
@@ -45,15 +65,13 @@ def splits_of(path, table, column, labels, users, items, options, notes):
         return split_and_note(path, users, items, options, notes, table.numbers.get(TIMESTAMP))
     for code, text in enumerate(table[column].texts):
         if text not in labels:
-            expected = ", ".join(f"{label} ({split})" if label != split else label for label, split in labels.items())
-            raise InputError(
-                f"{path}: row {table[column].row_of(code)} has the {column} {shown(text)}; it must be one of {expected}"
-            )
+            refuse_label(path, table[column].row_of(code), column, text, labels)
     splits = np.array([SPLITS.index(labels[text]) for text in table[column].texts], np.int64)[table[column].codes]
     return {split: (users[splits == number], items[splits == number]) for number, split in enumerate(SPLITS)}
 
 
-def _unread_interactions(path, names):
+def unread_interactions(path, names):
+    """The note about columns of an interaction table that are not read."""
     hints = []
     if RATING in names:
         hints.append("every row counts as an interaction; --min-rating 4 keeps only ratings of 4 or higher")

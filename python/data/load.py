@@ -9,10 +9,10 @@ from .options import LoadOptions
 def load(path, layout="auto", seed=0, modalities=None, **options):
     """Read a data folder as a Dataset.
 
-    path: the folder. layout: "diffmm", "hkuds", "mmrec" or "plain", or "auto" to detect it from the files; the modules
-    of mmssl_trainer.data.layouts describe the layouts. seed: seed of the random split, if the data has no split.
-    modalities: names of the modalities to read, in this order; None: all. options: other fields of options.LoadOptions,
-    such as split="time", min_rating=4 or interactions="interactions_cold.parquet".
+    path: the folder. layout: "diffmm", "hkuds", "mmrec", "plain" or "prepared", or "auto" to detect it from the files;
+    the modules of mmssl_trainer.data.layouts describe the layouts. seed: seed of the random split, if the data has no
+    split. modalities: names of the modalities to read, in this order; None: all. options: other fields of
+    options.LoadOptions, such as split="time", min_rating=4 or interactions="interactions_cold.parquet".
 
     Raises InputError if the data is invalid: one line that names the file and the row or key.
     """

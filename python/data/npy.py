@@ -45,6 +45,23 @@ def read_features(path, n_items=None):
     return finite(path, array.reshape(shape[::-1]).T if fortran else array.reshape(shape))
 
 
+def feature_blocks(path, n_items):
+    """The rows of read_features(path, n_items) in blocks."""
+    try:
+        with existing_file(path).open("rb") as file:
+            _, _, shape = _header(path, file)
+        if shape[0] != n_items:
+            raise InputError(
+                f"{path}: has {shape[0]} rows for {n_items} items; it needs one row per item, in item order"
+            )
+        values = np.load(path, mmap_mode="r", allow_pickle=False) if n_items else np.empty(shape, np.float32)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); check its permissions") from None
+    step = max(1, _VALUES_AT_ONCE // shape[1])
+    for begin in range(0, n_items, step):
+        yield finite(path, np.asarray(values[begin : begin + step]), begin)
+
+
 def npy_rows(path):
     """The number of rows of a .npy file, read from its header."""
     try:
@@ -99,8 +116,11 @@ def npy_header(path, file, size, ids=False):
     return dtype, parts["fortran"] == "True", shape
 
 
-def finite(path, array):
-    """The array as float32 or float16 in C order and native byte order. Raises InputError for a non-finite value."""
+def finite(path, array, start=0):
+    """The array as float32 or float16 in C order and native byte order. Raises InputError for a non-finite value.
+
+    start: number of rows of the file before the array, for the row in the message.
+    """
     dtype = np.float16 if array.dtype.kind == "f" and array.dtype.itemsize == 2 else np.float32
     same = array.dtype == dtype and array.flags.c_contiguous
     out = array if same else np.empty(array.shape, dtype)
@@ -115,7 +135,7 @@ def finite(path, array):
             value = array[begin + row, column]
             rule = "float32 cannot represent it" if np.isfinite(value) else "features must be finite"
             raise InputError(
-                f"{path}: row {begin + row}, column {column} is {value}; {rule}; replace it or remove the file"
+                f"{path}: row {start + begin + row}, column {column} is {value}; {rule}; replace it or remove the file"
             )
     return out
 

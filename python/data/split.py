@@ -25,7 +25,7 @@ def split_latest(users, items, times, count=1, seed=0):
     Users with fewer than 2 count + 1 items keep them in the training set. The first occurrence of a repeated pair
     counts. Items with the same time are ordered by the hash of split_per_user.
     """
-    users, items, times = _earliest(users, items, times)
+    users, items, times = earliest(users, items, times)
     users, items, rank, degree = _ranked(users, items, seed, times)
     return _by_rank(users, items, rank, np.where(degree > 2 * count, count, 0))
 
@@ -34,10 +34,19 @@ def split_by_time(users, items, times, share=0.1):
     """{split: (users, items)}: the most recent fraction `share` of all pairs for testing, the `share` before for
     validation. Pairs with the same time stay together, in the later set. The first occurrence of a repeated pair
     counts."""
-    users, items, times = _earliest(users, items, times)
+    users, items, times = earliest(users, items, times)
     ordered = np.sort(times)
-    starts = [int(len(times) - np.floor(part * share * len(times) + 1e-9)) for part in (2, 1)]
-    val_time, test_time = (ordered[min(start, len(ordered) - 1)] if len(ordered) else 0 for start in starts)
+    return split_at(users, items, times, *(ordered[at] if len(ordered) else 0 for at in time_ranks(len(times), share)))
+
+
+def time_ranks(count, share):
+    """(rank of the first validation pair, of the first test pair) among `count` pairs in the order of time, from 0."""
+    starts = [int(count - np.floor(part * share * count + 1e-9)) for part in (2, 1)]
+    return [min(start, count - 1) for start in starts]
+
+
+def split_at(users, items, times, val_time, test_time):
+    """{split: (users, items)}: pairs from test_time on for testing, those from val_time on for validation."""
     is_test = times >= test_time
     is_val = (times >= val_time) & ~is_test
     masks = {"train": ~(is_test | is_val), "val": is_val, "test": is_test}
@@ -55,25 +64,34 @@ def split_and_note(path, users, items, options, notes, times=None):
             raise InputError(f"{path}: has no column timestamp, which --split {options.split} needs; add it")
         if options.split == "last":
             splits = split_latest(users, items, times, last, options.seed)
+        else:
+            splits = split_by_time(users, items, times, share)
+    else:
+        splits = split_per_user(users, items, options.seed, share)
+    note_split(options, len(users) - sum(len(side[0]) for side in splits.values()), notes)
+    return splits
+
+
+def note_split(options, duplicates, notes):
+    """Append notes about the split and the number of rows that repeat a pair."""
+    share, last = options.split_share, options.split_last
+    if options.split in ("time", "last"):
+        if options.split == "last":
             notes.append(
                 f"split by time: the most recent {last} of each user for testing, the {last} before for validation; "
                 f"users with fewer than {2 * last + 1} interactions keep them in the training set"
             )
         else:
-            splits = split_by_time(users, items, times, share)
             part = f"{100 * share:.3g}%"
             notes.append(f"split by time: the most recent {part} for testing, the {part} before for validation")
     else:
-        splits = split_per_user(users, items, options.seed, share)
         parts = "8:1:1" if share == 0.1 else f"with {100 * share:.3g}% for validation and for testing"
         notes.append(
             f"split {parts} at random per user, seed {options.seed}; users with fewer than 3 interactions keep them in "
             "the training set"
         )
-    duplicates = len(users) - sum(len(side[0]) for side in splits.values())
     if duplicates:
         notes.append(f"interactions: {duplicates} duplicate {'pair' if duplicates == 1 else 'pairs'} merged")
-    return splits
 
 
 def _ranked(users, items, seed, times=None):
@@ -104,7 +122,7 @@ def _by_rank(users, items, rank, count):
     return {split: (users[mask], items[mask]) for split, mask in masks.items()}
 
 
-def _earliest(users, items, times):
+def earliest(users, items, times):
     """(users, items, times) of the distinct pairs, with the earliest time of each."""
     users, items, times = np.asarray(users, np.int64), np.asarray(items, np.int64), np.asarray(times)
     order = np.lexsort((times, items, users))

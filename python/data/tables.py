@@ -120,12 +120,7 @@ def _read_part(path, keys, wanted, separator):
         numbers = {name: numbers_of(path, name, table.column(name)) for name in wanted.numbers if name in names}
         vectors = {name: matrix_of(path, name, table.column(name)) for name in vectors}
     except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
-        if "more than 64 bits" in str(error):
-            raise InputError(
-                f"{path}: contains integers of 128 bits, which Arrow does not support; write ids as Int64 or text"
-            ) from None
-        reason = _ROW.sub(lambda match: f"row {int(match[1]) - 1}", str(error))  # pyarrow counts the header as a row
-        raise InputError(f"{path}: is not a readable table ({shown(reason, 160)}); write it again") from None
+        raise unreadable(path, error) from None
     for name, value in keys.items():
         if name in wanted.required + wanted.optional:
             columns[name] = check_ids(path, name, Column([value], np.zeros(table.num_rows, np.int64)))
@@ -134,6 +129,16 @@ def _read_part(path, keys, wanted, separator):
     used = {*columns, *numbers, *vectors}
     unread = [name for name in [*names, *keys] if name not in used]
     return Table(columns, numbers, vectors, unread, table.num_rows)
+
+
+def unreadable(path, error):
+    """The InputError for a table that pyarrow cannot read."""
+    if "more than 64 bits" in str(error):
+        return InputError(
+            f"{path}: contains integers of 128 bits, which Arrow does not support; write ids as Int64 or text"
+        )
+    reason = _ROW.sub(lambda match: f"row {int(match[1]) - 1}", str(error))  # pyarrow counts the header as a row
+    return InputError(f"{path}: is not a readable table ({shown(reason, 160)}); write it again")
 
 
 def _read_text(path, wanted, keys, separator):
@@ -179,7 +184,6 @@ def _read_parquet(path, wanted, keys, separator):
     import pyarrow.compute as pc
     from pyarrow import parquet
 
-    size = path.stat().st_size
     with parquet.ParquetFile(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
         all_names = schema.names
@@ -188,19 +192,8 @@ def _read_parquet(path, wanted, keys, separator):
         texts = [name for name in ids if not is_integer(path, name, schema.field(name).type)]
         remaining = [name for name in all_names if wanted.vectors and name not in names]
         vectors = [name for name in remaining if is_vector(schema.field(name))]
-        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-        rows, declared = metadata.num_rows, sum(group.total_byte_size for group in groups)
-        if rows < 0 or rows > _ROWS_PER_BYTE * size or declared < 0 or declared > max(_SMALL, _EXPANSION * size):
-            raise InputError(
-                f"{path}: declares {rows} rows and {declared} bytes in a file of {size} bytes; write it again"
-            )
-        encodings = defaultdict(set)
-        for group in groups:
-            for chunk in map(group.column, range(group.num_columns)):
-                encodings[chunk.path_in_schema].update(chunk.encodings)
-    # Arrow cannot decode DELTA encodings into a dictionary, only into plain text with a copy per row. Such columns are
-    # read in batches, each of which is dictionary-encoded at once.
-    plain = [name for name in texts if any("DELTA" in encoding for encoding in encodings[name])]
+        plain = plain_texts(path, metadata, texts)
+    # Columns in `plain` are read in batches, each of which is dictionary-encoded at once.
     with parquet.ParquetFile(path, read_dictionary=[name for name in texts if name not in plain]) as file:
         table = file.read(columns=[name for name in names + vectors if name not in plain], use_threads=False)
         for name in plain:
@@ -214,11 +207,26 @@ def _read_parquet(path, wanted, keys, separator):
     return table, vectors, all_names
 
 
+def plain_texts(path, metadata, texts):
+    """The columns among `texts` that Arrow cannot decode into a dictionary, only into plain text with a copy per row:
+    those with a DELTA encoding. Raises InputError if the file declares far more data than it can contain."""
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    size = path.stat().st_size
+    rows, declared = metadata.num_rows, sum(group.total_byte_size for group in groups)
+    if rows < 0 or rows > _ROWS_PER_BYTE * size or declared < 0 or declared > max(_SMALL, _EXPANSION * size):
+        raise InputError(f"{path}: declares {rows} rows and {declared} bytes in a file of {size} bytes; write it again")
+    encodings = defaultdict(set)
+    for group in groups:
+        for chunk in map(group.column, range(group.num_columns)):
+            encodings[chunk.path_in_schema].update(chunk.encodings)
+    return [name for name in texts if any("DELTA" in encoding for encoding in encodings[name])]
+
+
 def _chosen(path, all_names, wanted, keys):
     """The names of the columns to read. Raises InputError for a missing or ambiguous column."""
     for name in wanted.required:
         if name not in all_names and name not in keys:
-            raise InputError(f"{path}: {_missing(name, all_names)}")
+            raise InputError(f"{path}: {missing_column(name, all_names)}")
     names = wanted.required + [name for name in wanted.optional + wanted.numbers if name in all_names or name in keys]
     names = list(dict.fromkeys(names))
     for name in names:
@@ -229,7 +237,8 @@ def _chosen(path, all_names, wanted, keys):
     return names
 
 
-def _missing(name, all_names):
+def missing_column(name, all_names):
+    """What to say of a table without the column `name`."""
     listed = shown(", ".join(all_names[:12]), 120)
     if any(NUMBER.fullmatch(field) for field in all_names):
         return (

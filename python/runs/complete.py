@@ -23,10 +23,11 @@ def load_data(
 ) -> Dataset:
     """Read a data folder, or generate the built-in synthetic data set. The arguments are the keys of section [data].
 
-    path: folder; "synthetic" is the built-in data set. layout: auto, diffmm, hkuds, mmrec or plain. modalities: names
-    of the modalities to read, in this order; empty: all. split_seed: seed of the random split, and of the built-in data
-    set. options: other keys of the section, such as split="time" or min_rating=4 (see data.options.LoadOptions); not
-    for the built-in data set. Raises InputError: one line that names the file and says what to do.
+    path: folder; "synthetic" is the built-in data set. layout: auto, diffmm, hkuds, mmrec, plain or prepared.
+    modalities: names of the modalities to read, in this order; empty: all. split_seed: seed of the random split, and of
+    the built-in data set. options: other keys of the section, such as split="time" or min_rating=4 (see
+    data.options.LoadOptions); not for the built-in data set. Raises InputError: one line that names the file and says
+    what to do.
 
     >>> load_data().modalities
     ['image', 'text']

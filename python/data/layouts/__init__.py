@@ -9,9 +9,9 @@ import difflib
 from ...errors import InputError, shown
 from ..files import TABLE_ENDS
 from ..foreign import recognised
-from . import diffmm, hkuds, mmrec, plain
+from . import diffmm, hkuds, mmrec, plain, prepared
 
-LAYOUTS = {module.NAME: module for module in (diffmm, hkuds, mmrec, plain)}
+LAYOUTS = {module.NAME: module for module in (diffmm, hkuds, mmrec, plain, prepared)}
 
 
 def choose(folder, layout="auto", interactions=""):

@@ -61,7 +61,8 @@ def find_table(folder, stem):
     return paths[0] if paths else None
 
 
-def _listed(path, name, notes):
+def listed(path, name, notes):
+    """(ids, {text: index}) of the list of users or items."""
     table = read_table(path, [name])
     if table.unread:
         notes.append(unread(path, table.unread))
@@ -73,7 +74,7 @@ def _users(folder, path, column, notes):
     list_path = find_table(folder, "users")
     if list_path is None:
         return sorted_ids(column)
-    ids, index = _listed(list_path, "user", notes)
+    ids, index = listed(list_path, "user", notes)
     return ids, indices_in_list(path, "user", column, index, list_path)
 
 
@@ -81,7 +82,7 @@ def _items(folder, path, column, files, notes):
     """(ids or None, number of items, index of the item in each row)."""
     list_path, npy_path = find_table(folder, "items"), files.chosen_without_ids
     if list_path is not None:
-        ids, index = _listed(list_path, "item", notes)
+        ids, index = listed(list_path, "item", notes)
         return ids, len(ids), indices_in_list(path, "item", column, index, list_path)
     if files.rows is not None:
         values = numbers_or_texts(column.texts)
@@ -90,12 +91,12 @@ def _items(folder, path, column, files, notes):
             note_counting_from_one("item", items, notes, bool(files.chosen))
             return None, files.rows, items
         if npy_path is not None:
-            _refuse_unknown_order(path, column, values, npy_path, files.rows)
+            refuse_unknown_order(path, column, values, npy_path, files.rows)
     ids, index = sorted_ids(column, files.ids)
     return ids, len(ids), index
 
 
-def _refuse_unknown_order(path, column, values, npy_path, rows):
+def refuse_unknown_order(path, column, values, npy_path, rows):
     """Raise InputError, because the items of the rows of a .npy file are not known."""
     if values.dtype.kind == "i":
         from_one = "; subtract 1 from the ids" if values.min() == 1 and values.max() == rows else ""
