@@ -18,6 +18,8 @@ def write(tables: Tables, path: Path, settings: Settings) -> Exported:
     id of row i is bytes[offsets[i] : offsets[i + 1]] in UTF-8."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give a file")
+    if path.exists():  # it may be the model itself
+        raise InputError(f"{path}: exists; give a new file, or move this one away")
     tensors = {"users": torch.from_numpy(tables.users), "items": torch.from_numpy(tables.items)}
     tensors |= pack_ids("users", tables.user_ids) | pack_ids("items", tables.item_ids)
     write_tensors(path, tensors, tables.metadata)

@@ -52,10 +52,13 @@ def make_app(service: Service) -> Starlette:
         text = {404: f"there is no such path; the paths are {paths}", 405: "this path has another method"}
         sentence = text.get(status, "the request cannot be answered")
         service.metrics.answered("other", status, 0.0)
+        log("request", path="other", status=status, seconds=0.0, error=sentence)
         headers = error.headers if isinstance(error, HTTPException) else None
         return Response(to_json({"error": sentence}), status, headers, JSON.decode())
 
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: not_found})
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: not_found})
+    app.router.redirect_slashes = False  # it would answer /recommend/ with a redirect to the host that the client names
+    return app
 
 
 def _route(service: Service, path: str, method: str, answer: Answer, kind: bytes = JSON) -> Route:
@@ -134,7 +137,7 @@ class Endpoint:
 
     @staticmethod
     def _too_large(most: int) -> Refusal:
-        return Refusal(413, f"the body is larger than {most} bytes; send several requests", close=True)
+        return Refusal(413, f"the body is larger than {most} bytes; send several requests")
 
 
 class ClientGone(Exception):

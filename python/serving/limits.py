@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from ..errors import InputError
@@ -29,8 +30,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not getattr(self, field.name) > 0:
-                raise InputError(f"limit {field.name} = {getattr(self, field.name)}: must be above 0")
+            value = getattr(self, field.name)
+            if not value > 0 or math.isinf(value):
+                raise InputError(f"limit {field.name} = {value}: must be above 0 and finite")
 
 
 class Refusal(Exception):

@@ -12,6 +12,10 @@ from .limits import Refusal
 Id = Annotated[StrictInt | StrictStr, Field(description="Original id. An integer and its text are the same id.")]
 
 
+# Only the first error is reported; to collect those of a whole request takes a second.
+Ids = Annotated[list[Id], Field(fail_fast=True)]
+
+
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -19,13 +23,13 @@ class Message(BaseModel):
 class RecommendRequest(Message):
     """Lists for known users, or for users who are described by their history."""
 
-    users: list[Id] | None = Field(None, description="Known users; one list each. Their seen items are left out.")
-    histories: list[list[Id]] | None = Field(
+    users: Ids | None = Field(None, description="Known users; one list each. Their seen items are left out.")
+    histories: Annotated[list[Ids], Field(fail_fast=True)] | None = Field(
         None, description="Instead of users: the items of each new user; one list each, without these items."
     )
     k: StrictInt = Field(20, description="Length of a list.")
-    exclude: list[Id] = Field([], description="Items that no list may contain, besides those seen.")
-    candidates: list[Id] | None = Field(None, description="The only items that lists may contain. Default: all.")
+    exclude: Ids = Field([], description="Items that no list may contain, besides those seen.")
+    candidates: Ids | None = Field(None, description="The only items that lists may contain. Default: all.")
 
 
 class ItemList(BaseModel):
@@ -42,7 +46,7 @@ class RecommendAnswer(BaseModel):
 
 
 class SimilarRequest(Message):
-    items: list[Id] = Field(description="Items; one list each.")
+    items: Ids = Field(description="Items; one list each.")
     k: StrictInt = Field(20, description="Length of a list.")
 
 

@@ -10,7 +10,9 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import httptools
 import uvicorn
+from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..errors import InputError
@@ -20,6 +22,7 @@ from .logs import log, to_stderr
 from .service import Service
 
 BACKLOG = 2048
+MOST_HEADER = 1 << 16  # bytes of the request line and the header
 
 
 def run(make_service: Callable[[], Service], host: str, port: int) -> None:
@@ -84,6 +87,8 @@ class Server(uvicorn.Server):
         log("stopped")
 
     def _reload(self) -> None:
+        if len(self._reloads) > 1:  # one is running, and the one that waits will load what is there now
+            return
         task = asyncio.get_running_loop().create_task(self.service.reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
@@ -100,6 +105,9 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
         _header: asyncio.TimerHandle | None = None
         _reading: asyncio.TimerHandle | None = None
         _running: Any = None  # the request that is being answered
+        _header_size = 0  # bytes that were received since the first part of a header, which is not complete
+        _complete = 0  # bytes of its complete lines, which may have come in one part
+        _in_header = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -116,11 +124,67 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
         def data_received(self, data: bytes) -> None:
             if self._header is None and (self.cycle is None or self.cycle.response_complete):
                 self._header = self.loop.call_later(limits.header_seconds, self._too_slow)
-            super().data_received(data)
+            if self._in_header:
+                self._header_size += len(data)
+            self._feed(data)
+            if self._in_header and self._header_size > MOST_HEADER and not self.transport.is_closing():
+                self.send_400_response("")
+
+        def _feed(self, data: bytes) -> None:
+            """As `data_received` of uvicorn, which loses the body of a request that offers to upgrade the protocol.
+            Clients such as Java's HttpClient offer HTTP/2 in every request; a server may ignore it."""
+            self._unset_keepalive_if_required()
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("")
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self.send_400_response("")
+                else:
+                    self._feed_again(data[upgrade.args[0] :])
+
+        def _feed_again(self, rest: bytes) -> None:
+            """Read a request again without the offer. rest: what was received after its header."""
+            method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+            head = [method + b" " + self.url + b" HTTP/" + version]
+            for name, value in self.headers:
+                if name == b"connection":
+                    tokens = (token.strip() for token in value.split(b","))
+                    value = b", ".join(token for token in tokens if token.lower() != b"upgrade")
+                if name != b"upgrade":
+                    head.append(name + b": " + value)
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
+
+        def send_400_response(self, msg: str) -> None:
+            text = to_json({"error": f"the request is no valid HTTP/1.1, or its header exceeds {MOST_HEADER} bytes"})
+            head = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/json\r\n"
+            self.transport.write(head + b"content-length: %d\r\n\r\n" % len(text) + text)
+            self.transport.close()
+
+        def on_message_begin(self) -> None:
+            self._in_header, self._header_size, self._complete = True, 0, 0
+            super().on_message_begin()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            super().on_header(name, value)
+            self._complete += len(name) + len(value) + 4
+            if self._complete > MOST_HEADER:
+                raise ValueError("the header is too large")
 
         def on_headers_complete(self) -> None:
+            self._in_header = False
+            if self.parser.should_upgrade():
+                return  # it is read again
             self._stop_waiting()
             super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            if not self.parser.should_upgrade():
+                super().on_message_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()

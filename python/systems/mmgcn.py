@@ -125,7 +125,7 @@ class MMGCNInference(Inference):
 
     def users(self, tables, crow, col):
         degree, model = crow.diff().clamp(min=1)[:, None], self.config.model
-        count = 1 + max((int(name.split(".")[1]) for name in tables if name.startswith("x.")), default=-1)
+        count = len({name.split(".")[1] for name in tables if name.startswith("x.")})
         parts = []
         for m in range(count):
             received = [bag(tables[f"x.{m}.{layer}"], crow, col) / degree for layer in range(model.layers)]

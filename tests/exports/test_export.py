@@ -272,6 +272,18 @@ def run(tmp_path_factory):
     return str(path)
 
 
+def test_no_file_is_replaced(run, tmp_path, capsys):
+    """Least of all the model itself."""
+    model, other = tmp_path / "model.safetensors", tmp_path / "other"
+    model.write_bytes(open(run, "rb").read())
+    other.write_bytes(b"precious")
+    for file in (model, other):
+        before = file.read_bytes()
+        fails(capsys, ["export", str(model), "--to", "safetensors", "--out", str(file)], str(file), "exists")
+        assert file.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_the_command_prints_files_notes_and_recall(run, tmp_path, capsys):
     assert main(["export", run, "--to", "faiss", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()

@@ -15,7 +15,7 @@ from training_cases import configured, small_catalogue
 HISTORIES = [[3, 8, 79], [5], [], list(range(0, 80, 2))]
 
 
-@pytest.fixture(scope="module", params=["lightgcn", "mmssl"])
+@pytest.fixture(scope="module", params=["lightgcn", "mmssl", "mmgcn"])
 def model(request):
     return fit(small_catalogue(), configured(request.param, train__epochs=1))
 
@@ -39,7 +39,7 @@ def check(folder, model, run):
     for histories in (HISTORIES, [[5]], [[]], HISTORIES * 30):
         got = run("users", rows(histories))
         np.testing.assert_allclose(got, fold_in(model, histories).numpy(), rtol=1e-4, atol=1e-5)
-    assert ("items" in facts) == (model.metadata["system"] == "mmssl")
+    assert ("items" in facts) == (model.metadata["system"] != "lightgcn")
     for n in (1, 7, 80) if "items" in facts else ():
         features = {name: values[:n] for name, values in model.interactions.features.items()}
         got = run("items", [features[name].astype(np.float32) for name in facts["items"]["inputs"]])

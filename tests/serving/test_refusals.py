@@ -106,7 +106,6 @@ def test_no_users_and_no_items_give_no_lists(client):
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(client):
     response = client.post("/recommend", content=b" " * 20_001)
     assert response.status_code == 413 and "larger than 20000 bytes" in response.json()["error"]
-    assert response.headers["connection"] == "close"
 
     def pieces():  # chunked, without content-length
         for _ in range(3):
