@@ -9,6 +9,7 @@ import torch
 from command_line import fails
 from mmssl_trainer import InputError, compare, evaluate, fit, save
 from mmssl_trainer.cli.main import main
+from mmssl_trainer.console import output
 from mmssl_trainer.ranking import user_metrics
 from mmssl_trainer.study.compare import _compared
 from scipy import stats
@@ -106,7 +107,7 @@ def test_the_command(models, tmp_path, capsys, monkeypatch):
     paths = [str(tmp_path / f"{n}.safetensors") for n in range(3)]
     for model, path in zip([*models, other(models[1], fingerprint="f" * 64)], paths, strict=True):
         save(replace(model, metadata=model.metadata | {"fingerprint": model.interactions.fingerprint}), path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(output.OUT, "width", 200)  # the console may have read COLUMNS in an earlier test
     assert main(["compare", *paths[:2], "--k", "10"]) == 0
     said = capsys.readouterr().out
     assert "recall@10" in said and "95% interval" in said and "are not corrected" in said
