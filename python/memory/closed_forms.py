@@ -70,8 +70,9 @@ def closed_form_stages(form: ClosedForm, users: int, items: int) -> list[Stage]:
             eigenvectors = Stage("singular vectors", working=blocks((DOUBLE * items * d, 4), (DOUBLE * users * d, 2)))
         return [
             eigenvectors,
-            Stage("embeddings in float64", working=blocks((DOUBLE * items * d, 3), (DOUBLE * users * d, 1))),
-            Stage("embeddings", persistent=FLOAT * sides, working=blocks((FLOAT * items * d, 1))),
+            Stage(
+                "embeddings", persistent=FLOAT * sides, working=blocks((DOUBLE * items * d, 1), (DOUBLE * users * d, 1))
+            ),
         ]
     n = items if form.kind == "items" else users
     similarities = min(ENTRIES, n * n)

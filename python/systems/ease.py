@@ -80,10 +80,10 @@ class EASESystem(UntrainedSystem):
             right = weighted.T @ (left[:, kept] / np.sqrt(values))
         right[np.asarray(self._train.sum(axis=0)).ravel() == 0] = 0  # exactly
         shares = values / (values + self._settings.penalty)
-        scaled = right * np.sqrt(shares)
-        users = self._train.astype(np.float64) @ scaled
-        items = scaled / (1 - (scaled**2).sum(1))[:, None]
-        self.users, self.items = (torch.from_numpy(side.astype(np.float32)).to(device) for side in (users, items))
+        right *= np.sqrt(shares)  # in place, like the division: the matrix is the largest one
+        users = self._train.astype(np.float64) @ right
+        right /= (1 - np.einsum("ij,ij->i", right, right))[:, None]
+        self.users, self.items = (torch.from_numpy(side.astype(np.float32)).to(device) for side in (users, right))
 
     def _inverse(self, active: np.ndarray) -> np.ndarray:
         """P among the items `active`, float64."""
