@@ -100,7 +100,7 @@ class Step:
         """Checks that both formulations agree with the same noise and without dropout.
 
         If z is so close to 0 that rounding changes its sign, the slope of LeakyReLU changes. This changes dU and dV by
-        2e-3 in float32.
+        2e-3 in float32, and dW by 1e-3; whether it happens depends on the processor.
         """
         exact, gradients = (1e-4, 5e-3) if self.gemm is None else (5e-3, 0.1)  # docs/precision.md
         noisy_rows = RelationRows.gumbel(self.graph, self.users, self.tau, 1).dense()
@@ -112,7 +112,7 @@ class Step:
         for layer, rate in zip(dropouts, rates, strict=True):
             layer.p = rate
         for name, e in expected.items():
-            limit = exact if name in EXACT or (name == "dW" and self.gemm is None) else gradients
+            limit = exact if name in EXACT else gradients
             assert (actual[name] - e).norm() <= limit * e.norm(), name
 
 
