@@ -7,32 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import DATA_OPTIONS, Flags, JsonOption, config_key_options, configuration
+from .options import READ_OPTIONS, Flags, JsonOption, config_key_options, configuration
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-@config_key_options(*DATA_OPTIONS[1:])
+@config_key_options(*READ_OPTIONS)
 def data_check(
     path: Annotated[str, typer.Argument(metavar="DATA", help="Folder with the data, or synthetic.")],
     flags: Flags,
-    modality: Annotated[
-        list[str] | None,
-        typer.Option(help="Modality to read. May be given several times. [default: all]", show_default=False),
-    ] = None,
-    split_seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Read the data as train would, and describe it. If the data cannot be used, the first error is printed."""
     from .. import describe, load_data
     from ..console import output
 
-    flags |= {
-        "data.path": (path, "DATA"),
-        "data.modalities": (modality, "--modality"),
-        "data.split_seed": (split_seed, "--split-seed"),
-    }
+    flags["data.path"] = path, "DATA"
     summary = describe(load_data(**configuration(None, flags).data.model_dump()))
     if as_json:
         print(json.dumps(summary, indent=2))

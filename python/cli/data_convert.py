@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from .options import written
 
 
 def data_convert(
@@ -31,12 +32,5 @@ def data_convert(
         data = convert_data(source, destination, user, item, table)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error}); check its permissions") from None
-    pairs = data.train.nnz + data.val.nnz + data.test.nnz
-    output.OUT.print(
-        f"{destination}: {data.n_users:,} users, {data.n_items:,} items, {pairs:,} interactions, features: "
-        f"{', '.join(data.modalities) or 'none'}",
-        markup=False,
-    )
-    for note in data.notes:
-        output.OUT.print(f"note: {note}", markup=False)
+    written(destination, data)
     output.OUT.print(f"for details: mmssl-fast data check {destination}", markup=False)

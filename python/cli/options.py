@@ -15,7 +15,7 @@ from ..config.names import LAYOUTS, SYSTEMS
 from ..errors import InputError, shown
 
 if TYPE_CHECKING:
-    from .. import Config
+    from .. import Config, Dataset
 
 Flags = dict[str, tuple[Any, str]]  # "section.key" → (value or None, name of the option)
 
@@ -52,6 +52,10 @@ CONFIG_KEY_OPTIONS = {
         "For feature files with an id column: refuse an item without a row, or give it the mean of the other rows "
         "(refuse, mean). [default: refuse]",
     ),
+    "modality": ConfigKeyOption(
+        "data.modalities", list[str] | None, "Modality to read. May be given several times. [default: all]"
+    ),
+    "split_seed": ConfigKeyOption("data.split_seed", int | None, "Seed of the random split. [default: 0]"),
     "system": _text("model.system", f"System to train: {', '.join(SYSTEMS)}. [default: mmssl]"),
     "device": _text("train.device", "Device to train on: cpu, cuda, cuda:1. [default: cpu]"),
     "threads": ConfigKeyOption(
@@ -62,6 +66,7 @@ CONFIG_KEY_OPTIONS = {
     ),
 }
 DATA_OPTIONS = ("data", "layout", "interactions", "split_column", "split", "min_rating", "missing_features")
+READ_OPTIONS = (*DATA_OPTIONS[1:], "modality", "split_seed")  # of commands whose argument is the data
 
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file (TOML). It overrides the preset.")]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs of a run.")]
@@ -152,3 +157,17 @@ def parse_set(assignment: str) -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         value = text
     return name.strip(), value
+
+
+def written(folder: Path, data: Dataset) -> None:
+    """Print what a command has written to a folder of data, and the notes."""
+    from ..console import output
+
+    pairs = data.train.nnz + data.val.nnz + data.test.nnz
+    output.OUT.print(
+        f"{folder}: {data.n_users:,} users, {data.n_items:,} items, {pairs:,} interactions, features: "
+        f"{', '.join(data.modalities) or 'none'}",
+        markup=False,
+    )
+    for note in data.notes:
+        output.OUT.print(f"note: {note}", markup=False)

@@ -39,3 +39,9 @@ def run(
         process.terminate()  # torchrun passes it on
         out, err = process.communicate(timeout=40)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def with_fault(fault: str, *arguments: str) -> subprocess.CompletedProcess:
+    """`mmssl-fast` with these arguments on two ranks, with a fault of faulty.py. Prints what `launch` returns."""
+    start = "import sys; from mmssl_fast.distributed.ranks import launch; print(launch(2, sys.argv[1:]))"
+    return run([sys.executable, "-c", start, sys.executable, str(HERE / "faulty.py"), fault, *arguments])

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import HERE, environment, run
+from launching import HERE, environment, run, with_fault
 from mmssl_trainer import configure, load, load_data
 from mmssl_trainer.cli import launch
 from mmssl_trainer.cli.main import main
@@ -63,9 +63,7 @@ def test_a_killed_rank_and_a_restart(tmp_path):
 def test_a_rank_out_of_memory(tmp_path):
     """One line names the rank. The step is not repeated, all ranks end, and the run resumes in one process."""
     folder = tmp_path / "run"
-    arguments = ["train", *FLAGS, "--epochs", "3", "--out", str(folder)]
-    start = "import sys; from mmssl_fast.distributed.ranks import launch; print(launch(2, sys.argv[1:]))"
-    ended = run([sys.executable, "-c", start, sys.executable, str(HERE / "faulty.py"), "MEMORY", *arguments])
+    ended = with_fault("MEMORY", "train", *FLAGS, "--epochs", "3", "--out", str(folder))
     assert ended.stdout.endswith(", 1)\n"), ended.stderr
     (line,) = lines(ended.stderr)
     assert line.startswith("mmssl-fast: rank 1: out of memory in epoch 2, step 4 of 9, CUDA out of memory. Tried to ")

@@ -4,13 +4,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import HERE, environment, run
+from launching import environment, run, with_fault
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.training import checkpoints, state_file
 from test_distributed_cli import FLAGS, MODULE, children, lines
@@ -65,9 +64,7 @@ def test_ctrl_c_in_the_terminal(tmp_path):
 def test_a_full_disk_on_one_rank(tmp_path):
     """One line names the rank and the file. The checkpoint of epoch 1 remains, and the run can be resumed."""
     folder = tmp_path / "run"
-    arguments = ["train", *FLAGS, "--epochs", "3", "--out", str(folder)]
-    start = "import sys; from mmssl_fast.distributed.ranks import launch; print(launch(2, sys.argv[1:]))"
-    ended = run([sys.executable, "-c", start, sys.executable, str(HERE / "faulty.py"), "DISK", *arguments])
+    ended = with_fault("DISK", "train", *FLAGS, "--epochs", "3", "--out", str(folder))
     assert ended.stdout.endswith(", 2)\n"), ended.stderr
     (line,) = lines(ended.stderr)
     assert line.startswith("mmssl-fast: rank 1: ") and "rank-00001.safetensors: cannot be written (" in line
