@@ -104,6 +104,20 @@ def test_a_run_is_continued_from_another_thread(tmp_path):
     assert torch.equal(continued.model.users, whole.model.users)
 
 
+@pytest.mark.parametrize("ranks, threads, expected", [(3, None, 2), (1, None, 1), (3, 1, 1)])
+def test_threads_of_another_number_of_ranks_are_chosen_anew(tmp_path, monkeypatch, ranks, threads, expected):
+    """Unless a number is given. The process that resumes the run has two threads."""
+    config = configure(SMALL | {"train.compare": "no"})
+    train(config, tmp_path / "run")
+    monkeypatch.setattr("mmssl_trainer.runs.train.ranks_of_checkpoint", lambda run: ranks)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    longer = load_config(tmp_path / "run", config.changed("train", epochs=3))
+    continued = resume(tmp_path / "run", longer, threads=threads)
+    assert continued.config.train.threads == expected
+    with pytest.raises(InputError, match="threads = -1: must be an integer of 1 or more"):
+        resume(tmp_path / "run", longer.changed("train", epochs=4), threads=-1)
+
+
 def load_config(run, like):
     """The configuration that the run was saved with, and the number of epochs of another."""
     return configure({"train.epochs": like.train.epochs}, file=configuration_file(run))

@@ -61,8 +61,8 @@ def infonce(
     """
     if ranks.size == 1:
         return infonce_whole(h, e, ids, tau, exclude_self)
-    rows = h
-    h, e, ids = unit_inputs(h, e, ids, tau)
+    checked = unit_inputs(h, e, ids, tau)
+    dtype, (h, e, ids) = h.dtype, checked
     if h.shape != e.shape:
         raise ValueError(f"infonce: h and e must have the same shape, got {list(h.shape)} and {list(e.shape)}")
     if not tau > 0:
@@ -82,7 +82,7 @@ def infonce(
     anchors = copy_to_ranks(gather_rows(e, distinct, n_users, ranks), ranks)
     left_out = (slots, own) if exclude_self else (slots[:0], own[:0])
     lse = merge_logsumexp(_KeyLogSumExp.apply(anchors, h, e, *left_out, tau), ranks)
-    return (((lse - positive / tau) * counts).sum() / ids.numel()).to(rows.dtype)
+    return (((lse - positive / tau) * counts).sum() / ids.numel()).to(dtype)
 
 
 class _KeyLogSumExp(torch.autograd.Function):

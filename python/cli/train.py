@@ -106,7 +106,7 @@ def train(
     run = (
         train_system(chosen, out, overwrite=overwrite, note=note)
         if resume is None
-        else resume_run(resume, chosen, note=note)
+        else resume_run(resume, chosen, threads=flags["train.threads"][0], note=note)
     )
     _print_results(run)
 

@@ -43,10 +43,11 @@ def load_data(
     return data.load(path, layout, split_seed, list(modalities) or None, **options)
 
 
-def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
+def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None, note=None):
     """Train one system and test it. Returns (Fit, test metrics, total seconds).
 
-    folder, checkpoints: where the run is saved; without them nothing is written.
+    folder, checkpoints: where the run is saved; without them nothing is written. note: called with a remark about the
+    model that the run starts from (train.start).
     """
     from ..console.progress import ProgressObserver
     from ..ranking import split_metrics
@@ -57,12 +58,11 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None):
     config = config.changed("model", system=name)
     start = None
     if folder is not None and config.train.start and not checkpoints.opened:
-        from ..console import output
         from .warm_start import start_from
 
-        start, note = start_from(config.train.start, dataset, name)
-        if note:
-            output.ERR.print(f"note: {config.train.start}: {note}", markup=False)
+        start, remark = start_from(config.train.start, dataset, name)
+        if remark and note is not None:
+            note(f"{config.train.start}: {remark}")
     started = time.perf_counter()
     with ProgressObserver(title(name)) as progress:
         if folder is None:

@@ -15,7 +15,7 @@ from ..config.compare import refuse_other
 from ..config.load import load
 from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS, Config
 from ..data import Dataset
-from ..errors import InputError
+from ..errors import InputError, check_counts
 from ..memory import budget
 from ..ranking import breakdown, check_list_lengths
 from ..systems import create, refuse_over_ranks, refuse_without_features, title
@@ -79,12 +79,20 @@ def train(
     return _run(config or Config(), None if out is None else Path(out), note, overwrite=overwrite)
 
 
-def resume(run: str | Path, config: Config | None = None, *, note: Callable[[str], None] | None = None) -> TrainedRun:
+def resume(
+    run: str | Path,
+    config: Config | None = None,
+    *,
+    threads: int | None = None,
+    note: Callable[[str], None] | None = None,
+) -> TrainedRun:
     """Resume an interrupted run with its configuration, from its last checkpoint.
 
     run: its folder. config: the configuration to resume with; only where and how fast it is computed may differ (such
     as train.memory or data.path), and train.epochs may be higher, which also continues a finished run. None: that of
-    the run. note: see `train`. Raises InputError if the folder contains no run that can be resumed, and as `train`.
+    the run. threads: number of threads of this process; 0: chosen anew; None: train.threads, or chosen anew if the
+    checkpoint is of another number of ranks. note: see `train`. Raises InputError if the folder contains no run that
+    can be resumed, and as `train`.
     """
     run = Path(run)
     saved = load(configuration_file(run))
@@ -92,8 +100,11 @@ def resume(run: str | Path, config: Config | None = None, *, note: Callable[[str
     refuse_other(run, saved.model_dump(), chosen.model_dump(), more_epochs=True)
     _refuse_finished(run, saved, chosen.train.epochs)
     group = together.join(chosen.train.device, chosen.distributed)
-    if chosen.train.threads == saved.train.threads and ranks_of_checkpoint(run) not in (0, group.size):
-        chosen = chosen.changed("train", threads=0)  # those of other ranks; they are divided anew
+    if threads is not None:
+        check_counts(threads=threads or 1)
+        chosen = chosen.changed("train", threads=threads)
+    elif chosen.train.threads == saved.train.threads and ranks_of_checkpoint(run) not in (0, group.size):
+        chosen = chosen.changed("train", threads=0)  # those of another number of ranks
     return _run(chosen, run, note, resumed=True)
 
 
@@ -126,7 +137,7 @@ def _run(
     stopped = signals.raise_on_signal(f"interrupted; to resume: {resume_command(path)}")
     with warnings.catch_warnings(), stopped:
         warnings.filterwarnings("ignore", message="sample_bpr: ")  # one of the notes replaces this warning
-        fit, test, seconds = fit_and_test(dataset, config, system, folder, checkpoints)
+        fit, test, seconds = fit_and_test(dataset, config, system, folder, checkpoints, note)
         for name in _compared(config):
             baselines[name] = _baseline(*fit_and_test(dataset, config, name))
         options = config.evaluate
