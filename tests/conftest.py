@@ -11,6 +11,7 @@ thread_settings.configure(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
 
 import pytest
 import torch
+from mmssl_trainer.runs.folder import RunFolder
 
 from mmssl_fast import build_info
 
@@ -58,6 +59,23 @@ def emulated():
     with open(build / "emulated.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of pytest -n's workers compiles, the others find it done
         return emulator.load()
+
+
+_draw = RunFolder._draw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_curves():
+    """Runs in this process write an empty curves.png: drawing takes longer than training on the data of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "_draw", lambda self, fit, path: path.touch())
+        yield
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Runs of this test do draw curves.png."""
+    monkeypatch.setattr(RunFolder, "_draw", _draw)
 
 
 @pytest.fixture

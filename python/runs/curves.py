@@ -14,6 +14,10 @@ from ..training.selection import selection
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
 RECALL, NDCG, LOSS = "#2563ae", "#c2571a", "#4b5b6b"
 COLUMNS = 5
+# In inches. With a layout that matplotlib computes from the labels ("constrained"), drawing takes twice as long, and longer
+# than the training of a short run.
+WIDTH, LEFT, RIGHT, GAP = 11, 0.75, 0.95, 0.65
+TOP, MARGIN, TALL, LOW, BETWEEN = 0.45, 0.35, 2.6, 1.35, 0.6
 
 
 def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -> None:
@@ -24,10 +28,11 @@ def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -
     terms = list(epochs[0]["losses"])
     rows = -(-len(terms) // COLUMNS)
     columns = -(-len(terms) // rows)
-    figure = Figure(figsize=(11, 3.6 + 1.9 * rows), dpi=130, layout="constrained", facecolor="white")
+    height = TOP + TALL + rows * (BETWEEN + LOW) + MARGIN
+    figure = Figure(figsize=(WIDTH, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[2.0] + [1.0] * rows)
-    top = figure.add_subplot(grid[0, :])
+    # The label at the end of a line needs room to its right, below which no panel has one.
+    top = figure.add_axes(_place(LEFT, TOP, WIDTH - LEFT - RIGHT, TALL, height))
     validated = [record for record in epochs if record.get("val", {}).get("users")]
     lines = [("recall@20", "Recall@20", RECALL), ("ndcg@20", "NDCG@20", NDCG)]
     if validated and "cold_recall@20" in validated[0]["val"]:
@@ -43,13 +48,21 @@ def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -
         top.text(0.5, 0.5, "no validation interactions", ha="center", va="center", color=MUTED, transform=top.transAxes)
     top.set_title(f"{title}: validation" if title else "validation", loc="left", fontsize=12, color=INK)
     top.set_xlabel("epoch", color=MUTED)
+    wide = (WIDTH - LEFT - MARGIN - (columns - 1) * GAP) / columns
     for index, term in enumerate(terms):
-        panel = figure.add_subplot(grid[1 + index // columns, index % columns])
+        row, column = divmod(index, columns)
+        down = TOP + TALL + BETWEEN + row * (LOW + BETWEEN)
+        panel = figure.add_axes(_place(LEFT + column * (wide + GAP), down, wide, LOW, height))
         _line(panel, [record["epoch"] for record in epochs], [record["losses"][term] for record in epochs], LOSS)
         panel.set_title(f"loss: {term}", loc="left", fontsize=9, color=INK)
     for axes in figure.axes:
         _by_epoch(axes, epochs[0]["epoch"], epochs[-1]["epoch"])
     figure.savefig(path, format="png")
+
+
+def _place(left: float, down: float, wide: float, high: float, height: float) -> tuple[float, float, float, float]:
+    """What add_axes takes, from inches: to the left and above the axes, and their size."""
+    return left / WIDTH, 1 - (down + high) / height, wide / WIDTH, high / height
 
 
 def _line(axes, x, y, colour: str, label: str | None = None) -> None:

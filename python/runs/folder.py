@@ -126,10 +126,8 @@ class RunFolder:
         train.epochs, so that it can be continued with more epochs.
         """
         if fit.epochs:
-            from .curves import draw  # matplotlib takes half a second, and evaluate and recommend do without
-
             with replacing(self.path / CURVES) as temporary:
-                draw(fit.epochs, temporary, title=f"{title(self.config.model.system)} on {self.dataset.name}")
+                self._draw(fit, temporary)
         if baselines:
             write_text(self.path / BASELINES, json.dumps(baselines, indent=2) + "\n")
         content = result(fit, test, self.dataset, self.config) | ({"breakdown": groups} if groups else {})
@@ -139,6 +137,11 @@ class RunFolder:
         else:
             state_file.remove(self.path / FOLDER)
         unlock(self.path)
+
+    def _draw(self, fit: Fit, path: Path) -> None:
+        from .curves import draw  # importing matplotlib takes half a second, and evaluate and recommend do not need it
+
+        draw(fit.epochs, path, title=f"{title(self.config.model.system)} on {self.dataset.name}")
 
 
 class OtherRank(NullObserver):

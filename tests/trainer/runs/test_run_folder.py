@@ -28,7 +28,7 @@ def run(path, data, config, **kwargs):
     return fitted
 
 
-def test_run_folder_holds_what_is_promised(data, tmp_path):
+def test_run_folder_holds_what_is_promised(data, tmp_path, curves):
     config = configured()
     fitted = run(tmp_path / "a" / "run", data, config)
     path = tmp_path / "a" / "run"

@@ -7,7 +7,7 @@ import torch
 from mmssl_trainer import systems
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config.load import load
-from mmssl_trainer.data import synthetic
+from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.errors import NonFiniteLoss, OutOfMemory
 from mmssl_trainer.study.report.page import _balance
 from mmssl_trainer.systems.base import Batch
@@ -170,10 +170,11 @@ def test_of_mmssl_each_term_reaches_what_its_equation_reads(data):
     }
 
 
-def test_report_shows_the_shares(tmp_path):
+def test_report_shows_the_shares(data, tmp_path):
+    catalogue = str(write_plain(data, tmp_path / "data"))
     for name, asked in (("told", "true"), ("plain", "false")):
         arguments = ["--set", f"train.balance={asked}", "--epochs", "2", "--threads", "1", "--set", "model.dim=8"]
-        assert main(["train", "--out", str(tmp_path / name), *arguments]) == 0
+        assert main(["train", "--data", catalogue, "--out", str(tmp_path / name), *arguments]) == 0
         assert main(["report", str(tmp_path / name), "--out", str(tmp_path / f"{name}.html")]) == 0
     epochs = [json.loads(line) for line in (tmp_path / "told" / "metrics.jsonl").read_text().splitlines()]
     best = json.loads((tmp_path / "told" / "result.json").read_text())["best_epoch"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmssl_trainer import systems
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.data import synthetic
+from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.training.critic import auc, measure_critic
 from plain_systems import configured
 from torch import nn
@@ -85,10 +85,10 @@ def test_no_critic_no_record(data):
     assert measure_critic(system, torch.arange(9), 0, graph.device) == {}
 
 
-def test_metrics_and_report_have_it(tmp_path):
-    run = str(tmp_path / "run")
+def test_metrics_and_report_have_it(data, tmp_path):
+    run, catalogue = str(tmp_path / "run"), str(write_plain(data, tmp_path / "data"))
     small = ["--epochs", "2", "--threads", "1", "--set", "model.dim=8", "--set", "model.hidden=[16, 8]", "--no-compare"]
-    assert main(["train", "--out", run, "--set", "train.balance=true", *small]) == 0
+    assert main(["train", "--data", catalogue, "--out", run, "--set", "train.balance=true", *small]) == 0
     assert main(["report", run, "--out", str(tmp_path / "page.html")]) == 0
     epochs = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     value = epochs[0]["critic"]["image"]
