@@ -60,6 +60,12 @@ def test_importing_it_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
+def test_training_imports_nothing_slow_that_it_does_not_use():
+    code = "import sys, mmssl_trainer.cli.main, mmssl_trainer.runs.train; print(*sys.modules, sep=chr(10))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()
+    assert "torch" in found and not {"matplotlib", "pandas", "scipy.stats"} & set(found)
+
+
 def test_from_data_to_recommendations_and_back_from_a_file(tmp_path):
     model = fit(load_data(), configure(SMALL))
     assert [record["epoch"] for record in model.epochs] == [1, 2]

@@ -14,8 +14,8 @@ from ..training.selection import selection
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
 RECALL, NDCG, LOSS = "#2563ae", "#c2571a", "#4b5b6b"
 COLUMNS = 5
-# In inches. With a layout that matplotlib computes from the labels ("constrained"), drawing takes twice as long, and longer
-# than the training of a short run.
+# In inches. A layout that matplotlib computes from the labels ("constrained") takes twice as long to draw: longer than
+# training a short run.
 WIDTH, LEFT, RIGHT, GAP = 11, 0.75, 0.95, 0.65
 TOP, MARGIN, TALL, LOW, BETWEEN = 0.45, 0.35, 2.6, 1.35, 0.6
 
