@@ -20,7 +20,9 @@ def serve(
     ] = "train",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of the ranking. [default: all processors but one]", show_default=False),
+        typer.Option(
+            min=1, max=1024, help="CPU threads of the ranking. [default: all processors but one]", show_default=False
+        ),
     ] = None,
     max_k: Annotated[int, typer.Option(help="Longest list that a request may ask for.")] = 1000,
     max_lists: Annotated[int, typer.Option(help="Lists that a request may ask for.")] = 256,
