@@ -12,7 +12,7 @@ from .options import RunPath
 def similar(
     run: RunPath,
     items: Annotated[list[str], typer.Argument(metavar="ITEM…", help="Ids of items.")],
-    k: Annotated[int, typer.Option("--k", help="Similar items per item.")] = 10,
+    k: Annotated[int, typer.Option("--k", help="Similar items per item.")] = 20,
     by: Annotated[
         Literal["all", "features"],
         typer.Option(help="Embedding to compare: all, which scores the items, or that of their features alone."),

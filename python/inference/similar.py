@@ -30,7 +30,7 @@ class Similar(NamedTuple):
     cosine: np.ndarray
 
 
-def similar(model: Model, items: Sequence[str | int], k: int = 10, by: str = "all") -> Similar:
+def similar(model: Model, items: Sequence[str | int], k: int = 20, by: str = "all") -> Similar:
     """The k items whose embedding has the highest cosine with that of each given item, which itself is left out.
 
     items: original ids. by: "all" compares the embeddings that score the items (model.items), so that items are similar

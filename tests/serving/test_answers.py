@@ -125,6 +125,8 @@ def test_similar_items_equal_those_of_the_function(trained, client_of):
     lists = asked(client, "/similar", items=known, k=6)["lists"]
     assert [item for one in lists for item in one["items"]] == found.similar.tolist()
     assert [cosine for one in lists for cosine in one["cosines"]] == found.cosine.tolist()
+    by_default = asked(client, "/similar", items=known[:1])["lists"][0]
+    assert by_default["items"] == similar(trained, known[:1]).similar.tolist() and len(by_default["items"]) == 20
 
 
 def test_a_system_that_cannot_embed_histories_says_why(client_of):

@@ -226,5 +226,6 @@ def test_similar_items(runs, capsys):
     out = capsys.readouterr().out
     assert "cosine" in out and out.count("│ 3 ") == 2 and out.count("│ 8 ") == 2
     assert main(["similar", str(runs / "mmssl"), "3", "--by", "features"]) == 0
+    assert capsys.readouterr().out.count("│ 3 ") == 20  # as `recommend`
     assert "item 'nothing' is not in the data" in refused(capsys, "similar", runs / "mmssl", "nothing")
     assert "does not use features" in refused(capsys, "similar", runs / "lightgcn", "3", "--by", "features")
