@@ -122,10 +122,11 @@ class Inference:
         raise NotImplementedError
 
 
-class SparseRows(Inference):
-    """For systems whose user embeddings are sparse rows, such as those of the interactions."""
+class FixedCatalogue(Inference):
+    """For systems of which only the users and items of the training data have embeddings: EASE, ItemKNN and UserKNN,
+    whose embeddings come from the matrix of interactions, not from parameters."""
 
-    no_users = "its embeddings are sparse rows, one column per item or user"
+    no_users = "this is not implemented for this system"
     no_items = no_users
 
 
