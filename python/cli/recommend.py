@@ -126,15 +126,16 @@ def recommend(
     notes = []
     added = None
     if new_items:
-        ids, features = files.read_new_items(new_items, item_tower(model).modalities)
+        ids, features = files.read_new_items(new_items, item_tower(model).widths)
         fresh = [row for row, item in enumerate(ids) if item not in model.interactions.item_index]
-        if known := len(ids) - len(fresh):
-            notes.append(f"{known:,} of {len(ids):,} new items are items of the model, and keep their embedding")
+        if present := len(ids) - len(fresh):
+            notes.append(f"{present:,} of {len(ids):,} new items are items of the model, and keep their embedding")
         added = [ids[row] for row in fresh], {name: values[fresh] for name, values in features.items()}
     allowed = _allowed(candidates, filters, items)
+    known = {*model.interactions.item_index, *(added[0] if added else ())}
     model, pairs = for_request(
         model,
-        histories=None if history is None else files.read_histories(history),
+        histories=None if history is None else files.read_histories(history, None if skip_unknown else known),
         unknown="skip" if skip_unknown else "refuse",
         new_items=added,
         nearest=nearest,

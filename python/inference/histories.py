@@ -60,7 +60,7 @@ def with_histories(
         if user in names:
             raise InputError(f"histories: the user {shown(user)} is there as a number and as text; keep only one")
         names.add(user)
-    known = history_rows(_trained(model), list(histories.values()), unknown, data)
+    known = history_rows(_trained(model), list(histories.values()), unknown, data, list(histories))
     own = sp.csr_array(known[:, : _trained(model).n_items])
     users = zeros(len(histories), model.items) if by_popularity else embed(model, own)
     none = sp.csr_array(known.shape, dtype=np.float32)
@@ -90,10 +90,14 @@ def embed(model: Model, rows: sp.csr_array) -> Tensor:
 
 
 def history_rows(
-    trained: Dataset, histories: Sequence[Sequence[Id]], unknown: str = "refuse", extended: Dataset | None = None
+    trained: Dataset,
+    histories: Sequence[Sequence[Id]],
+    unknown: str = "refuse",
+    extended: Dataset | None = None,
+    names: Sequence[Id] | None = None,
 ) -> sp.csr_array:
     """Histories as SciPy CSR float32 [n, I]. extended: a dataset with more items after those of `trained`, which are
-    known too; its number of items is then that of the columns."""
+    known too; its number of items is then that of the columns. names: of the users, for messages; default: 0, 1, …"""
     if unknown not in UNKNOWN:
         raise InputError(f"unknown = {unknown!r}: must be {' or '.join(UNKNOWN)}")
     data = extended or trained
@@ -105,12 +109,16 @@ def history_rows(
     columns = np.fromiter(chain.from_iterable(found), np.int64, sum(sizes))
     rows = np.repeat(np.arange(len(found)), sizes)
     if unknown == "refuse" and (columns < 0).any():
-        items = chain.from_iterable(histories)
-        missing = list(dict.fromkeys(str(item) for item in items if str(item) not in data.item_index))
-        listed = ", ".join(shown(item) for item in missing[:5]) + (", …" if len(missing) > 5 else "")
+        first: dict[str, int] = {}  # unknown item → the first history with it
+        for row, history in enumerate(histories):
+            for item in map(str, history):
+                if item not in data.item_index:
+                    first.setdefault(item, row)
+        missing = [f"{shown(item)} in histories[{shown(names[row] if names else row)}]" for item, row in first.items()]
+        listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         counted = "1 item of the histories was" if len(missing) == 1 else f"{len(missing)} items of the histories were"
         raise InputError(
-            f"{data.name}: {counted} not in the training data: {listed}; leave them out, or skip unknown items"
+            f"{data.name}: {counted} not in the training data: {listed}; leave them out, or give unknown='skip'"
         )
     kept = columns >= 0
     shape = (len(found), data.n_items)

@@ -109,7 +109,7 @@ def _checked(tower: ItemTower, features: Mapping[str, Any]) -> dict[str, np.ndar
     for name in tower.modalities:
         if name not in features:
             raise InputError(f"features {name!r} are missing; the modalities of the model are {names}")
-        width = len(getattr(tower, tower.means[f"mean.{name}"]))
+        width = tower.widths[name]
         try:
             array = np.asarray(features[name])
         except ValueError:

@@ -196,6 +196,11 @@ class ItemTower(nn.Module):
         self.means = _register(self, {f"mean.{name}": mean for name, mean in scaling.mean.items()})
         self.scales = _register(self, {f"scale.{name}": scale for name, scale in scaling.scale.items()})
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """{modality: number of columns of its raw features}."""
+        return {name: len(getattr(self, self.means[f"mean.{name}"])) for name in self.modalities}
+
     def forward(self, *features: Tensor) -> Tensor:
         return self.inference.cold(self._weights(), self.content(*features))
 
