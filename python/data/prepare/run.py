@@ -33,7 +33,7 @@ def prepare_data(source, destination, layout="auto", modalities=(), split_seed=0
 
     source: a folder in any layout, or a folder of Parquet files with columns `user` and `item`, as Spark, Dask, DuckDB
     and Polars write them. Interactions in Parquet are read twice in batches: memory is needed for the distinct ids, for
-    12 bytes per user and split, and for a few million rows, and disk space next to `destination` for 8 to 17 bytes per
+    about 40 bytes per user, and for a few million rows, and disk space next to `destination` for 8 to 17 bytes per
     row, and as much again while they are grouped by user. Other layouts are read into memory as by `load_data`. The
     other arguments are those of `load_data`.
 
