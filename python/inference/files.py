@@ -97,7 +97,7 @@ def _by_modality(source: str, modalities: Sequence[str]) -> dict[str, Path]:
     if len(modalities) == 1:
         return {modalities[0]: path}
     raise InputError(
-        f"{source}: belongs to which modality? give MODALITY=FILE with one of {', '.join(modalities)}, or name it "
+        f"{source}: its modality is not known; give MODALITY=FILE with one of {', '.join(modalities)}, or name it "
         f"{modalities[0]}_feat{path.suffix or '.parquet'}"
     )
 

@@ -30,8 +30,9 @@ Id = str | int
 def fold_in(model: Model, histories: Sequence[Sequence[Id]], unknown: str = "refuse") -> Tensor:
     """User embeddings [n, d] from histories of items, by the propagation of the model. Nothing is trained.
 
-    Equals what the layers of the model bring to a user with these items; there is no id embedding, which only training
-    gives. Scores are dot products with model.items. Each history is a set: the order and repetitions do not matter.
+    Equals what the layers of the model compute for a user with these items, without an id embedding, which only
+    training gives. Scores are dot products with model.items. Each history is a set: the order and repetitions do not
+    matter.
 
     histories: original item ids of every user, int or text. unknown: "refuse" raises InputError for an item that was
     not in the training data, "skip" ignores it. A history without known items gives a zero embedding. Also raises
@@ -58,7 +59,7 @@ def with_histories(
     names: set[str] = set()
     for user in map(str, histories):
         if user in names:
-            raise InputError(f"histories: the user {shown(user)} is there as a number and as text; keep only one")
+            raise InputError(f"histories: the user {shown(user)} occurs as a number and as text; keep only one")
         names.add(user)
     known = history_rows(_trained(model), list(histories.values()), unknown, data, list(histories))
     own = sp.csr_array(known[:, : _trained(model).n_items])

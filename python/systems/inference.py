@@ -118,7 +118,7 @@ class Inference:
 
     def users(self, tables: Tensors, crow: Tensor, col: Tensor) -> Tensor:
         """The embeddings [n, d] of users with the histories crow [n + 1], col [nnz], as in SeenRows: what the layers
-        bring to a user from its items, without the id embedding that only training gives."""
+        compute for a user from its items, without an id embedding, which only training gives."""
         raise NotImplementedError
 
 

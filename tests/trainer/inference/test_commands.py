@@ -118,7 +118,7 @@ def test_wrong_new_items_are_named(runs, data, tmp_path, capsys):
         ([image, text], "its items differ from those of the first feature file, such as 'n"),
         ([image, f"text={narrow}"], "narrow.parquet: has 4 columns, but the model was trained on 6 columns of 'text'"),
         ([image, f"text={tmp_path / 'text.npy'}"], "text.npy: has no ids"),
-        ([image, str(tmp_path / "narrow.parquet")], "narrow.parquet: belongs to which modality?"),
+        ([image, str(tmp_path / "narrow.parquet")], "narrow.parquet: its modality is not known"),
         ([image, f"image={image}"], "already has the modality 'image'"),
         ([image, f"text={tmp_path / 'none.parquet'}"], "none.parquet: no such file; check the name"),
     ):
