@@ -51,6 +51,16 @@ intersphinx_mapping = (
     else {}
 )
 
+# `sphinx-build -b linkcheck docs LINKS` opens every external link; it needs the network, and no build runs it.
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_workers = 4
+linkcheck_ignore = [
+    r"https?://(localhost|127\.0\.0\.1)(:\d+)?(/.*)?$",
+    r"https://doi\.org/.*",  # leads to publishers, who refuse programs
+]
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # its anchors are made by scripts
+
 plot_formats = ["svg"]
 plot_html_show_formats = False
 plot_html_show_source_link = False
