@@ -100,7 +100,7 @@ def recommend(
     users: original ids; None: all users. exclude: which interactions are excluded, those of "train", or "all" for those
     of every split. histories, unknown: {user: items}; these users, embedded as by `fold_in`, take the place of those of
     the model, and their items are excluded. new_items, nearest: (ids, {modality: features}) of items that are ranked
-    beside those of the model, embedded as by `embed_items`. candidates: items that may be recommended; unknown ones are
+    together with those of the model, embedded as by `embed_items`. candidates: items that may be recommended; unknown ones are
     ignored. excluded: more (user, item) pairs to leave out, such as purchases since training; unknown ones are ignored.
     diversity: from 0, the best items, to 1, the most different ones (maximal marginal relevance).
 

@@ -1,4 +1,4 @@
-"""Items that training never saw, embedded by their features."""
+"""Items that were not in the training data, embedded by their features."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .towers import item_tower
 
 
 def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> Tensor:
-    """Embeddings [n, d] of items that training never saw, from their features. Their scores are dot products with the
-    user embeddings, beside those of the other items.
+    """Embeddings [n, d], from their features, of items that were not in the training data. Their scores are dot products
+    with the user embeddings, as for the other items.
 
     Equals `System.cold_items` of the items, with the projections and the scaling of training. An embedding also has a
     collaborative part, which only interactions give; it is 0 for nearest=0. For nearest=k > 0 it is the mean of those
