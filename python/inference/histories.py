@@ -36,7 +36,7 @@ def fold_in(model: Model, histories: Sequence[Sequence[Id]], unknown: str = "ref
 
     histories: original item ids of every user, int or text. unknown: "refuse" raises InputError for an item that was
     not in the training data, "skip" ignores it. A history without known items gives a zero embedding. Also raises
-    InputError if the system cannot do it: MF-BPR, VBPR, CLCRec and GRCN have no embedding without training.
+    InputError if the system cannot do it: MF-BPR, VBPR, CLCRec, GRCN, EASE, ItemKNN and UserKNN.
 
     >>> from mmssl_trainer import configure, fit, load_data
     >>> model = fit(load_data(), configure({"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096}))

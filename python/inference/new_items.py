@@ -23,7 +23,7 @@ from .towers import item_tower
 
 
 def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> Tensor:
-    """Embeddings [n, d], from their features, of items that were not in the training data. Their scores are dot products
+    """Embeddings [n, d] of items that were not in the training data, from their features. Their scores are dot products
     with the user embeddings, as for the other items.
 
     Equals `System.cold_items` of the items, with the projections and the scaling of training. An embedding also has a
