@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "matplotlib.sphinxext.plot_directive",
     "configuration_reference",
+    "command_reference",
     "mathml",
 ]
 exclude_patterns = ["figures", "_ext", "_generated"]
