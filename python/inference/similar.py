@@ -51,7 +51,7 @@ def similar(model: Model, items: Sequence[str | int], k: int = 20, by: str = "al
     index = torch.from_numpy(data.find_items(items))
     table = dense(model.items, "similar") if by == "all" else known_by_features(model)
     if by == "features" and len(table) < data.n_items:
-        raise InputError("by = 'features': works for the items of training only")
+        raise InputError("by = 'features': works only for items of the training data")
     there = (table != 0).any(1)
     if not there[index].all():
         why = "it has no training interactions" if by == "all" else "its features are 0"

@@ -133,4 +133,4 @@ class Service:
 
     def _check_count(self, name: str, values: list[Any], most: int, advice: str) -> None:
         if len(values) > most:
-            raise Refusal(422, f"{name}: has {len(values)} entries, the most is {most}; {advice}")
+            raise Refusal(422, f"{name}: has {len(values)} entries, the maximum is {most}; {advice}")

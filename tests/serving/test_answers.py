@@ -142,8 +142,8 @@ def test_wrong_histories_are_refused(trained, client_of):
     client = client_of(trained, Limits(lists=3, ids=5))
     for histories, says in (
         ([[1], [2, "none"]], "histories[1][1]: the model has no item 'none'"),
-        ([[1]] * 4, "histories: has 4 entries, the most is 3"),
-        ([[1], list(range(6))], "histories[1]: has 6 entries, the most is 5"),
+        ([[1]] * 4, "histories: has 4 entries, the maximum is 3"),
+        ([[1], list(range(6))], "histories[1]: has 6 entries, the maximum is 5"),
         ([1], "histories[0]: input should be a valid array"),
         ([[[1]]], "histories[0][0]: an id must be a text or an integer"),
     ):
