@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "matplotlib.sphinxext.plot_directive",
     "configuration_reference",
+    "command_reference",
     "mathml",
 ]
 exclude_patterns = ["figures", "_ext", "_generated"]
@@ -50,6 +51,16 @@ intersphinx_mapping = (
     if os.environ.get("MMSSL_FAST_DOCS_ONLINE")
     else {}
 )
+
+# `sphinx-build -b linkcheck docs LINKS` opens every external link; it needs the network, and no build runs it.
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_workers = 4
+linkcheck_ignore = [
+    r"https?://(localhost|127\.0\.0\.1)(:\d+)?(/.*)?$",
+    r"https://doi\.org/.*",  # leads to publishers, who refuse programs
+]
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # its anchors are made by scripts
 
 plot_formats = ["svg"]
 plot_html_show_formats = False

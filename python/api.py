@@ -59,6 +59,11 @@ def evaluate(
     split: "test" or "val". ks: list lengths, each from 1 to the number of items. mask_validation: also exclude the
     validation items when testing. Returns {"recall@20": …} with recall, precision, ndcg, hit and mrr at every K, and
     "users", the number of users.
+
+    >>> from mmssl_trainer import configure, load_data
+    >>> model = fit(load_data(), configure({"model.system": "popularity"}))
+    >>> sorted(evaluate(model, ks=[20]))
+    ['hit@20', 'mrr@20', 'ndcg@20', 'precision@20', 'recall@20', 'users']
     """
     _check(model, split, ks)
     return split_metrics(model.users, model.items, model.interactions, split, ks, mask_validation)
@@ -100,9 +105,9 @@ def recommend(
     users: original ids; None: all users. exclude: which interactions are excluded, those of "train", or "all" for those
     of every split. histories, unknown: {user: items}; these users, embedded as by `fold_in`, take the place of those of
     the model, and their items are excluded. new_items, nearest: (ids, {modality: features}) of items that are ranked
-    beside those of the model, embedded as by `embed_items`. candidates: items that may be recommended; unknown ones are
-    ignored. excluded: more (user, item) pairs to leave out, such as purchases since training; unknown ones are ignored.
-    diversity: from 0, the best items, to 1, the most different ones (maximal marginal relevance).
+    together with those of the model, embedded as by `embed_items`. candidates: items that may be recommended; unknown
+    ones are ignored. excluded: more (user, item) pairs to leave out, such as purchases since training; unknown ones are
+    ignored. diversity: from 0, the best items, to 1, the most different ones (maximal marginal relevance).
 
     Raises InputError that names the first unknown user, or what is wrong with an argument.
 

@@ -43,7 +43,10 @@ def dense(table: Table, what: str) -> Tensor:
     """The table, if it is dense. Raises InputError that names `what` it is needed for."""
     if isinstance(table, Tensor):
         return table
-    raise InputError(f"{what} needs dense embeddings, but those of this system are sparse; train another system")
+    raise InputError(
+        f"{what} needs dense embeddings, but those of this model are sparse; train another system, or EASE "
+        "with ease.rank"
+    )
 
 
 def on_cpu(table: Table, copy: bool = True) -> Table:

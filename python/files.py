@@ -6,11 +6,42 @@ import fcntl
 import json
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
+
+
+class _Terminated(BaseException):
+    """SIGTERM has arrived. No error, so that nothing handles it on the way."""
+
+
+@contextmanager
+def _removed_on_sigterm() -> Iterator[None]:
+    """Context manager: where SIGTERM would end the process at once, it first leaves the block, so that temporary files
+    are removed. Then the process ends by the signal. Without effect outside the main thread, or with another handler.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the removal
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except _Terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -19,23 +50,24 @@ def replacing(path: Path, advice: str = "choose another folder") -> Iterator[Pat
     replaces `path`.
 
     The folder is flushed as well, so that after a power failure either the old or the new file exists. After an
-    exception, `path` is unchanged and the temporary file is removed. Raises InputError with this advice if the file
-    cannot be written.
+    exception or SIGTERM, `path` is unchanged and the temporary file is removed. Raises InputError with this advice if
+    the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _removed_on_sigterm():
         try:
-            yield temporary
-            with open(temporary, "rb+") as file:
-                os.fchmod(file.fileno(), _file_mode())  # some libraries create files that only the owner can read
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+            try:
+                yield temporary
+                with open(temporary, "rb+") as file:
+                    os.fchmod(file.fileno(), _file_mode())  # some libraries create files that only the owner can read
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+                _flush_folder(path.parent)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from None
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -100,9 +132,15 @@ def write_with(path: Path, write: Callable[[Path], object], **advice: str) -> No
 def whole_folder(path: Path) -> Iterator[Path]:
     """Context manager: yields a temporary folder, which becomes `path` at the end.
 
-    `path` must be an empty folder or not exist. After an exception it is unchanged. Raises InputError if `path` is not
-    empty or cannot be written.
+    `path` must be an empty folder or not exist. After an exception or SIGTERM it is unchanged, and the temporary folder
+    is removed. Raises InputError if `path` is not empty or cannot be written.
     """
+    with _removed_on_sigterm(), _whole_folder(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
     temporary = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}.tmp")
     try:
         if path.exists() and not path.is_dir():

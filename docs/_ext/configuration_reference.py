@@ -29,14 +29,14 @@ def configuration_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_configuration(app) -> None:
-    target = Path(app.srcdir) / "_generated" / "configuration.md"
+def write_page(app, name: str, text: str) -> None:
+    """Write a file to docs/_generated, from which a page includes it."""
+    target = Path(app.srcdir) / "_generated" / name
     target.parent.mkdir(exist_ok=True)
-    text = configuration_page()
     if not target.exists() or target.read_text() != text:  # a newer file would be read again at every build
         target.write_text(text)
 
 
 def setup(app):
-    app.connect("builder-inited", write_configuration)
+    app.connect("builder-inited", lambda app: write_page(app, "configuration.md", configuration_page()))
     return {"parallel_read_safe": True}

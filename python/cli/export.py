@@ -15,17 +15,22 @@ def export(
     to: Annotated[str, typer.Option(help="safetensors, parquet, npy, faiss, usearch, hnswlib, torch-export or onnx.")],
     out: Annotated[Path, typer.Option(help="File to write for safetensors, otherwise a new folder.")],
     faiss_index: Annotated[
-        str, typer.Option(help="Kind of a faiss index, as for faiss.index_factory. Flat is exact.")
+        str, typer.Option(help="faiss: description of the index for faiss.index_factory. Flat is exact.")
     ] = "Flat",
-    neighbours: Annotated[int, typer.Option(help="Edges of an item in the graph of usearch and hnswlib.")] = 32,
-    build: Annotated[int, typer.Option(help="Candidates that are kept while this graph is built.")] = 200,
-    search: Annotated[int, typer.Option(help="Candidates that are kept while an index is searched.")] = 200,
+    neighbours: Annotated[int, typer.Option(help="usearch, hnswlib: edges of an item in the graph.")] = 32,
+    build: Annotated[
+        int, typer.Option(help="usearch, hnswlib: candidates that are kept while the graph is built.")
+    ] = 200,
+    search: Annotated[
+        int, typer.Option(help="usearch, hnswlib, faiss: candidates that are kept during a search.")
+    ] = 200,
     min_recall: Annotated[
-        float, typer.Option(help="Smallest part of the best items that an index must find, 0 to 1.")
+        float, typer.Option(help="Lowest recall of an index against the exact lists. Below it, nothing is written.")
     ] = 0.9,
 ) -> None:
-    """Write the embeddings of a trained model with the original ids, as tables or as an index of the items, or its
-    towers, from histories to users and from features to items. An index and the towers are checked."""
+    """Write a trained model for other software. The result has the original ids. It contains the embeddings as tables,
+    an index of the items, or the towers, which embed users from histories and items from features. An index and the
+    towers are compared with the model."""
     from .. import export as export_model
     from .. import load, unfinished
     from ..console import output

@@ -43,8 +43,8 @@ def recommend(
     history: Annotated[
         Path | None,
         typer.Option(
-            help="Table with columns user and item: users with a history but no embedding. They replace those of the "
-            "model."
+            help="Table with columns user and item. The lists are for its users, by their history, instead of the "
+            "users of the model."
         ),
     ] = None,
     skip_unknown: Annotated[
@@ -54,15 +54,15 @@ def recommend(
         list[str] | None,
         typer.Option(
             metavar="[MODALITY=]FILE",
-            help="Features, with ids, of items that training never saw; or a folder of such files. They are ranked "
-            "beside the others. May be given several times.",
+            help="Feature file, with ids, of items that were not in the training data, or a folder of such files. They "
+            "are ranked together with the other items. May be given several times.",
         ),
     ] = None,
     nearest: Annotated[
         int,
         typer.Option(
-            help="Collaborative part of new items: the mean of this many known items that are nearest by features. 0: "
-            "none."
+            help="Number of nearest known items by features. The mean of their collaborative parts becomes that of a "
+            "new item (docs/serving.md). 0: no collaborative part."
         ),
     ] = 0,
     candidates: Annotated[
@@ -76,13 +76,16 @@ def recommend(
         typer.Option(
             "--filter",
             metavar="COLUMN=VALUE",
-            help="Recommend only items with this value in the table --items; a cell may have several values with | "
-            "between them. May be given several times.",
+            help="Recommend only items with this value in the table --items. A cell may contain several values, "
+            "separated by |. May be given several times.",
         ),
     ] = None,
     items: Annotated[Path | None, typer.Option(help="Table with a column item, for --filter.")] = None,
     diversity: Annotated[
-        float, typer.Option(help="From 0, the best items, to 1, the items that differ most from each other.")
+        float,
+        typer.Option(
+            help="Variety of a list: from 0 (the best items) to 1 (the items that differ most from each other)."
+        ),
     ] = 0.0,
     ranks: RanksOption = None,
 ) -> None:
@@ -126,15 +129,16 @@ def recommend(
     notes = []
     added = None
     if new_items:
-        ids, features = files.read_new_items(new_items, item_tower(model).modalities)
+        ids, features = files.read_new_items(new_items, item_tower(model).widths)
         fresh = [row for row, item in enumerate(ids) if item not in model.interactions.item_index]
-        if known := len(ids) - len(fresh):
-            notes.append(f"{known:,} of {len(ids):,} new items are items of the model, and keep their embedding")
+        if present := len(ids) - len(fresh):
+            notes.append(f"{present:,} of {len(ids):,} new items are items of the model, and keep their embedding")
         added = [ids[row] for row in fresh], {name: values[fresh] for name, values in features.items()}
     allowed = _allowed(candidates, filters, items)
+    known = {*model.interactions.item_index, *(added[0] if added else ())}
     model, pairs = for_request(
         model,
-        histories=None if history is None else files.read_histories(history),
+        histories=None if history is None else files.read_histories(history, None if skip_unknown else known),
         unknown="skip" if skip_unknown else "refuse",
         new_items=added,
         nearest=nearest,

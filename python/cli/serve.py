@@ -20,16 +20,29 @@ def serve(
     ] = "train",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of the ranking. [default: all processors but one]", show_default=False),
+        typer.Option(
+            min=1, max=1024, help="CPU threads of the ranking. [default: all processors but one]", show_default=False
+        ),
     ] = None,
-    max_k: Annotated[int, typer.Option(help="Longest list that a request may ask for.")] = 1000,
-    max_lists: Annotated[int, typer.Option(help="Lists that a request may ask for.")] = 256,
-    max_ids: Annotated[int, typer.Option(help="Ids in a history, in exclude and in candidates.")] = 10_000,
-    max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = 1 << 20,
-    max_waiting: Annotated[int, typer.Option(help="Lists that may wait; more are refused with 503.")] = 4096,
-    max_requests: Annotated[int, typer.Option(help="Requests that are answered at the same time.")] = 1024,
-    max_connections: Annotated[int, typer.Option(help="Open connections.")] = 4096,
-    timeout: Annotated[float, typer.Option(help="Seconds for a request to be read, computed and sent.")] = 10.0,
+    max_k: Annotated[int, typer.Option(help="Maximum length of a list.")] = 1000,
+    max_lists: Annotated[int, typer.Option(help="Maximum number of lists in a request.")] = 256,
+    max_ids: Annotated[
+        int, typer.Option(help="Maximum number of ids in a history, in exclude and in candidates.")
+    ] = 10_000,
+    max_body: Annotated[int, typer.Option(help="Maximum size of a request in bytes.")] = 1 << 20,
+    max_waiting: Annotated[
+        int, typer.Option(help="Maximum number of waiting lists; more are refused with 503.")
+    ] = 4096,
+    max_requests: Annotated[
+        int, typer.Option(help="Maximum number of requests that are answered at the same time.")
+    ] = 1024,
+    max_connections: Annotated[int, typer.Option(help="Maximum number of open connections.")] = 4096,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            help="Seconds for a header to arrive, for a request to be answered, and for an answer to be read."
+        ),
+    ] = 10.0,
     log_requests: Annotated[bool, typer.Option(help="Log every request, not only those with an error.")] = False,
 ) -> None:
     """Answer requests for recommendations and similar items over HTTP, until the process is terminated. SIGHUP loads

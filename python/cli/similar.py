@@ -12,13 +12,15 @@ from .options import RunPath
 def similar(
     run: RunPath,
     items: Annotated[list[str], typer.Argument(metavar="ITEM…", help="Ids of items.")],
-    k: Annotated[int, typer.Option("--k", help="Similar items per item.")] = 10,
+    k: Annotated[int, typer.Option("--k", help="Similar items per item.")] = 20,
     by: Annotated[
         Literal["all", "features"],
-        typer.Option(help="Embedding to compare: all, which scores the items, or that of their features alone."),
+        typer.Option(
+            help="Embeddings to compare: all (those that score the items), or features (from the features alone)."
+        ),
     ] = "all",
 ) -> None:
-    """Print the items with the most similar embedding, by cosine."""
+    """Print the items whose embeddings have the highest cosine with that of the item."""
     from .. import load
     from .. import similar as most_similar
     from ..console import output, tables

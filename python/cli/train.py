@@ -29,7 +29,11 @@ def train(
         int | None, typer.Option(help="Seed of initialisation, sampling, dropout and noise.", show_default=False)
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Memory budget of the run, such as 4GiB. [default: 80% of the free memory]")
+        str | None,
+        typer.Option(
+            help="Memory budget of the run, with --ranks of each rank, such as 4GiB. [default: 80% of the free memory, "
+            "with --ranks divided among them]"
+        ),
     ] = None,
     compare: Annotated[
         bool | None,
@@ -58,7 +62,7 @@ def train(
             "--from",
             metavar="RUN",
             help="Start a new run from the model of this one. Its settings and data are used unless you give others. "
-            "Of other data, users and items with the same id keep what they have learnt.",
+            "On other data, users and items with the same id keep their parameters.",
             show_default=False,
         ),
     ] = None,

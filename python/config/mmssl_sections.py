@@ -142,8 +142,7 @@ class LossSection(Section):
     )
     kind: Literal["cosine", "dot"] = Field(
         "cosine",
-        description="Similarity that the generated rows are made of: the cosine of Eq. 3, or the dot product of the "
-        "released code.",
+        description="Similarity in the generated rows: the cosine of Eq. 3, or the dot product of the released code.",
     )
     mask_seen: bool = Field(
         False, description="Set generated rows to 0 at the user's training items, as the released code does."

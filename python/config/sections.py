@@ -159,8 +159,8 @@ class TrainSection(Section):
     )
     memory: str = Field(
         "",
-        description='Memory budget of a run, such as "4GiB". Empty: 80% of the free memory. A run whose estimate '
-        "exceeds the budget is refused.",
+        description='Memory budget of a run, or of each rank if there are several, such as "4GiB". Empty: 80% of the '
+        "free memory, divided among the ranks of a machine. A run whose estimate exceeds the budget is refused.",
     )
     tile: int = Field(
         0,
@@ -238,11 +238,11 @@ class OwnConfig(Section):
     optimiser: OptimiserSection = OptimiserSection()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
-    itemknn: ItemKNNSection = ItemKNNSection()
-    userknn: UserKNNSection = UserKNNSection()
     distributed: DistributedSection = DistributedSection()
     svd: SVDSection = SVDSection()
     ease: EASESection = EASESection()
+    itemknn: ItemKNNSection = ItemKNNSection()
+    userknn: UserKNNSection = UserKNNSection()
     sgl: SGLSection = SGLSection()
     lattice: LATTICESection = LATTICESection()
     hccf: HCCFSection = HCCFSection()

@@ -5,9 +5,10 @@ The result is always a Dataset.
 The package has many small modules: one for each step of reading (files, tables, ids, interactions, split, features) and
 one for each kind of file.
 
->>> from mmssl_trainer.data import load, synthetic
->>> data = load("data/tiktok")
->>> data.train.shape, data.modalities, data.notes
+>>> from mmssl_trainer.data import synthetic  # or load(FOLDER)
+>>> data = synthetic(n_users=50, n_items=40)
+>>> data.train.shape, data.modalities
+((50, 40), ['image', 'text'])
 """
 
 from ..errors import InputError

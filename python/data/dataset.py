@@ -1,6 +1,7 @@
 """Dataset, the result of reading any layout, and the checks that all layouts share."""
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from ..errors import InputError, shown
 SPLITS = ("train", "val", "test")
 _DROPPED = (("val", "train"), ("test", "train"), ("val", "test"))  # pairs of the first that are also in the second
 _VALUES_AT_ONCE = 1 << 22
+_FLOAT = re.compile(r"-?[0-9]+\.0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,8 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
         refuse_empty(folder)
     matrices = {split: _csr(keys[split], n_users, n_items) for split in SPLITS}
     idle = [count - np.count_nonzero(matrices["train"].sum(axis=axis)) for axis, count in ((1, n_users), (0, n_items))]
+    for side, ids in (("user", user_ids), ("item", item_ids)):
+        notes += float_notes(side, ids)
     notes += split_notes(removed, idle, shape, {split: len(keys[split]) for split in SPLITS})
     data = Dataset(
         name,
@@ -235,6 +239,18 @@ def written_as_float(text, index):
     if whole == text or text in index or whole not in index:
         return None
     return f"the data has {shown(whole)}; write the column as integers, with astype('int64') in pandas"
+
+
+def float_notes(side, ids):
+    """A note, as a list, if the original ids look like integers that were written as floats. ids: a NumPy or Arrow
+    array, or None."""
+    first = [] if ids is None else [str(text) for text in ids[:100].tolist()]
+    if not first or not all(_FLOAT.fullmatch(text) for text in first):
+        return []
+    return [
+        f"the {side} ids are kept as texts such as {shown(first[0])}. If they should be integers, write the column "
+        "with astype('Int64') in pandas"
+    ]
 
 
 def refuse_floats(ids, index, label):

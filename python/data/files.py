@@ -29,6 +29,15 @@ def existing_folder(path):
     return folder
 
 
+def check_named(path):
+    """Raise InputError if there is nothing at a path that the user has typed."""
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; check the name")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check the name and its permissions") from None
+
+
 def existing_file(path):
     """The path. Raises InputError if it is missing or not a regular file: reading a pipe or device could block."""
     try:

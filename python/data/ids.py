@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import InputError, shown
 from .arrow import numbers_or_texts
-from .files import TABLE_ENDS, read_text
+from .files import TABLE_ENDS, check_named, read_text
 from .tables import column_names, read_table
 
 _ALLOWED_GAPS = 1_000_000
@@ -27,6 +27,7 @@ def check_gaps(path, side, count, indices):
 
 def read_id_list(path, name):
     """The ids in a table with a column `name`, or in a text file with one id per line, as texts in file order."""
+    check_named(path)
     is_table = path.name.endswith(TABLE_ENDS)
     if path.suffix == ".parquet" or (is_table and (name in column_names(path) or len(column_names(path)) > 1)):
         column = read_table(path, [name])[name]

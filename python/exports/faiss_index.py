@@ -35,10 +35,10 @@ def write(tables: Tables, path: Path, settings: Settings) -> Exported:
             _configure(faiss, index, settings)
             index.train(vectors)
             index.add_with_ids(vectors, keys)
-            faiss.write_index(index, str(file))
         except RuntimeError as error:
             reason = str(error).splitlines()[0].rpartition("Error: ")[2]
             raise InputError(f"--faiss-index {settings.faiss_index}: cannot be built: {reason}") from None
+        faiss.write_index(index, str(file))
         return {"library": f"faiss {faiss.__version__}", "index": description}
 
     def load(file: Path) -> Search:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -19,7 +20,10 @@ def write(model: Model, path: Path, settings: Settings) -> Exported:
     loaded, and belong to the version of torch that wrote them."""
 
     def save(tower: Tower, file: Path) -> None:
-        torch.export.save(tower.program(), file)
+        # In memory first: if the disk is full, torch's writer of files ends the whole process (std::terminate).
+        content = io.BytesIO()
+        torch.export.save(tower.program(), content)
+        file.write_bytes(content.getbuffer())
 
     def load(file: Path, tower: Tower) -> Run:
         module = torch.export.load(file).module()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..data.arrow import pyarrow
 from ..data.features import ENDS, feature_files
-from ..data.files import existing_file
+from ..data.files import check_named, existing_file
 from ..data.named_features import read_named_features
 from ..data.tables import SEPARATORS, column_names, first_line, read_table
 from ..errors import InputError, shown
@@ -19,27 +19,38 @@ SEPARATOR = "|"  # between several values in one cell
 
 def read_pairs(path: Path) -> tuple[list[str], list[str]]:
     """(users, items) of a table with the columns user and item, as texts."""
+    check_named(path)
     table = read_table(path, ["user", "item"])
     users, items = ([table[name].texts[code] for code in table[name].codes.tolist()] for name in ("user", "item"))
     return users, items
 
 
-def read_histories(path: Path) -> dict[str, list[str]]:
-    """{user: items} of a table with the columns user and item, in the order of the users in the file."""
+def read_histories(path: Path, known: Container[str] | None = None) -> dict[str, list[str]]:
+    """{user: items} of a table with the columns user and item, in the order of the users in the file.
+
+    known: the items of the model. Raises InputError for the first row with another one. None: all are read.
+    """
     histories: dict[str, list[str]] = {}
-    for user, item in zip(*read_pairs(path), strict=True):
+    for row, (user, item) in enumerate(zip(*read_pairs(path), strict=True), 1):
+        if known is not None and item not in known:
+            raise InputError(
+                f"{path}: row {row} has the item {shown(item)}, which the model does not know; remove the row, or give "
+                "--skip-unknown"
+            )
         histories.setdefault(user, []).append(item)
     if not histories:
         raise InputError(f"{path}: contains no history; give rows with user and item")
     return histories
 
 
-def read_new_items(sources: Sequence[str], modalities: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:
+def read_new_items(sources: Sequence[str], widths: Mapping[str, int]) -> tuple[list[str], dict[str, np.ndarray]]:
     """(ids, {modality: features [n, d_m]}) from feature files with ids, or folders of them.
 
     A source is a folder with <modality>_feat files, a file of such a name, MODALITY=FILE, or any file if there is one
-    modality only. Raises InputError for a file without ids, a missing or repeated modality, and files whose ids differ.
+    modality only. widths: {modality of the model: columns d_m}. Raises InputError for a file without ids or of another
+    width, a missing or repeated modality, and files whose ids differ.
     """
+    modalities = list(widths)
     paths: dict[str, Path] = {}
     for source in sources:
         for name, path in _by_modality(source, modalities).items():
@@ -55,10 +66,16 @@ def read_new_items(sources: Sequence[str], modalities: Sequence[str]) -> tuple[l
     ids: list[str] = []
     features: dict[str, np.ndarray] = {}
     for name in modalities:
+        check_named(paths[name])
         path = existing_file(paths[name])
         if path.suffix not in ENDS or path.suffix == ".npy":
             raise InputError(f"{path}: has no ids; write the features of new items as .parquet, .npz or .safetensors")
         column, values = read_named_features(path)
+        if values.shape[1] != widths[name]:
+            raise InputError(
+                f"{path}: has {values.shape[1]} columns, but the model was trained on {widths[name]} columns of "
+                f"{shown(name)}; compute the features of new items like those of training"
+            )
         own = [column.texts[code] for code in column.codes.tolist()]
         if not features:
             ids = own
@@ -80,7 +97,7 @@ def _by_modality(source: str, modalities: Sequence[str]) -> dict[str, Path]:
     if len(modalities) == 1:
         return {modalities[0]: path}
     raise InputError(
-        f"{source}: belongs to which modality? give MODALITY=FILE with one of {', '.join(modalities)}, or name it "
+        f"{source}: its modality is not known; give MODALITY=FILE with one of {', '.join(modalities)}, or name it "
         f"{modalities[0]}_feat{path.suffix or '.parquet'}"
     )
 
@@ -132,6 +149,7 @@ def _texts(path: Path, names: list[str]) -> dict[str, list[str]]:
     pa = pyarrow()
     from pyarrow import csv, parquet
 
+    check_named(path)
     existing_file(path)
     present = column_names(path)
     for name in names:

@@ -30,12 +30,13 @@ Id = str | int
 def fold_in(model: Model, histories: Sequence[Sequence[Id]], unknown: str = "refuse") -> Tensor:
     """User embeddings [n, d] from histories of items, by the propagation of the model. Nothing is trained.
 
-    Equals what the layers of the model bring to a user with these items; there is no id embedding, which only training
-    gives. Scores are dot products with model.items. Each history is a set: the order and repetitions do not matter.
+    Equals what the layers of the model compute for a user with these items, without an id embedding, which only
+    training gives. Scores are dot products with model.items. Each history is a set: the order and repetitions do not
+    matter.
 
     histories: original item ids of every user, int or text. unknown: "refuse" raises InputError for an item that was
     not in the training data, "skip" ignores it. A history without known items gives a zero embedding. Also raises
-    InputError if the system cannot do it: MF-BPR, VBPR, CLCRec and GRCN have no embedding without training.
+    InputError if the system cannot do it: MF-BPR, VBPR, CLCRec, GRCN, EASE, ItemKNN and UserKNN.
 
     >>> from mmssl_trainer import configure, fit, load_data
     >>> model = fit(load_data(), configure({"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096}))
@@ -58,9 +59,9 @@ def with_histories(
     names: set[str] = set()
     for user in map(str, histories):
         if user in names:
-            raise InputError(f"histories: the user {shown(user)} is there as a number and as text; keep only one")
+            raise InputError(f"histories: the user {shown(user)} occurs as a number and as text; keep only one")
         names.add(user)
-    known = history_rows(_trained(model), list(histories.values()), unknown, data)
+    known = history_rows(_trained(model), list(histories.values()), unknown, data, list(histories))
     own = sp.csr_array(known[:, : _trained(model).n_items])
     users = zeros(len(histories), model.items) if by_popularity else embed(model, own)
     none = sp.csr_array(known.shape, dtype=np.float32)
@@ -90,10 +91,14 @@ def embed(model: Model, rows: sp.csr_array) -> Tensor:
 
 
 def history_rows(
-    trained: Dataset, histories: Sequence[Sequence[Id]], unknown: str = "refuse", extended: Dataset | None = None
+    trained: Dataset,
+    histories: Sequence[Sequence[Id]],
+    unknown: str = "refuse",
+    extended: Dataset | None = None,
+    names: Sequence[Id] | None = None,
 ) -> sp.csr_array:
     """Histories as SciPy CSR float32 [n, I]. extended: a dataset with more items after those of `trained`, which are
-    known too; its number of items is then that of the columns."""
+    known too; its number of items is then that of the columns. names: of the users, for messages; default: 0, 1, …"""
     if unknown not in UNKNOWN:
         raise InputError(f"unknown = {unknown!r}: must be {' or '.join(UNKNOWN)}")
     data = extended or trained
@@ -105,12 +110,16 @@ def history_rows(
     columns = np.fromiter(chain.from_iterable(found), np.int64, sum(sizes))
     rows = np.repeat(np.arange(len(found)), sizes)
     if unknown == "refuse" and (columns < 0).any():
-        items = chain.from_iterable(histories)
-        missing = list(dict.fromkeys(str(item) for item in items if str(item) not in data.item_index))
-        listed = ", ".join(shown(item) for item in missing[:5]) + (", …" if len(missing) > 5 else "")
+        first: dict[str, int] = {}  # unknown item → the first history with it
+        for row, history in enumerate(histories):
+            for item in map(str, history):
+                if item not in data.item_index:
+                    first.setdefault(item, row)
+        missing = [f"{shown(item)} in histories[{shown(names[row] if names else row)}]" for item, row in first.items()]
+        listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         counted = "1 item of the histories was" if len(missing) == 1 else f"{len(missing)} items of the histories were"
         raise InputError(
-            f"{data.name}: {counted} not in the training data: {listed}; leave them out, or skip unknown items"
+            f"{data.name}: {counted} not in the training data: {listed}; leave them out, or give unknown='skip'"
         )
     kept = columns >= 0
     shape = (len(found), data.n_items)

@@ -1,4 +1,4 @@
-"""Items that training never saw, embedded by their features."""
+"""Items that were not in the training data, embedded by their features."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .towers import item_tower
 
 
 def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> Tensor:
-    """Embeddings [n, d] of items that training never saw, from their features. Their scores are dot products with the
-    user embeddings, beside those of the other items.
+    """Embeddings [n, d] of items that were not in the training data, from their features. Their scores are dot products
+    with the user embeddings, as for the other items.
 
     Equals `System.cold_items` of the items, with the projections and the scaling of training. An embedding also has a
     collaborative part, which only interactions give; it is 0 for nearest=0. For nearest=k > 0 it is the mean of those
@@ -109,7 +109,7 @@ def _checked(tower: ItemTower, features: Mapping[str, Any]) -> dict[str, np.ndar
     for name in tower.modalities:
         if name not in features:
             raise InputError(f"features {name!r} are missing; the modalities of the model are {names}")
-        width = len(getattr(tower, tower.means[f"mean.{name}"]))
+        width = tower.widths[name]
         try:
             array = np.asarray(features[name])
         except ValueError:

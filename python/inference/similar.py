@@ -30,7 +30,7 @@ class Similar(NamedTuple):
     cosine: np.ndarray
 
 
-def similar(model: Model, items: Sequence[str | int], k: int = 10, by: str = "all") -> Similar:
+def similar(model: Model, items: Sequence[str | int], k: int = 20, by: str = "all") -> Similar:
     """The k items whose embedding has the highest cosine with that of each given item, which itself is left out.
 
     items: original ids. by: "all" compares the embeddings that score the items (model.items), so that items are similar
@@ -51,7 +51,7 @@ def similar(model: Model, items: Sequence[str | int], k: int = 10, by: str = "al
     index = torch.from_numpy(data.find_items(items))
     table = dense(model.items, "similar") if by == "all" else known_by_features(model)
     if by == "features" and len(table) < data.n_items:
-        raise InputError("by = 'features': works for the items of training only")
+        raise InputError("by = 'features': works only for items of the training data")
     there = (table != 0).any(1)
     if not there[index].all():
         why = "it has no training interactions" if by == "all" else "its features are 0"

@@ -11,6 +11,7 @@ import torch
 from mmssl_fast import InteractionGraph
 
 from ..config.load import load
+from ..config.sections import Config
 from ..embeddings import take
 from ..errors import InputError
 from ..ranking import DEFAULT_KS, check_heldout, check_list_lengths, ranking_metrics
@@ -52,7 +53,18 @@ def evaluate_cold(
         )
     items = saved_model.rebuild(model, dataset, config).cold_items()
     if items is None:
-        raise InputError(f"{run}: {title(config.model.system)} does not use features, so it cannot rank cold items")
+        raise InputError(f"{run}: {_without_features(config)}")
     seen = InteractionGraph.from_scipy(dataset.val[:, cold]) if mask_validation and split == "test" else None
     metrics = ranking_metrics(model.users, take(items, torch.from_numpy(cold)), heldout, ks, seen)
     return model, {**metrics, "candidates": len(cold)}
+
+
+def _without_features(config: Config) -> str:
+    """Why the system of a run cannot rank cold items: it never uses features, or a setting is needed for that."""
+    name = config.model.system
+    if hasattr(getattr(config, name, None), "content"):
+        return (
+            f"{title(name)} uses features, and can rank cold items, only if {name}.content is above 0; train it with "
+            f"--set {name}.content=1"
+        )
+    return f"{title(name)} does not use features, so it cannot rank cold items"

@@ -41,10 +41,10 @@ class Model:
     """A trained model.
 
     users [U, d], items [I, d]: float32 embeddings on the CPU; their dot products are the scores. They are tensors, or
-    for EASE, ItemKNN and UserKNN, SciPy matrices: those of the users, or of both. parameters: the
-    parameters that they were computed from. interactions: the splits and original ids; a model from a file has no
-    features. metadata: strings such as system, settings, data, best_epoch and versions. epochs: the lines of
-    metrics.jsonl; empty for a model from a file.
+    sparse SciPy matrices: both for ItemKNN and UserKNN, and users for most forms of EASE (docs/serving.md). parameters:
+    the parameters that the embeddings were computed from. interactions: the splits and original ids; a model from a
+    file has no features. metadata: strings such as system, settings, data, best_epoch and versions. epochs: the lines
+    of metrics.jsonl; empty for a model from a file.
 
     scaling, content: how raw features become inputs, and what the system computes from the features of each item
     (Inference.content, [I, w]); None for a system without them. popularity: int64 [I], if it is not the number of
@@ -81,7 +81,17 @@ class Model:
 
 
 def save(model: Model, path: str | Path) -> None:
-    """Write a model atomically to `path`, in the format of model.safetensors. Raises InputError if that fails."""
+    """Write a model to the file `path`, in the format of model.safetensors. The file appears, or replaces an earlier
+    one, only when it is complete. Raises InputError if it cannot be written.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure, fit, load, load_data, save
+    >>> model = fit(load_data(), configure({"model.system": "popularity"}))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(model, f"{folder}/model.safetensors")
+    ...     load(folder).users.shape == model.users.shape
+    True
+    """
     dataset = model.interactions
     if distributed.current().size > 1:
         whole = _whole(model, Path(path))
@@ -120,7 +130,10 @@ def _whole(model: Model, path: Path) -> Model | None:
 
 
 def load(path: str | Path) -> Model:
-    """Read the model of a run folder, or a model file. Raises InputError if it is missing or malformed."""
+    """Read the model of a run folder, or a model file. Raises InputError if it is missing or malformed.
+
+    `save` has an example.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / FILE

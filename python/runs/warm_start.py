@@ -22,8 +22,7 @@ def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str |
     """(values, a sentence about users and items that the model does not know) for a run of this system on the dataset.
 
     Known users and items keep their rows of every parameter. A new item gets the mean of the rows of the NEAREST known
-    items by features, if the system embeds items by features; all other new rows keep their random initial values, and
-    get what the layers of the model bring to them.
+    items by features, if the system embeds items by features; all other new rows keep their random initial values.
 
     Raises InputError if it is a model of another system, if the system is not trained, or if no user or no item of the
     model is in the dataset.
@@ -44,7 +43,7 @@ def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str |
         if not (place >= 0).any():
             raise InputError(
                 f"{source}: none of the {old[side]:,} {side} of the model is in {dataset.name}; a run can start only "
-                "from a model of the same shop: check that the ids are the same"
+                "from a model of the same catalogue; check that the ids are the same"
             )
     rows = saved_model.inference(model).rows if "settings" in model.metadata else ROWS_OF
     parameters, known = {}, {}

@@ -10,7 +10,7 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the service.
+    """Limits of the service, which the options of `serve` set.
 
     body: bytes of a request. lists: lists that a request may ask for. k: items of a list. ids: ids in a history, in
     `exclude` and in `candidates`. waiting: lists that wait for the worker; more are refused. requests: requests that
@@ -32,7 +32,12 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if not value > 0 or math.isinf(value):
-                raise InputError(f"limit {field.name} = {value}: must be above 0 and finite")
+                raise InputError(f"{option(field.name)} {value}: must be above 0 and finite")
+
+
+def option(limit: str) -> str:
+    """The option of `serve` that sets a limit, for messages."""
+    return "--timeout" if limit in ("seconds", "header_seconds") else f"--max-{limit}"
 
 
 class Refusal(Exception):

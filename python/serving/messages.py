@@ -86,7 +86,7 @@ def parse(model: type[Request], body: bytes) -> Request:
     except ValidationError as error:
         first: Any = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        raise Refusal(400, f"the body is no valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}") from None
+        raise Refusal(400, f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}") from None
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _place(first["loc"])).lstrip(".")
     if first["loc"] and first["loc"][-1] in _UNION:
         raise Refusal(422, f"{place}: an id must be a text or an integer of at most 4300 digits")

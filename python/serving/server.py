@@ -160,7 +160,7 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
             self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
 
         def send_400_response(self, msg: str) -> None:
-            text = to_json({"error": f"the request is no valid HTTP/1.1, or its header exceeds {MOST_HEADER} bytes"})
+            text = to_json({"error": f"the request is not valid HTTP/1.1, or its header exceeds {MOST_HEADER} bytes"})
             head = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/json\r\n"
             self.transport.write(head + b"content-length: %d\r\n\r\n" % len(text) + text)
             self.transport.close()

@@ -59,15 +59,15 @@ class Service:
         self._check_k(request.k)
         if (request.users is None) == (request.histories is None):
             raise Refusal(422, "the body: give either users or histories")
-        self._check_count("exclude", request.exclude, self.limits.ids)
+        self._check_count("exclude", request.exclude, self.limits.ids, "shorten it")
         exclude = catalogue.find_items(request.exclude, "exclude") if request.exclude else None
         candidates = None
         if request.candidates is not None:
-            self._check_count("candidates", request.candidates, self.limits.ids)
+            self._check_count("candidates", request.candidates, self.limits.ids, "shorten it")
             candidates = catalogue.find_items(request.candidates, "candidates")
         histories: list[np.ndarray] = []
         if request.users is not None:
-            self._check_count("users", request.users, self.limits.lists)
+            self._check_count("users", request.users, self.limits.lists, "send several requests")
             index = [catalogue.find_user(user, f"users[{row}]") for row, user in enumerate(request.users)]
             queries = [Query(user, request.k, exclude=exclude, candidates=candidates) for user in index]
             names: list[int | str | None] = [catalogue.user_ids[user] for user in index]
@@ -86,16 +86,16 @@ class Service:
         """The indices of the items of new users."""
         if catalogue.no_histories:
             raise Refusal(422, f"histories: {catalogue.no_histories}")
-        self._check_count("histories", histories, self.limits.lists)
+        self._check_count("histories", histories, self.limits.lists, "send several requests")
         for row, history in enumerate(histories):
-            self._check_count(f"histories[{row}]", history, self.limits.ids)
+            self._check_count(f"histories[{row}]", history, self.limits.ids, "shorten it")
         return [catalogue.find_items(history, f"histories[{row}]") for row, history in enumerate(histories)]
 
     async def similar(self, body: bytes) -> bytes:
         """The answer to POST /similar. Raises Refusal."""
         request, catalogue = parse(SimilarRequest, body), self.catalogue
         self._check_k(request.k)
-        self._check_count("items", request.items, self.limits.lists)
+        self._check_count("items", request.items, self.limits.lists, "send several requests")
         index = [catalogue.find_item(item, f"items[{row}]") for row, item in enumerate(request.items)]
         for row, item in enumerate(index):
             if not catalogue.can_be_compared(item):
@@ -131,6 +131,6 @@ class Service:
         if not 1 <= k <= self.limits.k:
             raise Refusal(422, f"k: is {k if abs(k) < 10**18 else 'too large'}, but must be from 1 to {self.limits.k}")
 
-    def _check_count(self, name: str, values: list[Any], most: int) -> None:
+    def _check_count(self, name: str, values: list[Any], most: int, advice: str) -> None:
         if len(values) > most:
-            raise Refusal(422, f"{name}: has {len(values)} entries, the most is {most}; send several requests")
+            raise Refusal(422, f"{name}: has {len(values)} entries, the maximum is {most}; {advice}")

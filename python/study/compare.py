@@ -99,11 +99,13 @@ def _refuse_other_data(first: Model, second: Model) -> None:
             raise InputError(f"the models have {counts[0]:,} and {counts[1]:,} {side}; compare runs on the same data")
         ids = [[*map(str, getattr(data, f"original_{side}")(range(counts[0])).tolist())] for data in (one, other)]
         if ids[0] != ids[1]:
-            raise InputError(f"the models have other ids of {side}; compare runs on the same data")
+            raise InputError(f"the models have different ids of {side}; compare runs on the same data")
     for split in SPLITS:
         matrices = [getattr(data, split) for data in (one, other)]
         if not all(np.array_equal(*(getattr(matrix, name) for matrix in matrices)) for name in ("indptr", "indices")):
-            raise InputError(f"the models have other {split} interactions; compare runs on the same split of the data")
+            raise InputError(
+                f"the models have different {split} interactions; compare runs on the same split of the data"
+            )
     if one.fingerprint != other.fingerprint:
         raise InputError(
             f"the data of the models have the fingerprints {one.fingerprint[:16]} and {other.fingerprint[:16]}: the "

@@ -15,7 +15,7 @@ from mmssl_fast.ops.unit_rows import unit_rows
 from ..embeddings import Table
 from ..errors import InputError
 from .base import UntrainedSystem, features_of
-from .inference import SparseRows
+from .inference import FixedCatalogue
 
 ROUNDING = 1e-12  # eigenvalues below this share of the largest are rounding errors
 BLOCK = 1024  # rows of the items x items matrix processed at once
@@ -40,7 +40,7 @@ class EASESystem(UntrainedSystem):
     unit length per modality: the collective EASE (CEASE) of Jeunen et al., RecSys 2020. Not in the MMSSL paper.
     """
 
-    inference = SparseRows
+    inference = FixedCatalogue
 
     def build(self, dataset, graph, config) -> None:
         self._settings, self._train = config.ease, sp.csr_array(dataset.train, dtype=np.float32)

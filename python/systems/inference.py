@@ -118,14 +118,15 @@ class Inference:
 
     def users(self, tables: Tensors, crow: Tensor, col: Tensor) -> Tensor:
         """The embeddings [n, d] of users with the histories crow [n + 1], col [nnz], as in SeenRows: what the layers
-        bring to a user from its items, without the id embedding that only training gives."""
+        compute for a user from its items, without an id embedding, which only training gives."""
         raise NotImplementedError
 
 
-class SparseRows(Inference):
-    """For systems whose user embeddings are sparse rows, such as those of the interactions."""
+class FixedCatalogue(Inference):
+    """For systems of which only the users and items of the training data have embeddings: EASE, ItemKNN and UserKNN,
+    whose embeddings come from the matrix of interactions, not from parameters."""
 
-    no_users = "its embeddings are sparse rows, one column per item or user"
+    no_users = "this is not implemented for this system"
     no_items = no_users
 
 
@@ -194,6 +195,11 @@ class ItemTower(nn.Module):
         self.dtype = next((tensor.dtype for tensor in weights.values()), torch.float32)
         self.means = _register(self, {f"mean.{name}": mean for name, mean in scaling.mean.items()})
         self.scales = _register(self, {f"scale.{name}": scale for name, scale in scaling.scale.items()})
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """{modality: number of columns of its raw features}."""
+        return {name: len(getattr(self, self.means[f"mean.{name}"])) for name in self.modalities}
 
     def forward(self, *features: Tensor) -> Tensor:
         return self.inference.cold(self._weights(), self.content(*features))

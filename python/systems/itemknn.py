@@ -10,7 +10,7 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..embeddings import Table
 from .base import UntrainedSystem, features_of
-from .inference import SparseRows
+from .inference import FixedCatalogue
 from .similarity import damped, nearest
 
 
@@ -24,7 +24,7 @@ class ItemKNNSystem(UntrainedSystem):
     that of an item the row of its similarities, both sparse. Not in the MMSSL paper.
     """
 
-    inference = SparseRows
+    inference = FixedCatalogue
 
     def build(self, dataset, graph, config) -> None:
         settings, train = config.itemknn, sp.csr_array(dataset.train, dtype=np.float32)

@@ -23,8 +23,10 @@ def nearest(
     Only positive similarities are kept. Neighbours that are as similar as the last one are kept as well, so that the
     result does not depend on the order of the rows.
 
-    >>> nearest(sp.csr_array([[1.0, 1, 0], [1, 0, 0], [0, 0, 1]]), 1).toarray().round(2).tolist()
-    [[0.0, 0.71, 0.0], [0.71, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    >>> nearest(sp.csr_array([[1.0, 1, 0], [1, 0, 0], [0, 0, 1]]), 1).toarray().round(2)
+    array([[0.  , 0.71, 0.  ],
+           [0.71, 0.  , 0.  ],
+           [0.  , 0.  , 0.  ]], dtype=float32)
     """
     rows = rows.astype(np.float64)
     n, columns = rows.shape[0], rows.T.tocsr()

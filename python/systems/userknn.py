@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .base import UntrainedSystem
-from .inference import SparseRows
+from .inference import FixedCatalogue
 from .similarity import damped, nearest
 
 
@@ -20,7 +20,7 @@ class UserKNNSystem(UntrainedSystem):
     the column of the interactions, both sparse. Not in the MMSSL paper.
     """
 
-    inference = SparseRows
+    inference = FixedCatalogue
 
     def build(self, dataset, graph, config) -> None:
         settings, train = config.userknn, sp.csr_array(dataset.train, dtype=np.float32)

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from command_line import fails
+from full_disk import full_disk
 from mmssl_trainer import InputError, Model, export, save
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import Dataset
@@ -303,4 +304,13 @@ def test_the_command_prints_files_notes_and_recall(run, tmp_path, capsys):
 )
 def test_the_command_refuses(run, tmp_path, capsys, arguments, fragments):
     fails(capsys, ["export", run, "--out", str(tmp_path / "out"), *arguments], *fragments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("to", ["safetensors", "parquet", "npy", *INDEXES])
+def test_a_full_disk_is_named_as_the_cause_and_nothing_is_left(tmp_path, to):
+    model = made("numbers")
+    with full_disk(4000), pytest.raises(InputError) as refused:
+        export(model, tmp_path / "out", to)
+    assert str(refused.value).startswith(f"{tmp_path / 'out'}: ") and "cannot be written (" in str(refused.value)
     assert not list(tmp_path.iterdir())

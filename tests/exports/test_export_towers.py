@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from child_processes import python
+from full_disk import full_disk
 from mmssl_trainer import InputError, embed_items, export, fit, fold_in
 from mmssl_trainer.exports import towers
 from pyarrow import parquet
@@ -109,3 +110,11 @@ def test_a_difference_is_found():
     assert tower.difference(lambda batch: 2 * batch[0] + 1) == 0.125
     assert tower.difference(lambda batch: 2 * batch[0][:0]) == float("inf")
     assert not tower.difference(lambda batch: batch[0] * torch.nan) <= 1
+
+
+@pytest.mark.parametrize("to", ["torch-export", "onnx"])
+def test_a_full_disk_is_named_as_the_cause_and_nothing_is_left(tmp_path, to):
+    model = fit(small_catalogue(), configured("lightgcn", train__epochs=1))
+    with full_disk(2000), pytest.raises(InputError, match=r"out: .*cannot be written \("):
+        export(model, tmp_path / "out", to)
+    assert not list(tmp_path.iterdir())

@@ -125,6 +125,8 @@ def test_similar_items_equal_those_of_the_function(trained, client_of):
     lists = asked(client, "/similar", items=known, k=6)["lists"]
     assert [item for one in lists for item in one["items"]] == found.similar.tolist()
     assert [cosine for one in lists for cosine in one["cosines"]] == found.cosine.tolist()
+    by_default = asked(client, "/similar", items=known[:1])["lists"][0]
+    assert by_default["items"] == similar(trained, known[:1]).similar.tolist() and len(by_default["items"]) == 20
 
 
 def test_a_system_that_cannot_embed_histories_says_why(client_of):
@@ -140,8 +142,8 @@ def test_wrong_histories_are_refused(trained, client_of):
     client = client_of(trained, Limits(lists=3, ids=5))
     for histories, says in (
         ([[1], [2, "none"]], "histories[1][1]: the model has no item 'none'"),
-        ([[1]] * 4, "histories: has 4 entries, the most is 3"),
-        ([[1], list(range(6))], "histories[1]: has 6 entries, the most is 5"),
+        ([[1]] * 4, "histories: has 4 entries, the maximum is 3"),
+        ([[1], list(range(6))], "histories[1]: has 6 entries, the maximum is 5"),
         ([1], "histories[0]: input should be a valid array"),
         ([[[1]]], "histories[0][0]: an id must be a text or an integer"),
     ):

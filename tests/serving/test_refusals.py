@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from served_model import made
 
 USER = "user 1, ä"
+LIMITS = ["max-k", "max-lists", "max-ids", "max-body", "max-waiting", "max-requests", "max-connections"]
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def client(client_of):
         ({"users": [[USER]]}, "users[0]: an id must be a text or an integer"),
         ({"users": USER}, "users: input should be a valid array"),
         ({"users": {"a": 1}}, "users: input should be a valid array"),
-        ({"users": [USER] * 5}, "users: has 5 entries, the most is 4"),
+        ({"users": [USER] * 5}, "users: has 5 entries, the maximum is 4; send several requests"),
         ({"users": [10**3000]}, "users[0]: the model has no user"),
         ({"users": ["x" * 5000]}, "users[0]: the model has no user 'xxx"),
         ({"users": ["../../etc/passwd\0\n"]}, "users[0]: the model has no user"),
@@ -56,7 +57,7 @@ def client(client_of):
         ({"users": [USER], "K": 20}, "'K': there is no such field; the fields are users, histories, k"),
         ({"users": [USER], "x" * 5000: 1}, "there is no such field"),
         ({"users": [USER], "exclude": ["i1", "none"]}, "exclude[1]: the model has no item 'none'"),
-        ({"users": [USER], "exclude": ["i1"] * 31}, "exclude: has 31 entries, the most is 30"),
+        ({"users": [USER], "exclude": ["i1"] * 31}, "exclude: has 31 entries, the maximum is 30; shorten it"),
         ({"users": [USER], "exclude": None}, "exclude: input should be a valid array"),
         ({"users": [USER], "candidates": ["none"]}, "candidates[0]: the model has no item 'none'"),
         ({"users": [USER], "candidates": ["i1"] * 31}, "candidates: has 31 entries"),
@@ -289,7 +290,13 @@ def test_a_model_of_another_version_is_refused(model_file, capsys):
 
 @pytest.mark.parametrize(
     "arguments, says",
-    [(["--max-k", "0"], "limit k = 0"), (["--timeout", "-1"], "limit seconds = -1"), (["--port", "70000"], "--port")],
+    [
+        *(([f"--{name}", "0"], f"--{name} 0: must be above 0") for name in LIMITS),
+        (["--timeout", "-1"], "--timeout -1.0: must be above 0"),
+        (["--timeout", "inf"], "--timeout inf: must be above 0 and finite"),
+        (["--port", "70000"], "--port"),
+        (["--threads", "1000000"], "--threads"),
+    ],
 )
 def test_the_command_refuses(model_file, capsys, arguments, says):
     fails(capsys, ["serve", str(model_file), *arguments], says)

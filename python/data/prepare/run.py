@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...files import whole_folder
-from ..dataset import SPLITS, refuse_empty, separated, split_notes
+from ..dataset import SPLITS, float_notes, refuse_empty, separated, split_notes
 from ..features import FeatureFiles, rows_of_items
 from ..files import TABLE_ENDS, existing_folder, is_partitioned, parts_of
 from ..ids import note_counting_from_one
@@ -33,7 +33,7 @@ def prepare_data(source, destination, layout="auto", modalities=(), split_seed=0
 
     source: a folder in any layout, or a folder of Parquet files with columns `user` and `item`, as Spark, Dask, DuckDB
     and Polars write them. Interactions in Parquet are read twice in batches: memory is needed for the distinct ids, for
-    12 bytes per user and split, and for a few million rows, and disk space next to `destination` for 8 to 17 bytes per
+    about 40 bytes per user, and for a few million rows, and disk space next to `destination` for 8 to 17 bytes per
     row, and as much again while they are grouped by user. Other layouts are read into memory as by `load_data`. The
     other arguments are those of `load_data`.
 
@@ -139,10 +139,14 @@ class _Preparation:
                 ids.refuse_many(self.table.path, side, len(known))
         rows = self._rows(users, items)
         self._write_splits(rows, len(users), len(items))
+        about_ids = []
         for side, known in (("user", users), ("item", items)):
-            write_ids(self.target / f"{side}_ids.npy", known.original())
+            original = known.original()
+            write_ids(self.target / f"{side}_ids.npy", original)
+            about_ids += float_notes(side, original)
         modalities = self._write_features(items)
         removed, idle, counts = self._separated
+        self.notes += about_ids
         self.notes += split_notes(removed, idle, (len(users), len(items)), counts)
         write_manifest(self.target, (len(users), len(items)), modalities, self.notes)
 

@@ -91,7 +91,8 @@ class Reproduction:
         missing = [name for name in chosen if "mmssl" in base and name not in plan.ablations(base["mmssl"])]
         if missing:
             raise InputError(
-                f"{variants_from} {shown(missing[0])}: needs the structural contrast; set loss.structural = true"
+                f"{variants_from} {shown(missing[0])}: needs the structural contrastive loss; set loss.structural = "
+                "true"
             )
         self.request = plan.Settings(
             target,

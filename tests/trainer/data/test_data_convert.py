@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 from data_folders import WRITERS, one_line, pairs, small_dataset
 from mmssl_trainer import convert_data as convert
+from mmssl_trainer import prepare_data
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import SPLITS, InputError, load
 from mmssl_trainer.data.pickles import read_integer_lists
@@ -182,6 +183,21 @@ def test_columns_of_other_names_are_given(tmp_path):
     with pytest.raises(InputError) as caught:
         convert(tmp_path / "bought.csv", tmp_path / "again", "buyer", "thin")
     one_line(caught, "bought.csv", "buyer, thing, when", "--item")
+
+
+def test_ids_that_were_written_as_floats_are_kept_with_a_note(tmp_path):
+    """As pandas writes integers in a column of which a value was missing."""
+    rows = [(user, item) for user in range(5) for item in range(5)]
+    text(tmp_path / "bought.csv", ["user_id,item_id", *(f"{user}.0,{item}" for user, item in rows)])
+    converted = convert(tmp_path / "bought.csv", tmp_path / "new")
+    parquet.write_table(pa.table({"user": [f"{u}.0" for u, _ in rows], "item": [i for _, i in rows]}), tmp_path / "a")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "a").rename(tmp_path / "parts" / "interactions.parquet")
+    prepared = prepare_data(tmp_path / "parts", tmp_path / "prepared")
+    for data in (converted, load(tmp_path / "new"), prepared):
+        about = [note for note in data.notes if "astype" in note]
+        assert len(about) == 1 and "the user ids are kept as texts such as '0.0'" in about[0]
+        assert data.user_ids.tolist()[:2] == ["0.0", "1.0"]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_histories_and_purchases_since_training(runs, tmp_path, capsys):
 def test_unknown_items_of_a_history(runs, tmp_path, capsys):
     history = written(tmp_path / "history.csv", "user,item\nann,3\nann,x7\n")
     said = refused(capsys, "recommend", runs / "mmssl", "--history", history)
-    assert "1 item of the histories was not in the training data: 'x7'" in said
+    assert f"{history}: row 2 has the item 'x7', which the model does not know" in said and "--skip-unknown" in said
     found, _ = asked(runs / "mmssl", tmp_path / "out.csv", capsys, "--history", history, "--skip-unknown")
     assert len(found["ann"]) == 20
 
@@ -116,16 +116,26 @@ def test_wrong_new_items_are_named(runs, data, tmp_path, capsys):
     for arguments, fragment in (
         ([image], "the features 'text' of the new items are missing"),
         ([image, text], "its items differ from those of the first feature file, such as 'n"),
-        ([image, f"text={narrow}"], "features 'text': have the shape (2, 4)"),
+        ([image, f"text={narrow}"], "narrow.parquet: has 4 columns, but the model was trained on 6 columns of 'text'"),
         ([image, f"text={tmp_path / 'text.npy'}"], "text.npy: has no ids"),
-        ([image, str(tmp_path / "narrow.parquet")], "narrow.parquet: belongs to which modality?"),
+        ([image, str(tmp_path / "narrow.parquet")], "narrow.parquet: its modality is not known"),
         ([image, f"image={image}"], "already has the modality 'image'"),
-        ([image, f"text={tmp_path / 'none.parquet'}"], "none.parquet"),
+        ([image, f"text={tmp_path / 'none.parquet'}"], "none.parquet: no such file; check the name"),
     ):
         options = [word for source in arguments for word in ("--new-items", source)]
         assert fragment in refused(capsys, "recommend", run, "--users", "1", *options)
     said = refused(capsys, "recommend", runs / "lightgcn", "--users", "1", "--new-items", image)
     assert "LightGCN cannot embed an item by its features: the system does not use features" in said
+
+
+@pytest.mark.parametrize(
+    "option", ["--history", "--exclude-from", "--users-from", "--candidates", "--new-items", "--items"]
+)
+def test_a_missing_file_is_answered_with_advice_that_fits(runs, tmp_path, capsys, option):
+    missing = f"text={tmp_path}/none.parquet" if option == "--new-items" else tmp_path / "none.csv"
+    more = {"--items": ["--filter", "colour=blue"], "--new-items": ["--new-items", f"image={tmp_path}/no.npz"]}
+    said = refused(capsys, "recommend", runs / "mmssl", "--users", "1", option, missing, *more.get(option, []))
+    assert "no such file; check the name" in said and "layout" not in said
 
 
 def test_candidates_and_filters(runs, tmp_path, capsys):
@@ -226,5 +236,6 @@ def test_similar_items(runs, capsys):
     out = capsys.readouterr().out
     assert "cosine" in out and out.count("│ 3 ") == 2 and out.count("│ 8 ") == 2
     assert main(["similar", str(runs / "mmssl"), "3", "--by", "features"]) == 0
+    assert capsys.readouterr().out.count("│ 3 ") == 20  # as `recommend`
     assert "item 'nothing' is not in the data" in refused(capsys, "similar", runs / "mmssl", "nothing")
     assert "does not use features" in refused(capsys, "similar", runs / "lightgcn", "3", "--by", "features")

@@ -52,7 +52,7 @@ def test_ids_of_new_users_may_look_like_floats(model):
 
 
 def test_a_user_with_two_histories_is_refused(model):
-    with pytest.raises(InputError, match="the user '1' is there as a number and as text"):
+    with pytest.raises(InputError, match="the user '1' occurs as a number and as text"):
         recommend(model, k=2, histories={1: [3], "1": [5]})
 
 

@@ -43,6 +43,11 @@ def test_users_by_history(model):
         recommend(model, ["c"], histories=histories)
 
 
+def test_an_unknown_item_is_named_with_its_user(model):
+    with pytest.raises(InputError, match=r"not in the training data: 'x7' in histories\['bob'\]; leave"):
+        recommend(model, histories={"ann": [3], "bob": [3, "x7"]})
+
+
 def test_an_empty_history_gets_the_most_popular_items_of_training(model, data):
     counts = data.train.sum(axis=0)
     found = recommend(model, k=5, histories={"nobody": []})

@@ -7,12 +7,14 @@ import pytest
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
+from command_line import fails
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.data.dataset import build
 from mmssl_trainer.runs import saved_model
 
 WITH_FEATURES = ["mmssl", "vbpr", "lightgcn_m", "grcn", "lattice", "clcrec", "mmgcl", "slmrec", "svd"]
+OPTIONAL = ["svd", "ease", "itemknn"]  # with features only if the key content is above 0
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,9 @@ def runs(data, tmp_path_factory):
             "svd.content=0.5",
         ]
         assert main(["train", "--data", str(path), "--out", str(folder / system), *arguments]) == 0
-    arguments = ["--system", "svd", "--threads", "1", "--set", "model.dim=16"]
-    assert main(["train", "--data", str(path), "--out", str(folder / "svd-alone"), *arguments]) == 0
+    for system in OPTIONAL:
+        arguments = ["--system", system, "--threads", "1", "--set", "model.dim=16"]
+        assert main(["train", "--data", str(path), "--out", str(folder / f"{system}-alone"), *arguments]) == 0
     return folder
 
 
@@ -92,11 +95,14 @@ def test_validation_and_table(runs, data, capsys):
     assert "15 cold items" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("system", ["lightgcn", "popularity", "svd-alone"])
+@pytest.mark.parametrize("system", ["lightgcn", "popularity"])
 def test_systems_without_a_modality_side_are_refused(runs, system, capsys):
-    capsys.readouterr()
-    assert main(["evaluate", str(runs / system), "--cold"]) == 2
-    assert "does not use features" in capsys.readouterr().err
+    fails(capsys, ["evaluate", str(runs / system), "--cold"], "does not use features, so it cannot rank cold items")
+
+
+@pytest.mark.parametrize("system", OPTIONAL)
+def test_a_system_whose_setting_leaves_the_features_out_names_the_setting(runs, system, capsys):
+    fails(capsys, ["evaluate", str(runs / f"{system}-alone"), "--cold"], f"only if {system}.content is above 0")
 
 
 def test_data_without_cold_items_is_refused(tmp_path, monkeypatch, capsys):

@@ -91,8 +91,8 @@ def test_other_data_is_refused(models):
     moved[user, int(data.test.indices[data.test.indptr[user]])] = 0
     for changed, says in (
         (other(second, fingerprint="0" * 64), "have the fingerprints .* but not the features"),
-        (other(second, test=moved.tocsr()), "other test interactions"),
-        (other(second, item_ids=np.arange(80) + 1), "other ids of items"),
+        (other(second, test=moved.tocsr()), "different test interactions"),
+        (other(second, item_ids=np.arange(80) + 1), "different ids of items"),
         (other(second, n_items=81), "80 and 81 items"),
     ):
         with pytest.raises(InputError, match=says):

@@ -113,7 +113,7 @@ def test_model_that_does_not_fit_is_refused_and_nothing_is_left(folder, tmp_path
     assert train(folder, first, "--epochs", "1") == 0
     begin = ["train", "--from", str(first), "--out", str(out)]
     named = catalogue(tmp_path / "named", user_ids=np.array([f"u{n}" for n in range(60)]))
-    refused(capsys, [*begin, "--data", str(named)], "none of the 60 users of the model is in named", "same shop")
+    refused(capsys, [*begin, "--data", str(named)], "none of the 60 users of the model is in named", "same catalogue")
     refused(capsys, [*begin, "--system", "mf"], "is a model of LightGCN, but this run trains MF-BPR")
     refused(capsys, [*begin, "--set", "model.dim=16"], "users has the shape (60, 8) instead of (60, 16)")
     refused(capsys, [*begin, "--preset", "mf-tiktok"], "--from cannot be used with --preset")
