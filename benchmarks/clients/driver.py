@@ -236,7 +236,8 @@ def run_side(name: str, checkout: str, folder: str, side: str, options: dict[str
     one = client(name)(Path(checkout), Path(folder), side, options)
     sys.path.remove(str(FOLDER))  # its module names are not the client's business
     os.chdir(folder)
-    next(requests)
+    if not next(requests, ""):  # another side ended with an error
+        return
     if side == "sparse" or (side == "full" and one.full_needs_sparse):
         sparse.enable()
     one.start()

@@ -191,7 +191,7 @@ class Adjacency:
             )
         with outside_modes():
             if self._order is None:
-                self._order = transposed_order(col, self.shape[1])
+                self._order = transposed_order(crow, col, self.shape[1])
             value = value.detach().clone()
             made = Adjacency((crow, col, value), (*self._backward[:2], value.index_select(0, self._order)))
         made._order = self._order
