@@ -17,6 +17,7 @@ from . import cost, products
 from .adjacency import Adjacency
 from .counts import TIMED, Report
 from .matrices import TOO_SMALL, Matrices
+from .pattern import stored_indices
 from .products import Product
 
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
@@ -58,6 +59,7 @@ def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
 
 def prepared(adjacency: Tensor) -> Adjacency:
     """The Adjacency of a sparse tensor. It is created at the first call for this tensor object with these contents."""
+    stored_indices(adjacency)  # or an error
     found = _matrices.adjacency(adjacency, always=True)
     assert not isinstance(found, str)
     return found[0]

@@ -113,13 +113,14 @@ class Snapshot:
 
 def stored_indices(matrix: Tensor) -> tuple[Tensor, ...]:
     """The stored index tensors of a COO (one, [2, nnz]), CSR (offsets, column) or CSC (offsets, row)."""
-    if matrix.layout == torch.sparse_coo:
+    layout = matrix.layout if isinstance(matrix, Tensor) else type(matrix).__name__
+    if layout == torch.sparse_coo:
         return (matrix._indices(),)
-    if matrix.layout == torch.sparse_csr:
+    if layout == torch.sparse_csr:
         return matrix.crow_indices(), matrix.col_indices()
-    if matrix.layout == torch.sparse_csc:
+    if layout == torch.sparse_csc:
         return matrix.ccol_indices(), matrix.row_indices()
-    raise TypeError(f"Adjacency.from_torch: a sparse COO, CSR or CSC tensor is needed, got {matrix.layout}")
+    raise TypeError(f"Adjacency: a sparse COO, CSR or CSC tensor is needed, got {layout}")
 
 
 def stored_values(matrix: Tensor) -> Tensor:
