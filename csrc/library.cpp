@@ -25,6 +25,9 @@ TORCH_LIBRARY(mmssl_fast, m) {
   m.def(
       "bpr_loss_bwd(Tensor user_emb, Tensor item_emb, Tensor users, Tensor pos, Tensor neg, Tensor slope) -> (Tensor, "
       "Tensor)");
+  m.def(
+      "coo_to_csr(Tensor row, Tensor col, SymInt n_rows, SymInt n_cols) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)");
   m.def("cosine_block(Tensor u, Tensor v, Tensor? crow, Tensor? col, bool row_l2) -> (Tensor, Tensor)");
   m.def(
       "cosine_block_bwd(Tensor grad, Tensor u, Tensor v, Tensor? crow, Tensor? col, Tensor? block, Tensor? inverse, "

@@ -8,7 +8,8 @@ the sides run their turns one after another, so that all have the same load on t
 
 Sides: "own" is the unchanged client, "sparse" the client under `sparse.enable()`, and "full" uses everything else that
 mmssl_fast.dropin has for it. `--sides own,own2,sparse` runs the unchanged client twice, to show the noise. Times are
-processor time, because other programs may be running. Without --data, the built-in data set of mmssl_trainer is used.
+processor time, because other programs may be running; elapsed times are shown as well, and only they are of use with
+several threads (OMP_NUM_THREADS=2). Without --data, the built-in data set of mmssl_trainer is used.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ class Turns:
         for item in items:
             if next(self._requests, "") != "turn\n":
                 raise Finished
-            begun = cpu_seconds()
+            begun, begun_wall = cpu_seconds(), time.perf_counter()
             yield item
-            self._answer(cpu=cpu_seconds() - begun, losses=losses())
+            self._answer(cpu=cpu_seconds() - begun, wall=time.perf_counter() - begun_wall, losses=losses())
 
 
 def main() -> None:
@@ -176,7 +177,8 @@ def report(result: dict, turn: str) -> None:
     import torch
 
     names = list(result)
-    print(f"torch {torch.__version__}, one thread, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    threads = "one thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {threads}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     print(f"{'':36s}" + "".join(f"{name:>12s}" for name in names))
 
     def row(label: str, values: list[float], ratios: bool = True) -> None:
@@ -186,6 +188,7 @@ def report(result: dict, turn: str) -> None:
     first = result[names[0]]["turns"]
     row(f"{turn}, CPU s (median)", [_median(result[name]["turns"]) for name in names])
     row(f"{turn}, CPU s (fastest)", [min(answer["cpu"] for answer in result[name]["turns"]) for name in names])
+    row(f"{turn}, elapsed s (median)", [_median(result[name]["turns"], "wall") for name in names])
     if all("cpu" in answer for name in names for answer in result[name]["evaluations"]):
         evaluations = [min(answer["cpu"] for answer in result[name]["evaluations"]) for name in names]
         row("evaluation, CPU s (fastest)", evaluations)
@@ -210,8 +213,8 @@ def report(result: dict, turn: str) -> None:
             print("  " + result[name]["said"].replace("\n", "\n  "))
 
 
-def _median(turns: list[dict]) -> float:
-    return statistics.median(turn["cpu"] for turn in turns)
+def _median(turns: list[dict], key: str = "cpu") -> float:
+    return statistics.median(turn[key] for turn in turns)
 
 
 # --- a side -----------------------------------------------------------------------------------------------------------
@@ -236,7 +239,8 @@ def run_side(name: str, checkout: str, folder: str, side: str, options: dict[str
     one = client(name)(Path(checkout), Path(folder), side, options)
     sys.path.remove(str(FOLDER))  # its module names are not the client's business
     os.chdir(folder)
-    next(requests)
+    if not next(requests, ""):  # another side ended with an error
+        return
     if side == "sparse" or (side == "full" and one.full_needs_sparse):
         sparse.enable()
     one.start()

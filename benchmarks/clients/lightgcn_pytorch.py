@@ -1,4 +1,4 @@
-"""gusye1234/LightGCN-PyTorch: an epoch is its `BPR_train_original`, evaluation its `Test`."""
+"""gusye1234/LightGCN-PyTorch and its forks: an epoch is its `BPR_train_original`, evaluation its `Test`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class LightGCNPyTorch(Client):
     def write(self, data) -> None:
         folder = self.folder / "data" / "lastfm"
         folder.mkdir(parents=True)
-        for split, matrix in (("train", data.train), ("test", data.test)):
+        for split, matrix in (("train", data.train), ("valid", data.val), ("test", data.test)):
             lines = (" ".join(map(str, (user, *items))) for user, items in user_lists(matrix))
             (folder / f"{split}.txt").write_text("\n".join(lines))
 
     def start(self) -> None:
         old_numpy()
-        stand_in("tensorboardX")
+        stand_in("tensorboardX", "world_gaudi")  # the latter is of LightGCN++, for other processors
         options = {"testbatch": "100", "topks": "[5, 20]"} | self.options
         sys.argv = ["main.py", "--tensorboard", "0", "--dataset", "gowalla"]
         sys.argv += [word for key, value in options.items() if key != "split" for word in (f"--{key}", value)]

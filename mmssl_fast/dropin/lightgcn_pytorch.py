@@ -16,7 +16,7 @@ from .layers import lightgcn_layers
 from .losses import bpr_margins, row_squares
 from .negatives import UniformTriples
 from .ranking import best_unseen, hits_of, pair_keys
-from .report import Accelerated
+from .report import Accelerated, require
 from .sparse.adjacency import Adjacency
 
 PARTS = ("computer", "bpr_loss", "optimizer", "UniformSample_original", "shuffle", "Test")
@@ -45,8 +45,11 @@ def accelerate(
 
     Raises:
         ValueError: a name is not in PARTS, or (strict) a part was not replaced.
+        TypeError: an argument is not what it should be.
     """
     done = Accelerated.of(parts, PARTS)
+    require("procedure", procedure, "the module Procedure", "utils", "world")
+    require("dataset", dataset, "the dataset of LightGCN-PyTorch", "allPos", "m_items", "testDict", "trainDataSize")
     replacements = _replacements(procedure, model, dataset)
     for part in done.parts:
         if part == "optimizer":

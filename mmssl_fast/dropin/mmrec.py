@@ -15,7 +15,7 @@ from .layers import lightgcn_layers
 from .losses import bpr_margins, row_squares
 from .negatives import chosen_negatives
 from .ranking import best_unseen, hits_of, pair_keys
-from .report import Accelerated
+from .report import Accelerated, require
 
 PARTS = ("forward", "calculate_loss", "optimizer", "_sample_neg_ids", "evaluate")
 BATCH = 256  # triples in a comparison
@@ -45,8 +45,12 @@ def accelerate(
 
     Raises:
         ValueError: a name is not in PARTS, or (strict) a part was not replaced.
+        TypeError: an argument is not what it should be.
     """
     done = Accelerated.of(parts, PARTS)
+    require("trainer", trainer, "MMRec's Trainer", "model", "optimizer", "evaluate")
+    require("train_data", train_data, "MMRec's TrainDataLoader", "history_items_per_u", "all_items")
+    require("valid_data", valid_data, "MMRec's EvalDataLoader", "get_eval_items")
     model = trainer.model
     known = KNOWN.get(type(model).__name__)
     replacements: dict[str, Callable[..., Any]] = known(model) if known else {}

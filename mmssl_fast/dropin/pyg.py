@@ -56,6 +56,8 @@ def accelerate(model: nn.Module) -> dict[str, str]:
     Returns:
         name of each MessagePassing module: "replaced: ...", or "left: ..." with the reason.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
     base = getattr(sys.modules.get("torch_geometric.nn.conv.message_passing"), "MessagePassing", None)
     done: dict[str, str] = {}
     for name, module in model.named_modules():

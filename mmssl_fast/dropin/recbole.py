@@ -12,7 +12,7 @@ from .compare import Case, observed
 from .layers import lightgcn_layers
 from .losses import bpr_margins, row_squares
 from .ranking import best_unseen, hits_of, pair_keys
-from .report import Accelerated
+from .report import Accelerated, require
 
 PARTS = ("forward", "calculate_loss", "optimizer", "evaluate")
 BATCH = 256  # triples in a comparison
@@ -41,8 +41,10 @@ def accelerate(trainer: Any, valid_data: Any, parts: Iterable[str] = PARTS, *, s
 
     Raises:
         ValueError: a name is not in PARTS, or (strict) a part was not replaced.
+        TypeError: an argument is not what it should be.
     """
     done = Accelerated.of(parts, PARTS)
+    require("trainer", trainer, "RecBole's Trainer", "model", "optimizer", "evaluate", "eval_collector")
     model = trainer.model
     replacements = _replacements(trainer)
     for part in done.parts:

@@ -30,6 +30,8 @@ class Accelerated:
     @classmethod
     def of(cls, parts: Iterable[str], known: Sequence[str]) -> Accelerated:
         """An empty report for these parts, in the order of `known`. Raises ValueError for a name not in `known`."""
+        if isinstance(parts, str):
+            raise ValueError(f"accelerate: parts must be a list of names, got {parts!r}; pass [{parts!r}]")
         asked = set(parts)
         if unknown := sorted(asked - set(known)):
             raise ValueError(f"accelerate: parts must be among {', '.join(known)}, got {', '.join(unknown)}")
@@ -105,3 +107,18 @@ class Accelerated:
         put = place.__setitem__ if isinstance(place, dict) else lambda key, x: setattr(place, key, x)
         put(name, value)
         self._undo.append((lambda: put(name, before)) if before is not self else lambda: delattr(place, name))
+
+
+def require(argument: str, value: Any, what: str, *attributes: str) -> None:
+    """Raises TypeError, unless `value`, passed as `argument`, has the attributes by which `what` is recognised."""
+    for attribute in attributes:
+        if not hasattr(value, attribute):
+            raise TypeError(
+                f"accelerate: {argument} must be {what}, got {described(value)}, which has no attribute {attribute!r}"
+            )
+
+
+def described(value: Any) -> str:
+    """The name of a class, function or module, or the type of any other value."""
+    name = getattr(value, "__name__", None)
+    return f"{type(value).__name__} {name}" if name else type(value).__name__

@@ -9,7 +9,7 @@ from dropin_clients.sparse_matrices import assert_torchs, dense, matrix
 from tolerances import assert_close
 
 from mmssl_fast.dropin import sparse
-from mmssl_fast.dropin.sparse import Adjacency, cost
+from mmssl_fast.dropin.sparse import Adjacency, cost, decide
 from mmssl_fast.dropin.sparse.matrices import TOO_BRIEF, TOO_SMALL
 
 pytestmark = [
@@ -112,6 +112,27 @@ def test_small_and_narrow_products_are_torchs(taken):
     with sparse.accelerated(always=True):
         assert_close(a @ x, a.to_dense() @ x, torch.float32)
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_small_products_are_decided_early_as_they_are_late(layout, needs_grad, monkeypatch):
+    """What leaves a product to torch before the other checks is the rule that would leave it after them."""
+    reached = []
+    monkeypatch.setattr(decide, "_run", lambda *args: reached.append(args))
+    with sparse.accelerated():
+        for entries in (100, 1000, 1500, 2000, 3000, 20000):
+            a = graph(entries, 400)
+            a = {"coo": a, "csr": a.to_sparse_csr(), "csc": a.to_sparse_csc()}[layout]
+            for width in (1, 64, 1024):
+                x = torch.randn(400, width, requires_grad=needs_grad)
+                for grad in (False, True):
+                    with torch.set_grad_enabled(grad):
+                        a @ x
+                    gain = cost.gain(a.layout, a._nnz(), a.shape, width, backward=needs_grad and grad)
+                    assert bool(reached) == (gain > 0 or a._nnz() > decide._MANY)
+                    reached.clear()
+    assert set(sparse.report().left) == {TOO_SMALL}
 
 
 def test_matrices_that_live_for_too_few_products_are_torchs(taken):

@@ -38,6 +38,8 @@ def evaluate(
     Returns:
         {"precision", "recall", "ndcg", "hit_ratio": float64 [len(ks)], "auc": float}.
     """
+    if not len(ks) or min(ks) < 1:
+        raise ValueError(f"evaluate: ks must be list lengths of at least 1, got {list(ks)}")
     n_items, longest = ia_embeddings.shape[0], min(max(ks), ia_embeddings.shape[0])
     sums, area = np.zeros((4, len(ks))), 0.0
     for begin in range(0, len(users), ROWS):

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...graph import InteractionGraph
 from ...relation import RelationRows
 from ..compare import with_parameters_of
-from ..report import Accelerated
+from ..report import Accelerated, described
 from ..sparse.adjacency import Adjacency
 from .evaluation import evaluate
 from .losses import batched_contrastive_loss, bpr_loss
@@ -80,9 +80,14 @@ def accelerate(
 
     Raises:
         ValueError: a name is not in PARTS, the trainer has none of them, or (strict) a part was not replaced.
+        TypeError: `trainer` is neither a class nor a module with a class Trainer.
     """
     done = Accelerated.of(parts, PARTS)
-    cls = trainer.Trainer if isinstance(trainer, ModuleType) else trainer
+    cls = getattr(trainer, "Trainer", trainer) if isinstance(trainer, ModuleType) else trainer
+    if not isinstance(cls, type):
+        raise TypeError(f"accelerate: pass the class Trainer or the module that defines it, got {described(trainer)}")
+    if gemm not in (None, torch.bfloat16):
+        raise ValueError(f"accelerate: gemm must be None or torch.bfloat16, got {gemm}")
     names = _globals(cls)
     overrides = SimpleNamespace(tau=tau, decay=decay, ks=ks)
     device = _device(names, device)

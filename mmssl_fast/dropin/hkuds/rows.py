@@ -91,6 +91,8 @@ def noisy_rows(
     Returns:
         float32 [B, I], on `device`, without gradient.
     """
+    if not sp.issparse(interactions):
+        raise TypeError(f"noisy_rows: interactions must be a SciPy sparse matrix, got {type(interactions).__name__}")
     coo = interactions.tocoo()
     noise = torch.empty(coo.shape, dtype=torch.float32).uniform_(0, 1).to(device)
     noise.add_(1e-8).log_().neg_().add_(1e-8).log_().mul_(-noise_scale / tau)

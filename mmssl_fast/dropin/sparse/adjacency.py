@@ -63,6 +63,8 @@ class Adjacency:
     @classmethod
     def from_scipy(cls, matrix: sp.spmatrix | sp.sparray, dtype: torch.dtype = torch.float32) -> Adjacency:
         """From any SciPy sparse matrix, with its values converted to `dtype`."""
+        if not sp.issparse(matrix):
+            raise TypeError(f"Adjacency.from_scipy: a SciPy sparse matrix is needed, got {type(matrix).__name__}")
         coo = matrix.tocoo()
         indices = torch.stack([torch.as_tensor(ids, dtype=torch.int64) for ids in (coo.row, coo.col)])
         value = torch.as_tensor(coo.data).to(dtype)
@@ -191,7 +193,7 @@ class Adjacency:
             )
         with outside_modes():
             if self._order is None:
-                self._order = transposed_order(col, self.shape[1])
+                self._order = transposed_order(crow, col, self.shape[1])
             value = value.detach().clone()
             made = Adjacency((crow, col, value), (*self._backward[:2], value.index_select(0, self._order)))
         made._order = self._order

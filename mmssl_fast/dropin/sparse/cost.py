@@ -16,7 +16,7 @@ and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cach
     here, backward        80e3 + n (2.5 + 0.07 [0.26] d)
     dense @ sparse       1 more, in either direction, for each element of the dense factor and of the result: both are
                          transposed
-    preparing            300e3 + 50 n + 10 N
+    preparing            200e3 + 30 n + 5 N
     new values only      130e3 + 9 n
 
 What is fixed here is Python. In a loop of nothing but products it is 33e3 forward, 46e3 with a gradient to come, and
@@ -61,7 +61,6 @@ def gain(
     entries: int,
     shape: torch.Size,
     width: int,
-    *,
     itemsize: int = 4,
     backward: bool = False,
     from_right: bool = False,
@@ -81,7 +80,7 @@ def gain(
 
 def prepare_cost(entries: int, shape: torch.Size, is_pattern_known: bool) -> float:
     """Nanoseconds that products of a matrix have to gain for preparing it to pay: what it takes, and a margin."""
-    return _MARGIN * (130e3 + 9 * entries if is_pattern_known else 300e3 + 50 * entries + 10 * sum(shape))
+    return _MARGIN * (130e3 + 9 * entries if is_pattern_known else 200e3 + 30 * entries + 5 * sum(shape))
 
 
 def _time(line: _Line, entries: int, columns: float, is_large: bool) -> float:

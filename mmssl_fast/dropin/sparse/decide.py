@@ -13,15 +13,17 @@ from torch import Tensor
 
 from ...modes import is_tracing, is_transformed
 from ...ops.derivatives import is_transforming
-from . import products
+from . import cost, products
 from .adjacency import Adjacency
 from .counts import TIMED, Report
-from .matrices import Matrices
+from .matrices import TOO_SMALL, Matrices
+from .pattern import stored_indices
 from .products import Product
 
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 DTYPES = (torch.float32, torch.float64)
 _KINDS = (Tensor, torch.nn.Parameter)
+_MANY = 2**14  # entries, for whose product microseconds are little
 
 _matrices = Matrices()
 _told: set[str] = set()
@@ -57,6 +59,7 @@ def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
 
 def prepared(adjacency: Tensor) -> Adjacency:
     """The Adjacency of a sparse tensor. It is created at the first call for this tensor object with these contents."""
+    stored_indices(adjacency)  # or an error
     found = _matrices.adjacency(adjacency, always=True)
     assert not isinstance(found, str)
     return found[0]
@@ -86,7 +89,12 @@ def multiply(
 
     plain: what to call if torch computes it: `func`, or a function that calls it.
     """
-    if is_mode_enabled() and all(type(x) in _KINDS for x in args if isinstance(x, Tensor)):
+    under_mode = is_mode_enabled()
+    if not always and not under_mode and len(args) == 2 and not kwargs and func in products.PLAIN:
+        if _is_too_small(*args):
+            _matrices.report.left[TOO_SMALL] += 1
+            return plain(*args)
+    if under_mode and all(type(x) in _KINDS for x in args if isinstance(x, Tensor)):
         with torch._C.DisableTorchFunction():  # with torch.set_default_device, reading a shape takes microseconds
             result = _result(func, args, kwargs, always)
     else:
@@ -112,6 +120,23 @@ def _result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         return None
     assert isinstance(product, Product)
     return _run(product, func, args, kwargs, always)
+
+
+def _is_too_small(matrix: Any, x: Any) -> bool:
+    """Whether torch is faster for ``matrix @ x``, if two microseconds suffice to find out.
+
+    `_run` decides the same for every product, but what is checked before takes as long as a product of small matrices.
+    """
+    if type(matrix) is not Tensor or type(x) not in _KINDS or matrix.dtype not in DTYPES or is_transforming():
+        return False
+    layout, shape, x_shape = matrix.layout, matrix.shape, x.shape
+    if layout not in LAYOUTS or not len(shape) == 2 == len(x_shape) or matrix.requires_grad:
+        return False
+    entries = matrix._nnz()
+    if entries > _MANY:
+        return False
+    backward = x.requires_grad and torch.is_grad_enabled()
+    return cost.gain(layout, entries, shape, x_shape[1], matrix.dtype.itemsize, backward) <= 0
 
 
 def _is_plain(matrix: Any, x: Any) -> bool:

@@ -70,15 +70,7 @@ class Matrices:
         always: never returns a reason.
         """
         entries, shape = stored_entries(matrix), matrix.shape
-        gain = cost.gain(
-            matrix.layout,
-            entries,
-            shape,
-            width,
-            itemsize=matrix.dtype.itemsize,
-            backward=backward,
-            from_right=from_right,
-        )
+        gain = cost.gain(matrix.layout, entries, shape, width, matrix.dtype.itemsize, backward, from_right)
         if gain <= 0 and not always:
             return TOO_SMALL
         kind = self._kind(matrix, entries)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...modes import outside_modes
-from ...ops.csr_transpose import csr_transpose
+from ...ops.coo_to_csr import coo_to_csr
 from ...ops.derivatives import is_transforming
 
 Csr = tuple[Tensor, Tensor, Tensor]  # crow int64, col, value
@@ -69,13 +69,9 @@ class Pattern:
         first, second = self.indices if self.layout != torch.sparse_coo else self.indices[0].unbind(0)
         n_rows, n_cols = self.shape if self.layout != torch.sparse_csc else reversed(self.shape)
         row = first if self.layout == torch.sparse_coo else torch.repeat_interleave(first.diff()).to(second.dtype)
-        order = None if _ascends(row) else _stable_order(row, n_rows)
-        by_row = (row, second) if order is None else (row.index_select(0, order), second.index_select(0, order))
-        crow = first if self.layout != torch.sparse_coo else _offsets(row, n_rows)
-        t_order = _stable_order(by_row[1], n_cols)
-        t_col = by_row[0].index_select(0, t_order)
-        forward = _Side(crow, by_row[1], order)
-        backward = _Side(_offsets(second, n_cols), t_col, t_order if order is None else order.index_select(0, t_order))
+        crow, col, order, t_crow, t_col, t_order = coo_to_csr(row, second, n_rows, n_cols)
+        forward = _Side(crow, col, None if _ascends(row) else order)
+        backward = _Side(t_crow, t_col, t_order)
         return (forward, backward) if self.layout != torch.sparse_csc else (backward, forward)
 
 
@@ -117,13 +113,14 @@ class Snapshot:
 
 def stored_indices(matrix: Tensor) -> tuple[Tensor, ...]:
     """The stored index tensors of a COO (one, [2, nnz]), CSR (offsets, column) or CSC (offsets, row)."""
-    if matrix.layout == torch.sparse_coo:
+    layout = matrix.layout if isinstance(matrix, Tensor) else type(matrix).__name__
+    if layout == torch.sparse_coo:
         return (matrix._indices(),)
-    if matrix.layout == torch.sparse_csr:
+    if layout == torch.sparse_csr:
         return matrix.crow_indices(), matrix.col_indices()
-    if matrix.layout == torch.sparse_csc:
+    if layout == torch.sparse_csc:
         return matrix.ccol_indices(), matrix.row_indices()
-    raise TypeError(f"Adjacency.from_torch: a sparse COO, CSR or CSC tensor is needed, got {matrix.layout}")
+    raise TypeError(f"Adjacency: a sparse COO, CSR or CSC tensor is needed, got {layout}")
 
 
 def stored_values(matrix: Tensor) -> Tensor:
@@ -162,20 +159,7 @@ def _ascends(ids: Tensor) -> bool:
     return bool((array[1:] >= array[:-1]).all())
 
 
-def _stable_order(ids: Tensor, n: int) -> Tensor:
-    """torch.argsort(ids, stable=True) of ids in [0, n); on the CPU by counting, which takes O(entries + n)."""
-    if ids.device.type != "cpu":
-        return torch.argsort(ids, stable=True)
-    order = csr_transpose(torch.tensor([0, ids.numel()]), ids, n)[3]
-    return order.to(torch.int32) if ids.numel() <= _INT32_MAX else order
-
-
-def _offsets(ids: Tensor, n: int) -> Tensor:
-    crow = torch.zeros(n + 1, dtype=torch.int64, device=ids.device)
-    torch.cumsum(torch.bincount(ids, minlength=n), 0, out=crow[1:])
-    return crow
-
-
-def transposed_order(col: Tensor, n_cols: int) -> Tensor:
-    """The entry of a CSR with these columns that each entry of its transpose is."""
-    return _stable_order(col, n_cols)
+def transposed_order(crow: Tensor, col: Tensor, n_cols: int) -> Tensor:
+    """The entry of this CSR that each entry of its transpose is."""
+    row = torch.repeat_interleave(crow.diff()).to(col.dtype)
+    return coo_to_csr(row, col, crow.numel() - 1, n_cols)[5]

@@ -1,0 +1,145 @@
+"""The costs of `mmssl_fast.dropin.sparse` and of `lightgcn_layers` that docs/dropin.md and its measurements give.
+
+    python benchmarks/dropin_costs.py [--rounds 40]
+
+Times are processor time of this process on one thread. The versions alternate, in blocks, because entering and leaving
+the context in every step would itself cost time. "own" is torch, twice, to show the noise.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from mmssl_fast.dropin import sparse
+from mmssl_fast.dropin.layers import lightgcn_layers
+from mmssl_fast.dropin.sparse.pattern import Snapshot
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from dropin_clients import lightgcn
+
+SMALL = ((30, 20, 150), (75, 50, 400), (100, 60, 700), (120, 80, 1000), (150, 100, 1500), (300, 200, 3000))
+TIKTOK = (9308, 6710, 59541)
+FUNCTIONS = [torch.sparse.mm, torch.matmul]  # in a list, where the context does not replace them
+
+
+def model_of(n_users, n_items, interactions, layers=3):
+    random = torch.Generator().manual_seed(0)
+    users, items, negatives = (torch.randint(n, (interactions,), generator=random) for n in (n_users, n_items, n_items))
+    torch.manual_seed(0)
+    adjacency = lightgcn.joint_adjacency(users, items, n_users, n_items).coalesce()
+    model = lightgcn.LightGCN(adjacency, n_users, n_items, width=64, layers=layers)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def step():
+        optimiser.zero_grad()
+        model.loss(users[:256], items[:256], negatives[:256]).backward()
+        optimiser.step()
+
+    return model, step
+
+
+def seconds(call, times):
+    call()
+    begun = time.process_time()
+    for _ in range(times):
+        call()
+    return (time.process_time() - begun) / times
+
+
+def alternate(versions, rounds, times):
+    """{name: (median, fastest) in seconds a call}; versions: {name: (call, whether inside the context)}."""
+    found = {name: [] for name in versions}
+    for turn in range(rounds):
+        names = list(versions)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            call, inside = versions[name]
+            if inside:
+                sparse.enable()
+                call()
+            found[name].append(seconds(call, times))
+            sparse.disable()
+    return {name: (median(taken), min(taken)) for name, taken in found.items()}
+
+
+def microseconds(title, versions, rounds, times=300):
+    print(f"{title:58s}" + "".join(f"  {n} {a * 1e6:.2f}" for n, (a, _) in alternate(versions, rounds, times).items()))
+
+
+def calls(rounds):
+    """What single calls cost, in microseconds."""
+    left, right, vector = torch.randn(1, 64), torch.randn(64, 986), torch.randn(64)
+    small = model_of(30, 20, 150)[0].adjacency
+    x = torch.randn(50, 64, requires_grad=True)
+    own_mm, own_matmul = FUNCTIONS
+    dense = {"own": (lambda: own_matmul(left, right), False), "inside": (lambda: torch.matmul(left, right), True)}
+    microseconds("dense 1 x 64 by 64 x 986", dense, rounds)
+    dense = {"own": (lambda: own_matmul(vector, right), False), "inside": (lambda: torch.matmul(vector, right), True)}
+    microseconds("dense vector by 64 x 986", dense, rounds)
+    product = {"own": (lambda: own_mm(small, x), False), "inside": (lambda: torch.sparse.mm(small, x), True)}
+    microseconds(f"sparse product of {small._nnz()} entries, left to torch", product, rounds)
+
+    def enter():
+        with sparse.accelerated():
+            pass
+
+    microseconds("entering and leaving the context", {"": (enter, False)}, rounds, 50)
+
+
+def steps(rounds):
+    """Training steps of LightGCN with three layers on small graphs: ratios of the medians, and of the fastest."""
+    for sizes in SMALL:
+        step = [model_of(*sizes)[1] for _ in range(3)]
+        versions = {"own": (step[0], False), "again": (step[1], False), "inside": (step[2], True)}
+        (own, own_best), (again, again_best), (ours, best) = alternate(versions, rounds, 10).values()
+        print(
+            f"step, {sum(sizes[:2])} nodes, {2 * sizes[2]} entries: own {own * 1e6:.0f} µs, own / own "
+            f"{own / again:.3f} ({own_best / again_best:.3f}), own / inside {(own + again) / 2 / ours:.3f} "
+            f"({min(own_best, again_best) / best:.3f})"
+        )
+
+
+def large(rounds):
+    """What a matrix of the size of TikTok costs, and the layers in one operation, in milliseconds."""
+    model = model_of(*TIKTOK)[0]
+    adjacency, tables = model.adjacency, (model.user.weight, model.item.weight)
+    snapshot, prepared = Snapshot.of(adjacency), sparse.Adjacency.from_torch(adjacency)
+    x = torch.randn(adjacency.shape[1], 64)
+
+    def differentiated(forward):
+        users, items = forward()
+        return torch.autograd.grad(users.square().sum() + items.square().sum(), tables)
+
+    joint = lambda: lightgcn_layers(adjacency, torch.cat(tables), 3).split([len(tables[0]), len(tables[1])])  # noqa: E731
+    versions = {
+        "torch.sparse.mm, forward": lambda: torch.sparse.mm(adjacency, x),
+        "prepared, forward": lambda: prepared @ x,
+        "comparing the contents": lambda: snapshot.is_still(adjacency),
+        "preparing": lambda: sparse.Adjacency.from_torch(adjacency),
+        "three layers and gradients, loop over torch.sparse.mm": lambda: differentiated(model),
+        "three layers and gradients, lightgcn_layers, joint": lambda: differentiated(joint),
+        "three layers and gradients, lightgcn_layers, pair": lambda: differentiated(
+            lambda: lightgcn_layers(adjacency, tables, 3)
+        ),
+    }
+    print(f"{adjacency.shape[0]} nodes, {adjacency._nnz()} entries, 64 columns:")
+    for name, (_, best) in alternate(
+        {n: (call, False) for n, call in versions.items()}, max(3, rounds // 4), 1
+    ).items():
+        print(f"  {name:56s}{best * 1e3:8.2f} ms (fastest)")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=40)
+    rounds = parser.parse_args().rounds
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread")
+    calls(rounds)
+    steps(rounds)
+    large(rounds)

@@ -1,0 +1,86 @@
+"""coo_to_csr: the CSR and the transposed CSR of coordinates."""
+
+import torch
+from torch import Tensor
+
+from .. import library  # noqa: F401  registers torch.ops.mmssl_fast
+
+_INT32_MAX = 2**31 - 1
+
+
+def coo_to_csr(
+    row: Tensor, col: Tensor, n_rows: int, n_cols: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Equals ``order = torch.argsort(row, stable=True)``, ``t_order = order[torch.argsort(col[order], stable=True)]``,
+    ``col[order]``, ``row[t_order]``, and the offsets of both.
+
+    On the CPU, both sorts count: they take O(nnz + n_rows + n_cols) time, about 10 nanoseconds an entry together.
+
+    Args:
+        row, col: int32 or int64 [nnz], in [0, n_rows) and [0, n_cols), in any order. Repeated entries are kept.
+
+    Returns:
+        crow: int64 [n_rows + 1].
+        col_by_row: [nnz], the columns sorted by row.
+        order: [nnz], the entry that each of these is.
+        t_crow: int64 [n_cols + 1].
+        row_by_col: [nnz], the rows sorted by column.
+        t_order: [nnz], the entry that each of these is.
+
+        Indices and orders are int32 if nnz, n_rows and n_cols fit, else int64.
+
+    Raises:
+        ValueError: dtypes or shapes are wrong, or, on the CPU only, an index is out of range.
+    """
+    return torch.ops.mmssl_fast.coo_to_csr(row, col, n_rows, n_cols)
+
+
+def sort_composed(
+    row: Tensor, col: Tensor, n_rows: int, n_cols: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The form of `coo_to_csr` that CUDA uses, composed of PyTorch operations, on any device."""
+    _check(row, col, n_rows, n_cols)
+    out = _index_dtype(row.shape[0], n_rows, n_cols)
+    order = torch.argsort(row, stable=True)
+    by_row = col[order]
+    t_order = order[torch.argsort(by_row, stable=True)]
+    forward = _offsets(row, n_rows), by_row.to(out), order.to(out)
+    return *forward, _offsets(col, n_cols), row[t_order].to(out), t_order.to(out)
+
+
+def _offsets(ids: Tensor, n: int) -> Tensor:
+    crow = torch.zeros(n + 1, dtype=torch.int64, device=ids.device)
+    torch.cumsum(torch.bincount(ids, minlength=n), 0, out=crow[1:])
+    return crow
+
+
+def _index_dtype(*sizes: int) -> torch.dtype:
+    return torch.int32 if all(size <= _INT32_MAX for size in sizes) else torch.int64
+
+
+def _check(row: Tensor, col: Tensor, n_rows: int, n_cols: int) -> None:
+    if row.ndim != 1 or row.shape != col.shape or row.dtype != col.dtype:
+        raise ValueError(
+            f"coo_to_csr: row and col must be [nnz] of the same dtype, got {row.dtype} {list(row.shape)} and "
+            f"{col.dtype} {list(col.shape)}"
+        )
+    if row.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"coo_to_csr: indices must be int32 or int64, got {row.dtype}")
+    if n_rows < 0 or n_cols < 0:
+        raise ValueError(f"coo_to_csr: n_rows and n_cols must not be negative, got {n_rows} and {n_cols}")
+
+
+torch.library.impl("mmssl_fast::coo_to_csr", "cuda", sort_composed)
+
+
+@torch.library.register_fake("mmssl_fast::coo_to_csr")
+def _(row: Tensor, col: Tensor, n_rows: int, n_cols: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    nnz, out = row.shape[0], _index_dtype(row.shape[0], n_rows, n_cols)
+    return (
+        row.new_empty(n_rows + 1, dtype=torch.int64),
+        row.new_empty(nnz, dtype=out),
+        row.new_empty(nnz, dtype=out),
+        row.new_empty(n_cols + 1, dtype=torch.int64),
+        row.new_empty(nnz, dtype=out),
+        row.new_empty(nnz, dtype=out),
+    )
