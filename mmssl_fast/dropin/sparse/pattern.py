@@ -71,7 +71,8 @@ class Pattern:
         row = first if self.layout == torch.sparse_coo else torch.repeat_interleave(first.diff()).to(second.dtype)
         order = None if _ascends(row) else _stable_order(row, n_rows)
         by_row = (row, second) if order is None else (row.index_select(0, order), second.index_select(0, order))
-        crow = first if self.layout != torch.sparse_coo else _offsets(row, n_rows)
+        # A compressed tensor made from SciPy's arrays has int32 offsets.
+        crow = first.to(torch.int64) if self.layout != torch.sparse_coo else _offsets(row, n_rows)
         t_order = _stable_order(by_row[1], n_cols)
         t_col = by_row[0].index_select(0, t_order)
         forward = _Side(crow, by_row[1], order)
