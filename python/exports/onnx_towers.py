@@ -34,7 +34,7 @@ def write(model: Model, path: Path, settings: Settings) -> Exported:
         needed(name, "export")
 
     def save(tower: Tower, file: Path) -> None:
-        program = plain(tower.program())
+        program = plain(tower.program(from_end=True))
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
         try:
             converted = torch.onnx.export(program, dynamo=True, input_names=tower.names, verbose=False)

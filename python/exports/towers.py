@@ -23,19 +23,25 @@ from .tables import Exported, Tables, arrow_ids
 
 USERS = "crow: int64 [n + 1], offsets; col: int64 [nnz], rows of items.parquet, ascending for each user"
 Run = Callable[[Sequence[Tensor]], Tensor]
+BEYOND = 2**40  # no table has as many rows, and a sum with this cannot overflow
 
 
 class Histories(torch.nn.Module):
     """A tower of users with one more user inside, who has item 0, so that there are always two.
 
     torch.export takes sizes of 0 and 1 for constants. A program for any n, with offsets [n + 1], would refuse n = 1.
+
+    from_end: the program will run where −1 is the last row of a table, as in ONNX. Negative rows, which is what many
+    look-ups give for an unknown item, are then moved beyond every table, so that they are refused there as in PyTorch.
     """
 
-    def __init__(self, tower: torch.nn.Module) -> None:
+    def __init__(self, tower: torch.nn.Module, from_end: bool) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower, self.from_end = tower, from_end
 
     def forward(self, crow: Tensor, col: Tensor) -> Tensor:
+        if self.from_end:
+            col = torch.where(col < 0, BEYOND, col)
         more = torch.zeros(1, dtype=torch.int64)
         return self.tower(torch.cat([crow, crow[-1:] + 1]), torch.cat([col, more]))[:-1]
 
@@ -47,10 +53,10 @@ class Tower:
         self.module, self.names, self.batches = module, names, batches
 
     @torch.no_grad()
-    def program(self) -> ExportedProgram:
-        """The module as a program for any number of users or items."""
+    def program(self, from_end: bool = False) -> ExportedProgram:
+        """The module as a program for any number of users or items. from_end: as in `Histories`."""
         trace = self.batches[0]
-        module = Histories(self.module) if isinstance(self.module, UserTower) else self.module
+        module = Histories(self.module, from_end) if isinstance(self.module, UserTower) else self.module
         module(*trace)  # what the module caches must not be made of the tracer's tensors
         dynamic: Any = tuple({0: Dim.DYNAMIC} for _ in trace)
         if module is self.module:  # forward(self, *features)

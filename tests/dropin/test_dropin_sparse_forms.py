@@ -2,7 +2,9 @@
 
 import warnings
 
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
 import torch.nn.functional as F
 from dropin_clients.sparse_matrices import dense, matrix
@@ -149,3 +151,26 @@ def test_every_product_of_torch_with_a_sparse_kernel_is_known():
                     continue
             unknown.append(f"{namespace.__name__}.{name}")
     assert unknown == []
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_csc, torch.sparse_coo])
+def test_a_scipy_product_whose_columns_are_not_sorted(layout):
+    """SciPy leaves them so, with indices in int32, and torch takes them: a COO matrix made from such a CSR calls itself
+    coalesced."""
+    generator = np.random.default_rng(0)
+    bought = scipy.sparse.csr_array((generator.random((30, 12)) < 0.3) * generator.random((30, 12)))
+    product = bought.T @ bought
+    assert not product.has_sorted_indices
+    parts = [torch.from_numpy(part) for part in (product.indptr, product.indices, product.data)]
+    assert parts[0].dtype == parts[1].dtype == torch.int32
+    make = torch.sparse_csc_tensor if layout == torch.sparse_csc else torch.sparse_csr_tensor
+    a = make(*parts, product.shape)  # the matrix is symmetric
+    a = a.to_sparse_coo() if layout == torch.sparse_coo else a
+    x, full = dense(12, 5).requires_grad_(), torch.from_numpy(product.toarray())
+    with sparse.accelerated():
+        y = torch.sparse.mm(a, x).sin() + torch.sparse.mm(a.t(), x)
+        (got,) = torch.autograd.grad(y.sum(), x)
+    assert sparse.report().taken == 2
+    wanted = (full @ x).sin() + full.T @ x
+    assert_close(y, wanted)
+    assert_close(got, torch.autograd.grad(wanted.sum(), x)[0])
