@@ -130,12 +130,11 @@ def read_filtered(path: Path, conditions: Iterable[str]) -> list[str]:
         column, equals, value = condition.partition("=")
         if not equals or not column:
             raise InputError(f"--filter {shown(condition)}: must be COLUMN=VALUE")
-        wanted.setdefault(column.strip(), set()).add(_whole(value.strip()))
-    columns = _texts(path, ["item", *wanted])
+        wanted.setdefault(column.strip(), set()).add(whole(value.strip()))
+    columns = read_columns(path, ["item", *wanted])
     kept = []
     for item, *cells in zip(*(columns[name] for name in ("item", *wanted)), strict=True):
-        values = ({_whole(one) for one in (cell, *(part.strip() for part in cell.split(SEPARATOR)))} for cell in cells)
-        if all(found & allowed for found, allowed in zip(values, wanted.values(), strict=True)):
+        if all(values_of(cell) & allowed for cell, allowed in zip(cells, wanted.values(), strict=True)):
             kept.append(item)
     if not kept:
         asked = ", ".join(f"{column}={' or '.join(sorted(values))}" for column, values in wanted.items())
@@ -143,7 +142,12 @@ def read_filtered(path: Path, conditions: Iterable[str]) -> list[str]:
     return kept
 
 
-def _texts(path: Path, names: list[str]) -> dict[str, list[str]]:
+def values_of(cell: str) -> set[str]:
+    """The values that a cell has for a filter: the whole cell, and each part between bars."""
+    return {whole(one) for one in (cell, *(part.strip() for part in cell.split(SEPARATOR)))}
+
+
+def read_columns(path: Path, names: list[str]) -> dict[str, list[str]]:
     """Columns of a table as text; an empty cell is ''. Whole numbers in a column of floats, as pandas writes integers
     of which some are missing, are integers: 1999.0 is 1999. Ids are not: they have to be those of the model."""
     pa = pyarrow()
@@ -169,7 +173,7 @@ def _texts(path: Path, names: list[str]) -> dict[str, list[str]]:
     return {name: ["" if cell is None else str(cell) for cell in table.column(name).to_pylist()] for name in names}
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
     """1999 for 1999.0, and any other text as it is."""
-    whole = text.removesuffix(".0")
-    return whole if whole.removeprefix("-").isdecimal() else text
+    shorter = text.removesuffix(".0")
+    return shorter if shorter.removeprefix("-").isdecimal() else text

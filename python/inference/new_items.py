@@ -40,7 +40,7 @@ def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> 
     torch.Size([3, 65])
     """
     tower = item_tower(model)
-    return _embed(model, tower, content_of(tower, _checked(tower, features)), nearest)
+    return _embed(model, tower, _content(tower, features), nearest)
 
 
 def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str, Any], nearest: int = 0) -> Model:
@@ -55,7 +55,9 @@ def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str
             where = "is already an item of the model" if item in data.item_index else "occurs twice"
             raise InputError(f"{data.name}: the new item {shown(item)} {where}; leave it out")
         seen.add(item)
-    embeddings = embed_items(model, features, nearest)
+    tower = item_tower(model)
+    content = _content(tower, features)
+    embeddings = _embed(model, tower, content, nearest)
     if len(embeddings) != len(ids):
         raise InputError(f"{data.name}: {len(ids)} new items, but features for {len(embeddings)}")
     n_items = data.n_items + len(ids)
@@ -70,6 +72,7 @@ def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str
             fingerprint="",
             **{split: _wider(getattr(data, split), n_items) for split in SPLITS},
         ),
+        content=None if model.content is None else torch.cat([model.content, content]),
         popularity=None if popularity is None else np.concatenate([popularity, np.zeros(len(ids), np.int64)]),
         base=model.base or model,
     )
@@ -84,6 +87,16 @@ def known_by_features(model: Model) -> Tensor:
             raise ValueError("known_by_features: the model has no content")
         base.towers["by_features"] = tower.cold(base.content)
     return base.towers["by_features"]
+
+
+def _content(tower: ItemTower, features: Mapping[str, Any]) -> Tensor:
+    """The content of checked features. Raises InputError for numbers that are too large for float32."""
+    content = content_of(tower, _checked(tower, features))
+    finite = torch.isfinite(content).all(1)
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        raise InputError(f"features: row {row} contains values that are too large for the model; check their scale")
+    return content
 
 
 @torch.no_grad()

@@ -35,6 +35,7 @@ def make_app(service: Service) -> Starlette:
     routes = [
         _route(service, "/recommend", "POST", service.recommend),
         _route(service, "/similar", "POST", service.similar),
+        _route(service, "/items", "POST", service.items),
         _route(service, "/health", "GET", service.health),
         _route(service, "/metrics", "GET", service.measured, TEXT),
         _route(service, "/openapi.json", "GET", openapi_json),
@@ -82,7 +83,7 @@ class Endpoint:
         try:
             async with asyncio.timeout(service.limits.seconds):
                 try:
-                    if service.active > service.limits.requests and self.path in ("/recommend", "/similar"):
+                    if service.active > service.limits.requests and self.path not in ("/health", "/metrics"):
                         raise Refusal(503, "too many requests at the same time; try again", retry=True, close=True)
                     payload = await self.answer(await self._body(scope, receive))
                 except Refusal as refusal:

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .catalogue import Catalogue, Query, Ranked
 from .limits import Refusal
 
@@ -18,19 +16,14 @@ Result = list[Ranked] | BaseException
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """The queries of one request, and the catalogue that their indices belong to. histories: those of the new users of
-    the queries, if they are new. They are embedded together, so that the result does not depend on other requests."""
+    """The queries of one request, and the catalogue that their indices belong to. prepare: what is computed before they
+    can be ranked, such as the embeddings of new users. It is done for each request alone, so that the result does not
+    depend on other requests."""
 
     catalogue: Catalogue
     queries: Sequence[Query]
     answer: asyncio.Future[list[Ranked]]
-    histories: Sequence[np.ndarray] = ()
-
-    def embed(self) -> None:
-        if self.histories:
-            vectors = self.catalogue.embed(self.histories)
-            for query, vector in zip(self.queries, vectors, strict=True):
-                query.vector = vector
+    prepare: Callable[[], None] | None = None
 
 
 class Batcher:
@@ -61,12 +54,12 @@ class Batcher:
             self._thread = None
 
     async def submit(
-        self, catalogue: Catalogue, queries: Sequence[Query], histories: Sequence[np.ndarray] = ()
+        self, catalogue: Catalogue, queries: Sequence[Query], prepare: Callable[[], None] | None = None
     ) -> list[Ranked]:
-        """The lists of the queries. Raises Refusal if too many lists are waiting."""
+        """The lists of the queries. Raises Refusal if too many lists are waiting, and what `prepare` raises."""
         if self.waiting + len(queries) > self.limit:
-            raise Refusal(503, f"{self.waiting} lists are waiting, the maximum is {self.limit}; try again", retry=True)
-        job = Job(catalogue, queries, self._loop.create_future(), histories)
+            raise Refusal(503, f"{self.waiting} lists are waiting, the most is {self.limit}; try again", retry=True)
+        job = Job(catalogue, queries, self._loop.create_future(), prepare)
         self.waiting += len(queries)
         self._jobs.put(job)
         return await job.answer
@@ -93,24 +86,32 @@ class Batcher:
 
     def _compute(self, batch: Sequence[Job]) -> Iterable[tuple[int, Result]]:
         """(id of the job, its lists or the error). An error in a batch affects only the job that causes it."""
-        for catalogue in {id(job.catalogue): job.catalogue for job in batch}.values():
-            jobs = [job for job in batch if job.catalogue is catalogue]
+        ready = []
+        for job in batch:
             try:
-                for job in jobs:
-                    job.embed()
-                lists = catalogue.rank([query for job in jobs for query in job.queries])
-                self.observe(len(lists))
+                if job.prepare is not None:
+                    job.prepare()
+                ready.append(job)
             except Exception as error:
-                if len(jobs) == 1:
-                    yield id(jobs[0]), error
-                else:
-                    for job in jobs:
-                        yield from self._compute([job])
-                continue
-            first = 0
-            for job in jobs:
-                yield id(job), lists[first : first + len(job.queries)]
-                first += len(job.queries)
+                yield id(job), error
+        for catalogue in {id(job.catalogue): job.catalogue for job in ready}.values():
+            yield from self._ranked(catalogue, [job for job in ready if job.catalogue is catalogue])
+
+    def _ranked(self, catalogue: Catalogue, jobs: Sequence[Job]) -> Iterable[tuple[int, Result]]:
+        try:
+            lists = catalogue.rank([query for job in jobs for query in job.queries])
+            self.observe(len(lists))
+        except Exception as error:
+            if len(jobs) == 1:
+                yield id(jobs[0]), error
+            else:
+                for job in jobs:
+                    yield from self._ranked(catalogue, [job])
+            return
+        first = 0
+        for job in jobs:
+            yield id(job), lists[first : first + len(job.queries)]
+            first += len(job.queries)
 
     def _deliver(self, batch: Sequence[Job], results: dict[int, Result]) -> None:
         for job in batch:

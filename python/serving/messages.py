@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
 from ..errors import shown
 from .limits import Refusal
@@ -14,6 +14,13 @@ Id = Annotated[StrictInt | StrictStr, Field(description="Original id. An integer
 
 # Only the first error is reported; to collect those of a whole request takes a second.
 Ids = Annotated[list[Id], Field(fail_fast=True)]
+
+
+Value = Annotated[StrictInt | StrictStr, Field(description="A value of a cell, or one of its parts between bars.")]
+Values = Annotated[list[Value], Field(fail_fast=True)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Rows = Annotated[list[Annotated[list[Number], Field(fail_fast=True)]], Field(fail_fast=True)]
 
 
 class Message(BaseModel):
@@ -30,6 +37,13 @@ class RecommendRequest(Message):
     k: StrictInt = Field(20, description="Length of a list.")
     exclude: Ids = Field([], description="Items that no list may contain, besides those seen.")
     candidates: Ids | None = Field(None, description="The only items that lists may contain. Default: all.")
+    filters: dict[str, Value | Values] | None = Field(
+        None,
+        description="By column of the table of items: a value, or several of which an item must have one. Columns and "
+        "candidates must all allow an item.",
+    )
+    diversity: Share = Field(0.0, description="From 0, the best items, to 1, the most different ones.")
+    skip_unknown: StrictBool = Field(False, description="Ignore items that the model does not know.")
 
 
 class ItemList(BaseModel):
@@ -48,6 +62,9 @@ class RecommendAnswer(BaseModel):
 class SimilarRequest(Message):
     items: Ids = Field(description="Items; one list each.")
     k: StrictInt = Field(20, description="Length of a list.")
+    by: Literal["all", "features"] = Field(
+        "all", description="Compare the embeddings that score the items, or those of their features alone."
+    )
 
 
 class SimilarList(BaseModel):
@@ -58,6 +75,29 @@ class SimilarList(BaseModel):
 
 class SimilarAnswer(BaseModel):
     lists: list[SimilarList]
+    model: str
+
+
+class ItemsRequest(Message):
+    """New items by their features, which training never saw. They are not kept."""
+
+    items: Ids = Field(description="Ids of the new items, which the model must not have.")
+    features: dict[str, Rows] = Field(description="For each modality of the model a row of numbers per item.")
+    users: Ids | None = Field(None, description="Known users; one list of the new items each.")
+    histories: Annotated[list[Ids], Field(fail_fast=True)] | None = Field(
+        None, description="Instead of users: the items of each new user; one list of the new items each."
+    )
+    k: StrictInt = Field(20, description="Length of a list.")
+    similar: StrictInt = Field(0, description="How many known items with similar features to name for each new item.")
+    nearest: StrictInt = Field(
+        0, description="The collaborative part is the mean of those of this many known items with similar features."
+    )
+    skip_unknown: StrictBool = Field(False, description="Ignore items of histories that the model does not know.")
+
+
+class ItemsAnswer(BaseModel):
+    lists: list[ItemList] = Field(description="Of the new items, in the order of the users or histories.")
+    similar: list[SimilarList] = Field(description="In the order of the new items; empty if it was not asked for.")
     model: str
 
 

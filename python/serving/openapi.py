@@ -8,7 +8,16 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .messages import Error, Health, RecommendAnswer, RecommendRequest, SimilarAnswer, SimilarRequest
+from .messages import (
+    Error,
+    Health,
+    ItemsAnswer,
+    ItemsRequest,
+    RecommendAnswer,
+    RecommendRequest,
+    SimilarAnswer,
+    SimilarRequest,
+)
 
 ERRORS = {
     "400": "The body is not JSON.",
@@ -25,6 +34,8 @@ def description() -> dict[str, Any]:
         RecommendAnswer,
         SimilarRequest,
         SimilarAnswer,
+        ItemsRequest,
+        ItemsAnswer,
         Health,
         Error,
     ]
@@ -37,6 +48,7 @@ def description() -> dict[str, Any]:
         "paths": {
             "/recommend": {"post": _post("Recommendations", RecommendRequest, RecommendAnswer)},
             "/similar": {"post": _post("Items with the highest cosine", SimilarRequest, SimilarAnswer)},
+            "/items": {"post": _post("New items by their features", ItemsRequest, ItemsAnswer)},
             "/health": {"get": _get("The model in use", _json(Health))},
             "/metrics": {"get": _get("Metrics in Prometheus' format", {"text/plain": {"schema": {"type": "string"}}})},
         },

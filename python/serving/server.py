@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -130,6 +131,26 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
             if self._in_header and self._header_size > MOST_HEADER and not self.transport.is_closing():
                 self.send_400_response("")
 
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """The client has closed its sending side, and may still read. Requests that are complete are answered, and
+            then the connection is closed; one that is not never will be."""
+            last = self.cycle
+            if last is not None and last.more_body and not last.response_complete:
+                self.pipeline = deque(one for one in self.pipeline if one[0] is not last)
+                if self._running is last:
+                    last.disconnected = True
+                    last.message_event.set()
+                    if not last.response_started and not self.transport.is_closing():
+                        self._refuse("the request ends before its body is complete; send all of content-length")
+                    return False
+                last = self.pipeline[0][0] if self.pipeline else self._running
+            if self.transport.is_closing() or last is None or last.response_complete:
+                if self._in_header and not self.transport.is_closing():
+                    self._refuse("the request ends before its header is complete; end it with an empty line")
+                return False
+            last.keep_alive = False
+            return True
+
         def _feed(self, data: bytes) -> None:
             """As `data_received` of uvicorn, which loses the body of a request that offers to upgrade the protocol.
             Clients such as Java's HttpClient offer HTTP/2 in every request; a server may ignore it."""
@@ -160,7 +181,10 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
             self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
 
         def send_400_response(self, msg: str) -> None:
-            text = to_json({"error": f"the request is not valid HTTP/1.1, or its header exceeds {MOST_HEADER} bytes"})
+            self._refuse(f"the request is no valid HTTP/1.1, or its header exceeds {MOST_HEADER} bytes")
+
+        def _refuse(self, sentence: str) -> None:
+            text = to_json({"error": sentence})
             head = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/json\r\n"
             self.transport.write(head + b"content-length: %d\r\n\r\n" % len(text) + text)
             self.transport.close()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic_core import to_json
 
-from ..errors import InputError, first_line
+from ..errors import InputError, first_line, shown
 from .batching import Batcher
-from .catalogue import Catalogue, Query
+from .catalogue import Catalogue, Fresh, Query, Ranked
 from .limits import Limits, Refusal
 from .logs import log
-from .messages import RecommendRequest, SimilarRequest, parse
+from .messages import ItemsRequest, RecommendRequest, SimilarRequest, parse
 from .metrics import Metrics
+
+MOST_DIVERSE = 100  # items of a list with diversity, which takes time for each of them
 
 
 class Service:
@@ -56,40 +60,61 @@ class Service:
     async def recommend(self, body: bytes) -> bytes:
         """The answer to POST /recommend. Raises Refusal."""
         request, catalogue = parse(RecommendRequest, body), self.catalogue
-        self._check_k(request.k)
+        self._check_k(request.k, bool(request.diversity))
         if (request.users is None) == (request.histories is None):
             raise Refusal(422, "the body: give either users or histories")
-        self._check_count("exclude", request.exclude, self.limits.ids, "shorten it")
-        exclude = catalogue.find_items(request.exclude, "exclude") if request.exclude else None
-        candidates = None
-        if request.candidates is not None:
-            self._check_count("candidates", request.candidates, self.limits.ids, "shorten it")
-            candidates = catalogue.find_items(request.candidates, "candidates")
-        histories: list[np.ndarray] = []
-        if request.users is not None:
-            self._check_count("users", request.users, self.limits.lists, "send several requests")
-            index = [catalogue.find_user(user, f"users[{row}]") for row, user in enumerate(request.users)]
-            queries = [Query(user, request.k, exclude=exclude, candidates=candidates) for user in index]
-            names: list[int | str | None] = [catalogue.user_ids[user] for user in index]
-        else:
-            histories = self._histories(catalogue, request.histories or [])
-            out = [history if exclude is None else np.union1d(history, exclude) for history in histories]
-            queries = [Query(-1, request.k, exclude=items, candidates=candidates) for items in out]
-            names = [None] * len(histories)
-        lists = await self.batcher.submit(catalogue, queries, histories)
-        answers = [
-            {"user": user, "items": items, "scores": scores} for user, (items, scores) in zip(names, lists, strict=True)
-        ]
-        return to_json({"lists": answers, "model": catalogue.version})
+        self._check_count("exclude", request.exclude, self.limits.ids)
+        skip = request.skip_unknown
+        exclude = catalogue.find_items(request.exclude, "exclude", skip) if request.exclude else None
+        people = self._people(catalogue, request)
+        allowed = self._allowed(catalogue, request)
+        queries = []
+        for user, history in zip(people.index, people.histories, strict=True):
+            out = [items for items in (history, exclude) if items is not None]
+            items = np.unique(np.concatenate(out)) if out else None
+            queries.append(
+                Query(user, request.k, exclude=items, candidates=allowed, diversity=float(request.diversity))
+            )
+        lists = await self.batcher.submit(catalogue, queries, people.embedding(catalogue, queries))
+        return to_json({"lists": people.lists(lists), "model": catalogue.version})
 
-    def _histories(self, catalogue: Catalogue, histories: list[list[int | str]]) -> list[np.ndarray]:
-        """The indices of the items of new users."""
-        if catalogue.no_histories:
-            raise Refusal(422, f"histories: {catalogue.no_histories}")
-        self._check_count("histories", histories, self.limits.lists, "send several requests")
-        for row, history in enumerate(histories):
-            self._check_count(f"histories[{row}]", history, self.limits.ids, "shorten it")
-        return [catalogue.find_items(history, f"histories[{row}]") for row, history in enumerate(histories)]
+    def _people(self, catalogue: Catalogue, request: RecommendRequest | ItemsRequest) -> People:
+        """The users or histories of a request."""
+        if request.histories is not None:
+            if catalogue.no_histories:
+                raise Refusal(422, f"histories: {catalogue.no_histories}")
+            self._check_count("histories", request.histories, self.limits.lists)
+            for row, history in enumerate(request.histories):
+                self._check_count(f"histories[{row}]", history, self.limits.ids)
+            found = [
+                catalogue.find_items(history, f"histories[{row}]", request.skip_unknown)
+                for row, history in enumerate(request.histories)
+            ]
+            return People([-1] * len(found), found, [None] * len(found))
+        users = request.users or []
+        self._check_count("users", users, self.limits.lists)
+        index = [catalogue.find_user(user, f"users[{row}]") for row, user in enumerate(users)]
+        return People(index, [None] * len(index), [catalogue.user_ids[user] for user in index])
+
+    def _allowed(self, catalogue: Catalogue, request: RecommendRequest) -> np.ndarray | None:
+        """The items that candidates and filters allow, None for all."""
+        allowed = None
+        if request.candidates is not None:
+            self._check_count("candidates", request.candidates, self.limits.ids)
+            allowed = catalogue.find_items(request.candidates, "candidates", request.skip_unknown)
+            if request.candidates and not len(allowed):
+                raise Refusal(422, "candidates: none of them is an item of the model; give ids as in the data")
+        if request.filters:
+            if catalogue.filters is None:
+                raise Refusal(422, "filters: there is no column; start the service with --items and --filter-column")
+            for column, values in request.filters.items():
+                if isinstance(values, list):
+                    self._check_count(f"filters.{shown(column)}", values, self.limits.ids)
+            chosen = catalogue.filters.find(request.filters)
+            allowed = chosen if allowed is None else np.intersect1d(allowed, chosen, assume_unique=True)
+            if not len(allowed):
+                raise Refusal(422, "filters: no item is left to recommend; check the candidates and the filters")
+        return allowed
 
     async def similar(self, body: bytes) -> bytes:
         """The answer to POST /similar. Raises Refusal."""
@@ -97,16 +122,67 @@ class Service:
         self._check_k(request.k)
         self._check_count("items", request.items, self.limits.lists, "send several requests")
         index = [catalogue.find_item(item, f"items[{row}]") for row, item in enumerate(request.items)]
+        by_features = request.by == "features"
         for row, item in enumerate(index):
-            if not catalogue.can_be_compared(item):
-                name = catalogue.item_ids[item]
-                raise Refusal(422, f"items[{row}]: nothing is known about the item {name!r}: its embedding is zero")
-        lists = await self.batcher.submit(catalogue, [Query(-1, request.k, item=item) for item in index])
+            if reason := catalogue.cannot_be_compared(item, by_features):
+                raise Refusal(422, f"items[{row}]: {reason}")
+        queries = [Query(-1, request.k, item=item, by_features=by_features) for item in index]
+        lists = await self.batcher.submit(catalogue, queries)
         answers = [
             {"item": catalogue.item_ids[item], "items": items, "cosines": cosines}
             for item, (items, cosines) in zip(index, lists, strict=True)
         ]
         return to_json({"lists": answers, "model": catalogue.version})
+
+    async def items(self, body: bytes) -> bytes:
+        """The answer to POST /items. Raises Refusal."""
+        request, catalogue = parse(ItemsRequest, body), self.catalogue
+        self._check_k(request.k)
+        for name, count in (("similar", request.similar), ("nearest", request.nearest)):
+            if not 0 <= count <= self.limits.k:
+                raise Refusal(422, f"{name}: is {_number(count)}, but must be from 0 to {self.limits.k}")
+        if catalogue.no_features:
+            raise Refusal(422, f"features: {catalogue.no_features}")
+        if request.users is not None and request.histories is not None:
+            raise Refusal(422, "the body: give either users or histories, or neither")
+        self._check_count("items", request.items, self.limits.lists)
+        if not request.items:
+            raise Refusal(422, "items: is empty; give the id of at least one new item")
+        seen: set[str] = set()
+        for row, item in enumerate(request.items):
+            if str(item) in catalogue.item_index or str(item) in seen:
+                where = "occurs twice" if str(item) in seen else "is already an item of the model"
+                raise Refusal(422, f"items[{row}]: the new item {shown(item)} {where}; leave it out")
+            seen.add(str(item))
+        people = self._people(catalogue, request)
+        fresh = Fresh(list(request.items), torch.empty(0))
+        queries = [Query(user, request.k, fresh=fresh) for user in people.index]
+        nearby = [Query(-1, request.similar, by_features=True) for _ in request.items if request.similar]
+        embed_users = people.embedding(catalogue, queries)
+
+        def prepare() -> None:
+            try:
+                arrays = {name: _rows(name, rows, len(request.items)) for name, rows in request.features.items()}
+                alone = catalogue.embed_items(arrays)
+                fresh.embeddings = catalogue.embed_items(arrays, request.nearest) if request.nearest else alone
+            except InputError as error:
+                raise Refusal(422, str(error)) from None
+            for query, vector in zip(nearby, alone, strict=False):
+                query.vector = vector
+            if embed_users is not None:
+                embed_users()
+
+        lists = await self.batcher.submit(catalogue, [*queries, *nearby], prepare)
+        return to_json(
+            {
+                "lists": people.lists(lists[: len(queries)]),
+                "similar": [
+                    {"item": item, "items": items, "cosines": cosines}
+                    for item, (items, cosines) in zip(request.items, lists[len(queries) :], strict=False)
+                ],
+                "model": catalogue.version,
+            }
+        )
 
     async def health(self, body: bytes) -> bytes:
         catalogue = self.catalogue
@@ -127,10 +203,56 @@ class Service:
         self.metrics.active.set(self.active)
         return self.metrics.text()
 
-    def _check_k(self, k: int) -> None:
-        if not 1 <= k <= self.limits.k:
-            raise Refusal(422, f"k: is {k if abs(k) < 10**18 else 'too large'}, but must be from 1 to {self.limits.k}")
+    def _check_k(self, k: int, diverse: bool = False) -> None:
+        most = min(MOST_DIVERSE, self.limits.k) if diverse else self.limits.k
+        if not 1 <= k <= most:
+            why = " with diversity" if diverse else ""
+            raise Refusal(422, f"k: is {_number(k)}, but must be from 1 to {most}{why}")
 
-    def _check_count(self, name: str, values: list[Any], most: int, advice: str) -> None:
+    @staticmethod
+    def _check_count(name: str, values: list[Any], most: int) -> None:
         if len(values) > most:
-            raise Refusal(422, f"{name}: has {len(values)} entries, the maximum is {most}; {advice}")
+            raise Refusal(422, f"{name}: has {len(values)} entries, the most is {most}; send several requests")
+
+
+@dataclass(slots=True)
+class People:
+    """The users of a request. index: −1 for a new one. histories: their items, None for a known user. names: ids."""
+
+    index: list[int]
+    histories: Sequence[np.ndarray | None]
+    names: Sequence[int | str | None]
+
+    def embedding(self, catalogue: Catalogue, queries: Sequence[Query]) -> Callable[[], None] | None:
+        """What gives the queries the embeddings of the new users, None without any."""
+        histories = [history for history in self.histories if history is not None]
+        if not histories:
+            return None
+
+        def embed() -> None:
+            for query, vector in zip(queries, catalogue.embed(histories), strict=True):
+                query.vector = vector
+
+        return embed
+
+    def lists(self, ranked: Sequence[Ranked]) -> list[dict[str, Any]]:
+        return [
+            {"user": user, "items": items, "scores": scores}
+            for user, (items, scores) in zip(self.names, ranked, strict=True)
+        ]
+
+
+def _rows(name: str, rows: list[list[float]], count: int) -> np.ndarray:
+    """Features as a matrix. Raises InputError that names the first row of another length."""
+    for row, values in enumerate(rows):
+        if len(values) != len(rows[0]):
+            raise InputError(
+                f"features.{shown(name)}[{row}]: has {len(values)} numbers, the first row has {len(rows[0])}"
+            )
+    if len(rows) != count:
+        raise InputError(f"features.{shown(name)}: has {len(rows)} rows for {count} new items")
+    return np.array(rows)
+
+
+def _number(value: int) -> str:
+    return str(value) if abs(value) < 10**18 else "too large"

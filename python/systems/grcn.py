@@ -10,7 +10,7 @@ from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from .base import ModuleSystem, Recommender, features_of, table
-from .inference import Inference, affine, starting_with
+from .inference import Inference, affine, blocks, starting_with
 
 ROUTINGS = 3
 _ops = torch.ops.mmssl_fast
@@ -117,6 +117,10 @@ class GRCNInference(Inference):
 
     def cold(self, weights, content):
         return torch.cat([content.new_zeros(len(content), self.config.model.dim), content], 1)
+
+    def by_modality(self, weights, content, widths):
+        projected = [len(weights[f"project.{m}.weight"]) for m in range(len(widths))]
+        return [self.cold(weights, part) for part in blocks(content, projected)]
 
 
 class GRCNSystem(ModuleSystem):

@@ -112,6 +112,13 @@ class Inference:
         """The embeddings [n, d] of items without interactions, from their content. Equals System.cold_items."""
         raise NotImplementedError
 
+    def by_modality(self, weights: Tensors, content: Tensor, widths: Sequence[int]) -> list[Tensor] | None:
+        """`cold` as a sum: the part [n, d] of each modality, in their order. widths: columns of the features of each.
+
+        None if the modalities cannot be told apart from the content, or are not added.
+        """
+        return None
+
     def tables(self, known: Known) -> Tensors:
         """What `users` reads: sums over the layers [I, w] and weights, by any name."""
         raise NotImplementedError
@@ -216,6 +223,13 @@ class ItemTower(nn.Module):
         """Inference.cold of a content."""
         return self.inference.cold(self._weights(), content)
 
+    def by_modality(self, content: Tensor) -> list[Tensor] | None:
+        """Inference.by_modality of a content. With one modality, its part is the whole embedding."""
+        widths = [len(getattr(self, mean)) for mean in self.means.values()]
+        if len(widths) == 1:
+            return [self.cold(content)]
+        return self.inference.by_modality(self._weights(), content, widths)
+
     def _weights(self) -> Tensors:
         return {name: getattr(self, buffer) for name, buffer in self.names.items()}
 
@@ -249,6 +263,17 @@ def inference_of(kind: Any, config: Config) -> Inference:
 def bag(table: Tensor, crow: Tensor, col: Tensor) -> Tensor:
     """The sums [n, w] of the rows of table [I, w] over every history."""
     return F.embedding_bag(col.long(), table, crow, mode="sum", include_last_offset=True)
+
+
+def blocks(x: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """x [n, w] as a sum: for each block of columns, x with 0 in all other columns."""
+    found, first = [], 0
+    for width in widths:
+        part = torch.zeros_like(x)
+        part[:, first : first + width] = x[:, first : first + width]
+        found.append(part)
+        first += width
+    return found
 
 
 def by_root(degree: Tensor) -> Tensor:

@@ -31,6 +31,9 @@ class MMSSLInference(Inference):
         parts = content.split(self.config.model.dim, 1)
         return self.config.model.omega * torch.stack([unit_rows(part) for part in parts]).sum(0)
 
+    def by_modality(self, weights, content, widths):
+        return [self.config.model.omega * unit_rows(part) for part in content.split(self.config.model.dim, 1)]
+
     def tables(self, known):
         graph, model, parameters = known.graph, self.config.model, known.parameters
         warm = (graph.item_degree > 0)[:, None]

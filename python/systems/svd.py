@@ -14,7 +14,7 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..errors import InputError
 from .base import UntrainedSystem, features_of
-from .inference import Inference, bag
+from .inference import Inference, bag, blocks
 
 NOISE = 1e-12  # entries of a (unit-length) singular vector below this are rounding errors of the solver
 BLOCK = 4096  # users processed at once
@@ -36,6 +36,9 @@ class SVDInference(Inference):
 
     def cold(self, weights, content):
         return torch.cat([content.new_zeros(len(content), self.config.model.dim), content], 1)
+
+    def by_modality(self, weights, content, widths):
+        return [self.cold(weights, part) for part in blocks(content, widths)]
 
     def tables(self, known):
         settings, values = self.config.svd, known.parameters["values"].double()

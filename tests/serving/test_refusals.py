@@ -319,5 +319,6 @@ def test_limits_are_not_in_the_way_of_what_they_allow(client_of):
 
 def test_an_app_is_a_plain_asgi_application():
     app = make_app(Service(lambda: Catalogue(made())))
-    assert [route.path for route in app.routes] == ["/recommend", "/similar", "/health", "/metrics", "/openapi.json"]
+    paths = ["/recommend", "/similar", "/items", "/health", "/metrics", "/openapi.json"]
+    assert [route.path for route in app.routes] == paths
     assert np.isfinite(app.routes[0].endpoint.service.limits.seconds)
