@@ -129,11 +129,11 @@ def recommend(
     notes = []
     added = None
     if new_items:
-        ids, features = files.read_new_items(new_items, item_tower(model).widths)
-        fresh = [row for row, item in enumerate(ids) if item not in model.interactions.item_index]
-        if present := len(ids) - len(fresh):
-            notes.append(f"{present:,} of {len(ids):,} new items are items of the model, and keep their embedding")
-        added = [ids[row] for row in fresh], {name: values[fresh] for name, values in features.items()}
+        ids, features, known = files.read_unknown_items(new_items, item_tower(model).modalities, model)
+        if known:
+            count = len(ids) + known
+            notes.append(f"{known:,} of {count:,} new items are items of the model, and keep their embedding")
+        added = ids, features
     allowed = _allowed(candidates, filters, items)
     known = {*model.interactions.item_index, *(added[0] if added else ())}
     model, pairs = for_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -18,6 +19,36 @@ def serve(
         Literal["train", "all"],
         typer.Option(help="Interactions to exclude: train, or all (training, validation and test)."),
     ] = "train",
+    new_items: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[MODALITY=]FILE",
+            help="Features, with ids, of items that training never saw; or a folder of such files. They are ranked "
+            "beside the others. May be given several times.",
+        ),
+    ] = None,
+    nearest: Annotated[
+        int,
+        typer.Option(help="Collaborative part of new items: the mean of this many known items. 0: none."),
+    ] = 0,
+    items: Annotated[
+        Path | None, typer.Option(help="Table with a column item, for --filter-column and --page.")
+    ] = None,
+    filter_columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter-column",
+            metavar="COLUMN",
+            help="Column of --items by whose values requests may choose items. May be given several times.",
+        ),
+    ] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Also show a page, at /, with histories, lists and a map of the items.")
+    ] = False,
+    title: Annotated[str | None, typer.Option(help="Column of --items with titles, for the page.")] = None,
+    image: Annotated[str | None, typer.Option(help="Column of --items with file names of pictures.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    colour: Annotated[str | None, typer.Option(help="Column of --items that colours the map.")] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -48,20 +79,34 @@ def serve(
     """Answer requests for recommendations and similar items over HTTP, until the process is terminated. SIGHUP loads
     the model again."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can reload; the model has not been read yet
-    from ..errors import needed
+    from ..errors import InputError, needed
 
     for name in ("starlette", "uvicorn", "httptools", "prometheus_client"):
         needed(name, "serve")
     import torch
 
-    from ..serving.catalogue import Catalogue
     from ..serving.limits import Limits
+    from ..serving.page.content import PageOptions
     from ..serving.server import run as run_server
     from ..serving.service import Service
+    from ..serving.sources import Sources
     from ..threads import available
 
     limits = Limits(
         max_body, max_lists, max_k, max_ids, max_waiting, max_requests, max_connections, timeout, header_seconds=timeout
     )
     torch.set_num_threads(threads or max(1, available() - 1))
-    run_server(lambda: Service(lambda: Catalogue.load(run, exclude), limits, log_requests), host, port)
+    shown = {"--title": title, "--image": image, "--images": images, "--colour": colour}
+    for name, value in shown.items():
+        if value is not None and not page:
+            raise InputError(f"{name} is for --page; give both")
+    sources = Sources(
+        Path(run),
+        exclude,
+        tuple(new_items or ()),
+        nearest,
+        items,
+        tuple(filter_columns or ()),
+        PageOptions(items, title, image, images, colour) if page else None,
+    )
+    run_server(lambda: Service(sources.load, limits, log_requests), host, port)

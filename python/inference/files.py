@@ -13,6 +13,7 @@ from ..data.files import check_named, existing_file
 from ..data.named_features import read_named_features
 from ..data.tables import SEPARATORS, column_names, first_line, read_table
 from ..errors import InputError, shown
+from ..runs.saved_model import Model
 
 SEPARATOR = "|"  # between several values in one cell
 
@@ -82,6 +83,16 @@ def read_new_items(sources: Sequence[str], widths: Mapping[str, int]) -> tuple[l
             _refuse_repeated(path, ids)
         features[name] = values[_places(path, own, ids)]
     return ids, features
+
+
+def read_unknown_items(
+    sources: Sequence[str], modalities: Sequence[str], model: Model
+) -> tuple[list[str], dict[str, np.ndarray], int]:
+    """`read_new_items` without the items of the model: (ids, features, number of items that were left out)."""
+    ids, features = read_new_items(sources, modalities)
+    fresh = [row for row, item in enumerate(ids) if item not in model.interactions.item_index]
+    left = {name: values[fresh] for name, values in features.items()}
+    return [ids[row] for row in fresh], left, len(ids) - len(fresh)
 
 
 def _by_modality(source: str, modalities: Sequence[str]) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from pydantic_core import to_json
@@ -19,10 +19,14 @@ from starlette.types import Receive, Scope, Send
 from .limits import Refusal
 from .logs import log
 from .openapi import description
+from .page.answers import HEADERS as PAGE_HEADERS
+from .page.answers import Page
+from .page.answers import files as page_files
 from .service import Service
 
 JSON, TEXT = b"application/json", b"text/plain; version=0.0.4; charset=utf-8"
-Answer = Callable[[bytes], Awaitable[bytes]]
+# From the body, or for a query the query string, to the payload, and its media type where it is not always the same.
+Answer = Callable[[bytes], Awaitable[bytes | tuple[bytes, bytes]]]
 
 
 def make_app(service: Service) -> Starlette:
@@ -40,6 +44,8 @@ def make_app(service: Service) -> Starlette:
         _route(service, "/metrics", "GET", service.measured, TEXT),
         _route(service, "/openapi.json", "GET", openapi_json),
     ]
+    if service.catalogue.page is not None:
+        routes += _page_routes(service)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -66,14 +72,54 @@ def _route(service: Service, path: str, method: str, answer: Answer, kind: bytes
     return Route(path, Endpoint(service, path, answer, kind), methods=[method])
 
 
+def _page_routes(service: Service) -> list[Route]:
+    page, files = Page(service), page_files()
+
+    def static(name: str) -> Answer:
+        async def answer(body: bytes) -> tuple[bytes, bytes]:
+            return files[name]
+
+        return answer
+
+    routes = [_page_route(service, "/", "GET", static("page.html"))]
+    routes += [_page_route(service, f"/page/{name}", "GET", static(name)) for name in files if name != "page.html"]
+    routes += [
+        _page_route(service, f"/page/{name}", method, answer, query=name == "picture")
+        for name, method, answer in (
+            ("start", "GET", page.start),
+            ("map", "GET", page.map),
+            ("picture", "GET", page.picture),
+            ("find", "POST", page.find),
+            ("person", "POST", page.person),
+            ("item", "POST", page.item),
+            ("cold", "POST", page.cold),
+        )
+    ]
+    return routes
+
+
+def _page_route(service: Service, path: str, method: str, answer: Answer, query: bool = False) -> Route:
+    endpoint = Endpoint(service, path, answer, JSON, PAGE_HEADERS, query)
+    return Route(path, endpoint, methods=[method])
+
+
 class Endpoint:
     """Reads the body of a request, answers, and turns every error into an answer.
 
     It speaks ASGI directly, because Request and Response objects take longer than the ranking of a small catalogue.
     """
 
-    def __init__(self, service: Service, path: str, answer: Answer, kind: bytes) -> None:
+    def __init__(
+        self,
+        service: Service,
+        path: str,
+        answer: Answer,
+        kind: bytes,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        query: bool = False,
+    ) -> None:
         self.service, self.path, self.answer, self.kind = service, path, answer, kind
+        self.headers, self.query = list(headers), query
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, started = self.service, time.perf_counter()
@@ -85,12 +131,14 @@ class Endpoint:
                 try:
                     if service.active > service.limits.requests and self.path not in ("/health", "/metrics"):
                         raise Refusal(503, "too many requests at the same time; try again", retry=True, close=True)
-                    payload = await self.answer(await self._body(scope, receive))
+                    body = await self._body(scope, receive)
+                    found = await self.answer(scope["query_string"] if self.query else body)
+                    payload, kind = found if isinstance(found, tuple) else (found, kind)
                 except Refusal as refusal:
                     status, kind, headers, error = refusal.status, JSON, refusal.headers, refusal.sentence
                     payload = to_json({"error": error})
                 sent = True
-                await _send(send, status, kind, headers, payload)
+                await _send(send, status, kind, [*headers, *self.headers], payload)
         except TimeoutError:
             error = f"the request took longer than {service.limits.seconds:g} seconds"
             if sent:

@@ -78,11 +78,12 @@ Ranked = tuple[list[int | str], list[float]]
 class Catalogue:
     """The users and items of a model. It is not changed after it was made; a reload makes another one.
 
-    exclude: the interactions that are left out of a user's lists, those of "train" or of "all" splits. filters: the
-    columns by whose values requests may choose items.
+    exclude: the interactions that are left out of a user's lists, those of "train" or of "all" splits.
+
+    filters: the columns by whose values requests may choose items. page: what the page shows. `Sources.load` sets them.
     """
 
-    def __init__(self, model: Model, exclude: str = "train", filters: Filters | None = None) -> None:
+    def __init__(self, model: Model, exclude: str = "train") -> None:
         if exclude not in EXCLUDE:
             raise InputError(f"exclude = {exclude!r}: must be {' or '.join(EXCLUDE)}")
         dataset = model.interactions
@@ -110,7 +111,8 @@ class Catalogue:
         self._unit_items = self._items[self._similar_to]
         self._similar_place = torch.cumsum(self._with_embedding, 0) - 1
 
-        self.filters, self.page = filters, None  # page: what serving.page shows, if it is asked for
+        self.filters: Filters | None = None
+        self.page: Any = None  # a page.content.Content
         self.n_trained = (model.base or model).interactions.n_items
         self.no_histories = ""  # why the model cannot embed a user by a history
         try:
@@ -168,6 +170,22 @@ class Catalogue:
     def embed_items(self, features: Mapping[str, np.ndarray], nearest: int = 0) -> Tensor:
         """Embeddings [n, d] of new items, as of the function of this name. Raises InputError."""
         return embed_items(self.model, features, nearest)
+
+    def has_embedding(self, item: int) -> bool:
+        """Whether anything is known about the item."""
+        return bool(self._with_embedding[item])
+
+    def user_vector(self, user: int) -> Tensor:
+        """The embedding [d] of a user."""
+        return self._users[user]
+
+    def item_vectors(self, items: np.ndarray) -> Tensor:
+        """The embeddings [n, d] of items."""
+        return self._items[torch.from_numpy(items)]
+
+    def seen(self, user: int) -> np.ndarray:
+        """The items that are left out of a user's lists."""
+        return self._seen.indices[self._seen.indptr[user] : self._seen.indptr[user + 1]].astype(np.int64)
 
     def cannot_be_compared(self, item: int, by_features: bool = False) -> str:
         """Why no items are similar to this one, "" if there are such: its embedding is zero."""

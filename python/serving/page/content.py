@@ -1,0 +1,126 @@
+"""What the page shows about the items of a catalogue: titles, pictures and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...inference.files import read_columns
+from ..catalogue import Catalogue
+from .groups import Groups, grouped
+from .map import points
+from .parts import Parts
+from .pictures import checked_name
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """items: table with a column item. title, image, colour: its columns. images: the folder of the pictures."""
+
+    items: Path | None = None
+    title: str | None = None
+    image: str | None = None
+    images: Path | None = None
+    colour: str | None = None
+
+    def __post_init__(self) -> None:
+        given = {"--title": self.title, "--image": self.image, "--colour": self.colour}
+        for name, value in given.items():
+            if value is not None and self.items is None:
+                raise InputError(f"{name} is a column of the table --items; give both")
+        if (self.image is None) != (self.images is None):
+            raise InputError("--image and --images belong together: the column of file names, and their folder")
+        if self.images is not None and not self.images.is_dir():
+            raise InputError(f"{self.images}: is not a folder; give the one that the names of --image are in")
+
+
+class Content:
+    """Made with the catalogue, and not changed after that.
+
+    titles: of the items. pictures: file names below the folder of the pictures, "" for none. cold: bool [I], items
+    without training interactions. counts: interactions in training.
+    """
+
+    def __init__(self, catalogue: Catalogue, options: PageOptions) -> None:
+        data = catalogue.model.interactions
+        self.options, self.catalogue = options, catalogue
+        columns = _columns(options, catalogue)
+        ids = [str(item) for item in catalogue.item_ids]
+        titles = columns.get(options.title or "", ids)
+        self.titles = [title.strip() or item for title, item in zip(titles, ids, strict=True)]
+        self.notes = columns.get(options.colour or "", [""] * len(ids))
+        self.groups: Groups | None = grouped(self.notes) if options.colour else None
+        names = columns.get(options.image or "", [""] * len(ids))
+        self.pictures = [checked_name(options.items, item, name) for item, name in zip(ids, names, strict=True)]
+        self.folder = options.images.resolve() if options.images else None
+        self.counts = np.diff(data.train.tocsc().indptr)
+        self.history_sizes = np.diff(data.train.indptr)
+        self.cold = np.flatnonzero(self.counts == 0)
+        self.no_cold = ""  # why no cold items can be recommended
+        if not len(self.cold):
+            self.no_cold = "every item has interactions"
+        elif not any(catalogue.has_embedding(item) for item in self.cold.tolist()):
+            self.no_cold = catalogue.no_features or "the model knows nothing about them"
+        self.parts = Parts(catalogue)
+        self.map = points(catalogue, self.counts)
+
+    def item(self, index: int) -> dict[str, Any]:
+        """What the page shows of an item. Its id is a text, because JavaScript rounds large integers."""
+        return {
+            "id": str(self.catalogue.item_ids[index]),
+            "title": self.titles[index],
+            "note": self.notes[index].replace("|", ", "),
+            "group": None if self.groups is None else int(self.groups.of[index]),
+            "picture": bool(self.pictures[index]),
+            "count": int(self.counts[index]),
+        }
+
+    def find_items(self, text: str, most: int) -> list[int]:
+        """Items whose title or id contains a text: those with this id first, then those whose title begins with it,
+        then by their number of interactions."""
+        wanted = text.casefold().strip()
+        exact = self.catalogue.item_index.get(text.strip(), -1)
+        found = [n for n, title in enumerate(self._searched) if wanted in title and n != exact]
+        found.sort(key=lambda n: (not self._searched[n].startswith(wanted), -self.counts[n]))
+        return ([exact] if exact >= 0 else []) + found[: most - (exact >= 0)]
+
+    def find_users(self, text: str, most: int) -> list[int]:
+        """Users whose id contains a text: the one with this id, then those whose id begins with it."""
+        wanted = text.strip()
+        exact = self.catalogue.user_index.get(wanted, -1)
+        users = [n for user, n in self.catalogue.user_index.items() if wanted in user and n != exact]
+        users.sort(key=lambda n: (not str(self.catalogue.user_ids[n]).startswith(wanted), -self.history_sizes[n]))
+        return ([exact] if exact >= 0 else []) + users[: most - (exact >= 0)]
+
+    def by_score(self, vector: torch.Tensor, items: np.ndarray) -> np.ndarray:
+        """The items, those with the highest score for a user embedding first."""
+        scores = (self.catalogue.item_vectors(items) @ vector).numpy()
+        return items[np.lexsort((items, -self.counts[items], -scores))]
+
+    @cached_property
+    def _searched(self) -> list[str]:
+        return [title.casefold() for title in self.titles]
+
+
+def _columns(options: PageOptions, catalogue: Catalogue) -> dict[str, list[str]]:
+    """{column: cells by item}, "" for items without a row."""
+    wanted: Sequence[str] = [name for name in (options.title, options.image, options.colour) if name is not None]
+    if options.items is None or not wanted:
+        return {}
+    texts = read_columns(options.items, list(dict.fromkeys(["item", *wanted])))
+    rows: dict[int, int] = {}
+    for row, item in enumerate(texts["item"]):
+        index = catalogue.item_index.get(item)
+        if index is not None:
+            rows.setdefault(index, row)
+    if not rows:
+        raise InputError(f"{options.items}: none of its items is an item of the model; give ids as in the data")
+    every = range(len(catalogue.item_ids))
+    return {name: [texts[name][rows[index]] if index in rows else "" for index in every] for name in wanted}
