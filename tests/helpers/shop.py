@@ -44,9 +44,7 @@ def write_shop(folder, n_users=80, n_items=120, cold=9, seed=0):
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), folder / "interactions.parquet")
     years = rng.integers(1960, 2024, n_items).tolist()
     genres = [f"{kind}|{rng.choice(COLOURS)}" for kind in kinds]
-    pq.write_table(
-        pa.table({"item": ids, "title": titles, "year": years, "genres": genres}), folder / "items.parquet"
-    )
+    pq.write_table(pa.table({"item": ids, "title": titles, "year": years, "genres": genres}), folder / "items.parquet")
     return folder
 
 

@@ -248,7 +248,13 @@ def test_health_and_openapi(client_of):
     assert health["status"] == "ok" and health["users"] == N_USERS and health["items"] == N_ITEMS
     assert health["model"] == asked(client, users=["user 1, ä"])["model"] and health["reload_error"] is None
     api = client.get("/openapi.json").json()
-    assert api["openapi"] == "3.1.0" and set(api["paths"]) == {"/recommend", "/similar", "/items", "/health", "/metrics"}
+    assert api["openapi"] == "3.1.0" and set(api["paths"]) == {
+        "/recommend",
+        "/similar",
+        "/items",
+        "/health",
+        "/metrics",
+    }
     names = set(api["components"]["schemas"])
     text = client.get("/openapi.json").text
     assert {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]} <= names

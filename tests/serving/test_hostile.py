@@ -78,6 +78,75 @@ def test_large_headers_and_nonsense_are_refused_as_json(process, parts):
     assert ask(process.port, {"users": [1]})[0] == 200
 
 
+def half_closed(process, *parts):
+    """The statuses and bodies of the answers to a client that closes its sending side after these bytes."""
+    with socket.create_connection(("127.0.0.1", process.port)) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.05)
+        connection.shutdown(socket.SHUT_WR)
+        started, found, text = time.monotonic(), [], received(connection)
+    assert time.monotonic() - started < 4  # the connection is closed as soon as everything is answered
+    while text:
+        head, _, text = text.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        found.append((int(head.split()[1]), json.loads(text[:length])))
+        text = text[length:]
+    return found
+
+
+POST = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+CHUNKS = b"POST /recommend HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(BODY), BODY)
+HALF_CLOSED = {
+    "one request": ([POST], [200]),
+    "in parts": ([POST[:40], POST[40:]], [200]),
+    "three at once": ([POST * 3], [200, 200, 200]),
+    "HTTP/1.0": ([b"GET /health HTTP/1.0\r\n\r\n"], [200]),
+    "chunked": ([CHUNKS + b"0\r\n\r\n"], [200]),
+    "unknown path": ([b"POST /nope HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"], [404]),
+    "short body": ([POST[:-3]], [400]),
+    "no last chunk": ([CHUNKS], [400]),
+    "no header": ([POST[:20]], [400]),
+    "nothing": ([b""], []),
+}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", HALF_CLOSED)
+def test_a_client_that_closes_its_sending_side_is_answered(process, name):
+    parts, statuses = HALF_CLOSED[name]
+    found = half_closed(process, *parts)
+    assert [status for status, _ in found] == statuses
+    if statuses == [400]:
+        assert found[0][1]["error"].startswith("the request ends before its ")
+    assert ask(process.port, {"users": [1]})[0] == 200
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("end", [3, 70])
+def test_a_request_that_is_answered_before_one_that_is_cut(process, end):
+    """The second one is refused, or where the first is still being answered, only the connection is closed."""
+    found = half_closed(process, POST + POST[:-end])
+    assert [status for status, _ in found] in ([200], [200, 400]) and found[0][1]["lists"]
+
+
+@pytest.mark.processes
+def test_clients_that_vanish_leave_nothing_behind(process):
+    for n in range(50):
+        connection = socket.create_connection(("127.0.0.1", process.port))
+        connection.sendall(POST[:-1] if n % 2 else POST)
+        connection.close()
+    deadline = time.monotonic() + 10
+    while True:
+        with socket.create_connection(("127.0.0.1", process.port)) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            text = received(connection)
+        if b"mmssl_active_requests 1.0" in text and b"mmssl_waiting_lists 0.0" in text:
+            break
+        assert time.monotonic() < deadline, text
+        time.sleep(0.1)
+
+
 @pytest.mark.processes
 def test_a_client_that_sends_too_much_reads_why(process):
     """A closed connection would reset it before it reads the answer."""

@@ -17,6 +17,7 @@ from served_model import made
 from shop import HOSTILE, png
 from shop_model import COLD, N_ITEMS, page_of, shop_data, trained, write_model, write_table
 
+HEADED = ("/page/start", "/page/map", "/page/picture?item=102", "/page/picture?item=no")
 FILES = ("/", "/page/page.css", "/page/page.js", "/page/parts.js", "/page/map.js", "/page/icon.svg")
 
 
@@ -54,7 +55,7 @@ def test_no_page_unless_it_is_asked_for(client_of):
         assert client.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("path", [*FILES, "/page/start", "/page/map", "/page/picture?item=102", "/page/picture?item=no"])
+@pytest.mark.parametrize("path", [*FILES, *HEADED])
 def test_every_answer_of_the_page_has_the_headers(client, path):
     response = client.get(path)
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
@@ -273,11 +274,15 @@ def test_groups():
     many = grouped([str(chr(97 + n)) for n in range(12) for _ in range(20 - n)])
     assert many.names == [*"abcdefgh", "others"] and many.described()[-1]["size"] == sum(20 - n for n in range(8, 12))
     years = grouped([str(1950 + n % 60) for n in range(600)] + [""])
-    assert years.ordered and len(years.names) == 7 and years.names[0] == "1950 to 1959" and years.names[-1] == "no value"
+    assert (
+        years.ordered and len(years.names) == 7 and years.names[0] == "1950 to 1959" and years.names[-1] == "no value"
+    )
     assert [group["size"] for group in years.described()[:-1]] == [100] * 6
     assert grouped(["1", "2", "1"]).names == ["1", "2"] and not grouped(["1", "2", "1"]).rest
     assert grouped(["", ""]).names == ["no value"]
-    assert grouped(["nan", "x"]).names == ["nan", "x"] and grouped([str(n) for n in range(9)] + ["inf"]).ordered is False
+    assert (
+        grouped(["nan", "x"]).names == ["nan", "x"] and grouped([str(n) for n in range(9)] + ["inf"]).ordered is False
+    )
 
 
 def test_the_projection_has_the_leading_components():

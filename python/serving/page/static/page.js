@@ -150,7 +150,7 @@ async function showItem(id, still) {
     );
   const columns = make(
     "div.columns.even",
-    side("Similar by choices and features", "The nearest by the embedding that scores the items.", answer.all),
+    side(start.parts.length ? "Similar by choices and features" : "Similar by choices", "The nearest by the embedding that scores the items.", answer.all),
     side("Similar by features alone", "The nearest by what the item is, whoever chooses it.", answer.features),
   );
   by("item").replaceChildren(make("div.result", head, columns));

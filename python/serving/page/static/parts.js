@@ -63,7 +63,7 @@ export function card(item, extra = null, place = null) {
 
 // As many digits as tell the largest score of a list from its neighbours.
 const rounded = (value, most = 1) => {
-  const digits = Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(most || 1))));
+  const digits = Math.max(0, Math.min(6, 3 - Math.floor(Math.log10(most || 1))));
   return (Math.abs(value) < 0.5 * 10 ** -digits ? 0 : value).toFixed(digits).replace("-", "−");
 };
 
