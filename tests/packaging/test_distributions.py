@@ -24,7 +24,7 @@ def shipped_modules():
             if (
                 path.suffix == ".py"
                 or path.name == "py.typed"
-                or path.parent.name in ("presets", "searches", "templates")
+                or path.parent.name in ("presets", "searches", "templates", "static")
             ):
                 yield f"{package.replace('.', '/')}/{path.relative_to(ROOT / tree).as_posix()}"
 

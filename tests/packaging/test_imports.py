@@ -116,7 +116,7 @@ def _imported(folder):
     """The top-level packages that the modules of a folder of python/ import; "": those of all other folders."""
     imported = set()
     for path in (ROOT / "python" / folder).rglob("*.py"):
-        if not folder and path.parent.name == "serving":
+        if not folder and "serving" in path.relative_to(ROOT).parts:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
