@@ -200,7 +200,9 @@ class Catalogue:
 
     @torch.no_grad()
     def by_features(self, items: Tensor | slice = slice(None)) -> Tensor:
-        """The embeddings [n, d] of items by their features alone. Needs `content`."""
+        """The embeddings [n, d] of items by their features alone."""
+        if self.content is None:
+            raise ValueError(f"by_features: {self.no_features}")
         return self.item_tower.cold(self.content[items])
 
     def rank(self, queries: Sequence[Query]) -> list[Ranked]:

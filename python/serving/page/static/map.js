@@ -123,9 +123,9 @@ function zoom(factor, x = size.width / 2, y = size.height / 2) {
 }
 
 function place(n) {
-  const side = Math.min(size.width, size.height) - 40;
+  const side = Math.min(size.width, size.height) - 90; // the buttons are below
   const x = (points.x[n] / points.steps - 0.5) * (size.width - 40) + size.width / 2;
-  const y = (0.5 - points.y[n] / points.steps) * side + size.height / 2;
+  const y = (0.5 - points.y[n] / points.steps) * side + size.height / 2 - 22;
   return [x * view.zoom + view.x, y * view.zoom + view.y];
 }
 
