@@ -171,9 +171,10 @@ class Catalogue:
         """Embeddings [n, d] of new items, as of the function of this name. Raises InputError."""
         return embed_items(self.model, features, nearest)
 
-    def has_embedding(self, item: int) -> bool:
-        """Whether anything is known about the item."""
-        return bool(self._with_embedding[item])
+    @property
+    def known_items(self) -> np.ndarray:
+        """bool [I]: whether the embedding of an item is not zero."""
+        return self._with_embedding.numpy()
 
     def user_vector(self, user: int) -> Tensor:
         """The embedding [d] of a user."""

@@ -81,9 +81,10 @@ def test_large_headers_and_nonsense_are_refused_as_json(process, parts):
 def half_closed(process, *parts):
     """The statuses and bodies of the answers to a client that closes its sending side after these bytes."""
     with socket.create_connection(("127.0.0.1", process.port)) as connection:
-        for part in parts:
+        for part in parts[:-1]:
             connection.sendall(part)
             time.sleep(0.05)
+        connection.sendall(parts[-1])
         connection.shutdown(socket.SHUT_WR)
         started, found, text = time.monotonic(), [], received(connection)
     assert time.monotonic() - started < 4  # the connection is closed as soon as everything is answered

@@ -58,8 +58,6 @@ class Page:
         catalogue = content.catalogue
         data = catalogue.model.interactions
         groups = content.groups
-        busiest = np.argsort(-content.history_sizes, kind="stable")
-        middle = [int(user) for user in busiest if 5 <= content.history_sizes[user] <= 60][:6] or busiest[:6].tolist()
         return to_json(
             {
                 "model": catalogue.version,
@@ -77,7 +75,7 @@ class Page:
                 "pictures": content.folder is not None,
                 "groups": [] if groups is None else groups.described(),
                 "ordered": groups is not None and groups.ordered,
-                "examples": [str(catalogue.user_ids[user]) for user in middle],
+                "examples": [str(catalogue.user_ids[user]) for user in content.examples],
             }
         )
 

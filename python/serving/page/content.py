@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,9 @@ class PageOptions:
 class Content:
     """Made with the catalogue, and not changed after that.
 
-    titles: of the items. pictures: file names below the folder of the pictures, "" for none. cold: bool [I], items
-    without training interactions. counts: interactions in training.
+    titles: of the items. pictures: file names below the folder of the pictures, "" for none. cold: indices of the items
+    without training interactions. counts, history_sizes: interactions in training of each item and user. examples: some
+    users. parts, map: of the modules of these names.
     """
 
     def __init__(self, catalogue: Catalogue, options: PageOptions) -> None:
@@ -62,11 +62,18 @@ class Content:
         self.folder = options.images.resolve() if options.images else None
         self.counts = np.diff(data.train.tocsc().indptr)
         self.history_sizes = np.diff(data.train.indptr)
+        # For searching.
+        self._titles = [title.casefold() for title in self.titles]
+        self._users = [str(user) for user in catalogue.user_ids]
+        self._items_by_count = np.argsort(-self.counts, kind="stable").tolist()
+        self._users_by_count = np.argsort(-self.history_sizes, kind="stable").tolist()
+        usual = [user for user in self._users_by_count if 5 <= self.history_sizes[user] <= 60]
+        self.examples = (usual or self._users_by_count)[:6]
         self.cold = np.flatnonzero(self.counts == 0)
         self.no_cold = ""  # why no cold items can be recommended
         if not len(self.cold):
             self.no_cold = "every item has interactions"
-        elif not any(catalogue.has_embedding(item) for item in self.cold.tolist()):
+        elif not catalogue.known_items[self.cold].any():
             self.no_cold = catalogue.no_features or "the model knows nothing about them"
         self.parts = Parts(catalogue)
         self.map = points(catalogue, self.counts)
@@ -83,30 +90,36 @@ class Content:
         }
 
     def find_items(self, text: str, most: int) -> list[int]:
-        """Items whose title or id contains a text: those with this id first, then those whose title begins with it,
+        """Items whose title or id contains a text: the one with this id first, then those whose title begins with it,
         then by their number of interactions."""
-        wanted = text.casefold().strip()
         exact = self.catalogue.item_index.get(text.strip(), -1)
-        found = [n for n, title in enumerate(self._searched) if wanted in title and n != exact]
-        found.sort(key=lambda n: (not self._searched[n].startswith(wanted), -self.counts[n]))
-        return ([exact] if exact >= 0 else []) + found[: most - (exact >= 0)]
+        return _found(self._titles, self._items_by_count, text.casefold().strip(), exact, most)
 
     def find_users(self, text: str, most: int) -> list[int]:
-        """Users whose id contains a text: the one with this id, then those whose id begins with it."""
-        wanted = text.strip()
-        exact = self.catalogue.user_index.get(wanted, -1)
-        users = [n for user, n in self.catalogue.user_index.items() if wanted in user and n != exact]
-        users.sort(key=lambda n: (not str(self.catalogue.user_ids[n]).startswith(wanted), -self.history_sizes[n]))
-        return ([exact] if exact >= 0 else []) + users[: most - (exact >= 0)]
+        """Users whose id contains a text: the one with this id, then those whose id begins with it, then by their
+        number of interactions."""
+        exact = self.catalogue.user_index.get(text.strip(), -1)
+        return _found(self._users, self._users_by_count, text.strip(), exact, most)
 
     def by_score(self, vector: torch.Tensor, items: np.ndarray) -> np.ndarray:
         """The items, those with the highest score for a user embedding first."""
         scores = (self.catalogue.item_vectors(items) @ vector).numpy()
         return items[np.lexsort((items, -self.counts[items], -scores))]
 
-    @cached_property
-    def _searched(self) -> list[str]:
-        return [title.casefold() for title in self.titles]
+
+def _found(texts: Sequence[str], order: Sequence[int], wanted: str, exact: int, most: int) -> list[int]:
+    """The first places, in an order, whose text begins with what is wanted, then those that contain it."""
+    begin, contain = [], []
+    for place in order:
+        text = texts[place]
+        if place != exact and wanted in text:
+            if text.startswith(wanted):
+                begin.append(place)
+                if len(begin) == most:
+                    break
+            elif len(contain) < most:
+                contain.append(place)
+    return ([exact] if exact >= 0 else []) + [*begin, *contain][: most - (exact >= 0)]
 
 
 def _columns(options: PageOptions, catalogue: Catalogue) -> dict[str, list[str]]:

@@ -23,7 +23,8 @@ def points(catalogue: Catalogue, counts: np.ndarray) -> dict[str, Any]:
     similarity is a cosine. share: the part of the variance that the two have. It tells how much of the neighbourhoods
     can be seen.
     """
-    shown = np.array([n for n in np.argsort(-counts, kind="stable").tolist() if catalogue.has_embedding(n)], np.int64)
+    order = np.argsort(-counts, kind="stable")
+    shown = order[catalogue.known_items[order]]
     total = len(shown)
     shown = shown[:MOST]
     if len(shown) < 3:
