@@ -109,7 +109,8 @@ class Content:
 
 def _found(texts: Sequence[str], order: Sequence[int], wanted: str, exact: int, most: int) -> list[int]:
     """The first places, in an order, whose text begins with what is wanted, then those that contain it."""
-    begin, contain = [], []
+    begin: list[int] = []
+    contain: list[int] = []
     for place in order:
         text = texts[place]
         if place != exact and wanted in text:
