@@ -129,7 +129,7 @@ def recommend(
     notes = []
     added = None
     if new_items:
-        ids, features, known = files.read_unknown_items(new_items, item_tower(model).modalities, model)
+        ids, features, known = files.read_unknown_items(new_items, item_tower(model).widths, model)
         if known:
             count = len(ids) + known
             notes.append(f"{known:,} of {count:,} new items are items of the model, and keep their embedding")

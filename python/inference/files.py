@@ -86,10 +86,10 @@ def read_new_items(sources: Sequence[str], widths: Mapping[str, int]) -> tuple[l
 
 
 def read_unknown_items(
-    sources: Sequence[str], modalities: Sequence[str], model: Model
+    sources: Sequence[str], widths: Mapping[str, int], model: Model
 ) -> tuple[list[str], dict[str, np.ndarray], int]:
     """`read_new_items` without the items of the model: (ids, features, number of items that were left out)."""
-    ids, features = read_new_items(sources, modalities)
+    ids, features = read_new_items(sources, widths)
     fresh = [row for row, item in enumerate(ids) if item not in model.interactions.item_index]
     left = {name: values[fresh] for name, values in features.items()}
     return [ids[row] for row in fresh], left, len(ids) - len(fresh)

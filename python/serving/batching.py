@@ -58,7 +58,7 @@ class Batcher:
     ) -> list[Ranked]:
         """The lists of the queries. Raises Refusal if too many lists are waiting, and what `prepare` raises."""
         if self.waiting + len(queries) > self.limit:
-            raise Refusal(503, f"{self.waiting} lists are waiting, the most is {self.limit}; try again", retry=True)
+            raise Refusal(503, f"{self.waiting} lists are waiting, the maximum is {self.limit}; try again", retry=True)
         job = Job(catalogue, queries, self._loop.create_future(), prepare)
         self.waiting += len(queries)
         self._jobs.put(job)

@@ -181,7 +181,7 @@ def protocol(limits: Limits) -> type[HttpToolsProtocol]:
             self._feed(b"\r\n".join(head) + b"\r\n\r\n" + rest)
 
         def send_400_response(self, msg: str) -> None:
-            self._refuse(f"the request is no valid HTTP/1.1, or its header exceeds {MOST_HEADER} bytes")
+            self._refuse(f"the request is not valid HTTP/1.1, or its header exceeds {MOST_HEADER} bytes")
 
         def _refuse(self, sentence: str) -> None:
             text = to_json({"error": sentence})

@@ -63,7 +63,7 @@ class Service:
         self._check_k(request.k, bool(request.diversity))
         if (request.users is None) == (request.histories is None):
             raise Refusal(422, "the body: give either users or histories")
-        self._check_count("exclude", request.exclude, self.limits.ids)
+        self._check_count("exclude", request.exclude, self.limits.ids, "shorten it")
         skip = request.skip_unknown
         exclude = catalogue.find_items(request.exclude, "exclude", skip) if request.exclude else None
         people = self._people(catalogue, request)
@@ -83,16 +83,16 @@ class Service:
         if request.histories is not None:
             if catalogue.no_histories:
                 raise Refusal(422, f"histories: {catalogue.no_histories}")
-            self._check_count("histories", request.histories, self.limits.lists)
+            self._check_count("histories", request.histories, self.limits.lists, "send several requests")
             for row, history in enumerate(request.histories):
-                self._check_count(f"histories[{row}]", history, self.limits.ids)
+                self._check_count(f"histories[{row}]", history, self.limits.ids, "shorten it")
             found = [
                 catalogue.find_items(history, f"histories[{row}]", request.skip_unknown)
                 for row, history in enumerate(request.histories)
             ]
             return People([-1] * len(found), found, [None] * len(found))
         users = request.users or []
-        self._check_count("users", users, self.limits.lists)
+        self._check_count("users", users, self.limits.lists, "send several requests")
         index = [catalogue.find_user(user, f"users[{row}]") for row, user in enumerate(users)]
         return People(index, [None] * len(index), [catalogue.user_ids[user] for user in index])
 
@@ -100,7 +100,7 @@ class Service:
         """The items that candidates and filters allow, None for all."""
         allowed = None
         if request.candidates is not None:
-            self._check_count("candidates", request.candidates, self.limits.ids)
+            self._check_count("candidates", request.candidates, self.limits.ids, "shorten it")
             allowed = catalogue.find_items(request.candidates, "candidates", request.skip_unknown)
             if request.candidates and not len(allowed):
                 raise Refusal(422, "candidates: none of them is an item of the model; give ids as in the data")
@@ -109,7 +109,7 @@ class Service:
                 raise Refusal(422, "filters: there is no column; start the service with --items and --filter-column")
             for column, values in request.filters.items():
                 if isinstance(values, list):
-                    self._check_count(f"filters.{shown(column)}", values, self.limits.ids)
+                    self._check_count(f"filters.{shown(column)}", values, self.limits.ids, "shorten it")
             chosen = catalogue.filters.find(request.filters)
             allowed = chosen if allowed is None else np.intersect1d(allowed, chosen, assume_unique=True)
             if not len(allowed):
@@ -145,7 +145,7 @@ class Service:
             raise Refusal(422, f"features: {catalogue.no_features}")
         if request.users is not None and request.histories is not None:
             raise Refusal(422, "the body: give either users or histories, or neither")
-        self._check_count("items", request.items, self.limits.lists)
+        self._check_count("items", request.items, self.limits.lists, "send several requests")
         if not request.items:
             raise Refusal(422, "items: is empty; give the id of at least one new item")
         seen: set[str] = set()
@@ -210,9 +210,9 @@ class Service:
             raise Refusal(422, f"k: is {_number(k)}, but must be from 1 to {most}{why}")
 
     @staticmethod
-    def _check_count(name: str, values: list[Any], most: int) -> None:
+    def _check_count(name: str, values: list[Any], most: int, advice: str) -> None:
         if len(values) > most:
-            raise Refusal(422, f"{name}: has {len(values)} entries, the most is {most}; send several requests")
+            raise Refusal(422, f"{name}: has {len(values)} entries, the maximum is {most}; {advice}")
 
 
 @dataclass(slots=True)

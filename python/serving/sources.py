@@ -42,7 +42,7 @@ class Sources:
         """Raises InputError that names the file and what it lacks."""
         model = in_memory(self.run)
         if self.new_items:
-            ids, features, known = read_unknown_items(self.new_items, item_tower(model).modalities, model)
+            ids, features, known = read_unknown_items(self.new_items, item_tower(model).widths, model)
             log("new items", items=len(ids), known=known)
             model = with_new_items(model, ids, features, self.nearest)
         try:

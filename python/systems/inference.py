@@ -225,7 +225,7 @@ class ItemTower(nn.Module):
 
     def by_modality(self, content: Tensor) -> list[Tensor] | None:
         """Inference.by_modality of a content. With one modality, its part is the whole embedding."""
-        widths = [len(getattr(self, mean)) for mean in self.means.values()]
+        widths = list(self.widths.values())
         if len(widths) == 1:
             return [self.cold(content)]
         return self.inference.by_modality(self._weights(), content, widths)

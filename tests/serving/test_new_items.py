@@ -113,7 +113,7 @@ def test_new_items_of_a_request_are_not_kept(client_of, data, features):
         ({"items": ["a", 100, "b", "c"]}, "items[1]: the new item 100 is already an item of the model"),
         ({"items": ["a", 7, "7", "c"]}, "items[2]: the new item '7' occurs twice"),
         ({"items": ["a"]}, "features.'kind': has 4 rows for 1 new items"),
-        ({"items": [f"a{n}" for n in range(9)]}, "items: has 9 entries, the most is 8"),
+        ({"items": [f"a{n}" for n in range(9)]}, "items: has 9 entries, the maximum is 8"),
         ({"items": [None]}, "items[0]: an id must be a text or an integer"),
         ({"features": {}}, "features 'kind' are missing; the modalities of the model are kind, price"),
         ({"features": {"kind": [[0.0] * 4] * 4}}, "features 'price' are missing"),
@@ -283,7 +283,7 @@ def test_one_value_or_several(filtered):
         ({"kind": None}, "filters.kind"),
         ({"kind": {"a": 1}}, "filters.kind"),
         ({"kind": [1.5]}, "filters.kind"),
-        ({"kind": ["x"] * 41}, "filters.'kind': has 41 entries, the most is 40"),
+        ({"kind": ["x"] * 41}, "filters.'kind': has 41 entries, the maximum is 40"),
         (["kind=lamps"], "filters: input should be"),
     ],
 )

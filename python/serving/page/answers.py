@@ -83,7 +83,7 @@ class Page:
         """Users or items that a text describes."""
         request, content = parse(FindRequest, body), self._content()
         if len(request.text) > LONGEST_TEXT:
-            raise Refusal(422, f"text: has {len(request.text)} characters, the most is {LONGEST_TEXT}; shorten it")
+            raise Refusal(422, f"text: has {len(request.text)} characters, the maximum is {LONGEST_TEXT}; shorten it")
         if request.kind == "items":
             return to_json({"found": [content.item(item) for item in content.find_items(request.text, FOUND)]})
         ids, sizes = content.catalogue.user_ids, content.history_sizes
@@ -104,7 +104,7 @@ class Page:
             if catalogue.no_histories:
                 raise Refusal(422, f"history: {catalogue.no_histories}")
             if len(request.history or []) > LONGEST_HISTORY:
-                raise Refusal(422, f"history: has {len(request.history or [])} items, the most is {LONGEST_HISTORY}")
+                raise Refusal(422, f"history: has {len(request.history or [])} items, the maximum is {LONGEST_HISTORY}")
             user, history = -1, catalogue.find_items(request.history or [], "history")
             queries = [Query(-1, request.k, exclude=history)]
 
