@@ -129,10 +129,10 @@ def recommend(
     notes = []
     added = None
     if new_items:
-        ids, features, known = files.read_unknown_items(new_items, item_tower(model).widths, model)
-        if known:
-            count = len(ids) + known
-            notes.append(f"{known:,} of {count:,} new items are items of the model, and keep their embedding")
+        ids, features, present = files.read_unknown_items(new_items, item_tower(model).widths, model)
+        if present:
+            count = len(ids) + present
+            notes.append(f"{present:,} of {count:,} new items are items of the model, and keep their embedding")
         added = ids, features
     allowed = _allowed(candidates, filters, items)
     known = {*model.interactions.item_index, *(added[0] if added else ())}
