@@ -65,6 +65,24 @@ class DataSection(Section):
     min_rating: float | None = Field(
         None, description="Lowest rating that counts as an interaction. Unset: every row counts."
     )
+    min_interactions: int = Field(
+        1,
+        ge=1,
+        description="k of the k-core: users and items with fewer distinct interactions are removed, repeatedly, until "
+        "every one has k, before the split and after min_rating. 1: all are kept.",
+    )
+    user_column: str = Field("user", min_length=1, description="Column of the interaction table with the user ids.")
+    item_column: str = Field("item", min_length=1, description="Column of the interaction table with the item ids.")
+    time_column: str = Field(
+        "timestamp", min_length=1, description='Column with the times for split "time" and "last".'
+    )
+    rating_column: str = Field("rating", min_length=1, description="Column with the ratings for min_rating.")
+    sep: str = Field("", description='Separator of a text table, such as ";" or "tab". Empty: it is detected.')
+    query: str = Field(
+        "",
+        description="SELECT statement whose result is the interaction table. data.interactions is then a DuckDB or "
+        "SQLite database.",
+    )
     missing_features: Literal["refuse", "mean"] = Field(
         "refuse",
         description="For feature files with an id column: refuse an item that has no feature row, or give it the mean "
@@ -121,9 +139,9 @@ class TrainSection(Section):
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
     select: Literal["auto", "all", "cold"] = Field(
         "auto",
-        description='Metric that selects the best epoch. "all": validation Recall@20 with all items ranked. "cold": '
-        'only cold items ranked, which have no training interactions. "auto": "cold" if all validation pairs are of '
-        "cold items and the system uses features.",
+        description='Ranking that selects the best epoch. "all": all items are ranked. "cold": only cold items, which '
+        'have no training interactions. "auto": "cold" if all validation pairs are of cold items and the system uses '
+        "features.",
     )
     patience: int = Field(
         10,
