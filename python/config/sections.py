@@ -23,7 +23,7 @@ from .baselines import (
 )
 from .byte_size import parse_bytes
 from .mmssl_sections import LossSection, ModelSection, OptimiserSection
-from .names import EXTERNAL, LAYOUTS, system_class
+from .names import EXTERNAL, LAYOUTS, METRICS, system_class
 from .section import Section
 
 SYNTHETIC = "synthetic"
@@ -143,11 +143,16 @@ class TrainSection(Section):
         'have no training interactions. "auto": "cold" if all validation pairs are of cold items and the system uses '
         "features.",
     )
+    select_by: str = Field(
+        "recall@20",
+        description="Validation metric that selects the best epoch, and that early stopping and tune use: "
+        f"{', '.join(f'{name}@K' for name in METRICS)}.",
+    )
     patience: int = Field(
         10,
         ge=0,
-        description="Early stopping: validations without an improvement of Recall@20 before training stops. 0: no "
-        "early stopping.",
+        description="Early stopping: validations without an improvement of train.select_by before training stops. 0: "
+        "no early stopping.",
     )
     checkpoint_every: int = Field(
         0, ge=0, description="Epochs between checkpoints. 0: only train.checkpoint_minutes applies."
@@ -196,6 +201,19 @@ class TrainSection(Section):
         description='Also train popularity and LightGCN and show them in the result table. "auto": only on the '
         "built-in data set.",
     )
+
+    @field_validator("select_by")
+    @classmethod
+    def _metric(cls, text: str) -> str:
+        name, _, k = text.partition("@")
+        if name not in METRICS or not (k.isascii() and k.isdigit() and 0 < int(k) == int(k.lstrip("0") or 0)):
+            raise ValueError(f"must be a metric and a list length such as ndcg@10; metrics: {', '.join(METRICS)}")
+        return f"{name}@{int(k)}"
+
+    @property
+    def select_k(self) -> int:
+        """The list length of select_by."""
+        return int(self.select_by.partition("@")[2])
 
     @field_validator("memory")
     @classmethod
