@@ -148,6 +148,11 @@ class TrainSection(Section):
         description="Validation metric that selects the best epoch, and that early stopping and tune use: "
         f"{', '.join(f'{name}@K' for name in METRICS)}.",
     )
+    log_to: Literal["", "tensorboard", "wandb", "mlflow"] = Field(
+        "",
+        description="Also log losses, metrics and the configuration to TensorBoard (RUN/tensorboard), Weights & Biases "
+        "(offline, RUN/wandb) or MLflow (RUN/mlflow.db). Empty: only metrics.jsonl.",
+    )
     patience: int = Field(
         10,
         ge=0,

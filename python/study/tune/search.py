@@ -43,6 +43,8 @@ def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None
     missing, or the system accepts neither the base configuration nor the lowest values of the space."""
     if base.train.start:
         raise InputError("tune: train.start is set, and trials start from random values; leave it out")
+    if base.train.log_to:
+        raise InputError("tune: train.log_to is set, but trials have no run folder; leave it out")
     if not dataset.val.nnz:
         raise InputError(
             f"{dataset.name}: has no validation interactions, and tune compares settings by a validation metric; give "
