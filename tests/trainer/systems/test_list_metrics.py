@@ -52,7 +52,7 @@ def test_values_by_hand():
 def literal(model, split, k):
     """The definitions, written out, a list at a time."""
     data = model.interactions
-    train = data.train.toarray()
+    train = data.train.toarray().astype(np.float64)
     n_users = (train.sum(1) > 0).sum()
     values, recommended = {"novelty": [], "diversity": [], "cold_share": []}, set()
     for user in np.flatnonzero(np.diff(getattr(data, split).indptr)):
