@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy import stats
 
 from ..embeddings import take
 from ..ranking import Ranking, excluded, item_popularity, metrics_of_users, users_at_once
@@ -100,6 +99,8 @@ def values_of_users(
 def interval(values: np.ndarray) -> tuple[float, float]:
     """The confidence interval of the mean by Student's t distribution, as `scipy.stats.ttest_1samp` gives it. Of fewer
     than two values: the mean itself."""
+    from scipy import stats  # takes half a second to import, which training does without
+
     if len(values) < 2:
         return (float(values.mean()),) * 2 if len(values) else (0.0, 0.0)
     mean = float(values.mean())
