@@ -16,10 +16,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import beyond_accuracy as beyond_accuracy
     from .api import breakdown as breakdown
     from .api import describe as describe
     from .api import evaluate as evaluate
     from .api import fit as fit
+    from .api import intervals as intervals
     from .api import recommend as recommend
     from .config.load import configure as configure
     from .config.sections import Config as Config
@@ -63,6 +65,7 @@ _PUBLIC = {
     "TrainedRun": ("runs.train", "TrainedRun"),
     "Reproduction": ("study.reproduce.request", "Reproduction"),
     "Similar": ("inference.similar", "Similar"),
+    "beyond_accuracy": ("api", "beyond_accuracy"),
     "breakdown": ("api", "breakdown"),
     "compare": ("study.compare", "compare"),
     "configuration_file": ("runs.train", "configuration_file"),
@@ -75,6 +78,7 @@ _PUBLIC = {
     "export": ("exports", "export"),
     "fit": ("api", "fit"),
     "fold_in": ("inference.histories", "fold_in"),
+    "intervals": ("api", "intervals"),
     "load": ("runs.saved_model", "load"),
     "load_data": ("runs.complete", "load_data"),
     "prepare_data": ("data.prepare.run", "prepare_data"),

@@ -12,6 +12,7 @@ from .config.sections import Config
 from .data import Dataset, summarise
 from .inference.lists import for_request
 from .ranking import DEFAULT_KS, check_heldout, check_list_lengths, split_metrics
+from .runs import list_metrics as _lists
 from .runs import recommend as _recommend
 from .runs.recommend import Recommendations
 from .runs.saved_model import Model
@@ -79,6 +80,45 @@ def breakdown(
     """
     _check(model, split, ks)
     return ranking.breakdown(model.users, model.items, model.interactions, split, ks, mask_validation)
+
+
+def beyond_accuracy(
+    model: Model, split: str = "test", ks: Sequence[int] = DEFAULT_KS, mask_validation: bool = False
+) -> dict[str, float]:
+    """Properties of the recommended lists, for the users and arguments of `evaluate`: {"coverage@20": …} with coverage,
+    novelty, diversity and cold_share at every K. docs/evaluation.md defines them.
+
+    >>> from mmssl_trainer import configure, fit, load_data
+    >>> model = fit(load_data(), configure({"model.system": "popularity"}))
+    >>> lists = beyond_accuracy(model, ks=[20])
+    >>> lists["coverage@20"] < 0.5 and lists["cold_share@20"] == 0
+    True
+    """
+    _check(model, split, ks)
+    return _lists.list_metrics(model, split, ks, mask_validation).means()
+
+
+def intervals(
+    model: Model,
+    split: str = "test",
+    ks: Sequence[int] = DEFAULT_KS,
+    mask_validation: bool = False,
+    lists: bool = False,
+) -> dict[str, tuple[float, float]]:
+    """95% confidence intervals (low, high) of the means that `evaluate` returns, and with `lists` of those of
+    `beyond_accuracy`, by Student's t distribution over the users. Coverage is no mean over users, so it has none.
+
+    >>> from mmssl_trainer import configure, evaluate, fit, load_data
+    >>> model = fit(load_data(), configure({"model.system": "popularity"}))
+    >>> low, high = intervals(model)["recall@20"]
+    >>> low < evaluate(model)["recall@20"] < high
+    True
+    """
+    _check(model, split, ks)
+    values = _lists.values_of_users(model, split, ks, mask_validation)[1]
+    if lists:
+        values |= _lists.list_metrics(model, split, ks, mask_validation).values
+    return {name: _lists.interval(each) for name, each in values.items()}
 
 
 def _check(model: Model, split: str, ks: Sequence[int]) -> None:

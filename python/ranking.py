@@ -20,12 +20,12 @@ from mmssl_fast import InteractionGraph, SeenRows, cosine_topk, distributed
 from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import interactions
 
+from .config.names import METRICS
 from .data import Dataset
 from .embeddings import Table, best_scores, device_of, order_keys, row_keys, scorer, take, zero_rows
 from .errors import InputError, is_out_of_memory
 from .rank_sums import OrderedSums, passes
 
-METRICS = ("recall", "precision", "ndcg", "hit", "mrr")
 DEFAULT_KS = (10, 20, 50)
 LIST_ENTRIES = 1 << 19  # limit on the total length of the lists that are ranked at once
 
@@ -270,12 +270,28 @@ def user_metrics(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The metrics of each user, whose means are those of ranking_metrics: (users with a held-out item, int64 [n] in
     ascending order; {metric: float64 [n]})."""
-    index, values = [np.empty(0, np.int64)], [np.empty((0, len(METRICS)))]
-    for chunk, hits, relevant in _ranked("user_metrics", users, items, heldout, k, seen, batch, popularity):
+    index, values = metrics_of_users(users, items, heldout, [k], seen, batch, popularity)
+    return index, {name: values[f"{name}@{k}"] for name in METRICS}
+
+
+def metrics_of_users(
+    users: Table,
+    items: Table,
+    heldout: sp.csr_array,
+    ks: Sequence[int],
+    seen: InteractionGraph | None = None,
+    batch: int = 4096,
+    popularity: np.ndarray | None = None,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """user_metrics at several K, from one ranking: {"recall@20": float64 [n]}."""
+    ks = sorted(set(ks))
+    index, values = [np.empty(0, np.int64)], [np.empty((0, len(ks), len(METRICS)))]
+    for chunk, hits, relevant in _ranked("user_metrics", users, items, heldout, ks[-1], seen, batch, popularity):
         index.append(chunk.cpu().numpy())
-        values.append(_chunk_metrics(hits, relevant, [k])[:, 0].cpu().numpy())
-    columns = np.concatenate(values).T
-    return np.concatenate(index), dict(zip(METRICS, columns, strict=True))
+        values.append(_chunk_metrics(hits, relevant, ks).cpu().numpy())
+    columns = np.concatenate(values)
+    named = {f"{name}@{k}": columns[:, j, m] for j, k in enumerate(ks) for m, name in enumerate(METRICS)}
+    return np.concatenate(index), named
 
 
 def _ranked(

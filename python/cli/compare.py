@@ -27,6 +27,10 @@ def compare(
     mask_validation: Annotated[
         bool, typer.Option(help="Exclude validation items from the ranking on the test set.")
     ] = False,
+    beyond: Annotated[
+        bool,
+        typer.Option("--beyond-accuracy", help="Also compare novelty, diversity and the share of cold items."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two trained models on the same data, user by user: the difference of each metric, its 95% confidence
@@ -37,7 +41,7 @@ def compare(
 
     one, other = load(first), load(second)
     try:
-        rows, users = compare_models(one, other, split, k, mask_validation)
+        rows, users = compare_models(one, other, split, k, mask_validation, lists=beyond)
     except InputError as error:
         raise InputError(f"{first} and {second}: {error}") from None
     for run in (first, second):

@@ -47,6 +47,17 @@ CONFIG_KEY_OPTIONS = {
     "min_rating": ConfigKeyOption(
         "data.min_rating", float | None, "Lowest rating that counts as an interaction. [default: every row counts]"
     ),
+    "min_interactions": ConfigKeyOption(
+        "data.min_interactions",
+        int | None,
+        "Remove users and items with fewer interactions, repeatedly (k-core), before the split. [default: 1]",
+    ),
+    "user_column": _text("data.user_column", "Column with the user ids. [default: user]"),
+    "item_column": _text("data.item_column", "Column with the item ids. [default: item]"),
+    "time_column": _text("data.time_column", "Column with the times. [default: timestamp]"),
+    "rating_column": _text("data.rating_column", "Column with the ratings. [default: rating]"),
+    "sep": _text("data.sep", "Separator of a text table, one character. [default: detected]"),
+    "query": _text("data.query", "SELECT statement to run on the DuckDB or SQLite database given by --interactions."),
     "missing_features": _text(
         "data.missing_features",
         "For feature files with an id column: refuse an item without a row, or give it the mean of the other rows "
@@ -65,7 +76,10 @@ CONFIG_KEY_OPTIONS = {
         "fewer if some are busy]",
     ),
 }
-DATA_OPTIONS = ("data", "layout", "interactions", "split_column", "split", "min_rating", "missing_features")
+DATA_OPTIONS = (
+    *("data", "layout", "interactions", "query", "user_column", "item_column", "time_column", "rating_column", "sep"),
+    *("split_column", "split", "min_rating", "min_interactions", "missing_features"),
+)
 READ_OPTIONS = (*DATA_OPTIONS[1:], "modality", "split_seed")  # of commands whose argument is the data
 
 ConfigOption = Annotated[Path | None, typer.Option(help="Configuration file (TOML). It overrides the preset.")]

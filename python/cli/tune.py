@@ -42,7 +42,7 @@ def tune(
     ] = None,
     config: ConfigOption = None,
     epochs: EpochsOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per trial. Their validation Recall@20 is averaged.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per trial. Their validation metric is averaged.")] = 1,
     prune: Annotated[
         bool, typer.Option(help="Stop a trial early if it is worse than the median of the earlier trials.")
     ] = True,
@@ -57,8 +57,9 @@ def tune(
     ] = 1,
     settings: SetOption = None,
 ) -> None:
-    """Search for the best hyper-parameters with Optuna. Trials are compared by validation Recall@20. The folder gets a
-    table of the trials, and the best trial as a preset. Repeat the command to continue the search."""
+    """Search for the best hyper-parameters with Optuna. Trials are compared by validation Recall@20, or
+    train.select_by. The folder gets a table of the trials, and the best trial as a preset. Repeat the command to
+    continue the search."""
     from .. import tune as tune_system
     from ..console import output
 

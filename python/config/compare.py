@@ -21,6 +21,7 @@ MAY_DIFFER = (
     "train.balance",
     "train.checkpoint_every",
     "train.checkpoint_minutes",
+    "train.log_to",
     "train.memory",
     "train.threads",
 )

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError
 
 GROUP = "mmssl_fast.systems"  # entry points of other packages: <name> = "<module>:<class>"
+METRICS = ("recall", "precision", "ndcg", "hit", "mrr")  # of a ranking; docs/evaluation.md defines them
 LAYOUTS = ("auto", "diffmm", "hkuds", "mmrec", "plain", "prepared")
 _BUILT_IN = {  # name: (title, class)
     "mmssl": ("MMSSL", "MMSSLSystem"),

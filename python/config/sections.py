@@ -23,7 +23,7 @@ from .baselines import (
 )
 from .byte_size import parse_bytes
 from .mmssl_sections import LossSection, ModelSection, OptimiserSection
-from .names import EXTERNAL, LAYOUTS, system_class
+from .names import EXTERNAL, LAYOUTS, METRICS, system_class
 from .section import Section
 
 SYNTHETIC = "synthetic"
@@ -64,6 +64,24 @@ class DataSection(Section):
     )
     min_rating: float | None = Field(
         None, description="Lowest rating that counts as an interaction. Unset: every row counts."
+    )
+    min_interactions: int = Field(
+        1,
+        ge=1,
+        description="k of the k-core: users and items with fewer distinct interactions are removed, repeatedly, until "
+        "every one has k, before the split and after min_rating. 1: all are kept.",
+    )
+    user_column: str = Field("user", min_length=1, description="Column of the interaction table with the user ids.")
+    item_column: str = Field("item", min_length=1, description="Column of the interaction table with the item ids.")
+    time_column: str = Field(
+        "timestamp", min_length=1, description='Column with the times for split "time" and "last".'
+    )
+    rating_column: str = Field("rating", min_length=1, description="Column with the ratings for min_rating.")
+    sep: str = Field("", description='Separator of a text table, such as ";" or "tab". Empty: it is detected.')
+    query: str = Field(
+        "",
+        description="SELECT statement whose result is the interaction table. data.interactions is then a DuckDB or "
+        "SQLite database.",
     )
     missing_features: Literal["refuse", "mean"] = Field(
         "refuse",
@@ -121,15 +139,25 @@ class TrainSection(Section):
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
     select: Literal["auto", "all", "cold"] = Field(
         "auto",
-        description='Metric that selects the best epoch. "all": validation Recall@20 with all items ranked. "cold": '
-        'only cold items ranked, which have no training interactions. "auto": "cold" if all validation pairs are of '
-        "cold items and the system uses features.",
+        description='Ranking that selects the best epoch. "all": all items are ranked. "cold": only cold items, which '
+        'have no training interactions. "auto": "cold" if all validation pairs are of cold items and the system uses '
+        "features.",
+    )
+    select_by: str = Field(
+        "recall@20",
+        description="Validation metric that selects the best epoch, and that early stopping and tune use: "
+        f"{', '.join(f'{name}@K' for name in METRICS)}.",
+    )
+    log_to: Literal["", "tensorboard", "wandb", "mlflow"] = Field(
+        "",
+        description="Also log losses, metrics and the configuration to TensorBoard (RUN/tensorboard), Weights & Biases "
+        "(offline, RUN/wandb) or MLflow (RUN/mlflow.db). Empty: only metrics.jsonl.",
     )
     patience: int = Field(
         10,
         ge=0,
-        description="Early stopping: validations without an improvement of Recall@20 before training stops. 0: no "
-        "early stopping.",
+        description="Early stopping: validations without an improvement of train.select_by before training stops. 0: "
+        "no early stopping.",
     )
     checkpoint_every: int = Field(
         0, ge=0, description="Epochs between checkpoints. 0: only train.checkpoint_minutes applies."
@@ -178,6 +206,19 @@ class TrainSection(Section):
         description='Also train popularity and LightGCN and show them in the result table. "auto": only on the '
         "built-in data set.",
     )
+
+    @field_validator("select_by")
+    @classmethod
+    def _metric(cls, text: str) -> str:
+        name, _, k = text.partition("@")
+        if name not in METRICS or not (k.isascii() and k.isdigit() and 0 < int(k) == int(k.lstrip("0") or 0)):
+            raise ValueError(f"must be a metric and a list length such as ndcg@10; metrics: {', '.join(METRICS)}")
+        return f"{name}@{int(k)}"
+
+    @property
+    def select_k(self) -> int:
+        """The list length of select_by."""
+        return int(self.select_by.partition("@")[2])
 
     @field_validator("memory")
     @classmethod

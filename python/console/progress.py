@@ -36,10 +36,10 @@ class ProgressObserver:
     """An observer that draws a progress bar on stderr, with the losses and the remaining time. If stderr is not a
     terminal, it prints a line per epoch. A context manager."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, metric: str = "recall@20") -> None:
         console = Console(stderr=True, highlight=False)
         self.progress = _bars(console, TextColumn("left"), TimeRemainingColumn())
-        self.title, self.best = title, ""
+        self.title, self.metric, self.best = title, metric, ""
 
     def __enter__(self) -> ProgressObserver:
         self.progress.start()
@@ -75,14 +75,14 @@ class ProgressObserver:
             return
         parts = [f"{name} {value:.4g}" for name, value in record["losses"].items()]
         if record.get("val", {}).get("users"):
-            parts.append(f"validation recall@20 {record['val']['recall@20']:.4f}")
-            if "cold_recall@20" in record["val"]:
-                parts.append(f"among cold items {record['val']['cold_recall@20']:.4f}")
+            parts.append(f"validation {self.metric} {record['val'][self.metric]:.4f}")
+            if f"cold_{self.metric}" in record["val"]:
+                parts.append(f"among cold items {record['val'][f'cold_{self.metric}']:.4f}")
         line = f"{self.title} epoch {record['epoch']}/{self.epochs}: {', '.join(parts)}, {record['seconds']:.1f} s"
         output.ERR.print(line, markup=False)
 
     def improved(self, fit) -> None:
-        self.best = f"best recall@20 {fit.best:.4f}  " if fit.val.get("users") else ""
+        self.best = f"best {self.metric} {fit.best:.4f}  " if fit.val.get("users") else ""
 
 
 class WorkerProgress:
@@ -100,8 +100,7 @@ class WorkerProgress:
         self.progress.stop()
 
     def show(self, title: str, progress: Callable[[], tuple[int, int, float]] | None) -> None:
-        """Update the bar `title`. progress: returns (epochs done, maximum epochs, best validation Recall@20), if
-        known."""
+        """Update the bar `title`. progress: returns (epochs done, maximum epochs, best validation metric), if known."""
         if self.progress.disable:
             return
         if title not in self.tasks:
@@ -113,7 +112,7 @@ class WorkerProgress:
                 total=epochs,
                 completed=epoch,
                 description=f"{title} epoch {epoch}/{epochs}",
-                losses=f"best recall@20 {best:.4f}" if best else "",
+                losses=f"best validation {best:.4f}" if best else "",
             )
 
     def remove(self, title: str) -> None:

@@ -27,6 +27,19 @@ def metrics_table(title: str, metrics: dict[str, float]) -> Table:
     return table(title, ["K", *names], [[str(k), *(metrics[f"{name}@{k}"] for name in names)] for k in ks])
 
 
+def intervals_table(metrics: dict[str, float], intervals: dict[str, tuple[float, float]]) -> Table:
+    """The metrics that have a confidence interval (low, high), with a row per metric and a column per K."""
+    ks = sorted({int(name.partition("@")[2]) for name in intervals})
+    names = list(dict.fromkeys(name.partition("@")[0] for name in intervals))
+
+    def cell(name: str) -> str:
+        low, high = intervals[name]
+        return f"{metrics[name]:.4f} ± {(high - low) / 2:.4f}"
+
+    columns = ["", *(f"K = {k}" for k in ks)]
+    return table("95% confidence intervals", columns, [[name, *(cell(f"{name}@{k}") for k in ks)] for name in names])
+
+
 def breakdown_table(groups: dict[str, dict[str, float]]) -> Table:
     """ranking.breakdown as a table: each group's sizes, and its metrics at K = 20 or else the largest K."""
     ks = {int(name.partition("@")[2]) for name in next(iter(groups.values())) if "@" in name}

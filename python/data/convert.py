@@ -12,6 +12,7 @@ from .foreign import recognised, tables
 from .foreign.source import ids_of, of_dataset
 from .layouts import choose, plain
 from .load import load
+from .sql import database_kind
 from .write import write_table
 
 
@@ -27,6 +28,10 @@ def convert_data(source, destination, user=None, item=None, table="parquet"):
     if user is not None and user == item:
         raise InputError(f"user and item are both the column {shown(user)}; give two columns")
     path, destination = Path(source), Path(destination)
+    if database_kind(path):
+        raise InputError(
+            f"{path}: is a database, which train and data prepare read with --interactions {path.name} --query SELECT…"
+        )
     if path.is_file():
         read = tables.read_file(path, user, item)
     else:

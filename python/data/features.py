@@ -55,10 +55,11 @@ class FeatureFiles:
         """The first chosen file without ids, or None."""
         return next((self.files[m] for m in self.chosen if self.files[m].suffix == ".npy"), None)
 
-    def read(self, n_items, item_ids, options, notes):
+    def read(self, n_items, item_ids, options, notes, rows=None):
         """{modality: features [n_items, d]} of the chosen modalities.
 
-        item_ids: original ids [n_items]; None if they are the indices. In files with ids, each item gets the row with
+        item_ids: original ids [n_items]; None if they are the indices. rows: int64 [n], the numbers of the items that
+        are left of n_items; item_ids and the result are for these [n]. In files with ids, each item gets the row with
         its id, and rows of unknown items are ignored. An item without a row is refused, or gets the mean of the other
         rows, depending on options.missing_features. Appends to `notes`.
         """
@@ -66,7 +67,8 @@ class FeatureFiles:
         for modality in self.chosen:
             path = self.files[modality]
             if path.suffix == ".npy":
-                features[modality] = read_features(path, n_items)
+                values = read_features(path, n_items)
+                features[modality] = values if rows is None else values[rows]
                 continue
             if index is None:
                 ids = range(n_items) if item_ids is None else item_ids.tolist()
@@ -74,7 +76,7 @@ class FeatureFiles:
             column, values = read_named_features(path)
             features[modality] = _by_id(path, column, values, index, options, notes)
         if self.chosen_without_ids is not None and n_items:
-            notes.append(rows_of_items(n_items, item_ids))
+            notes.append(rows_of_items(n_items, item_ids, rows))
         return features
 
 
@@ -132,8 +134,11 @@ def _by_id(path, column, values, index, options, notes):
     return result
 
 
-def rows_of_items(n_items, item_ids):
+def rows_of_items(n_items, item_ids, rows=None):
     """A note on the items of rows 0, 1 and the last, by which the user can check the order of a file without ids."""
-    rows = sorted({0, min(1, n_items - 1), n_items - 1})
-    ids = [str(row) if item_ids is None else shown(item_ids[row].item()) for row in rows]
-    return "features: " + ", ".join(f"row {row} is item {item}" for row, item in zip(rows, ids, strict=True))
+    rows = np.arange(n_items) if rows is None else rows
+    places = sorted({0, min(1, len(rows) - 1), len(rows) - 1})
+    ids = [str(rows[place]) if item_ids is None else shown(item_ids[place].item()) for place in places]
+    return "features: " + ", ".join(
+        f"row {rows[place]} is item {item}" for place, item in zip(places, ids, strict=True)
+    )

@@ -3,34 +3,64 @@
 import numpy as np
 
 from ..errors import InputError, shown
+from .core import k_core
 from .dataset import SPLITS
 from .split import split_and_note
+from .sql import database_kind, refuse_without_query
 from .tables import read_table
-
-RATING, TIMESTAMP = "rating", "timestamp"
 
 
 def read_interactions(path, user, item, split, options, notes, separator=None):
     """Read an interaction table. user, item, split: names of its columns.
 
     The split column is read if it exists and options.split is "auto"; rating and timestamp are read if the options need
-    them. Rows with a low rating are removed. Appends a note about columns that are not read. Raises InputError if the
-    table is invalid, or lacks a column that an option needs.
+    them. Rows with a low rating are removed, and then those outside the k-core of options.min_interactions. Appends
+    notes about both, and about columns that are not read. Raises InputError if the table is invalid, or lacks a column
+    that an option needs.
     """
+    if database_kind(path) and not options.query:
+        refuse_without_query(path)
+    if options.sep and (options.query or path.suffix == ".parquet"):
+        raise InputError(f"{path}: sep = {shown(options.sep)} is for text tables; leave it out")
     numbers = needed_numbers(options)
     splits = [split] if options.split == "auto" else []
     required = splits if options.split_column != "split" else []
-    table = read_table(path, [user, item, *required], splits, separator, numbers)
+    table = read_table(path, [user, item, *required], splits, options.sep or separator, numbers, query=options.query)
     for name in numbers:
         if name not in table.numbers:
             refuse_missing_numbers(path, name, options)
     if table.unread:
-        notes.append(unread_interactions(path, table.unread))
+        notes.append(unread_interactions(path, table.unread, options))
     if options.min_rating is not None:
-        is_high = table.numbers[RATING] >= options.min_rating
+        is_high = table.numbers[options.rating_column] >= options.min_rating
         note_low_ratings(path, len(is_high) - is_high.sum(), len(is_high), options, notes)
         table = table.where(is_high)
+    if options.min_interactions > 1:
+        if split in table:
+            raise InputError(
+                f"{path}: min_interactions = {options.min_interactions} would change the split that the data comes "
+                f"with (column {split}); give --split random, time or last, or leave it out"
+            )
+        table = _core(path, table, table[user], table[item], options.min_interactions, notes)
     return table
+
+
+def _core(path, table, users, items, k, notes):
+    """The rows of the k-core, with a note. Raises InputError if nothing is left."""
+    in_core = k_core(users.codes, items.codes, k)
+    counts = [(len(side.texts), len(np.unique(side.codes[in_core]))) for side in (users, items)]
+    if not in_core.any():
+        raise InputError(
+            f"{path}: min_interactions = {k} leaves nothing of {counts[0][0]} users and {counts[1][0]} items; lower it"
+        )
+    removed = [
+        f"{before - after} of {before} {name}" for (before, after), name in zip(counts, ("users", "items"), strict=True)
+    ]
+    notes.append(
+        f"{path.name}: {' and '.join(removed)} with fewer than {k} interactions removed, repeatedly, and so "
+        f"{len(in_core) - in_core.sum()} of {len(in_core)} rows"
+    )
+    return table.where(in_core)
 
 
 def refuse_label(path, row, column, text, labels):
@@ -39,16 +69,27 @@ def refuse_label(path, row, column, text, labels):
     raise InputError(f"{path}: row {row} has the {column} {shown(text)}; it must be one of {expected}")
 
 
+def note_catalogue(removed, count, notes):
+    """Append a note about the items of lists and feature files that min_interactions removes."""
+    if removed:
+        notes.append(f"catalogue: {removed} of {count} items removed, they have too few interactions")
+
+
 def needed_numbers(options):
     """The columns of numbers that the options need."""
-    needed = {RATING: options.min_rating is not None, TIMESTAMP: options.split in ("time", "last")}
-    return [name for name, is_needed in needed.items() if is_needed]
+    needed = [options.rating_column] if options.min_rating is not None else []
+    return needed + ([options.time_column] if options.split in ("time", "last") else [])
 
 
 def refuse_missing_numbers(path, name, options):
     """Raise InputError, because a table lacks a column that an option needs."""
-    option = f"--min-rating {options.min_rating:g}" if name == RATING else f"--split {options.split}"
-    raise InputError(f"{path}: has no column {name}, which {option} needs; add the column or drop the option")
+    is_rating = name == options.rating_column and options.min_rating is not None
+    option, column = (
+        (f"--min-rating {options.min_rating:g}", "rating") if is_rating else (f"--split {options.split}", "time")
+    )
+    raise InputError(
+        f"{path}: has no column {name}, which {option} needs; name it with --{column}-column, or drop the option"
+    )
 
 
 def note_low_ratings(path, n_low, rows, options, notes):
@@ -62,7 +103,7 @@ def splits_of(path, table, column, labels, users, items, options, notes):
     labels: {text in the column: split}. users, items: index of each row.
     """
     if column not in table:
-        return split_and_note(path, users, items, options, notes, table.numbers.get(TIMESTAMP))
+        return split_and_note(path, users, items, options, notes, table.numbers.get(options.time_column))
     for code, text in enumerate(table[column].texts):
         if text not in labels:
             refuse_label(path, table[column].row_of(code), column, text, labels)
@@ -70,12 +111,12 @@ def splits_of(path, table, column, labels, users, items, options, notes):
     return {split: (users[splits == number], items[splits == number]) for number, split in enumerate(SPLITS)}
 
 
-def unread_interactions(path, names):
+def unread_interactions(path, names, options):
     """The note about columns of an interaction table that are not read."""
     hints = []
-    if RATING in names:
+    if options.rating_column in names:
         hints.append("every row counts as an interaction; --min-rating 4 keeps only ratings of 4 or higher")
-    if TIMESTAMP in names:
+    if options.time_column in names:
         hints.append("--split time splits by timestamp")
     return "; ".join([unread(path, names), *hints])
 

@@ -24,6 +24,13 @@ class LoadOptions:
     split_share: float = 0.1
     split_last: int = 1
     min_rating: float | None = None
+    min_interactions: int = 1
+    user_column: str = "user"
+    item_column: str = "item"
+    time_column: str = "timestamp"
+    rating_column: str = "rating"
+    sep: str = ""
+    query: str = ""
     missing_features: str = "refuse"
 
     def __post_init__(self):
@@ -39,6 +46,18 @@ class LoadOptions:
             raise InputError(f"split_share = {self.split_share}: must be above 0 and below 0.5")
         if self.split_last < 1:
             raise InputError(f"split_last = {self.split_last}: must be at least 1")
+        if self.min_interactions < 1:
+            raise InputError(f"min_interactions = {self.min_interactions}: must be at least 1")
+        if self.query and not self.interactions:
+            raise InputError(f"query = {shown(self.query)}: give the database with --interactions FILE")
+        if self.user_column == self.item_column:
+            raise InputError(f"user_column and item_column are both {shown(self.user_column)}; give two columns")
+        object.__setattr__(self, "sep", {"\\t": "\t", "tab": "\t"}.get(self.sep, self.sep))
+        if len(self.sep) > 1 or self.sep in tuple('"\n\r'):
+            raise InputError(
+                f"sep = {shown(self.sep)}: must be one character that is neither a quote nor a line break; mmssl-fast "
+                "data convert reads ::"
+            )
 
     def refuse(self, folder, layout, names):
         """Raise InputError if one of the options `names`, which this layout does not support, has been set."""
@@ -50,4 +69,8 @@ class LoadOptions:
                 )
 
 
-TABLE_OPTIONS = ("interactions", "split_column", "split", "split_share", "split_last", "min_rating")
+COLUMN_OPTIONS = ("user_column", "item_column", "time_column", "rating_column")
+TABLE_OPTIONS = (
+    *("interactions", "split_column", "split", "split_share", "split_last", "min_rating", "min_interactions"),
+    *(*COLUMN_OPTIONS, "sep", "query"),
+)

@@ -21,6 +21,7 @@ from .arrow import (
 )
 from .files import check_gzip, parts_of
 from .names import standard_names
+from .sql import query_result
 
 _ROW = re.compile(r"Row #([0-9]{1,18})")
 _BLOCK = 1 << 24  # bytes of text that are parsed at once
@@ -46,7 +47,7 @@ class Table(dict):
         return Table(columns, numbers, vectors, self.unread, int(mask.sum()))
 
 
-def read_table(path, required, optional=(), separator=None, numbers=(), vectors=False):
+def read_table(path, required, optional=(), separator=None, numbers=(), vectors=False, query=""):
     """Read a table: the required columns, and those of `optional` and `numbers` that it has.
 
     path: a file, or a folder of parts (files.parts_of), in which folder names may contain columns. A .parquet file is
@@ -54,14 +55,14 @@ def read_table(path, required, optional=(), separator=None, numbers=(), vectors=
     text file is `separator`, or the first of comma, tab, semicolon and bar with which the header contains the required
     columns. Empty lines are skipped. Id columns in Parquet may be integers or any text type of Arrow,
     dictionary-encoded or not. numbers: names of the columns to read as numbers. vectors: also read all Parquet columns
-    of lists of numbers.
+    of lists of numbers. query: read the result of this query to the database `path` (sql.query_result).
 
     Raises InputError, with file, column and row, for a missing column, an empty cell, an id with more than 200
     characters or with control characters, an unsupported type, a line with a wrong number of fields, text that is not
     UTF-8, and a header that declares far more data than the file can contain.
     """
     wanted = _Wanted(list(required), list(optional), list(numbers), vectors)
-    parts = [_read_part(part, keys, wanted, separator) for part, keys in parts_of(path)]
+    parts = [_read_part(part, keys, wanted, separator, query) for part, keys in parts_of(path)]
     return parts[0] if len(parts) == 1 else _joined(path, parts, wanted)
 
 
@@ -106,11 +107,15 @@ class _Wanted(NamedTuple):
     vectors: bool
 
 
-def _read_part(path, keys, wanted, separator):
+def _read_part(path, keys, wanted, separator, query):
     pa = pyarrow()
-    read = _read_parquet if path.suffix == ".parquet" else _read_text
     try:
-        table, vectors, names = read(path, wanted, keys, separator)
+        if query:
+            table, vectors, names = _read_query(path, wanted, query)
+        elif path.suffix == ".parquet":
+            table, vectors, names = _read_parquet(path, wanted, keys)
+        else:
+            table, vectors, names = _read_text(path, wanted, keys, separator)
         table.validate()
         columns = {
             name: column_of(path, name, table.column(name))
@@ -179,7 +184,23 @@ def _header(path, line, wanted, keys, separator):
     return split_header(line, best), best
 
 
-def _read_parquet(path, wanted, keys, separator):
+def _read_query(path, wanted, query):
+    import pyarrow as pa
+
+    with query_result(path, query) as reader:
+        names = _chosen(path, reader.schema.names, wanted, {})
+        ids = [name for name in names if name not in wanted.numbers]
+        texts = [name for name in ids if not is_integer(path, name, reader.schema.field(name).type)]
+        batches = []
+        for batch in reader:
+            columns = {name: batch.column(name) for name in names}
+            columns |= {name: columns[name].dictionary_encode() for name in texts}
+            batches.append(pa.table(columns))
+        table = pa.concat_tables(batches) if batches else reader.schema.empty_table().select(names)
+    return table, [], reader.schema.names
+
+
+def _read_parquet(path, wanted, keys):
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import parquet
@@ -248,8 +269,8 @@ def missing_column(name, all_names):
     meanings = standard_names(all_names)
     if "user" in meanings and "item" in meanings:
         return (
-            f"has no column {name}; its columns are {listed}; rename {meanings['user']} and {meanings['item']}, or use "
-            "mmssl-fast data convert"
+            f"has no column {name}; its columns are {listed}; give --user-column {shown(meanings['user'])[1:-1]} "
+            f"--item-column {shown(meanings['item'])[1:-1]}"
         )
     return f"has no column {name}; its columns are {listed}"
 

@@ -54,6 +54,8 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None, note
     from ..systems import title
     from ..training import loop, signals
     from ..training.progress import ObserverList
+    from .folder import RunFolder
+    from .logs import open_log
 
     config = config.changed("model", system=name)
     start = None
@@ -63,14 +65,15 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None, note
         start, remark = start_from(config.train.start, dataset, name)
         if remark and note is not None:
             note(f"{config.train.start}: {remark}")
+    log = None if folder is None else open_log(folder.path, config)
     started = time.perf_counter()
-    with ProgressObserver(title(name)) as progress:
+    with ProgressObserver(title(name), config.train.select_by) as progress:
         if folder is None:
             fit = loop.fit(dataset, config, progress)
         else:
             with signals.defer_signals() as checkpoints.stop:
                 try:
-                    observers = ObserverList(progress, folder)
+                    observers = ObserverList(progress, folder, *([log] if isinstance(folder, RunFolder) else []))
                     fit = loop.fit(dataset, config, observers, checkpoints=checkpoints, start=start)
                 except (NonFiniteLoss, OutOfMemory) as error:
                     last, path = checkpoints.last, checkpoints.folder
@@ -80,6 +83,8 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None, note
     seconds = time.perf_counter() - started
     options = config.evaluate
     test = split_metrics(fit.users, fit.items, dataset, "test", options.ks, options.mask_validation, options.batch)
+    if log is not None and isinstance(folder, RunFolder):
+        log.finish(fit.best_epoch, test)
     return fit, test, seconds
 
 

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..training.selection import selection
+from ..training.selection import SELECTED, selection
 
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e7eb"
 RECALL, NDCG, LOSS = "#2563ae", "#c2571a", "#4b5b6b"
@@ -20,8 +20,9 @@ WIDTH, LEFT, RIGHT, GAP = 11, 0.75, 0.95, 0.65
 TOP, MARGIN, TALL, LOW, BETWEEN = 0.45, 0.35, 2.6, 1.35, 0.6
 
 
-def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -> None:
-    """Draw the curves of a run as PNG: Recall@20 and NDCG@20 at the top, and a small panel for each loss term below.
+def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "", by: str = "recall@20") -> None:
+    """Draw the curves of a run as PNG: Recall@20, NDCG@20 and the metric `by` that selects the best epoch at the top,
+    and a small panel for each loss term below.
 
     epochs: the lines of metrics.jsonl, at least one. path: file or binary stream.
     """
@@ -37,6 +38,8 @@ def draw(epochs: list[dict[str, Any]], path: Path | BinaryIO, title: str = "") -
     lines = [("recall@20", "Recall@20", RECALL), ("ndcg@20", "NDCG@20", NDCG)]
     if validated and "cold_recall@20" in validated[0]["val"]:
         lines = [("cold_recall@20", "Recall@20 of cold items", RECALL), ("cold_ndcg@20", "NDCG@20 of them", NDCG)]
+    if validated and by not in ("recall@20", "ndcg@20"):
+        lines.append((SELECTED, by, LOSS))
     for name, label, colour in lines:
         _line(
             top, [record["epoch"] for record in validated], [record["val"][name] for record in validated], colour, label

@@ -141,7 +141,8 @@ class RunFolder:
     def _draw(self, fit: Fit, path: Path) -> None:
         from .curves import draw  # importing matplotlib takes half a second, and evaluate and recommend do not need it
 
-        draw(fit.epochs, path, title=f"{title(self.config.model.system)} on {self.dataset.name}")
+        name = f"{title(self.config.model.system)} on {self.dataset.name}"
+        draw(fit.epochs, path, name, self.config.train.select_by)
 
 
 class OtherRank(NullObserver):

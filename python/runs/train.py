@@ -157,6 +157,7 @@ def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
     dataset = load_data(**config.data.model_dump())
     refuse_without_features(dataset, [config.model.system])
     check_list_lengths("evaluate.ks", config.evaluate.ks, dataset.n_items)
+    check_list_lengths("train.select_by", [config.train.select_k], dataset.n_items)
     config = config.with_absolute_path()
     if config.data.path == SYNTHETIC and "epochs" not in config.train.model_fields_set:
         config = config.changed("train", epochs=SYNTHETIC_EPOCHS)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from ..config.names import METRICS
 from ..data import SPLITS
 from ..errors import InputError
-from ..ranking import METRICS, check_list_lengths, excluded, item_popularity, user_metrics
+from ..ranking import check_list_lengths
+from ..runs.list_metrics import CONFIDENCE, OF_A_LIST, list_metrics, values_of_users
 from ..runs.saved_model import Model
-
-CONFIDENCE = 0.95
 
 
 class Comparison(NamedTuple):
@@ -34,11 +34,13 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    first: Model, second: Model, split: str = "test", k: int = 20, mask_validation: bool = False
+    first: Model, second: Model, split: str = "test", k: int = 20, mask_validation: bool = False, lists: bool = False
 ) -> tuple[list[Comparison], int]:
     """(a Comparison for each metric at K, number of users). Each user with an interaction in the split is a pair.
 
-    split, k, mask_validation: as in `evaluate`. Raises InputError if the models are not from the same data and split.
+    split, k, mask_validation: as in `evaluate`. lists: also compare novelty, diversity and the share of cold items
+    (`beyond_accuracy`); whether more of these is better depends on the purpose. Raises InputError if the models are
+    not from the same data and split.
 
     >>> from mmssl_trainer import compare, configure, fit, load_data
     >>> data = load_data()
@@ -51,14 +53,14 @@ def compare(
         raise InputError(f"split = {split!r}: must be test or val")
     _refuse_other_data(first, second)
     check_list_lengths("k", [k], first.interactions.n_items)
-    data, values = first.interactions, []
-    seen, popularity = excluded(data, split == "test" and mask_validation), item_popularity(data)
+    values = []
     for model in (first, second):
-        users, metrics = user_metrics(model.users, model.items, getattr(data, split), k, seen, popularity=popularity)
-        values.append(metrics)
+        users, metrics = values_of_users(model, split, [k], mask_validation)
+        values.append(metrics | (list_metrics(model, split, [k], mask_validation).values if lists else {}))
     if len(users) < 2:
         raise InputError(f"the {split} split has interactions of {len(users)} users; a paired test needs at least 2")
-    return [_compared(name, *(metrics[name] for metrics in values)) for name in METRICS], len(users)
+    names = [*METRICS, *(OF_A_LIST if lists else ())]
+    return [_compared(name, *(metrics[f"{name}@{k}"] for metrics in values)) for name in names], len(users)
 
 
 def _compared(name: str, first: np.ndarray, second: np.ndarray) -> Comparison:

@@ -43,13 +43,13 @@ def fit(
     checkpoints: Checkpoints | None = None,
     start: Start | None = None,
 ) -> Fit:
-    """Train config.model.system on the dataset. Returns the best model by validation Recall@20.
+    """Train config.model.system on the dataset. Returns the best model by validation Recall@20, or train.select_by.
 
     An epoch has n_train // batch + 1 steps. sample_bpr draws the triples of a step from (train.seed, step), so that a
     run depends only on its configuration and data. The model is validated every train.validate_every epochs; with
-    train.select, Recall@20 below may be that of cold items among themselves. Training
-    ends after train.patience validations without a better Recall@20, or after train.epochs. If the data has no
-    validation interactions, the model of the last epoch is returned.
+    train.select, the metric may be that of cold items among themselves. Training ends after train.patience validations
+    without a better one, or after train.epochs. If the data has no validation interactions, the model of the last epoch
+    is returned.
 
     observer: is called after every step and epoch. system: replaces config.model.system, for tests. checkpoints: resume
     from the newest checkpoint and write new ones. start: values of a model, which replace the random initial values.

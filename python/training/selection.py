@@ -1,4 +1,5 @@
-"""The validation metric that selects the best epoch: Recall@20 of all items, or of cold items ranked among themselves.
+"""The validation metric that selects the best epoch: train.select_by (Recall@20) of all items, or of cold items ranked
+among themselves.
 
 A cold item's embedding comes from its features alone. It is shorter than those of other items, which training pushes
 apart, so that cold items come after all others and their Recall@20 among all items is 0 in every epoch.
@@ -20,16 +21,17 @@ from ..embeddings import Table, only_rows, zero_rows
 from ..errors import InputError
 from ..ranking import item_popularity, split_metrics
 
-ALL, COLD = "recall@20", "cold_recall@20"
+ALL, COLD, SELECTED = "recall@20", "cold_recall@20", "selected"
 
 
 def selection(val: dict[str, float]) -> float:
-    """The metric by which epochs and trials are compared, from the validation metrics of one of them.
+    """The metric by which epochs and trials are compared, from the validation metrics of one of them: "selected", if
+    train.select_by is not Recall@20.
 
     >>> selection({"recall@20": 0.0, "cold_recall@20": 0.1})
     0.1
     """
-    return val.get(COLD, val[ALL])
+    return val.get(SELECTED, val.get(COLD, val[ALL]))
 
 
 class Validation:
@@ -41,7 +43,8 @@ class Validation:
     """
 
     def __init__(self, dataset: Dataset, items: Table, config: Config) -> None:
-        self.dataset, self.options, self.cold = dataset, config.evaluate, item_popularity(dataset) == 0
+        self.dataset, self.cold, self.by = dataset, item_popularity(dataset) == 0, config.train.select_by
+        self.ks, self.batch = sorted({*config.evaluate.ks, config.train.select_k}), config.evaluate.batch
         self.by_cold_items = config.train.select != "all" and self._by_cold_items(items, config)
 
     def _by_cold_items(self, items: Table, config: Config) -> bool:
@@ -66,14 +69,23 @@ class Validation:
 
     def metrics(self, users: Table, items: Table) -> dict[str, float]:
         """`ranking.split_metrics` of the validation split. If cold items select, also "cold_recall@20" and so on: only
-        cold items are ranked and only they count as relevant."""
-        ks, batch = self.options.ks, self.options.batch
-        result = split_metrics(users, items, self.dataset, "val", ks, batch=batch)
-        if not self.by_cold_items:
-            return result
+        cold items are ranked and only they count as relevant. "selected": the value of train.select_by, if that is not
+        Recall@20."""
+        result = split_metrics(users, items, self.dataset, "val", self.ks, batch=self.batch)
+        if self.by_cold_items:
+            result |= self._of_cold_items(users, items)
+        if self.by != ALL:
+            result[SELECTED] = result[f"cold_{self.by}" if self.by_cold_items else self.by]
+        return result
+
+    def _of_cold_items(self, users: Table, items: Table) -> dict[str, float]:
         val = sp.csr_array(self.dataset.val @ sp.diags_array(self.cold.astype(np.float32)))
         val.eliminate_zeros()
         # A zero embedding puts the other items last.
         cold = only_rows(items, distributed.current().mine(torch.from_numpy(self.cold)))
-        among = split_metrics(users, cold, replace(self.dataset, val=val), "val", ks, batch=batch)
-        return result | {f"cold_{name}": value for name, value in among.items() if name.startswith(("recall", "ndcg"))}
+        among = split_metrics(users, cold, replace(self.dataset, val=val), "val", self.ks, batch=self.batch)
+        return {
+            f"cold_{name}": value
+            for name, value in among.items()
+            if name.startswith(("recall", "ndcg")) or name == self.by
+        }

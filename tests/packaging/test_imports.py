@@ -89,8 +89,8 @@ def test_packages_import_only_what_they_require():
 
 
 def test_one_extra_holds_all_that_the_trainer_imports():
-    """README's installation is ".[train]"; every command works after it but `serve` and some formats of `export`, which
-    name their extra."""
+    """README's installation is ".[train]"; every command works after it but `serve`, and some formats of `export`,
+    databases and logs, which name their extra."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -110,6 +110,10 @@ def test_one_extra_holds_all_that_the_trainer_imports():
     asked = set(re.findall(r'needed\("(\w+)[\w.]*", "export"\)', sources)) | {"onnx", "onnxscript"}
     assert asked == late.keys()
     assert set(late.values()) <= installed("export")
+    for file, extra in (("data/sql.py", "sql"), ("runs/logs.py", "log")):
+        source = (ROOT / "python" / file).read_text()
+        named = {name.replace("_", "-") for name in re.findall(rf'needed\("(\w+)[\w.]*", "{extra}"\)', source)}
+        assert named and {"mlflow-skinny" if name == "mlflow" else name for name in named} <= installed(extra)
 
 
 def _imported(folder):

@@ -16,11 +16,12 @@ id, and items with a .npy file by their id.
 
 from ...errors import InputError, shown
 from ..arrow import numbers_or_texts
+from ..core import only_used
 from ..dataset import build
 from ..features import FeatureFiles
 from ..files import TABLE_ENDS, is_partitioned
 from ..ids import indices_in_list, listed_ids, note_counting_from_one, sorted_ids
-from ..interactions import read_interactions, splits_of, unread
+from ..interactions import note_catalogue, read_interactions, splits_of, unread
 from ..tables import read_table
 
 NAME = "plain"
@@ -44,13 +45,19 @@ def read(folder, options):
     if path is None:
         raise InputError(f"{folder}: has no interactions.csv or interactions.parquet, which the plain layout needs")
     notes = []
-    table = read_interactions(path, "user", "item", options.split_column, options, notes)
-    user_ids, users = _users(folder, path, table["user"], notes)
+    table = read_interactions(path, options.user_column, options.item_column, options.split_column, options, notes)
+    user_ids, users = _users(folder, path, table[options.user_column], notes)
     files = FeatureFiles(folder, options.modalities)
-    item_ids, n_items, items = _items(folder, path, table["item"], files, notes)
+    item_ids, n_items, items = _items(folder, path, table[options.item_column], files, notes)
+    rows = None
+    if options.min_interactions > 1:
+        users, user_ids, _ = only_used(users, user_ids)
+        items, item_ids, rows = only_used(items, item_ids)
+        note_catalogue(n_items - len(rows), n_items, notes)
     splits = splits_of(path, table, options.split_column, LABELS, users, items, options, notes)
-    features = files.read(n_items, item_ids, options, notes)
-    return build(folder, NAME, (len(user_ids), n_items), splits, features, user_ids, item_ids, notes)
+    features = files.read(n_items, item_ids, options, notes, rows)
+    shape = len(user_ids), n_items if rows is None else len(rows)
+    return build(folder, NAME, shape, splits, features, user_ids, item_ids, notes)
 
 
 def find_table(folder, stem):

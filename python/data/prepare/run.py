@@ -68,10 +68,17 @@ def _streamed(folder, layout, options):
         elif layout == plain.NAME or plain.fits(folder):
             path = find_table(folder, "interactions") or (folder if is_partitioned(folder) else None)
         else:
-            path = folder if _is_loose(folder) else None
+            path = folder if _is_loose(folder, options) else None
             if path is None:
                 choose(folder, layout)  # refuses a folder that fits no layout
         if path is None or not path.exists():
+            return None
+        if options.min_interactions > 1:
+            if path == folder and not is_partitioned(folder):
+                raise InputError(
+                    f"{folder}: min_interactions = {options.min_interactions} needs an interactions.parquet, a file or "
+                    "a folder; move the parts there"
+                )
             return None
         parts = [(part, keys) for part, keys in parts_of(path) if path != folder or not _is_beside(folder, part)]
     except OSError as error:
@@ -79,14 +86,14 @@ def _streamed(folder, layout, options):
     return (path, parts) if parts and all(part.suffix == ".parquet" for part, _ in parts) else None
 
 
-def _is_loose(folder):
+def _is_loose(folder, options):
     """Whether the folder has Parquet files with users and items, with any names, and is none of the layouts."""
     from ..tables import column_names
 
     parts = [path for path in sorted(folder.glob("*.parquet")) if not _is_beside(folder, path) and path.is_file()]
     if not parts or prepared.fits(folder) or any(path.name.startswith((".", "_")) for path in parts[:1]):
         return False
-    return {"user", "item"} <= set(column_names(parts[0]))
+    return {options.user_column, options.item_column} <= set(column_names(parts[0]))
 
 
 def _is_beside(folder, path):
@@ -131,7 +138,7 @@ class _Preparation:
     def run(self):
         """Write everything to the target folder."""
         if self.table.unread:
-            self.notes.append(unread_interactions(self.table.path, list(self.table.unread)))
+            self.notes.append(unread_interactions(self.table.path, list(self.table.unread), self.options))
         found = self._distinct()
         users, items = self._users(found["user"]), self._items(found["item"])
         for side, known in (("user", users), ("item", items)):

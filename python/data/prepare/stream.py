@@ -8,7 +8,7 @@ import numpy as np
 from ...errors import InputError
 from ..arrow import LONGEST_ID, check_ids, column_of, is_integer, is_text, numbers_of, pyarrow, refuse_nulls
 from ..arrow import Column as TextColumn
-from ..interactions import RATING, TIMESTAMP, needed_numbers, refuse_missing_numbers
+from ..interactions import needed_numbers, refuse_missing_numbers
 from ..tables import missing_column, plain_texts, unreadable
 
 _BATCH, _PLAIN_BATCH = 1 << 20, 1 << 16  # rows that are decoded at once; fewer without a dictionary
@@ -57,6 +57,7 @@ class Table:
 
     def __init__(self, path, parts, options):
         self.path, self.options = path, options
+        self.columns = {options.user_column: "user", options.item_column: "item"}
         self.integers = {"user": True, "item": True}
         self.numbers, self.unread = needed_numbers(options), {}
         self._floats, self._labelled = False, []
@@ -67,18 +68,19 @@ class Table:
         if options.split == "auto" and options.split_column != "split" and not self.has_split:
             first = self.parts[0]
             raise InputError(f"{first.path}: {missing_column(options.split_column, first.names + list(first.keys))}")
-        self.times = (np.float64 if self._floats else np.int64) if TIMESTAMP in self.numbers else None
+        has_times = options.split in ("time", "last")
+        self.times = (np.float64 if self._floats else np.int64) if has_times else None
         self.rows = sum(part.rows for part in self.parts)
 
     def _open(self, path, keys):
         with _readable(path) as parquet, parquet.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
             names = list(schema.names)
-            for name in ("user", "item"):
+            for name in self.columns:
                 if name not in names and name not in keys:
                     raise InputError(f"{path}: {missing_column(name, [*names, *keys])}")
             split = self.options.split_column if self.options.split == "auto" else None
-            wanted = dict.fromkeys(("user", "item", split, *self.numbers))
+            wanted = dict.fromkeys((*self.columns, split, *self.numbers))
             read = [name for name in wanted if name in names or name in keys]
             for name in read:
                 if names.count(name) > 1:
@@ -92,13 +94,14 @@ class Table:
             for name in read:
                 if name in self.numbers or not metadata.num_rows:
                     continue
+                side = self.columns.get(name)
                 if name in keys or not is_integer(path, name, schema.field(name).type):
-                    if name in self.integers:
-                        self.integers[name] = False
+                    if side:
+                        self.integers[side] = False
                     if name not in keys:
                         texts.append(name)
-                elif name in self.integers and "uint64" in str(schema.field(name).type):
-                    self.integers[name] = False
+                elif side and "uint64" in str(schema.field(name).type):
+                    self.integers[side] = False
             self._labelled.append(split in read)
             plain = plain_texts(path, metadata, texts)
             return _Part(path, keys, metadata.num_rows, [n for n in read if n in names], bool(plain), texts)
@@ -113,7 +116,7 @@ class Table:
                 f"{path}: column {name} contains text, which cannot be read in batches; write it as a number or a time"
             )
         floating = not any(word in str(kind) for word in ("int", "date", "timestamp"))
-        self._floats |= name == TIMESTAMP and floating
+        self._floats |= name == self.options.time_column and floating
 
     def __iter__(self):
         for part in self.parts:
@@ -144,21 +147,21 @@ class Table:
     def _batch(self, part, start, rows, columns):
         split = self.options.split_column if self.has_split else None
         encoded = {}
-        for name in ("user", "item", split):
+        for name, side in (self.columns | ({split: "split"} if split else {})).items():
             if name in part.keys:
-                encoded[name] = _constant(part, name, rows)
-            elif name is not None:
-                encoded[name] = _encoded(part.path, name, columns[name], start, self.integers.get(name, False))
+                encoded[side] = _constant(part, name, rows)
+            else:
+                encoded[side] = _encoded(part.path, name, columns[name], start, self.integers.get(side, False))
         numbers = {name: numbers_of(part.path, name, columns[name], start) for name in self.numbers}
         keep = None
-        if RATING in numbers:
-            keep = numbers[RATING] >= self.options.min_rating
-        times = numbers.get(TIMESTAMP)
+        if self.options.min_rating is not None:
+            keep = numbers[self.options.rating_column] >= self.options.min_rating
+        times = numbers[self.options.time_column] if self.times else None
         if times is not None and times.dtype != self.times:
             if self.times is np.int64:
-                raise InputError(f"{part.path}: column {TIMESTAMP} contains numbers above 2^63")
+                raise InputError(f"{part.path}: column {self.options.time_column} contains numbers above 2^63")
             times = times.astype(self.times)
-        return Batch(part.path, start, rows, encoded["user"], encoded["item"], encoded.get(split), times, keep)
+        return Batch(part.path, start, rows, encoded["user"], encoded["item"], encoded.get("split"), times, keep)
 
 
 @contextmanager

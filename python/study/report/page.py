@@ -14,13 +14,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ...config.byte_size import readable
 from ...config.load import load
+from ...config.names import METRICS
 from ...config.sections import Config
 from ...errors import InputError
 from ...files import write_text
-from ...ranking import METRICS, breakdown, user_metrics_on_test
+from ...ranking import breakdown, user_metrics_on_test
 from ...runs import folder as run_folder
 from ...runs import saved_model
 from ...runs.curves import draw
+from ...runs.list_metrics import interval, list_metrics, values_of_users
 from ...runs.recommend import recommend
 from ...systems import SYSTEMS, title
 
@@ -51,6 +53,7 @@ class Page:
     metrics: list[list[str]]
     groups: list[list[str]]
     breakdown: list[list[str]]
+    lists: list[list[str]]
     top: list[list[str]]
     timing: list[list[str]]
     balance: list[list[str]]
@@ -79,6 +82,7 @@ def write_report(paths: list[Path], out: Path) -> tuple[Path, Path]:
         "versions": pages[0].result["versions"],
         "metric_columns": ["K", *METRICS],
         "group_columns": ["training interactions", "test users", f"Recall@{K}", f"NDCG@{K}"],
+        "list_columns": [f"at K = {K}", "mean", "95% interval"],
         "breakdown_columns": ["held-out pairs of", "users", "pairs", f"Recall@{K}", f"NDCG@{K}", f"Hit@{K}"],
         "balance_columns": ["part", "term", "share, first epoch", "share, best epoch", "cosine, best epoch"],
         "critic_columns": ["modality", "epoch", *CRITIC.values()],
@@ -121,13 +125,14 @@ def read(path: Path) -> Page:
         metrics=[[str(k), *(f"{test[f'{name}@{k}']:.4f}" for name in METRICS)] for k in ks],
         groups=_groups(model, config),
         breakdown=_breakdown(model, config),
+        lists=_lists(model, config),
         top=_top(model),
         timing=_timing(result, epochs, config),
         balance=_balance(epochs, result["best_epoch"]),
         critic=_critic(epochs, result["best_epoch"]),
         settings=_settings(config),
         baselines=_baselines(run_folder.read_baselines(path)),
-        curves=_curves(epochs, f"{title(config.model.system)} on {data['name']}"),
+        curves=_curves(epochs, f"{title(config.model.system)} on {data['name']}", config.train.select_by),
         not_run=_not_run(result, epochs, config),
     )
 
@@ -183,6 +188,21 @@ def _breakdown(model: saved_model.Model, config: Config) -> list[list[str]]:
         ]
         for name, group in groups.items()
     ]
+
+
+def _lists(model: saved_model.Model, config: Config) -> list[list[str]]:
+    """The means over the test users with their confidence intervals, and what the lists are like beyond accuracy."""
+    masked = config.evaluate.mask_validation
+    _, values = values_of_users(model, "test", [K], masked)
+    found = list_metrics(model, "test", [K], masked)
+    if not len(found.users):
+        return []
+    values |= found.values
+    rows = [
+        [name.partition("@")[0], f"{each.mean():.4f}", "{:.4f} to {:.4f}".format(*interval(each))]
+        for name, each in values.items()
+    ]
+    return [*rows, *([name.partition("@")[0], f"{share:.4f}", "–"] for name, share in found.coverage.items())]
 
 
 def _top(model: saved_model.Model) -> list[list[str]]:
@@ -268,11 +288,11 @@ def _settings(config: Config) -> list[list[str]]:
     return [[name, str(value), "changed" if name in changes else ""] for name, value in config.flat().items()]
 
 
-def _curves(epochs: list[dict[str, Any]], title: str) -> str:
+def _curves(epochs: list[dict[str, Any]], title: str, by: str) -> str:
     if not epochs:
         return ""
     png = io.BytesIO()
-    draw(epochs, png, title)
+    draw(epochs, png, title, by)
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 

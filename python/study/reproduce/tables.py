@@ -33,9 +33,10 @@ def preamble(settings: Settings, dataset: Dataset, finished: list[FinishedRun], 
         seeds = sorted({each.run.seed for each in finished})
         versions = finished[0].result["versions"]
         epochs = " or ".join(map(str, sorted({each.run.config.train.epochs for each in finished})))
+        metrics = " or ".join(sorted({each.run.config.train.select_by.capitalize() for each in finished}))
         lines += [
             "All items except the user's training items are ranked; K = 20. The epoch is selected by validation "
-            f"Recall@20, from at most {epochs}. Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}. "
+            f"{metrics}, from at most {epochs}. Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}. "
             f"mmssl_fast {versions['mmssl_fast']}, torch {versions['torch']}."
         ]
     if settings.quick:

@@ -19,7 +19,7 @@ RECORD, BEST = "trials.md", "best.toml"
 def table(trials: list[FrozenTrial], names: list[str], dataset: Dataset, base: Config, seeds: int) -> str:
     """The contents of trials.md: all trials, in the given order, with the values of the keys `names`."""
     rows = [_row(trial, names) for trial in trials]
-    columns = ["trial", "val. Recall@20", "state", *names, "best epoch", "seconds"]
+    columns = ["trial", f"val. {base.train.select_by}", "state", *names, "best epoch", "seconds"]
     lines = [
         f"# Search for {base.model.system} on {dataset.name}",
         "",

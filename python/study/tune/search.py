@@ -1,4 +1,4 @@
-"""`mmssl-fast tune`: hyper-parameter search with Optuna, maximising validation Recall@20.
+"""`mmssl-fast tune`: hyper-parameter search with Optuna, maximising the validation metric train.select_by.
 
 A search writes one folder: study.log, Optuna's journal, from which the search can be resumed; trials.md, the table of
 trials; best.toml, the best trial as a preset. The test interactions are never used.
@@ -43,9 +43,11 @@ def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None
     missing, or the system accepts neither the base configuration nor the lowest values of the space."""
     if base.train.start:
         raise InputError("tune: train.start is set, and trials start from random values; leave it out")
+    if base.train.log_to:
+        raise InputError("tune: train.log_to is set, but trials have no run folder; leave it out")
     if not dataset.val.nnz:
         raise InputError(
-            f"{dataset.name}: has no validation interactions, and tune compares settings by validation Recall@20; give "
+            f"{dataset.name}: has no validation interactions, and tune compares settings by a validation metric; give "
             'some interactions the split "val"'
         )
     device, refusals = loop.pick_device(base.train.device), []
@@ -205,7 +207,7 @@ class Search:
         return trial.number
 
     def _value(self, trial: Trial, config: Config) -> float:
-        """Validation Recall@20, mean over seeds. Only the run of the first seed can be pruned."""
+        """The validation metric (train.select_by), mean over seeds. Only the run of the first seed can be pruned."""
         values: list[float] = []
         for seed in range(config.train.seed, config.train.seed + self.seeds):
             observer = _TrialObserver(trial, prune=not values, stop=self.stop)
@@ -215,7 +217,7 @@ class Search:
             values.append(fit.best)
             trial.set_user_attr("epochs", [*trial.user_attrs.get("epochs", []), len(fit.epochs)])
             trial.set_user_attr("best_epoch", [*trial.user_attrs.get("best_epoch", []), fit.best_epoch])
-        trial.set_user_attr("recall@20", values)
+        trial.set_user_attr(config.train.select_by, values)
         return sum(values) / len(values)
 
     def ended(self) -> list[FrozenTrial]:
@@ -231,7 +233,9 @@ class Search:
             best = trials[0]
             config = with_values(self.base, best.params, self.space.source)
             title = f"{config.model.system} on {self.dataset.name}: trial {best.number} of {len(trials)}"
-            write_text(self.folder / BEST, preset(config, f"{title}, validation Recall@20 {best.value:.4f}."))
+            write_text(
+                self.folder / BEST, preset(config, f"{title}, validation {config.train.select_by} {best.value:.4f}.")
+            )
 
 
 def _to_json(keys: dict[str, Distribution]) -> dict[str, str]:

@@ -14,7 +14,11 @@ from ...config.sections import Config
 from ...config.toml import read_toml
 from ...errors import InputError, shown
 
-NOT_TUNED = ("data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare", "train.start")
+NOT_TUNED = (
+    *("data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare", "train.start"),
+    "train.log_to",
+)
+COMPARED_BY = ("train.select", "train.select_by")  # trials with other values could not be compared
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
@@ -56,7 +60,7 @@ def read_space(path: Path, base: Config) -> Space:
             raise InputError(f"{path}: {section} must be a table, [{section}]")
         for key, entry in entries.items():
             name = f"{section}.{key}"
-            if name in NOT_TUNED or section in NOT_TUNED:
+            if {name, section} & {*NOT_TUNED, *COMPARED_BY}:
                 raise InputError(f"{path}: {name} cannot be searched over; set it with an option of the command")
             keys[name], samples[name] = _distribution(path, name, entry)
     # Keys with a single choice are the same in every trial, and may be what makes the values of other keys valid.

@@ -137,7 +137,10 @@ ERRORS = {
         ),
         (text("image_feat.npz", ""), "both image_feat.npz and image_feat.npy"),
         (text("interactions.csv", "1,2,5\n3,4,1\n"), "interactions.csv | first line '1, 2, 5' is data | data convert"),
-        (text("interactions.csv", "userId,movieId\n1,2\n"), "no column user | rename userId and movieId"),
+        (
+            text("interactions.csv", "userId,movieId\n1,2\n"),
+            "no column user | --user-column userId --item-column movieId",
+        ),
         (text("interactions.csv", "user,item\n1,2\n".encode("utf-16")), "interactions.csv | UTF-16"),
         (text("interactions.parquet", ""), "both interactions.parquet and interactions.csv"),
         (poisoned(np.nan), "text_feat.npy | row 7, column 2 | nan"),

@@ -90,7 +90,7 @@ def test_markdown_has_rectangular_tables(runs, tmp_path):
         elif widths:
             assert len(set(widths)) == 1 and len(widths) >= 2
             tables, widths = tables + 1, []
-    assert tables == 6
+    assert tables == 7
 
 
 def test_splits_are_kept_apart(runs, tmp_path):

@@ -186,6 +186,7 @@ def test_a_second_process_is_refused(tmp_path, space, capsys):
         ("[optimiser]\nrate = [0.1, 0.2]", "optimiser.rate"),
         ("[model]\nlayers = [1, 1000]", "model.layers = 1000"),
         ("[train]\nseed = [1, 2]", "train.seed cannot be searched over"),
+        ("[train]\nselect_by = ['ndcg@10', 'recall@20']", "train.select_by cannot be searched over"),
         ("[data]\nlayout = ['auto', 'plain']", "data.layout cannot be searched over"),
         ("model = 1", "[model]"),
         ("", "contains no key"),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from command_line import fails
+from mmssl_trainer import configure
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.ranking import ranking_metrics
@@ -69,3 +71,45 @@ def test_cold_items_cannot_select_where_there_are_none(data):
     whole = replace(data, val=data.train)
     with pytest.raises(InputError, match=r'train\.select = "cold": .* has no validation pair of an item without'):
         fit(whole, configured("vbpr", train__select="cold"))
+
+
+@pytest.mark.parametrize(("system", "prefix"), [("lightgcn", ""), ("vbpr", "cold_")])
+def test_the_chosen_metric_selects(data, system, prefix, tmp_path):
+    """Also one at a K that evaluate.ks does not have, and among cold items."""
+    values = {"optimiser__lr": 0.02, "evaluate__ks": [20], "train__epochs": 6}
+    split = data if prefix else synthetic(seed=2, n_users=90, n_items=240, modalities={"image": 8})
+    first = fit(split, configured(system, **values))
+    for name in ("mrr@1", "ndcg@20", "precision@7"):
+        fitted = fit(split, configured(system, train__select_by=name, **values))
+        found = [record["val"][prefix + name] for record in fitted.epochs]
+        assert fitted.best == max(found) == selection(fitted.val) == fitted.val["selected"]
+        assert fitted.best_epoch == 1 + int(np.argmax(found))
+        for one, other in zip(first.epochs, fitted.epochs, strict=True):
+            assert one["val"].items() <= other["val"].items()
+        draw(fitted.epochs, tmp_path / "curves.png", "by", name)
+
+
+def test_the_chosen_metric_stops_early(data):
+    """A model that is compared by a metric which never improves stops after train.patience validations."""
+    never = replace(data, val=sp.csr_array(data.val.shape, dtype=np.float32))
+    lists = never.val.tolil()
+    lists[0, 0] = 1
+    one_pair = replace(data, val=sp.csr_array(lists))
+    values = {"train__epochs": 30, "train__patience": 2, "train__select": "all", "optimiser__lr": 1e-6}
+    fitted = fit(one_pair, configured("lightgcn", train__select_by="hit@1", **values))
+    assert len(fitted.epochs) == 3 and fitted.best == 0 and fitted.best_epoch == 1
+
+
+@pytest.mark.parametrize("name", ["recall", "recall@0", "recall@-1", "map@10", "ndcg@1.5", "@5", "ndcg@٣"])
+def test_metric_that_is_none_is_refused(name):
+    with pytest.raises(InputError, match=r"train\.select_by.*such as ndcg@10"):
+        configure({"train.select_by": name})
+
+
+def test_list_longer_than_the_catalogue_is_refused(tmp_path, capsys):
+    settings = ["--system", "popularity", "--set", "train.select_by=ndcg@5000"]
+    fails(
+        capsys,
+        ["train", *settings, "--out", str(tmp_path / "run")],
+        "train.select_by [5000]: each must be between 1 and",
+    )

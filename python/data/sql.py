@@ -1,0 +1,95 @@
+"""Queries to a DuckDB or SQLite database, whose result is read as Arrow record batches."""
+
+from contextlib import closing, contextmanager
+
+from ..errors import InputError, first_line, needed, shown
+from .arrow import pyarrow
+
+ROWS = 1 << 16  # of a record batch
+_TABLES = {
+    "duckdb": "select table_name from information_schema.tables",
+    "sqlite": "select name from sqlite_schema where type in ('table', 'view')",
+}
+
+
+def database_kind(path):
+    """ "duckdb", "sqlite", or None for any other file, by its first bytes."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        start = file.read(16)
+    return "sqlite" if start == b"SQLite format 3\0" else "duckdb" if start[8:12] == b"DUCK" else None
+
+
+def refuse_without_query(path):
+    """Raise InputError, because a database was given without a query."""
+    raise InputError(f'{path}: is a database; give --query "select user, item from TABLE"{_tables(path)}')
+
+
+@contextmanager
+def query_result(path, query):
+    """The result of one SELECT statement as a pyarrow.RecordBatchReader.
+
+    The database is opened read-only. A query to DuckDB can read other files only in the folder of the database, as a
+    view on Parquet files does. Raises InputError if the query cannot be run, or the driver is not installed.
+    """
+    pa, kind = pyarrow(), database_kind(path)
+    errors, run = _driver(path, kind)
+    try:
+        with run(query) as reader:
+            yield reader
+    except (*errors, pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: the query cannot be run ({shown(first_line(error), 160)}){_tables(path)}") from None
+
+
+def _driver(path, kind):
+    """(exception classes, function query → context manager of a RecordBatchReader) for this kind of database."""
+    try:
+        if kind == "duckdb":
+            return (needed("duckdb", "sql").Error,), lambda query: _duckdb(path, query)
+        if kind == "sqlite":
+            needed("adbc_driver_sqlite", "sql")
+            return (needed("adbc_driver_manager", "sql").Error,), lambda query: _sqlite(path, query)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    raise InputError(f"{path}: is not a DuckDB or SQLite database, which --query needs")
+
+
+@contextmanager
+def _duckdb(path, query):
+    duckdb = needed("duckdb", "sql")
+    with closing(duckdb.connect(str(path), read_only=True)) as connection:
+        folder = str(path.resolve().parent).replace("'", "''")
+        for setting in (
+            f"allowed_directories = ['{folder}']",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            connection.execute(f"SET {setting}")
+        statements = connection.extract_statements(query)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise InputError(f"{path}: the query {shown(query)} must be one SELECT statement")
+        yield connection.sql(query).to_arrow_reader(ROWS)
+
+
+@contextmanager
+def _sqlite(path, query):
+    dbapi = needed("adbc_driver_sqlite.dbapi", "sql")
+    with (
+        closing(dbapi.connect(f"{path.resolve().as_uri()}?mode=ro")) as connection,
+        closing(connection.cursor()) as cursor,
+    ):
+        cursor.execute(query)
+        yield cursor.fetch_record_batch()
+
+
+def _tables(path):
+    """ "; its tables are …", for a message."""
+    kind = database_kind(path)
+    errors, run = _driver(path, kind)
+    try:
+        with run(_TABLES[kind]) as reader:
+            names = sorted(name for batch in reader for name in batch.column(0).to_pylist())
+    except (*errors, OSError):
+        return ""
+    return f"; its tables are {shown(', '.join(names), 120)}" if names else "; it has no tables"
