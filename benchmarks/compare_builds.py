@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 MEASURE = """
-import json, sys, time
+import json, re, sys, time
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
@@ -29,12 +29,17 @@ for users in (9308, 100_000):
         def call(h=h, e=e, ids=ids, gemm=gemm):
             with torch.autocast("cpu", torch.bfloat16, enabled=gemm is not None):
                 torch.autograd.grad(infonce(h, e, ids, 0.2), (h, e))
-        calls[f"infonce, {users} users, {'bfloat16' if gemm else 'float32'}"] = call
+        name = f"infonce, {users} users, {'bfloat16' if gemm else 'float32'}"
+        if re.search(sys.argv[5], name):
+            calls[name] = call
 for precision in ("float32", "bfloat16"):
     for hidden in ("", "1024,512"):
+        name = f"step, H = {hidden.split(',')[0] or 512}, {precision}"
+        if not re.search(sys.argv[5], name):
+            continue
         settings = [f"train.precision={precision}"]
         run = step_profile.build(sys.argv[2], settings, [int(width) for width in hidden.split(",") if width])
-        calls[f"step, H = {hidden.split(',')[0] or 512}, {precision}"] = lambda run=run: step_profile.step(run)
+        calls[name] = lambda run=run: step_profile.step(run)
 x = torch.randn(1024, 1024)
 calls["product"] = lambda: x @ x
 for call in calls.values():
@@ -46,14 +51,14 @@ json.dump(found, open(sys.argv[4], "w"))
 """
 
 
-def measured(tree: Path, data: str, rounds: int) -> dict[str, float]:
+def measured(tree: Path, data: str, rounds: int, only: str) -> dict[str, float]:
     """The least time of each call, in units of the product."""
     with tempfile.TemporaryDirectory() as folder:
         for package, source in (("mmssl_fast", "mmssl_fast"), ("mmssl_trainer", "python")):
             (Path(folder) / package).symlink_to((tree / source).resolve())
         kept = Path(folder) / "times.json"
         here = Path(__file__).resolve().parent
-        arguments = [str(here), data, str(rounds), str(kept)]
+        arguments = [str(here), data, str(rounds), str(kept), only]
         environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-c", MEASURE, *arguments], env=environment, check=True)
         found = json.loads(kept.read_text())
@@ -68,11 +73,12 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("--turns", type=int, default=2, help="processes of each build")
     parser.add_argument("--rounds", type=int, default=5, help="calls in each process")
+    parser.add_argument("--only", default="", help="regular expression: the calls to measure, such as 'H = 512'")
     given = parser.parse_args()
     times: dict[Path, dict[str, float]] = {given.old: {}, given.new: {}}
     for _ in range(given.turns):
         for tree, least in times.items():
-            for name, value in measured(tree, given.data, given.rounds).items():
+            for name, value in measured(tree, given.data, given.rounds, given.only).items():
                 least[name] = min(least.get(name, value), value)
     old, new = times[given.old], times[given.new]
     print("| | old, in products of 1024 x 1024 | new | times faster |\n|---|---|---|---|")
@@ -80,6 +86,8 @@ def main() -> None:
         print(f"| {name} | {old[name]:.2f} | {new[name]:.2f} | {old[name] / new[name]:.2f} |")
     for name in (n for n in new if n.endswith("bfloat16")):
         exact = name.replace("bfloat16", "float32")
+        if exact not in old:
+            continue
         print(f"| {name}, against old float32 | {old[exact]:.2f} | {new[name]:.2f} | {old[exact] / new[name]:.2f} |")
 
 

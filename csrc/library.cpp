@@ -128,6 +128,7 @@ pybind11::dict infonce_sizes() {
   sizes["anchors"] = mmssl::kInfonceAnchors;
   sizes["min_anchors"] = mmssl::kInfonceMinAnchors;
   sizes["exps"] = mmssl::kInfonceExps;
+  sizes["pieces"] = mmssl::infonce_has_pieces() ? 1 : 0;
   return sizes;
 }
 

@@ -13,4 +13,7 @@ constexpr int64_t kInfonceExps = int64_t{1} << 22;  // maximum number of values 
 
 constexpr double kInfonceSpan = 80;  // maximum range of logits whose exp is a normal float32
 
+// Whether the processor computes float32 calls by infonce_pieces.cpp, if they suit it.
+bool infonce_has_pieces();
+
 }  // namespace mmssl

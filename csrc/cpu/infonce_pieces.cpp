@@ -92,11 +92,9 @@ struct Groups {
 // The number of pieces per float32 number: 1, or 3 for the precision of float32. 0 if the processor or the call does
 // not suit.
 int pieces_of(const InfonceCall& call) {
-  static const bool supported = isa_in_use() == Isa::avx512 && __builtin_cpu_supports("avx512bf16") &&
-                                __builtin_cpu_supports("amx-bf16") && at::cpu::init_amx();
   const bool suits = call.h.scalar_type() == at::kFloat && call.ids.size(0) >= kLeastAnchors &&
                      2 / call.tau <= kInfonceSpan;  // there is no running maximum
-  if (!supported || !suits) return 0;
+  if (!suits || !infonce_has_pieces()) return 0;
   return call.bfloat16 ? 1 : 3;
 }
 
@@ -163,6 +161,12 @@ void tile_products(const InfonceCall& call, const Groups& groups, int64_t g, int
 
 }  // namespace
 
+bool infonce_has_pieces() {
+  static const bool supported = isa_in_use() == Isa::avx512 && __builtin_cpu_supports("avx512bf16") &&
+                                __builtin_cpu_supports("amx-bf16") && at::cpu::init_amx();
+  return supported;
+}
+
 bool infonce_forward_by_pieces(const InfonceCall& call, at::Tensor& term, at::Tensor& lse) {
   const int pieces = pieces_of(call);
   if (pieces == 0) return false;
@@ -211,11 +215,12 @@ bool infonce_backward_by_pieces(const InfonceCall& call, const at::Tensor& push,
   const Tasks tasks(h.size(0));
   const int64_t d = h.size(1), n = ids.size(0);
   const float scale = static_cast<float>(kLog2E / call.tau);
+  at::Tensor
+      shares;  // the gradients of the anchors, without their weights and transposed: [tasks, groups, depth, width]
   for (int64_t begin = 0; begin < n; begin += kInfonceBlock) {
     const Groups groups(call, pieces, begin, std::min(begin + kInfonceBlock, n), &push);
     const int64_t share_size = groups.depth * groups.padded();
-    // The gradients of the anchors, without their weights and transposed: [tasks, groups, depth, width].
-    const at::Tensor shares = at::empty({tasks.count() * share_size}, h.options());
+    if (!shares.defined()) shares = at::empty({tasks.count() * share_size}, h.options());  // the first block is largest
     const at::Tensor shifts = at::zeros({groups.padded()}, h.options());
     float* shift = write_ptr<float>(shifts);
     for (int64_t r = 0; r < groups.rows; ++r) {
@@ -278,6 +283,7 @@ bool infonce_backward_by_pieces(const InfonceCall& call, const at::Tensor& push,
 #else
 namespace mmssl {
 
+bool infonce_has_pieces() { return false; }
 bool infonce_forward_by_pieces(const InfonceCall&, at::Tensor&, at::Tensor&) { return false; }
 bool infonce_backward_by_pieces(const InfonceCall&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
                                 at::Tensor&, at::Tensor&) {

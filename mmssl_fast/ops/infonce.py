@@ -16,6 +16,7 @@ from .unit_rows import unit_rows
 # MOST_USERS users: the exponentials of a block of anchors are kept, and with more users the block would have too few
 # anchors for an efficient matrix product.
 ONE_PASS_MIN_TAU, MOST_USERS = 0.025, 1 << 15
+LEAST_ANCHORS = 32  # least number of distinct anchors for products of bfloat16 pieces
 MIN_TAU = {torch.float32: 1e-37, torch.float64: 1e-300}  # below this, 1/τ overflows the dtype
 
 
@@ -103,20 +104,25 @@ class Workspace(NamedTuple):
     exps: int
 
 
-def cpu_workspace(users: int, batch: int) -> Workspace:
+def cpu_workspace(users: int, batch: int, pieces: bool | None = None) -> Workspace:
     """The memory of one differentiable call on the CPU for h and e [users, d] and `batch` distinct anchors, counted in
     elements of the dtype of h. The block sizes come from csrc/cpu/infonce.h. The trainer plans its memory with it.
 
+    pieces: whether the products are those of bfloat16 pieces, for which d is a multiple of 32. None: those of a float32
+    call with tau ≥ 0.025 on this processor.
+
     Example:
-        >>> cpu_workspace(1000, 1024)
+        >>> cpu_workspace(1000, 1024, pieces=False)
         Workspace(one_pass=True, anchors=256, shares=2048, exps=512000)
     """
     sizes, one_pass = infonce_sizes(), users <= MOST_USERS
+    pieces = bool(sizes["pieces"]) if pieces is None else pieces
+    kept = one_pass and not (pieces and batch >= LEAST_ANCHORS)
     one_pass_anchors = max(sizes["min_anchors"], min(sizes["exps"] // max(2 * users, 1), sizes["anchors"]))
-    anchors = min(batch, one_pass_anchors if one_pass else sizes["block"])
+    anchors = min(batch, one_pass_anchors if kept else sizes["block"])
     tiles = -(-users // sizes["keys"])
     chunk = max(-(-tiles // sizes["tasks"]), 1) * sizes["keys"]  # keys per task
-    return Workspace(one_pass, anchors, 2 * -(-users // chunk) * anchors, 2 * users * anchors if one_pass else 0)
+    return Workspace(one_pass, anchors, 2 * -(-users // chunk) * anchors, 2 * users * anchors if kept else 0)
 
 
 def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> bool:

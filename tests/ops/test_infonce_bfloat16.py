@@ -2,8 +2,10 @@
 a processor with AMX uses for calls with at least 32 distinct anchors."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,6 +144,46 @@ def test_opcheck(bfloat16):
     term, lse = (x.detach() for x in torch.ops.mmssl_fast.infonce(*arguments))
     detached = (term, lse, h.detach(), e.detach(), ids, lse, 0.4, True, bfloat16)
     torch.library.opcheck(torch.ops.mmssl_fast.infonce_bwd, detached)
+
+
+def errors(op, **named):
+    """The largest error of the log-sum-exp and of the two gradients, relative to the largest entry."""
+    h, e, ids = inputs(1000, 256, 64)
+    h, e, ids = F.normalize(h.detach()), F.normalize(e.detach()), ids[:256]
+
+    def outputs(h, e, lse):
+        h, e = h.clone().requires_grad_(), e.clone().requires_grad_()
+        found = lse(h, e)
+        return found.detach(), *torch.autograd.grad(found.mean(), (h, e))
+
+    def formula(h, e):
+        return (e[ids] @ torch.cat((h, e)).mT / 0.2).logsumexp(1)
+
+    truth = outputs(h.double(), e.double(), formula)
+    found = outputs(h, e, formula if op is None else lambda h, e: op(h, e, ids, 0.2, False, **named)[1])
+    return [((x.double() - t).abs().max() / t.abs().max()).item() for x, t in zip(found, truth, strict=True)]
+
+
+def test_errors_are_those_of_the_table():
+    infonce_op = torch.ops.mmssl_fast.infonce
+    columns = errors(None), errors(infonce_op, bfloat16=False), errors(infonce_op, bfloat16=True)
+    names = "log-sum-exp", "gradient of h", "gradient of e"
+    lines = [
+        f"| {name} | " + " | ".join(f"{x:.1e}" for x in row) + " |" for name, *row in zip(names, *columns, strict=True)
+    ]
+    page = (Path(__file__).resolve().parents[2] / "docs" / "precision.md").read_text()
+    section = page[page.index("## infonce on the CPU") : page.index("## The discriminator")]
+    table = [
+        [float(x) for x in re.findall(r"\d\.\de-\d\d", line)]
+        for name in names
+        for line in section.splitlines()
+        if line.startswith(f"| {name} |")
+    ]
+    assert len(table) == 3, "\n".join(lines)
+    for row, documented in zip(zip(*columns, strict=True), table, strict=True):
+        for found, shown in zip(row, documented, strict=True):
+            assert found <= 4 * shown, "\n".join(lines)  # other processors add in another order
+        assert row[2] >= documented[2] / 2, "\n".join(lines)
 
 
 def saved(path):
