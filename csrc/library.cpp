@@ -53,11 +53,15 @@ TORCH_LIBRARY(mmssl_fast, m) {
   m.def(
       "gumbel_tile(Tensor crow, Tensor col, Tensor users, Tensor lse, SymInt n_items, SymInt first, SymInt last, "
       "float tau, Tensor seed_offset, float noise_scale) -> Tensor");
-  m.def("infonce(Tensor h, Tensor e, Tensor ids, float tau, bool exclude_self) -> (Tensor, Tensor)");
+  m.def(
+      "infonce(Tensor h, Tensor e, Tensor ids, float tau, bool exclude_self, bool bfloat16=False) -> (Tensor, Tensor)");
   m.def(
       "infonce_bwd(Tensor term_grad, Tensor lse_grad, Tensor h, Tensor e, Tensor ids, Tensor lse, float tau, bool "
-      "exclude_self) -> (Tensor, Tensor)");
-  m.def("infonce_with_grad(Tensor h, Tensor e, Tensor ids, float tau, bool exclude_self) -> (Tensor, Tensor, Tensor)");
+      "exclude_self, bool bfloat16=False) -> (Tensor, Tensor)");
+  m.def(
+      "infonce_with_grad(Tensor h, Tensor e, Tensor ids, float tau, bool exclude_self, bool bfloat16=False) -> "
+      "(Tensor, "
+      "Tensor, Tensor)");
   m.def(
       "lightgcn(Tensor crow, Tensor col, Tensor? value, Tensor t_crow, Tensor t_col, Tensor? t_value, Tensor? "
       "users_receive, Tensor? users_send, Tensor? items_receive, Tensor? items_send, Tensor users, Tensor items, int "
@@ -124,6 +128,7 @@ pybind11::dict infonce_sizes() {
   sizes["anchors"] = mmssl::kInfonceAnchors;
   sizes["min_anchors"] = mmssl::kInfonceMinAnchors;
   sizes["exps"] = mmssl::kInfonceExps;
+  sizes["pieces"] = mmssl::infonce_has_pieces() ? 1 : 0;
   return sizes;
 }
 

@@ -332,7 +332,9 @@ def _blocks(precision: str, wide: bool, d: int, arch: int) -> tuple[int, int, in
 class _Call:
     """The checked arguments of one call, and the block sizes that follow from them."""
 
-    def __init__(self, op: str, h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> None:
+    def __init__(
+        self, op: str, h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool, bfloat16: bool
+    ) -> None:
         require(
             h.ndim == 2 and h.shape == e.shape,
             op,
@@ -353,7 +355,8 @@ class _Call:
         self.h, self.e, self.ids = row_major(h), row_major(e), row_major(ids)
         self.tau, self.anchors, (self.users, self.d) = tau, ids.shape[0], h.shape
         self.exclude_self = exclude_self
-        wide, precision = h.dtype == torch.float64, dot_precision(h.dtype)
+        wide = h.dtype == torch.float64
+        precision = "bf16" if bfloat16 and not wide else dot_precision(h.dtype)
         # A program has block_owned rows of one side, and loops over the rows of the other side, block_looped at a time.
         self.block_owned, self.block_looped, max_block_d = _blocks(precision, wide, self.d, arch_of(h.device))
         self.block_d, self.block_out = min(power_of_2(self.d, 16), max_block_d), min(power_of_2(self.d, 16), 64)
@@ -369,13 +372,15 @@ class _Call:
         return high, scale - high
 
 
-def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> tuple[Tensor, Tensor]:
+def infonce(
+    h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool, bfloat16: bool = False
+) -> tuple[Tensor, Tensor]:
     """The CUDA implementation of ``torch.ops.mmssl_fast.infonce``: term and lse [B] from unit rows h and e [U, d] and
     ids int64 [B].
 
     The range of the ids is not checked, because it would need a synchronisation.
     """
-    call = _Call("infonce", h, e, ids, tau, exclude_self)
+    call = _Call("infonce", h, e, ids, tau, exclude_self, bfloat16)
     term, lse = h.new_empty(call.anchors), h.new_empty(call.anchors)
     running_max = 2 * LOG2_E / tau > MAX_RANGE
     shift = 0.0 if running_max else LOG2_E / tau
@@ -426,11 +431,19 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -
 
 
 def infonce_bwd(
-    term_grad: Tensor, lse_grad: Tensor, h: Tensor, e: Tensor, ids: Tensor, lse: Tensor, tau: float, exclude_self: bool
+    term_grad: Tensor,
+    lse_grad: Tensor,
+    h: Tensor,
+    e: Tensor,
+    ids: Tensor,
+    lse: Tensor,
+    tau: float,
+    exclude_self: bool,
+    bfloat16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The CUDA implementation of ``torch.ops.mmssl_fast.infonce_bwd``: the gradients of h and e, [U, d] each."""
     op = "infonce_bwd"
-    call = _Call(op, h, e, ids, tau, exclude_self)
+    call = _Call(op, h, e, ids, tau, exclude_self, bfloat16)
     for x in (term_grad, lse_grad, lse):
         require(
             x.shape == ids.shape and x.dtype == h.dtype,

@@ -58,6 +58,7 @@ def infonce_sizes() -> dict[str, int]:
         A dict with ``block`` (anchors whose partial sums are in memory at once), ``keys`` and ``anchors`` (size of a
         tile), ``tasks`` (maximum number of tasks among which the keys are divided), ``min_anchors`` and ``exps``. If
         the gradient is computed together with the loss, it processes at least ``min_anchors`` anchors at once and keeps
-        at most ``exps`` values of exp(product).
+        at most ``exps`` values of exp(product). ``pieces``: 1 if the products of float32 calls are those of bfloat16
+        pieces on this processor (docs/precision.md), else 0.
     """
     return _C.infonce_sizes()

@@ -10,6 +10,8 @@
 // infonce_with_grad computes three products: it keeps exp(product) of a few anchors with all keys, and computes the
 // gradient of their mean from them. Its sums have no running maximum, so tau must not be small.
 //
+// On processors with AMX, float32 calls are computed by infonce_pieces.cpp instead, if they suit it.
+//
 // An id that occurs several times among the anchors is computed once. In a batch drawn over the interactions of TikTok,
 // 71% of which belong to a hundred users, only 40% of the anchors are distinct.
 #include <ATen/core/Tensor.h>
@@ -27,7 +29,9 @@
 #include "common/dispatch.h"
 #include "common/factors.h"
 #include "common/isa.h"
+#include "cpu/distinct_ids.h"
 #include "cpu/infonce.h"
+#include "cpu/infonce_pieces.h"
 #include "cpu/tile.h"
 
 #define MMSSL_KERNELS "cpu/isa/infonce.h"
@@ -38,13 +42,16 @@
 namespace mmssl {
 namespace {
 
-constexpr double kSpan = 80;  // maximum range of logits whose exp is a normal float32
+struct Inputs : InfonceCall {
+  at::Tensor exact_h, exact_e;  // h and e before they were rounded to bfloat16
 
-struct Inputs {
-  const char* op;
-  at::Tensor h, e, ids;  // [U, d], [U, d], [B], contiguous
-  double tau;
-  bool exclude_self;
+  // Rounds the operands of products here, on processors where this is not done by infonce_pieces.cpp.
+  void round() {
+    bfloat16 = bfloat16 && h.scalar_type() == at::kFloat;
+    if (!bfloat16) return;
+    h = h.to(at::kBFloat16).to(at::kFloat);
+    e = e.to(at::kBFloat16).to(at::kFloat);
+  }
 
   int64_t users() const { return h.size(0); }
   int64_t anchors() const { return ids.size(0); }
@@ -52,7 +59,7 @@ struct Inputs {
 };
 
 Inputs read_inputs(const char* op, const at::Tensor& h, const at::Tensor& e, const at::Tensor& ids, double tau,
-                   bool exclude_self) {
+                   bool exclude_self, bool bfloat16) {
   MMSSL_CHECK(h.dim() == 2 && h.sizes() == e.sizes(), op, "h and e must both be [U, d], got ", h.sizes(), " and ",
               e.sizes());
   MMSSL_CHECK(h.scalar_type() == e.scalar_type(), op, "h and e must have the same dtype, got ", h.scalar_type(),
@@ -62,56 +69,15 @@ Inputs read_inputs(const char* op, const at::Tensor& h, const at::Tensor& e, con
   MMSSL_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong, op, "ids must be int64 [B], got ", ids.scalar_type(),
               " ", ids.sizes());
   MMSSL_CHECK(tau > 0, op, "tau must be positive, got ", tau);
-  Inputs in{op, h.contiguous(), e.contiguous(), ids.contiguous(), tau, exclude_self};
+  Inputs in{{h.contiguous(), e.contiguous(), ids.contiguous(), tau, exclude_self, bfloat16}};
+  in.exact_h = in.h;
+  in.exact_e = in.e;
   const int64_t* id = read_ptr<int64_t>(in.ids);
   for (int64_t b = 0; b < in.anchors(); ++b) {
     MMSSL_CHECK(id[b] >= 0 && id[b] < in.users(), op, "ids[", b, "] = ", id[b], " is outside [0, ", in.users(), ")");
   }
   return in;
 }
-
-// The distinct ids, ascending, and for every id its index among them.
-struct Distinct {
-  at::Tensor ids, place;  // [D], [B]
-
-  explicit Distinct(const at::Tensor& given) : place(at::empty(given.sizes(), given.options())) {
-    const int64_t* id = read_ptr<int64_t>(given);
-    std::vector<int64_t> sorted(id, id + given.numel());
-    std::sort(sorted.begin(), sorted.end());
-    sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
-    ids = at::empty({static_cast<int64_t>(sorted.size())}, given.options());
-    std::copy(sorted.begin(), sorted.end(), write_ptr<int64_t>(ids));
-    for (int64_t b = 0; b < given.numel(); ++b) {
-      write_ptr<int64_t>(place)[b] = std::lower_bound(sorted.begin(), sorted.end(), id[b]) - sorted.begin();
-    }
-  }
-
-  // Adds the values [B] of equal ids, in their order: [D].
-  at::Tensor sums(const at::Tensor& values) const {
-    at::Tensor found = at::empty(ids.sizes(), values.options());
-    with_wide_type(values.scalar_type(), [&](auto value) {
-      using T = decltype(value);
-      const at::Tensor given = values.contiguous();
-      std::vector<double> sum(ids.numel(), 0.0);
-      for (int64_t b = 0; b < place.numel(); ++b) sum[read_ptr<int64_t>(place)[b]] += read_ptr<T>(given)[b];
-      std::transform(sum.begin(), sum.end(), write_ptr<T>(found), [](double s) { return static_cast<T>(s); });
-    });
-    return found;
-  }
-
-  // Selects a value for every distinct id from values [B] that are the same for equal ids: [D].
-  at::Tensor one_each(const at::Tensor& values) const {
-    at::Tensor found = at::empty(ids.sizes(), values.options());
-    with_wide_type(values.scalar_type(), [&](auto value) {
-      using T = decltype(value);
-      const at::Tensor given = values.contiguous();
-      for (int64_t b = 0; b < place.numel(); ++b) {
-        write_ptr<T>(found)[read_ptr<int64_t>(place)[b]] = read_ptr<T>(given)[b];
-      }
-    });
-    return found;
-  }
-};
 
 // The tasks: one for every chunk of the keys of h, then one for every chunk of the keys of e.
 struct Tasks {
@@ -127,13 +93,15 @@ struct Tasks {
 // The anchors [begin, end) and their data.
 struct Block {
   int64_t begin, end;
-  at::Tensor anchors, positives;  // [end - begin, d]: e[ids], h[ids]
-  const int64_t* left_out;        // [end - begin], or nullptr
+  at::Tensor anchors;                         // [end - begin, d]: e[ids]
+  at::Tensor exact_anchors, exact_positives;  // [end - begin, d]: e[ids] and h[ids], not rounded
+  const int64_t* left_out;                    // [end - begin], or nullptr
 
   Block(const Inputs& in, int64_t begin, int64_t end) : begin(begin), end(end) {
     const at::Tensor ids = rows_of(in.ids, begin, end);
-    anchors = in.e.index_select(0, ids);
-    positives = in.h.index_select(0, ids);
+    exact_anchors = in.exact_e.index_select(0, ids);
+    exact_positives = in.exact_h.index_select(0, ids);
+    anchors = in.bfloat16 ? in.e.index_select(0, ids) : exact_anchors;
     left_out = in.exclude_self ? read_ptr<int64_t>(in.ids) + begin : nullptr;
   }
   int64_t rows() const { return end - begin; }
@@ -154,6 +122,11 @@ void for_tiles(const Inputs& in, const Block& block, const Tasks& tasks, int64_t
       f(products, row, row_end, key, key_end);
     }
   }
+}
+
+// Rounds the operand of a product, if it must be.
+void round_weights(const Inputs& in, const at::Tensor& x) {
+  if (in.bfloat16) MMSSL_DISPATCH(infonce_round, write_ptr<float>(x), x.numel());
 }
 
 template <typename T>
@@ -184,19 +157,22 @@ void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
     });
     for_rows(0, rows, rows * (in.d() + 32 * tasks.count()), [&](int64_t row, int64_t end) {
       MMSSL_DISPATCH(infonce_finish, read_ptr<T>(highest), read_ptr<double>(sum), tasks.count(), rows, scale,
-                     read_ptr<T>(block.anchors), read_ptr<T>(block.positives), in.d(), write_ptr<T>(lse) + begin,
-                     write_ptr<T>(term) + begin, row, end);
+                     read_ptr<T>(block.exact_anchors), read_ptr<T>(block.exact_positives), in.d(),
+                     write_ptr<T>(lse) + begin, write_ptr<T>(term) + begin, row, end);
     });
   }
 }
 
 std::tuple<at::Tensor, at::Tensor> infonce_cpu(const at::Tensor& h, const at::Tensor& e, const at::Tensor& ids,
-                                               double tau, bool exclude_self) {
-  Inputs in = read_inputs("infonce", h, e, ids, tau, exclude_self);
+                                               double tau, bool exclude_self, bool bfloat16) {
+  Inputs in = read_inputs("infonce", h, e, ids, tau, exclude_self, bfloat16);
   const Distinct distinct(in.ids);
   in.ids = distinct.ids;
   at::Tensor term = at::empty({in.anchors()}, in.h.options()), lse = at::empty({in.anchors()}, in.h.options());
-  with_wide_type(in.h.scalar_type(), [&](auto value) { forward<decltype(value)>(in, term, lse); });
+  if (!infonce_forward_by_pieces(in, term, lse)) {
+    in.round();
+    with_wide_type(in.h.scalar_type(), [&](auto value) { forward<decltype(value)>(in, term, lse); });
+  }
   return {term.index_select(0, distinct.place), lse.index_select(0, distinct.place)};
 }
 
@@ -227,6 +203,7 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
                     MMSSL_DISPATCH(infonce_weigh, write_ptr<T>(products), row_end - row, key_end - key, key,
                                    left_out == nullptr ? nullptr : left_out + row, scale,
                                    read_ptr<T>(push) + begin + row, read_ptr<T>(lse) + begin + row);
+                    round_weights(in, products);
                     at::Tensor anchor_grad = rows_of(share, row, row_end), key_grad = rows_of(key_grads, key, key_end);
                     add_product(anchor_grad, products, rows_of(keys, key, key_end));
                     add_product(key_grad, products.t(), rows_of(block.anchors, row, row_end));
@@ -239,8 +216,8 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
     });
     for (int64_t r = 0; r < rows; ++r) {
       const T weight = read_ptr<T>(pull)[begin + r];
-      const T* anchor = read_ptr<T>(block.anchors) + r * d;
-      const T* positive = read_ptr<T>(block.positives) + r * d;
+      const T* anchor = read_ptr<T>(block.exact_anchors) + r * d;
+      const T* positive = read_ptr<T>(block.exact_positives) + r * d;
       const T* anchor_grad = read_ptr<T>(anchor_grads) + r * d;
       T* to_h = write_ptr<T>(h_grad) + ids[begin + r] * d;
       T* to_e = write_ptr<T>(e_grad) + ids[begin + r] * d;
@@ -254,9 +231,10 @@ void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, 
 
 std::tuple<at::Tensor, at::Tensor> infonce_bwd_cpu(const at::Tensor& term_grad, const at::Tensor& lse_grad,
                                                    const at::Tensor& h, const at::Tensor& e, const at::Tensor& ids,
-                                                   const at::Tensor& lse, double tau, bool exclude_self) {
+                                                   const at::Tensor& lse, double tau, bool exclude_self,
+                                                   bool bfloat16) {
   const char* op = "infonce_bwd";
-  Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
+  Inputs in = read_inputs(op, h, e, ids, tau, exclude_self, bfloat16);
   for (const at::Tensor* x : {&term_grad, &lse_grad, &lse}) {
     MMSSL_CHECK(x->sizes() == in.ids.sizes() && x->scalar_type() == h.scalar_type(), op,
                 "gradients and lse must be [B] = ", in.ids.sizes(), " of ", h.scalar_type(), ", got ", x->sizes(),
@@ -268,7 +246,11 @@ std::tuple<at::Tensor, at::Tensor> infonce_bwd_cpu(const at::Tensor& term_grad, 
   const at::Tensor lses = distinct.one_each(lse);
   in.ids = distinct.ids;
   at::Tensor h_grad = at::zeros(h.sizes(), h.options()), e_grad = at::zeros(e.sizes(), e.options());
-  with_wide_type(h.scalar_type(), [&](auto value) { backward<decltype(value)>(in, push, pull, lses, h_grad, e_grad); });
+  if (!infonce_backward_by_pieces(in, push, pull, lses, h_grad, e_grad)) {
+    in.round();
+    with_wide_type(h.scalar_type(),
+                   [&](auto value) { backward<decltype(value)>(in, push, pull, lses, h_grad, e_grad); });
+  }
   return {h_grad, e_grad};
 }
 
@@ -305,10 +287,11 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
         MMSSL_DISPATCH(infonce_exp, write_ptr<T>(tile), rows, tile.size(1), tasks.begin(task),
                        tasks.within(task) ? block.left_out : nullptr, static_cast<T>(scale),
                        write_ptr<double>(sum) + task * rows);
+        round_weights(in, tile);
       }
     });
-    const T* anchors = read_ptr<T>(block.anchors);
-    const T* positives = read_ptr<T>(block.positives);
+    const T* anchors = read_ptr<T>(block.exact_anchors);
+    const T* positives = read_ptr<T>(block.exact_positives);
     T* factor = write_ptr<T>(factors);
     for (int64_t r = 0; r < rows; ++r) {
       double total = 0, product = 0;
@@ -318,7 +301,8 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
       factor[r] = static_cast<T>(scale * weight / total);
       loss += (std::log(total) + scale * (1 - product)) * weight;
     }
-    const at::Tensor weighted = block.anchors.mul(rows_of(factors, 0, rows));
+    const at::Tensor weighted = block.exact_anchors.mul(rows_of(factors, 0, rows));
+    round_weights(in, weighted);
     for_tasks(tasks.count(), [&](ChunkQueue& queue) {
       for (int64_t task; queue.take(task);) {
         const at::Tensor tile = tile_of(task);
@@ -348,19 +332,28 @@ double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> infonce_with_grad_cpu(const at::Tensor& h, const at::Tensor& e,
                                                                      const at::Tensor& ids, double tau,
-                                                                     bool exclude_self) {
+                                                                     bool exclude_self, bool bfloat16) {
   const char* op = "infonce_with_grad";
-  Inputs in = read_inputs(op, h, e, ids, tau, exclude_self);
-  MMSSL_CHECK(2 / tau <= kSpan, op, "tau must be at least ", 2 / kSpan, ", got ", tau);
+  Inputs in = read_inputs(op, h, e, ids, tau, exclude_self, bfloat16);
+  MMSSL_CHECK(2 / tau <= kInfonceSpan, op, "tau must be at least ", 2 / kInfonceSpan, ", got ", tau);
   MMSSL_CHECK(in.anchors() > 0, op, "ids must not be empty");
   at::Tensor h_grad = at::zeros(h.sizes(), h.options()), e_grad = at::zeros(e.sizes(), e.options());
   const Distinct distinct(in.ids);
   const double mean = 1.0 / static_cast<double>(in.anchors());
   const at::Tensor weights = distinct.sums(at::full(in.ids.sizes(), mean, h.options().dtype(at::kDouble)));
   in.ids = distinct.ids;
+  at::Tensor term = at::empty({in.anchors()}, in.h.options()), lse = at::empty({in.anchors()}, in.h.options());
   double loss = 0;
-  with_wide_type(h.scalar_type(),
-                 [&](auto value) { loss = with_grad<decltype(value)>(in, read_ptr<double>(weights), h_grad, e_grad); });
+  if (infonce_forward_by_pieces(in, term, lse)) {
+    infonce_backward_by_pieces(in, weights.div(tau).to(at::kFloat), weights.div(-tau).to(at::kFloat), lse, h_grad,
+                               e_grad);
+    for (int64_t b = 0; b < in.anchors(); ++b) loss += read_ptr<double>(weights)[b] * read_ptr<float>(term)[b];
+  } else {
+    in.round();
+    with_wide_type(h.scalar_type(), [&](auto value) {
+      loss = with_grad<decltype(value)>(in, read_ptr<double>(weights), h_grad, e_grad);
+    });
+  }
   return {at::full({}, loss, h.options()), h_grad, e_grad};
 }
 

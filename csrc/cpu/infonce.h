@@ -11,4 +11,9 @@ constexpr int64_t kInfonceKeys = 256;               // keys of a tile
 constexpr int64_t kInfonceMinAnchors = 32;          // minimum number that infonce_with_grad processes at once
 constexpr int64_t kInfonceExps = int64_t{1} << 22;  // maximum number of values exp(product) in infonce_with_grad
 
+constexpr double kInfonceSpan = 80;  // maximum range of logits whose exp is a normal float32
+
+// Whether the processor computes float32 calls by infonce_pieces.cpp, if they suit it.
+bool infonce_has_pieces();
+
 }  // namespace mmssl

@@ -18,7 +18,15 @@ SAVED_EXPS = 1 << 25  # maximum number of exponentials that are kept for the gra
 
 
 def infonce(
-    h: Tensor, e: Tensor, ids: Tensor, tau: float, n_users: int, ranks: Ranks, exclude_self: bool = False
+    h: Tensor,
+    e: Tensor,
+    ids: Tensor,
+    tau: float,
+    n_users: int,
+    ranks: Ranks,
+    exclude_self: bool = False,
+    *,
+    gemm: torch.dtype | None = None,
 ) -> Tensor:
     """Equals ``mmssl_fast.infonce`` (equation 11) of the whole tables, value and gradients up to rounding:
     ``(torch.cat((a @ h.T, a @ e.T), 1).div(tau).logsumexp(1) - (a * h[ids]).sum(1) / tau).mean()`` with
@@ -40,6 +48,7 @@ def infonce(
         n_users: U, rows of the whole tables.
         ranks: the processes.
         exclude_self: leave the anchor itself out of the sum over e.
+        gemm: as in `mmssl_fast.infonce` for one process. The products of several ranks are always float32.
 
     Returns:
         The mean loss over the anchors, a scalar in the dtype of h. NaN if there are no anchors.
@@ -60,7 +69,7 @@ def infonce(
         True
     """
     if ranks.size == 1:
-        return infonce_whole(h, e, ids, tau, exclude_self)
+        return infonce_whole(h, e, ids, tau, exclude_self, gemm=gemm)
     checked = unit_inputs(h, e, ids, tau)
     dtype, (h, e, ids) = h.dtype, checked
     if h.shape != e.shape:

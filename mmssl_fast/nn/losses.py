@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -110,8 +110,9 @@ def contrastive_loss(
     exclude_self: bool = False,
     n_users: int | None = None,
     ranks: Ranks = ONE,
+    gemm: torch.dtype | None = None,
 ) -> Tensor:
-    """Equals ``sum(infonce(users, view, ids, tau, exclude_self) for view in views)``.
+    """Equals ``sum(infonce(users, view, ids, tau, exclude_self, gemm=gemm) for view in views)``.
 
     The contrastive loss L_CL of equation 11, as a mean over the anchors and a sum over the modalities. The anchors are
     the users of the batch, and the negatives are all U users. The paper sums over the users; to compare, multiply λ2 by
@@ -124,9 +125,10 @@ def contrastive_loss(
         tau: temperature τ'.
         exclude_self: leave u' = u out of the sum over e_u'^m. The released code does, the paper does not.
         ranks, n_users: the processes and U, if several share the tables; `users` and `views` are then this rank's rows.
+        gemm: dtype to which the operands of products are rounded, as in `infonce`.
     """
     rows = users.shape[0] if n_users is None else n_users
-    terms = [distributed.infonce(users, view, ids, tau, rows, ranks, exclude_self) for view in views]
+    terms = [distributed.infonce(users, view, ids, tau, rows, ranks, exclude_self, gemm=gemm) for view in views]
     return torch.stack(terms).sum()
 
 
@@ -138,6 +140,7 @@ def structural_loss(
     item_ids: Tensor,
     tau: float,
     ranks: Ranks = ONE,
+    gemm: torch.dtype | None = None,
 ) -> Tensor:
     """The structural contrastive loss of NCL (Lin et al., WWW 2022, Eq. 6 and 7): a node against its two-hop
     neighbourhood.
@@ -157,6 +160,7 @@ def structural_loss(
         user_ids, item_ids: anchors, int64 [B]: the users and positive items of the batch.
         tau: temperature (NCL on MovieLens-1M: 0.1).
         ranks: the processes, if several share the tables; `users` and `items` are then this rank's rows.
+        gemm: dtype to which the operands of products are rounded, as in `infonce`.
     """
 
     def hop(x: Tensor, to: str) -> Tensor:
@@ -164,8 +168,9 @@ def structural_loss(
 
     by_items, by_users = hop(items, "users"), hop(users, "items")
     far_users, far_items = hop(by_users, "users"), hop(by_items, "items")
-    return distributed.infonce(users, far_users, user_ids, tau, graph.n_users, ranks, exclude_self=True) + (
-        distributed.infonce(items, far_items, item_ids, tau, graph.n_items, ranks, exclude_self=True)
+    options: Any = {"exclude_self": True, "gemm": gemm}
+    return distributed.infonce(users, far_users, user_ids, tau, graph.n_users, ranks, **options) + (
+        distributed.infonce(items, far_items, item_ids, tau, graph.n_items, ranks, **options)
     )
 
 

@@ -38,6 +38,9 @@ class MMSSLObjective:
         seed: key of the noise.
         max_repeats: the maximum number of times that a user occurs in a batch: 1 for ``sample_bpr(over="users")``, None
             for any number. On CUDA, distinct users need less memory and time.
+        gemm: torch.bfloat16 rounds the operands of the matrix products of the contrastive and structural terms
+            (docs/precision.md has the errors). None follows torch.autocast. For the products of the discriminator, see
+            its own `gemm`.
         **changes: fields of ObjectiveOptions that replace those of `options`.
 
     Raises:
@@ -65,11 +68,13 @@ class MMSSLObjective:
         *,
         seed: int | Tensor = 0,
         max_repeats: int | None = None,
+        gemm: torch.dtype | None = None,
         **changes: Any,
     ) -> None:
         self.options = options = replace(options or ObjectiveOptions(), **changes)
         _check_model(model, discriminator, options)
         self.model, self.discriminator, self.seed, self.max_repeats = model, discriminator, seed, max_repeats
+        self.gemm = gemm
         self.adversarial, self.contrastive = options.adversarial, options.contrastive
         self.noise_scale = options.noise_scale if options.gumbel else 0.0
 
@@ -159,11 +164,12 @@ class MMSSLObjective:
                 exclude_self=options.exclude_self,
                 n_users=graph.n_users,
                 ranks=ranks,
+                gemm=self.gemm,
             )
         if options.structural:
             model = self.model
             terms["structural"] = options.lambda_structural * losses.structural_loss(
-                graph, model.user_embedding, model.item_embedding, users, pos, options.structural_tau, ranks
+                graph, model.user_embedding, model.item_embedding, users, pos, options.structural_tau, ranks, self.gemm
             )
         if self.adversarial:
             terms["generator"] = options.lambda_generator * losses.generator_loss(

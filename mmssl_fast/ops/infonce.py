@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..arguments import as_ids, check_tensors
 from ..library import infonce_sizes  # the import also registers torch.ops.mmssl_fast
+from ..precision import gemm_dtype
 from .derivatives import differentiable, is_transforming, no_context
 from .unit_rows import unit_rows
 
@@ -15,10 +16,13 @@ from .unit_rows import unit_rows
 # MOST_USERS users: the exponentials of a block of anchors are kept, and with more users the block would have too few
 # anchors for an efficient matrix product.
 ONE_PASS_MIN_TAU, MOST_USERS = 0.025, 1 << 15
+LEAST_ANCHORS = 32  # least number of distinct anchors for products of bfloat16 pieces
 MIN_TAU = {torch.float32: 1e-37, torch.float64: 1e-300}  # below this, 1/τ overflows the dtype
 
 
-def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False) -> Tensor:
+def infonce(
+    h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = False, *, gemm: torch.dtype | None = None
+) -> Tensor:
     """Equals ``(torch.cat((a @ h.T, a @ e.T), 1).div(tau).logsumexp(1) - (a * h[ids]).sum(1) / tau).mean()`` with
     h = F.normalize(h), e = F.normalize(e) and anchors a = e[ids], without forming the B x 2U matrix of logits.
 
@@ -29,7 +33,9 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
     Memory is O(U d): both sums are computed over tiles of users, and the backward pass computes the tiles again. The
     sums have a running maximum, so that the loss is finite for any allowed temperature. On the CPU with at most
     32768 users and tau ≥ 0.025, the gradient is computed together with the loss, which is faster. On the CPU, repeated
-    ids are computed once.
+    ids are computed once. On a processor with AMX, for tau ≥ 0.025 and at least 32 distinct anchors, every float32
+    operand is the sum of three bfloat16 numbers, and six of their products are added in float32, which is as accurate
+    (docs/precision.md) and faster.
 
     Args:
         h: [U, d] float32, float64 or bfloat16 (computed in float32), final user embeddings, not normalised.
@@ -37,13 +43,17 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
         ids: int64 or int32 [B], the anchors. A repeated id counts as often as it occurs.
         tau: temperature τ', at least 1e-37 (float64: 1e-300).
         exclude_self: leave the term u' = u out of the second sum.
+        gemm: torch.bfloat16 rounds the operands of the matrix products, forward and backward; sums are float32, and the
+            cosines of positive pairs are not rounded. float64 inputs are not rounded. None follows torch.autocast. On
+            the CPU, it is faster only with AMX.
 
     Returns:
         The mean loss, a scalar in the dtype of h. NaN if there are no anchors. A zero row has cosine 0 with every row,
         and gradient 0.
 
     Raises:
-        ValueError: shapes or dtypes do not match, an id lies outside [0, U), or tau is too small.
+        ValueError: shapes or dtypes do not match, an id lies outside [0, U), tau is too small, or gemm is neither None,
+            float32 nor bfloat16.
         NotImplementedError: a second derivative is requested (raised by the backward pass).
 
     Example:
@@ -56,9 +66,12 @@ def infonce(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool = 
         True
     """
     unit_h, unit_e, ids = unit_inputs(h, e, ids, tau)
+    if gemm not in (None, torch.float32, torch.bfloat16):
+        raise ValueError(f"infonce: gemm must be None, torch.float32 or torch.bfloat16, got {gemm}")
+    bfloat16 = (gemm or gemm_dtype(unit_h.device, unit_h.dtype)) == torch.bfloat16
     if _is_one_pass(unit_h, unit_e, ids, tau):
-        return infonce_with_grad(unit_h, unit_e, ids, tau, exclude_self)[0].to(h.dtype)
-    terms, _ = infonce_op(unit_h, unit_e, ids, tau, exclude_self)
+        return infonce_with_grad(unit_h, unit_e, ids, tau, exclude_self, bfloat16)[0].to(h.dtype)
+    terms, _ = infonce_op(unit_h, unit_e, ids, tau, exclude_self, bfloat16)
     return terms.mean().to(h.dtype)
 
 
@@ -91,20 +104,25 @@ class Workspace(NamedTuple):
     exps: int
 
 
-def cpu_workspace(users: int, batch: int) -> Workspace:
+def cpu_workspace(users: int, batch: int, pieces: bool | None = None) -> Workspace:
     """The memory of one differentiable call on the CPU for h and e [users, d] and `batch` distinct anchors, counted in
     elements of the dtype of h. The block sizes come from csrc/cpu/infonce.h. The trainer plans its memory with it.
 
+    pieces: whether the products are those of bfloat16 pieces, for which d is a multiple of 32. None: those of a float32
+    call with tau ≥ 0.025 on this processor.
+
     Example:
-        >>> cpu_workspace(1000, 1024)
+        >>> cpu_workspace(1000, 1024, pieces=False)
         Workspace(one_pass=True, anchors=256, shares=2048, exps=512000)
     """
     sizes, one_pass = infonce_sizes(), users <= MOST_USERS
+    pieces = bool(sizes["pieces"]) if pieces is None else pieces
+    kept = one_pass and not (pieces and batch >= LEAST_ANCHORS)
     one_pass_anchors = max(sizes["min_anchors"], min(sizes["exps"] // max(2 * users, 1), sizes["anchors"]))
-    anchors = min(batch, one_pass_anchors if one_pass else sizes["block"])
+    anchors = min(batch, one_pass_anchors if kept else sizes["block"])
     tiles = -(-users // sizes["keys"])
     chunk = max(-(-tiles // sizes["tasks"]), 1) * sizes["keys"]  # keys per task
-    return Workspace(one_pass, anchors, 2 * -(-users // chunk) * anchors, 2 * users * anchors if one_pass else 0)
+    return Workspace(one_pass, anchors, 2 * -(-users // chunk) * anchors, 2 * users * anchors if kept else 0)
 
 
 def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> bool:
@@ -114,35 +132,47 @@ def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> bool:
 
 
 @torch.library.register_fake("mmssl_fast::infonce")
-def _(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> tuple[Tensor, Tensor]:
+def _(
+    h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool, bfloat16: bool = False
+) -> tuple[Tensor, Tensor]:
     return h.new_empty(ids.shape), h.new_empty(ids.shape)
 
 
 @torch.library.register_fake("mmssl_fast::infonce_bwd")
 def _(
-    term_grad: Tensor, lse_grad: Tensor, h: Tensor, e: Tensor, ids: Tensor, lse: Tensor, tau: float, exclude_self: bool
+    term_grad: Tensor,
+    lse_grad: Tensor,
+    h: Tensor,
+    e: Tensor,
+    ids: Tensor,
+    lse: Tensor,
+    tau: float,
+    exclude_self: bool,
+    bfloat16: bool = False,
 ) -> tuple[Tensor, Tensor]:
     return h.new_empty(h.shape), e.new_empty(e.shape)
 
 
 @torch.library.register_fake("mmssl_fast::infonce_with_grad")
-def _(h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    h: Tensor, e: Tensor, ids: Tensor, tau: float, exclude_self: bool, bfloat16: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     return h.new_empty(()), h.new_empty(h.shape), e.new_empty(e.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    h, e, ids, ctx.tau, ctx.exclude_self = inputs
+    h, e, ids, *ctx.options = inputs
     ctx.save_for_backward(h, e, ids, output[1])
 
 
 def _infonce_grad(ctx: Any, term_grad: Tensor, lse_grad: Tensor) -> tuple[Tensor | None, ...]:
     h, e, ids, lse = ctx.saved_tensors
-    h_grad, e_grad = infonce_bwd(term_grad, lse_grad, h, e, ids, lse, ctx.tau, ctx.exclude_self)
-    return h_grad, e_grad, None, None, None
+    h_grad, e_grad = infonce_bwd(term_grad, lse_grad, h, e, ids, lse, *ctx.options)
+    return h_grad, e_grad, None, None, None, None
 
 
 def _save_grads(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    h, e, ids, ctx.tau, ctx.exclude_self = inputs
+    h, e, ids, *ctx.options = inputs
     ctx.save_for_backward(h, e, ids, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -150,16 +180,16 @@ def _save_grads(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _scaled_grads(ctx: Any, grad: Tensor, _h_grad: Tensor | None, _e_grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return None, None, None, None, None
+        return None, None, None, None, None, None
     h, e, ids, h_grad, e_grad = ctx.saved_tensors
     # With create_graph, use the op that raises an error if its gradient is differentiated.
     if torch.is_grad_enabled() or is_transforming():
         with torch.no_grad():
-            _, lse = infonce_op(h, e, ids, ctx.tau, ctx.exclude_self)
+            _, lse = infonce_op(h, e, ids, *ctx.options)
         term_grad = (grad / ids.numel()).expand(ids.shape)
-        h_grad, e_grad = infonce_bwd(term_grad, torch.zeros_like(lse), h, e, ids, lse, ctx.tau, ctx.exclude_self)
-        return h_grad, e_grad, None, None, None
-    return grad * h_grad, grad * e_grad, None, None, None
+        h_grad, e_grad = infonce_bwd(term_grad, torch.zeros_like(lse), h, e, ids, lse, *ctx.options)
+        return h_grad, e_grad, None, None, None, None
+    return grad * h_grad, grad * e_grad, None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:

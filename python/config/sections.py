@@ -181,9 +181,9 @@ class TrainSection(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Precision of the operands of the discriminator's large matrix products, forward and backward. "
-        "bfloat16 is faster only on processors with bfloat16 matrix instructions, and is refused on a CPU "
-        "without a fast implementation in torch (docs/precision.md).",
+        description="Precision of the operands of the large matrix products of MMSSL's discriminator and contrastive "
+        "losses, forward and backward. bfloat16 is faster only on processors with bfloat16 matrix instructions, and is "
+        "refused on a CPU without a fast implementation in torch (docs/precision.md).",
     )
     memory: str = Field(
         "",

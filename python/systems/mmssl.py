@@ -68,16 +68,17 @@ class MMSSLSystem(NetworkSystem):
             ranks=ranks,
         ).to(graph.device)
         self.discriminator, self.least_batch = None, 1
+        gemm = _gemm(config.train.precision, graph.device)
         if loss.adversarial:
             self.least_batch = 2  # BatchNorm cannot compute a variance from one row
             hidden = tuple(model.hidden) or None
-            gemm = _gemm(config.train.precision, graph.device)
             self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm, ranks=ranks).to(graph.device)
         self.objective = MMSSLObjective(
             self.model,
             self.discriminator,
             seed=config.train.seed,
             max_repeats=1 if config.train.sample_over == "users" else None,
+            gemm=gemm,
             **loss.model_dump(),
         )
         use_graph = config.train.cuda_graph
@@ -193,7 +194,7 @@ class MMSSLSystem(NetworkSystem):
 
 
 def _gemm(precision: str, device: torch.device) -> torch.dtype | None:
-    """The argument `gemm` of Discriminator.
+    """The argument `gemm` of Discriminator and MMSSLObjective.
 
     Without oneDNN support, torch multiplies bfloat16 matrices on a CPU in plain loops, about a hundred times slower.
     """

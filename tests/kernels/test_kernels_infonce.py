@@ -6,6 +6,7 @@ from csr_blocks import normal
 from tolerances import assert_as_accurate
 
 pytest.importorskip("triton", reason="triton is not installed")
+from mmssl_fast.kernels import infonce as kernels
 from mmssl_fast.kernels import shapes
 from mmssl_fast.kernels.infonce import infonce, infonce_bwd
 from mmssl_fast.reference import unit_rows
@@ -105,3 +106,16 @@ def test_refuses(change, message):
     arguments = {"h": torch.zeros(5, 3), "e": torch.zeros(5, 3), "ids": torch.arange(2), "tau": 0.2}
     with pytest.raises(ValueError, match="^infonce: " + message):
         infonce(**(arguments | change), exclude_self=False)
+
+
+@pytest.mark.parametrize(
+    "dtype, bfloat16, precision",
+    [
+        (torch.float32, True, "bf16"),
+        (torch.float32, False, "tf32x3"),
+        (torch.float64, True, "ieee"),
+    ],
+)
+def test_bfloat16_rounds_float32_operands(dtype, bfloat16, precision):
+    (h, e), ids, _ = operands(33, 41, 8, dtype)
+    assert kernels._Call("infonce", h, e, ids, 0.2, False, bfloat16).blocks["PRECISION"] == precision

@@ -192,7 +192,7 @@ def test_infonce_same_bits_for_any_thread_count(users, anchors, threads):
 @pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize("users, anchors, tau", [(9308, 300, 0.5), (700, 600, 0.025), (16000, 140, 0.085)])
 def test_infonce_in_one_pass_equals_two(users, anchors, tau, exclude_self, monkeypatch):
-    h, e, ids = inputs(users, anchors, 16, torch.float32)
+    h, e, ids = inputs(users, anchors, 16)  # float64: with AMX, float32 is computed in one way only
     one = value_and_grads(infonce, h, e, ids, tau, exclude_self)
     monkeypatch.setattr(module, "MOST_USERS", 0)
     two = value_and_grads(infonce, h, e, ids, tau, exclude_self)
@@ -258,24 +258,26 @@ def test_infonce_refuses(change, message):
 
 
 @pytest.mark.parametrize(
-    "users, batch, expected",
+    "users, batch, pieces, expected",
     [
-        (1000, 1024, (True, 256, 8 * 256, 2 * 1000 * 256)),
-        (1000, 100, (True, 100, 8 * 100, 2 * 1000 * 100)),
-        (1 << 15, 1024, (True, 64, 64 * 64, 1 << 22)),  # as many anchors as 2**22 exponentials allow
-        ((1 << 15) + 1, 2048, (False, 1024, 2 * 26 * 1024, 0)),  # 26 tasks of 5 tiles of 256 keys
+        (1000, 1024, False, (True, 256, 8 * 256, 2 * 1000 * 256)),
+        (1000, 100, False, (True, 100, 8 * 100, 2 * 1000 * 100)),
+        (1000, 100, True, (True, 100, 8 * 100, 0)),
+        (1000, 31, True, (True, 31, 8 * 31, 2 * 1000 * 31)),
+        (1 << 15, 1024, False, (True, 64, 64 * 64, 1 << 22)),  # as many anchors as 2**22 exponentials allow
+        ((1 << 15) + 1, 2048, False, (False, 1024, 2 * 26 * 1024, 0)),  # 26 tasks of 5 tiles of 256 keys
     ],
 )
-def test_workspace_of_the_cpu(users, batch, expected):
-    assert module.cpu_workspace(users, batch) == expected
+def test_workspace_of_the_cpu(users, batch, pieces, expected):
+    assert module.cpu_workspace(users, batch, pieces) == expected
 
 
 def test_workspace_is_what_a_call_allocates():
-    """The exponentials are the largest block that a differentiated call asks for."""
-    users, batch, dim = 5000, 512, 4
+    """The exponentials or, with AMX, the partial sums are the largest block that a differentiated call asks for."""
+    users, batch, dim = 5000, 512, 32
     h, e = (torch.randn(users, dim, requires_grad=True) for _ in range(2))
     with torch.profiler.profile(profile_memory=True) as profile:
         infonce(h, e, torch.arange(batch), 0.2)
     largest = max(event.cpu_memory_usage for event in profile.events() if event.name == "aten::empty")
     workspace = module.cpu_workspace(users, batch)
-    assert largest == 4 * workspace.exps > 4 * workspace.shares * dim
+    assert largest == 4 * max(workspace.exps, workspace.shares * dim) > 4 * users * dim

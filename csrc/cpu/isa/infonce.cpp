@@ -1,5 +1,6 @@
 #include "cpu/isa/infonce.h"
 
+#include "cpu/isa/scalar.h"
 #include "cpu/isa/vec_math.h"
 
 namespace mmssl::MMSSL_ISA {
@@ -69,6 +70,14 @@ void infonce_exp(T* s, int64_t rows, int64_t width, int64_t first_key, const int
     }
     sum[r] += part;
     if (place >= 0) row[place] = 0;
+  }
+}
+
+void infonce_round(float* x, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) {
+    BFloat16 rounded;
+    store(x[j], &rounded);
+    x[j] = load(rounded);
   }
 }
 

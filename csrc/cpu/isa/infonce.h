@@ -32,6 +32,10 @@ void infonce_exp(T* s,  // [rows, width]
                  T scale,
                  double* sum);  // [rows]
 
+// Rounds to bfloat16, ties to even.
+void infonce_round(float* x,  // [n]
+                   int64_t n);
+
 // Merges the sums of the parts for the rows [begin, end): lse = log Σ exp(s scale), and term = lse minus scale times
 // the inner product of anchor and positive.
 template <typename T>

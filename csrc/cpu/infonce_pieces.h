@@ -1,0 +1,26 @@
+// infonce by products of bfloat16 numbers.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace mmssl {
+
+// One call: unit rows, distinct ids in ascending order, everything contiguous.
+struct InfonceCall {
+  at::Tensor h, e, ids;  // [U, d], [U, d], [B]
+  double tau;
+  bool exclude_self;
+  bool bfloat16;  // round the operands of products to bfloat16
+};
+
+// Both functions return false, and do nothing, if the processor or the call does not suit them.
+
+// Computes the term and the log-sum-exp of every anchor.
+bool infonce_forward_by_pieces(const InfonceCall& call, at::Tensor& term, at::Tensor& lse);
+
+// Adds the gradients to h_grad and e_grad. push [B] are the weights of the gradient of the log-sum-exp, and pull [B]
+// those of the positives.
+bool infonce_backward_by_pieces(const InfonceCall& call, const at::Tensor& push, const at::Tensor& pull,
+                                const at::Tensor& lse, at::Tensor& h_grad, at::Tensor& e_grad);
+
+}  // namespace mmssl
