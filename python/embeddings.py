@@ -49,6 +49,45 @@ def dense(table: Table, what: str) -> Tensor:
     )
 
 
+def beside(table: Tensor, other: Table, weight: float = 1.0) -> Table:
+    """``[table, weight * other]``, the columns of the second after those of the first. Sparse if `other` is; then on
+    the CPU, otherwise on the device of `other`.
+
+    >>> beside(torch.ones(1, 2), sp.csr_array([[0.0, 3.0]]), 2.0).toarray().tolist()
+    [[1.0, 1.0, 0.0, 6.0]]
+    """
+    if not isinstance(other, Tensor):
+        left = sp.csr_array(table.detach().float().cpu().numpy())
+        return sp.csr_array(sp.hstack([left, other.astype(np.float32) * np.float32(weight)], format="csr"))
+    result = torch.empty(len(table), table.shape[1] + other.shape[1], device=other.device)
+    result[:, : table.shape[1]] = table
+    torch.mul(other, weight, out=result[:, table.shape[1] :])
+    return result
+
+
+def packed(name: str, table: Table) -> dict[str, Tensor]:
+    """The tensors that a table is stored as: one of this name, or the parts of a sparse one."""
+    if isinstance(table, Tensor):
+        return {name: table.contiguous()}
+    return {
+        f"{name}.indptr": torch.from_numpy(table.indptr.astype(np.int64)),
+        f"{name}.indices": torch.from_numpy(table.indices.astype(np.int32)),
+        f"{name}.values": torch.from_numpy(table.data.astype(np.float32)),
+        f"{name}.columns": torch.tensor([table.shape[1]]),
+    }
+
+
+def unpacked(tensors: dict[str, Tensor], name: str) -> Table:
+    """The inverse of `packed`. Raises KeyError for a missing tensor, ValueError for parts that do not fit together."""
+    if f"{name}.indptr" not in tensors:
+        return tensors[name]
+    indptr, indices, values = (tensors[f"{name}.{part}"].numpy() for part in ("indptr", "indices", "values"))
+    shape = len(indptr) - 1, int(tensors[f"{name}.columns"])
+    result = sp.csr_array((values, indices, indptr), shape=shape)
+    result.check_format(full_check=True)
+    return result
+
+
 def on_cpu(table: Table, copy: bool = True) -> Table:
     """The table on the CPU, by default as a copy. A sparse one is never copied, because no step changes it."""
     return table.detach().to("cpu", copy=copy) if isinstance(table, Tensor) else table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from mmssl_fast.relation.rows import RelationRows
 
 MAX_HIDDEN = 512
+
+
+def _none(width: int) -> nn.Module:
+    return nn.Identity()
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": _none}
 
 
 class ItemMajorLinear(nn.Linear):
@@ -78,6 +85,10 @@ class Discriminator(nn.Module):
         dropout: dropout rates after the two hidden layers.
         negative_slope: negative slope of LeakyReLU. 1 makes it the identity, which is the effect of the released code.
         scale: factor of the sigmoid: 1 in equation 4, 100 in the released code.
+        norm: "batch" is BatchNorm1d, as in equation 4. "layer" is LayerNorm, "none" no normalisation; then the rows of
+            a call do not depend on each other, and the dropout masks are torch's. The authors of WGAN-GP
+            (arXiv:1704.00028) advise against batch normalisation, because the gradient penalty is meant for each row.
+        sigmoid: False leaves it out, so that the scores are unbounded, as in WGAN-GP.
         gemm: torch.bfloat16 rounds the operands of the matrix products in the two hidden layers and in the gradient
             penalty, forward and backward (docs/precision.md has the errors). The weights keep their dtype. None follows
             torch.autocast.
@@ -85,7 +96,7 @@ class Discriminator(nn.Module):
             first Linear adds the products of all ranks. All other parameters are the same on every rank.
 
     Raises:
-        ValueError: n_items or a width is below 1, or a dropout rate lies outside [0, 1).
+        ValueError: n_items or a width is below 1, a dropout rate lies outside [0, 1), or norm is unknown.
 
     Example:
         >>> from mmssl_fast.nn import Discriminator
@@ -105,6 +116,8 @@ class Discriminator(nn.Module):
         dropout: tuple[float, float] = (0.31, 0.5),
         negative_slope: float = 0.2,
         scale: float = 1.0,
+        norm: str = "batch",
+        sigmoid: bool = True,
         gemm: torch.dtype | None = None,
         ranks: Ranks = ONE,
     ) -> None:
@@ -114,18 +127,21 @@ class Discriminator(nn.Module):
             raise ValueError(f"Discriminator: n_items and hidden must be positive, got {n_items} and {(first, second)}")
         if not all(0 <= rate < 1 for rate in dropout):
             raise ValueError(f"Discriminator: dropout must lie in [0, 1), got {dropout}")
+        if norm not in NORMS:
+            raise ValueError(f"Discriminator: norm must be one of {', '.join(NORMS)}, got {norm!r}")
         self.n_items, self.hidden, self.scale, self.gemm = n_items, (first, second), scale, gemm
+        self.norm, self.sigmoid = norm, sigmoid
         self.linear = ItemMajorLinear(n_items, first, ranks)
         self.head_layers = nn.Sequential(
             nn.LeakyReLU(negative_slope),
-            nn.BatchNorm1d(first),
+            NORMS[norm](first),
             nn.Dropout(dropout[0]),
             nn.Linear(first, second),
             nn.LeakyReLU(negative_slope),
-            nn.BatchNorm1d(second),
+            NORMS[norm](second),
             nn.Dropout(dropout[1]),
             nn.Linear(second, 1),
-            nn.Sigmoid(),
+            nn.Sigmoid() if sigmoid else nn.Identity(),
         )
         self.ranks = ranks
         self.reset_parameters()
@@ -141,7 +157,7 @@ class Discriminator(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, rows: Tensor | RelationRows) -> Tensor:
-        """The scores [B], each in (0, scale), of rows given as a [B, I] tensor or RelationRows."""
+        """The scores [B], each in (0, scale) with the sigmoid, of rows given as a [B, I] tensor or RelationRows."""
         return self.head(self.first(rows))
 
     def products(self) -> AbstractContextManager[Any]:
@@ -160,10 +176,11 @@ class Discriminator(nn.Module):
         call depend on each other."""
         layers: list[Any] = list(self.head_layers)
         act, norm, drop, linear, second_act, second_norm, second_drop, *last = layers
-        z = _hidden(z, act, norm, drop)
+        dtype = self.linear.weight.dtype
+        z = _hidden(z, act, norm, drop, dtype)
         with self.products():
             z = linear(z)
-        z = _hidden(z, second_act, second_norm, second_drop)
+        z = _hidden(z, second_act, second_norm, second_drop, dtype)
         with torch.autocast(z.device.type, enabled=False):  # a product with one column gains nothing from rounding
             for layer in last:
                 z = layer(z)
@@ -181,13 +198,15 @@ class Discriminator(nn.Module):
                 parameter.requires_grad_(requires_grad)
 
     def extra_repr(self) -> str:
-        return f"n_items={self.n_items}, hidden={self.hidden}, scale={self.scale}"
+        options = f"norm={self.norm!r}, sigmoid={self.sigmoid}"
+        return f"n_items={self.n_items}, hidden={self.hidden}, scale={self.scale}, {options}"
 
 
-def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.BatchNorm1d, drop: nn.Dropout) -> Tensor:
-    """Equals ``drop(norm(act(z)))`` in the dtype of norm. In training mode it is computed by act_norm_dropout."""
-    z = z.to(norm.weight.dtype)
-    if not (norm.training and drop.training):
+def _hidden(z: Tensor, act: nn.LeakyReLU, norm: nn.Module, drop: nn.Dropout, dtype: torch.dtype) -> Tensor:
+    """Equals ``drop(norm(act(z)))`` in `dtype`. Batch normalisation in training mode is computed by
+    act_norm_dropout."""
+    z = z.to(dtype)
+    if not (isinstance(norm, nn.BatchNorm1d) and norm.training and drop.training):
         return drop(norm(act(z)))
     seed_offset = torch.randint(2**32, (2,), device=z.device)
     y, mean, variance = act_norm_dropout(z, norm.weight, norm.bias, drop.p, seed_offset, act.negative_slope, norm.eps)

@@ -68,7 +68,7 @@ def discriminator_loss(
     batch = real.shape[0]
     if not count:
         raise ValueError("discriminator_loss: fakes must have at least one modality")
-    if discriminator.training and batch < 2:
+    if discriminator.training and discriminator.norm == "batch" and batch < 2:
         raise ValueError(f"discriminator_loss: BatchNorm needs at least 2 real rows in training, got {batch}")
     if alpha.shape != (count * batch,):
         raise ValueError(

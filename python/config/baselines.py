@@ -52,6 +52,13 @@ class EASESection(Section):
         description="EASE: weight of the squared error in the reconstruction of the items' features, each modality "
         "scaled to unit length (CEASE of Jeunen et al., RecSys 2020). 0: no features.",
     )
+    content_tau: float = Field(
+        0.0,
+        ge=0,
+        le=1e3,
+        description="EASE: with ease.content, temperature of a Gaussian kernel of the unit features, "
+        "exp((cosine - 1) / tau), instead of their cosines. 0: cosines.",
+    )
     rank: int = Field(
         0,
         ge=0,

@@ -53,8 +53,25 @@ class ModelSection(Section):
         "the number of items.",
     )
 
+    critic_norm: Literal["batch", "layer", "none"] = Field(
+        "batch",
+        description='Normalisation in the discriminator, Eq. 4. "batch": BatchNorm, as in the paper, which normalises '
+        'real and generated rows separately; "layer": LayerNorm; "none": no normalisation.',
+    )
+    critic_sigmoid: bool = Field(
+        True, description="Sigmoid after the discriminator, Eq. 4. WGAN-GP, whose loss Eq. 7 is, has none."
+    )
+
     standardise: bool = Field(
         True, description="Scale every feature column to mean 0 and variance 1 before Eq. 2. Not in the paper."
+    )
+
+    item_item: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="MMSSL: weight of an item-item part beside the dot product of the embeddings: the scores of EASE "
+        "with the keys of [ease]. 0: none. Not in the paper.",
     )
 
     @field_validator("system")

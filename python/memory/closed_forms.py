@@ -31,11 +31,7 @@ def closed_form(dataset: Dataset, config: Config) -> ClosedForm | None:
     """The tables of this system, None for systems of another kind."""
     name, columns = config.model.system, sum(features.shape[1] for features in dataset.features.values())
     if name == "ease":
-        if config.ease.rank:
-            return ClosedForm("truncated", config.ease.rank)
-        if config.ease.content or dataset.n_users >= dataset.n_items:
-            return ClosedForm("inverse", dataset.n_items, columns if config.ease.content else 0)
-        return ClosedForm("factors", dataset.n_users)
+        return _ease(dataset, config)
     if name not in ("itemknn", "userknn"):
         return None
     by_item = name == "itemknn"
@@ -47,16 +43,46 @@ def closed_form(dataset: Dataset, config: Config) -> ClosedForm | None:
     return ClosedForm("items" if by_item else "users", min(n * (count or n), n * n, overlapping), content)
 
 
+def item_item_form(dataset: Dataset, config: Config) -> ClosedForm | None:
+    """The tables of the item-item part of MMSSL, None without it."""
+    return _ease(dataset, config) if config.model.system == "mmssl" and config.model.item_item else None
+
+
+def _ease(dataset: Dataset, config: Config) -> ClosedForm:
+    if config.ease.rank:
+        return ClosedForm("truncated", config.ease.rank)
+    columns = sum(features.shape[1] for features in dataset.features.values())
+    if config.ease.content or dataset.n_users >= dataset.n_items:
+        return ClosedForm("inverse", dataset.n_items, columns if config.ease.content else 0)
+    return ClosedForm("factors", dataset.n_users)
+
+
+def item_item_stages(form: ClosedForm, users: int, items: int, dim: int) -> list[Stage]:
+    """The stages of the item-item part beside embeddings of size dim: its tables, and after every validation the
+    embeddings with its columns, of which the best are kept."""
+    dense = users if form.kind in ("factors", "truncated") else 0
+    whole = FLOAT * (items + dense) * (form.width + dim)
+    forms = closed_form_stages(form, users, items)
+    built = [stage for stage in forms if not stage.name.startswith(("scores", "weights by"))]
+    scored = (FLOAT * SCORES, not dense), (DOUBLE * SCORES, 4 * (not dense))
+    return [
+        *built,
+        Stage("best embeddings with the item-item part", persistent=whole),
+        Stage("validation of both parts", working=blocks((whole, 3), *scored)),
+    ]
+
+
 def closed_form_stages(form: ClosedForm, users: int, items: int) -> list[Stage]:
     """The stages after the interactions have been read."""
     scores = Stage("scores of a block of users", working=blocks((FLOAT * SCORES, 1), (DOUBLE * SCORES, 4)))
     features = (DOUBLE * items * form.content, 3)
     if form.kind == "inverse":
         pairs = items * items
+        buffers = 4 if form.content else 2
         return [
             Stage(
                 "inverse, items x items",
-                working=blocks((DOUBLE * pairs, 1), (FLOAT * pairs, 1), (DOUBLE * ROWS * items, 2), features),
+                working=blocks((DOUBLE * pairs, 1), (FLOAT * pairs, 1), (DOUBLE * ROWS * items, buffers), features),
             ),
             Stage("item-item weights", persistent=FLOAT * pairs),
             Stage("weights by column", kept=blocks((FLOAT * pairs, 1))),

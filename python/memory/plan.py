@@ -17,7 +17,7 @@ from mmssl_fast.ops.infonce import cpu_workspace
 from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import readable
-from .closed_forms import closed_form_stages
+from .closed_forms import closed_form_stages, item_item_stages
 from .sizes import Sizes
 from .stage import FLOAT, INDEX, OFFSET, Blocks, Stage, blocks, total
 from .wire import distinct, received
@@ -79,6 +79,8 @@ def stages(s: Sizes) -> list[Stage]:
             )
         )
     result.append(Stage("best model", persistent=encoder + user + item + m * OFFSET * edges))
+    if s.item_item:
+        result += item_item_stages(s.item_item, s.users, s.items, d)
     result += _encoder_stages(s, user, item, edges)
     result += _loss_stages(s, user, item, edges)
     by_stage = received(s)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mmssl_fast import distributed
 from mmssl_fast.nn.discriminator import hidden_widths
 
-from .closed_forms import ClosedForm, closed_form
+from .closed_forms import ClosedForm, closed_form, item_item_form
 
 if TYPE_CHECKING:
     from ..config.sections import Config
@@ -25,7 +25,8 @@ class Sizes:
     feature columns of the SVD system; draws: order statistics drawn per Gumbel row; final_softmax, l2: whether the
     encoder and the loss have these parts; propagations: how often a system other than MMSSL propagates its
     embeddings in a step; ranks: number of processes that train the model together; closed: the tables of EASE,
-    ItemKNN or UserKNN, which have no other stages; wire: bytes of a value in the exchange of rows and columns.
+    ItemKNN or UserKNN, which have no other stages; item_item: those of MMSSL's item-item part; wire: bytes of a value
+    in the exchange of rows and columns.
     """
 
     users: int
@@ -50,6 +51,7 @@ class Sizes:
     propagations: int = 1
     ranks: int = 1
     closed: ClosedForm | None = None
+    item_item: ClosedForm | None = None
     wire: int = 4
 
     @property
@@ -100,5 +102,6 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         propagations=PROPAGATIONS.get(model.system, 1),
         ranks=distributed.current().size,
         closed=closed_form(dataset, config),
+        item_item=item_item_form(dataset, config),
         wire=2 if config.distributed.wire == "bfloat16" else 4,
     )

@@ -19,7 +19,7 @@ from mmssl_fast import InteractionGraph, __version__, distributed
 from ..config.names import SYSTEMS, system_class
 from ..config.sections import Config
 from ..data import SPLITS, Dataset
-from ..embeddings import Table
+from ..embeddings import Table, packed
 from ..errors import InputError
 from ..files import read_header, write_tensors
 from ..systems import create, rows_over_ranks
@@ -98,7 +98,7 @@ def save(model: Model, path: str | Path) -> None:
         if whole is None:
             return
         model = whole
-    tensors = _pack_table("embedding.users", model.users) | _pack_table("embedding.items", model.items)
+    tensors = packed("embedding.users", model.users) | packed("embedding.items", model.items)
     tensors |= {f"parameter.{name}": tensor.contiguous() for name, tensor in model.parameters.items()}
     metadata = dict(model.metadata)
     if add_content(model) and model.scaling is not None and model.content is not None:
@@ -282,20 +282,8 @@ def add_content(model: Model) -> bool:
     return model.content is not None
 
 
-def _pack_table(name: str, table: Table) -> dict[str, Tensor]:
-    """An embedding table under its name, or the parts of a sparse one."""
-    if isinstance(table, Tensor):
-        return {name: table.contiguous()}
-    return {
-        f"{name}.indptr": torch.from_numpy(table.indptr.astype(np.int64)),
-        f"{name}.indices": torch.from_numpy(table.indices.astype(np.int32)),
-        f"{name}.values": torch.from_numpy(table.data.astype(np.float32)),
-        f"{name}.columns": torch.tensor([table.shape[1]]),
-    }
-
-
 def _table(tensors: dict[str, Tensor], name: str, rows: int) -> Table:
-    """The inverse of _pack_table."""
+    """The inverse of `packed`, with the checks that a file needs."""
     if f"{name}.indptr" in tensors:
         columns, values = _integers(tensors, f"{name}.columns"), tensors[f"{name}.values"]
         if len(columns) != 1 or values.ndim != 1 or values.dtype != torch.float32:

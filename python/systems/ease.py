@@ -37,20 +37,22 @@ class EASESystem(UntrainedSystem):
       eigenvalues are used: an approximation.
 
     With ease.content = w > 0, w ‖F − F B‖² is added to the error, where F are the features of the items as columns, of
-    unit length per modality: the collective EASE (CEASE) of Jeunen et al., RecSys 2020. Not in the MMSSL paper.
+    unit length per modality: the collective EASE (CEASE) of Jeunen et al., RecSys 2020. It adds w Fᵀ F to Xᵀ W X.
+    With ease.content_tau = τ > 0, w K is added instead, K_ij = Σ_m exp((f_i^m·f_j^m − 1) / τ): a Gaussian kernel of
+    the unit features, F in infinitely many dimensions. Near items then count more, and distant ones hardly at all.
+    Neither is in the MMSSL paper.
     """
 
     inference = FixedCatalogue
 
     def build(self, dataset, graph, config) -> None:
         self._settings, self._train = config.ease, sp.csr_array(dataset.train, dtype=np.float32)
-        self._features = np.empty((dataset.n_items, 0))
+        self._features: list[np.ndarray] = []  # of unit length, float64 [I, d_m]
         settings, rank = config.ease, config.ease.rank
         if settings.content:
             if rank:
                 raise InputError("ease.content works with the exact form only; set ease.rank to 0")
-            units = [unit_rows(raw) for raw in features_of(dataset, config)]
-            self._features = torch.cat(units, 1).double().numpy()
+            self._features = [unit_rows(raw).double().numpy() for raw in features_of(dataset, config)]
         most = min(dataset.train.shape) - 1
         if rank > most:
             raise InputError(
@@ -85,17 +87,28 @@ class EASESystem(UntrainedSystem):
         right /= (1 - np.einsum("ij,ij->i", right, right))[:, None]
         self.users, self.items = (torch.from_numpy(side.astype(np.float32)).to(device) for side in (users, right))
 
+    def _by_content(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | float:
+        """w Fᵀ F or w K between these items, float64 [n, m]; 0 without ease.content."""
+        settings, total = self._settings, 0.0
+        for unit in self._features:
+            products = unit[rows] @ unit[columns].T
+            if settings.content_tau:
+                products -= 1
+                products /= settings.content_tau
+                np.exp(products, out=products)
+            total = products if isinstance(total, float) else np.add(total, products, out=total)
+        return total if isinstance(total, float) else np.multiply(total, settings.content, out=total)
+
     def _inverse(self, active: np.ndarray) -> np.ndarray:
         """P among the items `active`, float64."""
-        weighted, features = self._weighted()[:, active], self._features[active]
-        n = len(active)
+        weighted, n = self._weighted()[:, active], len(active)
         if not n:
             return np.empty((0, 0))
         gram, rows = np.empty((n, n)), sp.csr_array(weighted.T)
         for first in range(0, n, BLOCK):
             block = slice(first, first + BLOCK)
             gram[block] = (rows[block] @ weighted).toarray()
-            gram[block] += self._settings.content * (features[block] @ features.T)
+            gram[block] += self._by_content(active[block], active)
         gram.flat[:: n + 1] += self._settings.penalty
         # LAPACK works in place, on one triangle. A symmetric matrix equals its transpose, which has LAPACK's order.
         factor, failed = lapack.dpotrf(gram.T, lower=1, clean=0, overwrite_a=1)
@@ -131,20 +144,21 @@ class EASESystem(UntrainedSystem):
         """The columns of B as they are for items without interactions: −P_ij / P_jj, where the row and the column of
         item j in Xᵀ W X are 0. None without ease.content.
 
-        With P of all items, C = w Fᵀ F without its diagonal and R = P C, this is R_ij − P_ij R_jj / P_jj.
+        With P of all items, C = w Fᵀ F (or w K) without its diagonal and R = P C, this is R_ij − P_ij R_jj / P_jj.
         """
-        weight, features = self._settings.content, self._features
-        if not weight:
+        if not self._features:
             return None
-        inverse = self._inverse(np.arange(self._train.shape[1]))
+        every = np.arange(self._train.shape[1])
+        inverse = self._inverse(every)
         diagonal = inverse.diagonal().copy()
         items: Tensor = torch.empty(inverse.shape)
-        products = inverse @ (weight * features)
-        for first in range(0, len(inverse), BLOCK):  # rows of the result: columns of R and P
-            rows = slice(first, first + BLOCK)
-            result = features[rows] @ products.T - weight * (features[rows] ** 2).sum(1)[:, None] * inverse[rows]
-            own = np.arange(len(result)), np.arange(first, first + len(result))
+        for first in range(0, len(every), BLOCK):  # rows of the result: columns of R and P
+            rows = every[first : first + BLOCK]
+            own = np.arange(len(rows)), rows
+            content = np.asarray(self._by_content(rows, every))
+            content[own] = 0
+            result = content @ inverse
             result -= inverse[rows] * (result[own] / diagonal[rows])[:, None]
             result[own] = 0
-            items[rows] = torch.from_numpy(result)
+            items[rows[0] : rows[-1] + 1] = torch.from_numpy(result)
         return items

@@ -13,14 +13,21 @@ from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAd
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
+from ..embeddings import Table, beside
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
+from .ease import EASESystem
 from .mmssl_inference import MMSSLInference
 from .step_graph import StepGraph
 
 
 class MMSSLSystem(NetworkSystem):
-    """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
+    """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14).
+
+    With model.item_item = w > 0, which is not in the paper, score_ui = h_u·h_i + w Σ_{j an item of u} B_ji with the
+    weights B of EASE, which does not train. The steps, and so the embeddings h, are those without it. As one dot
+    product: the embedding of a user is [h_u, x_u], that of an item [h_i, w B_·i].
+    """
 
     reads_features = True
     inference = MMSSLInference
@@ -40,6 +47,15 @@ class MMSSLSystem(NetworkSystem):
             raise InputError(
                 f"{dataset.name}: MMSSL needs features; add <modality>_feat.npy or .parquet, or train --system lightgcn"
             )
+        self.item_item, self.item_item_weight = None, model.item_item
+        if model.item_item:
+            if ranks.size > 1:
+                raise InputError(
+                    "model.item_item: one process only can compute the item-item part; set it to 0, or leave out "
+                    "--ranks or torchrun"
+                )
+            self.item_item = EASESystem()
+            self.item_item.build(dataset, graph, config)
         features = {name: torch.from_numpy(values) for name, values in dataset.features.items()}
         self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps
         half = config.train.feature_dtype == "float16"
@@ -70,9 +86,10 @@ class MMSSLSystem(NetworkSystem):
         self.discriminator, self.least_batch = None, 1
         gemm = _gemm(config.train.precision, graph.device)
         if loss.adversarial:
-            self.least_batch = 2  # BatchNorm cannot compute a variance from one row
+            self.least_batch = 1 + (model.critic_norm == "batch")  # BatchNorm needs a variance, of more than one row
             hidden = tuple(model.hidden) or None
-            self.discriminator = Discriminator(graph.n_items, hidden=hidden, gemm=gemm, ranks=ranks).to(graph.device)
+            options = {"norm": model.critic_norm, "sigmoid": model.critic_sigmoid, "gemm": gemm, "ranks": ranks}
+            self.discriminator = Discriminator(graph.n_items, hidden=hidden, **options).to(graph.device)
         self.objective = MMSSLObjective(
             self.model,
             self.discriminator,
@@ -167,12 +184,28 @@ class MMSSLSystem(NetworkSystem):
         self.model.refresh_neighbours()
 
     @torch.no_grad()
-    def embeddings(self) -> tuple[Tensor, Tensor]:
+    def embeddings(self) -> tuple[Table, Table]:
         encoded = self._without_dropout(lambda: self.model(views=False))
-        return without_interactions(self.model.interactions(), encoded.users, encoded.items, self.cold_items)
+        graph = self.model.interactions()
+        users, items = without_interactions(graph, encoded.users, encoded.items, self._by_projections)
+        if self.item_item is None:
+            return users, items
+        by_users, by_items = self.item_item.embeddings()
+        return beside(users, by_users), beside(items, by_items, self.item_item_weight)
+
+    def cold_items(self) -> Table:
+        """The embeddings of items as if they were cold: `_by_projections`, and with model.item_item what
+        EASESystem.cold_items gives beside them, 0 without ease.content."""
+        items = self._by_projections()
+        if self.item_item is None:
+            return items
+        by_features, width = self.item_item.cold_items(), self.item_item.items.shape[1]
+        if by_features is None:
+            by_features = torch.zeros(len(items), width)
+        return beside(items, by_features, self.item_item_weight)
 
     @torch.no_grad()
-    def cold_items(self) -> Tensor:
+    def _by_projections(self) -> Tensor:
         """ω Σ_m f̄_i^m/‖f̄_i^m‖ [I, d]: Eq. 12 for items without interactions. The item's own projected features
         replace those aggregated from its users, and there is no id embedding."""
 

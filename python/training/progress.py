@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmssl_fast.tiles import TILE_ELEMENTS
 
-from ..embeddings import Table
+from ..embeddings import Table, packed, unpacked
 from ..errors import NonFiniteLoss
 
 _FIT_VALUES = ("step", "tile", "stale", "best_epoch", "val", "epochs")
@@ -46,18 +46,19 @@ class Fit:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a checkpoint stores: tensors, and values for JSON."""
-        tensors = {"best.users": self.users, "best.items": self.items}
+        tensors = packed("best.users", self.users) | packed("best.items", self.items)
         tensors |= {f"best.parameter.{name}": tensor for name, tensor in self.parameters.items()}
         best = self.best if math.isfinite(self.best) else None
         return tensors, {name: getattr(self, name) for name in _FIT_VALUES} | {"best": best}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Load the result of `state`. Raises KeyError or ValueError for missing embeddings or a wrong shape."""
-        for side in ("users", "items"):
-            saved, current = tensors[f"best.{side}"], getattr(self, side)
-            if saved.shape != current.shape or saved.dtype != current.dtype:
+        best = {side: unpacked(tensors, f"best.{side}") for side in ("users", "items")}
+        for side, saved in best.items():
+            current = getattr(self, side)
+            if type(saved) is not type(current) or saved.shape != current.shape or saved.dtype != current.dtype:
                 raise ValueError(f"best.{side} is {saved.dtype} {tuple(saved.shape)}")
-        self.users, self.items = tensors["best.users"], tensors["best.items"]
+        self.users, self.items = best["users"], best["items"]
         prefix = "best.parameter."
         self.parameters = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         for name in _FIT_VALUES:

@@ -27,19 +27,26 @@ def literal(discriminator: Discriminator, rows: torch.Tensor) -> torch.Tensor:
     def gamma(a, linear, norm):
         a = a @ parameters[f"{linear}.weight"].mT + parameters[f"{linear}.bias"]
         a = torch.where(a > 0, a, 0.2 * a)
-        if discriminator.training:
+        if discriminator.norm == "none":
+            return a
+        if discriminator.norm == "layer":
+            mean, variance = a.mean(1, keepdim=True), a.var(1, unbiased=False, keepdim=True)
+        elif discriminator.training:
             mean, variance = a.mean(0), a.var(0, unbiased=False)
         else:
             mean, variance = buffers[f"{norm}.running_mean"], buffers[f"{norm}.running_var"]
         return (a - mean) / (variance + 1e-5).sqrt() * parameters[f"{norm}.weight"] + parameters[f"{norm}.bias"]
 
     a = gamma(gamma(rows, "linear", "head_layers.1"), "head_layers.3", "head_layers.5")
-    return torch.sigmoid(a @ parameters["head_layers.7.weight"].mT + parameters["head_layers.7.bias"])[:, 0]
+    scores = (a @ parameters["head_layers.7.weight"].mT + parameters["head_layers.7.bias"])[:, 0]
+    return torch.sigmoid(scores) if discriminator.sigmoid else scores
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_forward_equals_the_equation(training):
-    discriminator = build()
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("sigmoid", [True, False])
+def test_forward_equals_the_equation(training, norm, sigmoid):
+    discriminator = build(norm=norm, sigmoid=sigmoid)
     with torch.no_grad():
         for name, tensor in [*discriminator.named_parameters(), *discriminator.named_buffers()]:
             if tensor.is_floating_point() and "weight" not in name:
@@ -177,7 +184,9 @@ def test_frozen_restores_what_was_asked_for():
     assert discriminator.linear.weight.requires_grad and not discriminator.linear.bias.requires_grad
 
 
-@pytest.mark.parametrize("settings", [{"hidden": (0, 5)}, {"hidden": (5, 0)}, {"dropout": (0.1, 1.0)}])
+@pytest.mark.parametrize(
+    "settings", [{"hidden": (0, 5)}, {"hidden": (5, 0)}, {"dropout": (0.1, 1.0)}, {"norm": "instance"}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="Discriminator"):
         Discriminator(41, **settings)

@@ -11,9 +11,9 @@ from mmssl_fast.nn import Discriminator, losses
 N_ITEMS, BATCH = 23, 6
 
 
-def discriminator() -> Discriminator:
+def discriminator(**options) -> Discriminator:
     torch.manual_seed(3)
-    return Discriminator(N_ITEMS, hidden=(9, 4), dropout=(0.0, 0.0)).double()
+    return Discriminator(N_ITEMS, hidden=(9, 4), dropout=(0.0, 0.0), **options).double()
 
 
 def random_rows(count: int, requires_grad: bool = False) -> list[torch.Tensor]:
@@ -35,8 +35,11 @@ def gradients(loss: torch.Tensor, d: Discriminator) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("modalities", [1, 2, 3])
 @pytest.mark.parametrize("training", [True, False])
-def test_discriminator_loss_equals_the_dense_formulation(modalities, training):
-    d = discriminator().train(training)
+@pytest.mark.parametrize(
+    "options", [{}, {"norm": "layer"}, {"norm": "none"}, {"norm": "none", "sigmoid": False}], ids=str
+)
+def test_discriminator_loss_equals_the_dense_formulation(modalities, training, options):
+    d = discriminator(**options).train(training)
     (real,), fakes = random_rows(1), random_rows(modalities)
     alpha = torch.rand(modalities * BATCH, dtype=torch.float64)
     got = losses.discriminator_loss(d, real, fakes, alpha, 2.5)
@@ -57,6 +60,27 @@ def test_discriminator_loss_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="at least 2 real rows in training, got 1"):
         losses.discriminator_loss(discriminator(), real[:1], [fakes[0][:1]], torch.rand(1))
     losses.discriminator_loss(discriminator().eval(), real[:1], [fakes[0][:1]], torch.rand(1))
+    losses.discriminator_loss(discriminator(norm="layer"), real[:1], [fakes[0][:1]], torch.rand(1))
+
+
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_without_batch_normalisation_rows_do_not_depend_on_each_other(norm):
+    """The gradient of the summed scores by a row, whose norm Eq. 7 penalises, is then that of the row alone."""
+    (rows,) = random_rows(1, requires_grad=True)
+
+    def first(kind, others):
+        (gradient,) = torch.autograd.grad(discriminator(norm=kind)(torch.cat([rows[:1], others])).sum(), rows)
+        return gradient[0]
+
+    torch.testing.assert_close(first(norm, 3 * torch.randn_like(rows)), first(norm, rows[:0]), atol=1e-14, rtol=1e-12)
+    assert (first("batch", 3 * torch.randn_like(rows)) - first("batch", torch.randn_like(rows))).norm() > 0.001
+
+
+@pytest.mark.parametrize("options", [{"norm": "layer"}, {"norm": "none", "sigmoid": False}], ids=str)
+def test_second_derivatives_of_the_discriminator(options):
+    d = discriminator(**options)
+    (rows,) = random_rows(1, requires_grad=True)
+    assert torch.autograd.gradgradcheck(d, [rows])
 
 
 @pytest.mark.parametrize("training", [True, False])

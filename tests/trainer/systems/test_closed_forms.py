@@ -14,6 +14,7 @@ from mmssl_trainer.errors import InputError
 from mmssl_trainer.ranking import Ranking, ranking_metrics
 from mmssl_trainer.runs.recommend import recommend
 from mmssl_trainer.runs.saved_model import Model, load, save
+from mmssl_trainer.systems.ease import EASESystem
 from mmssl_trainer.systems.similarity import nearest
 from mmssl_trainer.training.loop import fit
 from plain_systems import configured
@@ -78,6 +79,33 @@ def test_ease_with_features_reconstructs_them_too():
     expected = ease(x, 20.0, features=features, weight=30.0)
     np.testing.assert_allclose(scores(fitted)[x == 0], expected[x == 0], rtol=0, atol=1e-6)
     assert np.abs(expected - ease(x, 20.0))[x == 0].max() > 0.01
+
+
+def gaussian(data, tau):
+    return sum(np.exp((unit @ unit.T - 1) / tau) for unit in standardised_units(data))
+
+
+def test_ease_with_a_kernel_of_the_features(monkeypatch):
+    """K instead of the products of the features, in the weights of all items and in those of items as if cold."""
+    monkeypatch.setattr("mmssl_trainer.systems.ease.BLOCK", 33)
+    data = catalogue(150, 100)
+    x = data.train.toarray().astype(np.float64)
+    kernel = gaussian(data, 0.4)
+    root = np.linalg.cholesky(kernel)
+    config = configured("ease", ease__penalty=20.0, ease__content=3.0, ease__content_tau=0.4)
+    expected = ease(x, 20.0, features=root, weight=3.0)
+    np.testing.assert_allclose(scores(fit(data, config))[x == 0], expected[x == 0], rtol=0, atol=1e-6)
+    assert np.abs(expected - ease(x, 20.0))[x == 0].max() > 0.01
+    system = EASESystem()
+    system.build(data, InteractionGraph.from_scipy(data.train), config)
+    cold = system.cold_items().numpy()
+    for item in (0, 40, 99):
+        without = x.copy()
+        without[:, item] = 0
+        inverse = np.linalg.inv(without.T @ without + 3.0 * kernel + 20.0 * np.eye(100))
+        column = -inverse[:, item] / inverse[item, item]
+        column[item] = 0
+        np.testing.assert_allclose(cold[item], column, rtol=0, atol=1e-6)
 
 
 def test_ease_of_a_low_rank_approaches_the_exact_one():
