@@ -62,7 +62,7 @@ def test_importing_it_imports_no_torch():
 
 def test_training_imports_nothing_slow_that_it_does_not_use():
     code = "import sys, mmssl_trainer.cli.main, mmssl_trainer.runs.train; print(*sys.modules, sep=chr(10))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout.splitlines()
     assert "torch" in found and not {"matplotlib", "pandas", "scipy.stats"} & set(found)
 
 

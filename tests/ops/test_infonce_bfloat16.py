@@ -196,7 +196,7 @@ def test_rounds_the_same_operands_on_other_processors(tmp_path):
         saving = f"import test_infonce_bfloat16 as test; test.saved({str(tmp_path / name)!r})"
         path = os.pathsep.join(sys.path)
         environment = {**os.environ, "MMSSL_FAST_ISA": isa, "PYTHONPATH": path}
-        subprocess.run([sys.executable, "-c", saving], env=environment, check=True)
+        subprocess.run([sys.executable, "-P", "-c", saving], env=environment, check=True)
     best, avx2 = (torch.load(tmp_path / name) for name in ("best.pt", "avx2.pt"))
     for tolerance, one, other in zip((1e-5, 2**-8), best, avx2, strict=True):
         torch.testing.assert_close(one[0], other[0], rtol=1e-6, atol=0)
