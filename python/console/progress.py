@@ -112,7 +112,7 @@ class WorkerProgress:
                 total=epochs,
                 completed=epoch,
                 description=f"{title} epoch {epoch}/{epochs}",
-                losses=f"best validation {best:.4f}" if best else "",
+                losses=f"best {best:.4f}" if best else "",
             )
 
     def remove(self, title: str) -> None:

@@ -203,7 +203,7 @@ def test_a_terminal_shows_one_bar_a_run(folder, tmp_path):
     os.close(master)
     assert ended.wait(90) == 0
     text = drawn.decode()
-    assert "LightGCN, seed 0 epoch " in text and "best recall@20 0." in text
+    assert "LightGCN, seed 0 epoch " in text and "best 0." in text
     assert "bpr" not in text and "LightGCN epoch" not in text  # as the bar of a run alone has it
 
 
