@@ -79,17 +79,6 @@ Inputs read_inputs(const char* op, const at::Tensor& h, const at::Tensor& e, con
   return in;
 }
 
-// The tasks: one for every chunk of the keys of h, then one for every chunk of the keys of e.
-struct Tasks {
-  Chunks chunks;
-
-  explicit Tasks(int64_t users) : chunks(users, kInfonceKeys) {}
-  int64_t count() const { return 2 * chunks.count; }
-  bool within(int64_t task) const { return task >= chunks.count; }  // of e
-  int64_t begin(int64_t task) const { return chunks.begin(task % chunks.count); }
-  int64_t end(int64_t task) const { return chunks.end(task % chunks.count); }
-};
-
 // The anchors [begin, end) and their data.
 struct Block {
   int64_t begin, end;
@@ -110,7 +99,7 @@ struct Block {
 // Calls f(products [rows, keys], first row, end row, first key, end key) for every tile of a block and the keys of a
 // task.
 template <typename F>
-void for_tiles(const Inputs& in, const Block& block, const Tasks& tasks, int64_t task, const at::Tensor& scratch,
+void for_tiles(const Inputs& in, const Block& block, const InfonceTasks& tasks, int64_t task, const at::Tensor& scratch,
                F&& f) {
   const at::Tensor& keys = tasks.within(task) ? in.e : in.h;
   for (int64_t key = tasks.begin(task); key < tasks.end(task); key += kInfonceKeys) {
@@ -131,7 +120,7 @@ void round_weights(const Inputs& in, const at::Tensor& x) {
 
 template <typename T>
 void forward(const Inputs& in, at::Tensor& term, at::Tensor& lse) {
-  const Tasks tasks(in.users());
+  const InfonceTasks tasks(in.users());
   const T scale = static_cast<T>(1 / in.tau);
   const int64_t most = std::min(kInfonceBlock, in.anchors());
   at::Tensor highest = at::empty({tasks.count(), most}, in.h.options());
@@ -181,7 +170,7 @@ std::tuple<at::Tensor, at::Tensor> infonce_cpu(const at::Tensor& h, const at::Te
 template <typename T>
 void backward(const Inputs& in, const at::Tensor& push, const at::Tensor& pull, const at::Tensor& lse,
               at::Tensor& h_grad, at::Tensor& e_grad) {
-  const Tasks tasks(in.users());
+  const InfonceTasks tasks(in.users());
   const T scale = static_cast<T>(1 / in.tau);
   const int64_t d = in.d(), most = std::min(kInfonceBlock, in.anchors());
   const at::Tensor shares = at::empty({tasks.count() * most, d}, in.h.options());
@@ -258,7 +247,7 @@ std::tuple<at::Tensor, at::Tensor> infonce_bwd_cpu(const at::Tensor& term_grad, 
 // the weighted sum of the terms. The ids are distinct.
 template <typename T>
 double with_grad(const Inputs& in, const double* weights, at::Tensor& h_grad, at::Tensor& e_grad) {
-  const Tasks tasks(in.users());
+  const InfonceTasks tasks(in.users());
   const int64_t users = in.users(), d = in.d();
   const int64_t most =
       std::min(in.anchors(), std::clamp(kInfonceExps / (2 * users), kInfonceMinAnchors, kInfonceAnchors));

@@ -98,19 +98,9 @@ int pieces_of(const InfonceCall& call) {
   return call.bfloat16 ? 1 : 3;
 }
 
-struct Tasks {
-  Chunks chunks;
-
-  explicit Tasks(int64_t users) : chunks(users, kInfonceKeys) {}
-  int64_t count() const { return 2 * chunks.count; }
-  bool within(int64_t task) const { return task >= chunks.count; }  // of e
-  int64_t begin(int64_t task) const { return chunks.begin(task % chunks.count); }
-  int64_t end(int64_t task) const { return chunks.end(task % chunks.count); }
-};
-
 // Runs f(task) for all tasks, with one scratch object per thread, and releases the matrix unit afterwards.
 template <typename Scratch, typename F>
-void run(const Tasks& tasks, const Groups& groups, F&& f) {
+void run(const InfonceTasks& tasks, const Groups& groups, F&& f) {
   for_tasks(tasks.count(), [&](ChunkQueue& queue) {
     Scratch scratch(groups);
     isa::matrix_unit_begin();
@@ -171,7 +161,7 @@ bool infonce_forward_by_pieces(const InfonceCall& call, at::Tensor& term, at::Te
   const int pieces = pieces_of(call);
   if (pieces == 0) return false;
   const at::Tensor &h = call.h, &e = call.e, &ids = call.ids;
-  const Tasks tasks(h.size(0));
+  const InfonceTasks tasks(h.size(0));
   const int64_t d = h.size(1), n = ids.size(0);
   const float scale = static_cast<float>(kLog2E / call.tau);
   for (int64_t begin = 0; begin < n; begin += kInfonceBlock) {
@@ -212,7 +202,7 @@ bool infonce_backward_by_pieces(const InfonceCall& call, const at::Tensor& push,
   const int pieces = pieces_of(call);
   if (pieces == 0) return false;
   const at::Tensor &h = call.h, &e = call.e, &ids = call.ids;
-  const Tasks tasks(h.size(0));
+  const InfonceTasks tasks(h.size(0));
   const int64_t d = h.size(1), n = ids.size(0);
   const float scale = static_cast<float>(kLog2E / call.tau);
   at::Tensor

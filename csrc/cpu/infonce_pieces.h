@@ -1,9 +1,23 @@
-// infonce by products of bfloat16 numbers.
+// infonce by products of bfloat16 numbers, and what it shares with infonce.cpp.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include "cpu/infonce.h"
+#include "cpu/tile.h"
+
 namespace mmssl {
+
+// The tasks: one for every chunk of the keys of h, then one for every chunk of the keys of e.
+struct InfonceTasks {
+  Chunks chunks;
+
+  explicit InfonceTasks(int64_t users) : chunks(users, kInfonceKeys) {}
+  int64_t count() const { return 2 * chunks.count; }
+  bool within(int64_t task) const { return task >= chunks.count; }  // of e
+  int64_t begin(int64_t task) const { return chunks.begin(task % chunks.count); }
+  int64_t end(int64_t task) const { return chunks.end(task % chunks.count); }
+};
 
 // One call: unit rows, distinct ids in ascending order, everything contiguous.
 struct InfonceCall {

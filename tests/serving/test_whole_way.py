@@ -45,7 +45,7 @@ def generated(folder):
 def folder(request, tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="the tutorial makes its features with scikit-learn")
     if request.param == "films" and not FILMS.is_dir():
-        pytest.skip(f"{FILMS} is not there")
+        pytest.skip(f"{FILMS}: the MovieLens data is not there")
     if request.param == "films":
         shutil.copytree(FILMS, tmp_path / "movielens-small")
     else:

@@ -198,12 +198,12 @@ def test_wrong_option_is_one_line(options, parts, tmp_path):
 def database(kind, path, table):
     """A database with the table `sales`, which also has the columns of a view."""
     if kind == "duckdb":
-        duckdb = pytest.importorskip("duckdb")
+        duckdb = pytest.importorskip("duckdb", reason="queries are tested where DuckDB is installed")
         with duckdb.connect(str(path)) as connection:
             sales = pa.table({name: values.tolist() for name, values in table.items()})
             connection.from_arrow(sales).create("sales")
         return
-    pytest.importorskip("adbc_driver_sqlite")
+    pytest.importorskip("adbc_driver_sqlite", reason="queries to SQLite need its ADBC driver")
     connection = sqlite3.connect(path)
     connection.execute("create table sales (customer text, film int, bought int, stars int)")
     rows = list(zip(*(values.tolist() for values in table.values()), strict=True))
@@ -263,7 +263,7 @@ def test_wrong_query_is_one_line(kind, query, parts, tmp_path):
 
 def test_query_to_duckdb_reads_and_writes_no_other_files(tmp_path):
     """A configuration may come from somebody else. Views on files beside the database work."""
-    duckdb = pytest.importorskip("duckdb")
+    duckdb = pytest.importorskip("duckdb", reason="queries are tested where DuckDB is installed")
     shop, other = tmp_path / "shop", tmp_path / "other"
     shop.mkdir()
     other.mkdir()

@@ -9,6 +9,7 @@ from command_line import fails
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
 
+NEEDED = "a log is tested where its package is installed"
 SMALL = ["--batch", "64", "--threads", "1", "--set", "model.dim=8", "--set", "train.checkpoint_every=1"]
 
 
@@ -36,7 +37,7 @@ def expected(run):
 
 
 def in_tensorboard(run):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=NEEDED)
     events = accumulator.EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     assert events.Tags()["tensors"] == ["config/text_summary"]
@@ -47,7 +48,7 @@ def in_tensorboard(run):
 
 
 def in_mlflow(run):
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = pytest.importorskip("mlflow", reason=NEEDED)
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run}/mlflow.db")
     (found,) = client.search_runs([client.get_experiment_by_name("mmssl_fast").experiment_id])
     assert found.data.params["model.system"] and found.info.status == "FINISHED"
@@ -72,7 +73,7 @@ def test_log_has_what_the_run_folder_has(folder, tmp_path, log, monkeypatch):
     """Of a new run, one that goes on for more epochs, and one that goes on from an earlier checkpoint because it was
     killed after it had logged more."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    pytest.importorskip(log)
+    pytest.importorskip(log, reason=NEEDED)
     run = tmp_path / "run"
     assert train(folder, run, log, "--epochs", "2") == 0
     assert_logged(run, log)
@@ -90,7 +91,7 @@ def test_log_has_what_the_run_folder_has(folder, tmp_path, log, monkeypatch):
 
 
 def test_overwritten_run_has_a_log_of_its_own(folder, tmp_path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason=NEEDED)
     run = tmp_path / "run"
     assert train(folder, run, "tensorboard", "--epochs", "3") == 0
     assert train(folder, run, "tensorboard", "--epochs", "2", "--overwrite", system="mf") == 0
@@ -98,7 +99,7 @@ def test_overwritten_run_has_a_log_of_its_own(folder, tmp_path):
 
 
 def test_system_without_training_logs_its_test(folder, tmp_path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason=NEEDED)
     run = tmp_path / "run"
     assert train(folder, run, "tensorboard", system="popularity") == 0
     test = json.loads((run / "result.json").read_text())["test"]
@@ -106,7 +107,7 @@ def test_system_without_training_logs_its_test(folder, tmp_path):
 
 
 def test_wandb_goes_on_with_the_same_run(folder, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    pytest.importorskip("wandb", reason=NEEDED)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     run = tmp_path / "run"
     assert train(folder, run, "wandb", "--epochs", "1") == 0
