@@ -27,12 +27,13 @@ def model_of(dataset, users, items):
     return Model.of(fitted, dataset, config)
 
 
-def by_hand():
-    """Three users, five items. Item 4 is cold. User 0 gets 2, 3; user 1 gets 4, 0; user 2 has no test item."""
+def by_hand(n_users=3):
+    """Three users with interactions, five items. Item 4 is cold. User 0 gets 2, 3; user 1 gets 4, 0; user 2 has no test
+    item."""
     pairs = {"train": ([0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 3]), "test": ([0, 1], [2, 4])}
     pairs = {split: tuple(np.array(side) for side in sides) for split, sides in pairs.items()}
-    dataset = build("hand", "made", (3, 5), pairs, {})
-    return model_of(dataset, np.eye(3), [[9, 2, 1], [9, 9, 1], [3, 9, 9], [2, 1, 1], [1, 3, 1]])
+    dataset = build("hand", "made", (n_users, 5), pairs, {})
+    return model_of(dataset, np.eye(n_users, 3), [[9, 2, 1], [9, 9, 1], [3, 9, 9], [2, 1, 1], [1, 3, 1]])
 
 
 def test_values_by_hand():
@@ -47,6 +48,10 @@ def test_values_by_hand():
     assert found["diversity@2"] == pytest.approx(((1 - 1 / math.sqrt(2)) + 1) / 2)
     assert (found["cold_share@1"], found["cold_share@2"]) == (1 / 2, 1 / 4)
     assert (found["coverage@1"], found["coverage@2"]) == (2 / 5, 4 / 5)
+
+
+def test_users_without_training_interactions_make_no_item_novel():
+    assert beyond_accuracy(by_hand(n_users=7), ks=[1, 2]) == beyond_accuracy(by_hand(), ks=[1, 2])
 
 
 def literal(model, split, k):
