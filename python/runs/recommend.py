@@ -18,8 +18,8 @@ from ..data import Dataset
 from ..embeddings import dense, take, zero_rows
 from ..errors import InputError
 from ..files import write_with
-from ..rank_sums import passes
 from ..ranking import Ranking, check_list_lengths, item_popularity, users_at_once
+from ..ranking.sums import passes
 from .diversity import diverse, pool_size
 from .saved_model import Model
 

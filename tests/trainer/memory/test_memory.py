@@ -262,7 +262,7 @@ def test_tiles_are_put_back():
 
 
 def test_evaluation_that_runs_out_of_memory_ranks_half_as_many(data, whole, monkeypatch):
-    from mmssl_trainer import ranking as evaluate
+    from mmssl_trainer.ranking import order
 
     asked = []
 
@@ -272,9 +272,9 @@ def test_evaluation_that_runs_out_of_memory_ranks_half_as_many(data, whole, monk
             raise MemoryError
         return topk(u, v, k, **more)
 
-    topk = evaluate.cosine_topk
+    topk = order.cosine_topk
     expected = split_metrics(whole.users, whole.items, data, "val", [20], batch=64)
-    monkeypatch.setattr(evaluate, "cosine_topk", short)
+    monkeypatch.setattr(order, "cosine_topk", short)
     found = split_metrics(whole.users, whole.items, data, "val", [20], batch=39)
     assert found == pytest.approx(expected, rel=1e-12) and max(asked[1:]) == 19
     with pytest.raises(MemoryError):

@@ -8,8 +8,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 from mmssl_trainer import ranking
+from mmssl_trainer.config.names import METRICS
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.ranking import METRICS, Ranking, ranking_metrics, split_metrics, user_metrics
+from mmssl_trainer.ranking import Ranking, ranking_metrics, split_metrics, user_metrics
 
 from mmssl_fast.distributed import Ranks
 from mmssl_fast.graph import InteractionGraph
@@ -97,7 +98,7 @@ def test_more_asked_than_there_are_items():
 
 @pytest.mark.parametrize("batch", [16, 4096])
 def test_metrics_of_long_lists_equal_literal(batch, monkeypatch):
-    monkeypatch.setattr(ranking, "LIST_ENTRIES", 8000)  # 19 users of 401 items at once
+    monkeypatch.setattr(ranking.arguments, "LIST_ENTRIES", 8000)  # 19 users of 401 items at once
     users, items, heldout, seen, mask = catalogue(60, 401, seed=3)
     ks = (20, 128, 129, 300, 401)
     got = ranking_metrics(users, items, heldout, ks, InteractionGraph.from_scipy(seen), batch)
