@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .data.prepare.run import prepare_data as prepare_data
     from .errors import InputError as InputError
     from .exports import export as export
+    from .features.make import MadeFeatures as MadeFeatures
+    from .features.make import make_features as make_features
     from .inference.histories import fold_in as fold_in
     from .inference.new_items import embed_items as embed_items
     from .inference.similar import Similar as Similar
@@ -59,6 +61,7 @@ _PUBLIC = {
     "Config": ("config.sections", "Config"),
     "Dataset": ("data", "Dataset"),
     "InputError": ("errors", "InputError"),
+    "MadeFeatures": ("features.make", "MadeFeatures"),
     "Model": ("runs.saved_model", "Model"),
     "Observer": ("training.progress", "Observer"),
     "Recommendations": ("runs.recommend", "Recommendations"),
@@ -81,6 +84,7 @@ _PUBLIC = {
     "intervals": ("api", "intervals"),
     "load": ("runs.saved_model", "load"),
     "load_data": ("runs.complete", "load_data"),
+    "make_features": ("features.make", "make_features"),
     "prepare_data": ("data.prepare.run", "prepare_data"),
     "recommend": ("api", "recommend"),
     "resume": ("runs.train", "resume"),

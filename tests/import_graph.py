@@ -41,7 +41,7 @@ LAYERS = (
     ("mmssl_trainer.training",),
     ("mmssl_trainer.runs",),
     ("mmssl_trainer.inference",),
-    ("mmssl_trainer.exports", "mmssl_trainer.serving", "mmssl_trainer.study"),
+    ("mmssl_trainer.exports", "mmssl_trainer.features", "mmssl_trainer.serving", "mmssl_trainer.study"),
     ("mmssl_trainer",),
     ("mmssl_trainer.cli",),
     ("mmssl_trainer.__main__",),

@@ -20,6 +20,9 @@ from .data_prepare import data_prepare
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .features_audio import features_audio
+from .features_image import features_image
+from .features_text import features_text
 from .recommend import recommend
 from .report import report
 from .reproduce import reproduce
@@ -35,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 data_app = typer.Typer(help="Check, convert or prepare data.")
+features_app = typer.Typer(help="Make feature files from texts, images or recordings.")
 
 
 @app.callback(invoke_without_command=True)
@@ -62,6 +66,7 @@ def refuse_several_processes(command: str | None) -> None:
 
 
 @data_app.callback(invoke_without_command=True)
+@features_app.callback(invoke_without_command=True)
 def help_without_command(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -73,6 +78,10 @@ app.add_typer(data_app, name="data")
 data_app.command("check")(data_check)
 data_app.command("convert")(data_convert)
 data_app.command("prepare")(data_prepare)
+app.add_typer(features_app, name="features")
+features_app.command("text")(features_text)
+features_app.command("image")(features_image)
+features_app.command("audio")(features_audio)
 app.command()(doctor)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(benchmark)
 for command in (reproduce, report, tune):

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     TaskID,
@@ -83,6 +84,28 @@ class ProgressObserver:
 
     def improved(self, fit) -> None:
         self.best = f"best {self.metric} {fit.best:.4f}  " if fit.val.get("users") else ""
+
+
+class CountProgress:
+    """One progress bar on stderr for work that is counted: call it with (done, all). A context manager; shows nothing
+    if stderr is not a terminal."""
+
+    def __init__(self, title: str) -> None:
+        self.progress = _bars(Console(stderr=True, highlight=False), MofNCompleteColumn(), TimeRemainingColumn())
+        self.title = title
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> CountProgress:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.task is None:
+            self.task = self.progress.add_task(self.title, total=total, completed=done)
+        self.progress.update(self.task, completed=done)
 
 
 class WorkerProgress:

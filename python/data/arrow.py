@@ -171,6 +171,24 @@ def matrix_of(path, name, chunked):
     return np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
 
 
+def texts_of(path, name, chunked):
+    """An Arrow column of texts as a list, without surrounding white space; None for an empty cell.
+
+    Raises InputError for another type, and for a column of numbers only, in which nothing can be read.
+    """
+    import pyarrow as pa
+
+    kind = chunked.type.value_type if pa.types.is_dictionary(chunked.type) else chunked.type
+    if not is_text(kind) and not pa.types.is_null(kind):
+        raise InputError(f"{path}: column {name} has the type {kind}; choose a column of text")
+    cells = chunked.cast(pa.large_string()).to_pylist()
+    texts = [None if cell is None else cell.strip() or None for cell in cells]
+    there = [text for text in texts if text is not None]
+    if there and all(NUMBER.fullmatch(text) for text in there):
+        raise InputError(f"{path}: column {name} contains numbers only, such as {shown(there[0])}; choose one of text")
+    return texts
+
+
 def refuse_nulls(path, name, chunked, start=0):
     """Raise InputError, with the row, for an empty cell."""
     import pyarrow.compute as pc

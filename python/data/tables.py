@@ -18,6 +18,7 @@ from .arrow import (
     matrix_of,
     numbers_of,
     pyarrow,
+    texts_of,
 )
 from .files import check_gzip, parts_of
 from .names import standard_names
@@ -33,21 +34,24 @@ SEPARATORS = ",\t;|"  # of text tables
 
 class Table(dict):
     """{name: Column} for the columns of ids. numbers: {name: int64 or float64 [n]} for the columns of numbers. vectors:
-    {name: [n, width]} for the columns of lists of numbers. unread: names of the other columns. rows: n."""
+    {name: [n, width]} for the columns of lists of numbers. texts: {name: list of n texts, None for an empty cell}.
+    unread: names of the other columns. rows: n."""
 
-    def __init__(self, columns, numbers, vectors, unread, rows):
+    def __init__(self, columns, numbers, vectors, unread, rows, texts=None):
         super().__init__(columns)
         self.numbers, self.vectors, self.unread, self.rows = numbers, vectors, unread, rows
+        self.texts = texts or {}
 
     def where(self, mask):
         """The rows where mask, bool [n], is true."""
         columns = {name: column.rows(mask) for name, column in self.items()}
         numbers = {name: values[mask] for name, values in self.numbers.items()}
         vectors = {name: values[mask] for name, values in self.vectors.items()}
-        return Table(columns, numbers, vectors, self.unread, int(mask.sum()))
+        texts = {name: [values[row] for row in np.flatnonzero(mask)] for name, values in self.texts.items()}
+        return Table(columns, numbers, vectors, self.unread, int(mask.sum()), texts)
 
 
-def read_table(path, required, optional=(), separator=None, numbers=(), vectors=False, query=""):
+def read_table(path, required, optional=(), separator=None, numbers=(), vectors=False, query="", texts=()):
     """Read a table: the required columns, and those of `optional` and `numbers` that it has.
 
     path: a file, or a folder of parts (files.parts_of), in which folder names may contain columns. A .parquet file is
@@ -55,13 +59,14 @@ def read_table(path, required, optional=(), separator=None, numbers=(), vectors=
     text file is `separator`, or the first of comma, tab, semicolon and bar with which the header contains the required
     columns. Empty lines are skipped. Id columns in Parquet may be integers or any text type of Arrow,
     dictionary-encoded or not. numbers: names of the columns to read as numbers. vectors: also read all Parquet columns
-    of lists of numbers. query: read the result of this query to the database `path` (sql.query_result).
+    of lists of numbers. query: read the result of this query to the database `path` (sql.query_result). texts: names of
+    the columns to read as texts of any length, which must be there; a cell may be empty, and contain line breaks.
 
     Raises InputError, with file, column and row, for a missing column, an empty cell, an id with more than 200
     characters or with control characters, an unsupported type, a line with a wrong number of fields, text that is not
     UTF-8, and a header that declares far more data than the file can contain.
     """
-    wanted = _Wanted(list(required), list(optional), list(numbers), vectors)
+    wanted = _Wanted(list(required), list(optional), list(numbers), vectors, list(texts))
     parts = [_read_part(part, keys, wanted, separator, query) for part, keys in parts_of(path)]
     return parts[0] if len(parts) == 1 else _joined(path, parts, wanted)
 
@@ -105,6 +110,11 @@ class _Wanted(NamedTuple):
     optional: list
     numbers: list
     vectors: bool
+    texts: list
+
+    def ids(self, names):
+        """Those of these columns that contain ids."""
+        return [name for name in names if name not in self.numbers and name not in self.texts]
 
 
 def _read_part(path, keys, wanted, separator, query):
@@ -124,6 +134,7 @@ def _read_part(path, keys, wanted, separator, query):
         }
         numbers = {name: numbers_of(path, name, table.column(name)) for name in wanted.numbers if name in names}
         vectors = {name: matrix_of(path, name, table.column(name)) for name in vectors}
+        texts = {name: texts_of(path, name, table.column(name)) for name in wanted.texts}
     except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
         raise unreadable(path, error) from None
     for name, value in keys.items():
@@ -131,9 +142,9 @@ def _read_part(path, keys, wanted, separator, query):
             columns[name] = check_ids(path, name, Column([value], np.zeros(table.num_rows, np.int64)))
         elif name in wanted.numbers:
             numbers[name] = numbers_of(path, name, pa.chunked_array([pa.array([value] * table.num_rows, pa.string())]))
-    used = {*columns, *numbers, *vectors}
+    used = {*columns, *numbers, *vectors, *texts}
     unread = [name for name in [*names, *keys] if name not in used]
-    return Table(columns, numbers, vectors, unread, table.num_rows)
+    return Table(columns, numbers, vectors, unread, table.num_rows, texts)
 
 
 def unreadable(path, error):
@@ -153,13 +164,17 @@ def _read_text(path, wanted, keys, separator):
     header = first_line(path)
     all_names, separator = _header(path, header, wanted, keys, separator)
     names = [name for name in _chosen(path, all_names, wanted, keys) if name not in keys]
-    ids = [name for name in names if name not in wanted.numbers]
+    ids = wanted.ids(names)
     if path.name.endswith(".gz"):
         check_gzip(path)
     table = csv.read_csv(
         path,
         read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
-        parse_options=csv.ParseOptions(delimiter=separator, quote_char=False if separator == "\t" else '"'),
+        parse_options=csv.ParseOptions(
+            delimiter=separator,
+            quote_char=False if separator == "\t" else '"',
+            newlines_in_values=bool(wanted.texts) and separator != "\t",
+        ),
         convert_options=csv.ConvertOptions(
             include_columns=names,
             column_types={
@@ -189,7 +204,7 @@ def _read_query(path, wanted, query):
 
     with query_result(path, query) as reader:
         names = _chosen(path, reader.schema.names, wanted, {})
-        ids = [name for name in names if name not in wanted.numbers]
+        ids = wanted.ids(names)
         texts = [name for name in ids if not is_integer(path, name, reader.schema.field(name).type)]
         batches = []
         for batch in reader:
@@ -209,7 +224,7 @@ def _read_parquet(path, wanted, keys):
         schema, metadata = file.schema_arrow, file.metadata
         all_names = schema.names
         names = [name for name in _chosen(path, all_names, wanted, keys) if name not in keys]
-        ids = [name for name in names if name not in wanted.numbers]
+        ids = wanted.ids(names)
         texts = [name for name in ids if not is_integer(path, name, schema.field(name).type)]
         remaining = [name for name in all_names if wanted.vectors and name not in names]
         vectors = [name for name in remaining if is_vector(schema.field(name))]
@@ -245,11 +260,11 @@ def plain_texts(path, metadata, texts):
 
 def _chosen(path, all_names, wanted, keys):
     """The names of the columns to read. Raises InputError for a missing or ambiguous column."""
-    for name in wanted.required:
-        if name not in all_names and name not in keys:
+    for name in wanted.required + wanted.texts:
+        if name not in all_names and (name not in keys or name in wanted.texts):
             raise InputError(f"{path}: {missing_column(name, all_names)}")
-    names = wanted.required + [name for name in wanted.optional + wanted.numbers if name in all_names or name in keys]
-    names = list(dict.fromkeys(names))
+    names = [name for name in wanted.optional + wanted.numbers if name in all_names or name in keys]
+    names = list(dict.fromkeys(wanted.required + wanted.texts + names))
     for name in names:
         if all_names.count(name) > 1:
             raise InputError(f"{path}: has {all_names.count(name)} columns named {name}; keep only one")
@@ -290,5 +305,6 @@ def _joined(path, parts, wanted):
             if len({block.shape[1:] for block in blocks}) > 1:
                 raise InputError(f"{path}: its parts have lists of different lengths in {name}; write them again")
             target[name] = np.concatenate(blocks)
+    texts = {name: [text for part in parts for text in part.texts[name]] for name in wanted.texts}
     unread = list(dict.fromkeys(name for part in parts for name in part.unread))
-    return Table(columns, numbers, vectors, unread, sum(part.rows for part in parts))
+    return Table(columns, numbers, vectors, unread, sum(part.rows for part in parts), texts)

@@ -110,6 +110,13 @@ def test_one_extra_holds_all_that_the_trainer_imports():
     asked = set(re.findall(r'needed\("(\w+)[\w.]*", "export"\)', sources)) | {"onnx", "onnxscript"}
     assert asked == late.keys()
     assert set(late.values()) <= installed("export")
+    distributions = {"PIL": "pillow"}
+    for name in ("text", "image", "audio"):
+        source = "".join((ROOT / "python" / "features" / file).read_text() for file in (f"{name}.py", "programs.py"))
+        packages = {package.partition(".")[0] for package in re.findall(r'library\("([\w.]+)", "?\w+"?\)', source)}
+        late = {distributions.get(package, package.replace("_", "-")) for package in packages}
+        brought = {"transformers"}  # by sentence-transformers
+        assert len(late) >= 2 and late - brought <= installed(name) | ({"onnxruntime"} if name == "text" else set())
     for file, extra in (("data/sql.py", "sql"), ("runs/logs.py", "log")):
         source = (ROOT / "python" / file).read_text()
         named = {name.replace("_", "-") for name in re.findall(rf'needed\("(\w+)[\w.]*", "{extra}"\)', source)}

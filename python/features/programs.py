@@ -1,0 +1,93 @@
+"""Models as single files: ONNX (.onnx) and torch.export (.pt2). They take one array of inputs and return one of
+vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError, first_line, shown
+from .encoders import library
+
+ENDS = (".onnx", ".pt2")
+
+
+class Program:
+    """A model in a file. Calling it with inputs [n, …] returns vectors [n, width]: the only output of the model, or the
+    mean over all axes between if it has more.
+
+    shape: of an input without the batch axis; None for a side that may vary, and None instead of a shape if the file
+    does not say it. batch: at most this many inputs at a time; a model with a fixed batch size gets its own, the last
+    one being filled up with zeros.
+    """
+
+    def __init__(self, path: Path, batch: int, device: str, extra: str) -> None:
+        self.path, self.batch, self.fixed = path, batch, False
+        self.shape: tuple[int | None, ...] | None = None
+        self._run = self._onnx(device, extra) if path.suffix == ".onnx" else self._exported(device)
+
+    def _onnx(self, device: str, extra: str) -> Callable[[np.ndarray], np.ndarray]:
+        onnxruntime = library("onnxruntime", extra)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+        providers = ["CUDAExecutionProvider"] if device.startswith("cuda") else ["CPUExecutionProvider"]
+        if providers[0] not in onnxruntime.get_available_providers():
+            raise InputError(f"device {device!r}: the installed onnxruntime has no {providers[0]}; choose cpu")
+        try:
+            session = onnxruntime.InferenceSession(str(self.path), options, providers)
+        except Exception as error:  # each of onnxruntime's errors has a class of its own, without a common one
+            raise _refused(self.path, "is not a readable ONNX model", error) from None
+        inputs = session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+            kinds = ", ".join(f"{each.name} {each.type}" for each in inputs)
+            raise InputError(f"{self.path}: has the inputs {kinds}; it must have one, of float32")
+        first, *sides = (side if isinstance(side, int) else None for side in inputs[0].shape)
+        self.shape = tuple(sides)
+        if first is not None:
+            self.batch, self.fixed = first, True
+        return lambda array: session.run(None, {inputs[0].name: array})[0]
+
+    def _exported(self, device: str) -> Callable[[np.ndarray], np.ndarray]:
+        try:
+            module = torch.export.load(self.path).module()
+            module.to(device)
+        except Exception as error:
+            raise _refused(self.path, "is not a readable torch.export program", error) from None
+
+        @torch.inference_mode()
+        def run(array: np.ndarray) -> np.ndarray:
+            result = module(torch.from_numpy(array).to(device))
+            if not isinstance(result, torch.Tensor):
+                raise InputError(f"{self.path}: returns a {type(result).__name__}; it must return one tensor")
+            return result.float().cpu().numpy()
+
+        return run
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        blocks = []
+        for first in range(0, len(inputs), self.batch):
+            block = np.ascontiguousarray(inputs[first : first + self.batch], np.float32)
+            count = len(block)
+            if self.fixed and count < self.batch:
+                block = np.concatenate([block, np.zeros((self.batch - count, *block.shape[1:]), np.float32)])
+            try:
+                result = np.asarray(self._run(block), np.float32)
+            except InputError:
+                raise
+            except Exception as error:
+                raise _refused(self.path, f"does not take inputs of the shape {block.shape}", error) from None
+            if result.ndim < 2 or len(result) != len(block):
+                raise InputError(
+                    f"{self.path}: returns the shape {result.shape} for {len(block)} inputs; it must return a "
+                    "vector for each"
+                )
+            blocks.append(result.reshape(len(result), -1, result.shape[-1]).mean(1)[:count])
+        return np.concatenate(blocks)
+
+
+def _refused(path: Path, what: str, error: Any) -> InputError:
+    return InputError(f"{path}: {what} ({shown(first_line(error), 160)}); export the model again")

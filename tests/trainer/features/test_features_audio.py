@@ -1,0 +1,107 @@
+"""Features of recordings: what a model hears, files that cannot be used, statistics of the spectrum."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from mmssl_trainer import InputError, make_features
+from torch import nn
+
+soundfile = pytest.importorskip("soundfile", reason="needs the extra audio")
+librosa = pytest.importorskip("librosa", reason="needs the extra audio")
+RATE = 16000
+
+
+def tone(hertz, rate=RATE, seconds=1.0):
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate).astype(np.float32)
+
+
+class Moments(nn.Module):
+    """Mean and mean square of the samples, [n, 2]."""
+
+    def forward(self, x):
+        return torch.stack([x.mean(1), x.square().mean(1)], 1)
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def moments(tmp_path):
+    batch, length = torch.export.Dim("batch", min=1, max=1 << 16), torch.export.Dim("length", min=2)
+    exported = torch.export.export(Moments(), (torch.zeros(2, RATE),), dynamic_shapes=({0: batch, 1: length},))
+    torch.export.save(exported, tmp_path / "moments.pt2")
+    return tmp_path / "moments.pt2"
+
+
+def features(tmp_path, model="logmel", **options):
+    out = tmp_path / f"audio_feat{len(list(tmp_path.glob('*.parquet')))}.parquet"
+    made = make_features("audio", tmp_path / "sounds", out, model, **options)
+    table = pq.read_table(out).to_pydict()
+    return made, {item: row and np.array(row) for item, row in zip(table["item"], table["features"], strict=True)}
+
+
+def test_channels_rates_and_formats_sound_the_same(tmp_path, sounds, moments):
+    mono = tone(440)
+    soundfile.write(sounds / "mono.wav", mono, RATE)
+    soundfile.write(sounds / "stereo.wav", np.stack([2 * mono, 0 * mono], 1), RATE, subtype="FLOAT")
+    soundfile.write(sounds / "rate.flac", tone(440, 44100), 44100)
+    soundfile.write(sounds / "opposite.wav", np.stack([mono, -mono], 1), RATE)
+    found = features(tmp_path, moments, seconds=1.0)[1]
+    for name in ("mono", "stereo", "rate"):
+        np.testing.assert_allclose(found[name], [0, 0.125], atol=1e-3, err_msg=name)  # (0.5)²/2
+    np.testing.assert_allclose(found["opposite"], [0, 0], atol=1e-4)  # 16 bits
+
+
+def test_long_recordings_are_cut_and_short_ones_filled_up(tmp_path, sounds, moments):
+    soundfile.write(sounds / "long.wav", np.concatenate([tone(440), 0 * tone(440, seconds=5)]), RATE)
+    soundfile.write(sounds / "short.wav", tone(440, seconds=0.5), RATE)
+    found = features(tmp_path, moments, seconds=1.0)[1]
+    np.testing.assert_allclose(found["long"][1], 0.125, atol=1e-3)
+    np.testing.assert_allclose(found["short"][1], 0.0625, atol=1e-3)
+    np.testing.assert_allclose(features(tmp_path, moments, seconds=2.0)[1]["long"][1], 0.0625, atol=1e-3)
+
+
+def test_broken_recordings_are_listed(tmp_path, sounds):
+    soundfile.write(sounds / "good.wav", tone(440), RATE)
+    (sounds / "empty.wav").touch()
+    (sounds / "text.mp3").write_text("no sound")
+    soundfile.write(sounds / "silent.wav", np.zeros(0, np.float32), RATE)
+    soundfile.write(sounds / "nan.wav", np.full(100, np.nan, np.float32), RATE, subtype="FLOAT")
+    made, found = features(tmp_path)
+    assert [item for item, row in found.items() if row is not None] == ["good"]
+    reasons = {"empty": "is empty", "text": "decoded", "silent": "no samples", "nan": "not finite"}
+    assert made.skipped.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in made.skipped[name]
+
+
+def test_statistics_of_the_spectrum(tmp_path, sounds):
+    soundfile.write(sounds / "a.wav", tone(440), RATE)
+    soundfile.write(sounds / "quiet.wav", 0.1 * tone(440), RATE)
+    soundfile.write(sounds / "high.wav", tone(4000), RATE)
+    soundfile.write(sounds / "pulse.wav", tone(440) * (np.arange(RATE) // 1600 % 2), RATE)
+    made, found = features(tmp_path)
+    assert made.width == 128
+    centres = librosa.mel_frequencies(66, fmin=0, fmax=RATE / 2)[1:-1]
+    for name, hertz in (("a", 440), ("high", 4000)):
+        assert abs(centres[found[name][:64].argmax()] - hertz) < 0.1 * hertz
+    loudest = found["a"][:64].argmax()
+    assert abs(found["a"][loudest] - found["quiet"][loudest] - 20) < 0.5  # a tenth of the amplitude is 20 dB less
+    assert found["pulse"][64 + loudest] > 10 * found["a"][64 + loudest]
+
+
+def test_settings_and_models_that_cannot_be_used(tmp_path, sounds, moments):
+    soundfile.write(sounds / "a.wav", tone(440), RATE)
+    for model, options, message in (
+        ("logmel", {"rate": 10}, "rate = 10"),
+        ("logmel", {"seconds": 0.0}, "seconds = 0"),
+        ("vggish", {}, "vggish: the model cannot be loaded .*logmel"),
+        (tmp_path / "none.onnx", {}, "no such model"),
+    ):
+        with pytest.raises(InputError, match=message):
+            features(tmp_path, model, **options)
