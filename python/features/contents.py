@@ -24,7 +24,7 @@ class Contents(NamedTuple):
     that may not be read. fingerprint: sha256 over the ids and values, and over size and time of each file."""
 
     ids: list[str]
-    values: list[str | Path | Unusable | None]
+    values: Sequence[str | Path | Unusable | None]
     fingerprint: str
 
 
@@ -86,7 +86,7 @@ def _of_table(where: Where, files: bool) -> Contents:
         )
     ]
     if not files:
-        return Contents(ids, list(texts), _fingerprint(ids, texts))
+        return Contents(ids, texts, _fingerprint(ids, texts))
     root = where.root if where.root is not None else path.parent
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the folder of the files with --root")

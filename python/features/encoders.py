@@ -98,7 +98,7 @@ def from_hub(download: bool) -> Iterator[None]:
     """Context manager in which Hugging Face's libraries load a model by name from the disk only, or with download also
     from the hub. Without it, they try for minutes to reach a hub that is not there."""
     before = os.environ.get("HF_HUB_OFFLINE")
-    loaded = sys.modules.get("huggingface_hub.constants")
+    loaded: Any = sys.modules.get("huggingface_hub.constants")
     constant = loaded and loaded.HF_HUB_OFFLINE
     offline = before == "1" or not download
     os.environ["HF_HUB_OFFLINE"] = "1" if offline else "0"
@@ -111,7 +111,7 @@ def from_hub(download: bool) -> Iterator[None]:
             del os.environ["HF_HUB_OFFLINE"]
         else:
             os.environ["HF_HUB_OFFLINE"] = before
-        now = sys.modules.get("huggingface_hub.constants")
+        now: Any = sys.modules.get("huggingface_hub.constants")
         if now:
             now.HF_HUB_OFFLINE = constant if loaded else before == "1"
 
