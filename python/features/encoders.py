@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +30,7 @@ class Encoder(Protocol):
     loaded and encoded at a time.
     """
 
-    identity: Mapping[str, Any]
+    identity: dict[str, Any]
     width: int
     part_rows: int
 

@@ -121,13 +121,18 @@ def make_features(
 
 
 def _encoder(kind: str, model: str | Path, settings: dict[str, Any]) -> Encoder:
+    """The libraries of one kind are imported only for it."""
     if kind == "text":
-        from .text import text_encoder as encoder
-    elif kind == "image":
-        from .image import image_encoder as encoder
-    else:
-        from .audio import audio_encoder as encoder
-    return encoder(model, **settings)
+        from .text import text_encoder
+
+        return text_encoder(model, **settings)
+    if kind == "image":
+        from .image import image_encoder
+
+        return image_encoder(model, **settings)
+    from .audio import audio_encoder
+
+    return audio_encoder(model, **settings)
 
 
 def _encoded(encoder: Encoder, values: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ class TextEncoder:
     def load(self, content: str) -> str:
         return content
 
-    def encode(self, inputs: list[str]) -> np.ndarray:
-        return self.model.encode(inputs, batch_size=self.batch, show_progress_bar=False, convert_to_numpy=True)
+    def encode(self, inputs: Sequence[str]) -> np.ndarray:
+        return self.model.encode(list(inputs), batch_size=self.batch, show_progress_bar=False, convert_to_numpy=True)
 
 
 def text_encoder(model: str | Path, *, batch: int = 32, device: str = "cpu", download: bool = False) -> TextEncoder:
