@@ -70,8 +70,8 @@ class ModelSection(Section):
         0.0,
         ge=0,
         le=1e9,
-        description="MMSSL: weight of an item-item part beside the dot product of the embeddings: the scores of EASE "
-        "with the keys of [ease]. 0: none. Not in the paper.",
+        description="Trained systems: weight of an item-item part beside the dot product of the embeddings: the scores "
+        "of EASE with the keys of [ease]. 0: none. Not in the paper.",
     )
 
     @field_validator("system")

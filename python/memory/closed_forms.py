@@ -44,8 +44,8 @@ def closed_form(dataset: Dataset, config: Config) -> ClosedForm | None:
 
 
 def item_item_form(dataset: Dataset, config: Config) -> ClosedForm | None:
-    """The tables of the item-item part of MMSSL, None without it."""
-    return _ease(dataset, config) if config.model.system == "mmssl" and config.model.item_item else None
+    """The tables of the item-item part beside a trained system, None without it."""
+    return _ease(dataset, config) if config.model.item_item else None
 
 
 def _ease(dataset: Dataset, config: Config) -> ClosedForm:

@@ -25,7 +25,7 @@ class Sizes:
     feature columns of the SVD system; draws: order statistics drawn per Gumbel row; final_softmax, l2: whether the
     encoder and the loss have these parts; propagations: how often a system other than MMSSL propagates its
     embeddings in a step; ranks: number of processes that train the model together; closed: the tables of EASE,
-    ItemKNN or UserKNN, which have no other stages; item_item: those of MMSSL's item-item part; wire: bytes of a value
+    ItemKNN or UserKNN, which have no other stages; item_item: those of the item-item part; wire: bytes of a value
     in the exchange of rows and columns.
     """
 

@@ -12,12 +12,14 @@ from ..config.names import SYSTEMS, system_class, title
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..config.sections import Config
     from ..data import Dataset
     from .base import System
 
 __all__ = [
     "SYSTEMS",
     "create",
+    "refuse_item_item",
     "refuse_over_ranks",
     "refuse_without_features",
     "rows_over_ranks",
@@ -49,6 +51,17 @@ def refuse_over_ranks(name: str) -> None:
         raise InputError(
             f"model.system = {name!r}: {title(name)} can be trained by one process only; leave out --ranks or "
             f"torchrun, or choose one of {', '.join(able)}"
+        )
+
+
+def refuse_item_item(config: Config) -> None:
+    """Raise InputError for model.item_item with a system that has no item-item part."""
+    name, weight = config.model.system, config.model.item_item
+    if weight and not hasattr(system_class(name), "build_item_item"):
+        able = [other for other in SYSTEMS if hasattr(system_class(other), "build_item_item")]
+        raise InputError(
+            f"model.item_item = {weight:g}: {title(name)} cannot have an item-item part; set it to 0, or choose one of "
+            f"{', '.join(able)}"
         )
 
 

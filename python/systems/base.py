@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, distributed
-from mmssl_fast.nn.encoder import standardised
 
 from ..embeddings import Table
-from ..errors import InputError
+from .item_item import ItemItemPart
 
 if TYPE_CHECKING:
     from ..config.sections import Config
@@ -137,14 +136,43 @@ class Recommender(nn.Module):
 
 
 class NetworkSystem:
-    """A System whose parameters are those of the module `model`. A subclass defines `build`, the steps and the
-    embeddings."""
+    """A System whose parameters are those of the module `model`. A subclass defines `build`, the steps,
+    `own_embeddings` and `own_cold_items`.
+
+    With model.item_item, an `ItemItemPart` is beside the dot product of these embeddings. `build` calls
+    `build_item_item`.
+    """
 
     trains = True
     reads_features = False
     least_batch = 1
     model: nn.Module
     optimisers: dict[str, torch.optim.Optimizer]
+    item_item: ItemItemPart | None = None
+
+    def build_item_item(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
+        """Compute the item-item part, if there is one."""
+        self.item_item = ItemItemPart(dataset, graph, config) if config.model.item_item else None
+
+    def own_embeddings(self) -> tuple[Tensor, Tensor]:
+        """System.embeddings without the item-item part."""
+        raise NotImplementedError
+
+    def own_cold_items(self) -> Tensor | None:
+        """System.cold_items without the item-item part."""
+        return None
+
+    @torch.no_grad()
+    def embeddings(self) -> tuple[Table, Table]:
+        users, items = self.own_embeddings()
+        return (users, items) if self.item_item is None else self.item_item.beside(users, items)
+
+    @torch.no_grad()
+    def cold_items(self) -> Table | None:
+        own = self.own_cold_items()
+        if self.item_item is None:
+            return own
+        return self.item_item.cold_items(own, self.own_embeddings()[1].shape[1] if own is None else own.shape[1])
 
     def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         return self.model.named_parameters()
@@ -186,6 +214,7 @@ class ModuleSystem(NetworkSystem):
         self.optimisers = {
             "adamw": torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         }
+        self.build_item_item(dataset, graph, config)
 
     def start_epoch(self, epoch: int) -> None:
         self.model.train()
@@ -203,61 +232,13 @@ class ModuleSystem(NetworkSystem):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         return self.model.terms(batch)
 
-    @torch.no_grad()
-    def embeddings(self) -> tuple[Tensor, Tensor]:
+    def own_embeddings(self) -> tuple[Tensor, Tensor]:
         users, items = self._without_dropout(self.model)
-        return without_interactions(self.model.graph, users, items, self.cold_items)
+        return without_interactions(self.model.graph, users, items, self.own_cold_items)
 
-    @torch.no_grad()
-    def cold_items(self) -> Tensor | None:
+    def own_cold_items(self) -> Tensor | None:
         """See Recommender.cold_items."""
         return self._without_dropout(self.model.cold_items)
-
-
-class UntrainedSystem:
-    """A System without training: `build` computes the embeddings `users` [U, d] and `items` [I, d] directly."""
-
-    trains = False
-    reads_features = False
-    least_batch = 1
-    users: Table
-    items: Table
-
-    def __init__(self) -> None:
-        self.optimisers: dict[str, torch.optim.Optimizer] = {}
-
-    def start_epoch(self, epoch: int) -> None:
-        pass
-
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        raise RuntimeError(f"{type(self).__name__} is not trained in steps")
-
-    def terms(self, batch: Batch) -> dict[str, Tensor]:
-        return {}
-
-    def trained_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return ()
-
-    def other_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        return ()
-
-    def embeddings(self) -> tuple[Table, Table]:
-        return self.users, self.items
-
-    def cold_items(self) -> Table | None:
-        return None
-
-    def parameters(self) -> dict[str, Tensor]:
-        return {}
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        pass
-
-    def load_parameters(self, tensors: dict[str, Tensor]) -> None:
-        pass
 
 
 def without_interactions(
@@ -316,17 +297,3 @@ class ThinnedViews(Recommender):
         if not self._views:
             self._views += [thinned(self.graph, kept) for kept in self.kept]
         return self._views
-
-
-def features_of(dataset: Dataset, config: Config) -> list[Tensor]:
-    """The features of every modality, float32 [I, d_m]. With model.standardise, columns have mean 0 and variance 1.
-
-    Raises InputError if the dataset has no features.
-    """
-    if not dataset.features:
-        raise InputError(
-            f"{dataset.name}: {config.model.system} needs features; add <modality>_feat.npy or .parquet, or train "
-            "--system lightgcn"
-        )
-    raw = [torch.from_numpy(values).float() for values in dataset.features.values()]
-    return [standardised(features).float() for features in raw] if config.model.standardise else raw

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mmssl_fast import infonce
 
-from .base import Batch, ModuleSystem, Recommender, features_of, table
+from .base import Batch, ModuleSystem, Recommender, table
+from .features import features_of
 from .inference import Inference, affine, starting_with
 
 

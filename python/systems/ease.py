@@ -14,8 +14,9 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..embeddings import Table
 from ..errors import InputError
-from .base import UntrainedSystem, features_of
+from .features import features_of
 from .inference import FixedCatalogue
+from .untrained import UntrainedSystem
 
 ROUNDING = 1e-12  # eigenvalues below this share of the largest are rounding errors
 BLOCK = 1024  # rows of the items x items matrix processed at once

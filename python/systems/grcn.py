@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from .base import ModuleSystem, Recommender, features_of, table
+from .base import ModuleSystem, Recommender, table
+from .features import features_of
 from .inference import Inference, affine, blocks, starting_with
 
 ROUTINGS = 3

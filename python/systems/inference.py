@@ -99,6 +99,10 @@ class Inference:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        if config.model.item_item:
+            self.no_users = self.no_items = (
+                "with model.item_item its embeddings have one column per item; train with model.item_item=0"
+            )
 
     def weights(self, parameters: Tensors) -> Tensors:
         """The parameters that `content` and `cold` read, by any name."""

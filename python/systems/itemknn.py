@@ -9,9 +9,10 @@ import scipy.sparse as sp
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..embeddings import Table
-from .base import UntrainedSystem, features_of
+from .features import features_of
 from .inference import FixedCatalogue
 from .similarity import damped, nearest
+from .untrained import UntrainedSystem
 
 
 class ItemKNNSystem(UntrainedSystem):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mmssl_fast import lightgcn
 
-from .base import ModuleSystem, Recommender, features_of, table
+from .base import ModuleSystem, Recommender, table
+from .features import features_of
 from .inference import LayerSums, affine, starting_with
 
 

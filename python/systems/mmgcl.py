@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
-from .base import Batch, ModuleSystem, ThinnedViews, features_of, table
+from .base import Batch, ModuleSystem, ThinnedViews, table
+from .features import features_of
 from .inference import LayerSums, affine, starting_with
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mmssl_fast import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from .base import ModuleSystem, Recommender, features_of, table
+from .base import ModuleSystem, Recommender, table
+from .features import features_of
 from .inference import Inference, affine, bag, starting_with
 
 

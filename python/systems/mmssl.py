@@ -13,21 +13,14 @@ from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAd
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
-from ..embeddings import Table, beside
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
-from .ease import EASESystem
 from .mmssl_inference import MMSSLInference
 from .step_graph import StepGraph
 
 
 class MMSSLSystem(NetworkSystem):
-    """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14).
-
-    With model.item_item = w > 0, which is not in the paper, score_ui = h_u·h_i + w Σ_{j an item of u} B_ji with the
-    weights B of EASE, which does not train. The steps, and so the embeddings h, are those without it. As one dot
-    product: the embedding of a user is [h_u, x_u], that of an item [h_i, w B_·i].
-    """
+    """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
 
     reads_features = True
     inference = MMSSLInference
@@ -47,15 +40,7 @@ class MMSSLSystem(NetworkSystem):
             raise InputError(
                 f"{dataset.name}: MMSSL needs features; add <modality>_feat.npy or .parquet, or train --system lightgcn"
             )
-        self.item_item, self.item_item_weight = None, model.item_item
-        if model.item_item:
-            if ranks.size > 1:
-                raise InputError(
-                    "model.item_item: one process only can compute the item-item part; set it to 0, or leave out "
-                    "--ranks or torchrun"
-                )
-            self.item_item = EASESystem()
-            self.item_item.build(dataset, graph, config)
+        self.build_item_item(dataset, graph, config)
         features = {name: torch.from_numpy(values) for name, values in dataset.features.items()}
         self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps
         half = config.train.feature_dtype == "float16"
@@ -183,29 +168,12 @@ class MMSSLSystem(NetworkSystem):
         """Called once, if a run starts from a model of other data: its neighbours are items of that data."""
         self.model.refresh_neighbours()
 
-    @torch.no_grad()
-    def embeddings(self) -> tuple[Table, Table]:
+    def own_embeddings(self) -> tuple[Tensor, Tensor]:
         encoded = self._without_dropout(lambda: self.model(views=False))
         graph = self.model.interactions()
-        users, items = without_interactions(graph, encoded.users, encoded.items, self._by_projections)
-        if self.item_item is None:
-            return users, items
-        by_users, by_items = self.item_item.embeddings()
-        return beside(users, by_users), beside(items, by_items, self.item_item_weight)
+        return without_interactions(graph, encoded.users, encoded.items, self.own_cold_items)
 
-    def cold_items(self) -> Table:
-        """The embeddings of items as if they were cold: `_by_projections`, and with model.item_item what
-        EASESystem.cold_items gives beside them, 0 without ease.content."""
-        items = self._by_projections()
-        if self.item_item is None:
-            return items
-        by_features, width = self.item_item.cold_items(), self.item_item.items.shape[1]
-        if by_features is None:
-            by_features = torch.zeros(len(items), width)
-        return beside(items, by_features, self.item_item_weight)
-
-    @torch.no_grad()
-    def _by_projections(self) -> Tensor:
+    def own_cold_items(self) -> Tensor:
         """ω Σ_m f̄_i^m/‖f̄_i^m‖ [I, d]: Eq. 12 for items without interactions. The item's own projected features
         replace those aggregated from its users, and there is no id embedding."""
 

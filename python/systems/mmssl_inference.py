@@ -21,13 +21,6 @@ class MMSSLInference(Inference):
 
     no_users = no_items = ""
 
-    def __init__(self, config):
-        super().__init__(config)
-        if config.model.item_item:
-            self.no_users = self.no_items = (
-                "with model.item_item its embeddings have one column per item; train with model.item_item=0"
-            )
-
     def weights(self, parameters):
         return starting_with(parameters, "projections.")
 

@@ -8,8 +8,8 @@ import torch
 
 from mmssl_fast import distributed
 
-from .base import UntrainedSystem
 from .inference import Inference
+from .untrained import UntrainedSystem
 
 
 class PopularityInference(Inference):

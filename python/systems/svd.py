@@ -13,8 +13,9 @@ from mmssl_fast import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..errors import InputError
-from .base import UntrainedSystem, features_of
+from .features import features_of
 from .inference import Inference, bag, blocks
+from .untrained import UntrainedSystem
 
 NOISE = 1e-12  # entries of a (unit-length) singular vector below this are rounding errors of the solver
 BLOCK = 4096  # users processed at once

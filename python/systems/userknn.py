@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from .base import UntrainedSystem
 from .inference import FixedCatalogue
 from .similarity import damped, nearest
+from .untrained import UntrainedSystem
 
 
 class UserKNNSystem(UntrainedSystem):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import ModuleSystem, Recommender, features_of, table
+from .base import ModuleSystem, Recommender, table
+from .features import features_of
 from .inference import Inference, affine, starting_with
 
 

@@ -22,7 +22,7 @@ from ..errors import InputError, NonFiniteLoss, OutOfMemory, first_line, is_out_
 from ..memory.plan import largest, peak, stages
 from ..memory.retry import RestoreNeeded, Tiles
 from ..memory.sizes import sizes_of
-from ..systems import create
+from ..systems import create, refuse_item_item
 from ..systems.base import Batch, System
 from .balance import Balance, measure
 from .checkpoints import Checkpoints
@@ -100,6 +100,7 @@ class Run:
 
     def _begin(self) -> None:
         """Initialise the system and the progress of the run."""
+        refuse_item_item(self.config)
         torch.manual_seed(self.config.train.seed)
         self.system.build(self.dataset, self.graph, self.config)
         if self.start is not None:

@@ -24,7 +24,7 @@ from ...config.sections import Config
 from ...data import Dataset
 from ...errors import InputError, Interrupted, NonFiniteLoss
 from ...files import lock, unlock, write_text
-from ...systems import create
+from ...systems import create, refuse_item_item
 from ...training import loop, signals
 from ...training.progress import NullObserver
 from ...training.selection import selection
@@ -50,6 +50,7 @@ def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None
             f"{dataset.name}: has no validation interactions, and tune compares settings by a validation metric; give "
             'some interactions the split "val"'
         )
+    refuse_item_item(base)
     device, refusals = loop.pick_device(base.train.device), []
     lowest = {name: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low for name, d in space.keys.items()}
     for values in ({}, lowest):

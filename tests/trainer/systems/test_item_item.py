@@ -1,4 +1,4 @@
-"""The item-item part of MMSSL: its scores, checkpoints, files, cold items, and what it refuses."""
+"""The item-item part of trained systems: its scores, checkpoints, files, cold items, and what it refuses."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from mmssl_trainer import InputError, configure, export, fold_in
+from mmssl_trainer import InputError, configure, export, fold_in, tune
 from mmssl_trainer import fit as fit_model
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
@@ -15,7 +15,7 @@ from mmssl_trainer.embeddings import packed, unpacked
 from mmssl_trainer.memory.plan import stages
 from mmssl_trainer.memory.sizes import sizes_of
 from mmssl_trainer.runs.saved_model import load
-from mmssl_trainer.systems.mmssl import MMSSLSystem
+from mmssl_trainer.systems import SYSTEMS, create
 from mmssl_trainer.training.loop import fit
 from mmssl_trainer.training.progress import Fit
 
@@ -29,6 +29,7 @@ SMALL = {
     "loss.adversarial": False,
     "ease.penalty": 20.0,
 }
+TRAINED = [name for name in SYSTEMS if create(name).trains]
 CONTENT = {"ease.content": 3.0, "ease.content_tau": 0.4}
 
 
@@ -41,19 +42,20 @@ def scores(fitted):
     return (users @ items.T).toarray()
 
 
-def built(data, **values):
+def built(data, name="mmssl", **values):
     torch.manual_seed(0)
-    system = MMSSLSystem()
+    system = create(name)
+    values["model.system"] = name
     system.build(data, InteractionGraph.from_scipy(data.train), configure(SMALL | values))
     return system
 
 
 @pytest.mark.parametrize("content", [{}, CONTENT], ids=["interactions", "features"])
-@pytest.mark.parametrize("sizes", [(150, 100), (100, 150)])
-def test_the_score_is_the_sum_of_both_parts(sizes, content):
-    data = catalogue(*sizes)
-    alone = scores(fit(data, configure(SMALL)))
-    both = scores(fit(data, configure(SMALL | content | {"model.item_item": 7.0})))
+@pytest.mark.parametrize(("name", "sizes"), [(name, (150, 100)) for name in TRAINED] + [("mmssl", (100, 150))])
+def test_the_score_is_the_sum_of_both_parts(name, sizes, content):
+    data, small = catalogue(*sizes), SMALL | {"model.system": name}
+    alone = scores(fit(data, configure(small)))
+    both = scores(fit(data, configure(small | content | {"model.item_item": 7.0})))
     ease = scores(fit(data, configure(SMALL | content | {"model.system": "ease"})))
     assert np.abs(ease).max() > 0.01
     np.testing.assert_allclose(both, alone + 7.0 * ease, rtol=0, atol=1e-5)
@@ -70,9 +72,23 @@ def test_cold_items_have_both_parts():
     for system in (none, both):
         found = system.cold_items()
         assert found.shape == (100, 116) and torch.equal(found[:, :16], alone)
-        by_features = system.item_item.cold_items()
+        by_features = system.item_item.ease.cold_items()
         assert torch.equal(found[:, 16:], torch.zeros(100, 100) if by_features is None else 2.0 * by_features)
-    assert both.item_item.cold_items().abs().max() > 0.001
+    assert both.item_item.ease.cold_items().abs().max() > 0.001
+
+
+def test_cold_items_of_a_system_without_features():
+    data = catalogue()
+    assert built(data, "lightgcn", **{"model.item_item": 2.0}).cold_items() is None
+    system = built(data, "lightgcn", **{"model.item_item": 2.0} | CONTENT)
+    found = system.cold_items()
+    assert torch.equal(found[:, :16], torch.zeros(100, 16))
+    assert torch.equal(found[:, 16:], 2.0 * system.item_item.ease.cold_items())
+    train = data.train.toarray()
+    train[:, 4] = 0
+    system = built(replace(data, train=sp.csr_array(train)), "lightgcn", **{"model.item_item": 2.0} | CONTENT)
+    items = system.embeddings()[1]
+    assert not items[4, :16].any() and items[4, 16:].abs().max() > 0.001
 
 
 def test_a_checkpoint_holds_sparse_embeddings():
@@ -91,14 +107,15 @@ def test_a_checkpoint_holds_sparse_embeddings():
     assert unpacked(packed("x", items), "x") is not None
 
 
-def test_commands_and_resume(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["mmssl", "ncl"])
+def test_commands_and_resume(name, tmp_path, capsys):
     data = catalogue(80, 60)
     train = data.train.toarray()
     test = np.maximum(data.test.toarray(), train * (np.arange(60) == 4))
     train[:, 4] = 0
     place = write_plain(replace(data, train=sp.csr_array(train), test=sp.csr_array(test)), tmp_path / "data")
     options = [f"--set={name}={json.dumps(value)}" for name, value in (SMALL | CONTENT).items() if "epochs" not in name]
-    begin = ["train", "--data", str(place), "--set", "model.item_item=5", *options]
+    begin = ["train", "--data", str(place), "--system", name, "--set", "model.item_item=5", *options]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main([*begin, "--out", str(whole), "--epochs", "3"]) == 0
     assert main([*begin, "--out", str(parts), "--epochs", "1"]) == 0
@@ -121,13 +138,27 @@ def test_what_it_cannot_do_is_refused_in_one_line(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=r"needs dense embeddings|with model\.item_item its embeddings have one"):
             call()
     monkeypatch.setattr("mmssl_fast.distributed.current", lambda: Ranks(rank=0, size=2))
-    with pytest.raises(InputError, match=r"model\.item_item: one process only .* leave out --ranks"):
-        built(data, **{"model.item_item": 2.0})
+    for name in ("mmssl", "lightgcn"):
+        with pytest.raises(InputError, match=r"model\.item_item: one process only .* leave out --ranks"):
+            built(data, name, **{"model.item_item": 2.0})
 
 
-def test_the_memory_plan_has_the_matrix():
-    data = catalogue()
-    plans = [stages(sizes_of(data, configure(SMALL | more))) for more in ({}, {"model.item_item": 2.0})]
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in TRAINED])
+def test_a_system_that_does_not_train_refuses_it(name, tmp_path):
+    config = configure({"model.system": name, "model.item_item": 2.0, "model.dim": 16})
+    message = r"^model\.item_item = 2: .* cannot have an item-item part; set it to 0, or choose one of mmssl, mf, "
+    with pytest.raises(InputError, match=message):
+        fit(catalogue(), config)
+    space = tmp_path / "space.toml"
+    space.write_text("[model]\ndim = [8, 16]\n")
+    with pytest.raises(InputError, match=message):
+        tune(config, tmp_path / "tuned", space=space, trials=1)
+
+
+@pytest.mark.parametrize("name", ["mmssl", "ncl"])
+def test_the_memory_plan_has_the_matrix(name):
+    data, small = catalogue(), SMALL | {"model.system": name}
+    plans = [stages(sizes_of(data, configure(small | more))) for more in ({}, {"model.item_item": 2.0})]
     names = [{stage.name: stage for stage in plan} for plan in plans]
     assert names[1].keys() - names[0].keys() == {
         "inverse, items x items",

@@ -1,0 +1,30 @@
+"""The item features as the systems use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmssl_fast.nn.encoder import standardised
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
+    from ..data import Dataset
+
+
+def features_of(dataset: Dataset, config: Config) -> list[Tensor]:
+    """The features of every modality, float32 [I, d_m]. With model.standardise, columns have mean 0 and variance 1.
+
+    Raises InputError if the dataset has no features.
+    """
+    if not dataset.features:
+        raise InputError(
+            f"{dataset.name}: {config.model.system} needs features; add <modality>_feat.npy or .parquet, or train "
+            "--system lightgcn"
+        )
+    raw = [torch.from_numpy(values).float() for values in dataset.features.values()]
+    return [standardised(features).float() for features in raw] if config.model.standardise else raw
