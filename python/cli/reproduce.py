@@ -40,7 +40,39 @@ def reproduce(
         ),
     ] = None,
     epochs: EpochsOption = None,
-    systems: Annotated[str | None, typer.Option(help="table2, table4, figure3: systems, separated by commas.")] = None,
+    systems: Annotated[
+        str | None,
+        typer.Option(
+            help="table2, table4, figure3: systems, separated by commas. SYSTEM:PRESET is a system with the settings "
+            "of a preset; a system can have several such rows."
+        ),
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(metavar="SYSTEM", help="table2: the row that the others are compared with.")
+    ] = "mmssl",
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="TRIALS",
+            help="table2, table4, figure3: search for the settings of every system with this many trials first, by "
+            "validation only. Bundled presets are not used unless --systems or --preset names them. [default: no "
+            "search]",
+            show_default=False,
+        ),
+    ] = None,
+    search_seeds: Annotated[
+        int, typer.Option(min=1, help="Seeds of a trial of --budget. They are not those of the results.")
+    ] = 2,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SYSTEM=NAME|FILE",
+            help="Search space of one system, for --budget. May be given several times. [default: the bundled one of "
+            "the system]",
+            show_default=False,
+        ),
+    ] = None,
     variants: Annotated[
         str | None, typer.Option(help="table3: ablations, separated by commas. [default: all]", show_default=False)
     ] = None,
@@ -90,7 +122,11 @@ def reproduce(
         out,
         settings=values,
         file=config,
-        presets=dict(_system_and_preset(option) for option in preset or []),
+        presets=dict(_pair(option, "--preset") for option in preset or []),
+        spaces=dict(_pair(option, "--space") for option in space or []),
+        reference=reference,
+        budget=budget or 0,
+        search_seeds=search_seeds,
         seeds=seeds,
         systems=_names(systems),
         variants=_names(variants),
@@ -98,7 +134,15 @@ def reproduce(
         quick=quick,
         jobs=jobs,
         sources=sources
-        | {"systems": "--systems", "variants": "--variants", "sweeps": "--sweeps", "presets": "--preset"},
+        | {
+            "systems": "--systems",
+            "variants": "--variants",
+            "sweeps": "--sweeps",
+            "presets": "--preset",
+            "spaces": "--space",
+            "budget": "--budget",
+            "reference": "--reference",
+        },
     )
     if dry_run:
         runs = reproduction.planned()
@@ -119,8 +163,8 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def _system_and_preset(option: str) -> tuple[str, str]:
-    name, equals, value = option.partition("=")
+def _pair(option: str, name: str) -> tuple[str, str]:
+    system, equals, value = option.partition("=")
     if not equals:
-        raise InputError(f"--preset {shown(option)}: write SYSTEM=NAME")
-    return name, value
+        raise InputError(f"{name} {shown(option)}: write SYSTEM=NAME")
+    return system, value

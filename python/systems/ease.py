@@ -53,6 +53,11 @@ class EASESystem(UntrainedSystem):
         if settings.content:
             if rank:
                 raise InputError("ease.content works with the exact form only; set ease.rank to 0")
+            if not dataset.features:
+                raise InputError(
+                    f"{dataset.name}: has no features, which ease.content = {settings.content:g} needs; add "
+                    "<modality>_feat.npy or .parquet, or set it to 0"
+                )
             self._features = [unit_rows(raw).double().numpy() for raw in features_of(dataset, config)]
         most = min(dataset.train.shape) - 1
         if rank > most:

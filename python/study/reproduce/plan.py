@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ...config.compare import MAY_DIFFER
 from ...config.sections import Config
@@ -49,10 +49,20 @@ class Run:
         return self.config.train.seed
 
 
+class SearchSpent(NamedTuple):
+    """What a finished search for the settings of a row has cost."""
+
+    trials: int
+    minutes: float
+
+
 @dataclass(frozen=True)
 class Settings:
-    """The request. base: configuration of each system before seeds and variants are applied; out: folder for runs and
-    results; variants: rows of Table 3, a subset of `ablations`; empty: all of them; sweeps: likewise for Figure 4."""
+    """The request. base: configuration of each row (`row_label`) before seeds and variants are applied; out: folder for
+    runs and results; variants: rows of Table 3, a subset of `ablations`; empty: all of them; sweeps: likewise for
+    Figure 4; reference: the row that the others are compared with; budget: trials of the search for the settings of
+    each row; 0: none; search_seeds: seeds of a trial; spaces: search spaces by row; searches: what the finished
+    searches have cost, by label; jobs: trials and runs at the same time."""
 
     target: Target
     out: Path
@@ -62,10 +72,36 @@ class Settings:
     quick: bool
     variants: tuple[str, ...] = ()
     sweeps: tuple[str, ...] = ()
+    reference: str = "mmssl"
+    budget: int = 0
+    search_seeds: int = 2
+    spaces: dict[str, str] = field(default_factory=dict)
+    searches: dict[str, SearchSpent] = field(default_factory=dict)
+    jobs: int = 1
+
+
+def system_of(row: str) -> str:
+    """The system of a row: a row is SYSTEM, or SYSTEM:PRESET with the name or path of a preset."""
+    return row.partition(":")[0]
+
+
+def row_label(row: str) -> str:
+    """The name of a row in tables.
+
+    >>> row_label("mmssl"), row_label("lightgcn:lightgcn-goodbooks")
+    ('MMSSL', 'LightGCN, lightgcn-goodbooks')
+    """
+    system, _, preset = row.partition(":")
+    return f"{title(system)}, {Path(preset).stem}" if preset else title(system)
+
+
+def reference_label(settings: Settings) -> str:
+    """The label of the row that the others are compared with. In Table 3, that is the model with all its parts."""
+    return "MMSSL" if settings.target == "table3" else row_label(settings.reference)
 
 
 def systems_of(target: Target, requested: list[str], quick: bool) -> list[str]:
-    """The systems that a target compares, in the order of its table."""
+    """The rows that a target compares, in the order of its table."""
     if target not in DEFAULT_SYSTEMS:
         return ["mmssl"]
     return requested or (QUICK_SYSTEMS if quick else DEFAULT_SYSTEMS[target])
@@ -90,7 +126,7 @@ def _configurations(settings: Settings) -> list[tuple[str, Config]]:
             if not settings.sweeps or key in settings.sweeps
             for value in (values[:: len(values) - 1][:QUICK_POINTS] if settings.quick else values)
         ]
-    return [(title(name), config) for name, config in settings.base.items()]
+    return [(row_label(row), config) for row, config in settings.base.items()]
 
 
 def _variants(settings: Settings) -> list[tuple[str, dict[str, Any]]]:

@@ -122,13 +122,13 @@ def by_label(finished: list[FinishedRun]) -> dict[str, list[FinishedRun]]:
 
 
 def per_user(finished: list[FinishedRun], dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The test users, and their metrics at K: for each metric one value per user, the mean over the given runs."""
+    """The test users [n], and their metrics at K: for each metric [runs, n], a row per given run."""
     parts = []
     for each in finished:
         model, mask_validation = saved_model.load(each.run.folder), each.run.config.evaluate.mask_validation
         users, values = user_metrics_on_test(model.users, model.items, dataset, K, mask_validation)
         parts.append(values)
-    return users, {name: np.mean([values[name] for values in parts], 0) for name in parts[0]}
+    return users, {name: np.stack([values[name] for values in parts]) for name in parts[0]}
 
 
 def progress_of(run: Run, dataset: Dataset) -> str:
@@ -166,8 +166,10 @@ class Estimates:
         self.seconds_per_epoch: dict[str, float] = {}
 
     def seconds(self, run: Run) -> float:
-        if progress_of(run, self.dataset) == "done":
-            return 0.0
+        """What is left of a run."""
+        return 0.0 if progress_of(run, self.dataset) == "done" else self.whole_run(run)
+
+    def whole_run(self, run: Run) -> float:
         key = identity(run.config, self.dataset.fingerprint)
         if key not in self.seconds_per_epoch:
             measured = [record["seconds"] for record in _epochs(run)]

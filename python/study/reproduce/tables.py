@@ -12,11 +12,11 @@ from ...console.markdown import markdown
 from ...data import Dataset
 from ...training.selection import selection
 from . import paper
-from .plan import Settings, ablations
+from .plan import Settings, ablations, reference_label
 from .runs import FinishedRun, by_label, per_user
-from .statistics import TESTS, compare, spread
+from .statistics import TESTS, compare, holm, spread
 
-REFERENCE = "MMSSL"
+TESTED = {"recall": "Recall@20", "ndcg": "NDCG@20"}
 
 
 def preamble(settings: Settings, dataset: Dataset, finished: list[FinishedRun], title: str) -> str:
@@ -60,18 +60,39 @@ def metric_values(runs: list[FinishedRun], name: str) -> list[float]:
 
 def table2(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> str:
     """A comparison of the systems, with significance tests against MMSSL, followed by the paper's Table 2."""
-    columns = ["system", "Recall@20", "Precision@20", "NDCG@20", "best epoch", "s per epoch", "settings"]
-    rows = [_system_row(label, runs) for label, runs in by_label(finished).items()]
-    parts = [markdown(columns, rows), "", *_differences(dataset, finished)]
+    metrics = ["Recall@20", "Precision@20", "NDCG@20", "validation"]
+    searched = ["trials", "search minutes"] if settings.searches else []
+    columns = ["system", *metrics, "best epoch", "s per epoch", *searched, "settings"]
+    rows = [_system_row(settings, label, runs) for label, runs in by_label(finished).items()]
+    parts = [markdown(columns, rows), "", *budget(settings), *_differences(settings, dataset, finished)]
     catalogue = paper.catalogue(dataset.name)
     return "\n".join(parts + _papers("Table 2", catalogue, ["Recall@20", "Precision@20", "NDCG@20"], paper.TABLE2))
 
 
-def _system_row(label: str, runs: list[FinishedRun]) -> list[str]:
+def _system_row(settings: Settings, label: str, runs: list[FinishedRun]) -> list[str]:
     metrics = [cell(metric_values(runs, name)) for name in paper.COLUMNS]
+    metrics.append(cell([selection(run.result["val"]) for run in runs]))
     epochs = ", ".join(str(run.result["best_epoch"]) for run in runs)
     seconds = float(np.mean([run.result["seconds_per_epoch"] for run in runs]))
-    return [label, *metrics, epochs, f"{seconds:.2f}", changed_settings(runs[0])]
+    searched: list[str] = []
+    if settings.searches:
+        search = settings.searches.get(label)
+        searched = [str(search.trials), f"{search.minutes:.1f}"] if search else ["none", ""]
+    return [label, *metrics, epochs, f"{seconds:.2f}", *searched, changed_settings(runs[0])]
+
+
+def budget(settings: Settings) -> list[str]:
+    """What was spent on finding the settings of the rows."""
+    if not settings.searches:
+        return []
+    return [
+        f"Settings: of every system the best of {settings.budget} trials by the validation metric, the mean of "
+        f"{settings.search_seeds} seeds (one for systems without training), which are not those of the results. The "
+        "first trial has the defaults, or those of the preset named in the row; trials that were worse than the median "
+        f"were stopped early. Minutes: {settings.jobs} at a time. The tables of all trials are "
+        "`searches/ROW/trials.md`. The test interactions are not used before all searches have ended.",
+        "",
+    ]
 
 
 def changed_settings(finished: FinishedRun) -> str:
@@ -96,24 +117,38 @@ def changed_settings(finished: FinishedRun) -> str:
     return ", ".join(changes) or "defaults"
 
 
-def _differences(dataset: Dataset, finished: list[FinishedRun]) -> list[str]:
-    grouped = by_label(finished)
-    if REFERENCE not in grouped or len(grouped) < 2 or np.count_nonzero(np.diff(dataset.test.indptr)) < 2:
+def _differences(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> list[str]:
+    """The reference minus every other row, in both metrics, with tests."""
+    grouped, name = by_label(finished), reference_label(settings)
+    if name not in grouped or len(grouped) < 2 or np.count_nonzero(np.diff(dataset.test.indptr)) < 2:
         return []
-    _, reference = per_user(grouped[REFERENCE], dataset)
-    rows = []
+    reference, found = per_user(grouped[name], dataset)[1], []
     for label, runs in grouped.items():
-        if label == REFERENCE:
-            continue
-        d = compare(reference, per_user(runs, dataset)[1])
-        interval = f"[{d.ndcg_low:+.4f}, {d.ndcg_high:+.4f}]"
-        rows.append([label, f"{d.recall:+.4f}", _p(d.recall_p), f"{d.ndcg:+.4f}", interval, _p(d.ndcg_p)])
-    columns = [f"{REFERENCE} minus", "Recall@20", "p", "NDCG@20", "95% interval", "p"]
+        if label != name:
+            other = per_user(runs, dataset)[1]
+            found += [(label, metric, compare(reference[metric], other[metric])) for metric in TESTED]
+    corrected = holm([difference.p for _, _, difference in found])
+    rows = [
+        [
+            label,
+            TESTED[metric],
+            f"{d.mean:+.4f}",
+            f"[{d.low:+.4f}, {d.high:+.4f}]",
+            _p(d.p_users),
+            _p(d.p),
+            _p(p),
+            "–" if d.seeds is None else str(d.seeds),
+        ]
+        for (label, metric, d), p in zip(found, corrected, strict=True)
+    ]
+    p_values = ["p over users", "p over users and seeds", "corrected"]
+    columns = [f"{name} minus", "metric", "difference", "95% interval", *p_values, "seeds"]
     return [markdown(columns, rows), "", TESTS, ""]
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    """A p-value as text; small ones by their order of magnitude."""
+    return f"{value:.3f}" if value >= 0.001 else "< 1e-16" if value < 1e-16 else f"{value:.0e}"
 
 
 def _papers(name: str, catalogue: str | None, columns: list[str], tables: dict[str, dict[str, tuple]]) -> list[str]:
@@ -135,7 +170,11 @@ def table3(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) ->
         [label, cell(metric_values(runs, "recall@20")), cell(metric_values(runs, "ndcg@20")), _changes(changes[label])]
         for label, runs in grouped.items()
     ]
-    parts = [markdown(["variant", "Recall@20", "NDCG@20", "changed keys"], rows), "", *_differences(dataset, finished)]
+    parts = [
+        markdown(["variant", "Recall@20", "NDCG@20", "changed keys"], rows),
+        "",
+        *_differences(settings, dataset, finished),
+    ]
     return "\n".join(parts + _papers("Table 3", paper.catalogue(dataset.name), ["Recall@20", "NDCG@20"], paper.TABLE3))
 
 
@@ -155,7 +194,7 @@ def table4(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) ->
     counts = [int((group == g).sum()) for g in range(len(columns))]
     rows = [["test users", *map(str, counts)]]
     for label, runs in by_label(finished).items():
-        seeds = [per_user([run], dataset)[1]["ndcg"] for run in runs]
+        seeds = [per_user([run], dataset)[1]["ndcg"][0] for run in runs]
         cells = [
             cell([float(values[group == g].mean()) for values in seeds]) if counts[g] else "none"
             for g in range(len(columns))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...data import Dataset
 from ...files import replacing, write_text
-from . import gradients, pictures, tables
+from . import gradients, pictures, searches, tables
 from .plan import Settings, runs_of
 from .runs import Estimates, FinishedRun, finish, progress_of
 
@@ -24,9 +24,10 @@ ANCHORS, QUICK_ANCHORS = 64, 8
 
 
 def estimate(settings: Settings, dataset: Dataset) -> list[tuple[str, int, str, str, float]]:
-    """(label, seed, progress, folder name, maximum seconds) of every run, for --dry-run."""
+    """(label, seed, progress, folder name, maximum seconds) of every search and run, for --dry-run."""
     estimates = Estimates(dataset)
-    return [
+    rows = searches.estimate(settings, estimates) if settings.budget else []
+    return rows + [
         (run.label, run.seed, progress_of(run, dataset), run.folder.name, estimates.seconds(run))
         for run in runs_of(settings)
     ]

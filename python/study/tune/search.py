@@ -33,7 +33,7 @@ from .record import BEST, RECORD, line, preset, table, value_of
 from .space import Distribution, Space, values_in, with_values
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-JOURNAL = "study.log"
+JOURNAL, STUDY = "study.log", "tune"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 STARTUP_TRIALS, LEAST_EPOCHS = 5, 3
 
@@ -61,6 +61,15 @@ def refuse_what_cannot_run(dataset: Dataset, base: Config, space: Space) -> None
         except InputError as error:
             refusals.append(error)
     raise refusals[0]
+
+
+def trials_in(folder: Path) -> int:
+    """The number of finished trials of the search in a folder, 0 without one."""
+    if not (folder / JOURNAL).exists():
+        return 0
+    storage = JournalStorage(JournalFileBackend(str((folder / JOURNAL).resolve())))
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    return len(study.get_trials(deepcopy=False, states=ENDED))
 
 
 class Search:
@@ -91,7 +100,7 @@ class Search:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
         self.study = optuna.create_study(
             storage=storage,
-            study_name="tune",
+            study_name=STUDY,
             load_if_exists=True,
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=LEAST_EPOCHS)

@@ -40,10 +40,14 @@ def reproduce(target, out, *more):
     return main(["reproduce", target, "--out", str(out), *TINY, *more])
 
 
+def cells(text):
+    """The cells of every table row."""
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+
+
 def rows(text):
     """The cells of every table row, by its first one; of several the last."""
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    return {cells[0]: cells[1:] for cells in lines}
+    return {row[0]: row[1:] for row in cells(text)}
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -258,16 +262,118 @@ def test_user_metrics_average_to_the_splits(data):
 
 def test_differences_are_tested():
     rng = np.random.default_rng(0)
-    base = rng.random(300)
-    one = {"recall": base, "ndcg": base}
-    better = {"recall": base + 0.05 + 0.1 * rng.standard_normal(300), "ndcg": base + 0.05}
-    found = statistics.compare(better, one)
-    assert found.recall_p == stats.ttest_rel(better["recall"], one["recall"]).pvalue < 1e-6
-    assert found.ndcg == pytest.approx(0.05) and found.ndcg_p < 0.01 and found.ndcg_low > 0
-    noise = {"recall": base, "ndcg": base + 0.1 * rng.standard_normal(300)}
-    same = statistics.compare(noise, one)
-    assert same.ndcg_low < same.ndcg < same.ndcg_high and same.ndcg_p > 0.01 and same.recall_p == 1.0
-    assert statistics.compare(one, noise).ndcg == pytest.approx(-same.ndcg)
+    base = rng.random((1, 300))
+    better = base + 0.05 + 0.1 * rng.standard_normal((1, 300))
+    found = statistics.compare(better, base)
+    expected = stats.ttest_rel(better[0], base[0])
+    interval = expected.confidence_interval(0.95)
+    # single seeds: a paired t-test over the users
+    np.testing.assert_allclose(
+        [found.mean, found.low, found.high, found.p_users, found.p],
+        [(better - base).mean(), interval.low, interval.high, expected.pvalue, expected.pvalue],
+        rtol=1e-9,
+    )
+    assert found.p < 1e-6 and found.seeds == 1
+    assert statistics.compare(base, better).mean == pytest.approx(-found.mean)
+    assert statistics.compare(base, base.copy()) == (0.0, 0.0, 0.0, 1.0, 1.0, None)
+
+
+def test_differences_over_users_and_seeds():
+    """With equal users, what is left is Welch's test over the seeds; its p-value is larger than that over users."""
+    rng = np.random.default_rng(1)
+    levels = [0.31, 0.34, 0.36], [0.30, 0.29, 0.33, 0.305]
+    first, second = (np.array(level)[:, None] + np.zeros((1, 400)) for level in levels)
+    found = statistics.compare(first, second)
+    expected = stats.ttest_ind(*levels, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    np.testing.assert_allclose([found.low, found.high, found.p], [interval.low, interval.high, expected.pvalue])
+    noisy = first + 0.2 * rng.standard_normal((3, 400)), second + 0.2 * rng.standard_normal((4, 400))
+    both = statistics.compare(*noisy)
+    assert both.p > both.p_users and both.low < both.mean < both.high
+
+
+def test_the_number_of_seeds_reaches_the_power():
+    """So many seeds and users are drawn many times: a difference is found in four of five."""
+    rng, users, seeds = np.random.default_rng(2), 2000, 9
+    spread, mean = 0.01, 0.012
+
+    def drawn(level):
+        return level + spread * rng.standard_normal((seeds, 1)) + 0.02 * rng.standard_normal((seeds, users))
+
+    found = [statistics.compare(drawn(0.3 + mean), drawn(0.3)) for _ in range(400)]
+    share = np.mean([d.p < 0.05 for d in found])
+    needed = statistics._seeds(mean, 2 * 0.02**2 / seeds / users, 2 * spread**2)
+    assert abs(needed - 11) <= 1 and 0.6 < share < 0.8  # 9 are not quite enough
+    assert statistics._seeds(0.001, 0.001**2, 0.0) is None
+
+
+def test_p_values_are_corrected_for_their_number():
+    assert statistics.holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0] and statistics.holm([]) == []
+
+
+# --- rows and searches -----------------------------------------------------------------------------------------------
+def test_a_system_can_have_several_rows(tmp_path, data):
+    for name, lr in (("slow", 0.001), ("fast", 0.05)):
+        (tmp_path / f"{name}.toml").write_text(f"[optimiser]\nlr = {lr}\n")
+    asked = f"mf,mf:{tmp_path}/slow.toml,mf:{tmp_path}/fast.toml"
+    out = tmp_path / "out"
+    assert reproduce("table2", out, "--systems", asked, "--seeds", "1", "--epochs", "2", "--reference", "mf") == 0
+    text = (out / "table2.md").read_text()
+    found = rows(text)
+    assert {"MF-BPR", "MF-BPR, slow", "MF-BPR, fast"} <= set(found) and "| MF-BPR minus" in text
+    assert sorted(load(path).optimiser.lr for path in out.glob("runs/*/config.toml")) == [0.001, 0.003, 0.05]
+    recall = {
+        row[0]: float(row[1])
+        for row in cells(text)
+        if row[0].startswith("MF-BPR") and "minus" not in row[0] and row[1] not in ("Recall@20", "NDCG@20")
+    }
+    changes = {row[0]: float(row[2]) for row in cells(text) if row[1] == "Recall@20" and row[0] in recall}
+    for name in ("MF-BPR, slow", "MF-BPR, fast"):
+        assert changes[name] == pytest.approx(recall["MF-BPR"] - recall[name], abs=1.1e-4)
+    assert any(changes.values())
+
+
+def test_a_budget_searches_every_system_first(tmp_path, monkeypatch, data):
+    """The rows have the best trial's settings; no test metric is computed before the last search has ended."""
+    from mmssl_trainer.study.tune import search
+
+    (tmp_path / "space.toml").write_text("[optimiser]\nlr = [0.003, 0.05]\n[model]\nitem_item = [0.0, 30.0]\n")
+    asked = ["--systems", "popularity,ease,mf", "--seeds", "2", "--epochs", "2", "--budget", "3"]
+    asked += ["--space", f"mf={tmp_path}/space.toml", "--search-seeds", "1", "--reference", "ease"]
+    out, order = tmp_path / "out", []
+    trial, finish = search.Search.run_trial, running.complete
+    monkeypatch.setattr(search.Search, "run_trial", lambda self: (order.append("trial"), trial(self))[1])
+
+    def completed(*arguments):
+        order.append("run")
+        return finish(*arguments)
+
+    monkeypatch.setattr("mmssl_trainer.study.reproduce.runs.complete", completed)
+    assert reproduce("table2", out, *asked) == 0
+    assert order == ["trial"] * 6 + ["run"] * 6
+    text = (out / "table2.md").read_text()
+    best = load(out / "searches" / "mf" / "best.toml")
+    runs = [load(path) for path in out.glob("runs/mf-*/config.toml")]
+    assert {(config.optimiser.lr, config.model.item_item) for config in runs} == {
+        (best.optimiser.lr, best.model.item_item)
+    }
+    assert sorted(config.train.seed for config in runs) == [0, 1]
+    assert "3 trials" in (record := (out / "searches" / "mf" / "trials.md").read_text()) and "from 1000" in record
+    first = {row[0]: row for row in reversed(cells(text))}  # of two tables the first
+    assert [first[name][-3] for name in ("popularity", "EASE", "MF-BPR")] == ["none", "3", "3"]
+    assert "the best of 3 trials" in text
+    order.clear()
+    assert reproduce("table2", out, *asked) == 0
+    assert "trial" not in order and (out / "table2.md").read_text() == text
+
+
+def test_a_dry_run_lists_the_searches(tmp_path, capsys):
+    asked = ["--systems", "popularity,mf", "--seeds", "1", "--epochs", "2", "--budget", "2", "--dry-run"]
+    assert reproduce("table2", tmp_path / "x", *asked) == 0
+    printed = capsys.readouterr().out
+    assert "search for MF-BPR" in printed and "0 of 2 trials" in printed and "search for popularity" not in printed
+    assert not (tmp_path / "x").exists()
 
 
 def test_gradient_weights_are_measured_by_the_ops_backward():
@@ -309,6 +415,14 @@ def test_presets_are_sound(tmp_path, capsys):
         (["table2", "--systems", "mf", "--preset", "mf=nothing"], ["'nothing'", "lightgcn-tiktok"]),
         (["table2", "--data", "/no/such"], ["/no/such"]),
         (["table2", "--seeds", "0"], ["--seeds"]),
+        (["table2", "--systems", "mf,mf:a/x.toml,mf:b/x.toml"], ["--systems", "would have the same name"]),
+        (["table2", "--systems", "mf:nothing"], ["'nothing'", "lightgcn-tiktok"]),
+        (["table2", "--systems", "mf", "--space", "mf=x"], ["--space: is used by searches only"]),
+        (["table2", "--systems", "mf", "--space", "sgl=x", "--budget", "2"], ["--space 'sgl'", "the systems, mf"]),
+        (["table2", "--systems", "mf", "--space", "mf=x", "--budget", "2"], ["space 'x'", "bundled spaces"]),
+        (["table2", "--systems", "mf:x", "--preset", "mf:x=y"], ["--preset 'mf:x'", "names its preset already"]),
+        (["table2", "--systems", "mf", "--reference", "ease"], ["--reference 'ease'", "the systems of table2, mf"]),
+        (["table3", "--budget", "2"], ["--budget: table3 compares forms", "table2, table4, figure3"]),
         (["table2", "--device", "gpu7"], ["gpu7"]),
     ],
 )

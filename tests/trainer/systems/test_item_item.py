@@ -143,6 +143,14 @@ def test_what_it_cannot_do_is_refused_in_one_line(tmp_path, monkeypatch):
             built(data, name, **{"model.item_item": 2.0})
 
 
+@pytest.mark.parametrize("name", ["ease", "lightgcn"])
+def test_content_without_features_is_refused(name):
+    data = replace(catalogue(), features={})
+    values = {"model.system": name, "model.item_item": 2.0 * (name != "ease")} | SMALL | CONTENT
+    with pytest.raises(InputError, match=r"has no features, which ease\.content = 3 needs; add .* or set it to 0$"):
+        fit(data, configure(values))
+
+
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in TRAINED])
 def test_a_system_that_does_not_train_refuses_it(name, tmp_path):
     config = configure({"model.system": name, "model.item_item": 2.0, "model.dim": 16})
