@@ -1,5 +1,7 @@
 """The exceptions that end a command with a one-line message, and helpers for such messages."""
 
+from __future__ import annotations
+
 import importlib
 import json
 import re
@@ -19,12 +21,12 @@ class InputError(Exception):
     become spaces, and it is cut after 600 characters. The command line prints it on stderr and exits with code 2.
     """
 
-    def __init__(self, message):
+    def __init__(self, message: object) -> None:
         line = _CONTROL.sub(" ", str(message)).strip()
         super().__init__(line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…")
 
 
-def shown(value, longest=60):
+def shown(value: object, longest: int = 60) -> str:
     """A value from a file as text for a message: at most `longest` characters; only the type of a nested structure."""
     if isinstance(value, (str, bytes)):
         text = repr(value[: longest + 1])
@@ -37,7 +39,7 @@ def shown(value, longest=60):
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def check_counts(**counts):
+def check_counts(**counts: object) -> None:
     """Raise InputError for a value that is not an integer of 1 or more, by the name of its argument."""
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -59,7 +61,7 @@ class WorkerFailed(RuntimeError):
 class Reported(Exception):
     """Another process has failed and printed the reason. code: the exit code of this process."""
 
-    def __init__(self, code):
+    def __init__(self, code: int) -> None:
         super().__init__(f"exit code {code}")
         self.code = code
 
@@ -129,6 +131,6 @@ def as_user_error(error: Exception) -> Exception | None:
 class Interrupted(Exception):
     """A signal ended the command. signal: its number. The message says how to continue."""
 
-    def __init__(self, message, signal):
+    def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal

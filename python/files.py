@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -93,7 +94,7 @@ def write_text(path: Path, text: str, **advice: str) -> None:
 HEADER = "header"
 
 
-def write_tensors(path: Path, tensors: dict, metadata: dict[str, str] | None = None, **advice: str) -> None:
+def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None, **advice: str) -> None:
     """Write {name: contiguous CPU tensor} as safetensors, atomically.
 
     The same tensors and metadata result in the same bytes. `read_header` reads the metadata.

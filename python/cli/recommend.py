@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..errors import InputError
 from . import launch
 from .options import RanksOption, RunPath
+
+if TYPE_CHECKING:
+    from .. import Dataset
 
 
 def recommend(
@@ -196,7 +199,7 @@ def refuse_occupied(folder: Path) -> None:
         raise InputError(f"{folder}: is not empty; give another folder with --out")
 
 
-def _user_ids(users: list[str] | None, users_from: Path | None, dataset) -> list[str] | None:
+def _user_ids(users: list[str] | None, users_from: Path | None, dataset: Dataset) -> list[str] | None:
     """The user ids from both options as text, None without any. --users is split at commas, unless the whole text is an
     id of the data."""
     if users is None and users_from is None:

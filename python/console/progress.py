@@ -11,6 +11,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -24,7 +25,7 @@ from . import output
 class _Losses(ProgressColumn):
     """The current losses and the best validation result so far."""
 
-    def render(self, task) -> Text:
+    def render(self, task: Task) -> Text:
         return Text(task.fields.get("losses", ""), style="dim", no_wrap=True, overflow="ellipsis")
 
 
@@ -46,12 +47,12 @@ class ProgressObserver:
         self.progress.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def accepted(self) -> None: ...
 
-    def resumed(self, fit) -> None:
+    def resumed(self, fit: Any) -> None:  # training.progress.Fit, which is in a room above this one
         self.improved(fit)
 
     def started(self, epochs: int, steps: int) -> None:
@@ -82,7 +83,7 @@ class ProgressObserver:
         line = f"{self.title} epoch {record['epoch']}/{self.epochs}: {', '.join(parts)}, {record['seconds']:.1f} s"
         output.ERR.print(line, markup=False)
 
-    def improved(self, fit) -> None:
+    def improved(self, fit: Any) -> None:
         self.best = f"best {self.metric} {fit.best:.4f}  " if fit.val.get("users") else ""
 
 
@@ -99,7 +100,7 @@ class CountProgress:
         self.progress.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def __call__(self, done: int, total: int) -> None:
@@ -119,7 +120,7 @@ class WorkerProgress:
         self.progress.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def show(self, title: str, progress: Callable[[], tuple[int, int, float]] | None) -> None:

@@ -1,7 +1,11 @@
 """Columns of a table: ids as Column, numbers and lists of numbers as arrays, converted from Arrow and checked."""
 
+from __future__ import annotations
+
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,32 +24,33 @@ class Column(NamedTuple):
     codes: np.ndarray
 
     @classmethod
-    def of(cls, texts):
+    def of(cls, texts: list[str]) -> Column:
         """The Column of a list with one text per row."""
-        seen = {}
+        seen: dict[str, int] = {}
         codes = np.array([seen.setdefault(text, len(seen)) for text in texts], np.int64)
         return cls(list(seen), codes)
 
     @classmethod
-    def concatenated(cls, columns):
+    def concatenated(cls, columns: Iterable[Column]) -> Column:
         """One Column with the rows of several, in order."""
-        seen, codes = {}, []
+        seen: dict[str, int] = {}
+        codes = []
         for column in columns:
             new_codes = np.array([seen.setdefault(text, len(seen)) for text in column.texts], np.int64)
             codes.append(new_codes[column.codes])
         return cls(list(seen), np.concatenate(codes))
 
-    def row_of(self, code):
+    def row_of(self, code: int) -> int:
         """The first row with the id texts[code], counted from 1 as in error messages."""
         return int(np.argmax(self.codes == code)) + 1
 
-    def rows(self, index):
+    def rows(self, index: np.ndarray) -> Column:
         """The Column of these rows: indices or a mask. Texts that no longer occur are dropped."""
         used, codes = np.unique(self.codes[index], return_inverse=True)
         return Column([self.texts[code] for code in used.tolist()], codes.reshape(-1))
 
 
-def numbers_or_texts(texts):
+def numbers_or_texts(texts: list[str]) -> np.ndarray:
     """An int64 array if all texts are canonical integers (no plus sign, no leading zeros), otherwise a NumPy str
     array."""
     if all(_CANONICAL.fullmatch(text) for text in texts):
@@ -55,7 +60,7 @@ def numbers_or_texts(texts):
     return np.array(texts, dtype=str)
 
 
-def check_ids(path, name, column, start=0):
+def check_ids(path: Path, name: str, column: Column, start: int = 0) -> Column:
     """Return the column. Raises InputError, with the row, for an id that is empty, too long or not printable."""
     for code, text in enumerate(column.texts):
         if not text:
@@ -68,7 +73,7 @@ def check_ids(path, name, column, start=0):
     return column
 
 
-def pyarrow():
+def pyarrow() -> Any:
     """The module pyarrow. Raises InputError if it is not installed."""
     try:
         import pyarrow
@@ -77,7 +82,7 @@ def pyarrow():
     return pyarrow
 
 
-def column_of(path, name, chunked, start=0):
+def column_of(path: Path, name: str, chunked: Any, start: int = 0) -> Column:
     """The Column of an Arrow column of integers or text. Raises InputError for an empty cell.
 
     start: number of rows of the file before this column, for the row in the message.
@@ -87,7 +92,8 @@ def column_of(path, name, chunked, start=0):
     refuse_nulls(path, name, chunked, start)
     if not pa.types.is_dictionary(chunked.type):
         chunked = chunked.dictionary_encode()
-    codes, seen = [], {}
+    codes: list[np.ndarray] = []
+    seen: dict[str, int] = {}
     for chunk in chunked.chunks:
         local = chunk.dictionary.to_pylist()
         index = chunk.indices.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -105,7 +111,7 @@ def column_of(path, name, chunked, start=0):
     return check_ids(path, name, column, start)
 
 
-def numbers_of(path, name, chunked, start=0):
+def numbers_of(path: Path, name: str, chunked: Any, start: int = 0) -> np.ndarray:
     """An Arrow column of numbers or times as int64 or float64 [n]. Times are converted to microseconds.
 
     start: number of rows of the file before this column, for the row in messages.
@@ -144,13 +150,14 @@ def numbers_of(path, name, chunked, start=0):
     raise InputError(f"{path}: column {name} contains numbers above 2^63")
 
 
-def matrix_of(path, name, chunked):
+def matrix_of(path: Path, name: str, chunked: Any) -> np.ndarray:
     """An Arrow column of lists of the same length as an array [n, width]."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     refuse_nulls(path, name, chunked)
-    blocks, width = [], None
+    blocks: list[np.ndarray] = []
+    width = None
     for chunk in chunked.chunks:
         if not len(chunk):
             continue
@@ -171,7 +178,7 @@ def matrix_of(path, name, chunked):
     return np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
 
 
-def texts_of(path, name, chunked):
+def texts_of(path: Path, name: str, chunked: Any) -> list[str | None]:
     """An Arrow column of texts as a list, without surrounding white space; None for an empty cell.
 
     Raises InputError for another type, and for a column of numbers only, in which nothing can be read.
@@ -189,7 +196,7 @@ def texts_of(path, name, chunked):
     return texts
 
 
-def refuse_nulls(path, name, chunked, start=0):
+def refuse_nulls(path: Path, name: str, chunked: Any, start: int = 0) -> None:
     """Raise InputError, with the row, for an empty cell."""
     import pyarrow.compute as pc
 
@@ -198,13 +205,13 @@ def refuse_nulls(path, name, chunked, start=0):
         raise InputError(f"{path}: row {row} has no {name}; add it or remove the row")
 
 
-def is_text(kind):
+def is_text(kind: Any) -> bool:
     from pyarrow import types
 
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
-def is_vector(field):
+def is_vector(field: Any) -> bool:
     from pyarrow import types
 
     kind = field.type
@@ -213,7 +220,7 @@ def is_vector(field):
     return listed and (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner))
 
 
-def is_integer(path, name, kind):
+def is_integer(path: Path, name: str, kind: Any) -> bool:
     """Whether a column of ids has an integer type (otherwise text). Raises InputError if it has another type."""
     from pyarrow import types
 

@@ -1,5 +1,7 @@
 """`mmssl-fast data convert`: converting data in the layouts of other projects to the plain layout."""
 
+from __future__ import annotations
+
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,16 +9,23 @@ from pathlib import Path
 from ..errors import InputError, shown
 from ..files import whole_folder
 from .arrow import numbers_or_texts
+from .dataset import Dataset
 from .files import existing_folder
 from .foreign import recognised, tables
-from .foreign.source import ids_of, of_dataset
+from .foreign.source import Source, ids_of, of_dataset
 from .layouts import choose, plain
 from .load import load
 from .sql import database_kind
 from .write import write_table
 
 
-def convert_data(source, destination, user=None, item=None, table="parquet"):
+def convert_data(
+    source: str | Path,
+    destination: str | Path,
+    user: str | None = None,
+    item: str | None = None,
+    table: str = "parquet",
+) -> Dataset:
     """Convert `source`, a folder or a table, to the plain layout in the new folder `destination`, with its ids,
     features and splits. Returns the Dataset of the new folder, which appears only when it is complete.
 
@@ -39,7 +48,7 @@ def convert_data(source, destination, user=None, item=None, table="parquet"):
     return _write(read, destination, table)
 
 
-def _read_folder(folder, user, item):
+def _read_folder(folder: Path, user: str | None, item: str | None) -> Source:
     if plain.fits(folder) and not (user or item) and _readable(folder):
         raise InputError(f"{folder}: is already in the plain layout; train can read it")
     module = tables if user or item else recognised(folder)
@@ -50,7 +59,7 @@ def _read_folder(folder, user, item):
     return of_dataset(load(folder, choose(folder).NAME))
 
 
-def _readable(folder):
+def _readable(folder: Path) -> bool:
     try:
         load(folder, plain.NAME, modalities=[])
     except InputError:
@@ -58,7 +67,7 @@ def _readable(folder):
     return True
 
 
-def _write(source, destination, table):
+def _write(source: Source, destination: Path, table: str) -> Dataset:
     """Write the folder and read it back. Returns the Dataset, with the notes of the source and of reading."""
     import pyarrow as pa
     from pyarrow import parquet

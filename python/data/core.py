@@ -1,9 +1,11 @@
 """The k-core of interactions: what is left when users and items with few interactions are removed repeatedly."""
 
+from __future__ import annotations
+
 import numpy as np
 
 
-def k_core(users, items, k):
+def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     """bool [n]: the rows in the k-core, the largest part in which every user and every item has at least k distinct
     pairs. users, items: int64 [n], codes from 0.
 
@@ -27,7 +29,7 @@ def k_core(users, items, k):
     return in_core[0] & in_core[1]
 
 
-def only_used(index, ids):
+def only_used(index: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(index [n] into what is used, their ids, their indices before) of the users or items that occur in `index`.
 
     ids: original ids; None if they are the indices.

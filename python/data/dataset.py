@@ -1,18 +1,24 @@
 """Dataset, the result of reading any layout, and the checks that all layouts share."""
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from ..errors import InputError, shown
 
 SPLITS = ("train", "val", "test")
+Splits: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]  # {split: (users, items)}, int64 [n] each
 _DROPPED = (("val", "train"), ("test", "train"), ("val", "test"))  # pairs of the first that are also in the second
 _VALUES_AT_ONCE = 1 << 22
 _FLOAT = re.compile(r"-?[0-9]+\.0")
@@ -43,39 +49,39 @@ class Dataset:
     fingerprint: str = ""
 
     @property
-    def modalities(self):
+    def modalities(self) -> list[str]:
         """The names of the modalities, in the order of `features`."""
         return list(self.features)
 
-    def original_users(self, index):
+    def original_users(self, index: npt.ArrayLike) -> np.ndarray:
         """The original ids of users given by index."""
         index = np.asarray(index, dtype=np.int64)
         return index if self.user_ids is None else self.user_ids[index]
 
-    def original_items(self, index):
+    def original_items(self, index: npt.ArrayLike) -> np.ndarray:
         """The original ids of items given by index."""
         index = np.asarray(index, dtype=np.int64)
         return index if self.item_ids is None else self.item_ids[index]
 
     @cached_property
-    def user_index(self):
+    def user_index(self) -> dict[str, int]:
         """{original id as text: index} of the users."""
         return _index(self.user_ids, self.n_users)
 
     @cached_property
-    def item_index(self):
+    def item_index(self) -> dict[str, int]:
         """{original id as text: index} of the items."""
         return _index(self.item_ids, self.n_items)
 
-    def find_users(self, ids):
+    def find_users(self, ids: Iterable[str | int]) -> np.ndarray:
         """Indices (int64) of users given by original id, int or text. Raises InputError for an unknown id."""
         return _find(ids, self.user_index, f"{self.name}: user")
 
-    def find_items(self, ids):
+    def find_items(self, ids: Iterable[str | int]) -> np.ndarray:
         """Indices (int64) of items given by original id, int or text. Raises InputError for an unknown id."""
         return _find(ids, self.item_index, f"{self.name}: item")
 
-    def with_modalities(self, modalities):
+    def with_modalities(self, modalities: Sequence[str]) -> Dataset:
         """The dataset with only these modalities, in this order. It has another fingerprint."""
         missing = [modality for modality in modalities if modality not in self.features]
         if missing:
@@ -87,7 +93,16 @@ class Dataset:
         return replace(chosen, fingerprint=fingerprint(chosen))
 
 
-def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None, notes=()):
+def build(
+    folder: str | Path,
+    layout: str,
+    shape: tuple[int, int],
+    splits: Splits,
+    features: dict[str, np.ndarray],
+    user_ids: np.ndarray | None = None,
+    item_ids: np.ndarray | None = None,
+    notes: Iterable[str] = (),
+) -> Dataset:
     """A Dataset, named after its folder, from index pairs {split: (users int64 [n], items int64 [n])}.
 
     shape: (n_users, n_items). Duplicates are merged. Validation and test pairs that are also in the training set are
@@ -97,12 +112,14 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
     n_users, n_items = shape
     name = Path(folder).resolve().name
     notes = list(notes)
-    removed = Counter()
+    removed: Counter[Any] = Counter()
     keys = separated(splits, n_items, removed)
     if not len(keys["train"]):
         refuse_empty(folder)
     matrices = {split: _csr(keys[split], n_users, n_items) for split in SPLITS}
-    idle = [count - np.count_nonzero(matrices["train"].sum(axis=axis)) for axis, count in ((1, n_users), (0, n_items))]
+    idle = [
+        count - int(np.count_nonzero(matrices["train"].sum(axis=axis))) for axis, count in ((1, n_users), (0, n_items))
+    ]
     for side, ids in (("user", user_ids), ("item", item_ids)):
         notes += float_notes(side, ids)
     notes += split_notes(removed, idle, shape, {split: len(keys[split]) for split in SPLITS})
@@ -120,7 +137,7 @@ def build(folder, layout, shape, splits, features, user_ids=None, item_ids=None,
     return replace(data, fingerprint=fingerprint(data))
 
 
-def separated(splits, n_items, removed):
+def separated(splits: Splits, n_items: int, removed: Counter[Any]) -> dict[str, np.ndarray]:
     """{split: distinct keys, user · n_items + item, ascending} of {split: (users, items)}, without the pairs that are
     in two splits. Adds to the Counter `removed` the number of pairs merged in each split, and dropped from one split
     because of another: {split or (split, other split): count}."""
@@ -136,12 +153,14 @@ def separated(splits, n_items, removed):
     return keys
 
 
-def refuse_empty(folder):
+def refuse_empty(folder: str | Path) -> NoReturn:
     """Raise InputError, because there are no training interactions."""
     raise InputError(f"{folder}: the training set is empty; give at least one training interaction")
 
 
-def split_notes(removed, idle, shape, counts):
+def split_notes(
+    removed: Counter[Any], idle: Sequence[int], shape: tuple[int, int], counts: dict[str, int]
+) -> list[str]:
     """Notes about the pairs that `separated` removed, users and items without training interactions, and empty splits.
 
     idle: numbers of users and items without training interactions. counts: {split: pairs}.
@@ -159,7 +178,7 @@ def split_notes(removed, idle, shape, counts):
     return notes + [f"{split}: no interactions" for split in ("val", "test") if not counts[split]]
 
 
-def fingerprint(data):
+def fingerprint(data: Dataset) -> str:
     """sha256 (hex) over sizes, the sorted pairs of each split, and each modality's name, dtype, shape and values."""
     digest = hashlib.sha256(f"mmssl data 1 {data.n_users} {data.n_items}".encode())
     for split in SPLITS:
@@ -174,14 +193,14 @@ def fingerprint(data):
     return digest.hexdigest()
 
 
-def _digest(digest, array, dtype):
+def _digest(digest: Any, array: np.ndarray, dtype: npt.DTypeLike) -> None:
     """Add the values to a hash, in blocks: the arrays of prepared data are larger than the memory."""
     step = max(1, _VALUES_AT_ONCE // max(1, array[:1].size))
     for begin in range(0, len(array), step):
         digest.update(np.ascontiguousarray(array[begin : begin + step], dtype=dtype))
 
 
-def distinct(keys):
+def distinct(keys: np.ndarray) -> np.ndarray:
     """Equals np.unique(keys) for int64 [n]. Sorting is several times faster here than the hash table of NumPy."""
     keys = np.sort(keys)
     is_first = np.ones(len(keys), bool)
@@ -189,14 +208,14 @@ def distinct(keys):
     return keys[is_first]
 
 
-def _members(keys, reference):
+def _members(keys: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Equals np.isin(keys, reference) for sorted arrays."""
     if not len(reference):
         return np.zeros(len(keys), bool)
     return reference[np.minimum(np.searchsorted(reference, keys), len(reference) - 1)] == keys
 
 
-def _csr(keys, n_users, n_items):
+def _csr(keys: np.ndarray, n_users: int, n_items: int) -> sp.csr_array:
     indptr = np.searchsorted(keys, np.arange(n_users + 1, dtype=np.int64) * n_items)
     columns = (keys % max(n_items, 1)).astype(np.int32 if n_items < 2**31 else np.int64)
     matrix = sp.csr_array((np.ones(len(keys), np.float32), columns, indptr), shape=(n_users, n_items))
@@ -204,19 +223,19 @@ def _csr(keys, n_users, n_items):
     return matrix
 
 
-def _ids(ids, count):
+def _ids(ids: np.ndarray | None, count: int) -> np.ndarray | None:
     """The ids, or None if they are 0..count-1."""
     if ids is None or (ids.dtype.kind == "i" and np.array_equal(ids, np.arange(count))):
         return None
     return ids
 
 
-def _index(original_ids, count):
+def _index(original_ids: np.ndarray | None, count: int) -> dict[str, int]:
     texts = range(count) if original_ids is None else original_ids.tolist()
     return {str(text): i for i, text in enumerate(texts)}
 
 
-def _find(ids, index, label):
+def _find(ids: Iterable[str | int], index: dict[str, int], label: str) -> np.ndarray:
     ids = id_list(ids, label)
     for text in map(str, ids):
         if text not in index:
@@ -225,14 +244,14 @@ def _find(ids, index, label):
     return np.array([index[str(text)] for text in ids], np.int64)
 
 
-def id_list(ids, what):
+def id_list(ids: Iterable[Any], what: str) -> list[Any]:
     """The ids as a list. Raises InputError for a single id, because a text would be read as one id per character."""
     if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
         raise InputError(f"{what} {shown(ids)}: give a list of ids, such as [{shown(ids)}]")
     return list(ids)
 
 
-def written_as_float(text, index):
+def written_as_float(text: str, index: Container[str]) -> str | None:
     """What to do if `text` is an integer id of `index` as pandas writes it in a column of floats: 17.0. Otherwise
     None."""
     whole = text.removesuffix(".0")
@@ -241,7 +260,7 @@ def written_as_float(text, index):
     return f"the data has {shown(whole)}; write the column as integers, with astype('int64') in pandas"
 
 
-def float_notes(side, ids):
+def float_notes(side: str, ids: Any) -> list[str]:
     """A note, as a list, if the original ids look like integers that were written as floats. ids: a NumPy or Arrow
     array, or None."""
     first = [] if ids is None else [str(text) for text in ids[:100].tolist()]
@@ -253,12 +272,12 @@ def float_notes(side, ids):
     ]
 
 
-def refuse_floats(ids, index, label):
+def refuse_floats(ids: Iterable[Any], index: Container[str], label: str) -> None:
     """Raise InputError if an unknown id is a known one that was written as a float: it would be ignored."""
     for text in map(str, ids):
         if advice := written_as_float(text, index):
             raise InputError(f"{label} {shown(text)} is not in the data; {advice}")
 
 
-def _pairs(count):
+def _pairs(count: int) -> str:
     return "pair" if count == 1 else "pairs"

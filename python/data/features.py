@@ -1,22 +1,28 @@
 """The feature files of a folder, and the assignment of their rows to items."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 from ..errors import InputError, shown
-from .arrow import numbers_or_texts
+from .arrow import Column, numbers_or_texts
 from .ids import check_gaps
 from .named_features import read_feature_ids, read_named_features
 from .npy import npy_rows, read_features
+from .options import LoadOptions
 
 ENDS = (".parquet", ".npz", ".safetensors", ".npy")
 
 
-def feature_files(folder):
+def feature_files(folder: Path) -> dict[str, Path]:
     """{modality: path} of the <modality>_feat files of a folder: image, audio and text first, then the others by name.
 
     Raises InputError if a modality has two files.
     """
-    paths = {}
+    paths: dict[str, Path] = {}
     for end in ENDS:
         for path in sorted(folder.glob(f"*_feat{end}")):
             modality = path.name.removesuffix(f"_feat{end}")
@@ -36,7 +42,7 @@ class FeatureFiles:
     their order.
     """
 
-    def __init__(self, folder, modalities=None):
+    def __init__(self, folder: Path, modalities: Sequence[str] | None = None) -> None:
         self.folder, self.files = folder, feature_files(folder)
         self.chosen = list(self.files) if modalities is None else list(modalities)
         for modality in self.chosen:
@@ -45,17 +51,24 @@ class FeatureFiles:
                 raise InputError(f"{folder}: has no feature file {modality}_feat.*; its modalities are: {names}")
         self.without_ids = next((path for path in self.files.values() if path.suffix == ".npy"), None)
         self.rows = None if self.without_ids is None else npy_rows(self.without_ids)
-        self.ids = {}
+        self.ids: dict[str, None] = {}
         for path in self.files.values():
             if path.suffix != ".npy":
                 self.ids |= dict.fromkeys(read_feature_ids(path).texts)
 
     @property
-    def chosen_without_ids(self):
+    def chosen_without_ids(self) -> Path | None:
         """The first chosen file without ids, or None."""
         return next((self.files[m] for m in self.chosen if self.files[m].suffix == ".npy"), None)
 
-    def read(self, n_items, item_ids, options, notes, rows=None):
+    def read(
+        self,
+        n_items: int,
+        item_ids: np.ndarray | None,
+        options: LoadOptions,
+        notes: list[str],
+        rows: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
         """{modality: features [n_items, d]} of the chosen modalities.
 
         item_ids: original ids [n_items]; None if they are the indices. rows: int64 [n], the numbers of the items that
@@ -80,7 +93,7 @@ class FeatureFiles:
         return features
 
 
-def catalogue_size(features, path, items):
+def catalogue_size(features: FeatureFiles, path: Path, items: np.ndarray) -> int:
     """The number of items if ids are indices: the number of rows of a feature file without ids, or the largest id + 1.
 
     features: FeatureFiles. items: int64 [n], the ids in the file `path`. Raises InputError if an id has no feature row,
@@ -108,7 +121,9 @@ def catalogue_size(features, path, items):
     return count
 
 
-def _by_id(path, column, values, index, options, notes):
+def _by_id(
+    path: Path, column: Column, values: np.ndarray, index: dict[str, int], options: LoadOptions, notes: list[str]
+) -> np.ndarray:
     """The rows of `values` in the order of the items. index: {item id: index}."""
     items = np.array([index.get(text, -1) for text in column.texts], np.int64)[column.codes]
     rows = np.flatnonzero(items >= 0)
@@ -134,7 +149,7 @@ def _by_id(path, column, values, index, options, notes):
     return result
 
 
-def rows_of_items(n_items, item_ids, rows=None):
+def rows_of_items(n_items: int, item_ids: np.ndarray | None, rows: np.ndarray | None = None) -> str:
     """A note on the items of rows 0, 1 and the last, by which the user can check the order of a file without ids."""
     rows = np.arange(n_items) if rows is None else rows
     places = sorted({0, min(1, len(rows) - 1), len(rows) - 1})

@@ -1,8 +1,11 @@
 """Opening the files and folders of a data set, with the checks that do not depend on the format."""
 
+from __future__ import annotations
+
 import gzip
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,7 +18,7 @@ _CHUNK = 1 << 20
 _MAX_DEPTH = 8  # of the folders in a partitioned table
 
 
-def existing_folder(path):
+def existing_folder(path: str | Path) -> Path:
     """The folder as a Path. Raises InputError if it is missing, is not a folder, or cannot be read."""
     folder = Path(path)
     try:
@@ -29,7 +32,7 @@ def existing_folder(path):
     return folder
 
 
-def check_named(path):
+def check_named(path: Path) -> None:
     """Raise InputError if there is nothing at a path that the user has typed."""
     try:
         if not path.exists():
@@ -38,7 +41,7 @@ def check_named(path):
         raise InputError(f"{path}: cannot be read ({reason(error)}); check the name and its permissions") from None
 
 
-def existing_file(path):
+def existing_file(path: Path) -> Path:
     """The path. Raises InputError if it is missing or not a regular file: reading a pipe or device could block."""
     try:
         if not path.exists():
@@ -50,7 +53,7 @@ def existing_file(path):
     return path
 
 
-def parts_of(path, start=""):
+def parts_of(path: Path, start: str = "") -> list[tuple[Path, dict[str, str]]]:
     """The files of a table, with the columns that are encoded in folder names: [(file, {column: value})].
 
     A file is its own only part. In a folder, as written by Spark, Dask and DuckDB, the parts are its tables in the
@@ -65,7 +68,7 @@ def parts_of(path, start=""):
     return parts
 
 
-def is_partitioned(folder):
+def is_partitioned(folder: Path) -> bool:
     """Whether the folder is a table in parts: it contains part-* files, or folders named column=value."""
     return any(
         (entry.is_file() and entry.name.startswith("part-") and entry.name.endswith(TABLE_ENDS))
@@ -74,7 +77,7 @@ def is_partitioned(folder):
     )
 
 
-def _walk(folder, keys, start, depth):
+def _walk(folder: Path, keys: dict[str, str], start: str, depth: int) -> Iterator[tuple[Path, dict[str, str]]]:
     if depth > _MAX_DEPTH:
         raise InputError(
             f"{folder}: is nested {depth} folders deep in a table; write the table with fewer partition columns"
@@ -98,7 +101,7 @@ def _walk(folder, keys, start, depth):
             yield existing_file(path), keys
 
 
-def read_bytes(path):
+def read_bytes(path: Path) -> bytes:
     """The content of a file, decompressed if its name ends in .gz. Raises InputError if it cannot be read."""
     try:
         content = existing_file(path).read_bytes()
@@ -110,7 +113,7 @@ def read_bytes(path):
         raise InputError(f"{path}: cannot be read ({reason(error)}); check its permissions") from None
 
 
-def read_text(path):
+def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark, possibly compressed (.gz)."""
     content = read_bytes(path)
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -121,7 +124,7 @@ def read_text(path):
         raise InputError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def check_gzip(path):
+def check_gzip(path: Path) -> None:
     """Raise InputError for a .gz file that is damaged, or whose content is far larger than the file."""
     size, limit = 0, max(_SMALL, _EXPANSION * path.stat().st_size)
     try:
@@ -136,6 +139,6 @@ def check_gzip(path):
         raise InputError(f"{path}: is not a readable gzip file ({shown(str(error))}); write it again") from None
 
 
-def reason(error):
+def reason(error: Exception) -> str:
     """The message of the operating system for an OSError."""
     return getattr(error, "strerror", None) or str(error)

@@ -1,16 +1,21 @@
 """Mapping ids to indices 0..n-1. An invalid id raises InputError with its row."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 
 from ..errors import InputError, shown
-from .arrow import numbers_or_texts
+from .arrow import Column, numbers_or_texts
 from .files import TABLE_ENDS, check_named, read_text
 from .tables import column_names, read_table
 
 _ALLOWED_GAPS = 1_000_000
 
 
-def check_gaps(path, side, count, indices):
+def check_gaps(path: Path, side: str, count: int, indices: np.ndarray) -> None:
     """Raise InputError if `count` (declared, or largest id + 1) is implausibly large for the ids that occur.
 
     Otherwise a single id of 10^12 would cost terabytes of empty rows. The limit is a million plus a hundred per id.
@@ -25,7 +30,7 @@ def check_gaps(path, side, count, indices):
         )
 
 
-def read_id_list(path, name):
+def read_id_list(path: Path, name: str) -> list[str]:
     """The ids in a table with a column `name`, or in a text file with one id per line, as texts in file order."""
     check_named(path)
     is_table = path.name.endswith(TABLE_ENDS)
@@ -35,7 +40,7 @@ def read_id_list(path, name):
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def indices_of(path, name, column):
+def indices_of(path: Path, name: str, column: Column) -> np.ndarray:
     """The column as int64 [n], if its ids are indices counted from 0. Otherwise raises InputError with the row."""
     values = numbers_or_texts(column.texts)
     if values.dtype.kind == "i" and (not len(values) or values.min() >= 0):
@@ -49,7 +54,7 @@ def indices_of(path, name, column):
     raise InputError(f"{path}: column {name} contains ids above 2^63; use the plain layout for other ids")
 
 
-def sorted_ids(column, more=()):
+def sorted_ids(column: Column, more: Iterable[str] = ()) -> tuple[np.ndarray, np.ndarray]:
     """(distinct ids of the column and of `more`, index [n] of each row of the column). The ids are in ascending
     order, numbers by value and texts by code point. more: texts."""
     texts = list(dict.fromkeys([*column.texts, *more]))
@@ -57,7 +62,7 @@ def sorted_ids(column, more=()):
     return ids, inverse.reshape(-1)[column.codes]
 
 
-def note_counting_from_one(side, index, notes, features=False):
+def note_counting_from_one(side: str, index: np.ndarray, notes: list[str], features: bool = False) -> None:
     """Append a note if the ids seem to count from 1: index 1 occurs and index 0 does not."""
     if index.min(initial=2) == 1:
         effect = "every item has the features of the next item" if features else f"{side} 0 does not exist"
@@ -66,14 +71,14 @@ def note_counting_from_one(side, index, notes, features=False):
         )
 
 
-def listed_ids(path, name, column):
+def listed_ids(path: Path, name: str, column: Column) -> tuple[np.ndarray, dict[str, int]]:
     """(ids, {text: index}) of a list of ids in file order. Raises InputError if an id occurs twice."""
     check_distinct(path, name, column)
     texts = [column.texts[code] for code in column.codes.tolist()]
     return numbers_or_texts(texts), {text: i for i, text in enumerate(texts)}
 
 
-def check_distinct(path, name, column):
+def check_distinct(path: Path, name: str, column: Column) -> None:
     """Raise InputError, with the row, if an id occurs twice in the column."""
     if len(column.texts) < len(column.codes):
         code = np.bincount(column.codes).argmax()
@@ -81,7 +86,7 @@ def check_distinct(path, name, column):
         raise InputError(f"{path}: row {row} repeats the {name} {shown(column.texts[code])}; keep only one row")
 
 
-def indices_in_list(path, name, column, index, list_path):
+def indices_in_list(path: Path, name: str, column: Column, index: dict[str, int], list_path: Path) -> np.ndarray:
     """The index of each row's id in a list, int64 [n]. index: {id: index}. Raises InputError for an id outside it."""
     for code, text in enumerate(column.texts):
         if text not in index:

@@ -1,16 +1,25 @@
 """Interaction tables: the rating, timestamp and split columns. Used by the plain and the MMRec layout."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
 import numpy as np
 
 from ..errors import InputError, shown
+from .arrow import Column
 from .core import k_core
-from .dataset import SPLITS
+from .dataset import SPLITS, Splits
+from .options import LoadOptions
 from .split import split_and_note
 from .sql import database_kind, refuse_without_query
-from .tables import read_table
+from .tables import Table, read_table
 
 
-def read_interactions(path, user, item, split, options, notes, separator=None):
+def read_interactions(
+    path: Path, user: str, item: str, split: str, options: LoadOptions, notes: list[str], separator: str | None = None
+) -> Table:
     """Read an interaction table. user, item, split: names of its columns.
 
     The split column is read if it exists and options.split is "auto"; rating and timestamp are read if the options need
@@ -45,7 +54,7 @@ def read_interactions(path, user, item, split, options, notes, separator=None):
     return table
 
 
-def _core(path, table, users, items, k, notes):
+def _core(path: Path, table: Table, users: Column, items: Column, k: int, notes: list[str]) -> Table:
     """The rows of the k-core, with a note. Raises InputError if nothing is left."""
     in_core = k_core(users.codes, items.codes, k)
     counts = [(len(side.texts), len(np.unique(side.codes[in_core]))) for side in (users, items)]
@@ -63,25 +72,25 @@ def _core(path, table, users, items, k, notes):
     return table.where(in_core)
 
 
-def refuse_label(path, row, column, text, labels):
+def refuse_label(path: Path, row: int, column: str, text: str, labels: dict[str, str]) -> NoReturn:
     """Raise InputError for a text in the split column that is not among {text: split}."""
     expected = ", ".join(f"{label} ({split})" if label != split else label for label, split in labels.items())
     raise InputError(f"{path}: row {row} has the {column} {shown(text)}; it must be one of {expected}")
 
 
-def note_catalogue(removed, count, notes):
+def note_catalogue(removed: int, count: int, notes: list[str]) -> None:
     """Append a note about the items of lists and feature files that min_interactions removes."""
     if removed:
         notes.append(f"catalogue: {removed} of {count} items removed, they have too few interactions")
 
 
-def needed_numbers(options):
+def needed_numbers(options: LoadOptions) -> list[str]:
     """The columns of numbers that the options need."""
     needed = [options.rating_column] if options.min_rating is not None else []
     return needed + ([options.time_column] if options.split in ("time", "last") else [])
 
 
-def refuse_missing_numbers(path, name, options):
+def refuse_missing_numbers(path: Path, name: str, options: LoadOptions) -> NoReturn:
     """Raise InputError, because a table lacks a column that an option needs."""
     is_rating = name == options.rating_column and options.min_rating is not None
     option, column = (
@@ -92,12 +101,21 @@ def refuse_missing_numbers(path, name, options):
     )
 
 
-def note_low_ratings(path, n_low, rows, options, notes):
+def note_low_ratings(path: Path, n_low: int, rows: int, options: LoadOptions, notes: list[str]) -> None:
     """Append a note about the rows that were removed for their rating."""
     notes.append(f"{path.name}: {n_low} of {rows} rows have a rating below {options.min_rating:g}, ignored")
 
 
-def splits_of(path, table, column, labels, users, items, options, notes):
+def splits_of(
+    path: Path,
+    table: Table,
+    column: str,
+    labels: dict[str, str],
+    users: np.ndarray,
+    items: np.ndarray,
+    options: LoadOptions,
+    notes: list[str],
+) -> Splits:
     """{split: (users, items)} from the split column, if it was read, or else from the options.
 
     labels: {text in the column: split}. users, items: index of each row.
@@ -111,7 +129,7 @@ def splits_of(path, table, column, labels, users, items, options, notes):
     return {split: (users[splits == number], items[splits == number]) for number, split in enumerate(SPLITS)}
 
 
-def unread_interactions(path, names, options):
+def unread_interactions(path: Path, names: list[str], options: LoadOptions) -> str:
     """The note about columns of an interaction table that are not read."""
     hints = []
     if options.rating_column in names:
@@ -121,7 +139,7 @@ def unread_interactions(path, names, options):
     return "; ".join([unread(path, names), *hints])
 
 
-def unread(path, names):
+def unread(path: Path, names: list[str]) -> str:
     """The note about columns of a table that are not read."""
     listed = ", ".join(shown(name)[1:-1] for name in names[:12]) + (", …" if len(names) > 12 else "")
     return f"{path.name}: {f'column {listed} is' if len(names) == 1 else f'columns {listed} are'} not read"

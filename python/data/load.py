@@ -1,12 +1,21 @@
 """load: reading a data folder in any layout."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 from ..errors import InputError
+from .dataset import Dataset
 from .files import existing_folder
 from .layouts import choose
 from .options import LoadOptions
 
 
-def load(path, layout="auto", seed=0, modalities=None, **options):
+def load(
+    path: str | Path, layout: str = "auto", seed: int = 0, modalities: Sequence[str] | None = None, **options: Any
+) -> Dataset:
     """Read a data folder as a Dataset.
 
     path: the folder. layout: "diffmm", "hkuds", "mmrec", "plain" or "prepared", or "auto" to detect it from the files;
@@ -17,8 +26,8 @@ def load(path, layout="auto", seed=0, modalities=None, **options):
     Raises InputError if the data is invalid: one line that names the file and the row or key.
     """
     folder = existing_folder(path)
-    options = LoadOptions(seed=seed, modalities=modalities, **options)
+    chosen = LoadOptions(seed, None if modalities is None else list(modalities), **options)
     try:
-        return choose(folder, layout, options.interactions).read(folder, options)
+        return choose(folder, layout, chosen.interactions).read(folder, chosen)
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error}); check its permissions") from None

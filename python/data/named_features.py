@@ -1,9 +1,14 @@
 """Feature files with item ids: Parquet, .npz and safetensors."""
 
+from __future__ import annotations
+
 import math
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +23,7 @@ from .tables import read_table
 _EXPANSION, _SMALL = 200, 1 << 26
 
 
-def read_feature_ids(path):
+def read_feature_ids(path: Path) -> Column:
     """The Column of item ids in a feature file. Raises InputError if an id occurs twice."""
     if path.suffix == ".parquet":
         column = read_table(path, ["item"])["item"]
@@ -28,7 +33,7 @@ def read_feature_ids(path):
     return column
 
 
-def read_named_features(path):
+def read_named_features(path: Path) -> tuple[Column, np.ndarray]:
     """(Column of item ids, features [n, d]) of a .parquet, .npz or .safetensors file. Dtypes as in read_features.
 
     Parquet: a column `item`, and one column of lists of numbers, all of the same length. .npz (numpy.savez): an array
@@ -53,24 +58,24 @@ def read_named_features(path):
     return column, finite(path, values)
 
 
-def _column(path, ids):
+def _column(path: Path, ids: np.ndarray) -> Column:
     """The Column of an array of ids: integers, text, or rows of UTF-8 bytes."""
     if ids.ndim == 2 and ids.dtype == np.uint8:
-        texts = [bytes(row).rstrip(b"\0") for row in ids]
+        values: list[Any] = [bytes(row).rstrip(b"\0") for row in ids]
     elif ids.ndim == 1 and ids.dtype.kind in "iuUS":
-        texts = ids.tolist()
+        values = ids.tolist()
     else:
         raise InputError(
             f"{path}: the ids have dtype {ids.dtype} and shape {ids.shape}; write integers or text, one per row"
         )
     try:
-        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: the ids are not UTF-8 ({shown(str(error))}); write them again") from None
     return check_ids(path, "item", Column.of(texts))
 
 
-def _arrays(path, values=True):
+def _arrays(path: Path, values: bool = True) -> tuple[np.ndarray, Any]:
     """(ids, features or None) of a .npz or .safetensors file."""
     open_file = _open_npz if path.suffix == ".npz" else _open_safetensors
     with open_file(existing_file(path)) as (names, read):
@@ -84,7 +89,7 @@ def _arrays(path, values=True):
 
 
 @contextmanager
-def _open_npz(path):
+def _open_npz(path: Path) -> Iterator[tuple[list[str], Callable[[str], np.ndarray]]]:
     """(array names, function that reads one array) of a .npz file. Arrays are read without pickle."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -93,7 +98,7 @@ def _open_npz(path):
             if sum(info.file_size for info in entries.values()) > max(_SMALL, _EXPANSION * size):
                 raise InputError(f"{path}: decompresses to far more than its {size} bytes; write it with numpy.savez")
 
-            def read(name):
+            def read(name: str) -> np.ndarray:
                 with archive.open(entries[name]) as file:
                     dtype, fortran, shape = npy_header(f"{path}, {name}", file, entries[name].file_size, name == "ids")
                     array = np.frombuffer(file.read(), dtype)
@@ -109,11 +114,11 @@ def _open_npz(path):
 
 
 @contextmanager
-def _open_safetensors(path):
+def _open_safetensors(path: Path) -> Iterator[tuple[list[str], Callable[[str], np.ndarray]]]:
     """(tensor names, function that reads one tensor) of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
-    def read(name):
+    def read(name: str) -> np.ndarray:
         tensor = file.get_tensor(name)
         return (
             tensor.float()

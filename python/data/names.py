@@ -1,5 +1,9 @@
 """Common column names in other data sets, which `data convert` recognises."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 COLUMN_NAMES = {
     "user": ("user", "user_id", "userid", "uid", "reviewerid", "reviewer_id", "customer_id", "visitorid", "session_id"),
     "item": (
@@ -12,7 +16,7 @@ COLUMN_NAMES = {
 }
 
 
-def standard_names(columns):
+def standard_names(columns: Iterable[str]) -> dict[str, str]:
     """{user, item, rating, timestamp, split: the column with this meaning}, for the columns that have one.
 
     Upper case and the types of RecBole (`user_id:token`) are ignored. If several columns match, the name that comes

@@ -1,8 +1,13 @@
 """Reading .npy files. The header is checked against the file size before memory is allocated."""
 
+from __future__ import annotations
+
 import math
 import re
 import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
 
 import numpy as np
 
@@ -20,7 +25,7 @@ _LONGEST_HEADER = 65536
 _VALUES_AT_ONCE = 1 << 22  # that are converted and checked
 
 
-def read_features(path, n_items=None):
+def read_features(path: Path, n_items: int | None = None) -> np.ndarray:
     """Equals `np.load(path, allow_pickle=False)` as float32 [I, d] in C order. float16 stays float16. Row = item index.
 
     Raises InputError if the file is not a complete .npy file of numbers, is not two-dimensional, has no columns, does
@@ -45,7 +50,7 @@ def read_features(path, n_items=None):
     return finite(path, array.reshape(shape[::-1]).T if fortran else array.reshape(shape))
 
 
-def feature_blocks(path, n_items):
+def feature_blocks(path: Path, n_items: int) -> Iterator[np.ndarray]:
     """The rows of read_features(path, n_items) in blocks."""
     try:
         with existing_file(path).open("rb") as file:
@@ -62,7 +67,7 @@ def feature_blocks(path, n_items):
         yield finite(path, np.asarray(values[begin : begin + step]), begin)
 
 
-def npy_rows(path):
+def npy_rows(path: Path) -> int:
     """The number of rows of a .npy file, read from its header."""
     try:
         with existing_file(path).open("rb") as file:
@@ -71,14 +76,16 @@ def npy_rows(path):
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 
 
-def _header(path, file):
+def _header(path: Path, file: BinaryIO) -> tuple[np.dtype, bool, tuple[int, ...]]:
     """(dtype, fortran_order, shape) of an open .npy file. The file position is then at the first value."""
     size = file.seek(0, 2)
     file.seek(0)
     return npy_header(path, file, size)
 
 
-def npy_header(path, file, size, ids=False):
+def npy_header(
+    path: str | Path, file: IO[bytes], size: int, ids: bool = False
+) -> tuple[np.dtype, bool, tuple[int, ...]]:
     """The same for a stream of `size` bytes. ids: whether the array contains ids, which may be text and have any shape.
 
     Raises InputError if the header is malformed or does not match the size.
@@ -87,8 +94,8 @@ def npy_header(path, file, size, ids=False):
     if magic[:6] != b"\x93NUMPY" or len(magic) < 8 or magic[6] not in (1, 2, 3):
         raise InputError(f"{path}: is not a .npy file; write it with numpy.save")
     width = 2 if magic[6] == 1 else 4
-    length = file.read(width)
-    length = struct.unpack("<H" if width == 2 else "<I", length)[0] if len(length) == width else 0
+    field = file.read(width)
+    length = struct.unpack("<H" if width == 2 else "<I", field)[0] if len(field) == width else 0
     header = file.read(min(length, _LONGEST_HEADER)).decode("latin1")
     parts = _HEADER.fullmatch(header)
     if length > _LONGEST_HEADER or len(header) != length or not parts:
@@ -116,7 +123,7 @@ def npy_header(path, file, size, ids=False):
     return dtype, parts["fortran"] == "True", shape
 
 
-def finite(path, array, start=0):
+def finite(path: Path, array: np.ndarray, start: int = 0) -> np.ndarray:
     """The array as float32 or float16 in C order and native byte order. Raises InputError for a non-finite value.
 
     start: number of rows of the file before the array, for the row in the message.
@@ -140,7 +147,7 @@ def finite(path, array, start=0):
     return out
 
 
-def read_integers(path):
+def read_integers(path: Path) -> np.ndarray:
     """Equals `np.load(path, allow_pickle=False)` as int64 for a .npy file of integers."""
     try:
         with existing_file(path).open("rb") as file:

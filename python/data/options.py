@@ -1,6 +1,10 @@
 """Options for reading a data folder. They correspond to the keys of section [data]."""
 
+from __future__ import annotations
+
+from collections.abc import Container
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from ..errors import InputError, shown
 
@@ -33,7 +37,7 @@ class LoadOptions:
     query: str = ""
     missing_features: str = "refuse"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.modalities == NO_FEATURES:
             object.__setattr__(self, "modalities", [])
         for name, value, allowed in (
@@ -59,7 +63,7 @@ class LoadOptions:
                 "data convert reads ::"
             )
 
-    def refuse(self, folder, layout, names):
+    def refuse(self, folder: Path, layout: str, names: Container[str]) -> None:
         """Raise InputError if one of the options `names`, which this layout does not support, has been set."""
         for field in fields(self):
             if field.name in names and getattr(self, field.name) != field.default:

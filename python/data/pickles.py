@@ -7,10 +7,14 @@ file, not even `__setstate__` of SciPy or NumPy. Lengths, shapes and indices are
 because the C++ code of SciPy does not check its indices.
 """
 
+from __future__ import annotations
+
 import io
 import pickletools
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Sized
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -50,6 +54,8 @@ _LITERALS = {
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _MARK = object()
+T = TypeVar("T")
+S = TypeVar("S", bound=Sized)
 
 
 class _Named(NamedTuple):
@@ -64,7 +70,7 @@ class _Node:
 
     __slots__ = ("arguments", "kind", "state", "type")
 
-    def __init__(self, node_type, kind=None, arguments=()):
+    def __init__(self, node_type: str, kind: str | None = None, arguments: tuple[Any, ...] = ()) -> None:
         self.type, self.kind, self.arguments, self.state = node_type, kind, arguments, None
 
 
@@ -78,10 +84,10 @@ class SparsePairs(NamedTuple):
     rows: np.ndarray
     columns: np.ndarray
     values: np.ndarray
-    shape: tuple
+    shape: tuple[int, int]
 
 
-def read_sparse_pickle(path):
+def read_sparse_pickle(path: Path) -> SparsePairs:
     """Equals `m = pickle.load(open(path, "rb")).tocoo(); (m.row, m.col, m.data, m.shape)` for SciPy COO and CSR.
 
     Supports the output of `pickle.dump` in any protocol for coo_matrix, csr_matrix, coo_array and csr_array of SciPy
@@ -95,7 +101,7 @@ def read_sparse_pickle(path):
     return _read(path, lambda: _matrix(_interpret(content)))
 
 
-def read_integer_lists(path):
+def read_integer_lists(path: Path) -> list[list[int]]:
     """Equals `[list(row) for row in np.load(path, allow_pickle=True)]` for a .npy file whose entries are lists, tuples
     or arrays of integers. Nothing is executed. Raises InputError for anything else."""
     content = read_bytes(path)
@@ -105,7 +111,7 @@ def read_integer_lists(path):
     return _read(path, lambda: [_integers(row) for row in _objects(_interpret(content[start:]))])
 
 
-def _read(path, read):
+def _read(path: Path, read: Callable[[], T]) -> T:
     """The result of read(). A refusal, and any exception caused by a damaged file, is raised as InputError."""
     try:
         return read()
@@ -127,11 +133,12 @@ def _read(path, read):
         ) from None
 
 
-def _interpret(content):
+def _interpret(content: bytes) -> Any:
     """The value of a pickle, as plain data and _Nodes."""
-    stack, memo = [], {}
+    stack: list[Any] = []
+    memo: dict[Any, Any] = {}
 
-    def pop_to_mark():
+    def pop_to_mark() -> list[Any]:
         for position in range(len(stack) - 1, -1, -1):
             if stack[position] is _MARK:
                 items = stack[position + 1 :]
@@ -139,6 +146,8 @@ def _interpret(content):
                 return items
         raise _Refused("is a damaged pickle (no mark on the stack); write it again with pickle.dump")
 
+    argument: Any
+    items: Any
     for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
         name = opcode.name
         if name in _LITERALS:
@@ -206,7 +215,7 @@ def _interpret(content):
     raise _Refused("is a truncated pickle; copy or write it again")
 
 
-def _look_up(module, attribute):
+def _look_up(module: Any, attribute: Any) -> _Named:
     if isinstance(module, str) and isinstance(attribute, str) and (module, attribute) in _MEANINGS:
         return _Named(*_MEANINGS[module, attribute])
     called = (
@@ -218,7 +227,7 @@ def _look_up(module, attribute):
     )
 
 
-def _stand_in(called, arguments, operation):
+def _stand_in(called: Any, arguments: tuple[Any, ...], operation: str) -> Any:
     if not isinstance(called, _Named):
         raise _Refused(f"applies the pickle operation {operation} to something that is not callable")
     meaning = called.meaning
@@ -242,7 +251,7 @@ def _stand_in(called, arguments, operation):
     raise _Refused("calls a NumPy or codec function in a way that no matrix does; it was not executed")
 
 
-def _matrix(root):
+def _matrix(root: Any) -> SparsePairs:
     if not (isinstance(root, _Node) and root.type == "sparse"):
         raise _Refused(
             f"contains {_kind_name(root)}, not a SciPy COO or CSR matrix; write one with pickle.dump(coo_matrix, file)"
@@ -275,7 +284,7 @@ def _matrix(root):
     return SparsePairs(rows, columns, values, shape)
 
 
-def _objects(root):
+def _objects(root: Any) -> list[Any]:
     """The entries of a one-dimensional array of Python objects."""
     if not (isinstance(root, _Node) and root.kind == "reconstruct"):
         raise _Refused(f"contains {_kind_name(root)}, not an array of lists")
@@ -284,7 +293,7 @@ def _objects(root):
     return _values(_checked(list, entries), _integer(length))
 
 
-def _integers(row):
+def _integers(row: Any) -> list[int]:
     """The integers in a list, a tuple or an array."""
     if isinstance(row, _Node) and row.kind != "scalar":
         return _indices(row, "an entry").tolist()
@@ -293,7 +302,7 @@ def _integers(row):
     return [_integer(value) for value in row]
 
 
-def _coordinates(state):
+def _coordinates(state: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     if "coords" in state:
         rows, columns = _values(_checked(tuple, state["coords"]), 2)
     else:
@@ -301,14 +310,14 @@ def _coordinates(state):
     return _indices(rows, "row"), _indices(columns, "col")
 
 
-def _rows_of(indptr, n_rows, n_entries):
+def _rows_of(indptr: np.ndarray, n_rows: int, n_entries: int) -> np.ndarray:
     decreasing = (indptr[1:] < indptr[:-1]).any()  # compared directly: differences could overflow
     if len(indptr) != n_rows + 1 or indptr[0] != 0 or indptr[-1] != n_entries or decreasing:
         raise _Refused(f"indptr must have {n_rows + 1} values that increase from 0 to {n_entries}; write it again")
     return np.repeat(np.arange(n_rows, dtype=np.int64), np.diff(indptr))
 
 
-def _indices(node, name):
+def _indices(node: Any, name: str) -> np.ndarray:
     array = _array(node, name)
     if array.dtype.kind not in "iu":
         raise _Refused(f"{name} contains {array.dtype} values; indices must be integers")
@@ -317,7 +326,7 @@ def _indices(node, name):
     return array.astype(np.int64)
 
 
-def _array(node, name):
+def _array(node: Any, name: str) -> np.ndarray:
     """The one-dimensional array of an array node, from its bytes."""
     if not (isinstance(node, _Node) and node.type == "array"):
         raise _Refused(f"{name} contains {_kind_name(node)}, not an array")
@@ -337,7 +346,7 @@ def _array(node, name):
     return np.frombuffer(content, dtype)
 
 
-def _dtype(node, name):
+def _dtype(node: Any, name: str) -> np.dtype:
     if not (isinstance(node, _Node) and node.type == "dtype" and node.arguments):
         raise _Refused(f"{name} has {_kind_name(node)} instead of a dtype")
     code = node.arguments[0]
@@ -345,7 +354,7 @@ def _dtype(node, name):
         raise _Refused(
             f"{name} has dtype {shown(code)}; only integers, booleans and floats of 2 to 8 bytes are supported"
         )
-    order = "="
+    order: Any = "="
     if node.state is not None:
         order = _checked(tuple, node.state)[1]
         if order not in ("<", ">", "|", "="):
@@ -353,13 +362,13 @@ def _dtype(node, name):
     return np.dtype(code).newbyteorder(order)
 
 
-def _entry(state, key):
+def _entry(state: dict[str, Any], key: str) -> Any:
     if key not in state:
         raise _Refused(f"the matrix has no {key}; write it again with pickle.dump")
     return state[key]
 
 
-def _integer(value):
+def _integer(value: Any) -> int:
     if isinstance(value, _Node) and value.kind == "scalar" and len(value.arguments) == 2:
         dtype, content = _dtype(value.arguments[0], "a scalar"), value.arguments[1]
         content = content.encode("latin1") if isinstance(content, str) else _checked(bytes, content)
@@ -370,26 +379,26 @@ def _integer(value):
     raise _Refused(f"contains {_kind_name(value)} instead of an integer")
 
 
-def _values(items, count):
+def _values(items: S, count: int) -> S:
     if len(items) != count:
         raise _Refused(f"is a damaged pickle ({len(items)} values instead of {count}); write it again with pickle.dump")
     return items
 
 
-def _fill(target, items):
+def _fill(target: dict[str, Any], items: list[Any]) -> dict[str, Any]:
     if len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
         raise _Refused("is a damaged pickle (a dictionary key is not text); write it again with pickle.dump")
     target.update(zip(items[::2], items[1::2], strict=True))
     return target
 
 
-def _checked(kind, value):
+def _checked(kind: type[T], value: Any) -> T:
     if not isinstance(value, kind):
         raise _Refused(f"contains {_kind_name(value)} instead of {kind.__name__}; write it again with pickle.dump")
     return value
 
 
-def _kind_name(value):
+def _kind_name(value: Any) -> str:
     if value is _MARK:
         return "a stack mark"
     if isinstance(value, _Node):

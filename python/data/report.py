@@ -1,13 +1,18 @@
 """summarise: the description of a Dataset that `mmssl-fast data check` shows and result.json contains."""
 
-import numpy as np
+from __future__ import annotations
 
-from .dataset import SPLITS
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from .dataset import SPLITS, Dataset
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
-def summarise(dataset):
+def summarise(dataset: Dataset) -> dict[str, Any]:
     """A description of a Dataset as a dict that can be written as JSON.
 
     interactions: {split: count}. density: training pairs / (users x items). user_degree, item_degree: quantiles and
@@ -36,7 +41,7 @@ def summarise(dataset):
     }
 
 
-def _held_out(train, matrix):
+def _held_out(train: sp.csr_array, matrix: sp.csr_array) -> dict[str, int]:
     """Counts of a validation or test matrix, and how many of its pairs belong to new users or cold items."""
     pairs = matrix.tocoo()
     new, cold = np.diff(train.indptr) == 0, np.bincount(train.indices, minlength=train.shape[1]) == 0
@@ -50,13 +55,13 @@ def _held_out(train, matrix):
     }
 
 
-def _degrees(degrees):
+def _degrees(degrees: np.ndarray) -> dict[str, float]:
     names = ("min", "25%", "50%", "75%", "95%", "max")
     quantiles = np.quantile(degrees, _QUANTILES, method="inverted_cdf")
     return {**{name: int(value) for name, value in zip(names, quantiles, strict=True)}, "mean": float(degrees.mean())}
 
 
-def _modality(name, values):
+def _modality(name: str, values: np.ndarray) -> dict[str, Any]:
     norms = np.concatenate(
         [
             np.linalg.norm(values[begin : begin + 65536].astype(np.float64), axis=1)

@@ -1,11 +1,17 @@
 """Splits into training, validation and test set: random per user, by time, or the most recent of each user."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import numpy as np
 
 from ..errors import InputError
+from .dataset import Splits
+from .options import LoadOptions
 
 
-def split_per_user(users, items, seed=0, share=0.1):
+def split_per_user(users: np.ndarray, items: np.ndarray, seed: int = 0, share: float = 0.1) -> Splits:
     """{split: (users, items)}, random for each user. users, items: int64 [n] indices; duplicate pairs count once.
 
     Of the n items of a user, max(1, floor(share n)) are for validation and as many for testing. Users with one or two
@@ -18,7 +24,7 @@ def split_per_user(users, items, seed=0, share=0.1):
     return _by_rank(users, items, rank, n_held_out)
 
 
-def split_latest(users, items, times, count=1, seed=0):
+def split_latest(users: np.ndarray, items: np.ndarray, times: np.ndarray, count: int = 1, seed: int = 0) -> Splits:
     """{split: (users, items)}: the most recent `count` items of each user for testing, the `count` before for
     validation.
 
@@ -30,7 +36,7 @@ def split_latest(users, items, times, count=1, seed=0):
     return _by_rank(users, items, rank, np.where(degree > 2 * count, count, 0))
 
 
-def split_by_time(users, items, times, share=0.1):
+def split_by_time(users: np.ndarray, items: np.ndarray, times: np.ndarray, share: float = 0.1) -> Splits:
     """{split: (users, items)}: the most recent fraction `share` of all pairs for testing, the `share` before for
     validation. Pairs with the same time stay together, in the later set. The first occurrence of a repeated pair
     counts."""
@@ -39,13 +45,13 @@ def split_by_time(users, items, times, share=0.1):
     return split_at(users, items, times, *(ordered[at] if len(ordered) else 0 for at in time_ranks(len(times), share)))
 
 
-def time_ranks(count, share):
+def time_ranks(count: int, share: float) -> list[int]:
     """(rank of the first validation pair, of the first test pair) among `count` pairs in the order of time, from 0."""
     starts = [int(count - np.floor(part * share * count + 1e-9)) for part in (2, 1)]
     return [min(start, count - 1) for start in starts]
 
 
-def split_at(users, items, times, val_time, test_time):
+def split_at(users: np.ndarray, items: np.ndarray, times: np.ndarray, val_time: float, test_time: float) -> Splits:
     """{split: (users, items)}: pairs from test_time on for testing, those from val_time on for validation."""
     is_test = times >= test_time
     is_val = (times >= val_time) & ~is_test
@@ -53,7 +59,14 @@ def split_at(users, items, times, val_time, test_time):
     return {split: (users[mask], items[mask]) for split, mask in masks.items()}
 
 
-def split_and_note(path, users, items, options, notes, times=None):
+def split_and_note(
+    path: Path,
+    users: np.ndarray,
+    items: np.ndarray,
+    options: LoadOptions,
+    notes: list[str],
+    times: np.ndarray | None = None,
+) -> Splits:
     """The split that the options choose ("auto" means "random"). Appends notes about the split and duplicate pairs.
 
     times: [n]; without it, InputError for "time" and "last".
@@ -72,7 +85,7 @@ def split_and_note(path, users, items, options, notes, times=None):
     return splits
 
 
-def note_split(options, duplicates, notes):
+def note_split(options: LoadOptions, duplicates: int, notes: list[str]) -> None:
     """Append notes about the split and the number of rows that repeat a pair."""
     share, last = options.split_share, options.split_last
     if options.split in ("time", "last"):
@@ -94,7 +107,9 @@ def note_split(options, duplicates, notes):
         notes.append(f"interactions: {duplicates} duplicate {'pair' if duplicates == 1 else 'pairs'} merged")
 
 
-def _ranked(users, items, seed, times=None):
+def _ranked(
+    users: np.ndarray, items: np.ndarray, seed: int, times: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(users, items, rank, degree) of the distinct pairs. rank: position of a pair among those of its user, from 0, in
     the order of the hash, or from the most recent one if times are given. degree: number of pairs of the user."""
     users, items = np.asarray(users, np.int64), np.asarray(items, np.int64)
@@ -109,20 +124,20 @@ def _ranked(users, items, seed, times=None):
     return users, items, rank, np.repeat(degree, degree)
 
 
-def _is_first(users, items):
+def _is_first(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """bool [n]: whether a pair differs from the one before it."""
     is_first = np.ones(len(users), bool)
     is_first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
     return is_first
 
 
-def _by_rank(users, items, rank, count):
+def _by_rank(users: np.ndarray, items: np.ndarray, rank: np.ndarray, count: np.ndarray) -> Splits:
     """The first `count` [n] ranks of each user for testing, the next for validation, the rest for training."""
     masks = {"test": rank < count, "val": (rank >= count) & (rank < 2 * count), "train": rank >= 2 * count}
     return {split: (users[mask], items[mask]) for split, mask in masks.items()}
 
 
-def earliest(users, items, times):
+def earliest(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(users, items, times) of the distinct pairs, with the earliest time of each."""
     users, items, times = np.asarray(users, np.int64), np.asarray(items, np.int64), np.asarray(times)
     order = np.lexsort((times, items, users))
@@ -131,13 +146,13 @@ def earliest(users, items, times):
     return users[is_first], items[is_first], times[is_first]
 
 
-def _hash(users, items, seed):
+def _hash(users: np.ndarray, items: np.ndarray, seed: int) -> np.ndarray:
     """splitmix64 of (seed, user, item), uint64 [n]."""
-    seed = np.full(1, int(seed) % 2**64, np.uint64)
-    return _mix(_mix(_mix(seed) + users.astype(np.uint64)) + items.astype(np.uint64))
+    start = np.full(1, int(seed) % 2**64, np.uint64)
+    return _mix(_mix(_mix(start) + users.astype(np.uint64)) + items.astype(np.uint64))
 
 
-def _mix(z):
+def _mix(z: np.ndarray) -> np.ndarray:
     z = z + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,6 +1,11 @@
 """Queries to a DuckDB or SQLite database, whose result is read as Arrow record batches."""
 
-from contextlib import closing, contextmanager
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
 
 from ..errors import InputError, first_line, needed, shown
 from .arrow import pyarrow
@@ -12,7 +17,7 @@ _TABLES = {
 }
 
 
-def database_kind(path):
+def database_kind(path: Path) -> str | None:
     """ "duckdb", "sqlite", or None for any other file, by its first bytes."""
     if not path.is_file():
         return None
@@ -21,13 +26,13 @@ def database_kind(path):
     return "sqlite" if start == b"SQLite format 3\0" else "duckdb" if start[8:12] == b"DUCK" else None
 
 
-def refuse_without_query(path):
+def refuse_without_query(path: Path) -> NoReturn:
     """Raise InputError, because a database was given without a query."""
     raise InputError(f'{path}: is a database; give --query "select user, item from TABLE"{_tables(path)}')
 
 
 @contextmanager
-def query_result(path, query):
+def query_result(path: Path, query: str) -> Iterator[Any]:
     """The result of one SELECT statement as a pyarrow.RecordBatchReader.
 
     The database is opened read-only. A query to DuckDB can read other files only in the folder of the database, as a
@@ -38,25 +43,27 @@ def query_result(path, query):
     try:
         with run(query) as reader:
             yield reader
-    except (*errors, pa.ArrowException, OSError) as error:
+    except (*errors, pa.ArrowException) as error:
         raise InputError(f"{path}: the query cannot be run ({shown(first_line(error), 160)}){_tables(path)}") from None
 
 
-def _driver(path, kind):
-    """(exception classes, function query → context manager of a RecordBatchReader) for this kind of database."""
+def _driver(
+    path: Path, kind: str | None
+) -> tuple[tuple[type[Exception], ...], Callable[[str], AbstractContextManager[Any]]]:
+    """(exception classes of a failed query, function query → context manager of a RecordBatchReader) for a database."""
     try:
         if kind == "duckdb":
-            return (needed("duckdb", "sql").Error,), lambda query: _duckdb(path, query)
+            return (needed("duckdb", "sql").Error, OSError), lambda query: _duckdb(path, query)
         if kind == "sqlite":
             needed("adbc_driver_sqlite", "sql")
-            return (needed("adbc_driver_manager", "sql").Error,), lambda query: _sqlite(path, query)
+            return (needed("adbc_driver_manager", "sql").Error, OSError), lambda query: _sqlite(path, query)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     raise InputError(f"{path}: is not a DuckDB or SQLite database, which --query needs")
 
 
 @contextmanager
-def _duckdb(path, query):
+def _duckdb(path: Path, query: str) -> Iterator[Any]:
     duckdb = needed("duckdb", "sql")
     with closing(duckdb.connect(str(path), read_only=True)) as connection:
         folder = str(path.resolve().parent).replace("'", "''")
@@ -73,7 +80,7 @@ def _duckdb(path, query):
 
 
 @contextmanager
-def _sqlite(path, query):
+def _sqlite(path: Path, query: str) -> Iterator[Any]:
     dbapi = needed("adbc_driver_sqlite.dbapi", "sql")
     with (
         closing(dbapi.connect(f"{path.resolve().as_uri()}?mode=ro")) as connection,
@@ -83,13 +90,14 @@ def _sqlite(path, query):
         yield cursor.fetch_record_batch()
 
 
-def _tables(path):
+def _tables(path: Path) -> str:
     """ "; its tables are …", for a message."""
     kind = database_kind(path)
     errors, run = _driver(path, kind)
+    names: list[str]
     try:
-        with run(_TABLES[kind]) as reader:
+        with run(_TABLES[str(kind)]) as reader:
             names = sorted(name for batch in reader for name in batch.column(0).to_pylist())
-    except (*errors, OSError):
+    except errors:
         return ""
     return f"; its tables are {shown(', '.join(names), 120)}" if names else "; it has no tables"

@@ -1,16 +1,26 @@
 """The built-in synthetic data set, in which the features determine the interactions."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from ..errors import InputError
-from .dataset import build
+from .dataset import Dataset, build
 from .split import split_per_user
 
 _STYLES = 4
 _MODALITIES = {"image": 64, "text": 48}
 
 
-def synthetic(seed=0, n_users=1500, n_items=1000, modalities=None, noise=0.5, sharpness=9.0, mean_degree=8.0):
+def synthetic(
+    seed: int = 0,
+    n_users: int = 1500,
+    n_items: int = 1000,
+    modalities: dict[str, int] | None = None,
+    noise: float = 0.5,
+    sharpness: float = 9.0,
+    mean_degree: float = 8.0,
+) -> Dataset:
     """Generate a Dataset. The same seed gives the same data.
 
     Every item has a latent style for each modality, a unit vector of 4 dimensions. Every user has a latent taste of the
@@ -48,6 +58,6 @@ def synthetic(seed=0, n_users=1500, n_items=1000, modalities=None, noise=0.5, sh
     return build("synthetic", "synthetic", (n_users, n_items), splits, features, notes=notes)
 
 
-def _unit_rows(rng, count):
+def _unit_rows(rng: np.random.Generator, count: int) -> np.ndarray:
     rows = rng.standard_normal((count, _STYLES))
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

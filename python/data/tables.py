@@ -1,8 +1,12 @@
 """Reading tables from CSV, TSV and Parquet, as one file or in parts. Ids are read as text."""
 
+from __future__ import annotations
+
 import re
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,17 +36,25 @@ _ROWS_PER_BYTE, _EXPANSION, _SMALL = 64, 200, 1 << 26
 SEPARATORS = ",\t;|"  # of text tables
 
 
-class Table(dict):
+class Table(dict[str, Column]):
     """{name: Column} for the columns of ids. numbers: {name: int64 or float64 [n]} for the columns of numbers. vectors:
     {name: [n, width]} for the columns of lists of numbers. texts: {name: list of n texts, None for an empty cell}.
     unread: names of the other columns. rows: n."""
 
-    def __init__(self, columns, numbers, vectors, unread, rows, texts=None):
+    def __init__(
+        self,
+        columns: dict[str, Column],
+        numbers: dict[str, np.ndarray],
+        vectors: dict[str, np.ndarray],
+        unread: list[str],
+        rows: int,
+        texts: dict[str, list[str | None]] | None = None,
+    ) -> None:
         super().__init__(columns)
         self.numbers, self.vectors, self.unread, self.rows = numbers, vectors, unread, rows
         self.texts = texts or {}
 
-    def where(self, mask):
+    def where(self, mask: np.ndarray) -> Table:
         """The rows where mask, bool [n], is true."""
         columns = {name: column.rows(mask) for name, column in self.items()}
         numbers = {name: values[mask] for name, values in self.numbers.items()}
@@ -51,7 +63,16 @@ class Table(dict):
         return Table(columns, numbers, vectors, self.unread, int(mask.sum()), texts)
 
 
-def read_table(path, required, optional=(), separator=None, numbers=(), vectors=False, query="", texts=()):
+def read_table(
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    separator: str | None = None,
+    numbers: Sequence[str] = (),
+    vectors: bool = False,
+    query: str = "",
+    texts: Sequence[str] = (),
+) -> Table:
     """Read a table: the required columns, and those of `optional` and `numbers` that it has.
 
     path: a file, or a folder of parts (files.parts_of), in which folder names may contain columns. A .parquet file is
@@ -71,7 +92,7 @@ def read_table(path, required, optional=(), separator=None, numbers=(), vectors=
     return parts[0] if len(parts) == 1 else _joined(path, parts, wanted)
 
 
-def column_names(path):
+def column_names(path: Path) -> list[str]:
     """The column names of a table in order; those from folder names come last."""
     pa = pyarrow()
     part, keys = parts_of(path)[0]
@@ -87,7 +108,7 @@ def column_names(path):
     return [*split_header(header, max(SEPARATORS, key=header.count)), *keys]
 
 
-def first_line(path):
+def first_line(path: Path) -> str:
     """The first line of a text table, without a byte order mark."""
     import gzip
 
@@ -100,32 +121,32 @@ def first_line(path):
     return line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
 
 
-def split_header(line, separator):
+def split_header(line: str, separator: str) -> list[str]:
     """The fields of a header line, without quotes."""
     return [name.strip('"') for name in line.split(separator)]
 
 
 class _Wanted(NamedTuple):
-    required: list
-    optional: list
-    numbers: list
+    required: list[str]
+    optional: list[str]
+    numbers: list[str]
     vectors: bool
-    texts: list
+    texts: list[str]
 
-    def ids(self, names):
+    def ids(self, names: Iterable[str]) -> list[str]:
         """Those of these columns that contain ids."""
         return [name for name in names if name not in self.numbers and name not in self.texts]
 
 
-def _read_part(path, keys, wanted, separator, query):
+def _read_part(path: Path, keys: dict[str, str], wanted: _Wanted, separator: str | None, query: str) -> Table:
     pa = pyarrow()
     try:
         if query:
-            table, vectors, names = _read_query(path, wanted, query)
+            table, lists, names = _read_query(path, wanted, query)
         elif path.suffix == ".parquet":
-            table, vectors, names = _read_parquet(path, wanted, keys)
+            table, lists, names = _read_parquet(path, wanted, keys)
         else:
-            table, vectors, names = _read_text(path, wanted, keys, separator)
+            table, lists, names = _read_text(path, wanted, keys, separator)
         table.validate()
         columns = {
             name: column_of(path, name, table.column(name))
@@ -133,7 +154,7 @@ def _read_part(path, keys, wanted, separator, query):
             if name in wanted.required + wanted.optional
         }
         numbers = {name: numbers_of(path, name, table.column(name)) for name in wanted.numbers if name in names}
-        vectors = {name: matrix_of(path, name, table.column(name)) for name in vectors}
+        vectors = {name: matrix_of(path, name, table.column(name)) for name in lists}
         texts = {name: texts_of(path, name, table.column(name)) for name in wanted.texts}
     except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
         raise unreadable(path, error) from None
@@ -147,7 +168,7 @@ def _read_part(path, keys, wanted, separator, query):
     return Table(columns, numbers, vectors, unread, table.num_rows, texts)
 
 
-def unreadable(path, error):
+def unreadable(path: Path, error: Exception) -> InputError:
     """The InputError for a table that pyarrow cannot read."""
     if "more than 64 bits" in str(error):
         return InputError(
@@ -157,7 +178,9 @@ def unreadable(path, error):
     return InputError(f"{path}: is not a readable table ({shown(reason, 160)}); write it again")
 
 
-def _read_text(path, wanted, keys, separator):
+def _read_text(
+    path: Path, wanted: _Wanted, keys: dict[str, str], separator: str | None
+) -> tuple[Any, list[str], list[str]]:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -187,7 +210,9 @@ def _read_text(path, wanted, keys, separator):
     return table, [], all_names
 
 
-def _header(path, line, wanted, keys, separator):
+def _header(
+    path: Path, line: str, wanted: _Wanted, keys: dict[str, str], separator: str | None
+) -> tuple[list[str], str]:
     """(column names, separator) from the first line of a text table."""
     separators = [separator] if separator else ["\t" if ".tsv" in path.name else ",", *SEPARATORS]
     needed = [name for name in wanted.required if name not in keys]
@@ -199,7 +224,7 @@ def _header(path, line, wanted, keys, separator):
     return split_header(line, best), best
 
 
-def _read_query(path, wanted, query):
+def _read_query(path: Path, wanted: _Wanted, query: str) -> tuple[Any, list[str], list[str]]:
     import pyarrow as pa
 
     with query_result(path, query) as reader:
@@ -215,7 +240,7 @@ def _read_query(path, wanted, query):
     return table, [], reader.schema.names
 
 
-def _read_parquet(path, wanted, keys):
+def _read_parquet(path: Path, wanted: _Wanted, keys: dict[str, str]) -> tuple[Any, list[str], list[str]]:
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import parquet
@@ -243,7 +268,7 @@ def _read_parquet(path, wanted, keys):
     return table, vectors, all_names
 
 
-def plain_texts(path, metadata, texts):
+def plain_texts(path: Path, metadata: Any, texts: list[str]) -> list[str]:
     """The columns among `texts` that Arrow cannot decode into a dictionary, only into plain text with a copy per row:
     those with a DELTA encoding. Raises InputError if the file declares far more data than it can contain."""
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
@@ -258,7 +283,7 @@ def plain_texts(path, metadata, texts):
     return [name for name in texts if any("DELTA" in encoding for encoding in encodings[name])]
 
 
-def _chosen(path, all_names, wanted, keys):
+def _chosen(path: Path, all_names: list[str], wanted: _Wanted, keys: dict[str, str]) -> list[str]:
     """The names of the columns to read. Raises InputError for a missing or ambiguous column."""
     for name in wanted.required + wanted.texts:
         if name not in all_names and (name not in keys or name in wanted.texts):
@@ -273,7 +298,7 @@ def _chosen(path, all_names, wanted, keys):
     return names
 
 
-def missing_column(name, all_names):
+def missing_column(name: str, all_names: list[str]) -> str:
     """What to say of a table without the column `name`."""
     listed = shown(", ".join(all_names[:12]), 120)
     if any(NUMBER.fullmatch(field) for field in all_names):
@@ -290,9 +315,11 @@ def missing_column(name, all_names):
     return f"has no column {name}; its columns are {listed}"
 
 
-def _joined(path, parts, wanted):
+def _joined(path: Path, parts: list[Table], wanted: _Wanted) -> Table:
     """The parts of a table as one Table."""
-    columns, numbers, vectors = {}, {}, {}
+    columns = {}
+    numbers: dict[str, np.ndarray] = {}
+    vectors: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         if any(name not in part for part in parts):
             raise InputError(f"{path}: some parts have no column {name}; write them again")

@@ -1,15 +1,17 @@
 """write_plain: writing a Dataset in the plain layout."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
 from ..files import whole_folder
-from .dataset import SPLITS
+from .dataset import SPLITS, Dataset
 
 
-def write_plain(dataset, folder, table="csv"):
+def write_plain(dataset: Dataset, folder: str | Path, table: str = "csv") -> Path:
     """Write the dataset with its split and original ids, so that `load(folder)` returns it. Returns the folder.
 
     table: "csv" or "parquet", the format of interactions, users and items. The folder appears only when it is complete.
@@ -32,7 +34,7 @@ def write_plain(dataset, folder, table="csv"):
     return folder
 
 
-def write_table(path, columns):
+def write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
     """Write {column: array} as CSV or Parquet, depending on the extension."""
     import pyarrow as pa
     from pyarrow import csv, parquet

@@ -114,7 +114,14 @@ def image_encoder(
     return _of_timm(model, weights, batch, device, download)
 
 
-def _of_program(path, batch, device, size, mean, std) -> ImageEncoder:
+def _of_program(
+    path: Path,
+    batch: int,
+    device: str,
+    size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> ImageEncoder:
     program = Program(path, batch, device, "image")
     if program.shape is not None and (len(program.shape) != 3 or program.shape[0] not in (3, None)):
         raise InputError(f"{path}: takes inputs of the shape {program.shape}; it must take [n, 3, height, width]")
@@ -137,7 +144,7 @@ def _of_program(path, batch, device, size, mean, std) -> ImageEncoder:
     return ImageEncoder(prepare, program, identity)
 
 
-def _of_timm(model, weights, batch, device, download) -> ImageEncoder:
+def _of_timm(model: str | Path, weights: str | Path | None, batch: int, device: str, download: bool) -> ImageEncoder:
     timm = library("timm", "image")
     path, options = Path(model), {}
     if weights is not None:
@@ -161,6 +168,6 @@ def _of_timm(model, weights, batch, device, download) -> ImageEncoder:
         return torch.cat([module(block.to(device)).float().cpu() for block in blocks]).numpy()
 
     file = path if folder else Path(weights) if weights is not None else None
-    identity = {"model": named(model), "digest": digest_of(file) if file else "", "batch": batch}
+    identity: dict[str, Any] = {"model": named(model), "digest": digest_of(file) if file else "", "batch": batch}
     identity["versions"] = versions("timm", "torchvision", "pillow", "torch")
     return ImageEncoder(transform, run, identity)

@@ -98,7 +98,7 @@ def make_features(
                 done += size
                 if progress:
                     progress(done, len(contents.ids))
-        skipped = {}
+        skipped: dict[int, str] = {}
         for number, (first, size) in enumerate(zip(numbers, sizes, strict=True)):
             reasons = parts.read(number, (size, encoder.width))[1]
             skipped |= {first + row: reason for row, reason in reasons.items()}

@@ -43,7 +43,7 @@ def write_features(
     write(out, values, blocks, width, np.dtype(dtype), json.dumps(about, sort_keys=True))
 
 
-def _parquet(out, ids, blocks, width, dtype, about):
+def _parquet(out: Path, ids: np.ndarray, blocks: Iterable[np.ndarray], width: int, dtype: np.dtype, about: str) -> None:
     pa = pyarrow()
     from pyarrow import parquet
 
@@ -65,7 +65,9 @@ def _parquet(out, ids, blocks, width, dtype, about):
                 first += len(block)
 
 
-def _safetensors(out, ids, blocks, width, dtype, about):
+def _safetensors(
+    out: Path, ids: np.ndarray, blocks: Iterable[np.ndarray], width: int, dtype: np.dtype, about: str
+) -> None:
     import torch
 
     vectors, first = np.empty((len(ids), width), dtype), 0

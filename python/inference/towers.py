@@ -38,9 +38,9 @@ def user_tower(model: Model) -> UserTower:
         with _complete(base, "users"):
             add_content(base)
             graph = InteractionGraph.from_scipy(base.interactions.train)
-            base.towers["users"] = UserTower(
-                system, Known(base.parameters, dense(base.items, "embedding users"), graph, base.content)
-            ).eval()
+            items = dense(base.items, "embedding users")
+            content = items[:, :0] if base.content is None else base.content
+            base.towers["users"] = UserTower(system, Known(base.parameters, items, graph, content)).eval()
     return base.towers["users"]
 
 

@@ -3,6 +3,7 @@ device, and the largest catalogue that fits into memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from rich.table import Table
@@ -78,7 +79,7 @@ def _this_machine(size: int = 1024) -> Device:
 
     a, b, source = torch.randn(size, size), torch.randn(size, size), torch.randn(1 << 24)
 
-    def best(call) -> float:
+    def best(call: Callable[[], object]) -> float:
         times = []
         for _ in range(5):
             start = time.perf_counter()

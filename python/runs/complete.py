@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import data
-from ..config.sections import SYNTHETIC, DataSection
+from ..config.sections import SYNTHETIC, Config, DataSection
 from ..data import Dataset
 from ..errors import InputError, NonFiniteLoss, OutOfMemory, shown
+
+if TYPE_CHECKING:  # `data check` needs no torch
+    from ..training.checkpoints import Checkpoints
+    from ..training.progress import Fit
+    from .folder import OtherRank, RunFolder
 
 
 def load_data(
@@ -43,7 +48,14 @@ def load_data(
     return data.load(path, layout, split_seed, list(modalities) or None, **options)
 
 
-def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None, note=None):
+def fit_and_test(
+    dataset: Dataset,
+    config: Config,
+    name: str,
+    folder: RunFolder | OtherRank | None = None,
+    checkpoints: Checkpoints | None = None,
+    note: Callable[[str], None] | None = None,
+) -> tuple[Fit, dict[str, float], float]:
     """Train one system and test it. Returns (Fit, test metrics, total seconds).
 
     folder, checkpoints: where the run is saved; without them nothing is written. note: called with a remark about the
@@ -59,7 +71,7 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None, note
 
     config = config.changed("model", system=name)
     start = None
-    if folder is not None and config.train.start and not checkpoints.opened:
+    if checkpoints is not None and config.train.start and not checkpoints.opened:
         from .warm_start import start_from
 
         start, remark = start_from(config.train.start, dataset, name)
@@ -68,12 +80,14 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None, note
     log = None if folder is None else open_log(folder.path, config)
     started = time.perf_counter()
     with ProgressObserver(title(name), config.train.select_by) as progress:
-        if folder is None:
+        if folder is None or checkpoints is None:
             fit = loop.fit(dataset, config, progress)
         else:
             with signals.defer_signals() as checkpoints.stop:
                 try:
-                    observers = ObserverList(progress, folder, *([log] if isinstance(folder, RunFolder) else []))
+                    observers = ObserverList(
+                        progress, folder, *([log] if log and isinstance(folder, RunFolder) else [])
+                    )
                     fit = loop.fit(dataset, config, observers, checkpoints=checkpoints, start=start)
                 except (NonFiniteLoss, OutOfMemory) as error:
                     last, path = checkpoints.last, checkpoints.folder
@@ -88,7 +102,7 @@ def fit_and_test(dataset, config, name: str, folder=None, checkpoints=None, note
     return fit, test, seconds
 
 
-def complete(dataset, config, path: Path) -> bool:
+def complete(dataset: Dataset, config: Config, path: Path) -> bool:
     """Start the run in folder `path`, or resume it if it was interrupted. Returns False if it was already finished.
 
     Raises InputError if the folder contains a run with another configuration or other data.
@@ -111,7 +125,7 @@ def complete(dataset, config, path: Path) -> bool:
     return True
 
 
-def refuse_other_run(path: Path, dataset, config) -> None:
+def refuse_other_run(path: Path, dataset: Dataset, config: Config) -> None:
     """Raise InputError if the run in this folder has another configuration or, if it is finished, other data."""
     from ..config.compare import refuse_other
     from ..config.load import load

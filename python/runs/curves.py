@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -68,7 +70,7 @@ def _place(left: float, down: float, wide: float, high: float, height: float) ->
     return left / WIDTH, 1 - (down + high) / height, wide / WIDTH, high / height
 
 
-def _line(axes, x, y, colour: str, label: str | None = None) -> None:
+def _line(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str | None = None) -> None:
     axes.plot(x, y, color=colour, linewidth=1.8, label=label, marker="o" if len(x) < 3 else None, markersize=4)
     if label and x:
         axes.annotate(
@@ -83,7 +85,7 @@ def _line(axes, x, y, colour: str, label: str | None = None) -> None:
         )
 
 
-def _mark_best(axes, validated) -> None:
+def _mark_best(axes: Axes, validated: list[dict[str, Any]]) -> None:
     best = max(validated, key=lambda record: selection(record["val"]))
     x, y = best["epoch"], selection(best["val"])
     axes.plot([x], [y], "o", color=RECALL, markersize=6, zorder=3)
@@ -99,7 +101,7 @@ def _mark_best(axes, validated) -> None:
     axes.margins(y=0.15)
 
 
-def plain(axes, title: str = "") -> None:
+def plain(axes: Axes, title: str = "") -> None:
     """Apply the style of all figures: horizontal grid lines, no frame, small labels."""
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -112,7 +114,7 @@ def plain(axes, title: str = "") -> None:
         axes.set_title(title, loc="left", fontsize=10, color=INK)
 
 
-def _by_epoch(axes, first: int, last: int) -> None:
+def _by_epoch(axes: Axes, first: int, last: int) -> None:
     plain(axes)
     axes.yaxis.get_offset_text().set(color=MUTED, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))

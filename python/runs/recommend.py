@@ -6,7 +6,7 @@ import csv
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -102,7 +102,7 @@ def id_hashes(ids: np.ndarray) -> np.ndarray:
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
-def _chunks_of_rank(model, k, seen, batch) -> Iterator[Recommendations]:
+def _chunks_of_rank(model: Model, k: int, seen: sp.csr_array, batch: int) -> Iterator[Recommendations]:
     """`_chunks` for the users of this rank. All ranks rank together, because each has a part of the items."""
     dataset = model.interactions
     ranks = distributed.current()
@@ -130,7 +130,9 @@ def _rows(dataset: Dataset, users: torch.Tensor, values: torch.Tensor, items: to
     )
 
 
-def _chunks(model, index, k, seen, batch, diversity) -> Iterator[Recommendations]:
+def _chunks(
+    model: Model, index: torch.Tensor, k: int, seen: sp.csr_array, batch: int, diversity: float
+) -> Iterator[Recommendations]:
     dataset = model.interactions
     labels = id_hashes(dataset.original_items(np.arange(dataset.n_items)))
     ranking = Ranking(model.items, popularity_of(model), InteractionGraph.from_scipy(seen), labels)
@@ -163,7 +165,7 @@ def write(chunks: Iterator[Recommendations], path: str | Path) -> int:
         raise InputError(f"{path}: the folder {path.parent} does not exist")
     rows = 0
 
-    def counted():
+    def counted() -> Iterator[Recommendations]:
         nonlocal rows
         for chunk in chunks:
             rows += len(chunk.user)
@@ -185,7 +187,7 @@ def write_part(chunks: Iterator[Recommendations], folder: Path) -> int:
     return int(distributed.all_sum(torch.tensor(count), ranks))
 
 
-def _write_csv(chunks, path: Path) -> None:
+def _write_csv(chunks: Iterator[Recommendations], path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(COLUMNS)
@@ -194,14 +196,14 @@ def _write_csv(chunks, path: Path) -> None:
             out.writerows(zip(chunk.user.tolist(), chunk.rank.tolist(), chunk.item.tolist(), score, strict=True))
 
 
-def _write_parquet(chunks, path: Path) -> None:
+def _write_parquet(chunks: Iterator[Recommendations], path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    def id_type(ids):
+    def id_type(ids: np.ndarray) -> Any:
         return pa.int64() if ids.dtype.kind in "iu" else pa.string()
 
-    def table(chunk):
+    def table(chunk: Recommendations) -> Any:
         ids = {name: pa.array(ids.tolist(), id_type(ids)) for name, ids in (("user", chunk.user), ("item", chunk.item))}
         return pa.table({name: ids.get(name, getattr(chunk, name)) for name in COLUMNS})
 

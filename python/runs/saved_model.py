@@ -316,7 +316,9 @@ def _compressed(tensors: dict[str, Tensor], name: str, shape: tuple[int, int]) -
     return indptr, indices
 
 
-def _integers(tensors: dict[str, Tensor], name: str, dtypes=(torch.int32, torch.int64)) -> Tensor:
+def _integers(
+    tensors: dict[str, Tensor], name: str, dtypes: tuple[torch.dtype, ...] = (torch.int32, torch.int64)
+) -> Tensor:
     """A one-dimensional tensor of one of these dtypes."""
     tensor = tensors[name]
     if tensor.ndim != 1 or tensor.dtype not in dtypes:

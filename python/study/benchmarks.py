@@ -93,7 +93,7 @@ def check_same_machine(rows: list[dict[str, Any]], earlier: list[dict[str, Any]]
             )
 
 
-def _listed(values: set) -> str:
+def _listed(values: set[Any]) -> str:
     return ", ".join(str(value) for value in sorted(values, key=str))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl_fast import infonce
+from mmssl_fast import InteractionGraph, infonce
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import Batch, ModuleSystem, Recommender, table
 from .features import features_of
-from .inference import Inference, affine, starting_with
+from .inference import Inference, Tensors, affine, starting_with
 
 
 class CLCRec(Recommender):
@@ -28,7 +32,7 @@ class CLCRec(Recommender):
     in SimCLR; the paper samples features.
     """
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         features, dim, self.settings = torch.cat(features_of(dataset, config), 1), config.model.dim, config.clcrec
         self.register_buffer("features", features, persistent=False)
@@ -67,13 +71,13 @@ class CLCRecInference(Inference):
     no_users = "the embedding of a user is trained, not computed from the items"
     no_items = ""
 
-    def weights(self, parameters):
+    def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "encoder.")
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         return affine(weights, "encoder.2", F.leaky_relu(affine(weights, "encoder.0", torch.cat(list(features), 1))))
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         return content
 
 

@@ -10,8 +10,11 @@ from scipy.linalg import lapack
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
+from mmssl_fast import InteractionGraph
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..config.sections import Config
+from ..data import Dataset
 from ..embeddings import Table
 from ..errors import InputError
 from .features import features_of
@@ -46,7 +49,7 @@ class EASESystem(UntrainedSystem):
 
     inference = FixedCatalogue
 
-    def build(self, dataset, graph, config) -> None:
+    def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         self._settings, self._train = config.ease, sp.csr_array(dataset.train, dtype=np.float32)
         self._features: list[np.ndarray] = []  # of unit length, float64 [I, d_m]
         settings, rank = config.ease, config.ease.rank

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssl_fast import InteractionGraph
 from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
-from .inference import Inference, affine, blocks, starting_with
+from .inference import Inference, Tensors, affine, blocks, starting_with
 
 ROUTINGS = 3
 _ops = torch.ops.mmssl_fast
@@ -40,7 +45,7 @@ class GRCN(Recommender):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         features, dim, self.layers = features_of(dataset, config), config.model.dim, config.model.layers
         for m, raw in enumerate(features):
@@ -108,18 +113,18 @@ class GRCNInference(Inference):
     no_users = "the weights of a user's edges depend on prototypes and confidences that are trained"
     no_items = ""
 
-    def weights(self, parameters):
+    def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.")
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         return torch.cat(
             [unit_rows(F.leaky_relu(affine(weights, f"project.{m}", x))) for m, x in enumerate(features)], 1
         )
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         return torch.cat([content.new_zeros(len(content), self.config.model.dim), content], 1)
 
-    def by_modality(self, weights, content, widths):
+    def by_modality(self, weights: Tensors, content: Tensor, widths: Sequence[int]) -> list[Tensor]:
         projected = [len(weights[f"project.{m}.weight"]) for m in range(len(widths))]
         return [self.cold(weights, part) for part in blocks(content, projected)]
 

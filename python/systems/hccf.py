@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssl_fast import bpr_loss, infonce, propagate
+from mmssl_fast import InteractionGraph, bpr_loss, infonce, propagate
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import Batch, ModuleSystem, Recommender, table
-from .inference import Inference, bag, by_root
+from .inference import Inference, Known, Tensors, bag, by_root
 
 
 class HCCF(Recommender):
@@ -27,7 +29,7 @@ class HCCF(Recommender):
     one applies no dropout to H and to the graph.
     """
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         dim, self.layers, self.settings = config.model.dim, config.model.layers, config.hccf
         self.users, self.items = table(graph.n_users, dim), table(graph.n_items, dim)
@@ -73,7 +75,7 @@ class HCCFInference(Inference):
 
     no_users = ""
 
-    def tables(self, known):
+    def tables(self, known: Known) -> Tensors:
         graph, parameters, tables = known.graph, known.parameters, {}
         users, items = parameters["users"], parameters["items"]  # hyperedges connect items without interactions, too
         user_weights, item_weights = users @ parameters["user_edges"], items @ parameters["item_edges"]
@@ -85,7 +87,7 @@ class HCCFInference(Inference):
             items = z_i + _over_hyperedges(item_weights, items) + items
         return tables
 
-    def users(self, tables, crow, col):
+    def users(self, tables: Tensors, crow: Tensor, col: Tensor) -> Tensor:
         x = total = torch.zeros(len(crow) - 1, self.config.model.dim, device=crow.device)
         for layer in range(self.config.model.layers):
             x = F.leaky_relu(bag(tables[f"x.{layer}"], crow, col) * by_root(crow.diff())) + x

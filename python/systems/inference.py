@@ -76,13 +76,13 @@ def _parts(raw: np.ndarray) -> Iterable[Tensor]:
 @dataclass(frozen=True)
 class Known:
     """What is known about a trained model. parameters: System.parameters. items: embeddings [I, d]. graph: training
-    interactions. content: `Inference.content` of the items [I, w], None for a system without features. All on the
+    interactions. content: `Inference.content` of the items [I, w]; w = 0 for a system without features. All on the
     CPU."""
 
     parameters: Tensors
     items: Tensor
     graph: InteractionGraph
-    content: Tensor | None
+    content: Tensor
 
 
 class Inference:

@@ -6,8 +6,11 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from mmssl_fast import InteractionGraph
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..config.sections import Config
+from ..data import Dataset
 from ..embeddings import Table
 from .features import features_of
 from .inference import FixedCatalogue
@@ -27,7 +30,7 @@ class ItemKNNSystem(UntrainedSystem):
 
     inference = FixedCatalogue
 
-    def build(self, dataset, graph, config) -> None:
+    def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         settings, train = config.itemknn, sp.csr_array(dataset.train, dtype=np.float32)
         features = []
         if settings.content:

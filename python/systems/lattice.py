@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, cosine_topk, lightgcn, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
 from .inference import LayerSums
@@ -30,7 +32,7 @@ class LATTICE(Recommender):
 
     neighbours: Tensor
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         self.layers, self.settings = config.model.layers, config.lattice
         features = features_of(dataset, config)

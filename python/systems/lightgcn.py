@@ -6,8 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mmssl_fast import distributed
+from mmssl_fast import InteractionGraph, distributed
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .inference import LayerSums
 
@@ -16,7 +18,7 @@ class LightGCN(Recommender):
     """(h_u, h_i) = lightgcn(graph, e_u, e_i, L, norm="both"): the mean of layers 0..L, where each layer propagates with
     the weights 1/sqrt(|N_u| |N_i|)."""
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         self.layers = config.model.layers
         self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)

@@ -6,20 +6,24 @@ message passing". Here the features are added at layer 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from mmssl_fast import lightgcn
+from mmssl_fast import InteractionGraph, lightgcn
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
-from .inference import LayerSums, affine, starting_with
+from .inference import Known, LayerSums, Tensors, affine, starting_with
 
 
 class LightGCNM(Recommender):
     """(h_u, h_i) = lightgcn(graph, e_u, e_i + Σ_m W_m f_i^m, L, norm="both")."""
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         self.layers = config.model.layers
         features = torch.cat(features_of(dataset, config), 1)  # Σ_m W_m f^m as a single product
@@ -41,16 +45,16 @@ class LightGCNMInference(LayerSums):
 
     no_items = ""
 
-    def weights(self, parameters):
+    def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.")
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         return affine(weights, "project", torch.cat(list(features), 1))
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         return content / (self.config.model.layers + 1)
 
-    def starts(self, known, warm):
+    def starts(self, known: Known, warm: Tensor) -> tuple[Tensor, Tensor]:
         users, items = super().starts(known, warm)
         return users, items + known.content
 

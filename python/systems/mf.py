@@ -6,6 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from mmssl_fast import InteractionGraph
+
+from ..config.sections import Config
+from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .inference import Inference
 
@@ -13,7 +17,7 @@ from .inference import Inference
 class MF(Recommender):
     """ŷ_ui = e_u·e_i, trained with bpr_loss(e_u, e_i, …)."""
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)
 

@@ -3,6 +3,7 @@ views."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import Batch, ModuleSystem, ThinnedViews, table
 from .features import features_of
-from .inference import LayerSums, affine, starting_with
+from .inference import Known, LayerSums, Tensors, affine, starting_with
 
 
 class MMGCL(ThinnedViews):
@@ -31,7 +34,7 @@ class MMGCL(ThinnedViews):
     "challenging negatives", items with one modality taken from another item.
     """
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         features, dim = features_of(dataset, config), config.model.dim
         self.layers, self.settings = config.model.layers, config.mmgcl
@@ -74,7 +77,7 @@ class MMGCL(ThinnedViews):
 
     def cold_items(self) -> Tensor:
         """h_i without neighbours and id embedding: Σ_m W_m f_i^m / (L + 1)."""
-        return sum(self._projected()) / (self.layers + 1)
+        return reduce(torch.add, self._projected()) / (self.layers + 1)
 
 
 class MMGCLInference(LayerSums):
@@ -82,16 +85,16 @@ class MMGCLInference(LayerSums):
 
     no_items = ""
 
-    def weights(self, parameters):
+    def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.")
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         return reduce(torch.add, (affine(weights, f"project.{m}", x) for m, x in enumerate(features)))
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         return content / (self.config.model.layers + 1)
 
-    def starts(self, known, warm):
+    def starts(self, known: Known, warm: Tensor) -> tuple[Tensor, Tensor]:
         users, items = super().starts(known, warm)
         preferences = starting_with(known.parameters, "preferences.").values()
         return reduce(torch.add, preferences, users), items + known.content

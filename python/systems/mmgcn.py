@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl_fast import propagate
+from mmssl_fast import InteractionGraph, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
-from .inference import Inference, affine, bag, starting_with
+from .inference import Inference, Known, Tensors, affine, bag, starting_with
 
 
 class MMGCN(Recommender):
@@ -26,7 +28,7 @@ class MMGCN(Recommender):
     This is the element-wise combination of the paper. L is model.layers.
     """
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         features, dim, layers = features_of(dataset, config), config.model.dim, config.model.layers
         for m, raw in enumerate(features):
@@ -82,19 +84,19 @@ class MMGCNInference(Inference):
 
     no_users = no_items = ""
 
-    def weights(self, parameters):
+    def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.", "gather.", "keep.")
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         return torch.cat([unit_rows(affine(weights, f"project.{m}", x)) for m, x in enumerate(features)], 1)
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         parts = content.split(self.config.model.dim, 1)
         return torch.stack(
             [self._layers(weights, m, [None] * self.config.model.layers, x) for m, x in enumerate(parts)]
         ).mean(0)
 
-    def _layers(self, weights, m, received, x):
+    def _layers(self, weights: Tensors, m: int, received: Sequence[Tensor | None], x: Tensor) -> Tensor:
         """x^{m,L} without an id, from x^{m,0} and the mean of the neighbours in every layer, None for no neighbours."""
         for layer, mean in enumerate(received):
             name = f"{m}.{layer}"
@@ -102,12 +104,12 @@ class MMGCNInference(Inference):
             x = F.leaky_relu(gathered + F.leaky_relu(affine(weights, f"keep.{name}", x)))
         return x
 
-    def tables(self, known):
+    def tables(self, known: Known) -> Tensors:
         graph, parameters = known.graph, known.parameters
         tables = starting_with(parameters, "gather.", "keep.")
         ids = torch.where((graph.item_degree > 0)[:, None], parameters["items"], 0)
 
-        def mean(x, to):
+        def mean(x: Tensor, to: str) -> Tensor:
             return propagate(graph, x, to) * graph.inv_sqrt_degree(to)[:, None]
 
         for m, items in enumerate(known.content.split(self.config.model.dim, 1)):
@@ -124,7 +126,7 @@ class MMGCNInference(Inference):
                 )
         return tables
 
-    def users(self, tables, crow, col):
+    def users(self, tables: Tensors, crow: Tensor, col: Tensor) -> Tensor:
         degree, model = crow.diff().clamp(min=1)[:, None], self.config.model
         count = len({name.split(".")[1] for name in tables if name.startswith("x.")})
         parts = []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mmssl_fast import distributed
+from mmssl_fast import InteractionGraph, distributed
 from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAdam
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
+from ..config.sections import Config
+from ..data import Dataset
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
 from .mmssl_inference import MMSSLInference
@@ -34,7 +36,7 @@ class MMSSLSystem(NetworkSystem):
         "discriminator.linear.weight": "columns of items",
     }
 
-    def build(self, dataset, graph, config) -> None:
+    def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         model, loss, optimiser, ranks = config.model, config.loss, config.optimiser, distributed.current()
         if not dataset.features:
             raise InputError(
@@ -72,8 +74,13 @@ class MMSSLSystem(NetworkSystem):
         gemm = _gemm(config.train.precision, graph.device)
         if loss.adversarial:
             self.least_batch = 1 + (model.critic_norm == "batch")  # BatchNorm needs a variance, of more than one row
-            hidden = tuple(model.hidden) or None
-            options = {"norm": model.critic_norm, "sigmoid": model.critic_sigmoid, "gemm": gemm, "ranks": ranks}
+            hidden = (model.hidden[0], model.hidden[1]) if model.hidden else None
+            options: dict[str, Any] = {
+                "norm": model.critic_norm,
+                "sigmoid": model.critic_sigmoid,
+                "gemm": gemm,
+                "ranks": ranks,
+            }
             self.discriminator = Discriminator(graph.n_items, hidden=hidden, **options).to(graph.device)
         self.objective = MMSSLObjective(
             self.model,
@@ -130,7 +137,7 @@ class MMSSLSystem(NetworkSystem):
         encoded = self._encoded()
         if self.discriminator is not None:
             for i in range(self.discriminator_steps):
-                offset = step * self.discriminator_steps + i  # every discriminator step draws its own noise
+                offset: Any = step * self.discriminator_steps + i  # every discriminator step draws its own noise
                 losses = self.objective.discriminator_terms(encoded, users, offset)
                 self._descend_discriminator(self.discriminator, losses["total"])
                 terms |= {f"D {name}": value for name, value in losses.items()}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
+from torch import Tensor
 
 from mmssl_fast import SeenRows, cosine_topk, modality_attention, propagate
 from mmssl_fast.nn.neighbours import neighbour_graph
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from .inference import Inference, affine, bag, by_root, starting_with
+from .inference import Inference, Known, Tensors, affine, bag, by_root, starting_with
 
 
 class MMSSLInference(Inference):
@@ -21,20 +24,20 @@ class MMSSLInference(Inference):
 
     no_users = no_items = ""
 
-    def weights(self, parameters):
+    def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "projections.")
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         return torch.cat([affine(weights, f"projections.{m}", x) for m, x in enumerate(features)], 1)
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         parts = content.split(self.config.model.dim, 1)
         return self.config.model.omega * torch.stack([unit_rows(part) for part in parts]).sum(0)
 
-    def by_modality(self, weights, content, widths):
+    def by_modality(self, weights: Tensors, content: Tensor, widths: Sequence[int]) -> list[Tensor]:
         return [self.config.model.omega * unit_rows(part) for part in content.split(self.config.model.dim, 1)]
 
-    def tables(self, known):
+    def tables(self, known: Known) -> Tensors:
         graph, model, parameters = known.graph, self.config.model, known.parameters
         warm = (graph.item_degree > 0)[:, None]
         users = parameters["user_embedding"]
@@ -66,30 +69,31 @@ class MMSSLInference(Inference):
         tables["item_weights"] = self._item_weights(graph.item_degree)
         return tables
 
-    def users(self, tables, crow, col):
+    def users(self, tables: Tensors, crow: Tensor, col: Tensor) -> Tensor:
         model, degree = self.config.model, crow.diff()
         modal = self._received(tables["content"] * tables["item_weights"], crow, col)
         total = self._received(tables["sums"], crow, col)
         if "last" in tables:
             total = total + self._received(tables["last"], crow, col).softmax(1)
         if "wq" in tables:
-            views = [self._view(tables, *pair, crow, col) for pair in self._by_modality(modal, tables["modal"])]
+            views = [self._view(tables, u, i, crow, col) for u, i in self._by_modality(modal, tables["modal"])]
             total = total + self._fused(torch.stack(views), tables)
         parts = torch.stack([unit_rows(part) for part in modal.split(model.dim, 1)]).sum(0)
         return torch.where((degree > 0)[:, None], total / (model.layers + 1) + model.omega * parts, 0)
 
-    def _attends(self):
+    def _attends(self) -> bool:
         return bool(self.config.model.neighbours and self.config.model.eta)
 
-    def _fused(self, views, attention):
+    def _fused(self, views: Tensor, attention: Tensors) -> Tensor:
         """η ē/‖ē‖ of views [M, n, d]."""
-        fused = modality_attention(views, *(attention[name] for name in ("wq", "wk", "wo")), self.config.model.heads)
+        wq, wk, wo = (attention[name] for name in ("wq", "wk", "wo"))
+        fused = modality_attention(views, wq, wk, wo, self.config.model.heads)
         return self.config.model.eta * unit_rows(fused)
 
-    def _by_modality(self, *tables):
+    def _by_modality(self, *tables: Tensor) -> Iterator[tuple[Tensor, ...]]:
         return zip(*(table.split(self.config.model.dim, 1) for table in tables), strict=True)
 
-    def _view(self, tables, modal_users, modal_items, crow, col):
+    def _view(self, tables: Tensors, modal_users: Tensor, modal_items: Tensor, crow: Tensor, col: Tensor) -> Tensor:
         """Eq. 8: the sum of the ids of the semantic neighbours, over the root of their number."""
         seen = SeenRows(crow, col) if self.config.model.exclude_seen_neighbours else None
         found = cosine_topk(modal_users.contiguous(), modal_items.contiguous(), self.config.model.neighbours, seen)[1]
@@ -97,11 +101,11 @@ class MMSSLInference(Inference):
         rows = torch.where(there, tables["ids"][found.clamp(min=0)], 0)
         return rows.sum(1) * by_root(there.sum(1)[:, 0])
 
-    def _item_weights(self, degree):
+    def _item_weights(self, degree: Tensor) -> Tensor:
         """[I, 1]: the part of the norm that belongs to the item."""
         return by_root(degree) if self.config.model.norm == "both" else torch.ones(len(degree), 1)
 
-    def _received(self, table, crow, col):
+    def _received(self, table: Tensor, crow: Tensor, col: Tensor) -> Tensor:
         """Σ over the history, with the part of the norm that belongs to the user."""
         received = bag(table, crow, col)
         return received if self.config.model.norm == "none" else received * by_root(crow.diff())

@@ -12,6 +12,8 @@ from mmssl_fast import InteractionGraph, cosine_topk, distributed
 from mmssl_fast.nn.losses import structural_loss
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import Batch, ModuleSystem
 from .inference import LayerSums
 from .lightgcn import LightGCN
@@ -40,7 +42,7 @@ class NCL(LightGCN):
     item_centres: Tensor
     item_cluster: Tensor
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(dataset, graph, config)
         self.settings = config.ncl
         self.register_buffer("clustered", torch.zeros(()))

@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl_fast import propagate
+from mmssl_fast import InteractionGraph, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
-from .inference import Inference, affine, bag, by_root, starting_with
+from .inference import Inference, Known, Tensors, affine, bag, by_root, starting_with
 
 
 class NGCF(Recommender):
@@ -22,7 +24,7 @@ class NGCF(Recommender):
     0.1 are those of the published code.
     """
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         dim, layers = config.model.dim, config.model.layers
         self.users, self.items = table(graph.n_users, dim), table(graph.n_items, dim)
@@ -55,7 +57,7 @@ class NGCFInference(Inference):
 
     no_users = ""
 
-    def tables(self, known):
+    def tables(self, known: Known) -> Tensors:
         graph, tables = known.graph, starting_with(known.parameters, "sums.", "products.")
         users = known.parameters["users"]
         items = torch.where((graph.item_degree > 0)[:, None], known.parameters["items"], 0)
@@ -65,7 +67,7 @@ class NGCFInference(Inference):
             users, items = self._next(tables, layer, users, to_users), self._next(tables, layer, items, to_items)
         return tables
 
-    def users(self, tables, crow, col):
+    def users(self, tables: Tensors, crow: Tensor, col: Tensor) -> Tensor:
         x = torch.zeros(len(crow) - 1, self.config.model.dim, device=crow.device)
         layers = [x]
         for layer in range(self.config.model.layers):
@@ -74,7 +76,7 @@ class NGCFInference(Inference):
             layers.append(unit_rows(x))
         return torch.cat(layers, 1)
 
-    def _next(self, weights, layer, x, received):
+    def _next(self, weights: Tensors, layer: int, x: Tensor, received: Tensor) -> Tensor:
         """NGCF._next without dropout."""
         by_product = affine(weights, f"products.{layer}", received * x)
         return F.leaky_relu(affine(weights, f"sums.{layer}", x + received) + by_product, 0.2)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from mmssl_fast import distributed
+from mmssl_fast import InteractionGraph, distributed
 
-from .inference import Inference
+from ..config.sections import Config
+from ..data import Dataset
+from .inference import Inference, Known, Tensors
 from .untrained import UntrainedSystem
 
 
@@ -18,10 +21,10 @@ class PopularityInference(Inference):
     no_users = ""
     no_items = "an item without interactions has the score 0"
 
-    def tables(self, known):
+    def tables(self, known: Known) -> Tensors:
         return {"one": torch.ones(1, 1)}
 
-    def users(self, tables, crow, col):
+    def users(self, tables: Tensors, crow: Tensor, col: Tensor) -> Tensor:
         return tables["one"].expand(len(crow) - 1, 1)
 
 
@@ -31,7 +34,7 @@ class PopularitySystem(UntrainedSystem):
     over_ranks: ClassVar[dict[str, str]] = {}
     inference = PopularityInference
 
-    def build(self, dataset, graph, config) -> None:
+    def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         ranks = distributed.current()
         self.users = ranks.mine(torch.ones(graph.n_users, 1, device=graph.device))
         self.items = ranks.mine(graph.item_degree.to(torch.float32)[:, None])

@@ -7,8 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mmssl_fast import distributed
+from mmssl_fast import InteractionGraph, distributed
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import Batch, ModuleSystem, ThinnedViews
 from .inference import LayerSums
 from .lightgcn import LightGCN
@@ -24,7 +26,7 @@ class SGL(ThinnedViews, LightGCN):
     SimCLR.
     """
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(dataset, graph, config)
         self.settings = config.sgl
         self.draw_views(2, self.settings.drop)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl_fast import bpr_loss, infonce, lightgcn
+from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
+from ..config.sections import Config
+from ..data import Dataset
 from .base import Batch, ModuleSystem, Recommender, table
 from .features import features_of
-from .inference import LayerSums, affine, starting_with
+from .inference import Known, LayerSums, Tensors, affine, starting_with
 
 
 class SLMRec(Recommender):
@@ -30,7 +35,7 @@ class SLMRec(Recommender):
     after every layer, and a softmax over the cosines within the batch instead of L_BPR.
     """
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         features, dim = features_of(dataset, config), config.model.dim
         self.parts, self.layers, self.settings = len(features) + 1, config.model.layers, config.slmrec
@@ -74,7 +79,11 @@ class SLMRec(Recommender):
             space = coarse(space)
             aligned.append(infonce(fine(x), space, batch.positives, tau, exclude_self=True))
         weight = self.settings.weight
-        return {"bpr": bpr, "masking": weight * sum(masked), "alignment": weight * sum(aligned)}
+        return {
+            "bpr": bpr,
+            "masking": weight * reduce(torch.add, masked),
+            "alignment": weight * reduce(torch.add, aligned),
+        }
 
     def _view(self, users: Tensor, items: Tensor, masked_part: int) -> tuple[Tensor, Tensor]:
         keep = (torch.arange(self.parts) != masked_part).repeat_interleave(self.items.shape[1])
@@ -93,25 +102,25 @@ class SLMRecInference(LayerSums):
 
     no_items = ""
 
-    def weights(self, parameters):
+    def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.", "item_fusion.")
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         return torch.cat([affine(weights, f"project.{m}", x) for m, x in enumerate(features)], 1)
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         no_ids = content.new_zeros(len(content), self.config.model.dim)
         return affine(weights, "item_fusion", torch.cat([no_ids, content / (self.config.model.layers + 1)], 1))
 
-    def starts(self, known, warm):
+    def starts(self, known: Known, warm: Tensor) -> tuple[Tensor, Tensor]:
         users, items = super().starts(known, warm)
         items = torch.cat([items, known.content], 1)
         return users.repeat(1, items.shape[1] // users.shape[1]), items
 
-    def tables(self, known):
+    def tables(self, known: Known) -> Tensors:
         return super().tables(known) | starting_with(known.parameters, "user_fusion.")
 
-    def mapped(self, tables, users):
+    def mapped(self, tables: Tensors, users: Tensor) -> Tensor:
         return affine(tables, "user_fusion", users)
 
 

@@ -3,18 +3,22 @@ optional features. Nothing is trained."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
-from mmssl_fast import propagate
+from mmssl_fast import InteractionGraph, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
+from ..config.sections import Config
+from ..data import Dataset
 from ..errors import InputError
 from .features import features_of
-from .inference import Inference, bag, blocks
+from .inference import Inference, Known, Tensors, bag, blocks
 from .untrained import UntrainedSystem
 
 NOISE = 1e-12  # entries of a (unit-length) singular vector below this are rounding errors of the solver
@@ -28,20 +32,20 @@ class SVDInference(Inference):
 
     no_users = ""
 
-    def __init__(self, config) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.no_items = "" if config.svd.content else "svd.content is 0, so it does not use features"
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         return torch.cat([unit_rows(x) for x in features], 1)
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         return torch.cat([content.new_zeros(len(content), self.config.model.dim), content], 1)
 
-    def by_modality(self, weights, content, widths):
+    def by_modality(self, weights: Tensors, content: Tensor, widths: Sequence[int]) -> list[Tensor]:
         return [self.cold(weights, part) for part in blocks(content, widths)]
 
-    def tables(self, known):
+    def tables(self, known: Known) -> Tensors:
         settings, values = self.config.svd, known.parameters["values"].double()
         right, features = known.items[:, : len(values)], known.items[:, len(values) :]
         by_item = known.graph.item_degree.clamp(min=1).double() ** -settings.item_exponent
@@ -55,7 +59,7 @@ class SVDInference(Inference):
                 tables[f"covariance.{name}"], tables[f"largest.{name}"] = _spread(items)
         return tables
 
-    def users(self, tables, crow, col):
+    def users(self, tables: Tensors, crow: Tensor, col: Tensor) -> Tensor:
         settings, degree = self.config.svd, crow.diff().clamp(min=1)[:, None]
         users = bag(tables["sums"], crow, col) * degree.double() ** -settings.user_exponent
         users = torch.where(users.abs() < NOISE, 0, users)
@@ -85,7 +89,7 @@ class SVDSystem(UntrainedSystem):
 
     inference = SVDInference
 
-    def build(self, dataset, graph, config) -> None:
+    def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         rank, settings = config.model.dim, config.svd
         most = min(graph.n_users, graph.n_items) - 1
         if rank > most:

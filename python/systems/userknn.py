@@ -6,6 +6,10 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from mmssl_fast import InteractionGraph
+
+from ..config.sections import Config
+from ..data import Dataset
 from .inference import FixedCatalogue
 from .similarity import damped, nearest
 from .untrained import UntrainedSystem
@@ -22,7 +26,7 @@ class UserKNNSystem(UntrainedSystem):
 
     inference = FixedCatalogue
 
-    def build(self, dataset, graph, config) -> None:
+    def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         settings, train = config.userknn, sp.csr_array(dataset.train, dtype=np.float32)
         self.users = nearest(damped(train, 1, settings.item_exponent), settings.neighbours, settings.shrinkage)
         self.items = sp.csr_array(train.T)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from mmssl_fast import InteractionGraph
+
+from ..config.sections import Config
+from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
-from .inference import Inference, affine, starting_with
+from .inference import Inference, Tensors, affine, starting_with
 
 
 class VBPR(Recommender):
@@ -19,7 +25,7 @@ class VBPR(Recommender):
 
     features: Tensor
 
-    def __init__(self, dataset, graph, config) -> None:
+    def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         id_dim = config.model.dim // 2
         feature_dim = config.model.dim - id_dim
@@ -51,14 +57,14 @@ class VBPRInference(Inference):
     no_users = "the embedding of a user is trained, not computed from the items"
     no_items = ""
 
-    def weights(self, parameters):
+    def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.", "feature_bias")
 
-    def content(self, weights, features):
+    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
         joined = torch.cat(list(features), 1)
         return torch.cat([affine(weights, "project", joined), joined @ weights["feature_bias"]], 1)
 
-    def cold(self, weights, content):
+    def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         return torch.cat([content.new_zeros(len(content), self.config.model.dim // 2), content], 1)
 
 

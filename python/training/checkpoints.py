@@ -217,7 +217,7 @@ def _restore(state: State, system: System, fit: Fit, position: Position) -> None
         raise InputError(f"{state.path}: cannot be used with this version ({reason}); start a new run") from None
 
 
-def _restore_optimiser(optimiser, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Load the state of an optimiser. Learning rates and betas come from the configuration, which has not changed.
 
     Each tensor gets the memory layout of its parameter, because another layout could round differently.

@@ -163,38 +163,38 @@ class Observer(Protocol):
 class NullObserver:
     """An observer that does nothing."""
 
-    def accepted(self): ...
-    def resumed(self, fit): ...
-    def started(self, epochs, steps): ...
-    def stepped(self, epoch, step, losses): ...
-    def epoch_ended(self, record): ...
-    def improved(self, fit): ...
+    def accepted(self) -> None: ...
+    def resumed(self, fit: Fit) -> None: ...
+    def started(self, epochs: int, steps: int) -> None: ...
+    def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None: ...
+    def epoch_ended(self, record: dict[str, Any]) -> None: ...
+    def improved(self, fit: Fit) -> None: ...
 
 
 class ObserverList:
     """An observer that passes every call on to several observers, in order."""
 
-    def __init__(self, *observers) -> None:
+    def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
     def accepted(self) -> None:
         self._call("accepted")
 
-    def resumed(self, *args) -> None:
+    def resumed(self, *args: Any) -> None:
         self._call("resumed", *args)
 
-    def started(self, *args) -> None:
+    def started(self, *args: Any) -> None:
         self._call("started", *args)
 
-    def stepped(self, *args) -> None:
+    def stepped(self, *args: Any) -> None:
         self._call("stepped", *args)
 
-    def epoch_ended(self, *args) -> None:
+    def epoch_ended(self, *args: Any) -> None:
         self._call("epoch_ended", *args)
 
-    def improved(self, *args) -> None:
+    def improved(self, *args: Any) -> None:
         self._call("improved", *args)
 
-    def _call(self, name: str, *args) -> None:
+    def _call(self, name: str, *args: Any) -> None:
         for observer in self.observers:
             getattr(observer, name)(*args)

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..errors import Interrupted
 
@@ -17,7 +18,7 @@ class Stop:
         self.received: int | None = None
 
 
-def _current_handlers() -> dict:
+def _current_handlers() -> dict[int, Any]:
     """The handlers of both signals, by number. None outside the main thread, where Python allows no other handlers:
     signals keep their usual effect there."""
     if threading.current_thread() is not threading.main_thread():
@@ -25,7 +26,7 @@ def _current_handlers() -> dict:
     return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
-def _install(handlers: dict) -> None:
+def _install(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -37,7 +38,7 @@ def defer_signals() -> Iterator[Stop]:
     # Read before the new handlers are installed: a signal may call those immediately.
     stop, before = Stop(), _current_handlers()
 
-    def record(number, _) -> None:
+    def record(number: int, _: object) -> None:
         stop.received = number
         _install(before)
 
@@ -54,7 +55,7 @@ def raise_on_signal(message: str) -> Iterator[None]:
     thread."""
     before = _current_handlers()
 
-    def interrupt(number, _) -> None:
+    def interrupt(number: int, _: object) -> None:
         raise Interrupted(message, number)
 
     _install(dict.fromkeys(before, interrupt))

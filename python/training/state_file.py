@@ -154,7 +154,7 @@ def _parse(path: Path, text: str, advice: str) -> dict[str, Any]:
     return body
 
 
-def _is_record(record: dict[str, Any], terms: list, first: dict[str, Any]) -> bool:
+def _is_record(record: dict[str, Any], terms: list[str], first: dict[str, Any]) -> bool:
     """Whether a line of metrics.jsonl has the values that are read later, with the losses `terms` and those of the
     first line."""
     losses, val = record.get("losses"), record.get("val", {})

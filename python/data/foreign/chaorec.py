@@ -4,24 +4,28 @@ train.npy contains pairs (user, item). val.npy and test.npy contain one list [us
 of the items follow those of the users.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import numpy as np
 
 from ...errors import InputError
 from ..npy import read_integers
 from ..pickles import read_integer_lists
-from .source import of_indices
+from .source import Source, of_indices
 
 NAME = "chaorec"
 TITLE = "the layout of MMGCN and ChaoRec"
 FILES = {"train": "train.npy", "val": "val.npy", "test": "test.npy"}
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder contains train.npy, val.npy and test.npy."""
     return all((folder / name).is_file() for name in FILES.values())
 
 
-def read(folder):
+def read(folder: Path) -> Source:
     """Read the folder as a Source. The numbers of the items are kept as ids; feature row 0 is the first item."""
     pairs = {"train": _columns(folder / FILES["train"], read_integers(folder / FILES["train"]))}
     for split in ("val", "test"):
@@ -41,7 +45,7 @@ def read(folder):
     return source
 
 
-def _columns(path, pairs):
+def _columns(path: Path, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise InputError(f"{path}: has the shape {pairs.shape}; it must contain pairs (user, item)")
     return pairs[:, 0], pairs[:, 1]

@@ -1,5 +1,10 @@
 """Reading tables with common column names, and combining several tables into one Source."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 from ...errors import InputError, shown
@@ -7,12 +12,12 @@ from ..arrow import Column
 from ..layouts import mmrec, plain
 from ..names import standard_names
 from ..tables import column_names, read_table
-from .source import Source
+from .source import Columns, Source
 
 LABELS = plain.LABELS | mmrec.LABELS
 
 
-def known_columns(path, user=None, item=None):
+def known_columns(path: Path, user: str | None = None, item: str | None = None) -> dict[str, str]:
     """{user, item, rating, timestamp, split: column with this meaning}. user, item: column names given by the user.
 
     Raises InputError if no column is known to contain users or items.
@@ -28,10 +33,10 @@ def known_columns(path, user=None, item=None):
     return columns
 
 
-def read_columns(path, user=None, item=None):
+def read_columns(path: Path, user: str | None = None, item: str | None = None) -> Columns:
     """Read a table: (users, items, {rating, timestamp: [n]}, split or None, names of unread columns)."""
     columns = known_columns(path, user, item)
-    numbers = {name: columns[name] for name in ("rating", "timestamp") if name in columns}
+    numbers: dict[str, str] = {name: columns[name] for name in ("rating", "timestamp") if name in columns}
     separator = "\t" if path.name.endswith((".inter", ".item")) else None
     splits = [columns["split"]] if "split" in columns else []
     table = read_table(path, [columns["user"], columns["item"]], splits, separator, list(numbers.values()))
@@ -40,7 +45,7 @@ def read_columns(path, user=None, item=None):
     return table[columns["user"]], table[columns["item"]], values, split, table.unread
 
 
-def _split(path, name, column):
+def _split(path: Path, name: str, column: Column) -> Column:
     """The column with its texts replaced by train, val and test."""
     for code, text in enumerate(column.texts):
         if text not in LABELS:
@@ -50,16 +55,15 @@ def _split(path, name, column):
     return Column.of([LABELS[text] for text in column.texts]).rows(column.codes)
 
 
-def joined(parts):
+def joined(parts: Sequence[tuple[str | None, Columns]]) -> Source:
     """One Source from several tables: [(split or None, result of read_columns)]."""
-    users, items = (Column.concatenated([part[axis] for _, part in parts]) for axis in (0, 1))
+    users = Column.concatenated([part[0] for _, part in parts])
+    items = Column.concatenated([part[1] for _, part in parts])
     common = set.intersection(*(set(part[2]) for _, part in parts))
     numbers = {name: np.concatenate([part[2][name] for _, part in parts]) for name in sorted(common)}
-    splits = None
-    if parts[0][0] is not None:
-        splits = Column.concatenated([Column([split], np.zeros(len(part[0].codes), np.int64)) for split, part in parts])
-    elif all(part[3] is not None for _, part in parts):
-        splits = Column.concatenated([part[3] for _, part in parts])
+    labels = [Column([split], np.zeros(len(part[0].codes), np.int64)) if split else part[3] for split, part in parts]
+    known = [column for column in labels if column is not None]
+    splits = Column.concatenated(known) if len(known) == len(parts) else None
     unread = list(dict.fromkeys(name for _, part in parts for name in part[4]))
     notes = [f"columns not converted: {', '.join(unread[:12])}"] if unread else []
     return Source(users, items, splits, numbers, notes=notes)

@@ -1,12 +1,15 @@
 """The text files of LightGCN, NGCF and KGAT: train.txt and test.txt with one line `user item item …` per user."""
 
+from __future__ import annotations
+
 import re
+from pathlib import Path
 
 import numpy as np
 
 from ...errors import InputError, shown
 from ..files import read_text
-from .source import of_indices
+from .source import Source, of_indices
 
 NAME = "lightgcn"
 TITLE = "the text layout of LightGCN and NGCF"
@@ -14,7 +17,7 @@ FILES = {"train": ("train.txt",), "val": ("valid.txt", "val.txt", "validation.tx
 _LINE = re.compile(r"\s*[0-9]+(\s+[0-9]+)*\s*")
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder contains train.txt and its first line consists of integers."""
     path = folder / "train.txt"
     if not path.is_file():
@@ -23,7 +26,7 @@ def fits(folder):
         return bool(_LINE.fullmatch(file.readline(1 << 20).decode("utf-8-sig", errors="replace")))
 
 
-def read(folder):
+def read(folder: Path) -> Source:
     """Read the folder as a Source. Original ids come from user_list.txt and item_list.txt (org_id remap_id), if any."""
     pairs = {}
     for split, names in FILES.items():
@@ -34,7 +37,7 @@ def read(folder):
     return of_indices(folder, pairs, ids=ids)
 
 
-def _pairs(path):
+def _pairs(path: Path) -> tuple[np.ndarray, np.ndarray]:
     users, counts, items = [], [], []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
@@ -50,7 +53,7 @@ def _pairs(path):
     return np.repeat(np.array(users, np.int64), np.array(counts, np.int64)), np.array(items, np.int64)
 
 
-def _original(path):
+def _original(path: Path) -> list[str] | None:
     """The original ids by index from a file with lines `org_id remap_id`, or None if there is no file."""
     if not path.exists():
         return None

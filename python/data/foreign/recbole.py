@@ -1,13 +1,18 @@
 """The atomic files of RecBole: <name>.inter with a typed header, possibly as three splits, and <name>.item."""
 
+from __future__ import annotations
+
 import re
+from pathlib import Path
 
 import numpy as np
 
 from ...errors import InputError, shown
+from ..arrow import Column
 from ..names import standard_names
 from ..tables import column_names, read_table
 from .columns import joined, read_columns
+from .source import Source
 
 NAME = "recbole"
 TITLE = "the layout of RecBole's atomic files"
@@ -15,19 +20,21 @@ _PARTS = {"train": "train", "val": "valid", "test": "test"}
 _TYPED = re.compile(r".+:(token|float|token_seq|float_seq)")
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder contains a .inter file with the types of RecBole in its header."""
     return any(_TYPED.fullmatch(column_names(path)[0]) for path in sorted(folder.glob("*.inter"))[:1] if path.is_file())
 
 
-def read(folder):
+def read(folder: Path) -> Source:
     """Read the folder as a Source: ids, rating, timestamp, the split if it has separate files, and every float_seq
     column of the .item file as a modality."""
     paths = sorted(folder.glob("*.inter"))
     by_split = {
         split: [path for path in paths if path.name.endswith(f".{part}.inter")] for split, part in _PARTS.items()
     }
-    parts = [(split, path) for split, split_paths in by_split.items() for path in split_paths]
+    parts: list[tuple[str | None, Path]] = [
+        (split, path) for split, split_paths in by_split.items() for path in split_paths
+    ]
     if not parts:
         parts = [(None, path) for path in paths]
     if (len(parts) > 1 and len({split for split, _ in parts}) < len(parts)) or (len(parts) != len(paths)):
@@ -42,7 +49,7 @@ def read(folder):
     return source
 
 
-def _vectors(path):
+def _vectors(path: Path) -> dict[str, tuple[Column, np.ndarray]]:
     """{modality: (item ids, values)} from the float_seq columns of a .item file."""
     names = column_names(path)
     columns = [name for name in names if name.endswith(":float_seq")]

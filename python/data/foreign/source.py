@@ -1,15 +1,22 @@
 """Source, the result of reading a layout of another project."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from ...errors import InputError
 from ..arrow import Column, numbers_or_texts
-from ..dataset import SPLITS
+from ..dataset import SPLITS, Dataset, Splits
 from ..features import ENDS
 from ..npy import npy_rows
+
+# What a reader of tables returns: (users, items, {rating, timestamp: [n]}, split or None, names of unread columns).
+Columns: TypeAlias = tuple[Column, Column, dict[str, np.ndarray], Column | None, list[str]]
 
 
 @dataclass
@@ -32,7 +39,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def of_dataset(data):
+def of_dataset(data: Dataset) -> Source:
     """A Dataset as a Source."""
     pairs = [getattr(data, split).tocoo() for split in SPLITS]
     users, items = (np.concatenate([getattr(p, side) for p in pairs]).astype(np.int64) for side in ("row", "col"))
@@ -46,7 +53,13 @@ def of_dataset(data):
     return Source(Column(user_ids, users), Column(item_ids, items), splits, {}, user_ids, item_ids, features)
 
 
-def of_indices(folder, pairs, shape=None, first_item=0, ids=(None, None)):
+def of_indices(
+    folder: Path,
+    pairs: Splits,
+    shape: tuple[int, int] | None = None,
+    first_item: int = 0,
+    ids: Sequence[list[str] | None] = (None, None),
+) -> Source:
     """A Source from {split: (users, items)}, int64 index pairs. Items are counted from first_item.
 
     shape: (number of users, number of items); default: from the pairs and the feature files. ids: original ids of users
@@ -78,13 +91,13 @@ def of_indices(folder, pairs, shape=None, first_item=0, ids=(None, None)):
     )
 
 
-def feature_paths(folder):
+def feature_paths(folder: Path) -> list[Path]:
     """The feature files in a folder."""
     return sorted(
         path for path in folder.iterdir() if path.is_file() and path.name.endswith(tuple(f"_feat{end}" for end in ENDS))
     )
 
 
-def ids_of(column):
+def ids_of(column: Column) -> np.ndarray:
     """The id of each row of a Column, as integers if possible, otherwise as text."""
     return numbers_or_texts(column.texts)[column.codes] if column.texts else np.empty(0, np.int64)

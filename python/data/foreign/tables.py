@@ -1,17 +1,23 @@
 """Interaction tables with other file and column names: ratings.csv, u.data and ratings.dat of MovieLens, ratings of
 Amazon without a header, and Parquet with one list of items per row as on Hugging Face."""
 
+from __future__ import annotations
+
 import io
 import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ...errors import InputError, shown
-from ..arrow import NUMBER, column_of, numbers_of, pyarrow
+from ..arrow import NUMBER, Column, column_of, numbers_of, pyarrow
 from ..files import TABLE_ENDS, read_text
 from ..layouts.plain import LABELS
 from ..names import standard_names
 from ..tables import column_names, first_line
 from .columns import joined, known_columns, read_columns
-from .source import feature_paths
+from .source import Columns, Source, feature_paths
 
 NAME = "tables"
 TITLE = "a table of interactions under other names"
@@ -22,7 +28,7 @@ _ASIN = re.compile(r"[0-9A-Z]{10}")
 _SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder contains a single table with users and items, or one table per split."""
     try:
         return bool(_parts(folder))
@@ -30,7 +36,7 @@ def fits(folder):
         return False
 
 
-def find(folder):
+def find(folder: Path) -> Path:
     """The only table in a folder. Raises InputError if there are several."""
     parts = _parts(folder, False)
     if len(parts) != 1:
@@ -39,10 +45,10 @@ def find(folder):
     return parts[0][1]
 
 
-def read(folder):
+def read(folder: Path) -> Source:
     """Read the tables in a folder as a Source. File names such as train.csv give the split."""
     parts = _parts(folder)
-    groups = {}
+    groups: dict[str | None, list[Path]] = {}
     for split, path in parts:
         groups.setdefault(split, []).append(path)
     source = joined([(split, _table(path)) for split, paths in groups.items() for path in paths])
@@ -50,12 +56,12 @@ def read(folder):
     return source
 
 
-def read_file(path, user=None, item=None):
+def read_file(path: Path, user: str | None = None, item: str | None = None) -> Source:
     """Read one table as a Source."""
     return joined([(None, _table(path, user, item))])
 
 
-def _parts(folder, recognised_only=True):
+def _parts(folder: Path, recognised_only: bool = True) -> list[tuple[str | None, Path]]:
     """[(split or None, path)] of the tables in the folder, or else in its subfolder data.
 
     recognised_only: whether to skip tables whose columns of users and items are not recognised.
@@ -72,8 +78,8 @@ def _parts(folder, recognised_only=True):
             and not _OTHERS.match(path.name)
         ]
         paths = [path for path in paths if not recognised_only or _is_table(path)]
-        matches = [(_SPLIT.match(path.name), path) for path in paths]
-        if paths and all(match for match, _ in matches):
+        matches = [(match, path) for path in paths if (match := _SPLIT.match(path.name))]
+        if paths and len(matches) == len(paths):
             return [(LABELS.get(match[1], "val"), path) for match, path in matches]
         if paths:
             if recognised_only and len(paths) > 1:
@@ -83,7 +89,7 @@ def _parts(folder, recognised_only=True):
     return []
 
 
-def _is_table(path):
+def _is_table(path: Path) -> bool:
     """Whether a file has recognised columns of users and items, or data in known positions without a header."""
     if path.suffix == ".parquet":
         return {"user", "item"} <= set(standard_names(column_names(path)))
@@ -94,16 +100,16 @@ def _is_table(path):
     return _positional(fields) and not (path.suffix == ".txt" and _separator(header) == " ")
 
 
-def _positional(fields):
+def _positional(fields: list[str]) -> bool:
     """Whether the first line is not a header but data: user, item, rating and possibly a timestamp."""
     return 3 <= len(fields) <= 4 and all(NUMBER.fullmatch(field) for field in fields[2:])
 
 
-def _separator(line):
+def _separator(line: str) -> str:
     return next((separator for separator in _SEPARATORS if separator in line), ",")
 
 
-def _table(path, user=None, item=None):
+def _table(path: Path, user: str | None = None, item: str | None = None) -> Columns:
     """Read a table of any kind. The result is that of read_columns."""
     if path.suffix == ".parquet":
         return _parquet(path, user, item)
@@ -115,7 +121,7 @@ def _table(path, user=None, item=None):
     return read_columns(path, user, item)
 
 
-def _without_header(path, separator, width):
+def _without_header(path: Path, separator: str, width: int) -> Columns:
     """Read a table without a header: user, item, rating and possibly timestamp. Newer files of Amazon start with the
     item."""
     pa = pyarrow()
@@ -141,11 +147,11 @@ def _without_header(path, separator, width):
     return users, items, numbers, None, []
 
 
-def _all_asins(column):
+def _all_asins(column: Column) -> bool:
     return bool(column.texts) and all(_ASIN.fullmatch(text) for text in column.texts)
 
 
-def _parquet(path, user, item):
+def _parquet(path: Path, user: str | None, item: str | None) -> Columns:
     """Read a Parquet table. Rows with a list of items are expanded to one row per item."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -163,7 +169,7 @@ def _parquet(path, user, item):
     users = column_of(path, columns["user"], table.column(columns["user"]))
     users = users.rows(parents.to_numpy(zero_copy_only=False))
     items = column_of(path, columns["item"], pa.chunked_array([pc.list_flatten(lists)]))
-    numbers = {}
+    numbers: dict[str, np.ndarray] = {}
     for name in ("rating", "timestamp"):
         if name not in columns:
             continue
@@ -180,7 +186,7 @@ def _parquet(path, user, item):
     return users, items, numbers, None, unread
 
 
-def _is_list(kind):
+def _is_list(kind: Any) -> bool:
     from pyarrow import types
 
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)

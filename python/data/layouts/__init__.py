@@ -4,7 +4,11 @@ A layout module has NAME, NEEDS (a description of its files), fits(folder) → b
 read(folder, options: LoadOptions) → Dataset.
 """
 
+from __future__ import annotations
+
 import difflib
+from pathlib import Path
+from types import ModuleType
 
 from ...errors import InputError, shown
 from ..files import TABLE_ENDS
@@ -14,7 +18,7 @@ from . import diffmm, hkuds, mmrec, plain, prepared
 LAYOUTS = {module.NAME: module for module in (diffmm, hkuds, mmrec, plain, prepared)}
 
 
-def choose(folder, layout="auto", interactions=""):
+def choose(folder: Path, layout: str = "auto", interactions: str = "") -> ModuleType:
     """The module of a layout, or with "auto" the one that the folder fits.
 
     interactions: name of the interaction table, if the user has given one. It determines the layout: .inter files are
@@ -36,7 +40,7 @@ def choose(folder, layout="auto", interactions=""):
     raise InputError(f"{folder}: {_unknown(folder)}")
 
 
-def _unknown(folder):
+def _unknown(folder: Path) -> str:
     """The message for a folder that fits no layout: its content, and the closest layout."""
     entries = _entries(folder)
     if not entries:
@@ -58,29 +62,29 @@ def _unknown(folder):
     return message
 
 
-def _foreign(folder):
+def _foreign(folder: Path) -> ModuleType | None:
     """The layout of another project that the folder has, or None."""
     foreign = recognised(folder)
     return None if foreign is not None and foreign.NAME == "tables" and mmrec.fits(folder) else foreign
 
 
-def _convertible(folder, foreign):
+def _convertible(folder: Path, foreign: ModuleType) -> str:
     return (
         f"contains {_listed(_entries(folder))}, which is {foreign.TITLE}; to convert it: mmssl-fast data convert "
         f"{folder} NEW"
     )
 
 
-def _entries(folder):
+def _entries(folder: Path) -> list[str]:
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     return [f"{path.name}/" if path.is_dir() else path.name for path in paths]
 
 
-def _listed(entries):
+def _listed(entries: list[str]) -> str:
     return shown(", ".join(entries[:8]) + (", …" if len(entries) > 8 else ""), 160)[1:-1]
 
 
-def _similarity(file, needs):
+def _similarity(file: str, needs: str) -> float:
     """The similarity of a file name to the most similar file name in a description of a layout, from 0 to 1."""
     names = [word.strip(",;") for word in needs.split() if "." in word]
     return max(difflib.SequenceMatcher(None, file.lower(), name.lower()).ratio() for name in names)

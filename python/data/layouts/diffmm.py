@@ -5,32 +5,38 @@ image_feat.npy, audio_feat.npy, text_feat.npy and others with names of this form
 of the matrices. Ids are indices.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import numpy as np
 
 from ...errors import InputError
-from ..dataset import build
+from ..dataset import Dataset, Splits, build
 from ..features import FeatureFiles
 from ..ids import check_gaps, note_counting_from_one
-from ..options import TABLE_OPTIONS
-from ..pickles import read_sparse_pickle
+from ..options import TABLE_OPTIONS, LoadOptions
+from ..pickles import SparsePairs, read_sparse_pickle
 
 NAME = "diffmm"
 NEEDS = "trnMat.pkl, valMat.pkl, tstMat.pkl"
 FILES = {"train": "trnMat.pkl", "val": "valMat.pkl", "test": "tstMat.pkl"}
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder contains any of the three matrices."""
     return any((folder / file).exists() for file in FILES.values())
 
 
-def read(folder, options):
+def read(folder: Path, options: LoadOptions) -> Dataset:
     """Read the folder as a Dataset with its split. Raises InputError if a file is invalid."""
     options.refuse(folder, NAME, TABLE_OPTIONS)
-    splits, notes, shape = {}, [], None
+    splits: Splits = {}
+    notes: list[str] = []
+    shape = (0, 0)
     for split, file in FILES.items():
         pairs = read_sparse_pickle(folder / file)
-        if shape is None:
+        if not splits:
             shape = pairs.shape
             check_gaps(folder / file, "users", shape[0], pairs.rows)
             check_gaps(folder / file, "items", shape[1], pairs.columns)
@@ -42,13 +48,13 @@ def read(folder, options):
         splits[split] = positive(folder / file, pairs, notes)
     files = FeatureFiles(folder, options.modalities)
     for axis, side in enumerate(("user", "item")):
-        index = np.concatenate([pairs[axis] for pairs in splits.values()])
+        index = np.concatenate([sides[axis] for sides in splits.values()])
         note_counting_from_one(side, index, notes, side == "item" and bool(files.chosen))
     features = files.read(shape[1], None, options, notes)
     return build(folder, NAME, shape, splits, features, notes=notes)
 
 
-def positive(path, pairs, notes):
+def positive(path: Path, pairs: SparsePairs, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """(users, items) of the positive entries. Appends notes about zeros and about values other than 1. Raises
     InputError for negative values."""
     if (pairs.values < 0).any():

@@ -5,16 +5,20 @@ user are split 8:1:1. train_mat or train_mat.pkl: pickled SciPy matrix, of which
 if its entries differ from train.json. *_feat.npy: row = item.
 """
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ...errors import InputError, shown
-from ..dataset import build, distinct
+from ..dataset import Dataset, Splits, build, distinct
 from ..features import FeatureFiles, catalogue_size
 from ..files import read_bytes
 from ..ids import check_gaps, note_counting_from_one
-from ..options import TABLE_OPTIONS
+from ..options import TABLE_OPTIONS, LoadOptions
 from ..pickles import read_sparse_pickle
 from ..split import split_and_note
 
@@ -23,18 +27,19 @@ NEEDS = "train.json, val.json, test.json"
 FILES = {"train": "train.json", "val": "val.json", "test": "test.json"}
 
 
-class JsonObject(list):
+class JsonObject(list[tuple[str, Any]]):
     """A JSON object as a list of (key, value) pairs, in which duplicate keys can be detected."""
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder contains train.json."""
     return (folder / FILES["train"]).exists()
 
 
-def read(folder, options):
+def read(folder: Path, options: LoadOptions) -> Dataset:
     """Read the folder as a Dataset. Raises InputError if a file is invalid."""
-    notes, splits = [], {}
+    notes: list[str] = []
+    splits: Splits = {}
     split_given = any((folder / FILES[split]).exists() for split in ("val", "test"))
     for split, file in FILES.items():
         if split == "train" or split_given:
@@ -51,7 +56,7 @@ def read(folder, options):
     return build(folder, NAME, (n_users, n_items), splits, features, notes=notes)
 
 
-def read_pairs(path):
+def read_pairs(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(users, items), int64 [n], from a file {"user": [items]}. Raises InputError, with the user, if it is invalid."""
     content = read_bytes(path)
     try:
@@ -85,7 +90,14 @@ def read_pairs(path):
     return np.repeat(np.array(users, np.int64), np.array(counts, np.int64)), np.array(items, np.int64)
 
 
-def _shape(folder, files, users, items, train, notes):
+def _shape(
+    folder: Path,
+    files: FeatureFiles,
+    users: np.ndarray,
+    items: np.ndarray,
+    train: tuple[np.ndarray, np.ndarray],
+    notes: list[str],
+) -> tuple[int, int]:
     """(n_users, n_items) from train_mat, or else from the largest ids and the feature files."""
     count_users, count_items = (int(side.max(initial=-1)) + 1 for side in (users, items))
     matrix = next((folder / name for name in ("train_mat", "train_mat.pkl") if (folder / name).exists()), None)
@@ -112,5 +124,5 @@ def _shape(folder, files, users, items, train, notes):
     return pairs.shape
 
 
-def _no_constant(name):
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not an item")

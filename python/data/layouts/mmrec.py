@@ -4,29 +4,35 @@ Columns: userID, itemID, and optionally x_label (0 training, 1 validation, 2 tes
 x_label, the items of each user are split 8:1:1. Ids are indices: feature row r belongs to item r.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 from ...errors import InputError
 from ..core import only_used
-from ..dataset import build
+from ..dataset import Dataset, build
 from ..features import FeatureFiles, catalogue_size
 from ..ids import check_gaps, indices_of, note_counting_from_one
 from ..interactions import note_catalogue, read_interactions, splits_of
+from ..options import LoadOptions
 
 NAME = "mmrec"
 NEEDS = "<name>.inter with columns userID, itemID and optionally x_label, separated by tabs"
 LABELS = {"0": "train", "1": "val", "2": "test"}
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder contains a .inter file."""
     return any(folder.glob("*.inter"))
 
 
-def read(folder, options):
+def read(folder: Path, options: LoadOptions) -> Dataset:
     """Read the folder as a Dataset. Raises InputError if a file is invalid or there is more than one .inter file."""
     tables = [folder / options.interactions] if options.interactions else sorted(folder.glob("*.inter"))
     if len(tables) != 1:
         raise InputError(f"{folder}: has {len(tables)} .inter files; choose one with --interactions")
-    path, notes = tables[0], []
+    notes: list[str] = []
+    path = tables[0]
     column = options.split_column if options.split_column != "split" else "x_label"
     user = options.user_column if options.user_column != "user" else "userID"
     item = options.item_column if options.item_column != "item" else "itemID"

@@ -14,14 +14,21 @@ Users and items are numbered in the order of users.csv and items.csv. Without th
 id, and items with a .npy file by their id.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
 from ...errors import InputError, shown
-from ..arrow import numbers_or_texts
+from ..arrow import Column, numbers_or_texts
 from ..core import only_used
-from ..dataset import build
+from ..dataset import Dataset, build
 from ..features import FeatureFiles
 from ..files import TABLE_ENDS, is_partitioned
 from ..ids import indices_in_list, listed_ids, note_counting_from_one, sorted_ids
 from ..interactions import note_catalogue, read_interactions, splits_of, unread
+from ..options import LoadOptions
 from ..tables import read_table
 
 NAME = "plain"
@@ -29,13 +36,14 @@ NEEDS = "interactions.csv or interactions.parquet with columns user, item and op
 LABELS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder contains an interaction table, or is one in parts."""
     return any((folder / f"interactions{end}").exists() for end in TABLE_ENDS) or is_partitioned(folder)
 
 
-def read(folder, options):
+def read(folder: Path, options: LoadOptions) -> Dataset:
     """Read the folder as a Dataset with its original ids. Raises InputError if a file is invalid."""
+    path: Path | None
     if options.interactions:
         path = folder / options.interactions
         if not path.exists():
@@ -44,7 +52,7 @@ def read(folder, options):
         path = find_table(folder, "interactions") or (folder if is_partitioned(folder) else None)
     if path is None:
         raise InputError(f"{folder}: has no interactions.csv or interactions.parquet, which the plain layout needs")
-    notes = []
+    notes: list[str] = []
     table = read_interactions(path, options.user_column, options.item_column, options.split_column, options, notes)
     user_ids, users = _users(folder, path, table[options.user_column], notes)
     files = FeatureFiles(folder, options.modalities)
@@ -60,7 +68,7 @@ def read(folder, options):
     return build(folder, NAME, shape, splits, features, user_ids, item_ids, notes)
 
 
-def find_table(folder, stem):
+def find_table(folder: Path, stem: str) -> Path | None:
     """The path of <stem>.parquet, .csv and so on, or None. Raises InputError if there are several."""
     paths = [folder / f"{stem}{end}" for end in TABLE_ENDS if (folder / f"{stem}{end}").exists()]
     if len(paths) > 1:
@@ -68,7 +76,7 @@ def find_table(folder, stem):
     return paths[0] if paths else None
 
 
-def listed(path, name, notes):
+def listed(path: Path, name: str, notes: list[str]) -> tuple[np.ndarray, dict[str, int]]:
     """(ids, {text: index}) of the list of users or items."""
     table = read_table(path, [name])
     if table.unread:
@@ -76,7 +84,7 @@ def listed(path, name, notes):
     return listed_ids(path, name, table[name])
 
 
-def _users(folder, path, column, notes):
+def _users(folder: Path, path: Path, column: Column, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """(ids, index of the user in each row)."""
     list_path = find_table(folder, "users")
     if list_path is None:
@@ -85,7 +93,9 @@ def _users(folder, path, column, notes):
     return ids, indices_in_list(path, "user", column, index, list_path)
 
 
-def _items(folder, path, column, files, notes):
+def _items(
+    folder: Path, path: Path, column: Column, files: FeatureFiles, notes: list[str]
+) -> tuple[np.ndarray | None, int, np.ndarray]:
     """(ids or None, number of items, index of the item in each row)."""
     list_path, npy_path = find_table(folder, "items"), files.chosen_without_ids
     if list_path is not None:
@@ -99,11 +109,11 @@ def _items(folder, path, column, files, notes):
             return None, files.rows, items
         if npy_path is not None:
             refuse_unknown_order(path, column, values, npy_path, files.rows)
-    ids, index = sorted_ids(column, files.ids)
-    return ids, len(ids), index
+    ids, items = sorted_ids(column, files.ids)
+    return ids, len(ids), items
 
 
-def refuse_unknown_order(path, column, values, npy_path, rows):
+def refuse_unknown_order(path: Path, column: Column, values: np.ndarray, npy_path: Path, rows: int) -> None:
     """Raise InputError, because the items of the rows of a .npy file are not known."""
     if values.dtype.kind == "i":
         from_one = "; subtract 1 from the ids" if values.min() == 1 and values.max() == rows else ""

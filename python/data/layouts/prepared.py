@@ -10,14 +10,18 @@ read. The fingerprint is that of the data when it was prepared; the indices are 
 them.
 """
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import scipy.sparse as sp
 
 from ...errors import InputError, shown
 from ..dataset import SPLITS, Dataset
-from ..options import TABLE_OPTIONS
+from ..options import TABLE_OPTIONS, LoadOptions
 
 NAME = "prepared"
 MANIFEST = "prepared.json"
@@ -27,12 +31,12 @@ _BLOCK = 1 << 22
 _KEYS = {"format": int, "users": int, "items": int, "interactions": dict, "features": dict, "notes": list}
 
 
-def fits(folder):
+def fits(folder: Path) -> bool:
     """Whether the folder has been written by `data prepare`."""
     return (folder / MANIFEST).exists()
 
 
-def read(folder, options):
+def read(folder: Path, options: LoadOptions) -> Dataset:
     """The Dataset of the folder, memory-mapped. Raises InputError if a file is missing, damaged or of another size."""
     options.refuse(folder, NAME, TABLE_OPTIONS)
     content = _manifest(folder)
@@ -65,13 +69,13 @@ def read(folder, options):
     return data
 
 
-def assembled(folder, shape, features, notes):
+def assembled(folder: Path, shape: tuple[int, int], features: dict[str, np.ndarray], notes: list[str]) -> Dataset:
     """The Dataset of arrays that are being written to the folder, without ids and fingerprint."""
     matrices = {split: csr(folder, split, shape) for split in SPLITS}
     return Dataset(folder.name, NAME, *shape, **matrices, features=features, notes=notes)
 
 
-def csr(folder, split, shape):
+def csr(folder: Path, split: str, shape: tuple[int, int]) -> sp.csr_array:
     """The CSR of a split, memory-mapped. All values are 1, and take no memory: they cannot be assigned to."""
     indptr, indices = (mapped(folder / f"{split}_{part}.npy") for part in ("indptr", "indices"))
     if len(indices) < 2**31:
@@ -81,7 +85,7 @@ def csr(folder, split, shape):
     return matrix
 
 
-def mapped(path):
+def mapped(path: Path) -> np.ndarray:
     """The array of a .npy file, memory-mapped. Raises InputError if it cannot be read."""
     try:
         if not path.is_file():
@@ -97,7 +101,7 @@ def mapped(path):
     return np.asarray(values)
 
 
-def _manifest(folder):
+def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +118,7 @@ def _manifest(folder):
     return content
 
 
-def _matrix(folder, split, n_users, n_items, counts):
+def _matrix(folder: Path, split: str, n_users: int, n_items: int, counts: dict[str, int]) -> sp.csr_array:
     matrix_files = [folder / f"{split}_{part}.npy" for part in ("indptr", "indices")]
     indptr, indices = map(mapped, matrix_files)
     count = counts.get(split)
@@ -132,7 +136,7 @@ def _matrix(folder, split, n_users, n_items, counts):
     return csr(folder, split, (n_users, n_items))
 
 
-def _ids(path, count):
+def _ids(path: Path, count: int) -> np.ndarray | None:
     if not path.exists():
         return None
     ids = mapped(path)
@@ -141,5 +145,5 @@ def _ids(path, count):
     return ids
 
 
-def _refuse(path, found, expected):
+def _refuse(path: Path, found: str, expected: str) -> NoReturn:
     raise InputError(f"{path}: {found}; expected {expected}; prepare the data again")

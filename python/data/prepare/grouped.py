@@ -1,5 +1,11 @@
 """Rows of interactions on disk, sorted by users coarsely: a group has all rows of consecutive users."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 ROWS = 1 << 22  # of a group; a user with more rows is in one group nevertheless
@@ -8,24 +14,24 @@ ROWS = 1 << 22  # of a group; a user with more rows is in one group nevertheless
 class Rows:
     """Rows in a file in the folder, with the fields user and item (int32), and split (uint8) and time if needed."""
 
-    def __init__(self, folder, n_users, has_split, times):
-        fields = [("user", "<i4"), ("item", "<i4")]
+    def __init__(self, folder: Path, n_users: int, has_split: bool, times: type | None) -> None:
+        fields: list[tuple[str, Any]] = [("user", "<i4"), ("item", "<i4")]
         fields += [("split", "u1")] if has_split else []
         fields += [("time", np.dtype(times).newbyteorder("<"))] if times else []
         self.dtype, self.count, self.rows_of = np.dtype(fields), 0, np.zeros(n_users, np.int64)
         self._folder, self._path = folder, folder / "rows"
         self._file = self._path.open("wb")
 
-    def add(self, **columns):
+    def add(self, **columns: np.ndarray) -> None:
         """Append rows."""
         block = np.empty(len(columns["user"]), self.dtype)
         for name, values in columns.items():
             block[name] = values
-        self._file.write(block)
+        self._file.write(block.data)
         self.count += len(block)
         np.add(self.rows_of, np.bincount(columns["user"], minlength=len(self.rows_of)), out=self.rows_of)
 
-    def group(self):
+    def group(self) -> None:
         """Sort the rows by groups of users, from one file to another. Call this once, after the last `add`."""
         self._file.close()
         before = np.cumsum(self.rows_of) - self.rows_of
@@ -46,17 +52,17 @@ class Rows:
                 at = 0
                 for one in np.flatnonzero(sizes).tolist():
                     file.seek(int(filled[one]) * self.dtype.itemsize)
-                    file.write(block[at : at + sizes[one]])
+                    file.write(block[at : at + sizes[one]].data)
                     filled[one] += sizes[one]
                     at += sizes[one]
         self._path.unlink()
         self._path = target
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[np.ndarray]:
         """The groups in the order of their users."""
         for begin, end in zip(self._begin[:-1].tolist(), self._begin[1:].tolist(), strict=True):
             if end > begin:
                 yield self._read(self._path, begin, end - begin)
 
-    def _read(self, path, begin, count):
+    def _read(self, path: Path, begin: int, count: int) -> np.ndarray:
         return np.fromfile(path, self.dtype, count, offset=begin * self.dtype.itemsize)

@@ -1,9 +1,16 @@
 """The distinct ids of a column that is read in batches, and the index of each."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NoReturn
+
 import numpy as np
 
 from ...errors import InputError, shown
 from ..arrow import numbers_or_texts
+from .stream import Batch, Encoded
 
 _CANONICAL = "^(0|-?[1-9][0-9]{0,18})$"  # as in arrow.numbers_or_texts
 _MERGE = 1 << 20
@@ -13,21 +20,22 @@ LIMIT = 2**31 - 1  # users or items: indices are int32
 class IdSet:
     """Collects distinct ids. integers: whether they are int64, otherwise text."""
 
-    def __init__(self, path, name, integers):
+    def __init__(self, path: Path, name: str, integers: bool) -> None:
         import pyarrow as pa
 
         self.path, self.name, self.integers = path, name, integers
         self._kind = pa.int64() if integers else pa.large_string()
-        self._merged, self._pending, self._waiting = pa.array([], self._kind), [], 0
+        self._pending: list[Any] = []
+        self._merged, self._waiting = pa.array([], self._kind), 0
 
-    def add(self, values):
+    def add(self, values: Any) -> None:
         """Add an Arrow array of ids."""
         self._pending.append(values if values.type == self._kind else values.cast(self._kind))
         self._waiting += len(values)
         if self._waiting > max(_MERGE, len(self._merged)):
             self._merge()
 
-    def _merge(self):
+    def _merge(self) -> None:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -36,7 +44,7 @@ class IdSet:
         if len(self._merged) > LIMIT:
             refuse_many(self.path, self.name, len(self._merged))
 
-    def distinct(self):
+    def distinct(self) -> Any:
         """The ids, as Arrow array: int64 if all are canonical integers below 2^63, otherwise text."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -50,7 +58,7 @@ class IdSet:
             return self._merged
 
 
-def refuse_many(path, name, count):
+def refuse_many(path: Path, name: str, count: int) -> NoReturn:
     """Raise InputError, because there are too many users or items."""
     raise InputError(f"{path}: has {count} {name}s; at most {LIMIT} are possible, so remove rare ones")
 
@@ -62,7 +70,7 @@ class Ids:
     data in ascending order.
     """
 
-    def __init__(self, name, values, integers, list_path=None):
+    def __init__(self, name: str, values: Any, integers: bool, list_path: Path | None = None) -> None:
         import pyarrow as pa
 
         self.name, self.values, self.list_path = name, values, list_path
@@ -76,11 +84,11 @@ class Ids:
         else:
             self.lookup = values
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.values)
 
     @classmethod
-    def ascending(cls, name, found, more=()):
+    def ascending(cls, name: str, found: IdSet, more: Collection[str] = ()) -> Ids:
         """All ids of an IdSet and of `more`, texts."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -95,7 +103,7 @@ class Ids:
         order = pc.array_sort_indices(values)  # text by its UTF-8 bytes, which is the order of code points
         return cls(name, values.take(order), found.integers)
 
-    def index(self, batch, column):
+    def index(self, batch: Batch, column: Encoded) -> np.ndarray:
         """int64 [rows of the batch]: the index of each row's id. Raises InputError, with the row, for an unknown id."""
         import pyarrow.compute as pc
 
@@ -120,7 +128,7 @@ class Ids:
             raise InputError(f"{batch.path}: row {batch.start + row + 1} has the {self.name} {shown(text)}, {where}")
         return index
 
-    def original(self):
+    def original(self) -> Any:
         """The ids as Arrow array, or None if they are 0..n-1."""
         import pyarrow as pa
 
@@ -130,15 +138,16 @@ class Ids:
 
 
 class RowNumbers:
-    """Item ids that are the row numbers of a feature file. count: its rows. refuse(row, text): raises InputError."""
+    """Item ids that are the row numbers of a feature file. count: its rows. refuse(path, row, text): raises the
+    InputError for the first other id; None: there was none when the table was read before."""
 
-    def __init__(self, count, refuse):
+    def __init__(self, count: int, refuse: Callable[[Path, int, str], None] | None) -> None:
         self._count, self._refuse = count, refuse
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._count
 
-    def index(self, batch, column):
+    def index(self, batch: Batch, column: Encoded) -> np.ndarray:
         """As in Ids."""
         import pyarrow as pa
 
@@ -146,15 +155,18 @@ class RowNumbers:
         index = np.where((numbers >= 0) & (numbers < self._count), numbers, -1)[column.codes]
         row = first_unknown(index, batch.keep)
         if row is not None:
-            self._refuse(batch.path, batch.start + row + 1, str(numbers[column.codes[row]]))
+            place, text = batch.start + row + 1, str(numbers[column.codes[row]])
+            if self._refuse is not None:
+                self._refuse(batch.path, place, text)
+            raise InputError(f"{batch.path}: row {place} has the item {shown(text)}, which was not there before")
         return index
 
-    def original(self):
+    def original(self) -> Any:
         """None: the ids are 0..n-1."""
         return None
 
 
-def first_unknown(index, keep):
+def first_unknown(index: np.ndarray, keep: np.ndarray | None) -> int | None:
     """The first kept row with the index -1, or None."""
     unknown = index < 0 if keep is None else (index < 0) & keep
     return int(unknown.argmax()) if unknown.any() else None

@@ -1,15 +1,20 @@
 """prepare_data: from a data folder to a folder in the prepared layout."""
 
+from __future__ import annotations
+
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
 from ...files import whole_folder
-from ..dataset import SPLITS, float_notes, refuse_empty, separated, split_notes
+from ..arrow import Column
+from ..dataset import SPLITS, Dataset, float_notes, refuse_empty, separated, split_notes
 from ..features import FeatureFiles, rows_of_items
 from ..files import TABLE_ENDS, existing_folder, is_partitioned, parts_of
 from ..ids import note_counting_from_one
@@ -26,7 +31,14 @@ from .stream import Table
 from .write import Npy, write_ids, write_manifest
 
 
-def prepare_data(source, destination, layout="auto", modalities=(), split_seed=0, **options):
+def prepare_data(
+    source: str | Path,
+    destination: str | Path,
+    layout: str = "auto",
+    modalities: Sequence[str] = (),
+    split_seed: int = 0,
+    **options: Any,
+) -> Dataset:
     """Write the data of a folder as arrays that several processes can memory-map, to the new folder `destination`,
     which appears only when it is complete. Returns its Dataset, which equals that of `load_data` with the same
     arguments, fingerprint included.
@@ -58,8 +70,9 @@ def prepare_data(source, destination, layout="auto", modalities=(), split_seed=0
     return load(destination, prepared.NAME)
 
 
-def _streamed(folder, layout, options):
+def _streamed(folder: Path, layout: str, options: LoadOptions) -> tuple[Path, list[tuple[Path, dict[str, str]]]] | None:
     """(path, parts) of the interaction table if it is in Parquet and can be read in batches, otherwise None."""
+    path: Path | None
     try:
         if layout not in ("auto", plain.NAME):
             return None
@@ -86,7 +99,7 @@ def _streamed(folder, layout, options):
     return (path, parts) if parts and all(part.suffix == ".parquet" for part, _ in parts) else None
 
 
-def _is_loose(folder, options):
+def _is_loose(folder: Path, options: LoadOptions) -> bool:
     """Whether the folder has Parquet files with users and items, with any names, and is none of the layouts."""
     from ..tables import column_names
 
@@ -96,7 +109,7 @@ def _is_loose(folder, options):
     return {options.user_column, options.item_column} <= set(column_names(parts[0]))
 
 
-def _is_beside(folder, path):
+def _is_beside(folder: Path, path: Path) -> bool:
     """Whether a file of the folder is a feature file or a list of ids, so no part of the interactions."""
     stem = path.name.partition(".")[0]
     return (
@@ -106,7 +119,7 @@ def _is_beside(folder, path):
     )
 
 
-def _write_loaded(data, folder):
+def _write_loaded(data: Dataset, folder: Path) -> None:
     """Write a Dataset that is in memory."""
     import pyarrow as pa
 
@@ -131,11 +144,12 @@ def _write_loaded(data, folder):
 class _Preparation:
     """The steps for a table that is read in batches."""
 
-    def __init__(self, folder, table, options, target, work):
+    def __init__(self, folder: Path, table: Table, options: LoadOptions, target: Path, work: Path) -> None:
         self.folder, self.table, self.options, self.target, self.work = folder, table, options, target, work
-        self.notes, self.files = [], FeatureFiles(folder, options.modalities)
+        self.notes: list[str] = []
+        self.files = FeatureFiles(folder, options.modalities)
 
-    def run(self):
+    def run(self) -> None:
         """Write everything to the target folder."""
         if self.table.unread:
             self.notes.append(unread_interactions(self.table.path, list(self.table.unread), self.options))
@@ -157,7 +171,7 @@ class _Preparation:
         self.notes += split_notes(removed, idle, (len(users), len(items)), counts)
         write_manifest(self.target, (len(users), len(items)), modalities, self.notes)
 
-    def _distinct(self):
+    def _distinct(self) -> dict[str, ids.IdSet]:
         """First pass: {"user", "item": IdSet}."""
         import pyarrow as pa
 
@@ -176,18 +190,18 @@ class _Preparation:
             note_low_ratings(table.path, table.rows - n_kept, table.rows, self.options, self.notes)
         return found
 
-    def _users(self, found):
+    def _users(self, found: ids.IdSet) -> ids.Ids:
         path = find_table(self.folder, "users")
         return ids.Ids.ascending("user", found) if path is None else self._listed("user", path, found)
 
-    def _listed(self, side, path, found):
+    def _listed(self, side: str, path: Path, found: ids.IdSet) -> ids.Ids:
         import pyarrow as pa
 
         values = listed(path, side, self.notes)[0]
         kind = pa.int64() if values.dtype.kind == "i" else pa.large_string()
         return ids.Ids(side, pa.array(values.tolist(), kind), found.integers, path)
 
-    def _items(self, found):
+    def _items(self, found: ids.IdSet) -> ids.Ids | ids.RowNumbers:
         path, files = find_table(self.folder, "items"), self.files
         if path is not None:
             return self._listed("item", path, found)
@@ -199,15 +213,16 @@ class _Preparation:
                 note_counting_from_one("item", numbers, self.notes, bool(files.chosen))
                 return ids.RowNumbers(files.rows, None)
             if files.chosen_without_ids is not None and len(numbers):
-                self._refuse_order(numbers if is_integer else values.slice(0, 1).to_numpy(zero_copy_only=False))
+                first = numbers if is_integer else values.slice(0, 1).to_numpy(zero_copy_only=False)
+                self._refuse_order(first, files.chosen_without_ids, files.rows)
         return ids.Ids.ascending("item", found, files.ids)
 
-    def _refuse_order(self, values):
+    def _refuse_order(self, values: np.ndarray, path: Path, rows: int) -> None:
         """Raise InputError that names the first row whose item is no row of the .npy file."""
-        rows, path = self.files.rows, self.files.chosen_without_ids
 
-        def refuse(part, row, text):
-            refuse_unknown_order(part, _At(text, row), values, path, rows)
+        def refuse(part: Path, row: int, text: str) -> None:
+            only_this_row = Column([text], (np.arange(row) == row - 1) - 1)
+            refuse_unknown_order(part, only_this_row, values, path, rows)
 
         if values.dtype.kind != "i":
             refuse(self.table.path, 1, str(values[0]))
@@ -215,7 +230,7 @@ class _Preparation:
         for batch in self.table:
             known.index(batch, batch.items)
 
-    def _rows(self, users, items):
+    def _rows(self, users: ids.Ids, items: ids.Ids | ids.RowNumbers) -> grouped.Rows:
         """Second pass: the rows as indices, in groups of users."""
         table = self.table
         rows = grouped.Rows(self.work, len(users), table.has_split, table.times)
@@ -241,10 +256,11 @@ class _Preparation:
         rows.group()
         return rows
 
-    def _write_splits(self, rows, n_users, n_items):
+    def _write_splits(self, rows: grouped.Rows, n_users: int, n_items: int) -> None:
         has_split = self.table.has_split
         split_of = splitter(rows, self.options, has_split, self.work)
-        removed, duplicates = Counter(), 0
+        removed: Counter[Any] = Counter()
+        duplicates = 0
         degrees = {split: np.zeros(n_users + 1, np.int64) for split in SPLITS}
         item_degree = np.zeros(n_items, bool)
         with ExitStack() as stack:
@@ -270,7 +286,7 @@ class _Preparation:
             np.save(self.target / f"{split}_indptr.npy", np.cumsum(degree))
         self._separated = removed, idle, counts
 
-    def _write_features(self, items):
+    def _write_features(self, items: ids.Ids | ids.RowNumbers) -> list[str]:
         """Write the features. Files without ids are copied in blocks; of the others, one at a time is in memory."""
         files, original, n_items = self.files, items.original(), len(items)
         array = None if original is None else np.array(original.to_pylist())
@@ -289,13 +305,3 @@ class _Preparation:
         if without_ids is not None:
             self.notes.append(rows_of_items(n_items, array))
         return chosen
-
-
-class _At:
-    """Stands for a Column in refuse_unknown_order: one text, and the row that it is in."""
-
-    def __init__(self, text, row):
-        self.texts, self._row = [text], row
-
-    def row_of(self, code):
-        return self._row

@@ -1,15 +1,23 @@
 """The splits of data.split for rows in groups. Every rule but "time" concerns the rows of one user only."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from ..dataset import SPLITS
+from ..dataset import SPLITS, Splits
+from ..options import LoadOptions
 from ..split import earliest, split_at, split_latest, split_per_user, time_ranks
+from .grouped import Rows
 
 _BLOCK = 1 << 21
 _DIGIT = 16  # bits that a pass over the times decides
 
 
-def splitter(rows, options, has_split, folder):
+def splitter(rows: Rows, options: LoadOptions, has_split: bool, folder: Path) -> Callable[[np.ndarray], Splits]:
     """A function group → {split: (users, items)}, the same pairs as data.split gives for all rows at once."""
     if has_split:
         return lambda group: {
@@ -24,13 +32,13 @@ def splitter(rows, options, has_split, folder):
     return lambda group: split_per_user(group["user"], group["item"], options.seed, options.split_share)
 
 
-def _time_bounds(rows, share, path):
+def _time_bounds(rows: Rows, share: float, path: Path) -> tuple[Any, Any]:
     """(time of the first validation pair, of the first test pair) of all distinct pairs."""
     count = 0
     with path.open("wb") as file:
         for group in rows:
             times = earliest(group["user"], group["item"], group["time"])[2]
-            file.write(np.ascontiguousarray(times))
+            file.write(np.ascontiguousarray(times).data)
             count += len(times)
     dtype = rows.dtype["time"]
     bounds = tuple(_ranked(path, dtype, rank) for rank in time_ranks(count, share)) if count else (0, 0)
@@ -38,7 +46,7 @@ def _time_bounds(rows, share, path):
     return bounds
 
 
-def _ranked(path, dtype, rank):
+def _ranked(path: Path, dtype: np.dtype, rank: int) -> Any:
     """np.sort(np.fromfile(path, dtype))[rank] with memory for one block: a radix selection, from the highest bits."""
     prefix = np.uint64(0)
     for shift in range(64 - _DIGIT, -1, -_DIGIT):
@@ -59,7 +67,7 @@ def _ranked(path, dtype, rank):
     return (prefix ^ top if prefix & top else ~prefix).view(np.float64)
 
 
-def _ordered(values):
+def _ordered(values: np.ndarray) -> np.ndarray:
     """uint64 in the same order as int64 or float64 values."""
     top = np.uint64(1 << 63)
     if values.dtype.kind == "i":

@@ -1,7 +1,11 @@
 """Reading an interaction table in Parquet, in one file or many parts, batch by batch."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,6 +13,7 @@ from ...errors import InputError
 from ..arrow import LONGEST_ID, check_ids, column_of, is_integer, is_text, numbers_of, pyarrow, refuse_nulls
 from ..arrow import Column as TextColumn
 from ..interactions import needed_numbers, refuse_missing_numbers
+from ..options import LoadOptions
 from ..tables import missing_column, plain_texts, unreadable
 
 _BATCH, _PLAIN_BATCH = 1 << 20, 1 << 16  # rows that are decoded at once; fewer without a dictionary
@@ -18,7 +23,7 @@ _BUFFER = 1 << 20  # bytes of a column that are read ahead
 class Encoded(NamedTuple):
     """A column of ids. values: its distinct ids, Arrow int64 or large_string. codes: the index into them, by row."""
 
-    values: object
+    values: Any
     codes: np.ndarray
 
 
@@ -26,7 +31,7 @@ class Batch(NamedTuple):
     """Consecutive rows of a part. start: number of rows before them. keep: rows with a sufficient rating, or None for
     all. split and times are None if they are not read."""
 
-    path: object
+    path: Path
     start: int
     rows: int
     users: Encoded
@@ -37,12 +42,12 @@ class Batch(NamedTuple):
 
 
 class _Part(NamedTuple):
-    path: object
-    keys: dict
+    path: Path
+    keys: dict[str, str]
     rows: int
-    names: list
+    names: list[str]
     plain: bool
-    texts: list
+    texts: list[str]
 
 
 class Table:
@@ -55,12 +60,14 @@ class Table:
     of the timestamps, or None. has_split: whether the split column is read. unread: names of the other columns.
     """
 
-    def __init__(self, path, parts, options):
+    def __init__(self, path: Path, parts: list[tuple[Path, dict[str, str]]], options: LoadOptions) -> None:
         self.path, self.options = path, options
         self.columns = {options.user_column: "user", options.item_column: "item"}
         self.integers = {"user": True, "item": True}
-        self.numbers, self.unread = needed_numbers(options), {}
-        self._floats, self._labelled = False, []
+        self.numbers = needed_numbers(options)
+        self.unread: dict[str, None] = {}
+        self._labelled: list[bool] = []
+        self._floats = False
         self.parts = [self._open(part, keys) for part, keys in parts]
         self.has_split = any(self._labelled)
         if self.has_split and not all(self._labelled):
@@ -72,7 +79,7 @@ class Table:
         self.times = (np.float64 if self._floats else np.int64) if has_times else None
         self.rows = sum(part.rows for part in self.parts)
 
-    def _open(self, path, keys):
+    def _open(self, path: Path, keys: dict[str, str]) -> _Part:
         with _readable(path) as parquet, parquet.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
             names = list(schema.names)
@@ -80,7 +87,7 @@ class Table:
                 if name not in names and name not in keys:
                     raise InputError(f"{path}: {missing_column(name, [*names, *keys])}")
             split = self.options.split_column if self.options.split == "auto" else None
-            wanted = dict.fromkeys((*self.columns, split, *self.numbers))
+            wanted = dict.fromkeys((*self.columns, *([split] if split else ()), *self.numbers))
             read = [name for name in wanted if name in names or name in keys]
             for name in read:
                 if names.count(name) > 1:
@@ -106,7 +113,7 @@ class Table:
             plain = plain_texts(path, metadata, texts)
             return _Part(path, keys, metadata.num_rows, [n for n in read if n in names], bool(plain), texts)
 
-    def _check_number(self, path, name, names, schema):
+    def _check_number(self, path: Path, name: str, names: list[str], schema: Any) -> None:
         if name not in names:
             refuse_missing_numbers(path, name, self.options)
         kind = schema.field(name).type
@@ -118,12 +125,12 @@ class Table:
         floating = not any(word in str(kind) for word in ("int", "date", "timestamp"))
         self._floats |= name == self.options.time_column and floating
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         for part in self.parts:
             if part.rows:
                 yield from self._batches(part)
 
-    def _batches(self, part):
+    def _batches(self, part: _Part) -> Iterator[Batch]:
         import pyarrow as pa
 
         if not part.names:  # users and items are folder names
@@ -144,7 +151,7 @@ class Table:
         if start != part.rows:
             raise InputError(f"{part.path}: declares {part.rows} rows, but contains {start}; write it again")
 
-    def _batch(self, part, start, rows, columns):
+    def _batch(self, part: _Part, start: int, rows: int, columns: dict[str, Any]) -> Batch:
         split = self.options.split_column if self.has_split else None
         encoded = {}
         for name, side in (self.columns | ({split: "split"} if split else {})).items():
@@ -165,7 +172,7 @@ class Table:
 
 
 @contextmanager
-def _readable(path):
+def _readable(path: Path) -> Iterator[Any]:
     """The module pyarrow.parquet. Errors of reading become InputErrors that name the file."""
     pa = pyarrow()
     from pyarrow import parquet
@@ -176,14 +183,14 @@ def _readable(path):
         raise unreadable(path, error) from None
 
 
-def _constant(part, name, rows):
+def _constant(part: _Part, name: str, rows: int) -> Encoded:
     import pyarrow as pa
 
     check_ids(part.path, name, TextColumn([part.keys[name]], np.zeros(1, np.int64)))
     return Encoded(pa.array([part.keys[name]], pa.large_string()), np.zeros(rows, np.int64))
 
 
-def _encoded(path, name, column, start, integers):
+def _encoded(path: Path, name: str, column: Any, start: int, integers: bool) -> Encoded:
     """The Encoded of an Arrow column, with the checks of arrow.column_of."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -211,7 +218,7 @@ def _encoded(path, name, column, start, integers):
     return Encoded(pa.array(found.texts, pa.large_string()), found.codes)
 
 
-def _valid(texts):
+def _valid(texts: Any) -> bool:
     """Whether every text is an id: not null, not empty, printable UTF-8, and not too long."""
     import pyarrow.compute as pc
 

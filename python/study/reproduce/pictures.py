@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ SYMBOLS = {
 }
 
 
-def _canvas(rows: int, columns: int, width: float, height: float):
+def _canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -151,8 +152,10 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 1e-16" if value < 1e-16 else f"{value:.0e}"
 
 
-def _papers(name: str, catalogue: str | None, columns: list[str], tables: dict[str, dict[str, tuple]]) -> list[str]:
-    if catalogue not in tables:
+def _papers(
+    name: str, catalogue: str | None, columns: list[str], tables: Mapping[str, Mapping[str, Sequence[float]]]
+) -> list[str]:
+    if catalogue is None or catalogue not in tables:
         return [f"The paper has no {name} for this catalogue."]
     rows = [[label, *(f"{value:.4f}" for value in values)] for label, values in tables[catalogue].items()]
     return [

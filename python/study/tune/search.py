@@ -172,7 +172,7 @@ class Search:
         """
         first, reported = self._n_ended(), {trial.number for trial in self.ended()}
 
-        def on_end(_) -> None:
+        def on_end(_: object) -> None:
             for trial in sorted(self.ended(), key=lambda trial: trial.number):
                 if trial.number not in reported:
                     reported.add(trial.number)
@@ -284,10 +284,10 @@ class _TrialObserver(NullObserver):
     def __init__(self, trial: Trial, prune: bool, stop: signals.Stop) -> None:
         self.trial, self.prune, self.stop = trial, prune, stop
 
-    def stepped(self, epoch, step, losses):
+    def stepped(self, epoch: int, step: int, losses: dict[str, float] | None) -> None:
         _raise_if_stopped(self.stop)
 
-    def epoch_ended(self, record):
+    def epoch_ended(self, record: dict[str, Any]) -> None:
         recall = selection(record["val"]) if "val" in record else None
         if recall is None or not self.prune:
             return

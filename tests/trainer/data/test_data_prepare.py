@@ -11,7 +11,7 @@ from data_folders import one_line
 from mmssl_trainer import configure, fit, prepare_data
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import SPLITS, InputError, load, summarise, synthetic, write_plain
-from mmssl_trainer.data.prepare import grouped, ids, splits, stream
+from mmssl_trainer.data.prepare import grouped, ids, run, splits, stream
 from pyarrow import parquet
 
 ROWS = 700
@@ -258,6 +258,25 @@ def test_items_outside_a_list_or_a_feature_file(tmp_path):
     with pytest.raises(InputError) as caught:
         prepare_data(source, tmp_path / "out")
     one_line(caught, "part-0.parquet: row 100 has the item '400', which is not in items.csv")
+
+
+@pytest.mark.parametrize("features", [True, False])
+def test_an_item_that_appears_between_the_two_passes(features, tmp_path, monkeypatch):
+    source, first_pass = tmp_path / "source", run._Preparation._items
+    parts(source / "interactions.parquet", pa.table({"user": [1] * 9, "item": [*range(9)]}), ("part-0.parquet",))
+    if features:
+        np.save(source / "image_feat.npy", np.ones((9, 2), np.float32))
+
+    def changed(*arguments):
+        items = first_pass(*arguments)
+        later = pa.table({"user": [1] * 9, "item": [*range(8), 400]})
+        parts(source / "interactions.parquet", later, ("part-0.parquet",))
+        return items
+
+    monkeypatch.setattr(run._Preparation, "_items", changed)
+    with pytest.raises(InputError) as caught:
+        prepare_data(source, tmp_path / "out")
+    one_line(caught, "part-0.parquet: row 9 has the item '400', which was not there before")
 
 
 def test_too_many_ids(tmp_path, monkeypatch):
