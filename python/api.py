@@ -77,6 +77,12 @@ def breakdown(
 
     New users and cold items have no training interactions. The two groups of users are missing if the split has no pair
     of a new user, and those of items if it has no pair of a cold item. "pairs" is the number of held-out pairs.
+
+    >>> from mmssl_trainer import configure, load_data
+    >>> model = fit(load_data(), configure({"model.system": "popularity"}))
+    >>> groups = breakdown(model)
+    >>> sorted(groups), groups["cold items"]["recall@20"]
+    (['cold items', 'known items'], 0.0)
     """
     _check(model, split, ks)
     return ranking.breakdown(model.users, model.items, model.interactions, split, ks, mask_validation)

@@ -19,6 +19,11 @@ class InputError(Exception):
 
     The message names the file, key or row, and says what to do. It is one line: control characters and line breaks
     become spaces, and it is cut after 600 characters. The command line prints it on stderr and exits with code 2.
+
+    >>> from mmssl_trainer import configure
+    >>> configure({"train.epoch": 3})
+    Traceback (most recent call last):
+    mmssl_trainer.errors.InputError: settings: unknown key 'train.epoch'; did you mean 'train.epochs'?
     """
 
     def __init__(self, message: object) -> None:

@@ -60,6 +60,11 @@ def columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Tensor:
 
     Raises:
         ValueError: if the number of columns of y is not that of this rank.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> columns_to_rows(torch.ones(3, 4), 4, start()).shape
+        torch.Size([3, 4])
     """
     if ranks.size == 1:
         return y
@@ -111,6 +116,11 @@ def reduce_from_ranks(x: Tensor, ranks: Ranks) -> Tensor:
     Args:
         x: this rank's term. All ranks have the same shape.
         ranks: the processes.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> reduce_from_ranks(torch.tensor([1.0, 2.0]), start())  # one rank, so the sum has one term
+        tensor([1., 2.])
     """
     return x if ranks.size == 1 else _ReduceFromRanks.apply(x, ranks)
 
@@ -125,6 +135,13 @@ def copy_to_ranks(x: Tensor, ranks: Ranks) -> Tensor:
     Args:
         x: equal on all ranks, any shape.
         ranks: the processes.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> users = torch.ones(3, 8, requires_grad=True)
+        >>> copy_to_ranks(users, start()).sum().backward()
+        >>> users.grad.sum()
+        tensor(24.)
     """
     return x if ranks.size == 1 else _CopyToRanks.apply(x, ranks)
 
@@ -166,6 +183,11 @@ def gather_rows(x: Tensor, ids: Tensor, n: int, ranks: Ranks) -> Tensor:
 
     Returns:
         [B, d], dtype of x.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> gather_rows(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2, 0]), 3, start()).flatten()
+        tensor([3., 1.])
     """
     if ranks.size == 1:
         return x[ids]
@@ -201,6 +223,11 @@ def column_softmax(x: Tensor, ranks: Ranks) -> Tensor:
     Args:
         x: [n, D_p], this rank's columns. D_p may be 0.
         ranks: the processes.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> column_softmax(torch.zeros(1, 4), start())
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
     return x.softmax(1) if ranks.size == 1 else _ColumnSoftmax.apply(x, ranks)
 
@@ -230,6 +257,11 @@ def merge_logsumexp(lse: Tensor, ranks: Ranks) -> Tensor:
     Args:
         lse: [B], the log-sum-exp of this rank's entries of each row; −inf if it has none.
         ranks: the processes.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> merge_logsumexp(torch.tensor([0.5, -torch.inf]), start())
+        tensor([0.5000,   -inf])
     """
     return lse if ranks.size == 1 else _MergeLogSumExp.apply(lse, ranks)
 
@@ -263,6 +295,11 @@ def broadcast_blocks(x: Tensor, n: int, ranks: Ranks) -> Iterator[tuple[int, Ten
 
     Yields:
         (first row, block), except for blocks without rows. With one rank: (0, x).
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> [(first, block.shape) for first, block in broadcast_blocks(torch.ones(5, 2), 5, start())]
+        [(0, torch.Size([5, 2]))]
     """
     x = x.detach()
     if ranks.size == 1:
@@ -289,6 +326,11 @@ def gather_whole(x: Tensor, n: int, ranks: Ranks) -> Tensor:
     """Equals ``torch.cat(every rank's x)``: the whole table [n, …] on every rank, for small tables. No gradient.
 
     A rank receives size(x)·(P − 1) bytes.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> gather_whole(torch.ones(3, 2), 3, start()).shape
+        torch.Size([3, 2])
     """
     if ranks.size == 1:
         return x.detach()
@@ -326,6 +368,14 @@ def reduce_gradients(parameters: Iterable[Tensor], ranks: Ranks) -> None:
 
     A parameter without a gradient on one rank must have none on any. A rank receives 2·(P − 1)/P times the bytes of the
     gradients.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> bias = torch.zeros(2, requires_grad=True)
+        >>> bias.sum().backward()
+        >>> reduce_gradients([bias], start())
+        >>> bias.grad
+        tensor([1., 1.])
     """
     if ranks.size == 1:
         return
@@ -340,17 +390,35 @@ def reduce_gradients(parameters: Iterable[Tensor], ranks: Ranks) -> None:
 
 
 def all_sum(x: Tensor, ranks: Ranks) -> Tensor:
-    """Equals ``sum(every rank's x)``: a new tensor without a gradient. With one rank: x itself."""
+    """Equals ``sum(every rank's x)``: a new tensor without a gradient. With one rank: x itself.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> all_sum(torch.tensor(3), start())
+        tensor(3)
+    """
     return _all_reduce(x, dist.ReduceOp.SUM, ranks) if ranks.size > 1 else x
 
 
 def all_max(x: Tensor, ranks: Ranks) -> Tensor:
-    """The elementwise maximum over every rank's x: a new tensor without a gradient. With one rank: x itself."""
+    """The elementwise maximum over every rank's x: a new tensor without a gradient. With one rank: x itself.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> all_max(torch.tensor(3), start())
+        tensor(3)
+    """
     return _all_reduce(x, dist.ReduceOp.MAX, ranks) if ranks.size > 1 else x
 
 
 def all_texts(text: str, ranks: Ranks) -> list[str]:
-    """The texts of all ranks, in the order of the ranks, on every rank."""
+    """The texts of all ranks, in the order of the ranks, on every rank.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> all_texts("ready", start())
+        ['ready']
+    """
     if ranks.size == 1:
         return [text]
     own = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)

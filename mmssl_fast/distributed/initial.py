@@ -32,7 +32,12 @@ def xavier_uniform(rows: int, columns: int, ranks: Ranks) -> Tensor:
 
 def kaiming_normal_columns(rows: int, columns: int, ranks: Ranks) -> Tensor:
     """Equals this rank's columns of ``nn.init.kaiming_normal_(torch.empty(columns, rows).mT)``, [rows, n_p] on the CPU:
-    the first weight of a discriminator of `columns` items, whose transpose is contiguous."""
+    the first weight of a discriminator of `columns` items, whose transpose is contiguous.
+
+    Example:
+        >>> kaiming_normal_columns(4, 7, Ranks(rank=1, size=3)).shape
+        torch.Size([4, 3])
+    """
     if ranks.size == 1 or rows == 1:  # the transpose of one row is contiguous, and torch draws it in another way
         return ranks.mine(nn.init.kaiming_normal_(torch.empty(columns, rows).mT).mT).clone().mT
     deviation = math.sqrt(2.0) / math.sqrt(columns)
@@ -40,7 +45,14 @@ def kaiming_normal_columns(rows: int, columns: int, ranks: Ranks) -> Tensor:
 
 
 def skip_uniform(count: int) -> None:
-    """Draw and drop `count` values, as ``torch.empty(count).uniform_()`` does."""
+    """Draw and drop `count` values, as ``torch.empty(count).uniform_()`` does.
+
+    Example:
+        >>> state = torch.get_rng_state()
+        >>> skip_uniform(1000)
+        >>> bool((torch.get_rng_state() == state).all())
+        False
+    """
     for first in range(0, count, BLOCK):
         torch.empty(min(BLOCK, count - first)).uniform_()
 

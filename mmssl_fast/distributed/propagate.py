@@ -60,6 +60,13 @@ def lightgcn(
 
     Returns:
         users [U_p, d] and items [I_p, d], this rank's rows.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 1, 1], 2, 3)
+        >>> h_users, h_items = lightgcn(graph, torch.ones(2, 4), torch.ones(3, 4), 2, start())
+        >>> h_users.shape, h_items.shape
+        (torch.Size([2, 4]), torch.Size([3, 4]))
     """
     if ranks.size == 1:
         return lightgcn_whole(graph, users, items, layers, norm)

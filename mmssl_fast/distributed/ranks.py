@@ -113,18 +113,33 @@ _current = ONE
 
 
 def current() -> Ranks:
-    """The `Ranks` that `start` returned in this process; one rank before `start` and after `stop`."""
+    """The `Ranks` that `start` returned in this process; one rank before `start` and after `stop`.
+
+    Example:
+        >>> current().size
+        1
+    """
     return _current
 
 
 def started_together() -> bool:
-    """Whether torchrun, or another launcher that sets the same variables, started this process as one of several."""
+    """Whether torchrun, or another launcher that sets the same variables, started this process as one of several.
+
+    Example:
+        >>> started_together()
+        False
+    """
     return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def on_this_machine() -> int:
     """The number of processes that the launcher started on this machine (LOCAL_WORLD_SIZE), and that share its memory;
-    1 without a launcher."""
+    1 without a launcher.
+
+    Example:
+        >>> on_this_machine()
+        1
+    """
     return int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if started_together() else 1
 
 
@@ -181,6 +196,10 @@ def stop() -> None:
 
     All ranks must call this after a successful run. Do not call it after an error, because the others may never call
     it.
+
+    Example:
+        >>> ranks = start()
+        >>> stop()
     """
     global _current
     if _current.size > 1:

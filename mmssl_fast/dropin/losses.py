@@ -43,6 +43,11 @@ def row_squares(table: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:
 
     Returns:
         A scalar for each of `ids`; once differentiable.
+
+    Example:
+        >>> import torch
+        >>> row_squares(torch.tensor([[1.0], [2.0]]), torch.tensor([1, 1]), torch.tensor([0]))
+        (tensor(8.), tensor(1.))
     """
     return _Squares.apply(table, *ids)
 

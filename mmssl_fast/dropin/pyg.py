@@ -55,6 +55,10 @@ def accelerate(model: nn.Module) -> dict[str, str]:
 
     Returns:
         name of each MessagePassing module: "replaced: ...", or "left: ..." with the reason.
+
+    Example:
+        >>> accelerate(nn.Linear(2, 2))  # a model without convolutions
+        {}
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -67,7 +71,11 @@ def accelerate(model: nn.Module) -> dict[str, str]:
 
 
 def restore(model: nn.Module) -> None:
-    """Undoes `accelerate`."""
+    """Undoes `accelerate`.
+
+    Example:
+        >>> restore(nn.Linear(2, 2))
+    """
     for module in model.modules():
         for method in _METHODS:
             if getattr(module.__dict__.get(method), "func", None) is _call:

@@ -16,6 +16,11 @@ class Accelerated:
 
     patched: names of the parts that were replaced. differs: {part: reason} for those that were not. missing: parts that
     the code does not have.
+
+    Example:
+        >>> report = Accelerated.of(["bpr_loss"], ["sample", "bpr_loss"])
+        >>> report.parts, report.patched
+        (['bpr_loss'], [])
     """
 
     def __init__(self, parts: Sequence[str]) -> None:

@@ -334,12 +334,18 @@ def _external_sections() -> dict[str, Section]:
 if TYPE_CHECKING:
 
     class Config(OwnConfig):
-        """The complete configuration. `Config()` has the default of every key."""
+        """Below, with the sections of systems in other packages."""
 
 else:
     Config = create_model(
         "Config",
         __base__=OwnConfig,
-        __doc__="The complete configuration. `Config()` has the default of every key.",
+        __doc__="""The complete configuration. `Config()` has the default of every key; `configure`
+        makes one from settings.
+
+        >>> config = Config().changed("train", epochs=3)
+        >>> config.train.epochs, config.model.system
+        (3, 'mmssl')
+        """,
         **{name: (type(section), section) for name, section in _external_sections().items()},
     )

@@ -31,6 +31,16 @@ def convert_data(
 
     user, item: names of the id columns; needed only if they are not in names.COLUMN_NAMES. table: "parquet" or "csv".
     Raises InputError if the source is not recognised or has an error, or if `destination` is not empty.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "ratings.csv"
+    ...     rows = [f"{user},{movie},4.0" for user in range(5) for movie in range(user, user + 6)]
+    ...     with open(table, "w") as file:
+    ...         print("userId,movieId,rating", *rows, sep=chr(10), file=file)
+    ...     data = convert_data(table, Path(folder) / "converted")
+    >>> data.n_users, data.layout
+    (5, 'plain')
     """
     if table not in ("csv", "parquet"):
         raise InputError(f"--table {shown(table)}: must be csv or parquet")

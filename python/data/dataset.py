@@ -33,6 +33,13 @@ class Dataset:
     item. user_ids, item_ids: original ids (int64 or str) by index; None if the ids are the indices. notes: one line for
     each correction and each property that the user should know. fingerprint: sha256 of sizes, splits and features. It
     does not depend on the layout, the order in the files or the original ids.
+
+    >>> from mmssl_trainer import load_data
+    >>> data = load_data()
+    >>> data.n_users, data.n_items, data.modalities
+    (1500, 1000, ['image', 'text'])
+    >>> data.train.shape, data.find_items(["7"])
+    ((1500, 1000), array([7]))
     """
 
     name: str

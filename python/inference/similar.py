@@ -22,6 +22,12 @@ class Similar(NamedTuple):
     """Similar items as columns: the given items in their order, the most similar of each first.
 
     item, similar: original ids [n]. rank: int64 [n], from 1. cosine: float32 [n], cosine of the two embeddings.
+
+    >>> from mmssl_trainer import configure, fit, load_data
+    >>> model = fit(load_data(), configure({"model.system": "svd"}))
+    >>> found = similar(model, [7], k=2)
+    >>> found.item.tolist(), found.rank.tolist(), found.similar.shape
+    ([7, 7], [1, 2], (2,))
     """
 
     item: np.ndarray

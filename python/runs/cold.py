@@ -31,6 +31,15 @@ def evaluate_cold(
 
     The features are read from the data that the run was trained on. Raises InputError if the data is missing or has
     changed, the system does not use features, or the split has no cold item.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure, train
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     settings = {"model.system": "svd", "svd.content": 0.5, "train.compare": "no"}
+    ...     run = train(configure(settings), f"{folder}/run")
+    ...     model, metrics = evaluate_cold(run.path, ks=[20])
+    >>> metrics["candidates"] > 0, 0 <= metrics["recall@20"] <= 1
+    (True, True)
     """
     check_heldout(split)
     run = Path(run)

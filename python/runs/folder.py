@@ -204,7 +204,15 @@ def result(fit: Fit, test: dict[str, float], dataset: Dataset, config: Config) -
 
 
 def unfinished(path: str | Path) -> str | None:
-    """A sentence about a run that has not ended, with the command that resumes it. None for anything else."""
+    """A sentence about a run that has not ended, with the command that resumes it. None for anything else.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure, train
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = train(configure({"model.system": "popularity", "train.compare": "no"}), f"{folder}/run")
+    ...     print(unfinished(run.path))
+    None
+    """
     path = Path(path)
     folder = path.parent if path.is_file() else path
     if not (folder / CONFIG).is_file() or (folder / RESULT).exists():

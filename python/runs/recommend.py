@@ -32,6 +32,12 @@ class Recommendations(NamedTuple):
 
     user, item: original ids [n]. rank: int64 [n], from 1. score: float32 [n], the dot product of the embeddings. It
     is 0 if one of them is zero; popularity then decides the order.
+
+    >>> from mmssl_trainer import configure, fit, load_data
+    >>> from mmssl_trainer import recommend as recommended
+    >>> lists = recommended(fit(load_data(), configure({"model.system": "popularity"})), users=[0, 1], k=2)
+    >>> lists.user.tolist(), lists.rank.tolist(), lists.item.shape
+    ([0, 0, 1, 1], [1, 2, 1, 2], (4,))
     """
 
     user: np.ndarray

@@ -50,6 +50,11 @@ class Model:
     (Inference.content, [I, w]); None for a system without them. popularity: int64 [I], if it is not the number of
     training interactions. base: the model that this one was extended from, if it has other users or items than
     training had.
+
+    >>> from mmssl_trainer import configure, fit, load_data
+    >>> model = fit(load_data(), configure({"model.system": "svd", "model.dim": 16}))
+    >>> model.users.shape, model.items.shape, model.metadata["system"]
+    (torch.Size([1500, 16]), torch.Size([1000, 16]), 'svd')
     """
 
     users: Table
@@ -132,7 +137,12 @@ def _whole(model: Model, path: Path) -> Model | None:
 def load(path: str | Path) -> Model:
     """Read the model of a run folder, or a model file. Raises InputError if it is missing or malformed.
 
-    `save` has an example.
+    >>> import tempfile
+    >>> from mmssl_trainer import configure, load, train
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = train(configure({"model.system": "popularity", "train.compare": "no"}), f"{folder}/run")
+    ...     load(run.path).metadata["system"]
+    'popularity'
     """
     path = Path(path)
     if path.is_dir():

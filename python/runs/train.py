@@ -39,6 +39,14 @@ class TrainedRun(NamedTuple):
     best epoch. test: metrics on the test split, as `evaluate` returns them. breakdown: the same for known and new users
     and for known and cold items; {} if the test split has neither new users nor cold items. seconds: training and
     testing. baselines: {system: {"test", "val", "best_epoch", "seconds"}} of the systems that train.compare adds.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     settings = {"model.system": "popularity", "train.compare": "no"}
+    ...     finished = train(configure(settings), f"{folder}/run")
+    >>> finished.config.model.system, finished.test["users"] > 1000
+    ('popularity', True)
     """
 
     path: Path
@@ -93,6 +101,15 @@ def resume(
     the run. threads: number of threads of this process; 0: chosen anew; None: train.threads, or chosen anew if the
     checkpoint is of another number of ranks. note: see `train`. Raises InputError if the folder contains no run that
     can be resumed, and as `train`.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     settings = {"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096, "train.compare": "no"}
+    ...     short = train(configure(settings), f"{folder}/run")
+    ...     longer = resume(short.path, short.config.changed("train", epochs=2))
+    >>> len(short.model.epochs), len(longer.model.epochs)
+    (1, 2)
     """
     run = Path(run)
     saved = load(configuration_file(run))
@@ -109,7 +126,15 @@ def resume(
 
 
 def configuration_file(run: str | Path) -> Path:
-    """The configuration file of a run. Raises InputError if the folder contains none."""
+    """The configuration file of a run. Raises InputError if the folder contains none.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = train(configure({"model.system": "popularity", "train.compare": "no"}), f"{folder}/run")
+    ...     configure(file=configuration_file(run.path)).model.system
+    'popularity'
+    """
     folder = Path(run).parent if Path(run).is_file() else Path(run)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{run}: contains no {CONFIG}; give the folder of an interrupted or finished run")

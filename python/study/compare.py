@@ -19,7 +19,16 @@ from ..runs.saved_model import Model
 class Comparison(NamedTuple):
     """One metric of two models. first, second: means over the users. difference: second - first. low, high: 95%
     confidence interval of the difference. p_t, p_wilcoxon: p-values, 1 if no user has a difference. better, worse:
-    number of users for whom the second model is better or worse."""
+    number of users for whom the second model is better or worse.
+
+    >>> from mmssl_trainer import compare, configure, fit, load_data
+    >>> data = load_data()
+    >>> popular = fit(data, configure({"model.system": "popularity"}))
+    >>> similar = fit(data, configure({"model.system": "itemknn"}))
+    >>> rows, n_users = compare(popular, similar)
+    >>> rows[0].metric, rows[0].difference > 0, rows[0].p_t < 0.001
+    ('recall', True, True)
+    """
 
     metric: str
     first: float

@@ -139,7 +139,16 @@ class Position:
 
 
 class Observer(Protocol):
-    """Receives calls about the progress of a run, from the training thread."""
+    """Receives calls about the progress of a run, from the training thread.
+
+    >>> from mmssl_trainer import configure, fit, load_data
+    >>> class Epochs(NullObserver):
+    ...     def epoch_ended(self, record):
+    ...         print("epoch", record["epoch"])
+    >>> settings = {"model.system": "lightgcn", "train.epochs": 1, "train.batch": 4096}
+    >>> model = fit(load_data(), configure(settings), Epochs())
+    epoch 1
+    """
 
     def accepted(self) -> None:
         """The first call. The system has been built, so the configuration and the data are valid."""

@@ -115,8 +115,8 @@ def titles(page, selector):
 
 
 def ids(page, selector):
-    return [link.rpartition("=")[2] for link in page.locator(f"{selector} .title").evaluate_all(
-        "links => links.map(link => link.getAttribute('href'))")]  # fmt: skip
+    links = page.locator(f"{selector} .title").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    return [link.rpartition("=")[2] for link in links]
 
 
 def test_a_user_is_found_with_the_keyboard_alone(page, process, shop):

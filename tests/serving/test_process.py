@@ -316,11 +316,14 @@ def test_too_many_connections(serve, models):
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9\r\n\r\n", b"POST /recommend HTTP/1.1\r\ncontent-length: x\r\n\r\n",
-        b"POST /recommend HTTP/1.1\r\ncontent-length: -5\r\n\r\n", b"\r\n" * 50 + b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET / HTTP/9\r\n\r\n",
+        b"POST /recommend HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+        b"POST /recommend HTTP/1.1\r\ncontent-length: -5\r\n\r\n",
+        b"\r\n" * 50 + b"nonsense\r\n\r\n",
         b"POST /recommend HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_http(patient, request_bytes):
     with socket.create_connection(("127.0.0.1", patient.port)) as connection:
         connection.sendall(request_bytes)

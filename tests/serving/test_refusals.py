@@ -89,10 +89,21 @@ def test_wrong_messages_to_similar(client, message, says):
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"[1", b"\xff\xfe", b'{"users": ["\xff"]}', b'{"users": [NaN]}', b'{"users": [1,]}', b"users=1",
-        b"[" * 9000, b'{"users": ["\\ud800"]}', b"\x00", b"1" * 5000, b'{"users": [' + b"1" * 5000 + b"]}",
+        b"",
+        b"{",
+        b"[1",
+        b"\xff\xfe",
+        b'{"users": ["\xff"]}',
+        b'{"users": [NaN]}',
+        b'{"users": [1,]}',
+        b"users=1",
+        b"[" * 9000,
+        b'{"users": ["\\ud800"]}',
+        b"\x00",
+        b"1" * 5000,
+        b'{"users": [' + b"1" * 5000 + b"]}",
     ],
-)  # fmt: skip
+)
 def test_broken_json(client, body):
     response = client.post("/recommend", content=body)
     assert response.status_code in (400, 422) and list(response.json()) == ["error"], response.text

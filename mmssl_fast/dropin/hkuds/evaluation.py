@@ -37,6 +37,12 @@ def evaluate(
 
     Returns:
         {"precision", "recall", "ndcg", "hit_ratio": float64 [len(ks)], "auc": float}.
+
+    Example:
+        >>> import torch
+        >>> means = evaluate(torch.eye(2), torch.eye(2), [0, 1], {0: [0], 1: [0]}, {}, ks=[1])
+        >>> means["recall"].tolist()
+        [0.5]
     """
     if not len(ks) or min(ks) < 1:
         raise ValueError(f"evaluate: ks must be list lengths of at least 1, got {list(ks)}")

@@ -22,6 +22,12 @@ def batched_contrastive_loss(z1: Tensor, z2: Tensor, tau: float = 0.5) -> Tensor
 
     Returns:
         Scalar; gradients reach z1 and z2 (0 at a zero row).
+
+    Example:
+        >>> import torch
+        >>> z = torch.eye(3)
+        >>> batched_contrastive_loss(z, z) < batched_contrastive_loss(z, z.roll(1, 0))
+        tensor(True)
     """
     everyone = torch.arange(z1.shape[0], device=z1.device)
     terms, _ = infonce_op(unit_rows(z2), unit_rows(z1), everyone, tau, True)
@@ -35,6 +41,13 @@ def bpr_loss(
 
     users, pos_items, neg_items: [B, d], the gathered rows (Eq. 14).
     decay: weight of the squared embeddings of the batch. batch_size: their divisor.
+
+    Example:
+        >>> import torch
+        >>> users, pos, neg = torch.ones(3, 2), torch.ones(3, 2), -torch.ones(3, 2)
+        >>> ranking, squares, _ = bpr_loss(users, pos, neg, decay=0.1, batch_size=3)
+        >>> squares
+        tensor(0.3000)
     """
     n = users.shape[0]
     ids = torch.arange(2 * n, device=users.device)

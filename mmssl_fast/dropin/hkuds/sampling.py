@@ -37,6 +37,12 @@ class TripleSampler:
 
     Raises:
         ValueError: a user has every item. The released loop does not end in this case.
+
+    Example:
+        >>> sampler = TripleSampler({0: [1], 1: [0, 2]}, [0, 1], batch_size=2, n_users=2, n_items=5)
+        >>> users, positives, negatives = sampler.sample()
+        >>> sorted(users)
+        [0, 1]
     """
 
     def __init__(

@@ -36,6 +36,13 @@ def accelerated(*, always: bool = False) -> Iterator[None]:
     Args:
         always: also accelerate products for which torch would be faster, in this context and in contexts inside it.
             Results are then bit-identical for any number of threads.
+
+    Example:
+        >>> adjacency = torch.eye(300).to_sparse()
+        >>> with accelerated():
+        ...     product = torch.sparse.mm(adjacency, torch.ones(300, 8))
+        >>> product.shape
+        torch.Size([300, 8])
     """
     _begin(always)
     try:
@@ -45,14 +52,25 @@ def accelerated(*, always: bool = False) -> Iterator[None]:
 
 
 def enable(*, always: bool = False) -> None:
-    """Like `accelerated`, from now on in this thread, until `disable`. A second call has no effect."""
+    """Like `accelerated`, from now on in this thread, until `disable`. A second call has no effect.
+
+    Example:
+        >>> enable()
+        >>> product = torch.sparse.mm(torch.eye(300).to_sparse(), torch.ones(300, 8))
+        >>> disable()
+    """
     if _enabled.always is None:
         _begin(always)
         _enabled.always = always
 
 
 def disable() -> None:
-    """Ends `enable` in this thread. Does nothing if it was not called."""
+    """Ends `enable` in this thread. Does nothing if it was not called.
+
+    Example:
+        >>> enable()
+        >>> disable()
+    """
     if _enabled.always is not None:
         _end(_enabled.always)
         _enabled.always = None

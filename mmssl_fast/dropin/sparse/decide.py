@@ -58,7 +58,16 @@ def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
 
 
 def prepared(adjacency: Tensor) -> Adjacency:
-    """The Adjacency of a sparse tensor. It is created at the first call for this tensor object with these contents."""
+    """The Adjacency of a sparse tensor. It is created at the first call for this tensor object with these contents.
+
+    Example:
+        >>> import torch
+        >>> adjacency = prepared(torch.eye(3).to_sparse())
+        >>> adjacency @ torch.ones(3, 1)
+        tensor([[1.],
+                [1.],
+                [1.]])
+    """
     stored_indices(adjacency)  # or an error
     found = _matrices.adjacency(adjacency, always=True)
     assert not isinstance(found, str)
@@ -77,7 +86,13 @@ def report() -> Report:
 
 
 def reset_report() -> None:
-    """Resets the report, and discards the prepared matrices."""
+    """Resets the report, and discards the prepared matrices.
+
+    Example:
+        >>> reset_report()
+        >>> report().taken
+        0
+    """
     global _matrices
     _matrices = Matrices()
 

@@ -68,6 +68,13 @@ def write_report(paths: list[Path], out: Path) -> tuple[Path, Path]:
     """Write the report to `out` (.html), and as Markdown to the same path with .md. Returns both paths.
 
     Runs on different splits are shown in separate sections. Raises InputError if a folder contains no finished run.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure, train
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = train(configure({"model.system": "popularity", "train.compare": "no"}), f"{folder}/run")
+    ...     [path.name for path in write_report([run.path], Path(folder) / "report.html")]
+    ['report.html', 'report.md']
     """
     if out.suffix.lower() != ".html":
         raise InputError(f"{out}: the extension must be .html; the Markdown file is written next to it")

@@ -48,6 +48,13 @@ class Reproduction:
     {row: search space}, as in `tune`.
 
     Raises InputError for what cannot be run.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Reproduction("table2", folder, systems=["popularity", "svd"], quick=True)
+    ...     path = table.run(lambda line: None)
+    ...     path.name, "SVD" in path.read_text()
+    ('table2.md', True)
     """
 
     def __init__(

@@ -35,6 +35,13 @@ def tune(
     total number, with those of earlier calls. seeds: runs a trial, whose results are averaged. prune: stop a trial
     early if it is worse than the median of the earlier ones. jobs: trials at the same time, each a process. note:
     called with a line about each trial. Raises InputError for what cannot be searched, and Interrupted after a signal.
+
+    >>> import tempfile
+    >>> from mmssl_trainer import configure
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = tune(configure({"model.system": "svd", "train.threads": 1}), f"{folder}/search", trials=2)
+    >>> [path.name for path in files]
+    ['trials.md', 'best.toml']
     """
     check_counts(trials=trials, seeds=seeds, jobs=jobs)
     folder = Path(out)

@@ -89,7 +89,8 @@ def test_history_gives_what_the_layers_give_a_known_user(data, tmp_path, name, v
     found = fold_in(written(model, tmp_path), histories(data, known))
     torch.testing.assert_close(found, model.users[known], rtol=2e-4, atol=2e-6)
     assert found.abs().amax() > 0
-    assert torch.equal(found, fold_in(model, histories(data, known)))
+    again = fold_in(model, histories(data, known))  # torch's products round by the alignment of a tensor in memory
+    torch.testing.assert_close(found, again, rtol=1e-6, atol=1e-7)
     assert not fold_in(model, [[]]).any()
 
 
@@ -100,7 +101,8 @@ def test_features_give_the_embedding_of_a_cold_item(data, tmp_path, name):
     some = {modality: features[10:25] for modality, features in data.features.items()}
     found = embed_items(written(model, tmp_path), some)
     torch.testing.assert_close(found, system.cold_items()[10:25], rtol=1e-5, atol=1e-7)
-    assert torch.equal(found, embed_items(model, some)) and found.abs().amax() > 0
+    torch.testing.assert_close(found, embed_items(model, some), rtol=1e-6, atol=1e-7)  # alignment, as above
+    assert found.abs().amax() > 0
 
 
 def test_float16_and_integer_features(data):
