@@ -25,6 +25,21 @@ class MadeFeatures:
     path: the file. items, width: rows and columns. missing: items without content. skipped: {item: reason} of the
     contents that could not be used; their rows are missing, too. skipped_file: the list of these, None if there are
     none. resumed: items whose vectors an interrupted run had made.
+
+    >>> import tempfile
+    >>> class Lengths:  # an Encoder of its own: the number of characters
+    ...     identity, width, part_rows = {"model": "lengths"}, 1, 64
+    ...     def load(self, content):
+    ...         return content
+    ...     def encode(self, inputs):
+    ...         return np.array([[len(text)] for text in inputs], np.float32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "items.csv"
+    ...     with open(table, "w") as file:
+    ...         print("item,title", "a,Heat", "b,", sep=chr(10), file=file)
+    ...     made = make_features("text", table, Path(folder) / "title_feat.parquet", Lengths(), columns=["title"])
+    >>> made.items, made.width, made.missing
+    (2, 1, 1)
     """
 
     path: Path
