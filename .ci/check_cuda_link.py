@@ -114,6 +114,7 @@ def call_everything():
     spmm.spmm(crow, col, None, v.detach())
     spmm.spmm_add_(torch.zeros(45, 16), torch.arange(40), crow, col, None, v.detach())
     ops.coo_to_csr(torch.tensor([1, 0]), torch.tensor([0, 1]), 2, 2)
+    ops.coo_to_csr_values(torch.tensor([1, 0]), torch.tensor([0, 1]), torch.ones(2), 2, 2)
     ops.csr_transpose(crow, col, 60)
     philox.philox4x32(0, torch.zeros(3, 4, dtype=torch.int64))
     philox.philox_bits(0, 0, ids, 60, 1)

@@ -1,12 +1,13 @@
 """The costs of `mmssl_fast.dropin.sparse` and of `lightgcn_layers` that docs/dropin.md and its measurements give.
 
-    python benchmarks/dropin_costs.py [--rounds 40]
+    python benchmarks/dropin_costs.py [--rounds 40] [--only steps]
 
 Times are processor time of this process on one thread. The versions alternate, in blocks, because entering and leaving
 the context in every step would itself cost time. "own" is torch, twice, to show the noise.
 """
 
 import argparse
+import itertools
 import sys
 import time
 import warnings
@@ -22,12 +23,13 @@ from mmssl_fast.dropin.sparse.pattern import Snapshot
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from dropin_clients import lightgcn
 
+DROPPED = ((300, 200, 3000), (600, 400, 6000), (1500, 1000, 10000), (2000, 1000, 30000), (9308, 6710, 59541))
 SMALL = ((30, 20, 150), (75, 50, 400), (100, 60, 700), (120, 80, 1000), (150, 100, 1500), (300, 200, 3000))
 TIKTOK = (9308, 6710, 59541)
 FUNCTIONS = [torch.sparse.mm, torch.matmul]  # in a list, where the context does not replace them
 
 
-def model_of(n_users, n_items, interactions, layers=3):
+def model_of(n_users, n_items, interactions, layers=3, dropout=0.0):
     random = torch.Generator().manual_seed(0)
     users, items, negatives = (torch.randint(n, (interactions,), generator=random) for n in (n_users, n_items, n_items))
     torch.manual_seed(0)
@@ -36,6 +38,10 @@ def model_of(n_users, n_items, interactions, layers=3):
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def step():
+        if dropout:  # as LightGCN-PyTorch and MMRec write it
+            kept = torch.rand(adjacency._nnz()) >= dropout
+            ids, values = adjacency._indices()[:, kept], adjacency._values()[kept] / (1 - dropout)
+            model.adjacency = torch.sparse_coo_tensor(ids, values, adjacency.shape, check_invariants=False)
         optimiser.zero_grad()
         model.loss(users[:256], items[:256], negatives[:256]).backward()
         optimiser.step()
@@ -103,6 +109,22 @@ def steps(rounds):
         )
 
 
+def dropped(rounds):
+    """Training steps in which half of the edges are removed, other ones in each step: ratios of the medians."""
+    for (*sizes, interactions), layers in itertools.product(DROPPED, (1, 2, 3)):
+        step = [model_of(*sizes, interactions, layers, 0.5)[1] for _ in range(3)]
+        sparse.reset_report()
+        versions = {"own": (step[0], False), "again": (step[1], False), "inside": (step[2], True)}
+        times = 10 if interactions < 30000 else 2
+        (own, _), (again, _), (ours, _) = alternate(versions, max(3, rounds // 4), times).values()
+        done = sparse.report()
+        print(
+            f"step, {sum(sizes)} nodes, {interactions} of {2 * interactions} entries, {layers} layers: own "
+            f"{own * 1e6:.0f} µs, own / own {own / again:.3f}, own / inside {(own + again) / 2 / ours:.3f}, "
+            f"{done.taken} products taken, {done.left.total()} left"
+        )
+
+
 def large(rounds):
     """What a matrix of the size of TikTok costs, and the layers in one operation, in milliseconds."""
     model = model_of(*TIKTOK)[0]
@@ -136,10 +158,11 @@ def large(rounds):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=40)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", choices=["calls", "steps", "dropped", "large"], help="one part")
+    args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread")
-    calls(rounds)
-    steps(rounds)
-    large(rounds)
+    for part in (calls, steps, dropped, large):
+        if args.only in (None, part.__name__):
+            part(args.rounds)

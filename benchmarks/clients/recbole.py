@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import ClassVar
 
 from driver import Client, old_numpy, stand_in
 
@@ -11,6 +12,15 @@ from driver import Client, old_numpy, stand_in
 class RecBole(Client):
     name = "RecBole"
     full_needs_sparse = False
+    settings: ClassVar[dict[str, object]] = {}  # further settings of the client
+
+    def names(self) -> tuple:
+        """What `start` uses of the package."""
+        from recbole.config import Config
+        from recbole.data import create_dataset, data_preparation
+        from recbole.utils import get_model, get_trainer
+
+        return Config, create_dataset, data_preparation, get_model, get_trainer
 
     def write(self, data) -> None:
         folder = self.folder / "catalogue"
@@ -26,10 +36,9 @@ class RecBole(Client):
         sys.path.insert(0, str(self.checkout))
         sys.argv = ["run.py"]
         logging.disable()
-        from recbole.config import Config
-        from recbole.data import create_dataset, data_preparation
-        from recbole.utils import get_model, get_trainer, init_seed
+        from recbole.utils import init_seed
 
+        Config, create_dataset, data_preparation, get_model, get_trainer = self.names()
         name = self.options.get("model", "LightGCN")
         settings = {
             "data_path": str(self.folder),
@@ -39,7 +48,7 @@ class RecBole(Client):
             "show_progress": False,
             "use_gpu": False,
             "state": "CRITICAL",
-        }
+        } | self.settings
         config = Config(model=name, dataset="catalogue", config_dict=settings)
         init_seed(config["seed"], config["reproducibility"])
         dataset = create_dataset(config)

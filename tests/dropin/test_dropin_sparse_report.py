@@ -9,7 +9,7 @@ from dropin_clients.sparse_matrices import assert_torchs, dense, matrix
 from tolerances import assert_close
 
 from mmssl_fast.dropin import sparse
-from mmssl_fast.dropin.sparse import Adjacency, cost, decide
+from mmssl_fast.dropin.sparse import Adjacency, cost, decide, pattern
 from mmssl_fast.dropin.sparse.matrices import TOO_BRIEF, TOO_SMALL
 
 pytestmark = [
@@ -68,13 +68,17 @@ def test_other_values_on_a_known_pattern_are_not_sorted(layout, monkeypatch):
         torch.sparse_csr: lambda v: torch.sparse_csr_tensor(a.crow_indices(), a.col_indices(), v, a.shape),
         torch.sparse_csc: lambda v: torch.sparse_csc_tensor(a.ccol_indices(), a.row_indices(), v, a.shape),
     }[a.layout]
+    sorts = []
+    for name in ("coo_to_csr", "coo_to_csr_values"):
+        real = getattr(pattern, name)
+        monkeypatch.setattr(pattern, name, lambda *args, name=name, real=real: sorts.append(name) or real(*args))
     assert_torchs(a, dense(11, 3))
-    monkeypatch.setattr("mmssl_fast.dropin.sparse.pattern.Pattern._sort", lambda self: pytest.fail("sorted again"))
     for seed in range(3):
         assert_torchs(made(dense(a._nnz(), seed=seed)), dense(11, 3))
     with torch.no_grad():
         (a._values() if a.layout == torch.sparse_coo else a.values()).mul_(3)
     assert_torchs(a, dense(11, 3))
+    assert sorts == ["coo_to_csr_values", "coo_to_csr"], "with the values, and once for all other values"
     (kind,) = sparse.report().matrices
     assert (kind.prepared, kind.revalued) == (1, 4)
 
@@ -136,10 +140,10 @@ def test_small_products_are_decided_early_as_they_are_late(layout, needs_grad, m
 
 
 def test_matrices_that_live_for_too_few_products_are_torchs(taken):
-    """1500 x 1500 with 6400 entries: one product with its gradient gains less than sorting costs, four gain more."""
-    a, x = graph(8000, 1500), torch.randn(1500, 64).requires_grad_()
-    gain = cost.gain(a.layout, 6400, a.shape, 64, backward=True)
-    assert gain < cost.prepare_cost(6400, a.shape, False) < 4 * gain
+    """1500 x 1500 with 4000 entries: one product with its gradient gains less than sorting costs, four gain more."""
+    a, x = graph(5000, 1500), torch.randn(1500, 64).requires_grad_()
+    gain = cost.gain(a.layout, 4000, a.shape, 64, backward=True)
+    assert gain < cost.prepare_cost(4000, a.shape, False) < 4 * gain
     with sparse.accelerated():
         for step in range(20):
             without_edges(a, step) @ x
@@ -158,7 +162,7 @@ def test_matrices_that_live_for_too_few_products_are_torchs(taken):
 
 def test_contents_that_change_at_every_product_cost_ever_less(taken):
     """The same tensor rewritten after each product: preparing in vain happens a logarithmic number of times."""
-    a, x = graph(8000, 1500), torch.randn(1500, 64).requires_grad_()
+    a, x = graph(2000, 500), torch.randn(500, 64).requires_grad_()
     random = torch.Generator().manual_seed(0)
     with sparse.accelerated():
         for _ in range(400):
@@ -169,13 +173,36 @@ def test_contents_that_change_at_every_product_cost_ever_less(taken):
     assert kind.prepared + kind.revalued <= 20
 
 
+def test_a_tiny_matrix_is_looked_at_once(monkeypatch):
+    a, x = graph(200, 100), torch.randn(100, 8, requires_grad=True)
+    asked, real = [], decide._is_too_small
+    monkeypatch.setattr(decide, "_is_too_small", lambda *args: asked.append(args) or real(*args))
+    with sparse.accelerated():
+        for _ in range(5):
+            torch.sparse.mm(a, x).sum().backward()
+            torch.mm(a, x)
+        assert len(asked) == 1 and sparse.report().left == {TOO_SMALL: 10}
+        with pytest.raises(RuntimeError, match=r"size|shape"):  # torch's own error
+            torch.mm(a, x[:7])
+        with sparse.accelerated(always=True):
+            assert_close(a @ x, a.to_dense() @ x, torch.float32)
+        assert sparse.report().taken == 1
+        larger = graph(8000, 100, seed=1)
+        with torch.no_grad():
+            a.copy_(larger)  # keeps its place in memory, and torch's product is right
+        assert_close(a @ x, larger.to_dense() @ x, torch.float32)
+        known = len(decide.tiny)
+        del a, asked[:]
+        assert len(decide.tiny) == known - 1, "it is forgotten with the matrix"
+
+
 def test_decisions_are_the_same_in_every_run():
     """Also where the product is called by keyword, which is looked at in all generality."""
     counts = []
     calls = operator.matmul, operator.matmul, lambda a, x: torch.mm(input=a, mat2=x)
     for product in calls:
         sparse.reset_report()
-        a, x = graph(8000, 1500), torch.randn(1500, 32).requires_grad_()
+        a, x = graph(4000, 500), torch.randn(500, 32).requires_grad_()
         with sparse.accelerated():
             for step in range(12):
                 dropped = without_edges(a, step)

@@ -113,6 +113,7 @@ HIDDEN_ROWS = {
 OVERRIDES = {
     **{f"act_norm_dropout{part}": HIDDEN_ROWS for part in ("", "_bwd", "_bwd_bwd")},
     "coo_to_csr": {"row": lambda: ids(USERS, NNZ), "n_rows": lambda: USERS},
+    "coo_to_csr_values": {"row": lambda: ids(USERS, NNZ), "n_rows": lambda: USERS},
     "cosine_block_bwd": {"grad": lambda: rows(USERS, ITEMS)},
     "gradient_norm_bwd": {"norm": lambda: rows(USERS).abs()},
     "gumbel_linear_bwd": {"grad": lambda: rows(USERS, HIDDEN)},

@@ -7,7 +7,17 @@ import mmssl_fast
 from mmssl_fast.backends import OPS, TRITON
 
 # The ops another op or its backward is made of; they have no row of their own in backends().
-PARTS = {"coo_to_csr", "csr_transpose", "philox4x32", "philox_bits", "sampled_dot", "spmm", "spmm_add_", "unit_rows"}
+PARTS = {
+    "coo_to_csr",
+    "coo_to_csr_values",
+    "csr_transpose",
+    "philox4x32",
+    "philox_bits",
+    "sampled_dot",
+    "spmm",
+    "spmm_add_",
+    "unit_rows",
+}
 # Registered from Python, made of torch's operations and the parts above.
 COMPOSED = {"gradient_norm", "relation_linear", "relation_row_norm"}
 # Called with CPU tensors alone: a faster way to what other ops of the same row do on either device.

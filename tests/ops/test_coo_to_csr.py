@@ -1,12 +1,13 @@
-"""coo_to_csr, and what CUDA uses instead of its kernel, against torch.argsort."""
+"""coo_to_csr and coo_to_csr_values, and what CUDA uses instead of their kernels, against torch.argsort."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from mmssl_fast.ops.coo_to_csr import coo_to_csr, sort_composed
+from mmssl_fast.ops.coo_to_csr import coo_to_csr, coo_to_csr_values, sort_composed, sort_values_composed
 
 FORMS = {"kernel": coo_to_csr, "composed": sort_composed}
+VALUE_FORMS = {"kernel": coo_to_csr_values, "composed": sort_values_composed}
 SIZES = [(0, 0, 0), (0, 4, 3), (1, 1, 1), (7, 1, 5), (401, 41, 1271), (900, 9, 7)]
 
 
@@ -23,9 +24,7 @@ def offsets(ids, n):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("ascending", [False, True])
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
-@pytest.mark.parametrize(
-    "nnz, n_rows, n_cols", [(0, 0, 0), (0, 4, 3), (1, 1, 1), (7, 1, 5), (401, 41, 1271), (900, 9, 7)]
-)
+@pytest.mark.parametrize("nnz, n_rows, n_cols", SIZES)
 def test_both_sorts_are_stable(nnz, n_rows, n_cols, index, ascending, form, poison):
     row, col = coordinates(nnz, n_rows, n_cols, index, ascending)
     order = torch.argsort(row, stable=True)
@@ -40,6 +39,20 @@ def test_both_sorts_are_stable(nnz, n_rows, n_cols, index, ascending, form, pois
         t_order.int(),
     )
     for found, wanted in zip(actual, expected, strict=True):
+        assert_close(found, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", VALUE_FORMS)
+@pytest.mark.parametrize("ascending", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("nnz, n_rows, n_cols", SIZES)
+def test_values_are_sorted_as_the_entries(nnz, n_rows, n_cols, index, dtype, ascending, form, poison):
+    row, col = coordinates(nnz, n_rows, n_cols, index, ascending)
+    value = torch.randn(nnz, generator=torch.Generator().manual_seed(nnz)).to(dtype)
+    crow, by_row, order, t_crow, by_col, t_order = sort_composed(row, col, n_rows, n_cols)
+    actual = VALUE_FORMS[form](row, col, value, n_rows, n_cols)
+    for found, wanted in zip(actual, (crow, by_row, value[order], t_crow, by_col, value[t_order]), strict=True):
         assert_close(found, wanted, rtol=0, atol=0)
 
 
@@ -61,10 +74,18 @@ def test_strided_rows_of_indices():
     for found, wanted in zip(coo_to_csr(both[:, 0], both[:, 1], 6, 9), coo_to_csr(row, col, 6, 9), strict=True):
         assert torch.equal(found, wanted)
 
+    both = torch.stack((row, col)).double()  # strided values
+    values = both.t()[:, 1], both[1].clone()
+    for found, wanted in zip(*(coo_to_csr_values(row, col, value, 6, 9) for value in values), strict=True):
+        assert torch.equal(found, wanted)
+
 
 def test_opcheck():
+    ops = torch.ops.mmssl_fast
     for ascending in (False, True):
-        torch.library.opcheck(torch.ops.mmssl_fast.coo_to_csr, (*coordinates(30, 5, 7, ascending=ascending), 5, 7))
+        row, col = coordinates(30, 5, 7, ascending=ascending)
+        torch.library.opcheck(ops.coo_to_csr, (row, col, 5, 7))
+        torch.library.opcheck(ops.coo_to_csr_values, (row, col, torch.randn(30), 5, 7))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +102,19 @@ def test_opcheck():
 )
 def test_refuses(row, col, sizes, message):
     row, col = (torch.tensor(x, dtype=None if x else torch.int64) for x in (row, col))
-    forms = [coo_to_csr] if "outside" in message else list(FORMS.values())
-    for form in forms:
+    on_cpu_alone = "outside" in message
+    for form in [coo_to_csr] if on_cpu_alone else FORMS.values():
         with pytest.raises(ValueError, match="^coo_to_csr: " + message):
             form(row, col, *sizes)
+    for form in [coo_to_csr_values] if on_cpu_alone else VALUE_FORMS.values():
+        with pytest.raises(ValueError, match="^coo_to_csr_values: " + message):
+            form(row, col, torch.ones(len(row)), *sizes)
+
+
+@pytest.mark.parametrize("form", VALUE_FORMS)
+def test_refuses_values(form):
+    row = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"^coo_to_csr_values: value must be \[nnz\] as row is, \[2\], got \[3\]"):
+        VALUE_FORMS[form](row, row, torch.ones(3), 2, 2)
+    with pytest.raises(ValueError, match=r"^coo_to_csr_values: values must be float32, float64 or bfloat16, got"):
+        VALUE_FORMS[form](row, row, torch.ones(2, dtype=torch.int64), 2, 2)

@@ -27,7 +27,7 @@ from mmssl_fast import (
     relation_linear,
     sample_bpr,
 )
-from mmssl_fast.ops.coo_to_csr import coo_to_csr
+from mmssl_fast.ops.coo_to_csr import coo_to_csr, coo_to_csr_values
 from mmssl_fast.ops.csr_transpose import csr_transpose
 from mmssl_fast.ops.gumbel_rows import GumbelRows
 from mmssl_fast.ops.philox import philox4x32, philox_bits
@@ -105,6 +105,9 @@ EXACT = {
     "lightgcn": lambda: differentiated(lambda u, i: lightgcn(GRAPH, u, i, 3), U, I),
     "spmm": lambda: spmm(GRAPH.crow, GRAPH.col, values(GRAPH.nnz), values(*I)),
     "coo_to_csr": lambda: coo_to_csr(PICKED, GRAPH.col[: len(PICKED)].long(), USERS, ITEMS),
+    "coo_to_csr_values": lambda: coo_to_csr_values(
+        PICKED, GRAPH.col[: len(PICKED)].long(), values(len(PICKED)), USERS, ITEMS
+    ),
     "csr_transpose": lambda: csr_transpose(GRAPH.crow, GRAPH.col, ITEMS),
     "sampled_dot": lambda: differentiated(lambda u, v: sampled_dot(GRAPH.crow, GRAPH.col, u, v), U, I),
     "unit_rows": lambda: differentiated(unit_rows, I),

@@ -58,7 +58,7 @@ class Adjacency:
     @classmethod
     def from_snapshot(cls, snapshot: Snapshot) -> Adjacency:
         """Of the matrix as it was; called within `modes.outside_modes`."""
-        return cls(*snapshot.pattern.arrange(snapshot.value))
+        return cls(*snapshot.sides())
 
     @classmethod
     def from_scipy(cls, matrix: sp.spmatrix | sp.sparray, dtype: torch.dtype = torch.float32) -> Adjacency:

@@ -16,8 +16,8 @@ and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cach
     here, backward        80e3 + n (2.5 + 0.07 [0.26] d)
     dense @ sparse       1 more, in either direction, for each element of the dense factor and of the result: both are
                          transposed
-    preparing            200e3 + 30 n + 5 N
-    new values only      130e3 + 9 n
+    preparing            75e3 + 16 n + 3 N
+    new values only      60e3 + 6 n
 
 What is fixed here is Python. In a loop of nothing but products it is 33e3 forward, 46e3 with a gradient to come, and
 58e3 backward; the numbers above are from training steps of LightGCN, where other code runs in between.
@@ -55,6 +55,10 @@ _FORWARD: _Line = (60e3, 2.5, 0.057, 0.12)
 _BACKWARD: _Line = (80e3, 2.5, 0.07, 0.26)
 
 
+# Up to so many entries, `gain` of a COO matrix is negative for all dense factors of up to 1024 columns and 2 MiB.
+TINY_ENTRIES = 1200
+
+
 @lru_cache(256)
 def gain(
     layout: torch.layout,
@@ -85,7 +89,7 @@ def prepare_cost(entries: int, shape: torch.Size, is_pattern_known: bool) -> flo
         >>> prepare_cost(10_000, torch.Size([300, 300]), False) > prepare_cost(10_000, torch.Size([300, 300]), True)
         True
     """
-    return _MARGIN * (130e3 + 9 * entries if is_pattern_known else 200e3 + 30 * entries + 5 * sum(shape))
+    return _MARGIN * (60e3 + 6 * entries if is_pattern_known else 75e3 + 16 * entries + 3 * sum(shape))
 
 
 def _time(line: _Line, entries: int, columns: float, is_large: bool) -> float:

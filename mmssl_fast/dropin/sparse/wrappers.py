@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import _get_overloaded_args, _pop_mode_temporarily, has_torch_function
 
-from .decide import has_sparse, holds_sparse, is_mode_enabled, multiply
+from .decide import has_sparse, holds_sparse, is_mode_enabled, leaves_tiny, multiply
+from .products import PLAIN
 
 _strided = torch.strided
 _is_compiling = torch.compiler.is_compiling
@@ -55,6 +56,7 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
 
     path: the module and the qualified name under which callers find it.
     """
+    is_plain = func in PLAIN
     plain = _method(func) if path[1].startswith("Tensor.") else func
 
     def product(*args: Any, **kwargs: Any) -> Any:
@@ -73,6 +75,8 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
                 if kind is Tensor or kind is Parameter:
                     if x.layout is _strided:
                         continue
+                    if is_plain and not always and len(args) == 2 and not kwargs and leaves_tiny(*args):
+                        return func(*args)
                 else:
                     call = plain
                     if x is None or not has_sparse(x):
