@@ -16,6 +16,7 @@ import mmssl_fast  # noqa: E402
 
 project = "mmssl_fast"
 author = "the mmssl_fast authors"
+copyright = author  # Sphinx prints it in the footer
 version = release = mmssl_fast.__version__
 
 extensions = [
@@ -39,7 +40,7 @@ nb_execution_timeout = 300
 default_role = "code"  # the docstrings write `names` as Markdown does
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 add_module_names = False
