@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -146,6 +147,7 @@ def test_layouts_are_named_once():
 SYSTEM = """
 import torch
 from mmssl_trainer.config.section import Section
+from mmssl_trainer.systems import ease, lightgcn, mmssl, svd  # a system may build on ours
 from mmssl_trainer.systems.base import ModuleSystem, Recommender, table
 from pydantic import Field
 
@@ -171,17 +173,38 @@ class BiasedSystem(ModuleSystem):
 """
 
 
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "elsewhere"
+version = "1.0"
+
+[project.entry-points."mmssl_fast.systems"]
+biased = "elsewhere_systems:BiasedSystem"
+
+[tool.setuptools]
+py-modules = ["elsewhere_systems"]
+"""
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """The folder into which pip has installed a package that registers the system `biased`."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "pyproject.toml").write_text(PROJECT)
+    (folder / "elsewhere_systems.py").write_text(SYSTEM)
+    alone = ("--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", folder / "site")
+    subprocess.run([sys.executable, "-P", "-m", "pip", "install", *alone, folder], check=True)
+    return folder / "site"
+
+
 @pytest.fixture
-def elsewhere(tmp_path):
-    """A folder for PYTHONPATH with a distribution that registers the system `biased`."""
-    place = tmp_path / "site"
-    (place / "fake-1.0.dist-info").mkdir(parents=True)
-    (place / "fake-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: fake\nVersion: 1.0\n")
-    (place / "fake-1.0.dist-info" / "entry_points.txt").write_text(
-        "[mmssl_fast.systems]\nbiased = fake_systems:BiasedSystem\n"
-    )
-    (place / "fake_systems.py").write_text(SYSTEM)
-    return place
+def elsewhere(installed, tmp_path):
+    """A copy of it, for PYTHONPATH."""
+    return Path(shutil.copytree(installed, tmp_path / "site"))
 
 
 PROGRAM = """
@@ -250,9 +273,9 @@ def test_registered_system_is_trained_tuned_and_reproduced_like_our_own(elsewher
 
 
 def test_system_that_cannot_be_imported_is_one_line(elsewhere):
-    (elsewhere / "fake_systems.py").write_text("import nothing_of_that_name\n")
+    (elsewhere / "elsewhere_systems.py").write_text("import nothing_of_that_name\n")
     said = refused(elsewhere, "train", "--system", "biased")
-    assert said.count("\n") == 1 and "system biased: fake_systems:BiasedSystem cannot be imported" in said
+    assert said.count("\n") == 1 and "system biased: elsewhere_systems:BiasedSystem cannot be imported" in said
 
 
 @pytest.mark.parametrize(
@@ -263,7 +286,7 @@ def test_system_that_cannot_be_imported_is_one_line(elsewhere):
     ],
 )
 def test_system_that_takes_a_name_of_ours_is_refused(elsewhere, name, says):
-    points = elsewhere / "fake-1.0.dist-info" / "entry_points.txt"
+    points = elsewhere / "elsewhere-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text().replace("biased", name, 1))
     said = refused(elsewhere, "train")
-    assert said.count("\n") == 1 and f"system {name}: fake_systems:BiasedSystem" in said and says in said
+    assert said.count("\n") == 1 and f"system {name}: elsewhere_systems:BiasedSystem" in said and says in said

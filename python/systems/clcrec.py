@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, infonce
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import Batch, ModuleSystem, Recommender, table
 from .features import features_of
 from .inference import Inference, Tensors, affine, starting_with
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class CLCRec(Recommender):

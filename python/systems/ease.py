@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
@@ -13,13 +15,15 @@ from torch import Tensor
 from mmssl_fast import InteractionGraph
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from ..config.sections import Config
 from ..data import Dataset
 from ..embeddings import Table
 from ..errors import InputError
 from .features import features_of
 from .inference import FixedCatalogue
 from .untrained import UntrainedSystem
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 ROUNDING = 1e-12  # eigenvalues below this share of the largest are rounding errors
 BLOCK = 1024  # rows of the items x items matrix processed at once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +13,13 @@ from mmssl_fast import InteractionGraph
 from mmssl_fast.ops.sampled_dot import sampled_dot
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
 from .inference import Inference, Tensors, affine, blocks, starting_with
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 ROUTINGS = 3
 _ops = torch.ops.mmssl_fast

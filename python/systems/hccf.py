@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, propagate
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import Batch, ModuleSystem, Recommender, table
 from .inference import Inference, Known, Tensors, bag, by_root
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class HCCF(Recommender):

@@ -3,19 +3,23 @@ user's items. Nothing is trained."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import scipy.sparse as sp
 
 from mmssl_fast import InteractionGraph
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from ..config.sections import Config
 from ..data import Dataset
 from ..embeddings import Table
 from .features import features_of
 from .inference import FixedCatalogue
 from .similarity import damped, nearest
 from .untrained import UntrainedSystem
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class ItemKNNSystem(UntrainedSystem):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, distributed
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .inference import LayerSums
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class LightGCN(Recommender):

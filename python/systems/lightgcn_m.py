@@ -7,17 +7,20 @@ message passing". Here the features are added at layer 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, lightgcn
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
 from .inference import Known, LayerSums, Tensors, affine, starting_with
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class LightGCNM(Recommender):

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import Batch, ModuleSystem, ThinnedViews, table
 from .features import features_of
 from .inference import Known, LayerSums, Tensors, affine, starting_with
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class MMGCL(ThinnedViews):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
 from .inference import Inference, Known, Tensors, affine, bag, starting_with
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class MMGCN(Recommender):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,14 @@ from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAd
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
-from ..config.sections import Config
 from ..data import Dataset
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
 from .mmssl_inference import MMSSLInference
 from .step_graph import StepGraph
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class MMSSLSystem(NetworkSystem):

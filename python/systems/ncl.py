@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,13 @@ from mmssl_fast import InteractionGraph, cosine_topk, distributed
 from mmssl_fast.nn.losses import structural_loss
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import Batch, ModuleSystem
 from .inference import LayerSums
 from .lightgcn import LightGCN
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 ROUNDS = 10
 

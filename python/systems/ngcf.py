@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,10 +11,12 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .inference import Inference, Known, Tensors, affine, bag, by_root, starting_with
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class NGCF(Recommender):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, distributed
 
-from ..config.sections import Config
 from ..data import Dataset
 from .inference import Inference, Known, Tensors
 from .untrained import UntrainedSystem
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class PopularityInference(Inference):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, distributed
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import Batch, ModuleSystem, ThinnedViews
 from .inference import LayerSums
 from .lightgcn import LightGCN
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class SGL(ThinnedViews, LightGCN):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import Batch, ModuleSystem, Recommender, table
 from .features import features_of
 from .inference import Known, LayerSums, Tensors, affine, starting_with
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class SLMRec(Recommender):

@@ -4,6 +4,7 @@ optional features. Nothing is trained."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,12 +15,14 @@ from torch import Tensor
 from mmssl_fast import InteractionGraph, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
-from ..config.sections import Config
 from ..data import Dataset
 from ..errors import InputError
 from .features import features_of
 from .inference import Inference, Known, Tensors, bag, blocks
 from .untrained import UntrainedSystem
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 NOISE = 1e-12  # entries of a (unit-length) singular vector below this are rounding errors of the solver
 BLOCK = 4096  # users processed at once

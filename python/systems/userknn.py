@@ -3,16 +3,20 @@ Nothing is trained."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import scipy.sparse as sp
 
 from mmssl_fast import InteractionGraph
 
-from ..config.sections import Config
 from ..data import Dataset
 from .inference import FixedCatalogue
 from .similarity import damped, nearest
 from .untrained import UntrainedSystem
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class UserKNNSystem(UntrainedSystem):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph
 
-from ..config.sections import Config
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
 from .features import features_of
 from .inference import Inference, Tensors, affine, starting_with
+
+if TYPE_CHECKING:
+    from ..config.sections import Config
 
 
 class VBPR(Recommender):
