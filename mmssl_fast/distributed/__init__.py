@@ -17,19 +17,12 @@ torch.Size([2, 2])
 
 from .bpr_loss import bpr_loss
 from .collectives import (
-    all_max,
-    all_sum,
-    all_texts,
-    broadcast_blocks,
     column_softmax,
     columns_to_rows,
     copy_to_ranks,
     gather_rows,
-    gather_whole,
     merge_logsumexp,
-    merge_topk,
     reduce_from_ranks,
-    reduce_gradients,
     rows_to_columns,
 )
 from .cosine_topk import cosine_topk, seen_of_items
@@ -39,6 +32,7 @@ from .initial import kaiming_normal_columns, skip_uniform, xavier_uniform
 from .propagate import lightgcn, propagate
 from .ranks import ONE, Ranks, current, on_this_machine, start, started_together, stop
 from .relation_rows import normalize_rows, relation_linear
+from .transfers import all_max, all_sum, all_texts, broadcast_blocks, gather_whole, merge_topk, reduce_gradients
 
 __all__ = [
     "ONE",

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..graph import SeenRows
 from ..ops.cosine_topk import cosine_topk as cosine_topk_whole
-from .collectives import broadcast_blocks, merge_topk
 from .ranks import Ranks
+from .transfers import broadcast_blocks, merge_topk
 
 
 def cosine_topk(

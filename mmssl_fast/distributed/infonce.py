@@ -11,8 +11,9 @@ from torch import Tensor
 from ..ops.infonce import ONE_PASS_MIN_TAU, unit_inputs
 from ..ops.infonce import infonce as infonce_whole
 from ..tiles import item_tiles
-from .collectives import check_rows, copy_to_ranks, gather_rows, merge_logsumexp, reduce_from_ranks
+from .collectives import copy_to_ranks, gather_rows, merge_logsumexp, reduce_from_ranks
 from .ranks import Ranks
+from .transfers import check_rows
 
 SAVED_EXPS = 1 << 25  # maximum number of exponentials that are kept for the gradient (128 MiB of float32)
 

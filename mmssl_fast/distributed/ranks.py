@@ -29,7 +29,7 @@ class Ranks:
         size: number of processes P. With one, nothing is sent, and every function of this package equals the operation
             for one process.
         wire: dtype to which float32 rows and columns are rounded when they are exchanged; None: they are not.
-        received: bytes that this process has received in collectives, counted as in the docstrings of `collectives`.
+        received: bytes that this process has received in collectives, counted as their docstrings say.
 
     Example:
         >>> ranks = Ranks(rank=1, size=3)

@@ -54,6 +54,7 @@ _LITERALS = {
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _MARK = object()
+_DAMAGED = ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError, UnicodeError
 T = TypeVar("T")
 S = TypeVar("S", bound=Sized)
 
@@ -117,16 +118,7 @@ def _read(path: Path, read: Callable[[], T]) -> T:
         return read()
     except _Refused as refusal:
         raise InputError(f"{path}: {refusal}") from None
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        EOFError,
-        UnicodeError,
-    ) as error:
+    except _DAMAGED as error:
         raise InputError(
             f"{path}: is not a readable pickle ({type(error).__name__}: {shown(str(error))}); write it again with "
             "pickle.dump"

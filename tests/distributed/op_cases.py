@@ -314,7 +314,7 @@ def case_cosine_topk(ranks, check: Check):
 
 def broken_ties_reversed(ranks, check: Check):
     def reversed_ties(values, items, k):
-        found = collectives.merge_topk(values, torch.where(items < 0, -1, 1000 - items), k)
+        found = md.merge_topk(values, torch.where(items < 0, -1, 1000 - items), k)
         return found[0], torch.where(found[1] < 0, -1, 1000 - found[1])
 
     with mock.patch.dict(md.cosine_topk.__globals__, {"merge_topk": reversed_ties}):
