@@ -15,7 +15,7 @@ from ...runs.curves import INK, LOSS, MUTED, NDCG, RECALL, plain
 from .gradients import Measured, phi
 from .paper import SWEEPS
 from .runs import FinishedRun, by_label
-from .statistics import spread
+from .statistics import TESTED, Difference, spread
 
 COLOURS = (RECALL, NDCG, "#3f8f4f", "#8a4fa3", LOSS, "#b08a1e", "#1f8a8a", "#a33f5c", "#6b6b2f")
 NAMES = {"recall@20": "Recall@20", "ndcg@20": "NDCG@20"}
@@ -32,6 +32,24 @@ def _canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figur
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def differences(found: list[tuple[str, str, Difference]], reference: str, path: Path) -> None:
+    """Plot the differences of `tables.differences` with their 95% intervals: one panel for each metric, one line for
+    each row."""
+    labels = list(dict.fromkeys(label for label, _, _ in found))
+    places = np.arange(len(labels))[::-1]
+    figure, grid = _canvas(1, len(TESTED), 11, 1.1 + 0.32 * len(labels))
+    for axes, colour, (metric, name) in zip(grid[0], COLOURS, TESTED.items(), strict=False):
+        each = [difference for _, of, difference in found if of == metric]
+        means = [d.mean for d in each]
+        errors = [[d.mean - d.low for d in each], [d.high - d.mean for d in each]]
+        axes.errorbar(means, places, xerr=errors, fmt="o", color=colour, markersize=4, linewidth=1.6, capsize=3)
+        axes.axvline(0, color=MUTED, linewidth=1)
+        plain(axes, f"{name}: {reference} minus the row")
+        axes.set_yticks(places, labels, fontsize=9, color=INK)
+        axes.set_ylim(-0.6, len(labels) - 0.4)
+    figure.savefig(path, format="png")
 
 
 def figure3(finished: list[FinishedRun], path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE, POWER = 0.95, 0.8
+TESTED = {"recall": "Recall@20", "ndcg": "NDCG@20"}
 TESTS = (
     "Difference: mean of the reference minus mean of the row. p over users: paired t-test over the test users, with "
     "the mean over seeds for each user. The 95% interval and the other p-values take users and seeds as random: the "

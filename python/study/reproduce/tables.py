@@ -15,9 +15,7 @@ from ...training.selection import selection
 from . import paper
 from .plan import Settings, ablations, reference_label
 from .runs import FinishedRun, by_label, per_user
-from .statistics import TESTS, compare, holm, spread
-
-TESTED = {"recall": "Recall@20", "ndcg": "NDCG@20"}
+from .statistics import TESTED, TESTS, Difference, compare, holm, spread
 
 
 def preamble(settings: Settings, dataset: Dataset, finished: list[FinishedRun], title: str) -> str:
@@ -60,14 +58,12 @@ def metric_values(runs: list[FinishedRun], name: str) -> list[float]:
 
 
 def table2(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> str:
-    """A comparison of the systems, with significance tests against MMSSL, followed by the paper's Table 2."""
+    """A comparison of the systems, and what was spent on their settings."""
     metrics = ["Recall@20", "Precision@20", "NDCG@20", "validation"]
     searched = ["trials", "search minutes"] if settings.searches else []
     columns = ["system", *metrics, "best epoch", "s per epoch", *searched, "settings"]
     rows = [_system_row(settings, label, runs) for label, runs in by_label(finished).items()]
-    parts = [markdown(columns, rows), "", *budget(settings), *_differences(settings, dataset, finished)]
-    catalogue = paper.catalogue(dataset.name)
-    return "\n".join(parts + _papers("Table 2", catalogue, ["Recall@20", "Precision@20", "NDCG@20"], paper.TABLE2))
+    return "\n".join([markdown(columns, rows), "", *budget(settings)])
 
 
 def _system_row(settings: Settings, label: str, runs: list[FinishedRun]) -> list[str]:
@@ -118,8 +114,8 @@ def changed_settings(finished: FinishedRun) -> str:
     return ", ".join(changes) or "defaults"
 
 
-def _differences(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> list[str]:
-    """The reference minus every other row, in both metrics, with tests."""
+def differences(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> list[tuple[str, str, Difference]]:
+    """(label, metric, difference) of the reference minus every other row; empty if there is nothing to compare."""
     grouped, name = by_label(finished), reference_label(settings)
     if name not in grouped or len(grouped) < 2 or np.count_nonzero(np.diff(dataset.test.indptr)) < 2:
         return []
@@ -128,6 +124,11 @@ def _differences(settings: Settings, dataset: Dataset, finished: list[FinishedRu
         if label != name:
             other = per_user(runs, dataset)[1]
             found += [(label, metric, compare(reference[metric], other[metric])) for metric in TESTED]
+    return found
+
+
+def tests(settings: Settings, found: list[tuple[str, str, Difference]]) -> str:
+    """The result of `differences` as a table, with a figure and the methods of the tests."""
     corrected = holm([difference.p for _, _, difference in found])
     rows = [
         [
@@ -142,14 +143,23 @@ def _differences(settings: Settings, dataset: Dataset, finished: list[FinishedRu
         ]
         for (label, metric, d), p in zip(found, corrected, strict=True)
     ]
-    p_values = ["p over users", "p over users and seeds", "corrected"]
+    name, p_values = reference_label(settings), ["p over users", "p over users and seeds", "corrected"]
     columns = [f"{name} minus", "metric", "difference", "95% interval", *p_values, "seeds"]
-    return [markdown(columns, rows), "", TESTS, ""]
+    figure = f"![{name} minus each other row, with 95% intervals]({settings.target}.png)"
+    return "\n".join([figure, "", markdown(columns, rows), "", TESTS])
 
 
 def _p(value: float) -> str:
     """A p-value as text; small ones by their order of magnitude."""
     return f"{value:.3f}" if value >= 0.001 else "< 1e-16" if value < 1e-16 else f"{value:.0e}"
+
+
+def papers(target: str, dataset: Dataset) -> list[str]:
+    """The table of the paper that belongs to table2 or table3."""
+    catalogue = paper.catalogue(dataset.name)
+    if target == "table2":
+        return _papers("Table 2", catalogue, ["Recall@20", "Precision@20", "NDCG@20"], paper.TABLE2)
+    return _papers("Table 3", catalogue, ["Recall@20", "NDCG@20"], paper.TABLE3)
 
 
 def _papers(
@@ -173,12 +183,7 @@ def table3(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) ->
         [label, cell(metric_values(runs, "recall@20")), cell(metric_values(runs, "ndcg@20")), _changes(changes[label])]
         for label, runs in grouped.items()
     ]
-    parts = [
-        markdown(["variant", "Recall@20", "NDCG@20", "changed keys"], rows),
-        "",
-        *_differences(settings, dataset, finished),
-    ]
-    return "\n".join(parts + _papers("Table 3", paper.catalogue(dataset.name), ["Recall@20", "NDCG@20"], paper.TABLE3))
+    return markdown(["variant", "Recall@20", "NDCG@20", "changed keys"], rows)
 
 
 def _changes(values: dict[str, Any]) -> str:

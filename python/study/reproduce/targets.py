@@ -9,7 +9,7 @@ from pathlib import Path
 from ...data import Dataset
 from ...files import replacing, write_text
 from . import gradients, pictures, searches, tables
-from .plan import Settings, runs_of
+from .plan import Settings, reference_label, runs_of
 from .runs import Estimates, FinishedRun, finish, progress_of
 
 TITLES = {
@@ -68,4 +68,12 @@ def _body(settings: Settings, dataset: Dataset, finished: list[FinishedRun]) -> 
     if settings.target in ("figure3", "figure4"):
         with replacing(settings.out / f"{settings.target}.png") as temporary:
             getattr(pictures, settings.target)(finished, temporary)
-    return getattr(tables, settings.target)(settings, dataset, finished)
+    body = getattr(tables, settings.target)(settings, dataset, finished)
+    if settings.target not in ("table2", "table3"):
+        return body
+    parts, found = [body], tables.differences(settings, dataset, finished)
+    if found:
+        with replacing(settings.out / f"{settings.target}.png") as temporary:
+            pictures.differences(found, reference_label(settings), temporary)
+        parts.append(tables.tests(settings, found))
+    return "\n\n".join([*parts, *tables.papers(settings.target, dataset)])

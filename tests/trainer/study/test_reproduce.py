@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config import presets
 from mmssl_trainer.config.baselines import SVDSection
@@ -17,7 +18,7 @@ from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.ranking import user_metrics
 from mmssl_trainer.runs import complete as running
-from mmssl_trainer.study.reproduce import gradients, paper, plan, tables
+from mmssl_trainer.study.reproduce import gradients, paper, pictures, plan, statistics, tables
 
 from mmssl_fast import InteractionGraph
 
@@ -267,6 +268,25 @@ def test_a_system_can_have_several_rows(tmp_path, data):
     for name in ("MF-BPR, slow", "MF-BPR, fast"):
         assert changes[name] == pytest.approx(recall["MF-BPR"] - recall[name], abs=1.1e-4)
     assert any(changes.values())
+    assert "](table2.png)" in text and (out / "table2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_of_the_differences(tmp_path, monkeypatch):
+    """Every row has its difference and interval in the panel of its metric."""
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: drawn.append(self))
+    found = [
+        (label, metric, statistics.Difference(mean, mean - 0.1, mean + 0.2, 0.5, 0.5, 3))
+        for metric, shift in (("recall", 0.0), ("ndcg", 1.0))
+        for label, mean in (("first", 0.25 + shift), ("second", -0.5 + shift))
+    ]
+    pictures.differences(found, "MMSSL", tmp_path / "x.png")
+    for axes, shift in zip(drawn[0].axes, (0.0, 1.0), strict=True):
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+        points, _, (bars,) = axes.containers[0]
+        assert list(zip(*points.get_data(), strict=True)) == [(0.25 + shift, 1), (-0.5 + shift, 0)]
+        ends = [(segment[0, 0], segment[1, 0]) for segment in bars.get_segments()]
+        np.testing.assert_allclose(ends, [(0.15 + shift, 0.45 + shift), (-0.6 + shift, -0.3 + shift)])
 
 
 def test_a_budget_searches_every_system_first(tmp_path, monkeypatch, data):
