@@ -1,4 +1,7 @@
-"""RecBole: `model=LightGCN` by default. CHECKOUT is a folder that holds the package `recbole`."""
+"""RecBole: `model=LightGCN` by default. CHECKOUT is a folder that holds the package `recbole`.
+
+`dtype=float64` shows which differences are rounding errors of float32 that grow in training.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import sys
 from typing import ClassVar
 
+import torch
 from driver import Client, old_numpy, stand_in
 
 
@@ -36,6 +40,7 @@ class RecBole(Client):
         sys.path.insert(0, str(self.checkout))
         sys.argv = ["run.py"]
         logging.disable()
+        torch.set_default_dtype(getattr(torch, self.options.get("dtype", "float32")))
         from recbole.utils import init_seed
 
         Config, create_dataset, data_preparation, get_model, get_trainer = self.names()

@@ -14,6 +14,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from .sparse.adjacency import Adjacency
 VALUE, GRADIENT = 1e-4, 1e-3  # largest error, relative to the largest entry; float32, gradients through two backwards
 SEED = 2022
 
+# The instances of `uninitialised` in the case that runs, and the names of the attributes that they had.
+_instances: ContextVar[list[tuple[Any, set[str]]]] = ContextVar("_instances")
+
 Observations = list[tuple[str, object]]
 Case = Callable[[Any], Observations]
 
@@ -34,11 +38,12 @@ def difference(original: Any, replacement: Any, cases: list[Case]) -> str | None
     """The reason why `replacement` is not equal to `original`, in one line, or None if nothing differs.
 
     cases: functions that call the given function and return their observations as (name, value) pairs. The states of
-    the random generators of Python, NumPy and torch are restored.
+    the random generators of Python, NumPy and torch are restored. Of instances made by `uninitialised`, the attributes
+    that the function adds are compared by name.
     """
     with _generators_kept():
         for case in cases:
-            (truth, ends), (found, other_ends) = _run(original, case), _run(replacement, case)
+            (truth, ends, written), (found, other_ends, other_written) = _run(original, case), _run(replacement, case)
             if isinstance(truth, Exception):
                 return f"cannot be compared: the original code raised {_line(truth)}"
             if isinstance(found, Exception):
@@ -47,6 +52,8 @@ def difference(original: Any, replacement: Any, cases: list[Case]) -> str | None
                 return reason
             if ends != other_ends:
                 return "draws other random numbers"
+            if lost := sorted(written - other_written):
+                return f"sets self.{lost[0]}, which the replacement does not set"
     return None
 
 
@@ -55,6 +62,8 @@ def with_parameters_of(original: Callable[..., Any], replacement: Callable[..., 
 
     Required parameters may have other names. An optional parameter that `replacement` lacks is a difference.
     """
+    if not callable(original):
+        return f"is a {type(original).__name__}, not a function"
     signature, new_signature = inspect.signature(original), inspect.signature(replacement)
     required, optional = _parameters(signature)
     new_required, new_optional = _parameters(new_signature)
@@ -105,6 +114,7 @@ def uninitialised(cls: type, **attributes: Any) -> Any:
     """An instance of `cls` that has these attributes and whose `__init__` was not called."""
     instance: Any = object.__new__(cls)
     vars(instance).update(attributes)
+    _instances.get([]).append((instance, set(attributes)))
     return instance
 
 
@@ -124,18 +134,23 @@ def _bare(signature: inspect.Signature) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _run(function: Any, case: Case) -> tuple[Any, tuple[Any, ...]]:
-    """(the observations of the case, or the error it raised; the states of the generators afterwards)."""
+def _run(function: Any, case: Case) -> tuple[Any, tuple[Any, ...], set[str]]:
+    """(the observations of the case, or the error it raised; the states of the generators afterwards; the attributes
+    that uninitialised instances have got)."""
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002
     torch.manual_seed(SEED)
+    token = _instances.set([])
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             found: Any = case(function)
     except Exception as error:  # an error of either function is reported as a difference
         found = error
-    return found, (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist())  # noqa: NPY002
+    written = {name for instance, given in _instances.get() for name in vars(instance) if name not in given}
+    _instances.reset(token)
+    ends = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+    return found, ends, written
 
 
 @contextmanager

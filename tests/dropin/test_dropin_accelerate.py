@@ -1,5 +1,6 @@
 """hkuds.accelerate replaces parts that are equal; a part that computes something else is not replaced."""
 
+import functools
 import random
 import re
 import warnings
@@ -60,7 +61,24 @@ def reads_more(self, u, p, n):
     return self.margin * (u * p).sum(), 0, 0
 
 
+def remembers(self, u, p, n):
+    found = released.Trainer.bpr_loss(self, u, p, n)
+    self.last_loss = float(found[0].detach())  # which the loop may read later
+    return found
+
+
+def hinge_of_three(self, u, p, n):
+    return F.relu(1 - (u * p).sum(1) + (u * n).sum(1)).mean(), (u.square().sum() + p.square().sum()) * 1e-4, 0.0
+
+
+def as_a_dict(self, u, p, n):
+    return {"loss": released.Trainer.bpr_loss(self, u, p, n)[0]}
+
+
 DIFFERENT = {
+    "remembers": ("bpr_loss", remembers, "sets self.last_loss, which the replacement does not set"),
+    "hinge of three": ("bpr_loss", hinge_of_three, "result 1: .*the replacement gives"),
+    "dict": ("bpr_loss", as_a_dict, "number of results: 1, the replacement gives 3"),
     "hinge": ("bpr_loss", hinge, "number of results: 2, the replacement gives 3"),
     "detached": ("bpr_loss", detached, "the gradient of result 1: entries differ"),
     "instance": ("bpr_loss", reads_more, "cannot be compared: the original code raised AttributeError: .*margin"),
@@ -92,6 +110,26 @@ def test_a_part_that_differs_is_not_replaced(name):
         assert "missing" in str(done) and len(str(done).splitlines()) == len(hkuds.PARTS)
     finally:
         done.restore()
+
+
+@pytest.mark.parametrize(
+    "own, reason",
+    [
+        (staticmethod(lambda u, p, n: (u * p).sum()), r"takes (u, p, n), the replacement takes (self, users,"),
+        (classmethod(lambda cls, u, p, n: (u * p).sum()), r"takes (u, p, n), the replacement takes (self, users,"),
+        (property(lambda self: lambda u, p, n: (u * p).sum()), "is a property, not a function"),
+        (functools.partial(released.Trainer.bpr_loss, None), "takes (users, pos_items, neg_items), the replacement"),
+        (
+            lambda *args, **kwargs: released.Trainer.bpr_loss(*args, **kwargs),
+            "takes (*args, **kwargs), the replacement",
+        ),
+    ],
+)
+def test_what_is_no_plain_method_stays(own, reason):
+    client = type("Client", (released.Trainer,), {"bpr_loss": own})
+    with pytest.warns(UserWarning, match="not replaced in Client: bpr_loss"):
+        done = hkuds.accelerate(client, ["bpr_loss"])
+    assert done.differs["bpr_loss"].startswith(reason) and vars(client)["bpr_loss"] is own
 
 
 def test_a_hinge_loss_does_not_change():
@@ -216,6 +254,13 @@ def test_an_evaluation_with_another_metric_stays(metric, monkeypatch):
 )
 def test_comparisons_run_where_the_client_computes(args, given, device):
     assert patch._device({"args": SimpleNamespace(**args)}, given) == torch.device(device)
+
+
+@pytest.mark.parametrize("args, given, name", [("0,1", None, "args.device"), ("cpu", "cuda:x", "device")])
+def test_a_device_that_torch_does_not_know_is_named(args, given, name):
+    names = {"args": SimpleNamespace(device=args)}
+    with pytest.raises(ValueError, match=rf"^accelerate: {name} is '.*', which is no device of torch; pass device="):
+        patch._device(names, given)
 
 
 def test_matrices_go_where_the_client_puts_them(monkeypatch):

@@ -122,10 +122,15 @@ def _place(part: str, cls: type, names: dict[str, Any]) -> tuple[Any, str]:
 
 def _device(names: dict[str, Any], device: torch.device | str | None) -> torch.device:
     """The given device, otherwise ``args.device``, the current CUDA device or the CPU, in this order."""
-    device = getattr(names.get("args"), "device", None) if device is None else device
+    name, device = ("args.device", getattr(names.get("args"), "device", None)) if device is None else ("device", device)
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(f"cuda:{device}" if str(device).isdigit() else device)
+    try:
+        return torch.device(f"cuda:{device}" if str(device).isdigit() else device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f'accelerate: {name} is {device!r}, which is no device of torch; pass device="cpu" or "cuda:0"'
+        ) from None
 
 
 def _globals(cls: type) -> dict[str, Any]:
