@@ -153,7 +153,7 @@ class Matrices:
             f"mmssl_fast.dropin.sparse: a {kind.shape[0]} x {kind.shape[1]} matrix was sorted {kind.prepared} times, "
             f"each time for about {each:.0f} products. Build it once if it does not change. Where only its values "
             "change, give every new matrix the same indices, as torch.sparse_coo_tensor(a.indices(), values, a.shape) "
-            "does: those are sorted once; so edge dropout is cheaper when it sets values to zero than when it removes "
-            "entries. sparse.report() has the counts (said once)",
+            "does: those are sorted once. Where edges are dropped, nothing is to be done. sparse.report() has the "
+            "counts (said once)",
             stacklevel=8,
         )
