@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from csr_blocks import normal
+from csr_blocks import csr_block, normal
 from test_cuda_spmm import CHUNK, DTYPES, of_lengths, padded, without_gpu
-from test_sampled_dot import SHAPES, block
+from test_sampled_dot import SHAPES
 from tolerances import assert_as_accurate
 
 from mmssl_fast.ops.sampled_dot import _bwd_u_cuda, _bwd_v_cuda
@@ -28,7 +28,7 @@ def compare(emulated, crow, col, u, v):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sampled_dot_shapes(emulated, shape, dtype, index):
     rows, items, d, share = shape
-    crow, col, _ = block(rows, items, share, index)
+    crow, col, _ = csr_block(rows, items, share, index)
     compare(emulated, crow, col, normal(rows, d, dtype=dtype), normal(items, d, dtype=dtype, seed=2))
 
 
@@ -80,7 +80,7 @@ def test_sampled_dot_stops_at_bad_indices(emulated):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_of_sampled_dot(shape, dtype, index, pad):
     rows, items, d, share = shape
-    crow, col, _ = block(rows, items, share, index)
+    crow, col, _ = csr_block(rows, items, share, index)
     u, v = normal(rows, d, dtype=dtype), normal(items, d, dtype=dtype, seed=2)
     grad = normal(col.numel(), dtype=dtype, seed=3)
     arrays = crow, padded(col, 2**31 - 1, pad), padded(grad, torch.nan, pad)

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from mmssl_trainer.config.load import load
+from configurations import short
 from mmssl_trainer.errors import Interrupted
 from mmssl_trainer.training.checkpoints import Checkpoints
 from mmssl_trainer.training.loop import fit
@@ -12,18 +12,8 @@ from mmssl_trainer.training.progress import NullObserver
 
 
 def configured(system="mmssl", **values):
-    chosen = {
-        "model.system": system,
-        "model.dim": 8,
-        "train.epochs": 4,
-        "train.batch": 128,
-        "train.threads": 1,
-        "train.sample_over": "interactions",
-        "evaluate.ks": [20],
-        "train.checkpoint_minutes": 0.0,
-    }
-    chosen |= {name.replace("__", "."): value for name, value in values.items()}
-    return load(None, {name: (value, "test") for name, value in chosen.items()})
+    often = {"train.epochs": 4, "train.batch": 128, "train.checkpoint_minutes": 0.0}
+    return short(system, often, **values)
 
 
 class EachStep(Checkpoints):

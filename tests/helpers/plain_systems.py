@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from configurations import short
 from mmssl_trainer import systems
-from mmssl_trainer.config.load import load
 from mmssl_trainer.systems.base import Batch
 
 from mmssl_fast.graph import InteractionGraph
@@ -13,18 +13,7 @@ TRAINED = sorted(name for name in systems.SYSTEMS if systems.create(name).trains
 
 
 def configured(system, **values):
-    chosen = {
-        "model.system": system,
-        "model.dim": 16,
-        "train.epochs": 8,
-        "train.batch": 256,
-        "train.threads": 1,
-        "optimiser.lr": 0.05,
-        "train.sample_over": "interactions",
-        "evaluate.ks": [20],
-    }
-    chosen |= {name.replace("__", "."): value for name, value in values.items()}
-    return load(None, {name: (value, "test") for name, value in chosen.items()})
+    return short(system, {"model.dim": 16, "train.epochs": 8, "train.batch": 256, "optimiser.lr": 0.05}, **values)
 
 
 def built(data, name, **values):

@@ -1,6 +1,6 @@
 """A catalogue, a configuration and an observer for short training runs."""
 
-from mmssl_trainer.config.load import load
+from configurations import short
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.training.progress import NullObserver
 
@@ -11,17 +11,7 @@ def small_catalogue():
 
 
 def configured(system="lightgcn", **values):
-    chosen = {
-        "model.system": system,
-        "model.dim": 16,
-        "train.epochs": 3,
-        "train.batch": 128,
-        "train.threads": 1,
-        "train.sample_over": "interactions",
-        "evaluate.ks": [5, 20],
-    }
-    chosen |= {name.replace("__", "."): value for name, value in values.items()}
-    return load(None, {name: (value, "test") for name, value in chosen.items()})
+    return short(system, {"model.dim": 16, "train.epochs": 3, "train.batch": 128, "evaluate.ks": [5, 20]}, **values)
 
 
 class Recorder(NullObserver):

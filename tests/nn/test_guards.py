@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from configurations import short
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.load import load
 from mmssl_trainer.data import Dataset, synthetic, write_plain
 from mmssl_trainer.embeddings import is_finite
 from mmssl_trainer.errors import InputError, NonFiniteLoss
@@ -138,15 +138,7 @@ def test_batch_larger_than_the_users():
 
 # --- the trainer -----------------------------------------------------------------------------------------------------
 def configured(**values):
-    chosen = {
-        "model.dim": 8,
-        "train.epochs": 2,
-        "train.batch": 64,
-        "train.threads": 1,
-        "model.hidden": [6, 4],
-        "train.sample_over": "interactions",
-    }
-    return load(None, {name: (value, "test") for name, value in (chosen | values).items()})
+    return short(defaults={"model.hidden": [6, 4], "evaluate.ks": [10, 20, 50]} | values)
 
 
 def dataset(interactions, feats):

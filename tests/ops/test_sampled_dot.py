@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from csr_blocks import csr_block
 from tolerances import assert_as_accurate
 
 from mmssl_fast.ops.sampled_dot import sampled_dot
@@ -22,16 +23,6 @@ SHAPES = [
 ]
 
 
-def block(rows, items, share, index=torch.int64, seed=0):
-    present = torch.rand(rows, items, generator=torch.Generator().manual_seed(seed)) < share
-    if rows > 2:
-        present[1] = False
-    row, col = present.nonzero(as_tuple=True)
-    crow = torch.zeros(rows + 1, dtype=torch.int64)
-    crow[1:] = present.sum(1).cumsum(0)
-    return crow, col.to(index), row
-
-
 def factors(rows, items, d, dtype=torch.float64, seed=1):
     random = torch.Generator().manual_seed(seed)
     u = torch.randn(rows, d, dtype=torch.float64, generator=random).to(dtype)
@@ -48,7 +39,7 @@ def plain(row, col, u, v):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sampled_dot_values_and_gradients(shape, dtype, index):
     rows, items, d, share = shape
-    crow, col, row = block(rows, items, share, index)
+    crow, col, row = csr_block(rows, items, share, index)
     u, v = factors(rows, items, d, dtype)
     u64, v64 = (x.detach().double().requires_grad_() for x in (u, v))
     weight = torch.linspace(-1, 1, col.numel(), dtype=torch.float64).to(dtype)
@@ -73,7 +64,7 @@ def test_sampled_dot_counts_a_repeated_entry_every_time():
 
 @pytest.mark.parametrize("strides", ["contiguous", "transposed", "expanded", "zero"])
 def test_sampled_dot_gradcheck(strides):
-    crow, col, _ = block(5, 7, 0.4)
+    crow, col, _ = csr_block(5, 7, 0.4)
     u, v = factors(5, 7, 3)
     if strides == "transposed":
         u = u.detach().T.contiguous().T.requires_grad_()
@@ -89,7 +80,7 @@ def test_sampled_dot_gradcheck(strides):
 
 @pytest.mark.parametrize("share", [0.4, 0.0])
 def test_sampled_dot_opcheck(share):
-    crow, col, _ = block(5, 7, share)
+    crow, col, _ = csr_block(5, 7, share)
     u, v = factors(5, 7, 3)
     grad = torch.randn(col.numel(), dtype=torch.float64, requires_grad=True)
     torch.library.opcheck(torch.ops.mmssl_fast.sampled_dot, (crow, col, u, v))
@@ -98,7 +89,7 @@ def test_sampled_dot_opcheck(share):
 
 
 def test_sampled_dot_compiles_fullgraph():
-    crow, col, row = block(41, 401, 0.05)
+    crow, col, row = csr_block(41, 401, 0.05)
     u, v = factors(41, 401, 16)
     compiled = torch.compile(lambda u, v: sampled_dot(crow, col, u, v).square(), fullgraph=True, backend="aot_eager")
     grads = torch.autograd.grad(compiled(u, v).sum(), (u, v))
@@ -108,7 +99,7 @@ def test_sampled_dot_compiles_fullgraph():
 
 
 def test_sampled_dot_same_bits_for_any_thread_count(threads):
-    crow, col, _ = block(401, 1271, 0.1)
+    crow, col, _ = csr_block(401, 1271, 0.1)
     u, v = factors(401, 1271, 64, torch.float32)
     results = []
     for count in (1, 2, 3):

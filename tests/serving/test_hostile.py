@@ -26,13 +26,8 @@ def process(models, tmp_path_factory):  # noqa: F811
     assert not [line for line in process.log() if "traceback" in line]
 
 
-def answers(process, *parts):
-    """The status lines and bodies of the answers to these bytes."""
-    with socket.create_connection(("127.0.0.1", process.port)) as connection:
-        for part in parts:
-            connection.sendall(part)
-            time.sleep(0.05)
-        text = received(connection)
+def parsed(text):
+    """[(status, body)] of answers one after another."""
     found = []
     while text:
         head, _, text = text.partition(b"\r\n\r\n")
@@ -40,6 +35,15 @@ def answers(process, *parts):
         found.append((int(head.split()[1]), json.loads(text[:length])))
         text = text[length:]
     return found
+
+
+def answers(process, *parts):
+    """The status lines and bodies of the answers to these bytes."""
+    with socket.create_connection(("127.0.0.1", process.port)) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.05)
+        return parsed(received(connection))
 
 
 @pytest.mark.processes
@@ -86,14 +90,9 @@ def half_closed(process, *parts):
             time.sleep(0.05)
         connection.sendall(parts[-1])
         connection.shutdown(socket.SHUT_WR)
-        started, found, text = time.monotonic(), [], received(connection)
+        started, text = time.monotonic(), received(connection)
     assert time.monotonic() - started < 4  # the connection is closed as soon as everything is answered
-    while text:
-        head, _, text = text.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-        found.append((int(head.split()[1]), json.loads(text[:length])))
-        text = text[length:]
-    return found
+    return parsed(text)
 
 
 POST = b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)

@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from configurations import short
 from mmssl_trainer import systems
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.errors import InputError, OutOfMemory, is_out_of_memory
 from mmssl_trainer.memory import budget as memory
@@ -31,17 +31,7 @@ from mmssl_fast.nn.half_linear import half_linear
 
 
 def configured(**values):
-    chosen = {
-        "model.dim": 8,
-        "train.epochs": 2,
-        "train.batch": 64,
-        "train.threads": 1,
-        "model.hidden": [6, 4],
-        "train.sample_over": "interactions",
-        "evaluate.ks": [20],
-    }
-    chosen |= {name.replace("__", "."): value for name, value in values.items()}
-    return load(None, {name: (value, "test") for name, value in chosen.items()})
+    return short(defaults={"model.hidden": [6, 4]}, **values)
 
 
 @pytest.fixture(scope="module")

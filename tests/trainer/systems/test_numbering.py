@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from mmssl_trainer.config.load import load
+from configurations import short
 from mmssl_trainer.data import SPLITS, synthetic
 from mmssl_trainer.embeddings import zero_rows
 from mmssl_trainer.ranking import breakdown, split_metrics
@@ -45,15 +45,7 @@ def data():
 
 
 def configured(system):
-    chosen = {
-        "model.system": system,
-        "model.dim": 8,
-        "train.epochs": 2,
-        "train.batch": 64,
-        "train.threads": 1,
-        "evaluate.ks": [3, 20],
-    }
-    return load(None, {name: (value, "test") for name, value in chosen.items()})
+    return short(system, {"evaluate.ks": [3, 20], "train.sample_over": "users"})
 
 
 def lists(model, k=6):

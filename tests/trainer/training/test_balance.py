@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from configurations import short
 from mmssl_trainer import systems
 from mmssl_trainer.cli.main import main
-from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.errors import NonFiniteLoss, OutOfMemory
 from mmssl_trainer.study.report.page import _balance
@@ -28,19 +28,7 @@ def data():
 
 
 def configured(system, **values):
-    chosen = {
-        "model.system": system,
-        "model.dim": 8,
-        "train.epochs": 2,
-        "train.batch": 64,
-        "train.threads": 1,
-        "train.sample_over": "interactions",
-        "evaluate.ks": [20],
-        "ncl.warm_up": 1,
-        "ncl.clusters": 5,
-    }
-    chosen |= {name.replace("__", "."): value for name, value in values.items()}
-    return load(None, {name: (value, "test") for name, value in chosen.items()})
+    return short(system, {"ncl.warm_up": 1, "ncl.clusters": 5}, **values)
 
 
 def test_lengths_and_cosines_of_known_gradients():
