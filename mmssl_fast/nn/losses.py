@@ -151,7 +151,7 @@ def structural_loss(
         + infonce(items, Âᵀ Â items, item_ids, tau, exclude_self=True)
 
     It is not part of MMSSL. Equation 11 of MMSSL contrasts users only, with neighbours by features. On TikTok, this
-    loss improves recall more than equation 11 (docs/results.md). In NCL, the denominator has one sum, over the
+    loss improves recall more than equation 11 (docs/tiktok.md). In NCL, the denominator has one sum, over the
     embeddings before propagation. `infonce` adds the sum over the propagated embeddings, without the anchor itself.
 
     Args:
