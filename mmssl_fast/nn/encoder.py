@@ -69,7 +69,10 @@ class MMSSL(nn.Module):
 
     Args:
         graph: training interactions of U users and I items.
-        features: modality name → item features [I, d_m], finite.
+        features: modality name → item features [I, d_m], finite, except that a row of NaN is a missing one. An item
+            without features in a modality is left out of equation 2: it contributes nothing to its users, whose sums
+            are scaled to what the weights of all their items would add up to. It still gets a modality feature from
+            its users. A user none of whose items has features gets none, and no semantic neighbours.
         dim: embedding width d (paper: 64).
         layers: number of graph layers L of equation 10 (paper: 1 to 4, best 2 or 3).
         heads: number of attention heads H of equation 9.
@@ -129,9 +132,14 @@ class MMSSL(nn.Module):
         self.dim, self.layers, self.eta, self.omega, self.norm = dim, layers, eta, omega, norm
         self.neighbours, self.exclude_seen_neighbours = neighbours, exclude_seen_neighbours
         self.final_softmax = final_softmax
+        self._masked: list[int] = []  # modalities with missing rows
         for m, (name, raw) in enumerate(features.items()):
             rows = raw.detach()[slice(*own)]
-            prepared = standardised(rows, ranks) if standardise else rows
+            missing = missing_rows(rows)
+            prepared = standardised(rows, ranks) if standardise else torch.where(missing, 0.0, rows)
+            if distributed.all_max(missing.any().float(), ranks):
+                self._masked.append(m)
+                self.register_buffer(f"present_{m}", (~missing).to(torch.get_default_dtype()), persistent=False)
             stored = prepared.to(feature_dtype or torch.get_default_dtype(), copy=ranks.size > 1)
             if not stored.isfinite().all():
                 raise ValueError(f"MMSSL: features of {name!r} are too large for {stored.dtype}")
@@ -140,6 +148,9 @@ class MMSSL(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.user_embedding = nn.Parameter(torch.empty(ranks.sizes(graph.n_users)[ranks.rank], dim))
         self.item_embedding = nn.Parameter(torch.empty(ranks.sizes(graph.n_items)[ranks.rank], dim))
+        self.ranks = ranks
+        for m in self._masked:
+            self.register_buffer(f"user_scale_{m}", self._user_scale(getattr(self, f"present_{m}")), persistent=False)
         self.attention = ModalityAttention(dim=dim, heads=heads)
         self.semantic_neighbours: Tensor
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
@@ -147,7 +158,6 @@ class MMSSL(nn.Module):
         # neighbours, because torch.export and torch.compile have no values to create them from.
         self._neighbour_graphs: tuple[tuple[Any, ...], list[InteractionGraph]] | None = None
         self.register_load_state_dict_post_hook(_after_load)
-        self.ranks = ranks
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -185,18 +195,31 @@ class MMSSL(nn.Module):
         self.train(training)
         for m, (users, items) in enumerate(zip(modal_users, modal_items, strict=True)):
             found = semantic_neighbours(users, items, self.neighbours, seen, graph.n_items, ranks)
+            if m in self._masked:  # all items are equally similar to a user without a modality feature
+                found = torch.where(getattr(self, f"user_scale_{m}") > 0, found, -1)
             self.semantic_neighbours[m] = distributed.gather_whole(found, graph.n_users, ranks)
         self._semantic_graphs()
 
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
         """f_u^m [U, d] and f_i^m [I, d] of every modality (Eq. 2). All modalities are concatenated and propagated in
         one call."""
-        raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
-        pairs = zip(cast(Iterable[nn.Linear], self.projections), raw, strict=True)
-        projected = torch.cat([self._dropped(_projected(x, fc)) for fc, x in pairs], 1)
-        users = self._propagate(projected, "users")
+        users = self._propagate(torch.cat([self._dropped(x) for x in self.projected()], 1), "users")
+        if self._masked:
+            parts = list(users.split(self.dim, 1))
+            for m in self._masked:
+                parts[m] = parts[m] * getattr(self, f"user_scale_{m}")
+            users = torch.cat(parts, 1)
         items = self._propagate(users, "items")
         return list(users.split(self.dim, 1)), list(items.split(self.dim, 1))
+
+    def projected(self) -> list[Tensor]:
+        """W_m f_i^m + b_m [I, d] of every modality (Eq. 2), 0 for missing rows."""
+        raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
+        pairs = zip(cast(Iterable[nn.Linear], self.projections), raw, strict=True)
+        projected = [_projected(x, fc) for fc, x in pairs]
+        for m in self._masked:
+            projected[m] = projected[m] * getattr(self, f"present_{m}")
+        return projected
 
     def views(self) -> tuple[list[Tensor], list[Tensor]]:
         """e_u^m [U, d] and e_i^m [I, d] of every modality (Eq. 8): sums of id embeddings over the semantic neighbours,
@@ -251,6 +274,14 @@ class MMSSL(nn.Module):
     def _propagate(self, x: Tensor, to: str) -> Tensor:
         return distributed.propagate(self.interactions(), x, self.ranks, to, self.norm)
 
+    @torch.no_grad()
+    def _user_scale(self, present: Tensor) -> Tensor:
+        """[U, 1]: the weights of all items of a user in Eq. 2, divided by those of the items that are present; 0 if
+        there is none."""
+        present = present.to(self.user_embedding.device)
+        whole, known = (self._propagate(x, "users") for x in (torch.ones_like(present), present))
+        return torch.where(known > 0, whole / torch.where(known > 0, known, 1.0), 0.0)
+
     def _dropped(self, x: Tensor) -> Tensor:
         """Dropout of the rows of items. Every rank draws the mask of all items, so that it does not depend on the
         number of ranks, and torch's generators stay the same on all of them."""
@@ -297,22 +328,33 @@ def _after_load(module: MMSSL, _: object) -> None:
         module._semantic_graphs()
 
 
+def missing_rows(raw: Tensor) -> Tensor:
+    """bool [I, 1]: the missing rows of features [I, d], which are NaN."""
+    return raw[:, :1].isnan()
+
+
 def standardised(raw: Tensor, ranks: Ranks = ONE) -> Tensor:
     """Equals ``(raw - raw.mean(0)) / raw.std(0, correction=0)`` in float64. A constant column becomes 0. With several
-    ranks, `raw` has this rank's rows, and mean and deviation are those of the rows of all ranks."""
+    ranks, `raw` has this rank's rows, and mean and deviation are those of the rows of all ranks.
+
+    Missing rows, which are NaN, do not count in mean and deviation, and become 0."""
     raw = raw.to(torch.float64)
+    missing = missing_rows(raw)
+    known = raw[~missing[:, 0]] if missing.any() else raw
     if ranks.size == 1:
-        centred = raw - raw.mean(0)
-        variance, largest = centred.square().mean(0), raw.abs().amax(0)
+        if not known.shape[0]:
+            return torch.zeros_like(raw)
+        mean = known.mean(0)
+        variance, largest = (known - mean).square().mean(0), known.abs().amax(0)
     else:
-        rows = distributed.all_sum(torch.tensor(raw.shape[0], device=raw.device), ranks)
-        centred = raw - distributed.all_sum(raw.sum(0), ranks) / rows
-        variance = distributed.all_sum(centred.square().sum(0), ranks) / rows
-        top = raw.abs().amax(0) if raw.shape[0] else raw.new_zeros(raw.shape[1])
+        rows = distributed.all_sum(torch.tensor(known.shape[0], device=raw.device), ranks).clamp(min=1)
+        mean = distributed.all_sum(known.sum(0), ranks) / rows
+        variance = distributed.all_sum((known - mean).square().sum(0), ranks) / rows
+        top = known.abs().amax(0) if known.shape[0] else raw.new_zeros(raw.shape[1])
         largest = distributed.all_max(top, ranks)
     deviation = variance.sqrt()
     constant = deviation <= 1e-9 * largest
-    return torch.where(constant, 0.0, centred / torch.where(constant, 1.0, deviation))
+    return torch.where(constant | missing, 0.0, (raw - mean) / torch.where(constant, 1.0, deviation))
 
 
 def _check_settings(layers: int, neighbours: int, norm: str, dropout: float) -> None:
@@ -333,7 +375,8 @@ def _check_features(features: dict[str, Tensor], n_items: int, own: tuple[int, i
             raise ValueError(
                 f"MMSSL: features of {name!r} must be [{n_items}, d] with d ≥ 1, got shape {tuple(raw.shape)}"
             )
-        finite = torch.isfinite(raw[slice(*own)])
+        finite = torch.isfinite(raw[slice(*own)]).all(1)
+        finite |= raw[slice(*own)].isnan().all(1)
         if not finite.all():
-            row = own[0] + int((~finite).any(1).nonzero()[0])
+            row = own[0] + int((~finite).nonzero()[0])
             raise ValueError(f"MMSSL: features of {name!r} must be finite, but row {row} is not")

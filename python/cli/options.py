@@ -60,8 +60,8 @@ CONFIG_KEY_OPTIONS = {
     "query": _text("data.query", "SELECT statement to run on the DuckDB or SQLite database given by --interactions."),
     "missing_features": _text(
         "data.missing_features",
-        "For feature files with an id column: refuse an item without a row, or give it the mean of the other rows "
-        "(refuse, mean). [default: refuse]",
+        "What becomes of an item without a row in a feature file with ids: refuse it, train without these features "
+        "(mask), or give it the mean of the other rows (mean). [default: refuse]",
     ),
     "modality": ConfigKeyOption(
         "data.modalities", list[str] | None, "Modality to read. May be given several times. [default: all]"

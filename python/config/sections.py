@@ -83,10 +83,11 @@ class DataSection(Section):
         description="SELECT statement whose result is the interaction table. data.interactions is then a DuckDB or "
         "SQLite database.",
     )
-    missing_features: Literal["refuse", "mean"] = Field(
+    missing_features: Literal["refuse", "mask", "mean"] = Field(
         "refuse",
-        description="For feature files with an id column: refuse an item that has no feature row, or give it the mean "
-        "of the other rows.",
+        description="What becomes of an item without a row in a feature file with ids: it is refused, trained without "
+        "these features (mask), or gets the mean of the other rows. Rows that are marked as missing are never refused: "
+        'they are masked, or with "mean" get the mean.',
     )
     split_seed: int = Field(0, ge=0, description="Seed of the random split, and of the built-in synthetic data set.")
 

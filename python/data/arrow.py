@@ -151,22 +151,23 @@ def numbers_of(path: Path, name: str, chunked: Any, start: int = 0) -> np.ndarra
 
 
 def matrix_of(path: Path, name: str, chunked: Any) -> np.ndarray:
-    """An Arrow column of lists of the same length as an array [n, width]."""
+    """An Arrow column of lists of the same length as an array [n, width]. A null is a missing row: NaN in floats."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    refuse_nulls(path, name, chunked)
     blocks: list[np.ndarray] = []
-    width = None
+    width, first = None, 0
     for chunk in chunked.chunks:
-        if not len(chunk):
-            continue
-        lengths = pc.list_value_length(chunk).to_numpy(zero_copy_only=False)
-        width = int(lengths[0]) if width is None else width
-        if (lengths != width).any():
+        there = ~np.asarray(pc.is_null(chunk))
+        if width is None and there.any():
+            first = int(np.argmax(there)) + sum(map(len, blocks))
+            width = int(pc.list_value_length(chunk)[int(np.argmax(there))].as_py())
+        lengths = pc.fill_null(pc.list_value_length(chunk), -1 if width is None else width).to_numpy()
+        if width is not None and (lengths != width).any():
             row = int(np.argmax(lengths != width)) + sum(map(len, blocks)) + 1
             raise InputError(
-                f"{path}: row {row} has {lengths[lengths != width][0]} values in {name}, but row 1 has {width}"
+                f"{path}: row {row} has {lengths[lengths != width][0]} values in {name}, but row {first + 1} has "
+                f"{width}"
             )
         values = chunk.flatten()
         if values.null_count:
@@ -174,8 +175,19 @@ def matrix_of(path: Path, name: str, chunked: Any) -> np.ndarray:
             raise InputError(f"{path}: row {row} has an empty value in {name}; add it or remove the row")
         if pa.types.is_boolean(values.type):
             values = values.cast(pa.uint8())
-        blocks.append(values.to_numpy(zero_copy_only=False).reshape(len(chunk), width))
-    return np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
+        block = values.to_numpy(zero_copy_only=False).reshape(int(there.sum()), -1 if there.any() else 0)
+        if not there.all():
+            dtype = block.dtype if block.dtype.kind == "f" else np.float32
+            block, found = np.full((len(chunk), width or 0), np.nan, dtype), block
+            if there.any():
+                block[there] = found
+        blocks.append(block)
+    if width is None:
+        if blocks and sum(map(len, blocks)):
+            raise InputError(f"{path}: column {name} has no values in any row; add features or remove the file")
+        return np.empty((0, 1), np.float32)
+    # A chunk of missing rows that comes before the first other row has no columns yet.
+    return np.concatenate([b if b.shape[1] == width else np.full((len(b), width), np.nan, np.float32) for b in blocks])
 
 
 def texts_of(path: Path, name: str, chunked: Any) -> list[str | None]:

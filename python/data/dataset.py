@@ -29,10 +29,11 @@ class Dataset:
     """Interactions in three splits, and item features. Users and items are numbered from 0.
 
     train, val, test: SciPy CSR float32 [n_users, n_items]; all stored values are 1, columns are sorted, there are no
-    duplicates, and no pair is in two splits. features: {modality: float32 or float16 [n_items, d_m]}, finite; row =
-    item. user_ids, item_ids: original ids (int64 or str) by index; None if the ids are the indices. notes: one line for
-    each correction and each property that the user should know. fingerprint: sha256 of sizes, splits and features. It
-    does not depend on the layout, the order in the files or the original ids.
+    duplicates, and no pair is in two splits. features: {modality: float32 or float16 [n_items, d_m]}, row = item;
+    finite, except that a row of NaN is a missing one. user_ids, item_ids: original ids (int64 or str) by index; None if
+    the ids are the indices. notes: one line for each correction and each property that the user should know.
+    fingerprint: sha256 of sizes, splits and features. It does not depend on the layout, the order in the files or the
+    original ids.
 
     >>> from mmssl_trainer import load_data
     >>> data = load_data()

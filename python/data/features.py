@@ -73,21 +73,24 @@ class FeatureFiles:
 
         item_ids: original ids [n_items]; None if they are the indices. rows: int64 [n], the numbers of the items that
         are left of n_items; item_ids and the result are for these [n]. In files with ids, each item gets the row with
-        its id, and rows of unknown items are ignored. An item without a row is refused, or gets the mean of the other
-        rows, depending on options.missing_features. Appends to `notes`.
+        its id, and rows of unknown items are ignored. An item without a row is refused, gets the mean of the other
+        rows, or a missing row, depending on options.missing_features. A missing row is NaN; with "mean" there is none.
+        Appends to `notes`.
         """
         features, index = {}, None
         for modality in self.chosen:
             path = self.files[modality]
             if path.suffix == ".npy":
                 values = read_features(path, n_items)
-                features[modality] = values if rows is None else values[rows]
+                values = values if rows is None else values[rows]
+                features[modality] = marked_missing(path, values, options, notes)
                 continue
             if index is None:
                 ids = range(n_items) if item_ids is None else item_ids.tolist()
                 index = {str(item): i for i, item in enumerate(ids)}
             column, values = read_named_features(path)
-            features[modality] = _by_id(path, column, values, index, options, notes)
+            values = _by_id(path, column, values, index, options, notes)
+            features[modality] = marked_missing(path, values, options, notes)
         if self.chosen_without_ids is not None and n_items:
             notes.append(rows_of_items(n_items, item_ids, rows))
         return features
@@ -127,7 +130,7 @@ def _by_id(
     """The rows of `values` in the order of the items. index: {item id: index}."""
     items = np.array([index.get(text, -1) for text in column.texts], np.int64)[column.codes]
     rows = np.flatnonzero(items >= 0)
-    result = np.empty((len(index), values.shape[1]), values.dtype)
+    result = np.full((len(index), values.shape[1]), np.nan, values.dtype)
     result[items[rows]] = values[rows]
     missing = np.ones(len(index), bool)
     missing[items[rows]] = False
@@ -137,16 +140,36 @@ def _by_id(
     if n_missing := int(missing.sum()):
         ids = [item for item, i in index.items() if missing[i]][:5]
         examples = ", ".join(map(shown, ids)) + (", …" if n_missing > 5 else "")
-        if options.missing_features != "mean" or not len(rows):
+        if options.missing_features == "refuse" or not len(rows):
             raise InputError(
-                f"{path}: has no row for {n_missing} of {len(index)} items ({examples}); add the rows, or use the mean "
-                "of the other rows with --missing-features mean"
+                f"{path}: has no row for {n_missing} of {len(index)} items ({examples}); add the rows, or train "
+                "without them (--missing-features mask), or with the mean of the others (--missing-features mean)"
             )
-        result[missing] = values[rows].mean(axis=0, dtype=np.float64)
-        notes.append(
-            f"{path.name}: {n_missing} of {len(index)} items have no row ({examples}); they get the mean of the others"
-        )
+        notes.append(f"{path.name}: {n_missing} of {len(index)} items have no row ({examples})")
     return result
+
+
+def missing_rows(values: np.ndarray) -> np.ndarray:
+    """bool [n] of features [n, d]: the missing rows, which are NaN."""
+    return np.isnan(values[:, 0])
+
+
+def marked_missing(path: Path, values: np.ndarray, options: LoadOptions, notes: list[str]) -> np.ndarray:
+    """The features, with "mean" changed in place as options.missing_features says, and a note about missing rows.
+
+    Raises InputError if every row is missing.
+    """
+    missing = missing_rows(values)
+    if not (count := int(missing.sum())):
+        return values
+    if count == len(values):
+        raise InputError(f"{path}: no item has features; add them or remove the file")
+    effect = "the model leaves this modality out for them"
+    if options.missing_features == "mean":
+        effect = "they get the mean of the others"
+        values[missing] = values[~missing].mean(axis=0, dtype=np.float64)
+    notes.append(f"{path.name}: {count} of {len(values)} items have no features; {effect}")
+    return values
 
 
 def rows_of_items(n_items: int, item_ids: np.ndarray | None, rows: np.ndarray | None = None) -> str:

@@ -28,8 +28,9 @@ _VALUES_AT_ONCE = 1 << 22  # that are converted and checked
 def read_features(path: Path, n_items: int | None = None) -> np.ndarray:
     """Equals `np.load(path, allow_pickle=False)` as float32 [I, d] in C order. float16 stays float16. Row = item index.
 
-    Raises InputError if the file is not a complete .npy file of numbers, is not two-dimensional, has no columns, does
-    not have n_items rows (None: any number), or has a value that is not finite in float32.
+    A row of NaN is a missing one. Raises InputError if the file is not a complete .npy file of numbers, is not
+    two-dimensional, has no columns, does not have n_items rows (None: any number), or has another value that is not
+    finite in float32.
     """
     try:
         with existing_file(path).open("rb") as file:
@@ -124,7 +125,8 @@ def npy_header(
 
 
 def finite(path: Path, array: np.ndarray, start: int = 0) -> np.ndarray:
-    """The array as float32 or float16 in C order and native byte order. Raises InputError for a non-finite value.
+    """The array as float32 or float16 in C order and native byte order. Raises InputError for a non-finite value,
+    except in missing rows, which are NaN in every column.
 
     start: number of rows of the file before the array, for the row in the message.
     """
@@ -138,11 +140,16 @@ def finite(path: Path, array: np.ndarray, start: int = 0) -> np.ndarray:
                 out[begin : begin + step] = array[begin : begin + step]
         bad = ~np.isfinite(out[begin : begin + step])
         if bad.any():
+            block = out[begin : begin + step]
+            bad[np.isnan(block).all(1)] = False
+        if bad.any():
             row, column = (int(index[0]) for index in np.nonzero(bad))
             value = array[begin + row, column]
             rule = "float32 cannot represent it" if np.isfinite(value) else "features must be finite"
+            whole = ", or set the whole row to NaN if it is missing" if np.isnan(value) else ""
             raise InputError(
                 f"{path}: row {start + begin + row}, column {column} is {value}; {rule}; replace it or remove the file"
+                f"{whole}"
             )
     return out
 

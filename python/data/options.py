@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError, shown
 
 SPLIT_RULES = ("auto", "random", "time", "last")
-MISSING_RULES = ("refuse", "mean")
+MISSING_RULES = ("refuse", "mask", "mean")
 NO_FEATURES = ["none"]
 
 

@@ -68,6 +68,7 @@ def _modality(name: str, values: np.ndarray) -> dict[str, Any]:
             for begin in range(0, len(values), 65536)
         ]
     )
+    missing, norms = int(np.isnan(norms).sum()), norms[~np.isnan(norms)]
     return {
         "name": name,
         "width": values.shape[1],
@@ -76,4 +77,5 @@ def _modality(name: str, values: np.ndarray) -> dict[str, Any]:
         "norm_median": float(np.median(norms)),
         "norm_max": float(norms.max()),
         "zero_rows": int((norms == 0).sum()),
+        "missing_rows": missing,
     }

@@ -30,7 +30,8 @@ def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> 
     collaborative part, which only interactions give; it is 0 for nearest=0. For nearest=k > 0 it is the mean of those
     of the k known items that are nearest by the cosine of this embedding, and that have training interactions.
 
-    features: {modality: array [n, d_m]} with all modalities of the training data. Raises InputError that names the
+    features: {modality: array [n, d_m]} with all modalities of the training data. A row of NaN is a missing one: the
+    item is embedded by its other modalities, of which it must have one. Raises InputError that names the
     modality and row of what is wrong, and if the system does not use features.
 
     >>> from mmssl_trainer import configure, fit, load_data
@@ -56,7 +57,7 @@ def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str
             raise InputError(f"{data.name}: the new item {shown(item)} {where}; leave it out")
         seen.add(item)
     tower = item_tower(model)
-    content = _content(tower, features)
+    content = _content(tower, features, ids)
     embeddings = _embed(model, tower, content, nearest)
     if len(embeddings) != len(ids):
         raise InputError(f"{data.name}: {len(ids)} new items, but features for {len(embeddings)}")
@@ -89,9 +90,9 @@ def known_by_features(model: Model) -> Tensor:
     return base.towers["by_features"]
 
 
-def _content(tower: ItemTower, features: Mapping[str, Any]) -> Tensor:
+def _content(tower: ItemTower, features: Mapping[str, Any], ids: Sequence[str | int] | None = None) -> Tensor:
     """The content of checked features. Raises InputError for numbers that are too large for float32."""
-    content = content_of(tower, _checked(tower, features))
+    content = content_of(tower, _checked(tower, features, ids))
     finite = torch.isfinite(content).all(1)
     if not finite.all():
         row = int((~finite).nonzero()[0])
@@ -112,7 +113,9 @@ def _embed(model: Model, tower: ItemTower, content: Tensor, nearest: int) -> Ten
     return cold + collaborative[cosine_topk(cold, by_features, nearest)[1]].mean(1)
 
 
-def _checked(tower: ItemTower, features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _checked(
+    tower: ItemTower, features: Mapping[str, Any], ids: Sequence[str | int] | None = None
+) -> dict[str, np.ndarray]:
     """The features as arrays, in the order of the modalities."""
     names = ", ".join(tower.modalities)
     for name in features:
@@ -136,11 +139,17 @@ def _checked(tower: ItemTower, features: Mapping[str, Any]) -> dict[str, np.ndar
             )
         if rows is not None and len(array) != rows[1]:
             raise InputError(f"features {name!r}: have {len(array)} rows, those of {rows[0]!r} have {rows[1]}")
-        if not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array).all(1))[0])
+        bad = ~(np.isfinite(array).all(1) | np.isnan(array).all(1))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
             raise InputError(f"features {name!r}: row {row} contains a value that is not finite")
         rows = name, len(array)
         arrays[name] = array if array.dtype.kind == "f" else array.astype(np.float32)
+    nothing = np.logical_and.reduce([np.isnan(array[:, 0]) for array in arrays.values()])
+    if nothing.any():
+        row = int(np.flatnonzero(nothing)[0])
+        which = f"row {row}" if ids is None or row >= len(ids) else f"the item {shown(ids[row])}"
+        raise InputError(f"features: {which} has none in any modality ({names}); leave the item out")
     return arrays
 
 

@@ -170,6 +170,13 @@ def load(path: str | Path) -> Model:
         raise InputError(f"{path}: {error}; train again") from None
 
 
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it does not begin at a multiple of 64 bytes, as torch's own tensors do. Where a tensor lies
+    in a file depends on the length of the header, and matrix products of other alignment differ in the last bits: a
+    model would then compute something else after it has been saved."""
+    return tensor.clone() if tensor.data_ptr() % 64 else tensor
+
+
 def rebuild(model: Model, dataset: Dataset, config: Config) -> System:
     """The system of a model, on the CPU, with the parameters of the model. dataset: the one that it was trained on."""
     config = config.changed("train", device="cpu", cuda_graph=False)
@@ -194,7 +201,7 @@ def _read(file: Any, path: Path) -> tuple[dict[str, Tensor], tuple[int, int]]:
         if ranks.size > 1
         else set()
     )
-    tensors = {name: file.get_tensor(name) for name in names - parts}
+    tensors = {name: _aligned(file.get_tensor(name)) for name in names - parts}
     slices = [file.get_slice(name) if name in names else None for name in embeddings]
     shape = [one.get_shape()[0] if one is not None and one.get_shape() else 0 for one in slices]
     if ranks.size > 1:

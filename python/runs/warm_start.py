@@ -59,8 +59,11 @@ def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str |
         value[there] = tensor[row_of[there]]
         known[name] = there
         if which == "items" and near is not None:
-            value[~there] = tensor[near].mean(1)
-            known[name] = torch.ones_like(there)
+            described = near[:, 0] >= 0
+            fresh = (~there).nonzero()[:, 0][described]
+            value[fresh] = tensor[near[described]].mean(1)
+            known[name] = there.clone()
+            known[name][fresh] = True
         parameters[name] = value
     shared = {side: int((place >= 0).sum()) for side, place in places.items()}
     how = "" if near is None else f"; new items start from their {near.shape[1]} nearest known items by features"
@@ -97,7 +100,8 @@ def _places(old: Dataset, new: Dataset, side: str) -> np.ndarray:
 
 def _nearest(model: saved_model.Model, dataset: Dataset, place: np.ndarray) -> Tensor | None:
     """For every new item the nearest known items with interactions, int64 [n, NEAREST], by the cosine of their
-    embeddings by features. None if there is no new item, or the system does not embed items by features."""
+    embeddings by features, −1 for one without features. None if there is no new item, or the system does not embed
+    items by features."""
     new = np.flatnonzero(place < 0)
     if not len(new) or model.content is None or model.scaling is None:
         return None
@@ -107,4 +111,4 @@ def _nearest(model: saved_model.Model, dataset: Dataset, place: np.ndarray) -> T
         warm = torch.from_numpy(np.flatnonzero(np.diff(model.interactions.train.tocsc().indptr)))
         fresh = tower.cold(content_of(tower, {name: values[new] for name, values in features.items()}))
         found = cosine_topk(fresh, tower.cold(model.content[warm]), min(NEAREST, len(warm)))[1]
-    return warm[found]
+    return torch.where(fresh.any(1, keepdim=True), warm[found], -1)

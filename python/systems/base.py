@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, distributed
 
 from ..embeddings import Table
+from .features import features_of, present_of
 from .item_item import ItemItemPart
 
 if TYPE_CHECKING:
@@ -117,6 +118,19 @@ class Recommender(nn.Module):
         super().__init__()
         self.graph = graph
 
+    def take_features(self, dataset: Dataset, config: Config) -> list[Tensor]:
+        """features_of, also kept as the buffers features_0, …, and with missing rows present_0, … [I, 1]."""
+        features = features_of(dataset, config)
+        for m, (raw, present) in enumerate(zip(features, present_of(dataset), strict=True)):
+            self.register_buffer(f"features_{m}", raw, persistent=False)
+            self.register_buffer(f"present_{m}", None if present.all() else present, persistent=False)
+        return features
+
+    def projected(self, m: int, layer: Callable[[Tensor], Tensor]) -> Tensor:
+        """layer(f^m) [I, d] for the features of a modality; 0 for missing rows, also where the layer has a bias."""
+        x, present = layer(getattr(self, f"features_{m}")), getattr(self, f"present_{m}")
+        return x if present is None else x * present
+
     def forward(self) -> tuple[Tensor, Tensor]:
         """User embeddings [U, d] and item embeddings [I, d]; their dot products are the scores."""
         raise NotImplementedError
@@ -210,6 +224,8 @@ class ModuleSystem(NetworkSystem):
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         self.model = self.model_type(dataset, graph, config).to(graph.device)
+        present = present_of(dataset)
+        self._described = torch.cat(present, 1).amax(1, keepdim=True).to(graph.device) if present else None
         settings = config.optimiser
         self.optimisers = {
             "adamw": torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
@@ -237,8 +253,9 @@ class ModuleSystem(NetworkSystem):
         return without_interactions(self.model.graph, users, items, self.own_cold_items)
 
     def own_cold_items(self) -> Tensor | None:
-        """See Recommender.cold_items."""
-        return self._without_dropout(self.model.cold_items)
+        """See Recommender.cold_items. Items without features in any modality have 0, which ranks them last."""
+        items = self._without_dropout(self.model.cold_items)
+        return items if items is None or self._described is None else torch.where(self._described > 0, items, 0)
 
 
 def without_interactions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from mmssl_fast.ops.unit_rows import unit_rows
 from ..data import Dataset
 from ..embeddings import Table
 from ..errors import InputError
-from .features import features_of
+from .features import features_of, present_of
 from .inference import FixedCatalogue
 from .untrained import UntrainedSystem
 
@@ -49,6 +50,10 @@ class EASESystem(UntrainedSystem):
     With ease.content_tau = τ > 0, w K is added instead, K_ij = Σ_m exp((f_i^m·f_j^m − 1) / τ): a Gaussian kernel of
     the unit features, F in infinitely many dimensions. Near items then count more, and distant ones hardly at all.
     Neither is in the MMSSL paper.
+
+    If features of items are missing, the error of an item leaves out the modalities that the item does not have. The
+    items with the same modalities share P, so that there is one inversion for every set of modalities that occurs. As
+    an explanation of other items, missing features are 0, and so is K between items of which one has none.
     """
 
     inference = FixedCatalogue
@@ -56,6 +61,7 @@ class EASESystem(UntrainedSystem):
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         self._settings, self._train = config.ease, sp.csr_array(dataset.train, dtype=np.float32)
         self._features: list[np.ndarray] = []  # of unit length, float64 [I, d_m]
+        self._present = np.ones((dataset.n_items, 0), bool)  # which items have which features
         settings, rank = config.ease, config.ease.rank
         if settings.content:
             if rank:
@@ -66,6 +72,7 @@ class EASESystem(UntrainedSystem):
                     "<modality>_feat.npy or .parquet, or set it to 0"
                 )
             self._features = [unit_rows(raw).double().numpy() for raw in features_of(dataset, config)]
+            self._present = torch.cat(present_of(dataset), 1).numpy() > 0
         most = min(dataset.train.shape) - 1
         if rank > most:
             raise InputError(
@@ -100,20 +107,33 @@ class EASESystem(UntrainedSystem):
         right /= (1 - np.einsum("ij,ij->i", right, right))[:, None]
         self.users, self.items = (torch.from_numpy(side.astype(np.float32)).to(device) for side in (users, right))
 
-    def _by_content(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | float:
-        """w Fᵀ F or w K between these items, float64 [n, m]; 0 without ease.content."""
+    def _patterns(self) -> Iterator[tuple[list[int], np.ndarray]]:
+        """(modalities, items that have just these), for every set of modalities that occurs."""
+        if not self._features:
+            yield [], np.arange(len(self._present))
+            return
+        patterns, of_item = np.unique(self._present, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            yield np.flatnonzero(pattern).tolist(), np.flatnonzero(of_item.reshape(-1) == number)
+
+    def _by_content(self, rows: np.ndarray, columns: np.ndarray, modalities: list[int]) -> np.ndarray | float:
+        """w Fᵀ F or w K between these items, float64 [n, m], of these modalities; 0 if there are none."""
         settings, total = self._settings, 0.0
-        for unit in self._features:
+        for m in modalities:
+            unit = self._features[m]
             products = unit[rows] @ unit[columns].T
             if settings.content_tau:
                 products -= 1
                 products /= settings.content_tau
                 np.exp(products, out=products)
+                present = self._present[:, m]
+                if not present.all():
+                    products *= present[rows, None] & present[columns]
             total = products if isinstance(total, float) else np.add(total, products, out=total)
         return total if isinstance(total, float) else np.multiply(total, settings.content, out=total)
 
-    def _inverse(self, active: np.ndarray) -> np.ndarray:
-        """P among the items `active`, float64."""
+    def _inverse(self, active: np.ndarray, modalities: list[int]) -> np.ndarray:
+        """P among the items `active` with the features of these modalities, float64."""
         weighted, n = self._weighted()[:, active], len(active)
         if not n:
             return np.empty((0, 0))
@@ -121,7 +141,7 @@ class EASESystem(UntrainedSystem):
         for first in range(0, n, BLOCK):
             block = slice(first, first + BLOCK)
             gram[block] = (rows[block] @ weighted).toarray()
-            gram[block] += self._by_content(active[block], active)
+            gram[block] += self._by_content(active[block], active, modalities)
         gram.flat[:: n + 1] += self._settings.penalty
         # LAPACK works in place, on one triangle. A symmetric matrix equals its transpose, which has LAPACK's order.
         factor, failed = lapack.dpotrf(gram.T, lower=1, clean=0, overwrite_a=1)
@@ -144,12 +164,15 @@ class EASESystem(UntrainedSystem):
         n = self._train.shape[1]
         degrees = np.asarray(self._train.sum(axis=0)).ravel()
         active = np.arange(n) if self._settings.content else np.flatnonzero(degrees)
-        inverse = self._inverse(active)
         items = np.zeros((n, len(active)), np.float32)
-        diagonal = inverse.diagonal().copy()
-        for first in range(0, len(active), BLOCK):
-            rows = slice(first, first + BLOCK)
-            items[active[rows]] = -inverse[rows] / diagonal[rows, None]
+        place = np.full(n, -1)
+        place[active] = np.arange(len(active))
+        for modalities, targets in self._patterns():
+            inverse, targets = self._inverse(active, modalities), targets[place[targets] >= 0]
+            diagonal = inverse.diagonal().copy()
+            for first in range(0, len(targets), BLOCK):
+                rows = place[targets[first : first + BLOCK]]
+                items[active[rows]] = -inverse[rows] / diagonal[rows, None]
         items[active, np.arange(len(active))] = 0
         self.users, self.items = sp.csr_array(self._train[:, active]), torch.from_numpy(items)
 
@@ -162,16 +185,19 @@ class EASESystem(UntrainedSystem):
         if not self._features:
             return None
         every = np.arange(self._train.shape[1])
-        inverse = self._inverse(every)
-        diagonal = inverse.diagonal().copy()
-        items: Tensor = torch.empty(inverse.shape)
-        for first in range(0, len(every), BLOCK):  # rows of the result: columns of R and P
-            rows = every[first : first + BLOCK]
-            own = np.arange(len(rows)), rows
-            content = np.asarray(self._by_content(rows, every))
-            content[own] = 0
-            result = content @ inverse
-            result -= inverse[rows] * (result[own] / diagonal[rows])[:, None]
-            result[own] = 0
-            items[rows[0] : rows[-1] + 1] = torch.from_numpy(result)
+        items: Tensor = torch.zeros(len(every), len(every))
+        for modalities, targets in self._patterns():
+            if not modalities:
+                continue  # nothing is known about these
+            inverse = self._inverse(every, modalities)
+            diagonal = inverse.diagonal().copy()
+            for first in range(0, len(targets), BLOCK):  # rows of the result: columns of R and P
+                rows = targets[first : first + BLOCK]
+                own = np.arange(len(rows)), rows
+                content = np.asarray(self._by_content(rows, every, modalities))
+                content[own] = 0
+                result = content @ inverse
+                result -= inverse[rows] * (result[own] / diagonal[rows])[:, None]
+                result[own] = 0
+                items[torch.from_numpy(rows)] = torch.from_numpy(result.astype(np.float32))
         return items

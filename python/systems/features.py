@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmssl_fast.nn.encoder import standardised
+from mmssl_fast.nn.encoder import missing_rows, standardised
 
 from ..errors import InputError
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def features_of(dataset: Dataset, config: Config) -> list[Tensor]:
-    """The features of every modality, float32 [I, d_m]. With model.standardise, columns have mean 0 and variance 1.
+    """The features of every modality, float32 [I, d_m]. With model.standardise, columns have mean 0 and variance 1 over
+    the rows that are not missing. Missing rows are 0; `present_of` tells them from others.
 
     Raises InputError if the dataset has no features.
     """
@@ -27,4 +28,11 @@ def features_of(dataset: Dataset, config: Config) -> list[Tensor]:
             "--system lightgcn"
         )
     raw = [torch.from_numpy(values).float() for values in dataset.features.values()]
-    return [standardised(features).float() for features in raw] if config.model.standardise else raw
+    if config.model.standardise:
+        return [standardised(features).float() for features in raw]
+    return [torch.where(missing_rows(features), 0, features) for features in raw]
+
+
+def present_of(dataset: Dataset) -> list[Tensor]:
+    """float32 [I, 1] of every modality: 1 for items with features, 0 for missing rows."""
+    return [1 - missing_rows(torch.from_numpy(values)).float() for values in dataset.features.values()]

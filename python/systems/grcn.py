@@ -15,7 +15,6 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
-from .features import features_of
 from .inference import Inference, Tensors, affine, blocks, starting_with
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ class GRCN(Recommender):
 
     def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
-        features, dim, self.layers = features_of(dataset, config), config.model.dim, config.model.layers
-        for m, raw in enumerate(features):
-            self.register_buffer(f"features_{m}", raw, persistent=False)
+        features, dim, self.layers = self.take_features(dataset, config), config.model.dim, config.model.layers
         self.users, self.items = table(graph.n_users, dim), table(graph.n_items, dim)
         self.prototypes = nn.ParameterList(table(graph.n_users, dim) for _ in features)
         self.project = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features)
@@ -88,7 +85,7 @@ class GRCN(Recommender):
         return torch.cat([torch.zeros_like(self.items), *self._projected()], 1)
 
     def _projected(self) -> list[Tensor]:
-        return [unit_rows(F.leaky_relu(layer(getattr(self, f"features_{m}")))) for m, layer in enumerate(self.project)]
+        return [unit_rows(F.leaky_relu(self.projected(m, layer))) for m, layer in enumerate(self.project)]
 
     def _affinities(self, p: Tensor, f: Tensor) -> Tensor:
         """exp(p_u·f_i) of every edge [nnz]. Cosines are at most 1, so the softmax needs no subtraction of the
@@ -119,9 +116,10 @@ class GRCNInference(Inference):
     def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.")
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
         return torch.cat(
-            [unit_rows(F.leaky_relu(affine(weights, f"project.{m}", x))) for m, x in enumerate(features)], 1
+            [unit_rows(F.leaky_relu(affine(weights, f"project.{m}", x) * present[m])) for m, x in enumerate(features)],
+            1,
         )
 
     def cold(self, weights: Tensors, content: Tensor) -> Tensor:

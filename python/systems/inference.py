@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, propagate
+from mmssl_fast.nn.encoder import missing_rows
 
 if TYPE_CHECKING:
     from ..config.sections import Config
@@ -39,7 +40,8 @@ ROWS_OF = {
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the raw features of each modality become the inputs of a system: (x − mean) · scale, in float64.
+    """How the raw features of each modality become the inputs of a system: (x − mean) · scale, in float64, and 0 for
+    missing rows.
 
     mean, scale: {modality: float64 [d_m]}, in the order of the modalities of the data. Without model.standardise they
     are 0 and 1. A constant column has the scale 0.
@@ -50,27 +52,32 @@ class Scaling:
 
     @classmethod
     def of(cls, features: Mapping[str, np.ndarray], standardise: bool) -> Scaling:
-        """Mean and deviation over all items, like `mmssl_fast.nn.encoder.standardised`."""
+        """Mean and deviation over the items with features, like `mmssl_fast.nn.encoder.standardised`."""
         mean, scale = {}, {}
         for name, raw in features.items():
             centre, factor = torch.zeros(raw.shape[1], dtype=torch.float64), torch.ones(raw.shape[1]).double()
             if standardise:
-                centre = sum((part.sum(0) for part in _parts(raw)), centre) / len(raw)
+                count = max(1, sum(map(len, _parts(raw))))
+                centre = sum((part.sum(0) for part in _parts(raw)), centre) / count
                 square = sum(((part - centre).square().sum(0) for part in _parts(raw)), torch.zeros_like(centre))
-                deviation = (square / len(raw)).sqrt()
-                largest = torch.stack([part.abs().amax(0) for part in _parts(raw)]).amax(0)
+                deviation = (square / count).sqrt()
+                largest = torch.stack([part.abs().amax(0) for part in _parts(raw) if len(part)]).amax(0)
                 factor = torch.where(deviation <= CONSTANT * largest, 0.0, 1 / deviation)
             mean[name], scale[name] = centre, factor
         return cls(mean, scale)
 
     def __call__(self, name: str, raw: Tensor) -> Tensor:
         """The inputs float32 [n, d_m] of raw features [n, d_m]."""
-        return ((raw.double() - self.mean[name]) * self.scale[name]).float()
+        scaled = ((raw.double() - self.mean[name]) * self.scale[name]).float()
+        return torch.where(missing_rows(raw), 0, scaled)
 
 
 def _parts(raw: np.ndarray) -> Iterable[Tensor]:
+    """The rows that are not missing, in float64."""
     for first in range(0, len(raw), ROWS):
-        yield torch.from_numpy(raw[first : first + ROWS]).double()
+        part = torch.from_numpy(raw[first : first + ROWS]).double()
+        missing = missing_rows(part)[:, 0]
+        yield part[~missing] if missing.any() else part
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,9 @@ class Inference:
         """The parameters that `content` and `cold` read, by any name."""
         return {}
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
-        """What the system computes from the features of single items, [n, w]. features: [n, d_m], after scaling."""
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        """What the system computes from the features of single items, [n, w]. features: [n, d_m], after scaling.
+        present: [n, 1] of every modality, 1 or 0 for a missing row, whose features are 0."""
         raise NotImplementedError
 
     def cold(self, weights: Tensors, content: Tensor) -> Tensor:
@@ -194,7 +202,8 @@ class UserTower(nn.Module):
 class ItemTower(nn.Module):
     """From raw features to item embeddings, as a module with buffers only.
 
-    forward: one tensor [n, d_m] per modality, in the order of `modalities`. Returns float32 [n, d].
+    forward: one tensor [n, d_m] per modality, in the order of `modalities`. A row of NaN is a missing one. Returns
+    float32 [n, d]; 0 for an item without features in any modality.
     """
 
     def __init__(self, inference: Inference, parameters: Tensors, scaling: Scaling) -> None:
@@ -213,19 +222,20 @@ class ItemTower(nn.Module):
         return {name: len(getattr(self, self.means[f"mean.{name}"])) for name in self.modalities}
 
     def forward(self, *features: Tensor) -> Tensor:
-        return self.inference.cold(self._weights(), self.content(*features))
+        return self.cold(self.content(*features))
 
     def content(self, *features: Tensor) -> Tensor:
         """Inference.content of raw features."""
+        missing = [missing_rows(raw) for raw in features]
         scaled = [
-            ((raw.double() - getattr(self, mean)) * getattr(self, scale)).to(self.dtype)
-            for raw, mean, scale in zip(features, self.means.values(), self.scales.values(), strict=True)
+            torch.where(gone, 0, (raw.double() - getattr(self, mean)) * getattr(self, scale)).to(self.dtype)
+            for raw, gone, mean, scale in zip(features, missing, self.means.values(), self.scales.values(), strict=True)
         ]
-        return self.inference.content(self._weights(), scaled)
+        return self.inference.content(self._weights(), scaled, [(~gone).to(self.dtype) for gone in missing])
 
     def cold(self, content: Tensor) -> Tensor:
-        """Inference.cold of a content."""
-        return self.inference.cold(self._weights(), content)
+        """Inference.cold of a content; 0 where the content is 0, of an item without features."""
+        return torch.where((content != 0).any(1, keepdim=True), self.inference.cold(self._weights(), content), 0)
 
     def by_modality(self, content: Tensor) -> list[Tensor] | None:
         """Inference.by_modality of a content. With one modality, its part is the whole embedding."""

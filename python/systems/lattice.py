@@ -13,7 +13,6 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
-from .features import features_of
 from .inference import LayerSums
 
 if TYPE_CHECKING:
@@ -39,10 +38,8 @@ class LATTICE(Recommender):
     def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
         self.layers, self.settings = config.model.layers, config.lattice
-        features = features_of(dataset, config)
+        features = self.take_features(dataset, config)
         self.modalities, self.k = len(features), min(config.lattice.neighbours, graph.n_items)
-        for m, raw in enumerate(features):
-            self.register_buffer(f"features_{m}", raw, persistent=False)
         self.users, self.items = table(graph.n_users, config.model.dim), table(graph.n_items, config.model.dim)
         self.project = nn.ModuleList(nn.Linear(raw.shape[1], config.model.dim) for raw in features)
         self.mixture = nn.Parameter(torch.zeros(len(features)))
@@ -60,7 +57,7 @@ class LATTICE(Recommender):
             self.neighbours[m] = cosine_topk(projected, projected, self.k)[1]
 
     def _projected(self) -> list[Tensor]:
-        return [layer(getattr(self, f"features_{m}")) for m, layer in enumerate(self.project)]
+        return [self.projected(m, layer) for m, layer in enumerate(self.project)]
 
     def over_items(self, y: Tensor) -> Tensor:
         """y/‖y‖ [I, d] from id embeddings [I, d]."""

@@ -51,7 +51,7 @@ class LightGCNMInference(LayerSums):
     def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.")
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
         return affine(weights, "project", torch.cat(list(features), 1))
 
     def cold(self, weights: Tensors, content: Tensor) -> Tensor:

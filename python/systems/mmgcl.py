@@ -14,7 +14,6 @@ from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
 from ..data import Dataset
 from .base import Batch, ModuleSystem, ThinnedViews, table
-from .features import features_of
 from .inference import Known, LayerSums, Tensors, affine, starting_with
 
 if TYPE_CHECKING:
@@ -39,17 +38,15 @@ class MMGCL(ThinnedViews):
 
     def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
-        features, dim = features_of(dataset, config), config.model.dim
+        features, dim = self.take_features(dataset, config), config.model.dim
         self.layers, self.settings = config.model.layers, config.mmgcl
-        for m, raw in enumerate(features):
-            self.register_buffer(f"features_{m}", raw, persistent=False)
         self.users, self.items = table(graph.n_users, dim), table(graph.n_items, dim)
         self.preferences = nn.ParameterList(table(graph.n_users, dim) for _ in features)
         self.project = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features)
         self.draw_views(1 + len(features), self.settings.drop)
 
     def _projected(self) -> list[Tensor]:
-        return [layer(getattr(self, f"features_{m}")) for m, layer in enumerate(self.project)]
+        return [self.projected(m, layer) for m, layer in enumerate(self.project)]
 
     def forward(self) -> tuple[Tensor, Tensor]:
         return self._propagated(self.graph, self.users + sum(self.preferences), self.items + sum(self._projected()))
@@ -91,8 +88,8 @@ class MMGCLInference(LayerSums):
     def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.")
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
-        return reduce(torch.add, (affine(weights, f"project.{m}", x) for m, x in enumerate(features)))
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        return reduce(torch.add, (affine(weights, f"project.{m}", x) * present[m] for m, x in enumerate(features)))
 
     def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         return content / (self.config.model.layers + 1)

@@ -14,7 +14,6 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..data import Dataset
 from .base import ModuleSystem, Recommender, table
-from .features import features_of
 from .inference import Inference, Known, Tensors, affine, bag, starting_with
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ class MMGCN(Recommender):
 
     def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
-        features, dim, layers = features_of(dataset, config), config.model.dim, config.model.layers
-        for m, raw in enumerate(features):
-            self.register_buffer(f"features_{m}", raw, persistent=False)
+        features, dim, layers = self.take_features(dataset, config), config.model.dim, config.model.layers
         self.users, self.items = table(graph.n_users, dim), table(graph.n_items, dim)
         self.preferences = nn.ParameterList(table(graph.n_users, dim) for _ in features)
         self.project = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features)
@@ -68,7 +65,7 @@ class MMGCN(Recommender):
         return torch.stack(outputs).mean(0)
 
     def _projected(self, m: int) -> Tensor:
-        return unit_rows(self.project[m](getattr(self, f"features_{m}")))
+        return unit_rows(self.projected(m, self.project[m]))
 
     def _layers(self, m: int) -> Iterator[tuple[nn.Linear, nn.Linear]]:
         """(G_l, H_l) of every layer. torch does not declare what a ModuleList contains."""
@@ -89,8 +86,10 @@ class MMGCNInference(Inference):
     def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.", "gather.", "keep.")
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
-        return torch.cat([unit_rows(affine(weights, f"project.{m}", x)) for m, x in enumerate(features)], 1)
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        return torch.cat(
+            [unit_rows(affine(weights, f"project.{m}", x) * present[m]) for m, x in enumerate(features)], 1
+        )
 
     def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         parts = content.split(self.config.model.dim, 1)

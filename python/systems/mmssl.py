@@ -16,7 +16,7 @@ from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 from ..data import Dataset
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
-from .mmssl_inference import MMSSLInference
+from .mmssl_inference import MMSSLInference, scale_of_present
 from .step_graph import StepGraph
 
 if TYPE_CHECKING:
@@ -183,14 +183,11 @@ class MMSSLSystem(NetworkSystem):
         return without_interactions(graph, encoded.users, encoded.items, self.own_cold_items)
 
     def own_cold_items(self) -> Tensor:
-        """ω Σ_m f̄_i^m/‖f̄_i^m‖ [I, d]: Eq. 12 for items without interactions. The item's own projected features
-        replace those aggregated from its users, and there is no id embedding."""
-
-        def projected() -> list[Tensor]:
-            layers = enumerate(self.model.projections)
-            return [unit_rows(layer(getattr(self.model, f"features_{m}"))) for m, layer in layers]
-
-        return self.model.omega * torch.stack(self._without_dropout(projected)).sum(0)
+        """ω M/M_i Σ_m f̄_i^m/‖f̄_i^m‖ [I, d]: Eq. 12 for items without interactions, over the M_i of M modalities that
+        the item has. The item's own projected features replace those aggregated from its users, and there is no id
+        embedding."""
+        parts = [unit_rows(part) for part in self._without_dropout(self.model.projected)]
+        return self.model.omega * scale_of_present(parts) * torch.stack(parts).sum(0)
 
     def state(self) -> dict[str, Tensor]:
         return self._parts().state_dict()
@@ -221,4 +218,6 @@ def _gemm(precision: str, device: torch.device) -> torch.dtype | None:
 def _first_overflowing_float16(features: dict[str, Tensor]) -> str | None:
     """The first modality with a value outside the range of float16; None if there is none."""
     limit = torch.finfo(torch.float16).max
-    return next((name for name, values in features.items() if max(map(abs, values.aminmax())) > limit), None)
+    return next(
+        (name for name, values in features.items() if max(map(abs, values.nan_to_num(0).aminmax())) > limit), None
+    )

@@ -7,15 +7,23 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mmssl_fast import SeenRows, cosine_topk, modality_attention, propagate
+from mmssl_fast import InteractionGraph, SeenRows, cosine_topk, modality_attention, propagate
 from mmssl_fast.nn.neighbours import neighbour_graph
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from .inference import Inference, Known, Tensors, affine, bag, by_root, starting_with
 
 
+def scale_of_present(parts: Sequence[Tensor]) -> Tensor:
+    """[n, 1]: M / (number of these M parts [n, d] that are not 0); 0 if there is none. The sum of unit parts, times
+    this, is as long for an item of which a modality is missing as for others."""
+    present = sum((part != 0).any(1, keepdim=True).float() for part in parts)
+    return torch.where(present > 0, len(parts) / present.clamp(min=1), 0)
+
+
 class MMSSLInference(Inference):
-    """The content of an item is [W_m f_i^m + b_m of every modality]. A new item is ω Σ_m of its unit parts (Eq. 12).
+    """The content of an item is [W_m f_i^m + b_m of every modality], 0 for a missing one. A new item is ω Σ_m of its
+    unit parts (Eq. 12), times M over the number of modalities that it has.
 
     A new user has no id embedding. Its modality features (Eq. 2), its semantic neighbours and their views (Eq. 8 and 9)
     and its layers (Eq. 10) are computed from the items of the history as in training. The embeddings of the items and
@@ -27,15 +35,16 @@ class MMSSLInference(Inference):
     def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "projections.")
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
-        return torch.cat([affine(weights, f"projections.{m}", x) for m, x in enumerate(features)], 1)
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        return torch.cat([affine(weights, f"projections.{m}", x) * present[m] for m, x in enumerate(features)], 1)
 
     def cold(self, weights: Tensors, content: Tensor) -> Tensor:
-        parts = content.split(self.config.model.dim, 1)
-        return self.config.model.omega * torch.stack([unit_rows(part) for part in parts]).sum(0)
+        return torch.stack(self.by_modality(weights, content, ())).sum(0)
 
     def by_modality(self, weights: Tensors, content: Tensor, widths: Sequence[int]) -> list[Tensor]:
-        return [self.config.model.omega * unit_rows(part) for part in content.split(self.config.model.dim, 1)]
+        parts = [unit_rows(part) for part in content.split(self.config.model.dim, 1)]
+        scale = self.config.model.omega * scale_of_present(parts)
+        return [scale * part for part in parts]
 
     def tables(self, known: Known) -> Tensors:
         graph, model, parameters = known.graph, self.config.model, known.parameters
@@ -43,7 +52,7 @@ class MMSSLInference(Inference):
         users = parameters["user_embedding"]
         ids = parameters["item_embedding"]  # of all items: a cold item can be a semantic neighbour
         items = torch.where(warm, ids, 0)
-        modal_users = propagate(graph, known.content, "users", model.norm)
+        modal_users = self._masked(graph, known.content, propagate(graph, known.content, "users", model.norm))
         tables = {"content": known.content, "modal": propagate(graph, modal_users, "items", model.norm), "ids": ids}
         if self._attends():
             attention = {name: parameters[f"attention.{name}"] for name in ("wq", "wk", "wo")}
@@ -80,6 +89,18 @@ class MMSSLInference(Inference):
             total = total + self._fused(torch.stack(views), tables)
         parts = torch.stack([unit_rows(part) for part in modal.split(model.dim, 1)]).sum(0)
         return torch.where((degree > 0)[:, None], total / (model.layers + 1) + model.omega * parts, 0)
+
+    def _masked(self, graph: InteractionGraph, content: Tensor, users: Tensor) -> Tensor:
+        """The modality features of users, scaled for missing items as in MMSSL.modality_features."""
+        parts = list(users.split(self.config.model.dim, 1))
+        for m, part in enumerate(content.split(self.config.model.dim, 1)):
+            present = (part != 0).any(1, keepdim=True).float()
+            if not present.all():
+                whole, known = (
+                    propagate(graph, x, "users", self.config.model.norm) for x in (torch.ones_like(present), present)
+                )
+                parts[m] = parts[m] * torch.where(known > 0, whole / known.clamp(min=1e-30), 0)
+        return torch.cat(parts, 1)
 
     def _attends(self) -> bool:
         return bool(self.config.model.neighbours and self.config.model.eta)

@@ -14,7 +14,6 @@ from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
 from ..data import Dataset
 from .base import Batch, ModuleSystem, Recommender, table
-from .features import features_of
 from .inference import Known, LayerSums, Tensors, affine, starting_with
 
 if TYPE_CHECKING:
@@ -40,10 +39,8 @@ class SLMRec(Recommender):
 
     def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(graph)
-        features, dim = features_of(dataset, config), config.model.dim
+        features, dim = self.take_features(dataset, config), config.model.dim
         self.parts, self.layers, self.settings = len(features) + 1, config.model.layers, config.slmrec
-        for m, raw in enumerate(features):
-            self.register_buffer(f"features_{m}", raw, persistent=False)
         self.users, self.items = table(graph.n_users, dim), table(graph.n_items, dim)
         self.project = nn.ModuleList(nn.Linear(raw.shape[1], dim) for raw in features)
         self.user_fusion, self.item_fusion = nn.Linear(self.parts * dim, dim), nn.Linear(self.parts * dim, dim)
@@ -54,7 +51,7 @@ class SLMRec(Recommender):
 
     def _inputs(self) -> tuple[Tensor, Tensor]:
         """Layer 0: users [U, parts * d] and items [I, parts * d]."""
-        projected = [layer(getattr(self, f"features_{m}")) for m, layer in enumerate(self.project)]
+        projected = [self.projected(m, layer) for m, layer in enumerate(self.project)]
         return self.users.repeat(1, self.parts), torch.cat([self.items, *projected], 1)
 
     def _propagated(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,8 +105,8 @@ class SLMRecInference(LayerSums):
     def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.", "item_fusion.")
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
-        return torch.cat([affine(weights, f"project.{m}", x) for m, x in enumerate(features)], 1)
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        return torch.cat([affine(weights, f"project.{m}", x) * present[m] for m, x in enumerate(features)], 1)
 
     def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         no_ids = content.new_zeros(len(content), self.config.model.dim)

@@ -17,8 +17,8 @@ from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..data import Dataset
 from ..errors import InputError
-from .features import features_of
-from .inference import Inference, Known, Tensors, bag, blocks
+from .features import features_of, present_of
+from .inference import Inference, Known, Tensors, bag, blocks, starting_with
 from .untrained import UntrainedSystem
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ FLAT = 1e-6  # a spread of scores below this, relative to the vector lengths, is
 
 class SVDInference(Inference):
     """The embedding of a user is exactly that of training: P = Â Q Σ⁻¹, for one more row of Â. The degrees of the items
-    do not change. The content of an item is [f_i/‖f_i‖ of every modality]."""
+    do not change. The content of an item is [f_i/‖f_i‖ of every modality], as in SVDSystem for a missing one."""
 
     no_users = ""
 
@@ -39,8 +39,14 @@ class SVDInference(Inference):
         super().__init__(config)
         self.no_items = "" if config.svd.content else "svd.content is 0, so it does not use features"
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
-        return torch.cat([unit_rows(x) for x in features], 1)
+    def weights(self, parameters: Tensors) -> Tensors:
+        return starting_with(parameters, "unit_means")
+
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        means = weights["unit_means"].split([x.shape[1] for x in features])
+        parts = zip(features, present, means, strict=True)
+        filled = torch.cat([torch.where(there > 0, unit_rows(x), mean) for x, there, mean in parts], 1)
+        return filled * torch.cat(list(present), 1).amax(1, keepdim=True)
 
     def cold(self, weights: Tensors, content: Tensor) -> Tensor:
         return torch.cat([content.new_zeros(len(content), self.config.model.dim), content], 1)
@@ -56,9 +62,13 @@ class SVDInference(Inference):
         inverse = torch.where(values > NOISE * values.max(), 1 / values, 0)
         tables = {"sums": by_item[:, None] * right.double() * (inverse * power)}
         if settings.content:
-            tables |= {"features": features, "widths": known.parameters["widths"]}
+            tables["widths"] = known.parameters["widths"]
             parts = features.split(tables["widths"].tolist(), 1)
-            for name, items in (("right", right), *((str(m), part) for m, part in enumerate(parts))):
+            present = known.parameters.get("present", torch.ones(len(features), len(parts)))
+            masked = [part * present[:, m, None] for m, part in enumerate(parts)]
+            tables["features"] = torch.cat(masked, 1)
+            there = ((str(m), part[present[:, m] > 0]) for m, part in enumerate(parts))
+            for name, items in (("right", right), *there):
                 tables[f"covariance.{name}"], tables[f"largest.{name}"] = _spread(items)
         return tables
 
@@ -88,6 +98,10 @@ class SVDSystem(UntrainedSystem):
     With svd.content = w > 0, every modality adds w times its own score: the mean cosine similarity of the item's
     features and those of the user's items. Each score is first divided by its standard deviation over the items, per
     user. If a user's scores do not vary in one of them, that part is 0.
+
+    An item of which a modality is missing is left out of the profiles of its users, and its own features are the mean
+    of the other unit rows, so that it gets the mean of the score of the modality. As a cold item without any features,
+    it is 0.
     """
 
     inference = SVDInference
@@ -121,27 +135,40 @@ class SVDSystem(UntrainedSystem):
         self.items = torch.from_numpy(right.astype(np.float32)).to(graph.device)
         self.rank = self.items.shape[1]  # the columns before the features
         self.values = torch.from_numpy(values.copy())
-        self.widths = torch.tensor([], dtype=torch.int64)
+        self.widths, self.means = torch.tensor([], dtype=torch.int64), torch.tensor([])
+        self.present: Tensor | None = None  # [I, M] if a row is missing
         if settings.content:
             features = [unit_rows(raw.to(graph.device)) for raw in features_of(dataset, config)]
             self.widths = torch.tensor([x.shape[1] for x in features])
+            present = torch.cat(present_of(dataset), 1).to(graph.device)
+            self.present = None if present.all() else present
             degrees = graph.user_degree.clamp(min=1)[:, None]
             profiles = [propagate(graph, items, "users", norm="none") / degrees for items in features]
-            scaled = [
-                settings.content * _by_spread(users, items) for users, items in zip(profiles, features, strict=True)
+            known = [items[there] for items, there in zip(features, present.mT > 0, strict=True)]
+            scaled = [settings.content * _by_spread(users, items) for users, items in zip(profiles, known, strict=True)]
+            means = [items.double().mean(0).float() for items in known]
+            self.means = torch.cat(means)
+            filled = [
+                torch.where(there[:, None], items, mean)
+                for items, there, mean in zip(features, present.mT > 0, means, strict=True)
             ]
             self.users = torch.cat([_by_spread(self.users, self.items), *scaled], 1)
-            self.items = torch.cat([self.items, *features], 1)
+            self.items = torch.cat([self.items, *filled], 1)
 
     def parameters(self) -> dict[str, Tensor]:
-        """The singular values, and the widths of the modalities: what embedding a new user needs besides the items."""
-        return {"values": self.values, "widths": self.widths}
+        """What embedding new users and items needs besides the items: the singular values, the widths of the
+        modalities and the means of their unit rows, and which items have features."""
+        present = {} if self.present is None else {"present": self.present}
+        return {"values": self.values, "widths": self.widths, "unit_means": self.means, **present}
 
     def cold_items(self) -> Tensor | None:
         """The features of the items, with 0 in place of the singular vectors; None without svd.content."""
         if self.rank == self.items.shape[1]:
             return None
-        return torch.cat([torch.zeros_like(self.items[:, : self.rank]), self.items[:, self.rank :]], 1)
+        content = self.items[:, self.rank :]
+        if self.present is not None:
+            content = content * self.present.amax(1, keepdim=True)
+        return torch.cat([torch.zeros_like(self.items[:, : self.rank]), content], 1)
 
 
 def _by_spread(users: Tensor, items: Tensor) -> Tensor:

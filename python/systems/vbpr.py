@@ -63,7 +63,7 @@ class VBPRInference(Inference):
     def weights(self, parameters: Tensors) -> Tensors:
         return starting_with(parameters, "project.", "feature_bias")
 
-    def content(self, weights: Tensors, features: Sequence[Tensor]) -> Tensor:
+    def content(self, weights: Tensors, features: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
         joined = torch.cat(list(features), 1)
         return torch.cat([affine(weights, "project", joined), joined @ weights["feature_bias"]], 1)
 

@@ -70,7 +70,11 @@ def check_dataset(data):
         assert matrix.shape == (data.n_users, data.n_items) and (np.diff(matrix.indptr) >= 0).all()
         assert not matrix.nnz or 0 <= matrix.indices.min() <= matrix.indices.max() < data.n_items
     for values in data.features.values():
-        assert values.shape[0] == data.n_items and values.shape[1] > 0 and np.isfinite(values).all()
+        assert (
+            values.shape[0] == data.n_items
+            and values.shape[1] > 0
+            and np.isfinite(values[~np.isnan(values).all(1)]).all()
+        )
     for ids, size in ((data.user_ids, data.n_users), (data.item_ids, data.n_items)):
         assert ids is None or len(ids) == size
     json.dumps(summarise(data))

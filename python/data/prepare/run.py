@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...files import whole_folder
 from ..arrow import Column
 from ..dataset import SPLITS, Dataset, float_notes, refuse_empty, separated, split_notes
-from ..features import FeatureFiles, rows_of_items
+from ..features import FeatureFiles, marked_missing, rows_of_items
 from ..files import TABLE_ENDS, existing_folder, is_partitioned, parts_of
 from ..ids import note_counting_from_one
 from ..interactions import note_low_ratings, refuse_label, unread_interactions
@@ -302,6 +302,8 @@ class _Preparation:
                 for block in feature_blocks(path, n_items):
                     file = file or stack.enter_context(Npy(target, block.dtype, block.shape[1]))
                     file.add(block)
+            if n_items:
+                marked_missing(path, np.load(target, mmap_mode="r+"), self.options, self.notes)
         if without_ids is not None:
             self.notes.append(rows_of_items(n_items, array))
         return chosen

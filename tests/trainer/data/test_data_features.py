@@ -122,7 +122,7 @@ WRONG = {
     "short": (lambda f: np.savez(f / "image_feat.npz", ids=np.arange(3), x=np.ones((2, 2))), "3 ids for 2 rows"),
     "no ids": (lambda f: np.savez(f / "image_feat.npz", x=np.ones((2, 2))), "contains 'x'; it must contain ids"),
     "objects": (_objects, "ids.astype(str)"),
-    "not finite": (lambda f: write_named(f, "image", ["a"], np.full((1, 2), np.nan, "f4"), "npz"), "row 0, column 0"),
+    "not finite": (lambda f: write_named(f, "image", ["a"], np.array([[1, np.inf]], "f4"), "npz"), "row 0, column 1"),
     "uneven": (
         lambda f: parquet.write_table(pa.table({"item": [1, 2], "v": [[1.0], [1.0, 2.0]]}), f / "image_feat.parquet"),
         "row 2 has 2 values in v, but row 1 has 1",

@@ -10,16 +10,14 @@ import torch
 from mmssl_trainer import InputError, configure, embed_items, fold_in, load, save, similar
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.data.dataset import build
-from mmssl_trainer.embeddings import on_cpu
 from mmssl_trainer.inference.new_items import with_new_items
-from mmssl_trainer.runs.saved_model import FORMAT_WITHOUT_INFERENCE, Model
-from mmssl_trainer.systems import SYSTEMS, create, title
-from mmssl_trainer.training import loop
+from mmssl_trainer.runs.saved_model import FORMAT_WITHOUT_INFERENCE
+from mmssl_trainer.systems import SYSTEMS, title
+from trained_models import histories, trained, written
 
 NO_USERS = {"mf", "vbpr", "clcrec", "grcn"}
 SPARSE = {"ease", "itemknn", "userknn"}  # a user is a row of the interactions or of similarities
 WITH_ITEMS = {"mmssl", "vbpr", "lightgcn_m", "mmgcn", "grcn", "mmgcl", "slmrec", "clcrec"}
-USER_TABLES = ("users", "user_embedding", "preferences.")
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +30,6 @@ def data():
     pairs["train"] = tuple(side[kept] for side in pairs["train"])
     ids = np.arange(70) * 3 + 100
     return build("made", "made", (90, 70), pairs, whole.features, item_ids=ids)
-
-
-def trained(data, system, **values):
-    """(System, Model) after one epoch. All values that only training gives a user are 0."""
-    settings = {"model.system": system, "model.dim": 8, "model.heads": 2, "train.epochs": 1, "train.batch": 300}
-    config = configure(settings | {"train.threads": 1} | {name.replace("__", "."): one for name, one in values.items()})
-    instance = create(system)
-    fit = loop.fit(data, config, system=instance)
-    fit.parameters = {
-        name: torch.zeros_like(tensor) if name.startswith(USER_TABLES) else tensor
-        for name, tensor in fit.parameters.items()
-    }
-    instance.load_parameters(fit.parameters)
-    if system == "mmssl":  # otherwise those of the initial projections
-        instance.model.refresh_neighbours()
-        fit.parameters = {name: tensor.clone() for name, tensor in instance.parameters().items()}
-    fit.users, fit.items = map(on_cpu, instance.embeddings())
-    return instance, Model.of(fit, data, config)
-
-
-def written(model, path):
-    save(model, path / "model.safetensors")
-    return load(path / "model.safetensors")
-
-
-def histories(data, users):
-    return [data.original_items(data.train[[user]].indices).tolist() for user in users]
 
 
 VARIANTS = [
