@@ -171,7 +171,7 @@ def matrix_of(path: Path, name: str, chunked: Any) -> np.ndarray:
             )
         values = chunk.flatten()
         if values.null_count:
-            row = pc.index(pc.is_null(values), True).as_py() // max(width, 1) + sum(map(len, blocks)) + 1
+            row = pc.index(pc.is_null(values), True).as_py() // max(width or 1, 1) + sum(map(len, blocks)) + 1
             raise InputError(f"{path}: row {row} has an empty value in {name}; add it or remove the row")
         if pa.types.is_boolean(values.type):
             values = values.cast(pa.uint8())

@@ -17,7 +17,7 @@ from .inference import Inference, Known, Tensors, affine, bag, by_root, starting
 def scale_of_present(parts: Sequence[Tensor]) -> Tensor:
     """[n, 1]: M / (number of these M parts [n, d] that are not 0); 0 if there is none. The sum of unit parts, times
     this, is as long for an item of which a modality is missing as for others."""
-    present = sum((part != 0).any(1, keepdim=True).float() for part in parts)
+    present = torch.stack([(part != 0).any(1, keepdim=True).float() for part in parts]).sum(0)
     return torch.where(present > 0, len(parts) / present.clamp(min=1), 0)
 
 

@@ -101,6 +101,19 @@ def case_standardised_features(ranks, check: Check):
         raw = normal(n, d, dtype=torch.float32) + 5
         raw[:, 0] = 3  # a constant column
         check.close(standardised(ranks.mine(raw), ranks), ranks.mine(standardised(raw)), f"of {n} rows", 1e-14)
+        raw[n // 2] = float("nan")  # a missing row
+        check.close(standardised(ranks.mine(raw), ranks), ranks.mine(standardised(raw)), f"of {n - 1} rows", 1e-14)
+
+
+def case_model_of_all_ranks_with_missing_rows(ranks, check: Check):
+    features = {"image": normal(17, 5, dtype=torch.float32), "text": normal(17, 3, dtype=torch.float32)}
+    features["text"][[2, 3, 11]] = float("nan")
+    graph = a_graph()
+    whole = seeded(lambda: MMSSL(graph, features, dim=8, neighbours=2, dropout=0.0))[0]
+    part = seeded(lambda: MMSSL(graph, features, dim=8, neighbours=2, dropout=0.0, ranks=ranks))[0]
+    check.equal(part.semantic_neighbours, whole.semantic_neighbours, "neighbours")
+    for name in ("users", "items"):
+        check.close(getattr(part(), name), ranks.mine(getattr(whole(), name)), name, 1e-5)
 
 
 def case_model_of_all_ranks(ranks, check: Check):

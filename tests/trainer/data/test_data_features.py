@@ -6,9 +6,10 @@ import pytest
 from data_folders import WRITERS, one_line, small_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mmssl_trainer import describe, prepare_data
 from mmssl_trainer.data import InputError, load
 from mmssl_trainer.training.loop import fit
-from pyarrow import parquet
+from pyarrow import csv, parquet
 
 ENDS = ("parquet", "npz", "safetensors")
 
@@ -98,6 +99,86 @@ def test_item_without_a_row_is_refused_or_gets_the_mean(shop):
     place = sorted(ids.tolist()).index(ids[0])
     np.testing.assert_allclose(data.features["image"][place], values[2:].mean(0), rtol=1e-6)
     assert any("2 of 12 items have no row" in note for note in data.notes)
+
+
+def write_marked(folder, ids, values, missing, end):
+    """Like write_named, with the rows `missing` marked."""
+    values = values.copy()
+    values[missing] = np.nan
+    if end == "parquet":
+        rows = [None if np.isnan(row).any() else row.tolist() for row in values]
+        table = pa.table({"item": ids.tolist(), "v": pa.array(rows, pa.list_(pa.float32()))})
+        parquet.write_table(table, folder / "image_feat.parquet", row_group_size=2)
+    elif end == "npy":
+        np.save(folder / "image_feat.npy", values)
+        (folder / "items.csv").write_text("item\n" + "\n".join(ids))
+    else:
+        write_named(folder, "image", ids, values, end)
+
+
+@pytest.mark.parametrize("end", [*ENDS, "npy"])
+@pytest.mark.parametrize("missing", [[0, 1, 2], [5], [10, 11]])
+def test_marked_rows_are_missing_whatever_the_option_says(shop, end, missing):
+    """The first row groups of a Parquet file may have no vector at all."""
+    folder, ids, values = shop
+    write_marked(folder, ids, values, missing, end)
+    data = load(folder)
+    there = np.isin(data.item_ids, ids[missing], invert=True)
+    found = data.features["image"]
+    np.testing.assert_array_equal(np.isnan(found).all(1), ~there)
+    order = [ids.tolist().index(item) for item in data.item_ids]
+    np.testing.assert_array_equal(found[there], values[order][there])
+    assert f"image_feat.{end}: {len(missing)} of 12 items have no features; the model leaves this" in " ".join(
+        data.notes
+    )
+    mean = load(folder, missing_features="mean").features["image"]
+    np.testing.assert_allclose(mean[~there], np.tile(found[there].mean(0), (len(missing), 1)), rtol=1e-5)
+
+
+def test_item_without_a_row_can_be_masked(shop):
+    folder, ids, values = shop
+    write_marked(folder, ids[2:], values[2:], [0], "npz")
+    data = load(folder, missing_features="mask")
+    gone = np.isnan(data.features["image"]).all(1)
+    assert sorted(data.item_ids[gone]) == sorted(ids[:3])
+    notes = " ".join(data.notes)
+    assert "2 of 12 items have no row" in notes and "3 of 12 items have no features" in notes
+    with pytest.raises(InputError, match="no row for 2 of 12 items"):
+        load(folder)
+
+
+@pytest.mark.parametrize("end", [*ENDS, "npy"])
+def test_a_file_without_any_features_is_refused(shop, end):
+    folder, ids, values = shop
+    write_marked(folder, ids, values, range(12), end)
+    with pytest.raises(InputError) as caught:
+        load(folder)
+    one_line(caught, f"image_feat.{end}", "no values in any row" if end == "parquet" else "no item has features")
+
+
+def test_whole_numbers_with_missing_rows(shop):
+    folder, ids, _ = shop
+    rows = [None if n == 3 else [n, n + 1] for n in range(12)]
+    parquet.write_table(pa.table({"item": ids.tolist(), "v": rows}), folder / "image_feat.parquet")
+    data = load(folder)
+    found = dict(zip(data.item_ids.tolist(), data.features["image"].tolist(), strict=True))
+    assert found[ids[5]] == [5, 6] and np.isnan(found[ids[3]]).all()
+
+
+@pytest.mark.parametrize("rule", ["refuse", "mean"])
+@pytest.mark.parametrize("end", ["parquet", "npy"])
+def test_prepared_data_keep_missing_rows(shop, tmp_path_factory, end, rule):
+    folder, ids, values = shop
+    write_marked(folder, ids, values, [4, 7], end)
+    pairs = csv.read_csv(folder / "interactions.csv")  # Parquet is prepared in batches
+    parquet.write_table(pairs, folder / "interactions.parquet")
+    (folder / "interactions.csv").unlink()
+    target = tmp_path_factory.mktemp("prepared") / "data"
+    prepared, data = prepare_data(folder, target, missing_features=rule), load(folder, missing_features=rule)
+    assert prepared.fingerprint == data.fingerprint == load(target).fingerprint
+    np.testing.assert_array_equal(load(target).features["image"], data.features["image"])
+    assert sorted(prepared.notes) == sorted(data.notes)
+    assert describe(data)["modalities"][0]["missing_rows"] == (2 if rule == "refuse" else 0)
 
 
 def test_rows_of_unlisted_items_are_left_out_with_a_note_and_others_become_items(shop):

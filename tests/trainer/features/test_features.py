@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mmssl_trainer import InputError, make_features
+from mmssl_trainer import InputError, configure, fit, load_data, make_features
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data.named_features import read_named_features
 from mmssl_trainer.features.encoders import Unusable
@@ -98,9 +98,9 @@ def test_safetensors_are_read_by_the_loader(tmp_path, dtype, ids):
 
 def test_several_columns_are_joined_and_may_be_empty(tmp_path):
     encoder = Letters()
-    genres = ["a|b", None, "c", None, "", "a", "b", "c"]
+    genres = ["a | b", None, "c", None, "", "a", "b", "c"]
     make_features("text", shop(tmp_path, genres=genres), tmp_path / "t.parquet", encoder, columns=["title", "genres"])
-    assert encoder.encoded == ["ab. a|b", "aab", "c", "abc. a", "b nan. b", "cc. c"]
+    assert encoder.encoded == ["ab. a, b", "aab", "c", "abc. a", "b nan. b", "cc. c"]
 
 
 def test_folder_of_texts(tmp_path):
@@ -126,6 +126,18 @@ def test_query(tmp_path):
     assert rows_of(made.path) == {5: [1, 1, 0], 6: None}
     with pytest.raises(InputError, match=r"is a database; give --query .*goods"):
         make_features("text", path, tmp_path / "u.parquet", Letters(), columns=["name"])
+
+
+@pytest.mark.parametrize("end", ["parquet", "safetensors"])
+def test_train_masks_what_is_missing(tmp_path, end):
+    make_features("text", shop(tmp_path), tmp_path / f"title_feat.{end}", Letters(), columns=["title"])
+    rows = "".join(f"{user},{item}\n" for user in range(6) for item in IDS[user % 3 :: 2])
+    (tmp_path / "interactions.csv").write_text(f"user,item\n{rows}")
+    data = load_data(tmp_path)
+    expected = np.array([np.full(3, np.nan) if EXPECTED[item] is None else EXPECTED[item] for item in IDS])
+    np.testing.assert_array_equal(data.features["title"], expected)
+    fitted = fit(data, configure({"model.system": "mmssl", "train.epochs": 1, "model.neighbours": 2}))
+    assert fitted.items.isfinite().all()
 
 
 def sha(path):

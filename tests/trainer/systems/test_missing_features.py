@@ -1,5 +1,7 @@
 """Items of which a modality is missing: what is masked in each system, against values computed here."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from mmssl_trainer.data import synthetic
 from mmssl_trainer.data.dataset import build
 from mmssl_trainer.inference.new_items import with_new_items
 from mmssl_trainer.systems import SYSTEMS
+from mmssl_trainer.systems.base import Batch
 from mmssl_trainer.systems.ease import EASESystem
 from mmssl_trainer.systems.inference import Scaling
 from plain_systems import configured
@@ -74,6 +77,22 @@ def test_a_cold_item_is_embedded_by_the_modalities_that_it_has(data, tmp_path, n
     if name == "mmssl":
         last = recommend(model, users=[3], k=70 - len(data.train[[3]].indices)).item[-1]
         assert last == COLD_WITHOUT
+
+
+def test_the_length_of_a_cold_item_of_mmssl_does_not_depend_on_how_many_modalities_it_has(data, tmp_path):
+    system, model = trained(data, "mmssl")
+    model = written(model, tmp_path)
+    unit = torch.nn.functional.normalize(model.content[:, 8:].float())
+    omega = 0.1
+    torch.testing.assert_close(system.cold_items()[COLD], 2 * omega * unit[COLD])
+    both = system.cold_items()[20]
+    torch.testing.assert_close(both, omega * (unit[20] + torch.nn.functional.normalize(model.content[20, :8], dim=0)))
+
+
+@pytest.mark.parametrize("name", WITH_ITEMS)
+def test_the_content_of_an_item_without_features_is_zero(data, tmp_path, name):
+    model = written(trained(data, name, **VALUES.get(name, {}))[1], tmp_path)
+    assert not model.content[[WARM_WITHOUT, COLD_WITHOUT]].any() and model.content[[WARM, COLD, 30]].any(1).all()
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_ITEMS if name not in ("vbpr", "clcrec", "grcn")])
@@ -182,9 +201,18 @@ def test_svd_gives_a_missing_item_the_mean_score_of_the_modality(data):
         )
 
 
-def test_clcrec_without_any_described_positive(data):
-    from dataclasses import replace
+def test_items_without_features_are_no_anchors_of_clcrec(data):
+    system, _ = trained(data, "clcrec")
+    positives = torch.tensor([1, WARM_WITHOUT, WARM, 5])
+    batch = Batch(torch.arange(4), positives, torch.tensor([2, 3, 11, 12]), 0)
+    described = Batch(*(side[[0, 2, 3]] for side in batch[:3]), 0)
+    found, expected = (system.model.terms(one)["contrastive"] for one in (batch, described))
+    torch.testing.assert_close(found, expected)
+    system.model.present = None
+    assert not torch.allclose(system.model.terms(batch)["contrastive"], expected)
 
+
+def test_clcrec_without_any_described_positive(data):
     features = {name: values.copy() for name, values in data.features.items()}
     warm = np.flatnonzero(data.train.sum(axis=0))
     for values in features.values():
