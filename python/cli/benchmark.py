@@ -85,6 +85,7 @@ def _show_plan(
     from ..console.output import OUT
     from ..memory import cost
     from ..memory.sizes import Sizes
+    from ..systems.mmssl import CLUSTERED_FROM
 
     try:
         counts = [int(n) for n in (users, items, interactions, hidden, batch)]
@@ -100,8 +101,14 @@ def _show_plan(
             f"of {counts[0]:,} users and {counts[1]:,} items; reduce --interactions"
         )
     n_users, n_items, n_interactions = counts[:3]
-    sizes = Sizes(n_users, n_items, n_interactions, modalities, hidden=(hidden, max(1, hidden // 2)), batch=batch)
-    stages, sentences = cost.table(sizes, device, limit, cost.machines_named(ranks))
+    machines = cost.machines_named(ranks)
+    sizes = Sizes(
+        *(n_users, n_items, n_interactions, modalities),
+        hidden=(hidden, max(1, hidden // 2)),
+        batch=batch,
+        clustered=machines.ranks == 1 and n_users * n_items >= CLUSTERED_FROM,
+    )
+    stages, sentences = cost.table(sizes, device, limit, machines)
     OUT.print(stages)
     for sentence in sentences:
         OUT.print(sentence)

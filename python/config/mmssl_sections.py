@@ -41,6 +41,13 @@ class ModelSection(Section):
     exclude_seen_neighbours: bool = Field(
         True, description="Exclude a user's training items from their semantic neighbours. Not specified in the paper."
     )
+    neighbours_method: Literal["auto", "exact", "ivf"] = Field(
+        "auto",
+        description='Search for the semantic neighbours. "exact": every user is compared with all items; "ivf": with '
+        "the items of the clusters closest to the user, as many as are needed to find 95% of the neighbours (the "
+        'measured share is in metrics.jsonl). "auto": "ivf" if the product of the numbers of users and items is 10 '
+        'thousand million or more and there is one process, otherwise "exact".',
+    )
     final_softmax: bool = Field(
         True,
         description="Apply a softmax to the output of the last graph layer of Eq. 10, as the released code does. The "

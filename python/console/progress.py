@@ -80,6 +80,8 @@ class ProgressObserver:
             parts.append(f"validation {self.metric} {record['val'][self.metric]:.4f}")
             if f"cold_{self.metric}" in record["val"]:
                 parts.append(f"among cold items {record['val'][f'cold_{self.metric}']:.4f}")
+        if searches := record.get("neighbours"):
+            parts.append(f"recall of the neighbour search {min(one['recall'] for one in searches.values()):.3f}")
         line = f"{self.title} epoch {record['epoch']}/{self.epochs}: {', '.join(parts)}, {record['seconds']:.1f} s"
         output.ERR.print(line, markup=False)
 

@@ -27,6 +27,8 @@ from .wire import distinct, received
 # per live byte of such blocks, is empirical: 1.6 to 1.9 on small runs.
 RETURNED_BLOCK, SLACK = 32 << 20, 1.75
 
+PROBES = 8  # clusters searched for every user, where the features gather in clusters
+
 
 def stages(s: Sizes) -> list[Stage]:
     """All stages of a run with Adam-type optimisers and float32 parameters, in the order of allocation.
@@ -67,7 +69,10 @@ def stages(s: Sizes) -> list[Stage]:
             Stage(
                 "semantic neighbours (8)",
                 persistent=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
-                working=blocks((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)),
+                working=blocks(
+                    *((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)),
+                    *(_clustered(s, item) if s.clustered else ()),
+                ),
             )
         )
     if s.content:
@@ -87,6 +92,12 @@ def stages(s: Sizes) -> list[Stage]:
     if "rows of the batch" in by_stage:
         result.insert(-1, Stage("rows of the batch", "generator"))
     return [replace(stage, received=by_stage.get(stage.name, 0)) for stage in result]
+
+
+def _clustered(s: Sizes, item: int) -> list[tuple[int, int]]:
+    """What the clustered search for semantic neighbours needs: the items by cluster, the pairs of a user and a searched
+    cluster in both orders, and the seen items of these pairs."""
+    return [(item, 1), (OFFSET * s.users * PROBES, 5), (OFFSET * s.interactions, 7), (OFFSET * s.items, 4)]
 
 
 def _exchange(s: Sizes, table: int) -> list[tuple[int, int]]:

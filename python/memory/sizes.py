@@ -22,11 +22,11 @@ class Sizes:
     """The sizes that the estimate depends on.
 
     widths: feature columns per modality; hidden: the two widths of the discriminator, None without one; content:
-    feature columns of the SVD system; draws: order statistics drawn per Gumbel row; final_softmax, l2: whether the
-    encoder and the loss have these parts; propagations: how often a system other than MMSSL propagates its
-    embeddings in a step; ranks: number of processes that train the model together; closed: the tables of EASE,
-    ItemKNN or UserKNN, which have no other stages; item_item: those of the item-item part; wire: bytes of a value
-    in the exchange of rows and columns.
+    feature columns of the SVD system; clustered: whether the semantic neighbours are searched by clusters; draws: order
+    statistics drawn per Gumbel row; final_softmax, l2: whether the encoder and the loss have these parts; propagations:
+    how often a system other than MMSSL propagates its embeddings in a step; ranks: number of processes that train the
+    model together; closed: the tables of EASE, ItemKNN or UserKNN, which have no other stages; item_item: those of the
+    item-item part; wire: bytes of a value in the exchange of rows and columns.
     """
 
     users: int
@@ -39,6 +39,7 @@ class Sizes:
     layers: int = 2
     heads: int = 4
     neighbours: int = 10
+    clustered: bool = False
     attention: bool = True
     contrastive: bool = True
     structural: bool = False
@@ -91,6 +92,7 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         layers=model.layers,
         heads=model.heads,
         neighbours=model.neighbours if model.system == "mmssl" else 0,
+        clustered=model.neighbours_method == "ivf",
         attention=model.eta != 0,
         contrastive=loss.contrastive,
         structural=loss.structural and model.system == "mmssl",

@@ -19,6 +19,7 @@ from ..errors import InputError, check_counts
 from ..memory import budget
 from ..ranking import breakdown, check_list_lengths
 from ..systems import create, refuse_over_ranks, refuse_without_features, title
+from ..systems.mmssl import neighbours_method
 from ..training import ranks as together
 from ..training import signals
 from ..training.checkpoints import FOLDER, Checkpoints, ranks_of_checkpoint, resume_command
@@ -189,6 +190,9 @@ def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
     together.refuse_differences(config, dataset)
     if not config.train.threads:  # saved in config.toml, because results may depend on it and it depends on the load
         config = config.changed("train", threads=torch.get_num_threads())
+    if config.model.system == "mmssl":
+        method = neighbours_method(config, dataset.n_users, dataset.n_items, group.size)
+        config = config.changed("model", neighbours_method=method)
     return together.one_config(budget.fit_to_budget(dataset, config, resumed)), dataset
 
 
@@ -197,6 +201,11 @@ def _notes(dataset: Dataset, config: Config) -> list[str]:
     notes = list(dataset.notes)
     if n_full := int((np.diff(dataset.train.indptr) == dataset.n_items).sum()):
         notes.append(f"{n_full} users have interacted with every item; no triple is sampled for them")
+    if config.model.system == "mmssl" and config.model.neighbours and config.model.neighbours_method == "ivf":
+        notes.append(
+            f"semantic neighbours of {dataset.n_users:,} users among {dataset.n_items:,} items are searched by "
+            'clusters, at least 95% of them are found (model.neighbours_method = "exact" finds all)'
+        )
     if line := budget.summary(dataset, config):
         notes.append(line)
     return notes

@@ -50,6 +50,7 @@ class System(Protocol):
     optimisers: optimisers by name; their state is part of a checkpoint.
     started_from_model: optional method, called after a run has loaded the parameters of a model of other data, for
         what is computed from them.
+    measurements: optional method; its entries are added to the record of every epoch in metrics.jsonl.
     inference: a subclass of `inference.Inference`, which embeds users and items that training has not seen. Without
         this attribute the system can do neither.
     """

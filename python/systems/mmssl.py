@@ -22,6 +22,15 @@ from .step_graph import StepGraph
 if TYPE_CHECKING:
     from ..config.sections import Config
 
+CLUSTERED_FROM = 10**10  # users x items from which "auto" searches the semantic neighbours by clusters
+
+
+def neighbours_method(config: Config, n_users: int, n_items: int, ranks: int) -> str:
+    """model.neighbours_method, with "auto" replaced by the method that this size gets."""
+    if config.model.neighbours_method != "auto":
+        return config.model.neighbours_method
+    return "ivf" if ranks == 1 and n_users * n_items >= CLUSTERED_FROM else "exact"
+
 
 class MMSSLSystem(NetworkSystem):
     """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
@@ -45,6 +54,11 @@ class MMSSLSystem(NetworkSystem):
                 f"{dataset.name}: MMSSL needs features; add <modality>_feat.npy or .parquet, or train --system lightgcn"
             )
         self.build_item_item(dataset, graph, config)
+        if model.neighbours_method == "ivf" and ranks.size > 1:
+            raise InputError(
+                'model.neighbours_method = "ivf": the clustered search needs one process; set it to "exact", or leave '
+                "out --ranks or torchrun"
+            )
         features = {name: torch.from_numpy(values) for name, values in dataset.features.items()}
         self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps
         half = config.train.feature_dtype == "float16"
@@ -68,6 +82,7 @@ class MMSSLSystem(NetworkSystem):
             neighbours=model.neighbours,
             standardise=model.standardise,
             exclude_seen_neighbours=model.exclude_seen_neighbours,
+            neighbours_method=neighbours_method(config, dataset.n_users, dataset.n_items, ranks.size),
             final_softmax=model.final_softmax,
             feature_dtype=torch.float16 if half else None,
             ranks=ranks,
@@ -176,6 +191,11 @@ class MMSSLSystem(NetworkSystem):
     def started_from_model(self) -> None:
         """Called once, if a run starts from a model of other data: its neighbours are items of that data."""
         self.model.refresh_neighbours()
+
+    def measurements(self) -> dict[str, object]:
+        """The recall and the numbers of clusters of the last clustered searches for semantic neighbours, if any."""
+        searches = self.model.searches
+        return {"neighbours": {name: search._asdict() for name, search in searches.items()}} if searches else {}
 
     def own_embeddings(self) -> tuple[Tensor, Tensor]:
         encoded = self._without_dropout(lambda: self.model(views=False))

@@ -210,6 +210,7 @@ class Run:
             # Before the last validation, because a run with more epochs may not validate after this epoch.
             self.checkpoints.keep_last(self.system, self.fit, self.position)
         record = {"epoch": epoch, "seconds": self.position.seconds, "losses": self.position.table.means()}
+        record |= getattr(self.system, "measurements", dict)()
         if train.balance:
             record["balance"] = self._balance()
             users = self.next_batch().users
