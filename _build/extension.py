@@ -22,7 +22,7 @@ from . import sources, toolkit
 from .sources import ROOT
 
 EXTENSION = "mmssl_fast._C"
-UNITS = 4  # files that the bindings are combined to
+UNITS = 2  # files that the bindings are combined to
 
 if shutil.which("ninja") is None and find_spec("ninja"):
     # The interpreter of a virtual environment that is not activated: torch looks for ninja on PATH alone.
@@ -57,15 +57,16 @@ def core_extension(generated) -> Extension:
     return extension
 
 
-def combined(files, folder):
+def combined(files, folder, units=UNITS):
     """Generated sources that together include `files`; their paths relative to the repository.
 
     A binding is 10 seconds of compilation, most of them for the templates of torch's headers. Included in one file, the
-    bindings share them: together they take half of the time. Several files, so that several processors have work.
+    bindings share them: together in four files they take half of the time, in two a third, in one a quarter. Two
+    files, so that two processors have work; with more, the kernels of csrc/cpu/isa take as long as one of the two.
     """
     texts = {
-        folder / f"bindings_{first}.cpp": "".join(f'#include "{ROOT / file}"\n' for file in files[first::UNITS])
-        for first in range(min(UNITS, len(files)))
+        folder / f"bindings_{first}.cpp": "".join(f'#include "{ROOT / file}"\n' for file in files[first::units])
+        for first in range(min(units, len(files)))
     }
     for path, text in texts.items():
         write_if_changed(path, text)

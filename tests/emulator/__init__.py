@@ -69,7 +69,7 @@ def _build() -> Path:
     jobs = []
     for file in [*sources.files(sources.CUDA_KERNELS), "tests/emulator/cuda_emulated.cpp"]:
         jobs.append(_job(file, [*common, "-std=c++17", "-Wno-unknown-pragmas", "-x", "c++"], folder))
-    for file in extension.combined(sources.files(sources.CUDA_BINDINGS), folder / "generated"):
+    for file in extension.combined(sources.files(sources.CUDA_BINDINGS), folder / "generated", units=1):
         jobs.append(_job(file, [*common, *torch_flags], folder))
     extension.compile_stale(jobs)
     target = folder / "libmmssl_fast_emulated.so"

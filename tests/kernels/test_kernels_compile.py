@@ -28,6 +28,7 @@ def kernels_written():
     return {name for name in functions if name.endswith("_kernel")}
 
 
+@pytest.mark.source
 def test_every_kernel_compiles_for_sm_90_without_spills(tmp_path):
     pytest.importorskip("triton", reason="triton is not installed")
     report = tmp_path / "gate.json"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from child_processes import ROOT, python, run, script
 
+pytestmark = pytest.mark.source
+
 
 @pytest.mark.parametrize("version, needed", [("2.13.0+cpu", []), ("2.10.1", ["torch>=2.11", "numpy"]), (None, None)])
 def test_backend_builds_against_the_installed_torch(backend, monkeypatch, tmp_path, version, needed):
