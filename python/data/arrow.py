@@ -12,7 +12,8 @@ import numpy as np
 from ..errors import InputError, install_command, shown
 
 _CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]")
+# Surrogates stand for bytes of a file name that are not UTF-8, and cannot be written.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]*)?\s*")
 LONGEST_ID = 200
 

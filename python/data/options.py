@@ -56,12 +56,7 @@ class LoadOptions:
             raise InputError(f"query = {shown(self.query)}: give the database with --interactions FILE")
         if self.user_column == self.item_column:
             raise InputError(f"user_column and item_column are both {shown(self.user_column)}; give two columns")
-        object.__setattr__(self, "sep", {"\\t": "\t", "tab": "\t"}.get(self.sep, self.sep))
-        if len(self.sep) > 1 or self.sep in tuple('"\n\r'):
-            raise InputError(
-                f"sep = {shown(self.sep)}: must be one character that is neither a quote nor a line break; mmssl-fast "
-                "data convert reads ::"
-            )
+        object.__setattr__(self, "sep", separator_of(self.sep))
 
     def refuse(self, folder: Path, layout: str, names: Container[str]) -> None:
         """Raise InputError if one of the options `names`, which this layout does not support, has been set."""
@@ -71,6 +66,18 @@ class LoadOptions:
                     f"{folder}: {field.name} = {shown(getattr(self, field.name))} needs an interaction table, which "
                     f"the layout {layout} does not have; mmssl-fast data convert creates one"
                 )
+
+
+def separator_of(sep: str) -> str:
+    """The separator of a text table that an option names; "" if it is to be detected. Raises InputError for any other
+    than one character."""
+    sep = {"\\t": "\t", "tab": "\t"}.get(sep, sep)
+    if len(sep.encode("utf-8", "surrogatepass")) > 1 or sep in tuple('"\n\r'):
+        raise InputError(
+            f"sep = {shown(sep)}: must be one character of ASCII that is neither a quote nor a line break; mmssl-fast "
+            "data convert reads ::"
+        )
+    return sep
 
 
 COLUMN_OPTIONS = ("user_column", "item_column", "time_column", "rating_column")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ..data.arrow import Column, check_ids
 from ..data.files import check_named, read_text, reason
 from ..data.ids import check_distinct
+from ..data.options import separator_of
 from ..data.sql import database_kind, refuse_without_query
 from ..data.tables import read_table
 from ..errors import InputError, shown
@@ -75,8 +76,7 @@ def _of_table(where: Where, files: bool) -> Contents:
         raise InputError(f"{path}: {shown(item)} is the column of the ids; choose another column, or --item-column")
     if database_kind(path) and not where.query:
         refuse_without_query(path)
-    separator = {"\\t": "\t", "tab": "\t"}.get(where.sep, where.sep)
-    table = read_table(path, [item], separator=separator or None, query=where.query, texts=columns)
+    table = read_table(path, [item], separator=separator_of(where.sep) or None, query=where.query, texts=columns)
     check_distinct(path, item, table[item])
     if not table.rows:
         raise InputError(f"{path}: contains no rows")
@@ -99,6 +99,9 @@ def _of_table(where: Where, files: bool) -> Contents:
 
 def _of_folder(where: Where, files: bool) -> Contents:
     root, names = where.source, []
+    for option, given in (("root", where.root), ("sep", where.sep), ("query", where.query)):
+        if given:
+            raise InputError(f"{option} = {shown(str(given))}: is for a table, but {root} is a folder of files")
     for folder, folders, found in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(folder).relative_to(root)

@@ -16,6 +16,7 @@ from .output import check_out, write_features, write_skipped
 from .parts import Parts
 
 KINDS = ("text", "image", "audio")
+LARGEST_FLOAT16 = 65520  # from here on, rounding gives infinity
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def make_features(
                     progress(done, len(contents.ids))
         skipped: dict[int, str] = {}
         for number, (first, size) in enumerate(zip(numbers, sizes, strict=True)):
-            reasons = parts.read(number, (size, encoder.width))[1]
+            vectors, reasons = parts.read(number, (size, encoder.width))
+            if dtype == "float16":
+                _check_float16(out, contents.ids[first : first + size], vectors)
             skipped |= {first + row: reason for row, reason in reasons.items()}
         missing = sum(value is None for value in contents.values)
         if missing + len(skipped) == len(contents.ids):
@@ -172,6 +175,16 @@ def _encoded(encoder: Encoder, values: Sequence[Any]) -> tuple[np.ndarray, dict[
         vectors[rows[finite]] = found[finite]
         skipped |= dict.fromkeys(rows[~finite].tolist(), "the vector that the model returned is not finite")
     return vectors, dict(sorted(skipped.items()))
+
+
+def _check_float16(out: Path, ids: Sequence[str], vectors: np.ndarray) -> None:
+    """Raise InputError for a value that would become infinite in float16."""
+    largest = np.abs(np.nan_to_num(vectors)).max(1)
+    if len(large := np.flatnonzero(largest >= LARGEST_FLOAT16)):
+        raise InputError(
+            f"{out}: the features of {shown(ids[large[0]])} contain {largest[large[0]]:g}, but float16 ends at 65504; "
+            "run again with --dtype float32, which keeps the vectors made so far"
+        )
 
 
 def _line(contents: Contents, row: int, reason: str) -> tuple[str, str, str]:

@@ -178,6 +178,7 @@ def test_separator_is_the_given_one(written, sep, tmp_path):
     ("options", "parts"),
     [
         ({"sep": "::"}, ["sep = '::': must be one character"]),
+        ({"sep": "é"}, ["sep = 'é': must be one character"]),
         ({"sep": ";"}, ["interactions.parquet: sep = ';' is for text tables"]),
         ({"user_column": "who"}, ["interactions.parquet: has no column who", "its columns are"]),
         ({"user_column": "item"}, ["user_column and item_column are both 'item'"]),

@@ -267,6 +267,40 @@ def test_messages_name_the_file_the_column_and_the_row(tmp_path):
     refused(tmp_path, "no such file", source=tmp_path / "none.parquet")
     (tmp_path / "there.parquet").write_text("x")
     refused(tmp_path, r"there.parquet: exists; remove it", out="there.parquet")
+    refused(tmp_path, r"sep = '::': must be one character", sep="::")
+    refused(tmp_path, "sep = 'é': must be one character", sep="é")
+
+
+def test_options_of_a_table_are_refused_for_a_folder(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    for option, value in (("root", tmp_path), ("sep", ","), ("query", "select 1")):
+        refused(
+            tmp_path, f"{option} = .*: is for a table, but .*texts is a folder", folder, columns=[], **{option: value}
+        )
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.txt")).write_text("a")
+    refused(tmp_path, r"row 1 has the file name '\\udcff'; ids must", folder, columns=[])
+
+
+def test_values_beyond_float16_are_refused_and_the_vectors_kept(tmp_path):
+    class Large(Letters):
+        def encode(self, inputs):
+            return 1e5 * super().encode(inputs)
+
+    encoder = Large()
+    call = ("text", shop(tmp_path), tmp_path / "t.parquet", encoder)
+    with pytest.raises(InputError, match=r"t.parquet: the features of '7' contain 100000, but float16 ends at 65504"):
+        make_features(*call, columns=["title"], dtype="float16")
+    assert not list(tmp_path.glob("t.parquet*.csv")) and not (tmp_path / "t.parquet").exists()
+    encoder.encoded.clear()
+    made = make_features(*call, columns=["title"])
+    assert not encoder.encoded and made.resumed == 8 and rows_of(made.path)[3] == [2e5, 1e5, 0]
 
 
 def test_columns_of_numbers_and_repeated_ids_are_refused(tmp_path):
