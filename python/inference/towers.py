@@ -58,7 +58,9 @@ def item_tower(model: Model) -> ItemTower:
         with _complete(base, "items"):
             if not add_content(base) or base.scaling is None:
                 raise KeyError("content")
-            base.towers["items"] = ItemTower(system, base.parameters, base.scaling).eval()
+            tower = ItemTower(system, base.parameters, base.scaling).eval()
+            tower(*(torch.zeros(1, width) for width in tower.widths.values()))  # reads every parameter
+            base.towers["items"] = tower
     return base.towers["items"]
 
 

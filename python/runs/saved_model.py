@@ -267,9 +267,9 @@ def _settings(config: Config) -> dict[str, Any]:
     return {name: values[name] for name in ("model", config.model.system) if name in values}
 
 
-def inference(model: Model) -> Inference:
-    """The Inference of the model's system. Raises InputError if the file does not have its settings, or if the package
-    of the system is not installed."""
+def inference(model: Model, item_item: bool = True) -> Inference:
+    """The Inference of the model's system, without item_item as if model.item_item were 0. Raises InputError if the
+    file does not have its settings, or if the package of the system is not installed."""
     name, data = model.metadata.get("system", ""), model.interactions.name
     if "settings" not in model.metadata:
         raise InputError(
@@ -284,7 +284,7 @@ def inference(model: Model) -> Inference:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the settings of the model of {data} cannot be read ({reason}); train again") from None
-    return inference_of(system_class(name), config)
+    return inference_of(system_class(name), config if item_item else config.changed("model", item_item=0.0))
 
 
 def add_content(model: Model) -> bool:
@@ -292,7 +292,7 @@ def add_content(model: Model) -> bool:
     them."""
     features = model.interactions.features
     if model.content is None and features and "settings" in model.metadata:
-        system = inference(model)
+        system = inference(model, item_item=False)  # a run on other data starts from the system's own part
         if not system.no_items:
             model.scaling = Scaling.of(features, system.config.model.standardise)
             model.content = content_of(ItemTower(system, model.parameters, model.scaling), features)

@@ -149,6 +149,17 @@ def test_missing_parameters_are_one_line(data):
         embed_items(model, data.features)
 
 
+@pytest.mark.parametrize("name, parameter", [("svd", "unit_means"), ("clcrec", "encoder.2.weight")])
+def test_missing_parameters_of_a_model_with_content_are_one_line(data, tmp_path, name, parameter):
+    """SVD: models of earlier versions have no means."""
+    model = written(trained(data, name, **({"svd__content": 0.5} if name == "svd" else {}))[1], tmp_path)
+    del model.parameters[parameter]
+    with pytest.raises(
+        InputError, match=rf"^the model of made cannot embed items: '{parameter}' is missing; [^\n]*train again$"
+    ):
+        embed_items(model, data.features)
+
+
 def test_unknown_items_are_named_or_skipped(data):
     _, model = trained(data, "lightgcn")
     with pytest.raises(InputError, match=r"not in the training data: 'x' in histories\[0\], '1' in histories\[1\];"):

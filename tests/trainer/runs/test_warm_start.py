@@ -45,10 +45,10 @@ def settings(system, **values):
 def model_of(yesterday, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
 
-    def make(system):
-        path = folder / f"{system}.safetensors"
+    def make(system, item_item=0.0):
+        path = folder / f"{system}-{item_item}.safetensors"
         if not path.exists():
-            config = settings(system)
+            config = settings(system, **{"model.item_item": item_item})
             saved_model.save(saved_model.Model.of(loop.fit(yesterday, config), yesterday, config), path)
         return path
 
@@ -94,15 +94,17 @@ def create_trained(system, dataset):
     return instance.trained_parameters()
 
 
-def test_new_items_start_from_their_nearest_known_items(model_of, tomorrow, yesterday):
-    path = model_of("clcrec")
+@pytest.mark.parametrize("item_item", [0.0, 3.0])
+def test_new_items_start_from_their_nearest_known_items(model_of, tomorrow, yesterday, item_item):
+    path = model_of("clcrec", item_item)
     start, note = start_from(str(path), tomorrow, "clcrec")
     assert f"new items start from their {NEAREST} nearest known items by features" in note
     model = saved_model.load(path)
     system = saved_model.inference(model)
     weights = system.weights(model.parameters)
     scaled = [model.scaling(name, torch.from_numpy(values)) for name, values in tomorrow.features.items()]
-    unit = torch.nn.functional.normalize(system.content(weights, scaled))
+    present = [torch.ones(len(values), 1) for values in scaled]
+    unit = torch.nn.functional.normalize(system.content(weights, scaled, present))
     warm = torch.from_numpy(np.flatnonzero(yesterday.train.sum(axis=0)))
     place = torch.from_numpy(yesterday.original_items(warm.numpy()))
     near = warm[(unit[:5] @ unit[place].T).topk(NEAREST).indices]
@@ -169,10 +171,13 @@ def test_wrong_shapes_are_named(model_of, tomorrow):
     ],
     ids=["other names", "other widths", "other order"],
 )
-def test_features_of_equal_total_width_are_not_mistaken_for_each_other(model_of, tomorrow, yesterday, change, now):
+@pytest.mark.parametrize("item_item", [0.0, 3.0])
+def test_features_of_equal_total_width_are_not_mistaken_for_each_other(
+    model_of, tomorrow, yesterday, change, now, item_item
+):
     """LightGCN-M projects the concatenated features, so that the shapes of its parameters would fit."""
     for data in (tomorrow, yesterday):
         other = replace(data, features=change(data.features))
         with pytest.raises(loop.InputError, match=f"the model has the features image of width 8, .* has {now}; give"):
-            start_from(str(model_of("lightgcn_m")), other, "lightgcn_m")
-        start_from(str(model_of("lightgcn")), other, "lightgcn")
+            start_from(str(model_of("lightgcn_m", item_item)), other, "lightgcn_m")
+        start_from(str(model_of("lightgcn", item_item)), other, "lightgcn")
