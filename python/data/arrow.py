@@ -123,7 +123,7 @@ def numbers_of(path: Path, name: str, chunked: Any, start: int = 0) -> np.ndarra
     kind = chunked.type
     if pa.types.is_dictionary(kind):
         chunked, kind = chunked.cast(kind.value_type), kind.value_type
-    if pa.types.is_temporal(kind):
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         tries = [pa.timestamp("us", getattr(kind, "tz", None))]
     elif pa.types.is_integer(kind):
         tries = [pa.int64(), pa.float64()]
@@ -245,4 +245,6 @@ def is_integer(path: Path, name: str, kind: Any) -> bool:
         advice = ", not floats; convert the column with astype('int64')"
     elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         advice = ", one per row; mmssl-fast data convert expands lists"
+    elif types.is_decimal(kind):  # also HUGEINT, which DuckDB's sum returns
+        advice = ", not decimals; cast the column to BIGINT or VARCHAR"
     raise InputError(f"{path}: column {name} has the type {kind}; ids and splits must be integers or text{advice}")

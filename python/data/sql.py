@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -36,7 +37,8 @@ def query_result(path: Path, query: str) -> Iterator[Any]:
     """The result of one SELECT statement as a pyarrow.RecordBatchReader.
 
     The database is opened read-only. A query to DuckDB can read other files only in the folder of the database, as a
-    view on Parquet files does. Raises InputError if the query cannot be run, or the driver is not installed.
+    view on Parquet files does; one to SQLite none, and ATTACH, which would create a file, is refused. Raises InputError
+    if the query cannot be run, or the driver is not installed.
     """
     pa, kind = pyarrow(), database_kind(path)
     errors, run = _driver(path, kind)
@@ -56,7 +58,8 @@ def _driver(
             return (needed("duckdb", "sql").Error, OSError), lambda query: _duckdb(path, query)
         if kind == "sqlite":
             needed("adbc_driver_sqlite", "sql")
-            return (needed("adbc_driver_manager", "sql").Error, OSError), lambda query: _sqlite(path, query)
+            errors = needed("adbc_driver_manager", "sql").Error, sqlite3.Error, OSError
+            return errors, lambda query: _sqlite(path, query)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     raise InputError(f"{path}: is not a DuckDB or SQLite database, which --query needs")
@@ -75,19 +78,49 @@ def _duckdb(path: Path, query: str) -> Iterator[Any]:
             connection.execute(f"SET {setting}")
         statements = connection.extract_statements(query)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise InputError(f"{path}: the query {shown(query)} must be one SELECT statement")
+            raise _no_select(path, query)
         yield connection.sql(query).to_arrow_reader(ROWS)
 
 
 @contextmanager
 def _sqlite(path: Path, query: str) -> Iterator[Any]:
-    dbapi = needed("adbc_driver_sqlite.dbapi", "sql")
+    dbapi, address = needed("adbc_driver_sqlite.dbapi", "sql"), f"{path.resolve().as_uri()}?mode=ro"
+    _check_select(path, address, query)
     with (
-        closing(dbapi.connect(f"{path.resolve().as_uri()}?mode=ro")) as connection,
+        closing(dbapi.connect(address)) as connection,
         closing(connection.cursor()) as cursor,
     ):
         cursor.execute(query)
         yield cursor.fetch_record_batch()
+
+
+def _check_select(path: Path, address: str, query: str) -> None:
+    """Raise InputError unless the query to SQLite is one SELECT statement.
+
+    SQLite compiles it for this, and says what it would do. The ADBC driver runs the first of several statements, and
+    statements of any kind.
+    """
+    reading = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+    actions: set[int] = set()
+
+    def allow(action: int, *_: object) -> int:
+        actions.add(action)
+        return sqlite3.SQLITE_OK if action in reading else sqlite3.SQLITE_DENY
+
+    with closing(sqlite3.connect(address, uri=True)) as connection:
+        connection.set_authorizer(allow)
+        try:
+            connection.execute(f"explain {query}")
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            if actions <= reading and "one statement" not in str(error):
+                raise
+            actions.clear()
+    if sqlite3.SQLITE_SELECT not in actions or not actions <= reading:
+        raise _no_select(path, query)
+
+
+def _no_select(path: Path, query: str) -> InputError:
+    return InputError(f"{path}: the query {shown(query)} must be one SELECT statement")
 
 
 def _tables(path: Path) -> str:

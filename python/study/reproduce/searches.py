@@ -31,10 +31,18 @@ def space_of(row: str, settings: Settings) -> Path | None:
 
 
 def check(settings: Settings, dataset: Dataset) -> None:
-    """Raise InputError for a row that no search can be run for."""
+    """Raise InputError for a row that no search can be run for, and for one whose search has had more trials than the
+    budget, because the rows would not be compared at equal budgets."""
     for row, config in settings.base.items():
-        if (path := space_of(row, settings)) is not None:
-            refuse_what_cannot_run(dataset, config, spaces.read_space(path, config))
+        if (path := space_of(row, settings)) is None:
+            continue
+        refuse_what_cannot_run(dataset, config, spaces.read_space(path, config))
+        place = folder_of(row, settings)
+        if (ended := trials_in(place)) > settings.budget:
+            raise InputError(
+                f"{place}: contains a search with {ended} trials, more than the budget of {settings.budget}; give "
+                f"--budget {ended}, or choose another --out"
+            )
 
 
 def search(settings: Settings, dataset: Dataset, note: Callable[[str], None]) -> Settings:

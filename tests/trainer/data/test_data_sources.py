@@ -284,6 +284,46 @@ def test_query_to_duckdb_reads_and_writes_no_other_files(tmp_path):
     assert not (shop / "copy.parquet").exists()
 
 
+def test_query_to_sqlite_is_one_select_statement(tmp_path):
+    """ATTACH would create a file, and of several statements the driver runs the first only."""
+    database("sqlite", tmp_path / "shop.db", columns())
+    select, new = "select customer as user, film as item from sales", f"'file:{tmp_path}/new.db?mode=rwc'"
+    wrong = [
+        f"attach {new} as new",
+        f"vacuum into {new}",
+        f"{select}; {select}",
+        "begin",
+        "reindex",
+        "pragma user_version",
+    ]
+    for query in wrong:
+        with pytest.raises(InputError) as caught:
+            load(tmp_path, interactions="shop.db", query=query)
+        one_line(caught, "shop.db: the query", "must be one SELECT statement")
+    assert [path.name for path in tmp_path.iterdir()] == ["shop.db"]
+    assert load(tmp_path, interactions="shop.db", query=f"with s as ({select}) select * from s; -- all").train.nnz
+
+
+@pytest.mark.parametrize(
+    ("columns", "part"),
+    [
+        (
+            "user, sum(item) as item, 1 as timestamp",
+            "column item has the type decimal128(38, 0); ids and splits must be",
+        ),
+        ("user, item, interval 1 day as timestamp", "column timestamp has the type month_day_nano_interval; it must"),
+        ("user, item, time '10:00' as timestamp", "column timestamp has the type time64[us]; it must contain numbers"),
+    ],
+)
+def test_types_of_a_query_are_named(columns, part, tmp_path):
+    duckdb = pytest.importorskip("duckdb", reason="queries are tested where DuckDB is installed")
+    with duckdb.connect(str(tmp_path / "shop.db")) as connection:
+        connection.execute("create table sales as select i % 9 as user, i::int as item from range(40) rows(i)")
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, interactions="shop.db", query=f"select {columns} from sales group by all", split="time")
+    one_line(caught, "shop.db", part, *(["cast the column to BIGINT"] if "sum" in columns else []))
+
+
 @KINDS
 def test_missing_driver_is_named(kind, tmp_path, monkeypatch):
     database(kind, tmp_path / "shop.db", columns())

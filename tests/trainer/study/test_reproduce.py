@@ -323,6 +323,18 @@ def test_a_budget_searches_every_system_first(tmp_path, monkeypatch, data):
     assert "trial" not in order and (out / "table2.md").read_text() == text
 
 
+def test_a_search_with_more_trials_than_the_budget_is_refused(tmp_path, capsys):
+    """Otherwise the table would say that all rows have had the trials of the budget."""
+    asked = ["--seeds", "1", "--reference", "ease", "--systems"]
+    assert reproduce("table2", tmp_path, *asked, "ease", "--budget", "2") == 0
+    before = (tmp_path / "table2.md").read_text()
+    capsys.readouterr()
+    assert reproduce("table2", tmp_path, *asked, "ease,itemknn", "--budget", "1") == 2
+    error = capsys.readouterr().err
+    assert "searches/ease: contains a search with 2 trials, more than the budget of 1; give --budget 2" in error
+    assert (tmp_path / "table2.md").read_text() == before and not (tmp_path / "searches" / "itemknn").exists()
+
+
 def test_a_dry_run_lists_the_searches(tmp_path, capsys):
     asked = ["--systems", "popularity,mf", "--seeds", "1", "--epochs", "2", "--budget", "2", "--dry-run"]
     assert reproduce("table2", tmp_path / "x", *asked) == 0
