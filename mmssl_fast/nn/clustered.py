@@ -27,7 +27,8 @@ class Search(NamedTuple):
     """What a clustered search did.
 
     Args:
-        recall: the share of the exact neighbours that it finds, measured for a sample of up to 1,023 users.
+        recall: the share of the exact neighbours that it finds, measured for a sample of up to 1,023 users whose rows
+            are not 0.
         clusters, probes: the number of clusters, and of those that are searched for every user.
     """
 
@@ -76,7 +77,10 @@ def clustered_neighbours(
     with torch.no_grad():
         users, items = unit_rows(users.detach()), unit_rows(items.detach())
         index = _Index(items, clusters)
-        rows = torch.arange(0, n_users, max(1, n_users // SAMPLE), device=users.device)
+        # All items are equally similar to a user of zeros, such as one without interactions: it says nothing about the
+        # recall, and would have all clusters searched.
+        (rows,) = torch.nonzero(users.ne(0).any(1), as_tuple=True)
+        rows = rows[:: max(1, len(rows) // SAMPLE)]
         sample, sample_seen = users[rows], _rows(seen, rows)
         exact = cosine_topk(sample, items, k, sample_seen, "dot")[1]
         probes = min(FIRST_PROBES, clusters)

@@ -192,6 +192,8 @@ def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
         config = config.changed("train", threads=torch.get_num_threads())
     if config.model.system == "mmssl":
         method = neighbours_method(config, dataset.n_users, dataset.n_items, group.size)
+        if resumed and "neighbours_method" not in config.model.model_fields_set:
+            method = "exact"  # the run is older than the key
         config = config.changed("model", neighbours_method=method)
     return together.one_config(budget.fit_to_budget(dataset, config, resumed)), dataset
 

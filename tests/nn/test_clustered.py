@@ -98,6 +98,16 @@ def test_rows_of_zeros_and_nan(monkeypatch):
     assert found[others].equal(cosine_topk(users, items, 5)[1][others])
 
 
+@pytest.mark.parametrize("zeros", [150, 1000])
+def test_users_of_zeros_do_not_have_all_clusters_searched(zeros):
+    users, items = topics(1000, 900)
+    expected = clustered_neighbours(users[zeros:], items, 10)[1].probes if zeros < 1000 else clustered.FIRST_PROBES
+    users[:zeros] = 0
+    found, search = clustered_neighbours(users, items, 10)
+    assert search.recall >= 0.95 and search.probes == expected < search.clusters
+    assert (found >= 0).all()
+
+
 def test_result_does_not_depend_on_the_threads(threads):
     users, items = topics(2000, 1500)
     results = []

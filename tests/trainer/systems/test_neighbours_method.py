@@ -1,8 +1,10 @@
 """model.neighbours_method: the choice by size, the record of the search, and what is refused."""
 
+import re
+
 import pytest
 from command_line import SMALL, fails
-from mmssl_trainer import configure, train
+from mmssl_trainer import configure, resume, train
 from mmssl_trainer.config.load import load
 from mmssl_trainer.runs.folder import read_epochs
 from mmssl_trainer.systems import mmssl
@@ -42,6 +44,16 @@ def test_a_large_run_is_searched_by_clusters_and_records_the_recall(tmp_path, mo
         searches = epoch["neighbours"]
         assert searches and all(0.95 <= search["recall"] <= 1 for search in searches.values())
         assert all(1 <= search["probes"] <= search["clusters"] for search in searches.values())
+
+
+def test_a_run_that_is_older_than_the_key_continues_with_the_exact_search(tmp_path, monkeypatch):
+    train(configure(MMSSL | {"train.epochs": 1, "train.compare": "no"}), tmp_path / "run")
+    file = tmp_path / "run/config.toml"
+    file.write_text(re.sub(r"(?m)^neighbours_method = .*\n", "", file.read_text()))
+    monkeypatch.setattr(mmssl, "CLUSTERED_FROM", 1)
+    assert load(file).model.neighbours_method == "auto"
+    longer = resume(tmp_path / "run", load(file).changed("train", epochs=2))
+    assert len(longer.model.epochs) == 2 and load(file).model.neighbours_method == "exact"
 
 
 def test_unknown_method_is_refused(capsys, tmp_path):
