@@ -69,7 +69,7 @@ def _tables(summary: dict[str, Any]) -> list[Table]:
         tables.append(
             table(
                 "features",
-                ["modality", *(name.replace("_", " ") for name in columns[1:])],
+                ["modality", *(name.replace("_", "\n") for name in columns[1:])],  # narrow enough for 80 columns
                 [[modality[name] for name in columns] for modality in modalities],
             )
         )

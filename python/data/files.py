@@ -36,7 +36,7 @@ def check_named(path: Path) -> None:
     """Raise InputError if there is nothing at a path that the user has typed."""
     try:
         if not path.exists():
-            raise InputError(f"{path}: no such file; check the name")
+            raise InputError(f"{path}: no such file or folder; check the name")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}); check the name and its permissions") from None
 

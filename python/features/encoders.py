@@ -122,4 +122,6 @@ def refuse_model(model: str | Path, error: BaseException | str, download: bool) 
     if os.sep in str(model) and not Path(model).exists() and str(model).startswith((os.sep, ".")):
         return InputError(f"{model}: no such model; check the path")
     advice = "check the name" if download or Path(model).exists() else "check the name, or give --download"
+    if Path(model).is_dir():
+        advice = "give the folder that contains the config.json of the model"
     return InputError(f"{model}: the model cannot be loaded ({reason}); {advice}")

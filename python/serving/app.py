@@ -55,12 +55,16 @@ def make_app(service: Service) -> Starlette:
 
     async def not_found(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = error.headers if isinstance(error, HTTPException) else None
         paths = ", ".join(route.path for route in routes)
-        text = {404: f"there is no such path; the paths are {paths}", 405: "this path has another method"}
+        allowed = (headers or {}).get("Allow", "another method")
+        text = {
+            404: f"there is no such path; the paths are {paths}",
+            405: f"this path has another method; use {allowed}",
+        }
         sentence = text.get(status, "the request cannot be answered")
         service.metrics.answered("other", status, 0.0)
         log("request", path="other", status=status, seconds=0.0, error=sentence)
-        headers = error.headers if isinstance(error, HTTPException) else None
         return Response(to_json({"error": sentence}), status, headers, JSON.decode())
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: not_found})

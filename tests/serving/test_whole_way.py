@@ -123,6 +123,26 @@ def test_features_by_a_language_model(tmp_path, monkeypatch):
     assert main([*train, "--out", "run"]) == 0
 
 
+def test_the_tables_are_made_from_the_distributed_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("ml-latest-small").mkdir()
+    Path("ml-latest-small/ratings.csv").write_text(
+        "userId,movieId,rating,timestamp\n1,7,3.5,20\n1,9,3.0,30\n2,9,5.0,10\n"
+    )
+    films = 'movieId,title,genres\n7,"Net, The (1995)",Action|Crime\n9,Untitled,(no genres listed)\n'
+    Path("ml-latest-small/movies.csv").write_text(films)
+    (code,) = re.findall(r"```\{code-block\} python\n(.*?)```", PAGE, flags=re.S)
+    exec(compile(code, "whole_way.md", "exec"), {})
+    assert pq.read_table("movielens-small/interactions.parquet").to_pylist() == [
+        {"user": 1, "item": 7, "rating": 3.5, "timestamp": 20},
+        {"user": 2, "item": 9, "rating": 5.0, "timestamp": 10},
+    ]
+    assert pq.read_table("movielens-small/items.parquet").to_pylist() == [
+        {"item": 7, "title": "Net, The (1995)", "genres": "Action|Crime"},
+        {"item": 9, "title": "Untitled", "genres": ""},
+    ]
+
+
 def test_the_tutorial_has_the_whole_way():
     called = [command[1] for kind, block in BLOCKS if kind == "console" for command in commands(block)]
     assert called[:2] == ["data", "train"] and {"evaluate", "recommend", "similar", "export", "serve"} <= set(called)

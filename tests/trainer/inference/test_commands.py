@@ -120,7 +120,7 @@ def test_wrong_new_items_are_named(runs, data, tmp_path, capsys):
         ([image, f"text={tmp_path / 'text.npy'}"], "text.npy: has no ids"),
         ([image, str(tmp_path / "narrow.parquet")], "narrow.parquet: its modality is not known"),
         ([image, f"image={image}"], "already has the modality 'image'"),
-        ([image, f"text={tmp_path / 'none.parquet'}"], "none.parquet: no such file; check the name"),
+        ([image, f"text={tmp_path / 'none.parquet'}"], "none.parquet: no such file or folder; check the name"),
     ):
         options = [word for source in arguments for word in ("--new-items", source)]
         assert fragment in refused(capsys, "recommend", run, "--users", "1", *options)
@@ -135,7 +135,7 @@ def test_a_missing_file_is_answered_with_advice_that_fits(runs, tmp_path, capsys
     missing = f"text={tmp_path}/none.parquet" if option == "--new-items" else tmp_path / "none.csv"
     more = {"--items": ["--filter", "colour=blue"], "--new-items": ["--new-items", f"image={tmp_path}/no.npz"]}
     said = refused(capsys, "recommend", runs / "mmssl", "--users", "1", option, missing, *more.get(option, []))
-    assert "no such file; check the name" in said and "layout" not in said
+    assert "no such file or folder; check the name" in said and "layout" not in said
 
 
 def test_candidates_and_filters(runs, tmp_path, capsys):
