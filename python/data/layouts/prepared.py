@@ -21,6 +21,7 @@ import scipy.sparse as sp
 
 from ...errors import InputError, shown
 from ..dataset import SPLITS, Dataset
+from ..features import missing_rows
 from ..options import TABLE_OPTIONS, LoadOptions
 
 NAME = "prepared"
@@ -66,6 +67,13 @@ def read(folder: Path, options: LoadOptions) -> Dataset:
     )
     if options.modalities is not None and list(options.modalities) != data.modalities:
         data = data.with_modalities(options.modalities)
+    if options.missing_features == "mean":
+        for modality, values in data.features.items():
+            if missing_rows(values).any():
+                raise InputError(
+                    f"{folder / f'{modality}_feat.npy'}: was prepared with missing rows, which missing_features = "
+                    "'mean' does not change; prepare the data again with --missing-features mean, or leave it out"
+                )
     return data
 
 

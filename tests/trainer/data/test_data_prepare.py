@@ -358,6 +358,20 @@ def test_options_that_a_prepared_folder_does_not_have(tmp_path):
     one_line(caught, "split = 'time'", "prepared")
 
 
+def test_the_mean_of_missing_rows_is_not_silently_left_out(tmp_path):
+    data = synthetic(n_users=40, n_items=30)
+    modality = data.modalities[0]
+    data.features[modality][3] = np.nan
+    write_plain(data, tmp_path / "source")
+    prepare_data(tmp_path / "source", tmp_path / "out")
+    prepare_data(tmp_path / "source", tmp_path / "filled", missing_features="mean")
+    assert load(tmp_path / "out", missing_features="mask").n_items == 30
+    assert load(tmp_path / "filled", missing_features="mean").features[modality].any(1).all()
+    with pytest.raises(InputError) as caught:
+        load(tmp_path / "out", missing_features="mean")
+    one_line(caught, f"{modality}_feat.npy: was prepared with missing rows", "--missing-features mean")
+
+
 def test_the_command(tmp_path, capsys):
     spark(tmp_path / "source", pa.table(columns()))
     arguments = ["data", "prepare", str(tmp_path / "source"), str(tmp_path / "out"), "--min-rating", "3"]
