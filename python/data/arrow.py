@@ -152,7 +152,8 @@ def numbers_of(path: Path, name: str, chunked: Any, start: int = 0) -> np.ndarra
 
 
 def matrix_of(path: Path, name: str, chunked: Any) -> np.ndarray:
-    """An Arrow column of lists of the same length as an array [n, width]. A null is a missing row: NaN in floats."""
+    """An Arrow column of lists of the same length as an array [n, width]. A null is a missing row: NaN in floats. If
+    all rows are missing, their width is not known: [n, 0]."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -184,9 +185,8 @@ def matrix_of(path: Path, name: str, chunked: Any) -> np.ndarray:
                 block[there] = found
         blocks.append(block)
     if width is None:
-        if blocks and sum(map(len, blocks)):
-            raise InputError(f"{path}: column {name} has no values in any row; add features or remove the file")
-        return np.empty((0, 1), np.float32)
+        rows = sum(map(len, blocks))
+        return np.full((rows, 0 if rows else 1), np.nan, np.float32)
     # A chunk of missing rows that comes before the first other row has no columns yet.
     return np.concatenate([b if b.shape[1] == width else np.full((len(b), width), np.nan, np.float32) for b in blocks])
 

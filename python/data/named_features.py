@@ -33,12 +33,14 @@ def read_feature_ids(path: Path) -> Column:
     return column
 
 
-def read_named_features(path: Path) -> tuple[Column, np.ndarray]:
+def read_named_features(path: Path, width: int | None = None) -> tuple[Column, np.ndarray]:
     """(Column of item ids, features [n, d]) of a .parquet, .npz or .safetensors file. Dtypes as in read_features.
 
     Parquet: a column `item`, and one column of lists of numbers, all of the same length. .npz (numpy.savez): an array
     `ids` of integers or text, and one two-dimensional array. safetensors: a tensor `ids`, either int64 [n] or UTF-8 as
     uint8 [n, longest] padded with zeros, and one two-dimensional tensor.
+
+    width: columns of a Parquet file in which every row is missing; None: such a file is refused.
     """
     if path.suffix == ".parquet":
         table = read_table(path, ["item"], vectors=True)
@@ -47,7 +49,11 @@ def read_named_features(path: Path) -> tuple[Column, np.ndarray]:
             raise InputError(
                 f"{path}: has {len(table.vectors)} columns with lists of numbers ({names}); it must have exactly one"
             )
-        column, values = table["item"], next(iter(table.vectors.values()))
+        column, (name, values) = table["item"], next(iter(table.vectors.items()))
+        if len(values) and not values.shape[1]:
+            if width is None:
+                raise InputError(f"{path}: column {name} has no values in any row; add features or remove the file")
+            values = np.full((len(values), width), np.nan, np.float32)
     else:
         ids, values = _arrays(path)
         column = _column(path, ids)

@@ -71,7 +71,7 @@ def read_new_items(sources: Sequence[str], widths: Mapping[str, int]) -> tuple[l
         path = existing_file(paths[name])
         if path.suffix not in ENDS or path.suffix == ".npy":
             raise InputError(f"{path}: has no ids; write the features of new items as .parquet, .npz or .safetensors")
-        column, values = read_named_features(path)
+        column, values = read_named_features(path, widths[name])
         if values.shape[1] != widths[name]:
             raise InputError(
                 f"{path}: has {values.shape[1]} columns, but the model was trained on {widths[name]} columns of "

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from mmssl_trainer import recommend
+from mmssl_trainer import InputError, recommend
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
+from mmssl_trainer.inference.files import read_new_items
 from mmssl_trainer.runs import saved_model
 from pyarrow import parquet
 
@@ -126,6 +127,17 @@ def test_wrong_new_items_are_named(runs, data, tmp_path, capsys):
         assert fragment in refused(capsys, "recommend", run, "--users", "1", *options)
     said = refused(capsys, "recommend", runs / "lightgcn", "--users", "1", "--new-items", image)
     assert "LightGCN cannot embed an item by its features: the system does not use features" in said
+
+
+def test_new_items_none_of_which_has_a_picture(tmp_path):
+    """The width of a Parquet file in which every row is null is that of the model."""
+    for name, rows in (("image", [None, None]), ("text", [[1.0] * 6, [2.0] * 6])):
+        table = pa.table({"item": ["x", "y"], "vector": pa.array(rows, pa.list_(pa.float32()))})
+        parquet.write_table(table, tmp_path / f"{name}_feat.parquet")
+    ids, features = read_new_items([str(tmp_path)], {"image": 8, "text": 6})
+    assert ids == ["x", "y"] and features["image"].shape == (2, 8) and np.isnan(features["image"]).all()
+    with pytest.raises(InputError, match=r"text_feat.parquet: has 6 columns, but the model was trained on 5 columns"):
+        read_new_items([str(tmp_path)], {"image": 8, "text": 5})
 
 
 @pytest.mark.parametrize(
