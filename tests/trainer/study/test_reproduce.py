@@ -328,10 +328,8 @@ def test_a_search_with_more_trials_than_the_budget_is_refused(tmp_path, capsys):
     asked = ["--seeds", "1", "--reference", "ease", "--systems"]
     assert reproduce("table2", tmp_path, *asked, "ease", "--budget", "2") == 0
     before = (tmp_path / "table2.md").read_text()
-    capsys.readouterr()
     assert reproduce("table2", tmp_path, *asked, "ease,itemknn", "--budget", "1") == 2
-    error = capsys.readouterr().err
-    assert "searches/ease: contains a search with 2 trials, more than the budget of 1; give --budget 2" in error
+    assert "searches/ease: contains a search with 2 trials, more than the budget of 1" in capsys.readouterr().err
     assert (tmp_path / "table2.md").read_text() == before and not (tmp_path / "searches" / "itemknn").exists()
 
 
