@@ -16,6 +16,7 @@ from mmssl_fast.graph import SeenRows
 from mmssl_fast.ops.cosine_topk import cosine_topk
 from mmssl_fast.ops.unit_rows import unit_rows
 
+CLUSTERED_FROM = 10**10  # users x items from which "auto" searches by clusters
 LEAST_RECALL = 0.95
 FIRST_PROBES = 2  # doubled until the sample has LEAST_RECALL
 SAMPLE = 512  # users that are also searched exactly, to measure the recall
@@ -35,6 +36,14 @@ class Search(NamedTuple):
     recall: float
     clusters: int
     probes: int
+
+
+def search_method(method: str, n_users: int, n_items: int, ranks: int = 1) -> str:
+    """`method`, "exact" or "ivf", with "auto" replaced by what catalogues of this size get: "ivf" from 10 thousand
+    million pairs of users and items on, if there is one process."""
+    if method != "auto":
+        return method
+    return "ivf" if ranks == 1 and n_users * n_items >= CLUSTERED_FROM else "exact"
 
 
 def clustered_neighbours(

@@ -14,7 +14,7 @@ from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import NORMS, InteractionGraph, SeenRows
 from mmssl_fast.modes import is_traced, outside_modes
 from mmssl_fast.nn.attention import ModalityAttention
-from mmssl_fast.nn.clustered import Search, clustered_neighbours
+from mmssl_fast.nn.clustered import Search, clustered_neighbours, search_method
 from mmssl_fast.nn.half_linear import half_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
 from mmssl_fast.ops.unit_rows import unit_rows
@@ -83,8 +83,9 @@ class MMSSL(nn.Module):
         norm: degree scaling of equations 2 and 10: "receiver" (the paper), "both" (LightGCN) or "none".
         neighbours: number k of semantic neighbours per user and modality in equation 8. 0 leaves equations 8 and 9 out.
         exclude_seen_neighbours: whether the training items of a user are excluded from its semantic neighbours.
-        neighbours_method: "exact", or "ivf" for the clustered search of `clustered_neighbours`, which finds at least
-            95% of the neighbours with a small part of the work on large catalogues. "ivf" needs a single process.
+        neighbours_method: "exact"; "ivf" for the clustered search of `clustered_neighbours`, which finds at least
+            95% of the neighbours with a small part of the work on large catalogues, and needs a single process; "auto":
+            "ivf" from 10 thousand million pairs of users and items on, otherwise "exact".
         final_softmax: apply a softmax over the features to the last graph layer of equation 10; the items then receive
             the result of the users. It is not in the paper, but in the released code, and improves accuracy.
         standardise: scale every feature column to mean 0 and variance 1 over the items. It is not in the paper. Without
@@ -122,7 +123,7 @@ class MMSSL(nn.Module):
         norm: str = "receiver",
         neighbours: int = 10,
         exclude_seen_neighbours: bool = True,
-        neighbours_method: str = "exact",
+        neighbours_method: str = "auto",
         final_softmax: bool = True,
         standardise: bool = True,
         feature_dtype: torch.dtype | None = None,
@@ -136,7 +137,7 @@ class MMSSL(nn.Module):
         self.graph, self.modalities = graph, tuple(features)
         self.dim, self.layers, self.eta, self.omega, self.norm = dim, layers, eta, omega, norm
         self.neighbours, self.exclude_seen_neighbours = neighbours, exclude_seen_neighbours
-        self.neighbours_method = neighbours_method
+        self.neighbours_method = search_method(neighbours_method, graph.n_users, graph.n_items, ranks.size)
         self.searches: dict[str, Search] = {}  # of every modality, the last clustered search
         self.final_softmax = final_softmax
         self._masked: list[int] = []  # modalities with missing rows
@@ -377,8 +378,8 @@ def _check_settings(layers: int, neighbours: int, norm: str, dropout: float) -> 
 
 
 def _check_method(method: str, ranks: Ranks) -> None:
-    if method not in ("exact", "ivf"):
-        raise ValueError(f"MMSSL: neighbours_method must be exact or ivf, got {method!r}")
+    if method not in ("auto", "exact", "ivf"):
+        raise ValueError(f"MMSSL: neighbours_method must be auto, exact or ivf, got {method!r}")
     if method == "ivf" and ranks.size > 1:
         raise ValueError(f"MMSSL: neighbours_method = 'ivf' needs a single process, got {ranks.size} ranks; use exact")
 

@@ -81,11 +81,12 @@ def _show_plan(
     device: str,
     memory: str | None,
 ) -> None:
+    from mmssl_fast.nn.clustered import search_method
+
     from ..config.byte_size import parse_bytes
     from ..console.output import OUT
     from ..memory import cost
     from ..memory.sizes import Sizes
-    from ..systems.mmssl import CLUSTERED_FROM
 
     try:
         counts = [int(n) for n in (users, items, interactions, hidden, batch)]
@@ -106,7 +107,7 @@ def _show_plan(
         *(n_users, n_items, n_interactions, modalities),
         hidden=(hidden, max(1, hidden // 2)),
         batch=batch,
-        clustered=machines.ranks == 1 and n_users * n_items >= CLUSTERED_FROM,
+        clustered=search_method("auto", n_users, n_items, machines.ranks) == "ivf",
     )
     stages, sentences = cost.table(sizes, device, limit, machines)
     OUT.print(stages)

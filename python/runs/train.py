@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mmssl_fast.nn.clustered import search_method
+
 from ..config.compare import refuse_other
 from ..config.load import load
 from ..config.sections import SYNTHETIC, SYNTHETIC_EPOCHS, Config
@@ -19,7 +21,6 @@ from ..errors import InputError, check_counts
 from ..memory import budget
 from ..ranking import breakdown, check_list_lengths
 from ..systems import create, refuse_over_ranks, refuse_without_features, title
-from ..systems.mmssl import neighbours_method
 from ..training import ranks as together
 from ..training import signals
 from ..training.checkpoints import FOLDER, Checkpoints, ranks_of_checkpoint, resume_command
@@ -191,7 +192,7 @@ def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
     if not config.train.threads:  # saved in config.toml, because results may depend on it and it depends on the load
         config = config.changed("train", threads=torch.get_num_threads())
     if config.model.system == "mmssl":
-        method = neighbours_method(config, dataset.n_users, dataset.n_items, group.size)
+        method = search_method(config.model.neighbours_method, dataset.n_users, dataset.n_items, group.size)
         if resumed and "neighbours_method" not in config.model.model_fields_set:
             method = "exact"  # the run is older than the key
         config = config.changed("model", neighbours_method=method)

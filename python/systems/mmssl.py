@@ -22,15 +22,6 @@ from .step_graph import StepGraph
 if TYPE_CHECKING:
     from ..config.sections import Config
 
-CLUSTERED_FROM = 10**10  # users x items from which "auto" searches the semantic neighbours by clusters
-
-
-def neighbours_method(config: Config, n_users: int, n_items: int, ranks: int) -> str:
-    """model.neighbours_method, with "auto" replaced by the method that this size gets."""
-    if config.model.neighbours_method != "auto":
-        return config.model.neighbours_method
-    return "ivf" if ranks == 1 and n_users * n_items >= CLUSTERED_FROM else "exact"
-
 
 class MMSSLSystem(NetworkSystem):
     """Discriminator steps with Adam, then one generator step with AdamW, on the same batch (Eq. 2 to 14)."""
@@ -82,7 +73,7 @@ class MMSSLSystem(NetworkSystem):
             neighbours=model.neighbours,
             standardise=model.standardise,
             exclude_seen_neighbours=model.exclude_seen_neighbours,
-            neighbours_method=neighbours_method(config, dataset.n_users, dataset.n_items, ranks.size),
+            neighbours_method=model.neighbours_method,
             final_softmax=model.final_softmax,
             feature_dtype=torch.float16 if half else None,
             ranks=ranks,

@@ -142,5 +142,5 @@ def test_the_encoder_uses_it_and_reports_the_recall(monkeypatch):
 
 def test_the_encoder_refuses_other_methods():
     graph, features = catalogue()
-    with pytest.raises(ValueError, match="neighbours_method must be exact or ivf, got 'lsh'"):
+    with pytest.raises(ValueError, match="neighbours_method must be auto, exact or ivf, got 'lsh'"):
         MMSSL(graph, features, neighbours_method="lsh")

@@ -215,7 +215,9 @@ def test_bundled_spaces_are_read_and_others_asked_for(capsys):
     assert find_space(None, "mmssl") == find_space("mmssl", "lightgcn")
     with pytest.raises(InputError, match="use --space"):
         find_space(None, "popularity")
-    with pytest.raises(InputError, match="space 'nosuch': no such file; the bundled spaces are clcrec, ease, grcn"):
+    with pytest.raises(
+        InputError, match="space 'nosuch': no such file; the bundled spaces are clcrec, ease, ease-content, grcn"
+    ):
         find_space("nosuch", "mmssl")
     assert "mmssl" in SYSTEMS and optuna.logging.get_verbosity() == optuna.logging.WARNING
 

@@ -7,7 +7,8 @@ from command_line import SMALL, fails
 from mmssl_trainer import configure, resume, train
 from mmssl_trainer.config.load import load
 from mmssl_trainer.runs.folder import read_epochs
-from mmssl_trainer.systems import mmssl
+
+from mmssl_fast.nn import clustered
 
 MMSSL = {"model.dim": 8, "model.heads": 2, "train.epochs": 2, "train.batch": 64, "train.threads": 1}
 
@@ -23,8 +24,7 @@ MMSSL = {"model.dim": 8, "model.heads": 2, "train.epochs": 2, "train.batch": 64,
     ],
 )
 def test_method_by_size(chosen, n_users, n_items, ranks, method):
-    config = configure({"model.neighbours_method": chosen})
-    assert mmssl.neighbours_method(config, n_users, n_items, ranks) == method
+    assert clustered.search_method(chosen, n_users, n_items, ranks) == method
 
 
 def test_a_small_run_searches_exactly_and_says_so_in_its_configuration(tmp_path):
@@ -34,7 +34,7 @@ def test_a_small_run_searches_exactly_and_says_so_in_its_configuration(tmp_path)
 
 
 def test_a_large_run_is_searched_by_clusters_and_records_the_recall(tmp_path, monkeypatch):
-    monkeypatch.setattr(mmssl, "CLUSTERED_FROM", 1)
+    monkeypatch.setattr(clustered, "CLUSTERED_FROM", 1)
     notes = []
     run = train(configure(MMSSL | {"train.refresh_every": 1}), tmp_path / "run", note=notes.append)
     assert load(run.path / "config.toml").model.neighbours_method == "ivf"
@@ -50,7 +50,7 @@ def test_a_run_that_is_older_than_the_key_continues_with_the_exact_search(tmp_pa
     train(configure(MMSSL | {"train.epochs": 1, "train.compare": "no"}), tmp_path / "run")
     file = tmp_path / "run/config.toml"
     file.write_text(re.sub(r"(?m)^neighbours_method = .*\n", "", file.read_text()))
-    monkeypatch.setattr(mmssl, "CLUSTERED_FROM", 1)
+    monkeypatch.setattr(clustered, "CLUSTERED_FROM", 1)
     assert load(file).model.neighbours_method == "auto"
     longer = resume(tmp_path / "run", load(file).changed("train", epochs=2))
     assert len(longer.model.epochs) == 2 and load(file).model.neighbours_method == "exact"
