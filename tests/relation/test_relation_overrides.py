@@ -97,14 +97,19 @@ def test_the_walk_leaves_out_nothing_unsaid():
         for function in functions:
             name = getattr(function, "__name__", str(function))
             private = name.startswith("_") and not name.startswith("__")
-            # PyTorch Geometric, once imported, replaces Tensor.select and Tensor.index_select by functions of its own.
-            of_torch = (getattr(function, "__module__", None) or "torch").partition(".")[0] == "torch"
-            if function not in walked and not private and name not in SKIPPED and of_torch:
+            if function not in walked and not private and name not in SKIPPED and not replaced(name):
                 left[name] = getattr(space, "__name__", str(space)), function in stand_ins
     distributed = {name for name, (space, _) in left.items() if "distributed" in space}
     # torch.autocast is a class, whose stand-in torch does not list; docs/dropin.md says what rows do inside it.
     assert {name: said for name, said in left.items() if name not in distributed} == {"autocast": ("torch", False)}
     assert len(walked) > 1000
+
+
+def replaced(name):
+    """Whether another package has put a function of its own in the place of torch's. torch then lists no stand-in for
+    the method either. PyTorch Geometric 2.8 does so with select and index_select."""
+    module = getattr(getattr(torch, name, None), "__module__", None) or "torch"
+    return module.partition(".")[0] != "torch"
 
 
 def walk():
