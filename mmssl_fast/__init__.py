@@ -14,6 +14,7 @@ from ._version import __version__
 from .backends import backends
 from .graph import InteractionGraph, SeenRows
 from .library import build_info
+from .ops import coo_to_csr as _coo_to_csr  # noqa: F401  registers the CUDA form; the drop-ins call the op
 from .ops.act_norm_dropout import act_norm_dropout
 from .ops.bpr_loss import bpr_loss
 from .ops.cosine_block import cosine_block

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import mmssl_fast
-import mmssl_fast.dropin.sparse  # registers the composed form of coo_to_csr
 from mmssl_fast.backends import OPS, TRITON
 
 # The ops another op or its backward is made of; they have no row of their own in backends().

@@ -10,7 +10,7 @@ from mmssl_trainer.runs.folder import read_epochs
 
 from mmssl_fast.nn import clustered
 
-MMSSL = {"model.dim": 8, "model.heads": 2, "train.epochs": 2, "train.batch": 64, "train.threads": 1}
+MMSSL = {"model.dim": 8, "model.heads": 2, "train.epochs": 2, "train.threads": 1, "train.compare": "no"}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_large_run_is_searched_by_clusters_and_records_the_recall(tmp_path, mo
 
 
 def test_a_run_that_is_older_than_the_key_continues_with_the_exact_search(tmp_path, monkeypatch):
-    train(configure(MMSSL | {"train.epochs": 1, "train.compare": "no"}), tmp_path / "run")
+    train(configure(MMSSL | {"train.epochs": 1}), tmp_path / "run")
     file = tmp_path / "run/config.toml"
     file.write_text(re.sub(r"(?m)^neighbours_method = .*\n", "", file.read_text()))
     monkeypatch.setattr(clustered, "CLUSTERED_FROM", 1)
