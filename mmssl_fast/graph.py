@@ -39,6 +39,21 @@ class SeenRows(NamedTuple):
     col: Tensor
 
 
+def offsets_of(counts: Tensor) -> Tensor:
+    """The CSR offsets, int64 [n + 1], of rows with `counts` [n] entries."""
+    crow = torch.zeros(counts.numel() + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=crow[1:])
+    return crow
+
+
+def entries_of_rows(crow: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The positions of the entries of the given rows, int64 [b], row by row, and their offsets, int64 [b + 1]."""
+    counts = crow[rows + 1] - crow[rows]
+    offsets = offsets_of(counts)
+    shift = torch.repeat_interleave(crow[rows] - offsets[:-1], counts)
+    return torch.arange(shift.numel(), device=crow.device) + shift, offsets
+
+
 class InteractionGraph:
     """The bipartite graph of U users and I items, stored as the CSR arrays of its matrix A [U, I] and of A.T.
 
@@ -233,11 +248,8 @@ class InteractionGraph:
             raise IndexError(
                 f"InteractionGraph.rows: users must lie in [0, {self.n_users}), got ids from {low} to {high}"
             )
-        counts = self.user_degree[users]
-        crow = torch.zeros(users.numel() + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(counts, 0, out=crow[1:])
-        shift = torch.repeat_interleave(self.crow[users] - crow[:-1], counts)
-        return SeenRows(crow, self.col[torch.arange(shift.numel(), device=self.device) + shift])
+        entries, crow = entries_of_rows(self.crow, users)
+        return SeenRows(crow, self.col[entries])
 
     def inv_sqrt_degree(self, side: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """1 / sqrt(degree) of every user (side="users") or item (side="items"). A node without neighbours has 0."""

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmssl_fast.graph import SeenRows
+from mmssl_fast.graph import SeenRows, offsets_of
 from mmssl_fast.ops.cosine_topk import cosine_topk
 from mmssl_fast.ops.unit_rows import unit_rows
+from mmssl_fast.relation.components import seen_pairs, select_entries
 
 CLUSTERED_FROM = 10**10  # users x items from which "auto" searches by clusters
 LEAST_RECALL = 0.95
@@ -49,15 +50,15 @@ def search_method(method: str, n_users: int, n_items: int, ranks: int = 1) -> st
 def clustered_neighbours(
     users: Tensor, items: Tensor, k: int, seen: SeenRows | None = None, clusters: int | None = None
 ) -> tuple[Tensor, Search]:
-    """Approximates ``cosine_topk(users, items, k, seen)[1]``. Equals it if all clusters are searched.
+    """Approximates ``cosine_topk(users, items, k, seen)[1]``, the neighbours N_u^m of equation 8, by an inverted file
+    (IVF). Equals it, up to the order of equal similarities, if all clusters are searched.
 
     The items are divided by spherical k-means. As many clusters are searched for every user as are needed to find 95%
     of the neighbours of a sample of users, who are also searched exactly. Users for whom fewer than k items are found
     are searched exactly. The result depends on the arguments only: the same bits for any number of threads.
 
     With C clusters and P of them searched, the similarities cost 2 U I d P / C operations, and k-means and the choice
-    of clusters 2 (U + I + 6 · 256 C) C d. With the default C = sqrt(max(U, I)) at 200 thousand users and items and
-    P = 16 this is about a fifteenth of the exact search. Memory is O(U (k + P) + I d) besides k-means.
+    of clusters 2 (U + I + 6 · 256 C) C d, instead of 2 U I d. Memory is O(U (k + P) + I d) and that of the seen pairs.
 
     Args:
         users, items: [U, d] and [I, d] float32 or float64.
@@ -90,7 +91,7 @@ def clustered_neighbours(
         # recall, and would have all clusters searched.
         (rows,) = torch.nonzero(users.ne(0).any(1), as_tuple=True)
         rows = rows[:: max(1, len(rows) // SAMPLE)]
-        sample, sample_seen = users[rows], _rows(seen, rows)
+        sample, sample_seen = users[rows], seen and select_entries(seen, rows)
         exact = cosine_topk(sample, items, k, sample_seen, "dot")[1]
         probes = min(FIRST_PROBES, clusters)
         recall = _recall(index.search(sample, k, sample_seen, probes), exact)
@@ -101,7 +102,7 @@ def clustered_neighbours(
         found = index.search(users, k, seen, probes)
         (short,) = torch.nonzero(found[:, -1:].flatten() < 0, as_tuple=True)
         if short.numel() and probes < clusters:
-            found[short] = cosine_topk(users[short], items, k, _rows(seen, short), "dot")[1]
+            found[short] = cosine_topk(users[short], items, k, seen and select_entries(seen, short), "dot")[1]
     return found, Search(recall, clusters, probes)
 
 
@@ -113,7 +114,7 @@ class _Index:
         home = cosine_topk(items, self.centroids, 1, kind="dot")[1].flatten().clamp_min(0)  # −1: the item has NaN
         self.order = torch.sort(home, stable=True).indices
         self.items = items[self.order]
-        self.offsets = _offsets(torch.bincount(home, minlength=clusters)).tolist()
+        self.offsets = offsets_of(torch.bincount(home, minlength=clusters)).tolist()
         self.home = home
         self.place = torch.empty_like(self.order)  # of each item in `order`
         self.place[self.order] = torch.arange(len(self.order), device=items.device)
@@ -127,15 +128,15 @@ class _Index:
         near = torch.where(near < 0, 0, near)  # a user with NaN: whose similarities are never returned
         group = torch.sort(near, stable=True).indices
         sizes = torch.bincount(near, minlength=clusters)
-        member, starts = group // probes, _offsets(sizes).tolist()
-        excluded = self._excluded(near.view(n_users, probes), group, sizes, seen)
+        member, starts = group // probes, offsets_of(sizes).tolist()
+        excluded = seen and self._excluded(seen, near.view(n_users, probes), group)
         for cluster in range(clusters):
             first, last = self.offsets[cluster : cluster + 2]
             begin, end = starts[cluster : cluster + 2]
             if first == last or begin == end:
                 continue
             rows = member[begin:end]
-            block = None if excluded is None else excluded.block(begin, end)
+            block = excluded and _slice(excluded, begin, end)
             best, at = cosine_topk(users[rows], self.items[first:last], min(k, last - first), block, "dot")
             at = torch.where(at < 0, at, self.order[first:last][at.clamp_min(0)])
             # The clusters come in a fixed order, and a stable sort leaves equal similarities in it.
@@ -145,38 +146,33 @@ class _Index:
             found[rows] = torch.cat([found[rows], at], 1).gather(1, chosen[:, :k])
         return found
 
-    def _excluded(self, near: Tensor, group: Tensor, sizes: Tensor, seen: SeenRows | None) -> _Excluded | None:
-        """The seen items of every pair (user, searched cluster), in the order of `group`."""
-        if seen is None:
-            return None
-        n_users, probes = near.shape
-        of_user = torch.repeat_interleave(torch.arange(n_users, device=near.device), seen.crow.diff())
-        homes, places = self.home[seen.col.long()], self.place[seen.col.long()]
-        place_of_pair = torch.empty_like(group)
-        place_of_pair[group] = torch.arange(len(group), device=group.device)
-        pairs, columns = [], []
+    def _excluded(self, seen: SeenRows, near: Tensor, group: Tensor) -> SeenRows:
+        """A row for every pair of a user and a searched cluster, in the order of `group`, with the places of the user's
+        seen items within the cluster."""
+        user, item = seen_pairs(seen)
+        probes = near.shape[1]
+        row_of_pair = torch.empty_like(group)
+        row_of_pair[group] = torch.arange(len(group), device=group.device)
+        rows, places = [], []
         for probe in range(probes):
-            (hit,) = torch.nonzero(near[of_user, probe] == homes, as_tuple=True)
-            pairs.append(place_of_pair[of_user[hit] * probes + probe])
-            columns.append(places[hit])
-        pair, column = torch.cat(pairs), torch.cat(columns)
-        # By pair, and within it by place: cosine_topk wants ascending items.
-        by_place = torch.sort(column, stable=True).indices
-        order = by_place[torch.sort(pair[by_place], stable=True).indices]
-        firsts = torch.tensor(self.offsets[:-1], device=column.device)
-        local = column[order] - firsts[self.home[self.order[column[order]]]]
-        return _Excluded(_offsets(torch.bincount(pair, minlength=len(group))), local)
+            (hit,) = torch.nonzero(near[user, probe] == self.home[item], as_tuple=True)
+            rows.append(row_of_pair[user[hit] * probes + probe])
+            places.append(self.place[item[hit]])
+        row, place = torch.cat(rows), torch.cat(places)
+        # By row, and within it by place: cosine_topk wants ascending items.
+        by_place = torch.sort(place, stable=True).indices
+        order = by_place[torch.sort(row[by_place], stable=True).indices]
+        place = place[order]
+        firsts = torch.tensor(self.offsets[:-1], device=place.device)
+        return SeenRows(
+            offsets_of(torch.bincount(row, minlength=len(group))), place - firsts[self.home[self.order[place]]]
+        )
 
 
-class _Excluded(NamedTuple):
-    """CSR rows of (user, cluster) pairs, with the places of seen items within the cluster."""
-
-    crow: Tensor
-    col: Tensor
-
-    def block(self, begin: int, end: int) -> SeenRows:
-        crow = self.crow[begin : end + 1]
-        return SeenRows(crow - crow[0], self.col[int(crow[0]) : int(crow[-1])])
+def _slice(rows: SeenRows, begin: int, end: int) -> SeenRows:
+    """Equals ``select_entries(rows, torch.arange(begin, end))``, without a copy of the items."""
+    crow = rows.crow[begin : end + 1]
+    return SeenRows(crow - crow[0], rows.col[int(crow[0]) : int(crow[-1])])
 
 
 def _spherical_k_means(items: Tensor, clusters: int) -> Tensor:
@@ -190,21 +186,6 @@ def _spherical_k_means(items: Tensor, clusters: int) -> Tensor:
         sums = torch.segment_reduce(sample[order], "sum", lengths=torch.bincount(home, minlength=clusters), axis=0)
         centroids = torch.where(sums.norm(dim=1, keepdim=True) > 0, unit_rows(sums), centroids)
     return centroids
-
-
-def _rows(seen: SeenRows | None, rows: Tensor) -> SeenRows | None:
-    """The seen items of some of the users."""
-    if seen is None:
-        return None
-    lengths = seen.crow.diff()[rows]
-    crow = _offsets(lengths)
-    at = torch.repeat_interleave(seen.crow[rows] - crow[:-1], lengths) + torch.arange(int(crow[-1]), device=rows.device)
-    return SeenRows(crow, seen.col[at])
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    """int64 [n + 1]: the sums of the first 0, 1, … n counts."""
-    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
 def _recall(found: Tensor, exact: Tensor) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmssl_fast.distributed import ONE, Ranks, cosine_topk
-from mmssl_fast.graph import InteractionGraph, SeenRows
+from mmssl_fast.graph import InteractionGraph, SeenRows, offsets_of
 
 
 def semantic_neighbours(
@@ -44,14 +44,7 @@ def neighbour_graph(neighbours: Tensor, n_items: int) -> InteractionGraph:
     valid = ordered >= 0
     item = ordered[valid]
     user = torch.arange(n_users, device=item.device)[:, None].expand_as(ordered)[valid]
-    crow, t_crow = _offsets(valid.sum(1)), _offsets(torch.bincount(item, minlength=n_items))
+    crow, t_crow = offsets_of(valid.sum(1)), offsets_of(torch.bincount(item, minlength=n_items))
     order = torch.sort(item, stable=True).indices
     index = torch.int32 if max(n_users, n_items) < 2**31 else torch.int64
     return InteractionGraph(crow, item.to(index), t_crow, user[order].to(index), n_users=n_users, n_items=n_items)
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    """The CSR offsets, int64 [n + 1], of rows with `counts` entries."""
-    crow = counts.new_zeros(counts.numel() + 1)
-    torch.cumsum(counts, 0, out=crow[1:])
-    return crow

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ..graph import SeenRows
+from ..graph import SeenRows, entries_of_rows
 from ..modes import lasting
 from ..ops.sampled_dot import sampled_dot
 from ..tiles import tile_elements
@@ -221,12 +221,3 @@ def select_entries(seen: SeenRows, rows: Tensor) -> SeenRows:
     crow, col = seen
     entry, offsets = entries_of_rows(crow, rows)
     return SeenRows(offsets, col[entry])
-
-
-def entries_of_rows(crow: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions of the entries of the given rows, row by row, and their offsets, int64 [b + 1]."""
-    counts = crow[rows + 1] - crow[rows]
-    offsets = torch.zeros(rows.numel() + 1, dtype=torch.int64, device=crow.device)
-    torch.cumsum(counts, 0, out=offsets[1:])
-    shift = torch.repeat_interleave(crow[rows] - offsets[:-1], counts)
-    return torch.arange(shift.numel(), device=crow.device) + shift, offsets

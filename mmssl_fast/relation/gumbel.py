@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..graph import InteractionGraph, SeenRows
+from ..graph import InteractionGraph, SeenRows, offsets_of
 from ..modes import lasting
 from ..ops.gumbel_rows import GumbelRows, tile_square
 from ..ops.row_sums import row_sums
@@ -170,6 +170,4 @@ def _without(
     row, item = seen_pairs(SeenRows(crow, col))
     seen_row, seen_item = seen_pairs(seen)
     unseen = (~torch.isin(row * n_items + item, seen_row * n_items + seen_item)).nonzero().flatten()
-    offsets = torch.zeros_like(crow)
-    torch.cumsum(torch.bincount(row[unseen], minlength=crow.numel() - 1), 0, out=offsets[1:])
-    return offsets, col[unseen], value[unseen]
+    return offsets_of(torch.bincount(row[unseen], minlength=crow.numel() - 1)), col[unseen], value[unseen]
