@@ -178,7 +178,7 @@ def _slice(rows: SeenRows, begin: int, end: int) -> SeenRows:
 def _spherical_k_means(items: Tensor, clusters: int) -> Tensor:
     """Centroids of length 1 [C, d] of rows of length 1, from evenly spaced rows. A centroid without rows stays."""
     step = max(1, len(items) // (clusters * ROWS_OF_A_CLUSTER))
-    sample = items[::step].nan_to_num()
+    sample = items[::step]
     centroids = sample[torch.linspace(0, len(sample) - 1, clusters, device=items.device).long()].clone()
     for _ in range(ROUNDS):
         home = cosine_topk(sample, centroids, 1, kind="dot")[1].flatten().clamp_min(0)

@@ -63,10 +63,13 @@ def test_seen_items_are_excluded_and_the_best_come_first():
     assert (similarity.diff(dim=1) <= 1e-6).all()
 
 
-def test_users_with_few_items_left_get_all_of_them():
+def test_users_with_few_items_left_get_all_of_them(monkeypatch):
+    """Two clusters suffice for the recall that is asked for, and do not contain the items that are left."""
+    monkeypatch.setattr(clustered, "LEAST_RECALL", 0.0)
     users, items = topics(300, 40)
     crow, col = torch.arange(301) * 37, torch.arange(37).repeat(300)  # 3 of 40 items are left
-    found, _ = clustered_neighbours(users, items, 5, SeenRows(crow, col), clusters=8)
+    found, search = clustered_neighbours(users, items, 5, SeenRows(crow, col), clusters=8)
+    assert search.probes == 2
     exact = cosine_topk(users, items, 5, SeenRows(crow, col))[1]
     assert found.equal(exact) and (found[:, 3:] == -1).all() and (found[:, :3] >= 37).all()
 
