@@ -30,8 +30,7 @@ TORCH_LIBRARY(mmssl_fast, m) {
       "Tensor)");
   m.def(
       "coo_to_csr_values(Tensor row, Tensor col, Tensor value, SymInt n_rows, SymInt n_cols) -> (Tensor, Tensor, "
-      "Tensor, "
-      "Tensor, Tensor, Tensor)");
+      "Tensor, Tensor, Tensor, Tensor)");
   m.def("cosine_block(Tensor u, Tensor v, Tensor? crow, Tensor? col, bool row_l2) -> (Tensor, Tensor)");
   m.def(
       "cosine_block_bwd(Tensor grad, Tensor u, Tensor v, Tensor? crow, Tensor? col, Tensor? block, Tensor? inverse, "

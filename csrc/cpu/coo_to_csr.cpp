@@ -62,9 +62,10 @@ Arranged coo_to_csr_cpu(const at::Tensor& row, const at::Tensor& col, int64_t n_
     using In = decltype(in);
     with_index_type(op, sides.out, [&](auto index) {
       using Out = decltype(index);
-      sort_orders(read_ptr<In>(rows), read_ptr<In>(cols), n_rows, n_cols, read_ptr<int64_t>(sides.crow),
-                  read_ptr<int64_t>(sides.t_crow), sides.ascends, write_ptr<Out>(sides.next), write_ptr<Out>(by_row),
-                  write_ptr<Out>(order), write_ptr<Out>(by_col), write_ptr<Out>(t_order));
+      sort_both(
+          read_ptr<In>(rows), read_ptr<In>(cols), [](Out e) { return e; }, n_rows, n_cols,
+          read_ptr<int64_t>(sides.crow), read_ptr<int64_t>(sides.t_crow), sides.ascends, write_ptr<Out>(sides.next),
+          write_ptr<Out>(by_row), write_ptr<Out>(order), write_ptr<Out>(by_col), write_ptr<Out>(t_order));
     });
   });
   return {sides.crow, by_row, order, sides.t_crow, by_col, t_order};
@@ -87,10 +88,11 @@ Arranged coo_to_csr_values_cpu(const at::Tensor& row, const at::Tensor& col, con
       using Out = decltype(index);
       with_value_type(op, value.scalar_type(), [&](auto number) {
         using T = decltype(number);
-        sort_values(read_ptr<In>(rows), read_ptr<In>(cols), read_ptr<T>(values), n_rows, n_cols,
-                    read_ptr<int64_t>(sides.crow), read_ptr<int64_t>(sides.t_crow), sides.ascends,
-                    write_ptr<Out>(sides.next), write_ptr<Out>(by_row), write_ptr<T>(sorted), write_ptr<Out>(by_col),
-                    write_ptr<T>(t_sorted));
+        const T* of_entry = read_ptr<T>(values);
+        sort_both(
+            read_ptr<In>(rows), read_ptr<In>(cols), [of_entry](Out e) { return of_entry[e]; }, n_rows, n_cols,
+            read_ptr<int64_t>(sides.crow), read_ptr<int64_t>(sides.t_crow), sides.ascends, write_ptr<Out>(sides.next),
+            write_ptr<Out>(by_row), write_ptr<T>(sorted), write_ptr<Out>(by_col), write_ptr<T>(t_sorted));
       });
     });
   });

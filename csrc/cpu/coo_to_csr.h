@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
 
 namespace mmssl {
 
@@ -30,75 +29,37 @@ Counted count_ids(const In* ids, int64_t nnz, int64_t n, int64_t* offset) {
   return {-1, ascends};
 }
 
-// Sorts by row, which is a copy if the rows ascend. The sort is stable. put(place, e) is called for the place of each
-// entry e, `next` has room for the rows.
-template <typename In, typename Out, typename Put>
-void sort_by_row(const In* row, int64_t n_rows,
-                 const int64_t* crow,  // [n_rows + 1]
-                 bool ascends, Out* next, Put put) {
-  const int64_t nnz = crow[n_rows];
+// Sorts by row, which is a copy if the rows ascend, and then by column. Both sorts are stable. What is sorted with the
+// ids is item(e) for each entry e: e itself for the orders, or a value of it.
+template <typename In, typename Out, typename T, typename Item>
+void sort_both(const In* row, const In* col, Item item, int64_t n_rows, int64_t n_cols,
+               const int64_t* crow,    // [n_rows + 1]
+               const int64_t* t_crow,  // [n_cols + 1]
+               bool ascends,
+               Out* next,      // room for the larger number of rows or columns
+               Out* by_row,    // [nnz], the columns sorted by row
+               T* sorted,      // [nnz], the items of these
+               Out* by_col,    // [nnz], the rows sorted by column
+               T* t_sorted) {  // [nnz], the items of these
+  const Out nnz = static_cast<Out>(crow[n_rows]);
+  const auto put = [&](Out place, Out e) {
+    by_row[place] = static_cast<Out>(col[e]);
+    sorted[place] = item(e);
+  };
   if (ascends) {
-    for (int64_t e = 0; e < nnz; ++e) put(static_cast<Out>(e), static_cast<Out>(e));
-    return;
+    for (Out e = 0; e < nnz; ++e) put(e, e);
+  } else {
+    std::copy(crow, crow + n_rows, next);
+    for (Out e = 0; e < nnz; ++e) put(next[row[e]]++, e);
   }
-  std::copy(crow, crow + n_rows, next);
-  for (int64_t e = 0; e < nnz; ++e) put(next[row[e]]++, static_cast<Out>(e));
-}
-
-// Sorts entries that are sorted by row by column. The sort is stable. put(place, row, k) is called for the place of
-// each entry k, `next` has room for the columns.
-template <typename Out, typename Put>
-void sort_by_column(int64_t n_rows, int64_t n_cols,
-                    const int64_t* crow,    // [n_rows + 1]
-                    const Out* by_row,      // [nnz], the columns sorted by row
-                    const int64_t* t_crow,  // [n_cols + 1]
-                    Out* next, Put put) {
   std::copy(t_crow, t_crow + n_cols, next);
   for (int64_t r = 0; r < n_rows; ++r) {
-    for (int64_t k = crow[r]; k < crow[r + 1]; ++k) put(next[by_row[k]]++, static_cast<Out>(r), k);
+    for (int64_t k = crow[r]; k < crow[r + 1]; ++k) {
+      const Out place = next[by_row[k]]++;
+      by_col[place] = static_cast<Out>(r);
+      t_sorted[place] = sorted[k];
+    }
   }
-}
-
-// Both sorts, with the order of the entries.
-template <typename In, typename Out>
-void sort_orders(const In* row, const In* col, int64_t n_rows, int64_t n_cols,
-                 const int64_t* crow,    // [n_rows + 1]
-                 const int64_t* t_crow,  // [n_cols + 1]
-                 bool ascends,
-                 Out* next,       // room for the larger number of rows or columns
-                 Out* by_row,     // [nnz], the columns sorted by row
-                 Out* order,      // [nnz], the entry that each of these is
-                 Out* by_col,     // [nnz], the rows sorted by column
-                 Out* t_order) {  // [nnz], the entry that each of these is
-  sort_by_row(row, n_rows, crow, ascends, next, [&](Out place, Out e) {
-    by_row[place] = static_cast<Out>(col[e]);
-    order[place] = e;
-  });
-  sort_by_column(n_rows, n_cols, crow, by_row, t_crow, next, [&](Out place, Out r, int64_t k) {
-    by_col[place] = r;
-    t_order[place] = order[k];
-  });
-}
-
-// Both sorts, with the values of the entries.
-template <typename In, typename Out, typename T>
-void sort_values(const In* row, const In* col, const T* value, int64_t n_rows, int64_t n_cols,
-                 const int64_t* crow,    // [n_rows + 1]
-                 const int64_t* t_crow,  // [n_cols + 1]
-                 bool ascends,
-                 Out* next,      // room for the larger number of rows or columns
-                 Out* by_row,    // [nnz], the columns sorted by row
-                 T* sorted,      // [nnz], the values of these
-                 Out* by_col,    // [nnz], the rows sorted by column
-                 T* t_sorted) {  // [nnz], the values of these
-  sort_by_row(row, n_rows, crow, ascends, next, [&](Out place, Out e) {
-    by_row[place] = static_cast<Out>(col[e]);
-    sorted[place] = value[e];
-  });
-  sort_by_column(n_rows, n_cols, crow, by_row, t_crow, next, [&](Out place, Out r, int64_t k) {
-    by_col[place] = r;
-    t_sorted[place] = sorted[k];
-  });
 }
 
 }  // namespace mmssl

@@ -47,8 +47,9 @@ void run(int64_t nnz, int64_t n_rows, int64_t n_cols, bool ascending) {
   std::stable_sort(t_expected.begin(), t_expected.end(), [&](Out a, Out b) { return col[a] < col[b]; });
 
   std::vector<Out> next(std::max(n_rows, n_cols)), by_row(nnz), order(nnz), by_col(nnz), t_order(nnz);
-  mmssl::sort_orders(row.data(), col.data(), n_rows, n_cols, crow.data(), t_crow.data(), ascends, next.data(),
-                     by_row.data(), order.data(), by_col.data(), t_order.data());
+  mmssl::sort_both(
+      row.data(), col.data(), [](Out e) { return e; }, n_rows, n_cols, crow.data(), t_crow.data(), ascends, next.data(),
+      by_row.data(), order.data(), by_col.data(), t_order.data());
   CHECK(order == expected, "order by row, %lld entries", static_cast<long long>(nnz));
   CHECK(t_order == t_expected, "order by column, %lld entries", static_cast<long long>(nnz));
   for (int64_t k = 0; k < nnz; ++k) {
@@ -58,8 +59,9 @@ void run(int64_t nnz, int64_t n_rows, int64_t n_cols, bool ascending) {
 
   std::vector<Out> same_by_row(nnz), same_by_col(nnz);
   std::vector<T> sorted(nnz), t_sorted(nnz);
-  mmssl::sort_values(row.data(), col.data(), value.data(), n_rows, n_cols, crow.data(), t_crow.data(), ascends,
-                     next.data(), same_by_row.data(), sorted.data(), same_by_col.data(), t_sorted.data());
+  mmssl::sort_both(
+      row.data(), col.data(), [&](Out e) { return value[e]; }, n_rows, n_cols, crow.data(), t_crow.data(), ascends,
+      next.data(), same_by_row.data(), sorted.data(), same_by_col.data(), t_sorted.data());
   CHECK(same_by_row == by_row && same_by_col == by_col, "ids, %lld entries", static_cast<long long>(nnz));
   for (int64_t k = 0; k < nnz; ++k) {
     CHECK(sorted[k] == value[expected[k]], "value %lld by row", static_cast<long long>(k));
