@@ -212,6 +212,17 @@ def test_items_without_features_are_no_anchors_of_clcrec(data):
     assert not torch.allclose(system.model.terms(batch)["contrastive"], expected)
 
 
+def test_clcrec_represents_an_item_without_features_by_its_embedding_alone(data):
+    """With share = 1, every other item is represented by its features."""
+    system, _ = trained(data, "clcrec", clcrec__share=1.0)
+    assert not system.model.encoded()[[WARM_WITHOUT, COLD_WITHOUT]].any()
+    with torch.no_grad():
+        torch.nn.init.normal_(system.model.users)
+    batch = Batch(torch.arange(2), torch.tensor([1, WARM_WITHOUT]), torch.tensor([2, 3]), 0)
+    (gradient,) = torch.autograd.grad(system.model.terms(batch)["ranking"], system.model.items)
+    assert gradient.any(1).nonzero().flatten().tolist() == [WARM_WITHOUT]
+
+
 def test_clcrec_without_any_described_positive(data):
     features = {name: values.copy() for name, values in data.features.items()}
     warm = np.flatnonzero(data.train.sum(axis=0))
