@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Ignore packages outside the environment.
 unexport PYTHONPATH
-COMPILING := == compiling mmssl_fast: the first time 3 minutes on two cores, 15 more with CUDA; pip is silent meanwhile
+COMPILING := == compiling mmssl_fast: the first time 3 minutes on two cores, 6 with CUDA; pip is silent meanwhile
 BIN := $(abspath $(VENV))/bin
 
 .PHONY: train test
