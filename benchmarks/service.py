@@ -10,6 +10,7 @@ processor time of a list depends least on the rest. Needs ".[export,serve]" and 
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -85,7 +86,7 @@ def free_port() -> int:
 
 
 def start(command: list[str], port: int) -> subprocess.Popen:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     for _ in range(600):
         try:
             socket.create_connection(("127.0.0.1", port), 0.1).close()
@@ -214,6 +215,8 @@ def processor_seconds(pid: int) -> float:
 
 
 def measure(options: argparse.Namespace, ports: dict[str, int], pids: dict[str, int], bodies: dict[str, list[bytes]]):
+    gc.collect()
+    gc.freeze()  # a collection in this process would delay all connections, and be taken for the service's time
     print(f"{options.items:,} items, {options.connections} connections, {options.seconds:g} s a run")
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in ports}
     for _ in range(options.rounds):

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import random
 from pathlib import Path
 
 from mmssl_trainer import threads as thread_settings
@@ -9,6 +10,7 @@ from mmssl_trainer import threads as thread_settings
 # Before torch is imported. pytest -n: each worker, and what it starts, takes its share.
 thread_settings.configure(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
 
+import numpy as np
 import pytest
 import torch
 from mmssl_trainer.runs.folder import RunFolder
@@ -34,6 +36,20 @@ LONGEST = (
     "test_checkpoint_signals.py",
     "test_examples.py",
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, default=0, help="seed of the global generators in each test")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of the test
+def pytest_runtest_setup(item):
+    # Otherwise the numbers that a test draws depend on the tests that ran before it in the same process. Another seed
+    # finds tolerances that one seed fits by chance.
+    seed = item.config.option.seed
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the tests of clients compare with code that uses it
+    random.seed(seed)
 
 
 def pytest_configure(config):

@@ -145,13 +145,15 @@ def train(model, edge_index, steps=5):
 def test_pygs_lightgcn_trains_to_the_same_parameters(products):
     edge_index = edges()[0]
     edge_index = torch.cat((edge_index, edge_index.flip(0)), 1)
-    original = LightGCN(N, 8, num_layers=3)
+    # In float64: Adam's first steps divide gradients by their own size, so that the rounding of a gradient near zero
+    # becomes a step of any length.
+    original = LightGCN(N, 8, num_layers=3).double()
     replaced = copy.deepcopy(original)
     assert list(pyg.accelerate(replaced)) == ["convs.0", "convs.1", "convs.2"]
     products.clear()
-    assert train(replaced, edge_index) == pytest.approx(train(original, edge_index), rel=1e-5)
+    assert train(replaced, edge_index) == pytest.approx(train(original, edge_index), rel=1e-12)
     assert len(products) == 3 * 5
-    torch.testing.assert_close(replaced.embedding.weight, original.embedding.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(replaced.embedding.weight, original.embedding.weight, rtol=1e-9, atol=1e-9)
     assert torch.equal(replaced.recommend(edge_index, k=5), original.recommend(edge_index, k=5))
 
 
