@@ -153,7 +153,9 @@ class Side:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise SystemExit(f"the side {self.name!r} ended with status {self.process.wait()}; its error is above")
+            status = self.process.wait()
+            reason = "its error is above" if status else "its training is over; use fewer --turns, or more data"
+            raise SystemExit(f"the side {self.name!r} ended with status {status}: {reason}")
         return json.loads(answer)
 
 
