@@ -199,7 +199,8 @@ def main() -> None:
         plain = [sys.executable, __file__, "--serve-plain", str(model), str(ports["plain"])]
         processes = []
         try:
-            processes = [start(ours, ports["mmssl-fast"]), start(plain, ports["plain"])]
+            for command, port in ((ours, ports["mmssl-fast"]), (plain, ports["plain"])):
+                processes.append(start(command, port))
             same_lists(ports, users[:50])
             measure(options, ports, {name: one.pid for name, one in zip(ports, processes, strict=True)}, bodies)
         finally:
