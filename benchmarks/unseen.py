@@ -6,8 +6,10 @@ overlap@20     users with training interactions: the share of the list of 20 tha
                by fold-in from these interactions, mean over the users.
 new users      users without training interactions and with at least two held-out items that training knows: recall@20
                of one half of the items, from the other half as the history. The halves are drawn with a fixed seed.
-cold items     recall@20 of the cold items in the test split, ranked alone, and beside all other items; the share of the
-               places in all users' lists of 20 that cold items get, beside their share of the catalogue.
+cold items     with the embeddings that the features alone give, and on the scale of the known items: recall@20 of the
+               cold items in the test split, ranked alone, and of all, known and cold items if all are ranked; the share
+               of the places in the lists of 20 of all known users that cold items get, beside their share of the
+               catalogue and of the test pairs.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 from mmssl_trainer import InputError, embed_items, load, load_data
 from mmssl_trainer.config.load import load as load_config
 from mmssl_trainer.inference.histories import embed
+from mmssl_trainer.inference.new_items import embed_both
 from mmssl_trainer.ranking import Ranking, item_popularity, ranking_metrics
 from mmssl_trainer.systems import title
 
@@ -70,26 +73,43 @@ def new_users(model):
 
 
 def cold_items(model, folder):
-    """([(nearest, recall among cold items, recall of cold items beside the others, their share of the places)], their
-    share of the catalogue, the recall of a random order among them)."""
+    """Print what users with training interactions get: see above."""
     data, config = model.interactions, load_config(folder / "config.toml")
     features = load_data(**config.data.model_dump()).features
-    cold = np.flatnonzero(np.diff(data.train.tocsc().indptr) == 0)
-    target = sp.csr_array(data.test[:, cold])
-    rows, counts = [], item_popularity(data)
-    known = np.flatnonzero(np.diff(data.train.indptr))
-    beside = data.test.multiply(np.isin(np.arange(data.n_items), cold)).tocsr()
-    beside.eliminate_zeros()
-    seen = InteractionGraph.from_scipy(data.train)
-    for nearest in NEAREST:
+    is_cold = np.diff(data.train.tocsc().indptr) == 0
+    known_users = np.flatnonzero(np.diff(data.train.indptr))
+    users, train = model.users[torch.from_numpy(known_users)], sp.csr_array(data.train[known_users])
+    test = sp.csr_array(data.test[known_users])
+    cold = np.flatnonzero(is_cold & ~np.logical_and.reduce([np.isnan(x[:, 0]) for x in features.values()]))
+    parts = {"all": np.ones(data.n_items, bool), "known": ~is_cold, "cold": is_cold}
+    heldout = {name: sp.csr_array(test.multiply(mask)) for name, mask in parts.items()}
+    for matrix in heldout.values():
+        matrix.eliminate_zeros()
+    share = heldout["cold"].nnz / max(1, heldout["all"].nnz)
+    print(
+        f"  cold items: {is_cold.mean():.1%} of the catalogue, {share:.1%} of {heldout['all'].nnz} test pairs of known "
+        f"users; chance among them {K / len(cold):.4f}"
+    )
+    seen, counts = InteractionGraph.from_scipy(train), item_popularity(data)
+    own = {name: x[cold] for name, x in features.items()}
+    ways = [("features alone", embed_both(model, own)[1])]
+    ways += [(f"nearest {nearest}", embed_items(model, own, nearest)) for nearest in NEAREST]
+    for name, embeddings in ways:
         items = model.items.clone()
-        items[torch.from_numpy(cold)] = embed_items(model, {m: x[cold] for m, x in features.items()}, nearest)
-        alone = ranking_metrics(model.users, items[torch.from_numpy(cold)], target, [K])[f"recall@{K}"]
-        mixed = ranking_metrics(model.users, items, sp.csr_array(beside), [K], seen, popularity=counts)[f"recall@{K}"]
-        found = lists(model.users[torch.from_numpy(known)], items, counts, sp.csr_array(data.train[known]))
-        share = np.isin(found.numpy(), cold).mean()
-        rows.append((nearest, alone, mixed, share))
-    return rows, len(cold) / data.n_items, K / len(cold)
+        items[torch.from_numpy(cold)] = embeddings
+        only = sp.csr_array(heldout["cold"][:, cold])
+        alone = ranking_metrics(users, embeddings, only, [K])[f"recall@{K}"]
+        recalls = [
+            f"of {part} {ranking_metrics(users, items, matrix, [K], seen, popularity=counts)[f'recall@{K}']:.4f}"
+            for part, matrix in heldout.items()
+            if matrix.nnz
+        ]
+        places = is_cold[lists(users, items, counts, train).numpy()].mean()
+        print(
+            f"  {name}: recall@{K} of cold items alone {alone:.4f}; beside all others {', '.join(recalls)}; cold items "
+            f"get {places:.1%} of the places",
+            flush=True,
+        )
 
 
 def main():
@@ -105,13 +125,8 @@ def main():
                 if found := new_users(model):
                     print(f"  {found[2]} new users: recall@{K} by fold-in {found[0]:.4f}, by popularity {found[1]:.4f}")
             else:
-                rows, share, chance = cold_items(model, folder)
-                print(f"{name}: cold items are {share:.1%} of the catalogue; chance {chance:.4f}", flush=True)
-                for nearest, alone, mixed, places in rows:
-                    print(
-                        f"  nearest {nearest}: recall@{K} of cold items alone {alone:.4f}, beside all {mixed:.4f}; "
-                        f"cold items get {places:.1%} of the places"
-                    )
+                print(name, flush=True)
+                cold_items(model, folder)
         except InputError as error:
             print(f"{name}: {error}")
 

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from mmssl_fast import cosine_topk
+from mmssl_fast import SeenRows, cosine_topk
 
 from ..data import SPLITS, Dataset
 from ..data.arrow import numbers_or_texts
@@ -19,16 +19,21 @@ from ..embeddings import dense
 from ..errors import InputError, shown
 from ..runs.saved_model import Model
 from ..systems.inference import ItemTower, content_of
+from .scale import Scale, described, scale_of
 from .towers import item_tower
+
+SAMPLE = 10_000  # known items that are represented by their nearest other items, for the scale
 
 
 def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> Tensor:
     """Embeddings [n, d] of items that were not in the training data, from their features. Their scores are dot products
-    with the user embeddings, as for the other items.
+    with the user embeddings, as for the other items, and comparable with those.
 
-    Equals `System.cold_items` of the items, with the projections and the scaling of training. An embedding also has a
-    collaborative part, which only interactions give; it is 0 for nearest=0. For nearest=k > 0 it is the mean of those
-    of the k known items that are nearest by the cosine of this embedding, and that have training interactions.
+    Equals factor * x + shift, where x is `System.cold_items` of the items, with the projections and the scaling of
+    training. factor and shift are such that the known items, represented as if they were new, have the mean of their
+    scores for every user, and their standard deviation in the mean of the users (`inference.scale.scale_of`). x also
+    has a collaborative part, which only interactions give; it is 0 for nearest=0. For nearest=k > 0 it is the mean of
+    those of the k known items that are nearest by the cosine of x, and that have training interactions.
 
     features: {modality: array [n, d_m]} with all modalities of the training data. A row of NaN is a missing one: the
     item is embedded by its other modalities, of which it must have one. Raises InputError that names the
@@ -40,12 +45,20 @@ def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> 
     >>> embed_items(model, {name: values[:3] for name, values in data.features.items()}).shape
     torch.Size([3, 65])
     """
+    return embed_both(model, features, nearest)[0]
+
+
+@torch.no_grad()
+def embed_both(model: Model, features: Mapping[str, Any], nearest: int = 0) -> tuple[Tensor, Tensor]:
+    """(the result of `embed_items`, the embeddings by features alone to compare with `known_by_features`)."""
     tower = item_tower(model)
-    return _embed(model, tower, _content(tower, features), nearest)
+    content = _content(tower, features)
+    return _embed(model, tower, content, nearest), tower.cold(content)
 
 
 def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str, Any], nearest: int = 0) -> Model:
-    """The model with these items after its own. They have no interactions.
+    """The model with these items after its own. They have no interactions. Items of the data without training
+    interactions are embedded like them.
 
     Raises InputError as `embed_items`, and for an id that the model already has or that occurs twice.
     """
@@ -59,13 +72,17 @@ def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str
     tower = item_tower(model)
     content = _content(tower, features, ids)
     embeddings = _embed(model, tower, content, nearest)
+    items = dense(model.items, "ranking new items")
+    if model.content is not None and len(cold := np.flatnonzero(np.diff(data.train.tocsc().indptr) == 0)):
+        items = items.index_copy(0, torch.from_numpy(cold), _embed(model, tower, model.content[cold], nearest))
     if len(embeddings) != len(ids):
         raise InputError(f"{data.name}: {len(ids)} new items, but features for {len(embeddings)}")
     n_items = data.n_items + len(ids)
     popularity = model.popularity
     return replace(
         model,
-        items=torch.cat([dense(model.items, "ranking new items"), embeddings]),
+        items=torch.cat([items, embeddings]),
+        rescaled=True,
         interactions=replace(
             data,
             n_items=n_items,
@@ -107,10 +124,29 @@ def _embed(model: Model, tower: ItemTower, content: Tensor, nearest: int) -> Ten
     if nearest < 0 or nearest > warm.sum():
         raise InputError(f"nearest = {nearest}: must be between 0 and {int(warm.sum())}, the items with interactions")
     if not nearest:
-        return cold
-    by_features = known_by_features(model)[warm]
-    collaborative = dense(base.items, "ranking new items")[warm] - by_features
-    return cold + collaborative[cosine_topk(cold, by_features, nearest)[1]].mean(1)
+        return tower.scaled(cold)
+    by_features = known_by_features(model)
+    parts = dense(base.items, "ranking new items")[warm] - by_features[warm]
+    near = cold + parts[cosine_topk(cold, by_features[warm], nearest)[1]].mean(1)
+    factor, shift = _scale_with_nearest(base, by_features, warm, parts, nearest)
+    return torch.where((cold != 0).any(1, keepdim=True), factor * near + shift, 0)
+
+
+def _scale_with_nearest(base: Model, by_features: Tensor, warm: Tensor, parts: Tensor, nearest: int) -> Scale:
+    """The scale for collaborative parts from the nearest items: a known item gets that of the nearest others.
+
+    warm: bool [I], items with interactions. parts: their collaborative parts.
+    """
+    name = f"scale {nearest}"
+    if name not in base.towers:
+        known = described(base, by_features)
+        known = known[torch.linspace(0, max(0, len(known) - 1), min(SAMPLE, len(known))).long()]
+        own = SeenRows(torch.arange(len(known) + 1), (torch.cumsum(warm, 0) - 1)[known])
+        found = cosine_topk(by_features[known], by_features[warm], nearest, own)[1]
+        there = (found >= 0)[:, :, None]
+        mean = torch.where(there, parts[found.clamp(min=0)], 0).sum(1) / there.sum(1).clamp(min=1)
+        base.towers[name] = scale_of(base, known, by_features[known] + mean)
+    return base.towers[name]
 
 
 def _checked(

@@ -17,6 +17,7 @@ from ..errors import InputError, first_line
 from ..runs.saved_model import Model, add_content, inference
 from ..systems import title
 from ..systems.inference import ItemTower, Known, UserTower
+from .scale import described, scale_of
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def user_tower(model: Model) -> UserTower:
 
 @torch.no_grad()
 def item_tower(model: Model) -> ItemTower:
-    """The module that computes item embeddings from features.
+    """The module that computes item embeddings from features, on the scale of the items with interactions.
 
     Raises InputError if the system cannot do this, the model has no features, or it was written by an earlier version.
     """
@@ -56,10 +57,13 @@ def item_tower(model: Model) -> ItemTower:
         if system.no_items:
             raise InputError(f"{_name(base)} cannot embed an item by its features: {system.no_items}")
         with _complete(base, "items"):
-            if not add_content(base) or base.scaling is None:
+            if not add_content(base) or base.scaling is None or base.content is None:
                 raise KeyError("content")
             tower = ItemTower(system, base.parameters, base.scaling).eval()
             tower(*(torch.zeros(1, width) for width in tower.widths.values()))  # reads every parameter
+            as_new = tower.cold(base.content)
+            known = described(base, as_new)
+            tower.rescale(*scale_of(base, known, as_new[known]))
             base.towers["items"] = tower
     return base.towers["items"]
 

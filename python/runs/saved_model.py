@@ -48,7 +48,8 @@ class Model:
 
     scaling, content: how raw features become inputs, and what the system computes from the features of each item
     (Inference.content, [I, w]); None for a system without them. popularity: int64 [I], if it is not the number of
-    training interactions. base: the model that this one was extended from, if it has other users or items than
+    training interactions. rescaled: whether the items without interactions have the embeddings of new items
+    (`inference.new_items`). base: the model that this one was extended from, if it has other users or items than
     training had.
 
     >>> from mmssl_trainer import configure, fit, load_data
@@ -66,6 +67,7 @@ class Model:
     scaling: Scaling | None = None
     content: Tensor | None = None
     popularity: np.ndarray | None = None
+    rescaled: bool = False
     base: Model | None = None
     towers: dict[str, Any] = field(default_factory=dict, repr=False)  # those built so far
 

@@ -21,7 +21,7 @@ from mmssl_fast import InteractionGraph, SeenRows, cosine_topk
 from ..data import SPLITS
 from ..embeddings import dense
 from ..errors import InputError, shown
-from ..inference.new_items import embed_items
+from ..inference.new_items import embed_both
 from ..inference.towers import item_tower, user_tower
 from ..ranking import Ranking
 from ..runs import saved_model
@@ -167,9 +167,10 @@ class Catalogue:
         crow = np.cumsum([0, *(len(history) for history in histories)])
         return self._tower(torch.from_numpy(crow), torch.from_numpy(np.concatenate(histories)))
 
-    def embed_items(self, features: Mapping[str, np.ndarray], nearest: int = 0) -> Tensor:
-        """Embeddings [n, d] of new items, as of the function of this name. Raises InputError."""
-        return embed_items(self.model, features, nearest)
+    def embed_items(self, features: Mapping[str, np.ndarray], nearest: int = 0) -> tuple[Tensor, Tensor]:
+        """Embeddings [n, d] of new items as of the function of this name, and those by features alone, to compare with
+        `by_features`. Raises InputError."""
+        return embed_both(self.model, features, nearest)
 
     @property
     def known_items(self) -> np.ndarray:

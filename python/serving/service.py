@@ -163,11 +163,10 @@ class Service:
         def prepare() -> None:
             try:
                 arrays = {name: _rows(name, rows, len(request.items)) for name, rows in request.features.items()}
-                alone = catalogue.embed_items(arrays)
-                fresh.embeddings = catalogue.embed_items(arrays, request.nearest) if request.nearest else alone
+                fresh.embeddings, by_features = catalogue.embed_items(arrays, request.nearest)
             except InputError as error:
                 raise Refusal(422, str(error)) from None
-            for query, vector in zip(nearby, alone, strict=False):
+            for query, vector in zip(nearby, by_features, strict=False):
                 query.vector = vector
             if embed_users is not None:
                 embed_users()

@@ -203,8 +203,12 @@ class ItemTower(nn.Module):
     """From raw features to item embeddings, as a module with buffers only.
 
     forward: one tensor [n, d_m] per modality, in the order of `modalities`. A row of NaN is a missing one. Returns
-    float32 [n, d]; 0 for an item without features in any modality.
+    float32 [n, d]: factor * x + shift, where x is `cold` of their content, or 0 for an item without features in any
+    modality. `rescale` sets factor and shift, which are 1 and 0 in a new tower.
     """
+
+    factor: Tensor
+    shift: Tensor
 
     def __init__(self, inference: Inference, parameters: Tensors, scaling: Scaling) -> None:
         super().__init__()
@@ -215,6 +219,12 @@ class ItemTower(nn.Module):
         self.dtype = next((tensor.dtype for tensor in weights.values()), torch.float32)
         self.means = _register(self, {f"mean.{name}": mean for name, mean in scaling.mean.items()})
         self.scales = _register(self, {f"scale.{name}": scale for name, scale in scaling.scale.items()})
+        self.rescale(torch.ones((), dtype=self.dtype), torch.zeros(1, dtype=self.dtype))
+
+    def rescale(self, factor: Tensor, shift: Tensor) -> None:
+        """Use another factor (0-dim) and shift ([d])."""
+        self.register_buffer("factor", factor.to(self.dtype))
+        self.register_buffer("shift", shift.to(self.dtype))
 
     @property
     def widths(self) -> dict[str, int]:
@@ -222,7 +232,11 @@ class ItemTower(nn.Module):
         return {name: len(getattr(self, self.means[f"mean.{name}"])) for name in self.modalities}
 
     def forward(self, *features: Tensor) -> Tensor:
-        return self.cold(self.content(*features))
+        return self.scaled(self.cold(self.content(*features)))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """factor * x + shift of embeddings [n, d]; 0 where x is 0."""
+        return torch.where((x != 0).any(1, keepdim=True), self.factor * x + self.shift, 0)
 
     def content(self, *features: Tensor) -> Tensor:
         """Inference.content of raw features."""

@@ -8,7 +8,7 @@ import pytest
 from command_line import fails
 from mmssl_trainer import InputError, embed_items, recommend, similar
 from mmssl_trainer.inference.files import read_filtered
-from mmssl_trainer.inference.new_items import with_new_items
+from mmssl_trainer.inference.new_items import embed_both, with_new_items
 from mmssl_trainer.serving.catalogue import Catalogue
 from mmssl_trainer.serving.filters import Filters
 from mmssl_trainer.serving.limits import Limits
@@ -87,8 +87,7 @@ def test_known_items_that_are_similar_to_new_ones(client_of, model, data, featur
     message = {"items": IDS, "features": sent(features), "similar": 5}
     answer = asked(client_of(model), "/items", message)
     assert answer["lists"] == [] and [one["item"] for one in answer["similar"]] == IDS
-    known = embed_items(model, data.features).double().numpy()
-    fresh = embed_items(model, features).double().numpy()
+    known, fresh = (embed_both(model, each)[1].double().numpy() for each in (data.features, features))
     norms = np.linalg.norm(fresh, axis=1)[:, None] * np.linalg.norm(known, axis=1)
     cosines = fresh @ known.T / np.maximum(norms, 1e-12)
     for row, one in enumerate(answer["similar"]):

@@ -10,7 +10,9 @@ import torch
 from mmssl_trainer import InputError, configure, embed_items, fold_in, load, save, similar
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.data.dataset import build
-from mmssl_trainer.inference.new_items import with_new_items
+from mmssl_trainer.inference.new_items import embed_both, with_new_items
+from mmssl_trainer.inference.scale import scale_of
+from mmssl_trainer.inference.towers import item_tower
 from mmssl_trainer.runs.saved_model import FORMAT_WITHOUT_INFERENCE
 from mmssl_trainer.systems import SYSTEMS, title
 from trained_models import histories, trained, written
@@ -70,9 +72,11 @@ def test_features_give_the_embedding_of_a_cold_item(data, tmp_path, name):
     values = {"svd__content": 0.5} if name == "svd" else {}
     system, model = trained(data, name, **values)
     some = {modality: features[10:25] for modality, features in data.features.items()}
-    found = embed_items(written(model, tmp_path), some)
+    again = written(model, tmp_path)
+    found = embed_both(again, some)[1]
     torch.testing.assert_close(found, system.cold_items()[10:25], rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(found, embed_items(model, some), rtol=1e-6, atol=1e-7)  # alignment, as above
+    torch.testing.assert_close(embed_items(again, some), item_tower(again).scaled(found), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(embed_items(again, some), embed_items(model, some), rtol=1e-5, atol=1e-6)  # alignment
     assert found.abs().amax() > 0
 
 
@@ -88,12 +92,17 @@ def test_float16_and_integer_features(data):
 def test_collaborative_part_comes_from_the_nearest_known_items(data):
     _, model = trained(data, "clcrec")
     some = {modality: features[1:4] for modality, features in data.features.items()}
-    cold, by_features = embed_items(model, some), embed_items(model, data.features)
+    cold, by_features = embed_both(model, some)[1], embed_both(model, data.features)[1]
     warm = np.flatnonzero(data.train.sum(axis=0) > 0)
     unit = torch.nn.functional.normalize
     nearest = warm[(unit(cold) @ unit(by_features[warm]).T).topk(3).indices.numpy()]
-    expected = cold + (model.items - by_features)[torch.from_numpy(nearest)].mean(1)
-    torch.testing.assert_close(embed_items(model, some, nearest=3), expected)
+    parts = model.items - by_features
+    expected = cold + parts[torch.from_numpy(nearest)].mean(1)
+    others = unit(by_features[warm]) @ unit(by_features[warm]).T
+    others.fill_diagonal_(-2)  # a known item is represented by other items
+    near = warm[others.topk(3).indices.numpy()]
+    scale = scale_of(model, torch.from_numpy(warm), by_features[warm] + parts[torch.from_numpy(near)].mean(1))
+    torch.testing.assert_close(embed_items(model, some, nearest=3), scale.factor * expected + scale.shift)
     with pytest.raises(InputError, match="nearest = -1: must be between 0 and 62"):
         embed_items(model, some, nearest=-1)
 
@@ -191,7 +200,9 @@ def test_new_items_stand_after_those_of_the_model(data):
     some = {modality: features[:2] for modality, features in data.features.items()}
     more = with_new_items(model, [7, 8], some)
     assert more.interactions.n_items == 72 and more.interactions.find_items([7, 103]).tolist() == [70, 1]
-    assert torch.equal(more.items[70:], embed_items(model, some)) and torch.equal(more.items[:70], model.items)
+    assert torch.equal(more.items[70:], embed_items(model, some))
+    warm = np.flatnonzero(data.train.sum(axis=0) > 0)
+    assert torch.equal(more.items[warm], model.items[warm])
     assert more.interactions.train.shape == (90, 72) and more.interactions.original_items([71]).tolist() == [8]
     for ids, fragment in (([7, 103], "'103' is already an item of the model"), ([7, "7"], "'7' occurs twice")):
         with pytest.raises(InputError, match=fragment):
@@ -209,7 +220,7 @@ def test_similar_items_are_those_of_the_highest_cosine(data):
         assert found.similar[4 * at : 4 * at + 4].tolist() == (best.indices * 3 + 100).tolist()
         np.testing.assert_allclose(found.cosine[4 * at : 4 * at + 4], best.values, atol=1e-6)
     assert found.item.tolist() == [103] * 4 + [130] * 4 and found.rank.tolist() == [1, 2, 3, 4] * 2
-    by_features = torch.nn.functional.normalize(embed_items(model, data.features))
+    by_features = torch.nn.functional.normalize(embed_both(model, data.features)[1])
     order = (by_features @ by_features[1]).argsort(descending=True)
     assert similar(model, [103], k=3, by="features").similar.tolist() == (order[order != 1][:3] * 3 + 100).tolist()
 

@@ -8,7 +8,7 @@ import torch
 from mmssl_trainer import InputError, embed_items, fold_in, recommend
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.data.dataset import build
-from mmssl_trainer.inference.new_items import with_new_items
+from mmssl_trainer.inference.new_items import embed_both, with_new_items
 from mmssl_trainer.systems import SYSTEMS
 from mmssl_trainer.systems.base import Batch
 from mmssl_trainer.systems.ease import EASESystem
@@ -63,11 +63,11 @@ def test_a_cold_item_is_embedded_by_the_modalities_that_it_has(data, tmp_path, n
     cold = system.cold_items()
     assert not cold[COLD_WITHOUT].any() and not cold[WARM_WITHOUT].any() and cold[COLD].any()
     some = {modality: values[[COLD, 30, 20]] for modality, values in data.features.items()}
-    found = embed_items(written(model, tmp_path), some)
+    found = embed_both(written(model, tmp_path), some)[1]
     torch.testing.assert_close(found, cold[[COLD, 30, 20]], rtol=1e-5, atol=1e-6)
     # The missing features have no other value in their place: another one gives another embedding.
     filled = {modality: np.nan_to_num(values, nan=3.0) for modality, values in some.items()}
-    other = embed_items(model, filled)
+    other = embed_both(model, filled)[1]
     assert not torch.allclose(other[:2], found[:2], atol=1e-5) and torch.allclose(other[2], found[2])
     nothing = {modality: values[[20, COLD_WITHOUT]] for modality, values in data.features.items()}
     with pytest.raises(InputError, match=r"row 1 has none in any modality \(image, text\); leave the item out"):

@@ -1,0 +1,129 @@
+"""The scores of new items are on the scale of those of known items, for every system that can embed them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from mmssl_trainer import configure, embed_items, recommend
+from mmssl_trainer.data import synthetic
+from mmssl_trainer.data.dataset import build
+from mmssl_trainer.embeddings import on_cpu
+from mmssl_trainer.inference.new_items import with_new_items
+from mmssl_trainer.inference.scale import scale_of
+from mmssl_trainer.inference.towers import item_tower
+from mmssl_trainer.runs.saved_model import Model
+from mmssl_trainer.serving.catalogue import Catalogue
+from mmssl_trainer.serving.page.parts import Parts
+from mmssl_trainer.systems import create
+from mmssl_trainer.training import loop
+
+SYSTEMS = ["mmssl", "vbpr", "lightgcn_m", "mmgcn", "grcn", "mmgcl", "slmrec", "clcrec", "svd"]
+COLD = [2, 13, 24, 35, 46, 57, 68]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Items without interactions occur, one of them without features, and a user without interactions."""
+    whole = synthetic(seed=1, n_users=90, n_items=70, modalities={"image": 8, "text": 6}, mean_degree=12)
+    pairs = {name: getattr(whole, name).nonzero() for name in ("train", "val", "test")}
+    kept = (pairs["train"][0] != 5) & (pairs["train"][1] % 11 != 2)
+    pairs["train"] = tuple(side[kept] for side in pairs["train"])
+    for values in whole.features.values():
+        values[COLD[-1]] = np.nan
+    return build("made", "made", (90, 70), pairs, whole.features)
+
+
+def model_of(data, name, **values):
+    """(System, Model) after two epochs."""
+    settings = {"model.system": name, "model.dim": 8, "model.heads": 2, "train.epochs": 2, "train.batch": 300}
+    config = configure(settings | {"train.threads": 1, "svd.content": 0.5} | values)
+    system = create(name)
+    fit = loop.fit(data, config, system=system)
+    fit.users, fit.items = map(on_cpu, system.embeddings())
+    fit.parameters = {key: tensor.clone() for key, tensor in system.parameters().items()}
+    return system, Model.of(fit, data, config)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_known_items_as_if_new_score_as_they_do(data, name):
+    """Mean for every user, deviation over the items in the mean of the users: written out with all scores."""
+    system, model = model_of(data, name)
+    known = np.flatnonzero(data.train.sum(axis=0) > 0)
+    users = model.users.double().numpy()
+    scores = users @ model.items.double().numpy()[known].T
+    as_new = users @ system.cold_items().double().numpy()[known].T
+    here = scores.std(1) > 1e-6 * scores.std(1).max()
+    assert 50 < here.sum() < 90
+    factor = ((as_new.std(1)[here] / scores.std(1)[here]) ** 2).mean() ** -0.5
+    assert abs(np.log(factor)) > 0.01
+    found = users @ embed_items(model, {m: x[known] for m, x in data.features.items()}).double().numpy().T
+    largest = np.abs(scores).max()
+    np.testing.assert_allclose(found.mean(1), scores.mean(1), atol=2e-5 * largest)
+    centred = as_new - as_new.mean(1, keepdims=True)
+    np.testing.assert_allclose(found - found.mean(1, keepdims=True), factor * centred, atol=2e-4 * largest)
+
+
+@pytest.mark.parametrize("nearest", [0, 4])
+@pytest.mark.parametrize("name", ["svd", "clcrec"])
+def test_items_of_the_data_without_interactions_are_like_new_ones(data, name, nearest):
+    _, model = model_of(data, name)
+    features = {modality: values[COLD[:-1]] for modality, values in data.features.items()}
+    more = with_new_items(model, range(900, 906), features, nearest)
+    torch.testing.assert_close(more.items[COLD[:-1]], more.items[70:])
+    assert not torch.equal(more.items[COLD[:-1]], model.items[COLD[:-1]]) and not more.items[COLD[-1]].any()
+    again = with_new_items(model, [], {modality: values[:0] for modality, values in data.features.items()}, nearest)
+    assert torch.equal(again.items, more.items[:70])
+
+
+def test_items_without_features_stay_last(data):
+    _, model = model_of(data, "svd")
+    tower = item_tower(model)
+    assert tower.shift.abs().amax() > 0 and not tower(*(torch.full((2, n), torch.nan) for n in (8, 6))).any()
+    found = recommend(model, k=70, new_items=([], {m: x[:0] for m, x in data.features.items()}))
+    last = {user: item for user, item in zip(found.user.tolist(), found.item.tolist(), strict=True)}
+    assert set(last.values()) == {COLD[-1]}
+
+
+def test_new_items_get_their_share_of_the_lists():
+    """An SVD with features hardly ever recommended them, a CLCRec nothing else."""
+    whole = synthetic(seed=2, n_users=300, n_items=250, modalities={"image": 8, "text": 6}, mean_degree=15)
+    held = np.arange(whole.n_items) % 5 == 0
+    pairs = {name: getattr(whole, name).nonzero() for name in ("train", "val", "test")}
+    pairs["train"] = tuple(side[~held[pairs["train"][1]]] for side in pairs["train"])
+    data = build("made", "made", (whole.n_users, whole.n_items), pairs, whole.features)
+    for name in ("svd", "clcrec"):
+        _, model = model_of(data, name)
+        features = {modality: values[:0] for modality, values in data.features.items()}
+        found = recommend(model, k=20, new_items=([], features))
+        assert 0.02 < held[found.item].mean() < 0.4
+
+
+def test_degenerate_models_have_a_finite_scale(data):
+    _, model = model_of(data, "svd")
+    known = torch.tensor([0, 1])
+    as_new = torch.randn(2, model.items.shape[1])
+    for one in (
+        scale_of(model, known[:0], as_new[:0]),
+        scale_of(model, known[:1], as_new[:1]),
+        scale_of(model, known, as_new[:1].expand(2, -1)),
+        scale_of(replace(model, users=torch.zeros_like(model.users)), known, as_new),
+        scale_of(replace(model, users=model.users[:0]), known, as_new),
+    ):
+        assert one.factor == 1 and one.shift.isfinite().all()
+    assert not scale_of(model, known[:0], as_new[:0]).shift.any()
+
+
+@pytest.mark.parametrize("nearest", [0, 4])
+@pytest.mark.parametrize("name", ["svd", "vbpr"])
+def test_parts_of_the_score_of_a_new_item(data, name, nearest):
+    _, model = model_of(data, name)
+    more = with_new_items(model, [900], {m: x[3:4] for m, x in data.features.items()}, nearest)
+    parts, user = Parts(Catalogue(more)), model.users[7]
+    rows = np.array([3, COLD[0], 70])
+    known, cold, new = parts.of(user, rows)
+    np.testing.assert_allclose([sum(one) for one in (known, cold, new)], more.items[rows] @ user, rtol=1e-4, atol=1e-5)
+    factor = float(item_tower(model).factor)
+    np.testing.assert_allclose(new[1:], [factor * part for part in known[1:]], rtol=1e-4, atol=1e-6)
+    if not nearest:
+        np.testing.assert_allclose(cold[0], new[0], rtol=1e-3, atol=1e-5)
