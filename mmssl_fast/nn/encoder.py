@@ -17,6 +17,7 @@ from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.clustered import Search, clustered_neighbours, search_method
 from mmssl_fast.nn.half_linear import half_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
+from mmssl_fast.nn.scaling import missing_rows, standardised
 from mmssl_fast.ops.unit_rows import unit_rows
 
 
@@ -337,35 +338,6 @@ def _after_load(module: MMSSL, _: object) -> None:
     module._neighbour_graphs = None
     if module.neighbours and not module.semantic_neighbours.is_meta and not is_traced(module.semantic_neighbours):
         module._semantic_graphs()
-
-
-def missing_rows(raw: Tensor) -> Tensor:
-    """bool [I, 1]: the missing rows of features [I, d], which are NaN."""
-    return raw[:, :1].isnan()
-
-
-def standardised(raw: Tensor, ranks: Ranks = ONE) -> Tensor:
-    """Equals ``(raw - raw.mean(0)) / raw.std(0, correction=0)`` in float64. A constant column becomes 0. With several
-    ranks, `raw` has this rank's rows, and mean and deviation are those of the rows of all ranks.
-
-    Missing rows, which are NaN, do not count in mean and deviation, and become 0."""
-    raw = raw.to(torch.float64)
-    missing = missing_rows(raw)
-    known = raw[~missing[:, 0]] if missing.any() else raw
-    if ranks.size == 1:
-        if not known.shape[0]:
-            return torch.zeros_like(raw)
-        mean = known.mean(0)
-        variance, largest = (known - mean).square().mean(0), known.abs().amax(0)
-    else:
-        rows = distributed.all_sum(torch.tensor(known.shape[0], device=raw.device), ranks).clamp(min=1)
-        mean = distributed.all_sum(known.sum(0), ranks) / rows
-        variance = distributed.all_sum((known - mean).square().sum(0), ranks) / rows
-        top = known.abs().amax(0) if known.shape[0] else raw.new_zeros(raw.shape[1])
-        largest = distributed.all_max(top, ranks)
-    deviation = variance.sqrt()
-    constant = deviation <= 1e-9 * largest
-    return torch.where(constant | missing, 0.0, (raw - mean) / torch.where(constant, 1.0, deviation))
 
 
 def _check_settings(layers: int, neighbours: int, norm: str, dropout: float) -> None:

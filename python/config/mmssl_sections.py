@@ -70,7 +70,9 @@ class ModelSection(Section):
     )
 
     standardise: bool = Field(
-        True, description="Scale every feature column to mean 0 and variance 1 before Eq. 2. Not in the paper."
+        True,
+        description="Scale every feature column to mean 0 and variance 1 before Eq. 2. Columns that differ by rounding "
+        "errors only become 0. Not in the paper.",
     )
 
     item_item: float = Field(

@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, propagate
-from mmssl_fast.nn.encoder import missing_rows
+from mmssl_fast.nn.scaling import empty_columns, missing_rows
 
 if TYPE_CHECKING:
     from ..config.sections import Config
 
 ROWS = 1 << 14  # items whose features are converted at once
-CONSTANT = 1e-9  # a column is constant if its deviation is at most this share of its largest value
 Tensors = dict[str, Tensor]
 # The names that the systems of this package give to parameters with a row per user or item.
 ROWS_OF = {
@@ -44,7 +43,7 @@ class Scaling:
     missing rows.
 
     mean, scale: {modality: float64 [d_m]}, in the order of the modalities of the data. Without model.standardise they
-    are 0 and 1. A constant column has the scale 0.
+    are 0 and 1. The columns of `mmssl_fast.nn.scaling.empty_columns` have the scale 0.
     """
 
     mean: Tensors
@@ -52,7 +51,7 @@ class Scaling:
 
     @classmethod
     def of(cls, features: Mapping[str, np.ndarray], standardise: bool) -> Scaling:
-        """Mean and deviation over the items with features, like `mmssl_fast.nn.encoder.standardised`."""
+        """Mean and deviation over the items with features, like `mmssl_fast.nn.scaling.standardised`."""
         mean, scale = {}, {}
         for name, raw in features.items():
             centre, factor = torch.zeros(raw.shape[1], dtype=torch.float64), torch.ones(raw.shape[1]).double()
@@ -61,8 +60,7 @@ class Scaling:
                 centre = sum((part.sum(0) for part in _parts(raw)), centre) / count
                 square = sum(((part - centre).square().sum(0) for part in _parts(raw)), torch.zeros_like(centre))
                 deviation = (square / count).sqrt()
-                largest = torch.stack([part.abs().amax(0) for part in _parts(raw) if len(part)]).amax(0)
-                factor = torch.where(deviation <= CONSTANT * largest, 0.0, 1 / deviation)
+                factor = torch.where(empty_columns(centre, deviation), 0.0, 1 / deviation)
             mean[name], scale[name] = centre, factor
         return cls(mean, scale)
 
@@ -107,9 +105,7 @@ class Inference:
     def __init__(self, config: Config) -> None:
         self.config = config
         if config.model.item_item:
-            self.no_users = self.no_items = (
-                "with model.item_item its embeddings have one column per item; train with model.item_item=0"
-            )
+            self.no_users = self.no_items = "with model.item_item this is not implemented; train with model.item_item=0"
 
     def weights(self, parameters: Tensors) -> Tensors:
         """The parameters that `content` and `cold` read, by any name."""
