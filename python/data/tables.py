@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,7 @@ from .names import standard_names
 from .sql import query_result
 
 _ROW = re.compile(r"Row #([0-9]{1,18})")
+_QUOTED = re.compile('"[^"]*"')
 _BLOCK = 1 << 24  # bytes of text that are parsed at once
 _BATCH = 4096  # rows that are decoded at once where no dictionary limits their memory
 # A Parquet file that declares more than this is refused, because a small file could otherwise fill the memory.
@@ -105,7 +107,7 @@ def column_names(path: Path) -> list[str]:
         header = first_line(part)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{part}: is not a readable table ({shown(str(error), 160)}); write it again") from None
-    return [*split_header(header, max(SEPARATORS, key=header.count)), *keys]
+    return [*split_header(header, likely_separator(header)), *keys]
 
 
 def first_line(path: Path) -> str:
@@ -122,8 +124,27 @@ def first_line(path: Path) -> str:
 
 
 def split_header(line: str, separator: str) -> list[str]:
-    """The fields of a header line, without quotes."""
-    return [name.strip('"') for name in line.split(separator)]
+    """The fields of a header line, as pyarrow reads them (`quote_of`). A separator of several characters, which pyarrow
+    does not know, is never within quotes."""
+    if '"' not in line or not quote_of(separator):
+        return line.split(separator)
+    if len(separator) > 1:
+        return [name.strip('"') for name in line.split(separator)]
+    try:
+        return next(csv.reader([line], delimiter=separator))
+    except csv.Error:  # a field of more than 128 KiB
+        return [line]
+
+
+def likely_separator(line: str) -> str:
+    """The one of SEPARATORS that occurs most often in a header line, names in quotation marks apart."""
+    return max(SEPARATORS, key=_QUOTED.sub("", line).count)
+
+
+def quote_of(separator: str) -> str | bool:
+    """The quotation mark around fields of a text table, False for none: tables with tabs have titles such as "Heat" (a
+    film), in which the marks belong to the text."""
+    return '"' if separator != "\t" else False
 
 
 class _Wanted(NamedTuple):
@@ -182,7 +203,7 @@ def _read_text(
     path: Path, wanted: _Wanted, keys: dict[str, str], separator: str | None
 ) -> tuple[Any, list[str], list[str]]:
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow import csv as arrow_csv
 
     header = first_line(path)
     all_names, separator = _header(path, header, wanted, keys, separator)
@@ -190,15 +211,15 @@ def _read_text(
     ids = wanted.ids(names)
     if path.name.endswith(".gz"):
         check_gzip(path)
-    table = csv.read_csv(
+    table = arrow_csv.read_csv(
         path,
-        read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
-        parse_options=csv.ParseOptions(
+        read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK),
+        parse_options=arrow_csv.ParseOptions(
             delimiter=separator,
-            quote_char=False if separator == "\t" else '"',
+            quote_char=quote_of(separator),
             newlines_in_values=bool(wanted.texts) and separator != "\t",
         ),
-        convert_options=csv.ConvertOptions(
+        convert_options=arrow_csv.ConvertOptions(
             include_columns=names,
             column_types={
                 name: pa.dictionary(pa.int32(), pa.string()) if name in ids else pa.string() for name in names
@@ -220,7 +241,7 @@ def _header(
         names = split_header(line, candidate)
         if all(name in names for name in needed):
             return names, candidate
-    best = separators[0] if separators[0] in line else max(separators, key=line.count)
+    best = separators[0] if separators[0] in line else likely_separator(line)
     return split_header(line, best), best
 
 

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.arrow import pyarrow
+from ..data.cells import BAR, read_columns
 from ..data.features import ENDS, feature_files
 from ..data.files import check_named, existing_file
 from ..data.named_features import read_named_features
-from ..data.tables import SEPARATORS, column_names, first_line, read_table
+from ..data.tables import read_table
 from ..errors import InputError, shown
 from ..runs.saved_model import Model
-
-SEPARATOR = "|"  # between several values in one cell
 
 
 def read_pairs(path: Path) -> tuple[list[str], list[str]]:
@@ -155,36 +153,35 @@ def read_filtered(path: Path, conditions: Iterable[str]) -> list[str]:
 
 def values_of(cell: str) -> set[str]:
     """The values that a cell has for a filter: the whole cell, and each part between bars."""
-    return {whole(one) for one in (cell, *(part.strip() for part in cell.split(SEPARATOR)))}
+    return {whole(one) for one in (cell, *(part.strip() for part in cell.split(BAR)))}
 
 
-def read_columns(path: Path, names: list[str]) -> dict[str, list[str]]:
-    """Columns of a table as text; an empty cell is ''. Whole numbers in a column of floats, as pandas writes integers
-    of which some are missing, are integers: 1999.0 is 1999. Ids are not: they have to be those of the model."""
-    pa = pyarrow()
-    from pyarrow import csv, parquet
+def item_texts(
+    path: str | Path, columns: Sequence[str], known: Container[str] | None = None
+) -> dict[str, dict[str, str]]:
+    """{column: {item: its cell}} of a table of items, such as titles. Ids and cells are texts; an empty cell is "".
 
-    check_named(path)
-    existing_file(path)
-    present = column_names(path)
-    for name in names:
-        if present.count(name) != 1:
-            what = f"has {present.count(name)} columns named {name}" if name in present else f"has no column {name}"
-            raise InputError(f"{path}: {what}; its columns are {', '.join(present)[:160]}")
-    try:
-        if path.suffix == ".parquet":
-            table = parquet.read_table(path, columns=names)
-        else:
-            # All columns as text: otherwise 007 would become 7.
-            parsing = csv.ParseOptions(delimiter=max(SEPARATORS, key=first_line(path).count))  # as column_names
-            options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names)
-            table = csv.read_csv(path, parse_options=parsing, convert_options=options)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: is not a readable table ({shown(str(error), 160)}); write it again") from None
-    return {name: ["" if cell is None else str(cell) for cell in table.column(name).to_pylist()] for name in names}
+    path: table with a column item. If two rows have the same item, the first one counts. known: the items of a model.
+    Raises InputError for a column that the table does not have, and if none of its items is known.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "items.csv"
+    ...     _ = table.write_text("item,title,year\\n7,Heat,1995\\n12,Big,1988\\n")
+    ...     titles = item_texts(table, ["title"])["title"]
+    >>> [titles[str(item)] for item in np.array([12, 7])]
+    ['Big', 'Heat']
+    """
+    cells = read_columns(Path(path), list(dict.fromkeys(["item", *columns])))
+    items = cells["item"]
+    if known is not None and not any(item in known for item in items):
+        raise InputError(f"{path}: none of its items is an item of the model; give ids as in the data")
+    backwards = range(len(items) - 1, -1, -1)
+    return {name: {items[row]: cells[name][row] for row in backwards} for name in columns}
 
 
 def whole(text: str) -> str:
-    """1999 for 1999.0, and any other text as it is."""
+    """1999 for 1999.0, as pandas writes integers of which some are missing, and any other text as it is. Not for ids,
+    which have to be those of the model."""
     shorter = text.removesuffix(".0")
     return shorter if shorter.removeprefix("-").isdecimal() else text

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.cells import read_columns
 from ..errors import InputError, shown
-from ..inference.files import read_columns, values_of, whole
+from ..inference.files import values_of, whole
 from .limits import Refusal
 
 Value = str | int

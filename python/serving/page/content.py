@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...inference.files import read_columns
+from ...inference.files import item_texts
 from ..catalogue import Catalogue
 from .groups import Groups, grouped
 from .map import points
@@ -128,13 +128,6 @@ def _columns(options: PageOptions, catalogue: Catalogue) -> dict[str, list[str]]
     wanted: Sequence[str] = [name for name in (options.title, options.image, options.colour) if name is not None]
     if options.items is None or not wanted:
         return {}
-    texts = read_columns(options.items, list(dict.fromkeys(["item", *wanted])))
-    rows: dict[int, int] = {}
-    for row, item in enumerate(texts["item"]):
-        index = catalogue.item_index.get(item)
-        if index is not None:
-            rows.setdefault(index, row)
-    if not rows:
-        raise InputError(f"{options.items}: none of its items is an item of the model; give ids as in the data")
-    every = range(len(catalogue.item_ids))
-    return {name: [texts[name][rows[index]] if index in rows else "" for index in every] for name in wanted}
+    texts = item_texts(options.items, wanted, catalogue.item_index)
+    ids = [str(item) for item in catalogue.item_ids]
+    return {name: [cells.get(item, "") for item in ids] for name, cells in texts.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...inference.files import SEPARATOR
+from ...data.cells import BAR
 
 MOST = 8  # groups besides the others: more colours cannot be told apart
 RANGES = 6  # of a column of numbers
@@ -37,7 +37,7 @@ class Groups:
 
 def grouped(cells: Sequence[str]) -> Groups:
     """Groups by the first value of every cell: the most frequent values, or ranges of a column of many numbers."""
-    firsts = [cell.split(SEPARATOR)[0].strip() for cell in cells]
+    firsts = [cell.split(BAR)[0].strip() for cell in cells]
     present = [value for value in firsts if value]
     numbers = _numbers(firsts)
     if numbers is not None and len(set(present)) > MOST:

@@ -11,9 +11,10 @@ from data_folders import one_line, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmssl_trainer.data import SPLITS, InputError, load, summarise
+from mmssl_trainer.data.cells import read_columns
 from mmssl_trainer.data.ids import read_id_list
 from mmssl_trainer.data.split import split_by_time, split_latest
-from mmssl_trainer.data.tables import read_table
+from mmssl_trainer.data.tables import column_names, read_table
 from pyarrow import csv, parquet
 
 SHARED = Path(os.environ.get("MMSSL_FAST_DATA", Path(__file__).parents[4] / "shared/data"))
@@ -331,3 +332,22 @@ def test_table_names_its_unread_columns(tmp_path):
     (tmp_path / "interactions.csv").write_text("user,item,a,b\n1,2,x,y\n")
     table = read_table(tmp_path / "interactions.csv", ["user", "item"])
     assert table.unread == ["a", "b"] and table.rows == 1
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+def test_names_of_columns_may_contain_the_separator(tmp_path, separator):
+    names = ["user", f"price{separator} EUR", "item", 'the "best"', ",".join("abcdefgh")]
+    table = pa.table({name: [f"{name} 1", f"{name} 2"] for name in names})
+    path = tmp_path / "table.csv"
+    path.write_bytes(as_text(table, separator))
+    assert column_names(path) == names
+    found = read_table(path, ["user"], [names[1]])
+    assert found[names[1]].texts == [f"{names[1]} 1", f"{names[1]} 2"] and found.unread == names[2:]
+    assert read_columns(path, names) == table.to_pydict()
+
+
+def test_quotation_marks_in_a_table_with_tabs_belong_to_the_text(tmp_path):
+    path = tmp_path / "films.tsv"
+    path.write_text('item\ttitle\tthe "best"\n1\t"Heat" (1995)\tyes\n2\t"Weird, Al\tno\n')
+    assert column_names(path) == ["item", "title", 'the "best"']
+    assert read_columns(path, ["item", "title"]) == {"item": ["1", "2"], "title": ['"Heat" (1995)', '"Weird, Al']}
