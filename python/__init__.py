@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .exports import export as export
     from .features.make import MadeFeatures as MadeFeatures
     from .features.make import make_features as make_features
+    from .inference.files import item_texts as item_texts
     from .inference.histories import fold_in as fold_in
     from .inference.new_items import embed_items as embed_items
     from .inference.similar import Similar as Similar
@@ -82,6 +83,7 @@ _PUBLIC = {
     "fit": ("api", "fit"),
     "fold_in": ("inference.histories", "fold_in"),
     "intervals": ("api", "intervals"),
+    "item_texts": ("inference.files", "item_texts"),
     "load": ("runs.saved_model", "load"),
     "load_data": ("runs.complete", "load_data"),
     "make_features": ("features.make", "make_features"),

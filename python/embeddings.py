@@ -44,8 +44,8 @@ def dense(table: Table, what: str) -> Tensor:
     if isinstance(table, Tensor):
         return table
     raise InputError(
-        f"{what} needs dense embeddings, but those of this model are sparse; train another system, or EASE "
-        "with ease.rank"
+        f"{what} needs dense embeddings, but those of this model are sparse; train another system, set "
+        "model.item_item to 0, or give EASE a rank (ease.rank) and no ease.content"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -97,6 +97,14 @@ RanksOption = Annotated[
         show_default=False,
     ),
 ]
+ShowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--show",
+        metavar="COLUMN",
+        help="Column of --items, such as title, to show for every item. May be given several times.",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -171,6 +179,17 @@ def parse_set(assignment: str) -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         value = text
     return name.strip(), value
+
+
+def shown_columns(show: list[str] | None, items: Path | None, taken: Sequence[str]) -> list[str]:
+    """The different columns of --show. Raises InputError without --items, and for a name that the output has."""
+    columns = list(dict.fromkeys(show or []))
+    if columns and items is None:
+        raise InputError("--show is about columns of the table --items; give both")
+    for name in columns:
+        if name in taken:
+            raise InputError(f"--show {shown(name)}: the output has a column of this name already; choose another one")
+    return columns
 
 
 def written(folder: Path, data: Dataset) -> None:

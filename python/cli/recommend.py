@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError
 from . import launch
-from .options import RanksOption, RunPath
+from .options import RanksOption, RunPath, ShowOption, shown_columns
 
 if TYPE_CHECKING:
     from .. import Dataset
@@ -83,7 +83,8 @@ def recommend(
             "separated by |. May be given several times.",
         ),
     ] = None,
-    items: Annotated[Path | None, typer.Option(help="Table with a column item, for --filter.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Table with a column item, for --filter and --show.")] = None,
+    show: ShowOption = None,
     diversity: Annotated[
         float,
         typer.Option(
@@ -126,8 +127,11 @@ def recommend(
         raise InputError("--nearest is for --new-items; give both")
     if skip_unknown and history is None:
         raise InputError("--skip-unknown is for --history; give both")
-    if bool(filters) != (items is not None):
-        raise InputError("--filter and --items belong together; give both")
+    if filters and items is None:
+        raise InputError("--filter is about columns of the table --items; give both")
+    if items is not None and not filters and not show:
+        raise InputError("--items is for --filter and --show; give one of them")
+    shown = shown_columns(show, items, recommending.COLUMNS)
     model = load(run)
     notes = []
     added = None
@@ -155,6 +159,7 @@ def recommend(
     user_ids = _user_ids(users, users_from, model.interactions)
     if out is None and user_ids is None and history is None:
         raise InputError("choose users with --users, or write the lists of all users to a file with --out")
+    texts = files.item_texts(items, shown, model.interactions.item_index) if items is not None and shown else {}
     chunks = recommending.recommend(model, user_ids, k, exclude, excluded=pairs, diversity=diversity)
     if note := unfinished(run):
         notes.append(note)
@@ -163,14 +168,19 @@ def recommend(
     for note in notes:
         output.ERR.print(f"note: {note}", markup=False)
     if group.size > 1 and out is not None:
-        count = recommending.write_part(chunks, out)
+        count = recommending.write_part(chunks, out, texts)
         output.OUT.print(f"{out}: {count:,} recommendations in {group.size} files", markup=False)
     elif out is None:
-        rows = [row for chunk in chunks for row in zip(*(column.tolist() for column in chunk), strict=True)]
-        cells = [[str(user), rank, str(item), score] for user, rank, item, score in rows]
-        output.OUT.print(tables.table("", recommending.COLUMNS, cells))
+        cells = [
+            [str(user), rank, str(item), score, *more]
+            for chunk in chunks
+            for user, rank, item, score, *more in zip(
+                *(column.tolist() for column in chunk), *recommending.texts_of(chunk.item, texts), strict=True
+            )
+        ]
+        output.OUT.print(tables.table("", [*recommending.COLUMNS, *texts], cells))
     else:
-        count = recommending.write(chunks, out)
+        count = recommending.write(chunks, out, texts)
         output.OUT.print(f"{out}: {count:,} recommendations", markup=False)
 
 

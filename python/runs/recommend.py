@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from .saved_model import Model
 
 COLUMNS = ("user", "rank", "item", "score")
 EXCLUDE = ("train", "all")
+ItemTexts = Mapping[str, Mapping[str, str]]  # {column: {item id as text: cell}}
 
 
 class Recommendations(NamedTuple):
@@ -157,11 +158,11 @@ def popularity_of(model: Model) -> np.ndarray:
     return item_popularity(model.interactions) if model.popularity is None else model.popularity
 
 
-def write(chunks: Iterator[Recommendations], path: str | Path) -> int:
+def write(chunks: Iterator[Recommendations], path: str | Path, texts: ItemTexts | None = None) -> int:
     """Write recommendations atomically to a .csv or .parquet file. Returns the number of rows.
 
-    The columns are user, rank, item and score. Raises InputError for another extension or if the file cannot be
-    written.
+    The columns are user, rank, item and score, and those of texts: {column: {item id as text: what is written}}, empty
+    for an item that is not there. Raises InputError for another extension or if the file cannot be written.
     """
     path = Path(path)
     writers = {".csv": _write_csv, ".parquet": _write_parquet}
@@ -177,11 +178,11 @@ def write(chunks: Iterator[Recommendations], path: str | Path) -> int:
             rows += len(chunk.user)
             yield chunk
 
-    write_with(path, lambda temporary: writers[path.suffix.lower()](counted(), temporary))
+    write_with(path, lambda temporary: writers[path.suffix.lower()](counted(), temporary, texts or {}))
     return rows
 
 
-def write_part(chunks: Iterator[Recommendations], folder: Path) -> int:
+def write_part(chunks: Iterator[Recommendations], folder: Path, texts: ItemTexts | None = None) -> int:
     """Write this rank's recommendations as part-00000-of-00004.csv and so on in a new or empty folder; returns the rows
     of all ranks. All ranks must call it. Raises InputError if the folder is not empty or cannot be written."""
     ranks = distributed.current()
@@ -189,20 +190,27 @@ def write_part(chunks: Iterator[Recommendations], folder: Path) -> int:
     occupied = torch.tensor(any(folder.iterdir()), dtype=torch.int64)
     if distributed.all_max(occupied, ranks):
         raise InputError(f"{folder}: is not empty; give another folder with --out")
-    count = write(chunks, folder / f"part-{ranks.rank:05d}-of-{ranks.size:05d}.csv")
+    count = write(chunks, folder / f"part-{ranks.rank:05d}-of-{ranks.size:05d}.csv", texts)
     return int(distributed.all_sum(torch.tensor(count), ranks))
 
 
-def _write_csv(chunks: Iterator[Recommendations], path: Path) -> None:
+def texts_of(items: np.ndarray, texts: ItemTexts) -> list[list[str]]:
+    """The cells of these items in each column of texts, "" for an item that is not there."""
+    ids = list(map(str, items.tolist()))
+    return [[cells.get(item, "") for item in ids] for cells in texts.values()]
+
+
+def _write_csv(chunks: Iterator[Recommendations], path: Path, texts: ItemTexts) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(COLUMNS)
+        out.writerow([*COLUMNS, *texts])
         for chunk in chunks:
             score = chunk.score.astype(str)  # the shortest text that reads back as the same float32
-            out.writerows(zip(chunk.user.tolist(), chunk.rank.tolist(), chunk.item.tolist(), score, strict=True))
+            columns = [chunk.user.tolist(), chunk.rank.tolist(), chunk.item.tolist(), score]
+            out.writerows(zip(*columns, *texts_of(chunk.item, texts), strict=True))
 
 
-def _write_parquet(chunks: Iterator[Recommendations], path: Path) -> None:
+def _write_parquet(chunks: Iterator[Recommendations], path: Path, texts: ItemTexts) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -211,7 +219,9 @@ def _write_parquet(chunks: Iterator[Recommendations], path: Path) -> None:
 
     def table(chunk: Recommendations) -> Any:
         ids = {name: pa.array(ids.tolist(), id_type(ids)) for name, ids in (("user", chunk.user), ("item", chunk.item))}
-        return pa.table({name: ids.get(name, getattr(chunk, name)) for name in COLUMNS})
+        columns = {name: ids.get(name, getattr(chunk, name)) for name in COLUMNS}
+        cells = zip(texts, texts_of(chunk.item, texts), strict=True)
+        return pa.table(columns | {name: pa.array([cell or None for cell in own], pa.string()) for name, own in cells})
 
     first = next(chunks, None)
     if first is None:

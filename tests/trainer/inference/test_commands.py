@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from mmssl_trainer import InputError, recommend
+from mmssl_trainer import InputError, recommend, similar
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.inference.files import read_new_items
@@ -211,7 +211,7 @@ def test_tables_with_other_columns_are_refused(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, fragment",
     [
-        (["--filter", "colour=blue"], "--filter and --items belong together"),
+        (["--filter", "colour=blue"], "--filter is about columns of the table --items"),
         (["--items", "ITEMS", "--filter", "colour"], "'colour': must be COLUMN=VALUE"),
         (["--items", "ITEMS", "--filter", "price=3"], "has no column price; its columns are item, colour"),
         (["--items", "ITEMS", "--filter", "colour=grey"], "no item has colour=grey"),
@@ -251,3 +251,42 @@ def test_similar_items(runs, capsys):
     assert capsys.readouterr().out.count("│ 3 ") == 20  # as `recommend`
     assert "item 'nothing' is not in the data" in refused(capsys, "similar", runs / "mmssl", "nothing")
     assert "does not use features" in refused(capsys, "similar", runs / "lightgcn", "3", "--by", "features")
+
+
+def test_titles_are_shown_beside_the_items(runs, data, tmp_path, capsys):
+    """In a table on the terminal, in CSV and in Parquet; the title of an item that the table does not have is empty."""
+    lines = ["item,title,year", *(f'{item},"Film, {item}",{1900 + item}' for item in range(60)), "0,twice,1"]
+    shown = ["--items", written(tmp_path / "items.csv", "\n".join(lines)), "--show", "title", "--show", "year"]
+    run = str(runs / "lightgcn")
+    assert main(["recommend", run, "--k", "70", "--out", str(tmp_path / "o.csv"), *shown]) == 0
+    with open(tmp_path / "o.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0]) == ["user", "rank", "item", "score", "title", "year"]
+    for row in found:
+        item = int(row["item"])
+        assert [row["title"], row["year"]] == ([f"Film, {item}", str(1900 + item)] if item < 60 else ["", ""])
+    assert main(["recommend", run, "--k", "70", "--out", str(tmp_path / "o.parquet"), *shown]) == 0
+    table = parquet.read_table(tmp_path / "o.parquet").to_pylist()
+    assert [row["title"] or "" for row in table] == [row["title"] for row in found] and len(table) == len(found)
+    assert any(row["title"] is None for row in table)
+    capsys.readouterr()
+    assert main(["recommend", run, "--users", "3", "--k", "2", *shown]) == 0
+    said = capsys.readouterr().out
+    assert all(row["title"] in said for row in found if row["user"] == "3" and int(row["rank"]) <= 2)
+    assert main(["similar", run, "7", "--k", "3", *shown]) == 0
+    said, near = capsys.readouterr().out, similar(saved_model.load(run), [7], 3).similar.tolist()
+    assert all(f"Film, {item}" in said for item in near if item < 60)
+
+
+def test_wrong_titles_are_refused(runs, tmp_path, capsys):
+    table = written(tmp_path / "items.csv", "item,title\n1,One\n")
+    other = written(tmp_path / "other.csv", "item,title\nx,One\n")
+    for arguments, fragment in (
+        (["--show", "title"], "--show is about columns of the table --items; give both"),
+        (["--items", table, "--show", "name"], f"{table}: has no column name; its columns are item, title"),
+        (["--items", table, "--show", "item"], "--show 'item': the output has a column of this name already"),
+        (["--items", other, "--show", "title"], f"{other}: none of its items is an item of the model"),
+        (["--items", table], "--items is for --"),
+    ):
+        for command in (["recommend", runs / "mf", "--users", "1"], ["similar", runs / "mf", "1"]):
+            assert fragment in refused(capsys, *command, *arguments)
