@@ -6,6 +6,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError, shown
 from ..files import whole_folder
 from .arrow import numbers_or_texts
@@ -87,9 +89,10 @@ def _write(source: Source, destination: Path, table: str) -> Dataset:
         if source.splits is not None:
             rows["split"] = ids_of(source.splits)
         write_table(temporary / f"interactions.{table}", rows)
-        for name, ids in (("user", source.user_ids), ("item", source.item_ids)):
+        more = {name: np.array(cells, object) for name, cells in source.item_columns.items()}
+        for name, ids, columns in (("user", source.user_ids, {}), ("item", source.item_ids, more)):
             if ids is not None:
-                write_table(temporary / f"{name}s.{table}", {name: numbers_or_texts(ids)})
+                write_table(temporary / f"{name}s.{table}", {name: numbers_or_texts(ids), **columns})
         for modality, (column, values) in source.features.items():
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
             rows = pa.table({"item": pa.array(ids_of(column).tolist()), "vector": vectors})

@@ -12,6 +12,7 @@ from ..arrow import Column
 from ..names import standard_names
 from ..tables import column_names, read_table
 from .columns import joined, read_columns
+from .items import add_items
 from .source import Source
 
 NAME = "recbole"
@@ -46,6 +47,7 @@ def read(folder: Path) -> Source:
     items = sorted(folder.glob("*.item"))
     if len(items) == 1:
         source.features = _vectors(items[0])
+    add_items(source, folder)
     return source
 
 

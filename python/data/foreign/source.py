@@ -26,6 +26,7 @@ class Source:
     users, items, splits: Columns of the same rows; splits (train, val, test) is None without a split. numbers: rating
     and timestamp, [n]. user_ids, item_ids: all ids in the order of the feature rows; None if only the interactions
     contain ids. features: {modality: (Column of item ids, [n, d])}. copied: feature files that can be copied unchanged.
+    item_columns: {name: text of each of item_ids, None for an empty cell}, such as titles.
     """
 
     users: Column
@@ -37,6 +38,7 @@ class Source:
     features: dict[str, tuple[Column, np.ndarray]] = field(default_factory=dict)
     copied: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    item_columns: dict[str, list[str | None]] = field(default_factory=dict)
 
 
 def of_dataset(data: Dataset) -> Source:

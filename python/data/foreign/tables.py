@@ -15,14 +15,14 @@ from ..arrow import NUMBER, Column, column_of, numbers_of, pyarrow
 from ..files import TABLE_ENDS, read_text
 from ..layouts.plain import LABELS
 from ..names import standard_names
-from ..tables import column_names, first_line
+from ..tables import column_names, first_line, split_header
 from .columns import joined, known_columns, read_columns
+from .items import OTHERS, add_items
 from .source import Columns, Source, feature_paths
 
 NAME = "tables"
 TITLE = "a table of interactions under other names"
 ENDS = (*TABLE_ENDS, ".dat", ".data", ".txt")
-_OTHERS = re.compile(r"(movies|links|tags|genome.*|books.*|users?|items?|meta.*|README.*|.*_feat)\.")
 _SPLIT = re.compile(r"(train|valid|validation|val|dev|test)(?=[-_.0-9])")
 _ASIN = re.compile(r"[0-9A-Z]{10}")
 _SEPARATORS = ("::", "\t", ",", ";", "|", " ")
@@ -53,6 +53,7 @@ def read(folder: Path) -> Source:
         groups.setdefault(split, []).append(path)
     source = joined([(split, _table(path)) for split, paths in groups.items() for path in paths])
     source.copied = feature_paths(folder)
+    add_items(source, parts[0][1].parent)
     return source
 
 
@@ -75,7 +76,7 @@ def _parts(folder: Path, recognised_only: bool = True) -> list[tuple[str | None,
             if path.is_file()
             and path.name.endswith(ENDS)
             and not path.name.startswith((".", "_"))
-            and not _OTHERS.match(path.name)
+            and not OTHERS.match(path.name)
         ]
         paths = [path for path in paths if not recognised_only or _is_table(path)]
         matches = [(match, path) for path in paths if (match := _SPLIT.match(path.name))]
@@ -94,8 +95,8 @@ def _is_table(path: Path) -> bool:
     if path.suffix == ".parquet":
         return {"user", "item"} <= set(standard_names(column_names(path)))
     header = first_line(path)
-    fields = header.split(_separator(header))
-    if {"user", "item"} <= set(standard_names([field.strip('"') for field in fields])):
+    fields = split_header(header, _separator(header))
+    if {"user", "item"} <= set(standard_names(fields)):
         return True
     return _positional(fields) and not (path.suffix == ".txt" and _separator(header) == " ")
 
@@ -115,7 +116,7 @@ def _table(path: Path, user: str | None = None, item: str | None = None) -> Colu
         return _parquet(path, user, item)
     header = first_line(path)
     separator = _separator(header)
-    fields = header.split(separator)
+    fields = split_header(header, separator)
     if _positional(fields) and not (user or item):
         return _without_header(path, separator, len(fields))
     return read_columns(path, user, item)

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 from data_folders import WRITERS, one_line, pairs, small_dataset
 from mmssl_trainer import convert_data as convert
-from mmssl_trainer import prepare_data
+from mmssl_trainer import item_texts, prepare_data
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import SPLITS, InputError, load
 from mmssl_trainer.data.pickles import read_integer_lists
@@ -140,6 +140,96 @@ def test_ratings_keep_rating_and_time_with_or_without_a_header(name, whole, tmp_
     assert [(row["user"], row["item"], int(row["rating"]), row["timestamp"]) for row in table] == ROWS
     data = load(tmp_path / "new", min_rating=4, split="last")
     assert data.train.nnz + data.val.nnz + data.test.nnz == 60
+
+
+def folder_of(folder, **files):
+    folder.mkdir()
+    for name, lines in files.items():
+        text(folder / name.replace("__", "."), lines)
+    return folder
+
+
+def test_table_of_films_is_kept_for_titles_and_texts(tmp_path, capsys):
+    """All films, also those that nobody rated, in the order of the table; then rated ones that it does not have."""
+    source = folder_of(
+        tmp_path / "source",
+        ratings__csv=["userId,movieId,rating", *(f"{u},{i},4" for u in range(9) for i in (10, 2, 7, 99))],
+        movies__csv=[
+            "movieId,title,genres,none",
+            '7,"Big, ""Fat"" Heat",Action|Drama,',
+            "2,Léon,Drama,",
+            "3,Unrated,,",
+        ],
+        links__csv=["movieId,imdbId", "7,0012"],
+        tags__csv=["userId,movieId,tag", "1,7,fun"],
+    )
+    data = convert(source, tmp_path / "new")
+    assert data.item_ids.tolist() == [7, 2, 3, 10, 99]
+    assert (
+        "movies.csv: 3 items with title, genres; 1 without interactions; 2 items of the interactions are not in it"
+        in data.notes
+    )
+    assert "not converted: links.csv, tags.csv" in data.notes
+    table = parquet.read_table(tmp_path / "new" / "items.parquet").to_pydict()
+    assert table["title"] == ['Big, "Fat" Heat', "Léon", "Unrated", None, None]
+    assert table["genres"] == ["Action|Drama", "Drama", None, None, None] and table.keys() == {
+        "item",
+        "title",
+        "genres",
+    }
+    assert item_texts(tmp_path / "new" / "items.parquet", ["title"])["title"]["2"] == "Léon"
+    again = convert(source, tmp_path / "csv", table="csv")
+    assert again.fingerprint == data.fingerprint
+    assert item_texts(tmp_path / "csv" / "items.csv", ["title"])["title"]["7"] == 'Big, "Fat" Heat'
+
+
+def test_item_file_of_recbole_keeps_its_texts(tmp_path):
+    source = folder_of(
+        tmp_path / "source",
+        ml__inter=["user_id:token\titem_id:token", *(f"{u}\t{i}" for u in range(9) for i in range(4))],
+        ml__item=[
+            "item_id:token\tmovie_title:token_seq\temb:float_seq",
+            *(f'{i}\t"Film" {i}\t1 {i}' for i in range(4)),
+        ],
+    )
+    data = convert(source, tmp_path / "new")
+    texts = item_texts(tmp_path / "new" / "items.parquet", ["movie_title"])
+    assert texts == {"movie_title": {str(i): f'"Film" {i}' for i in range(4)}} and list(data.modalities) == ["emb"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "note"),
+    [
+        ("movies__csv", ["movieId,title", "x,A"], "movies.csv is not converted: none of its items has an interaction"),
+        (
+            "movies__csv",
+            ["film,title", "1,A"],
+            "movies.csv is not converted: has no column of item ids; for titles, write",
+        ),
+        ("movies__csv", ["movieId,title", "1,A,B"], "movies.csv is not converted: is not a readable table"),
+        ("movies__csv", ["movieId,title", ",A"], "movies.csv is not converted: row 1 has no movieId"),
+        (
+            "movies__csv",
+            ["movieId,title", "1,A", "1,B"],
+            "movies.csv: 1 items with title; 1 rows of an item that had one left",
+        ),
+        ("movies__dat", ["1::A::B"], "movies.dat is not converted: has no column of item ids"),
+    ],
+)
+def test_table_of_items_that_cannot_be_used_is_named(name, lines, note, tmp_path):
+    ratings = ["userId,movieId,rating", *(f"{u},{i},4" for u in range(9) for i in range(4))]
+    data = convert(folder_of(tmp_path / "source", ratings__csv=ratings, **{name: lines}), tmp_path / "new")
+    assert any(each.startswith(note) for each in data.notes), data.notes
+
+
+def test_table_of_items_beside_rows_of_features_is_not_taken(tmp_path):
+    """The rows are those of the items in another order."""
+    ratings = ["userId,movieId,rating", *(f"{u},{i},4" for u in range(9) for i in range(4))]
+    source = folder_of(tmp_path / "source", ratings__csv=ratings, movies__csv=["movieId,title", "1,A"])
+    np.save(source / "image_feat.npy", np.ones((4, 2), np.float32))
+    data = convert(source, tmp_path / "new")
+    assert not (tmp_path / "new" / "items.parquet").exists()
+    assert any("movies.csv is not converted: .npy features have an order of their own" in note for note in data.notes)
 
 
 def test_lists_of_items_are_unfolded_with_their_ratings(tmp_path):
