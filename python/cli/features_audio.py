@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .features_options import Batch, Device, Dtype, ItemColumn, Out, Query, Root, Sep, Source, make
+from .features_options import Batch, Device, Dtype, ItemColumn, Out, Output, Query, Root, Sep, Source, make
 
 
 def features_audio(
@@ -27,8 +27,9 @@ def features_audio(
     dtype: Dtype = "float32",
     rate: Annotated[int, typer.Option(help="Samples a second that the model gets.")] = 16000,
     seconds: Annotated[float, typer.Option(help="Seconds of each recording that are used, from its start.")] = 30.0,
+    output: Output = "",
 ) -> None:
     """Make a feature file from the recordings of items. The same command continues after an interruption."""
     options = {"columns": [column] if column else [], "item_column": item_column, "root": root, "sep": sep}
-    settings = {"batch": batch, "device": device, "rate": rate, "seconds": seconds}
+    settings = {"batch": batch, "device": device, "rate": rate, "seconds": seconds, "output": output}
     make("audio", source, out, model, **options, query=query, dtype=dtype, **settings)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, shown
-from .features_options import Batch, Device, Download, Dtype, ItemColumn, Out, Query, Root, Sep, Source, make
+from .features_options import Batch, Device, Download, Dtype, ItemColumn, Out, Output, Query, Root, Sep, Source, make
 
 
 def features_image(
@@ -36,10 +36,12 @@ def features_image(
     std: Annotated[
         str | None, typer.Option(help=".onnx, .pt2: deviation of red, green, blue. [default: 0.229,0.224,0.225]")
     ] = None,
+    output: Output = "",
 ) -> None:
     """Make a feature file from the pictures of items. The same command continues after an interruption."""
     options = {"columns": [column] if column else [], "item_column": item_column, "root": root, "sep": sep}
     settings = {"batch": batch, "device": device, "download": download, "weights": weights, "size": size}
+    settings["output"] = output
     colours = {"mean": _three("--mean", mean), "std": _three("--std", std)}
     make("image", source, out, model, **options, query=query, dtype=dtype, **settings, **colours)
 

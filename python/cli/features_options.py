@@ -19,6 +19,7 @@ Query = Annotated[str, typer.Option(help="SELECT statement to run on a DuckDB or
 Batch = Annotated[int, typer.Option(help="Inputs that the model gets at a time.")]
 Device = Annotated[str, typer.Option(help="Device of the model: cpu, cuda, cuda:1.")]
 Dtype = Annotated[str, typer.Option(help="Dtype of the features in the file: float32 or float16.")]
+Output = Annotated[str, typer.Option(help=".onnx: name of the output, if the model has several.")]
 Download = Annotated[
     bool, typer.Option("--download", help="Download the model from the Hugging Face hub if it is not on the disk.")
 ]

@@ -88,12 +88,19 @@ class AudioEncoder:
 
 
 def audio_encoder(
-    model: str | Path = LOGMEL, *, batch: int = 8, device: str = "cpu", rate: int = 16000, seconds: float = 30.0
+    model: str | Path = LOGMEL,
+    *,
+    batch: int = 8,
+    device: str = "cpu",
+    rate: int = 16000,
+    seconds: float = 30.0,
+    output: str = "",
 ) -> AudioEncoder:
     """The encoder of a model.
 
     model: "logmel", see LogMel; or a .onnx or .pt2 file, which takes samples float32 [n, seconds · rate], filled up
-    with zeros at the end. rate: samples a second. seconds: of each recording that are used, from its start.
+    with zeros at the end, possibly with a further axis of size 1. rate: samples a second. seconds: of each recording
+    that are used, from its start. output: of a .onnx file, if it has several.
     """
     check_batch(batch)
     if isinstance(rate, bool) or not isinstance(rate, int) or not 1000 <= rate <= 384000:
@@ -103,24 +110,28 @@ def audio_encoder(
     library("soundfile", "audio"), library("librosa", "audio")
     packages = ["librosa", "soundfile", "soxr"]
     if str(model) == LOGMEL:
+        if output:
+            raise InputError(f"output = {shown(output)}: is for .onnx files, not for {LOGMEL}")
         return AudioEncoder(LogMel(rate), rate, seconds, {"model": LOGMEL, "versions": versions(*packages)})
     path = Path(model)
     if path.suffix not in ENDS or not path.is_file():
         raise refuse_model(model, f'no such model; give "{LOGMEL}", a .onnx or a .pt2 file', True)
-    program = Program(path, batch, device, "audio")
+    program = Program(path, batch, device, "audio", output)
     length = round(seconds * rate)
-    if program.shape not in (None, (None,), (length,)):
+    sides = program.shape if program.shape is not None else (None,)
+    if [side for side in sides if side != 1] not in ([None], [length]):
         raise InputError(
-            f"{path}: takes inputs of the shape {program.shape}, but --rate {rate} and --seconds {seconds:g} give "
-            f"({length},)"
+            f"{path}: takes inputs of the shape {sides}, but --rate {rate} and --seconds {seconds:g} give ({length},)"
         )
+    shape = tuple(1 if side == 1 else length for side in sides)  # [n, 1, samples] and [n, samples, 1] are common
 
     def run(inputs: Sequence[np.ndarray]) -> np.ndarray:
         filled = np.zeros((len(inputs), length), np.float32)
         for row, samples in enumerate(inputs):
             filled[row, : len(samples)] = samples[:length]
-        return program(filled)
+        return program(filled.reshape(len(inputs), *shape))
 
     packages.append("onnxruntime" if path.suffix == ".onnx" else "torch")
-    identity = {"model": path.name, "digest": digest_of(path), "batch": program.batch, "versions": versions(*packages)}
+    settings = {"batch": program.batch, **({"output": output} if output else {})}
+    identity = {"model": path.name, "digest": digest_of(path), **settings, "versions": versions(*packages)}
     return AudioEncoder(run, rate, seconds, identity)

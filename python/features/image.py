@@ -91,6 +91,7 @@ def image_encoder(
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    output: str = "",
 ) -> ImageEncoder:
     """The encoder of a model.
 
@@ -99,6 +100,7 @@ def image_encoder(
     prepares pictures as the model's configuration says, and the vector is what the last layer but the classifier
     returns. For a file, the shorter side becomes `size` (default: what the file says, or 224) by bicubic interpolation,
     the middle is cut out, and the values from 0 to 1 are normalised by mean and std (default: those of ImageNet).
+    output: of a .onnx file, if it has several.
     """
     check_batch(batch)
     library("PIL", "image")
@@ -108,9 +110,11 @@ def image_encoder(
             raise InputError(f"{path}: no such model; check the path")
         if weights is not None:
             raise InputError(f"{path}: contains its weights; leave out --weights")
-        return _of_program(path, batch, device, size, mean, std)
+        return _of_program(path, batch, device, size, mean, std, output)
     if (size, mean, std) != (None, None, None):
         raise InputError(f"size, mean and std are for .onnx and .pt2 files; timm knows those of {model}")
+    if output:
+        raise InputError(f"output = {shown(output)}: is for .onnx files; of timm's models, the last layer is taken")
     return _of_timm(model, weights, batch, device, download)
 
 
@@ -121,8 +125,9 @@ def _of_program(
     size: int | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    output: str,
 ) -> ImageEncoder:
-    program = Program(path, batch, device, "image")
+    program = Program(path, batch, device, "image", output)
     if program.shape is not None and (len(program.shape) != 3 or program.shape[0] not in (3, None)):
         raise InputError(f"{path}: takes inputs of the shape {program.shape}; it must take [n, 3, height, width]")
     stated = program.shape[1] if program.shape is not None else None
@@ -140,6 +145,7 @@ def _of_program(
 
     kind = ("onnxruntime",) if path.suffix == ".onnx" else ("torch",)
     settings = {"size": side, "mean": list(mean), "std": list(std), "batch": program.batch}
+    settings |= {"output": output} if output else {}
     identity = {"model": path.name, "digest": digest_of(path), **settings, "versions": versions(*kind, "pillow")}
     return ImageEncoder(prepare, program, identity)
 

@@ -74,8 +74,8 @@ def make_features(
     model: a path or name, as docs/features.md says, or an object with the methods of `features.encoders.Encoder`.
     columns: of the texts, joined by ". ", or one of paths relative to `root` (default: the folder of the table).
     item_column, sep, query: as in `load_data`. dtype: "float32" or "float16". progress: called with (items done, all
-    items). settings: arguments of the encoder: batch, device, download; for images weights, size, mean, std; for audio
-    rate, seconds.
+    items). settings: arguments of the encoder: batch, device, download; for images weights, size, mean, std, output;
+    for audio rate, seconds, output.
 
     Items without content get a missing row, and so do contents that cannot be used, which OUT.skipped.csv lists with
     the reason. If the process is killed, the same call goes on where it was, and the file has the same bytes. Raises

@@ -17,16 +17,18 @@ ENDS = (".onnx", ".pt2")
 
 
 class Program:
-    """A model in a file. Calling it with inputs [n, …] returns vectors [n, width]: the only output of the model, or the
-    mean over all axes between if it has more.
+    """A model in a file. Calling it with inputs [n, …] returns vectors [n, width]: the output of the model, or its mean
+    over all axes between if it has more.
 
-    shape: of an input without the batch axis; None for a side that may vary, and None instead of a shape if the file
-    does not say it. batch: at most this many inputs at a time; a model with a fixed batch size gets its own, the last
-    one being filled up with zeros.
+    output: its name, for an ONNX model with several. shape: of an input without the batch axis; None for a side that
+    may vary, and None instead of a shape if the file does not say it. batch: at most this many inputs at a time; a
+    model with a fixed batch size gets its own, the last one being filled up with zeros.
     """
 
-    def __init__(self, path: Path, batch: int, device: str, extra: str) -> None:
-        self.path, self.batch, self.fixed = path, batch, False
+    def __init__(self, path: Path, batch: int, device: str, extra: str, output: str = "") -> None:
+        self.path, self.batch, self.fixed, self.output = path, batch, False, output
+        if output and path.suffix != ".onnx":
+            raise InputError(f"output = {shown(output)}: is for .onnx files; a .pt2 file must return one tensor")
         self.shape: tuple[int | None, ...] | None = None
         self._run = self._onnx(device, extra) if path.suffix == ".onnx" else self._exported(device)
 
@@ -49,7 +51,12 @@ class Program:
         self.shape = tuple(sides)
         if first is not None:
             self.batch, self.fixed = first, True
-        return lambda array: session.run(None, {inputs[0].name: array})[0]
+        outputs = {each.name: each.shape for each in session.get_outputs()}
+        if self.output not in outputs and (self.output or len(outputs) > 1):
+            has = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
+            raise InputError(f"{self.path}: has the outputs {has}; choose one of them with --output")
+        name = self.output or next(iter(outputs))
+        return lambda array: session.run([name], {inputs[0].name: array})[0]
 
     def _exported(self, device: str) -> Callable[[np.ndarray], np.ndarray]:
         try:

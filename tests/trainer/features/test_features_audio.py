@@ -1,5 +1,9 @@
 """Features of recordings: what a model hears, files that cannot be used, statistics of the spectrum."""
 
+import importlib.util
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -105,3 +109,58 @@ def test_settings_and_models_that_cannot_be_used(tmp_path, sounds, moments):
     ):
         with pytest.raises(InputError, match=message):
             features(tmp_path, model, **options)
+
+
+class Halves(nn.Module):
+    """Samples [n, 1, samples] → mean squares of both halves, [n, frames, 2], and the mean of the samples, [n, 1]."""
+
+    def forward(self, x):
+        parts = x.reshape(x.shape[0], 1, 2, RATE // 2).square().mean(3)
+        return parts, x.mean(2)
+
+
+@pytest.fixture
+def halves(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    exported = torch.export.export(Halves(), (torch.zeros(2, 1, RATE),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = {"input_names": ["sound"], "output_names": ["power", "mean"]}
+        torch.onnx.export(exported, f=str(tmp_path / "halves.onnx"), dynamo=True, verbose=False, **names)
+    return tmp_path / "halves.onnx"
+
+
+def test_further_axis_of_the_input_and_several_outputs(tmp_path, sounds, halves):
+    soundfile.write(sounds / "a.wav", np.concatenate([tone(440, seconds=0.5), 0.1 + 0 * tone(440, seconds=0.5)]), RATE)
+    found = features(tmp_path, halves, seconds=1.0, output="power")[1]
+    np.testing.assert_allclose(found["a"], [0.125, 0.01], atol=1e-3)
+    np.testing.assert_allclose(features(tmp_path, halves, seconds=1.0, output="mean")[1]["a"], [0.05], atol=1e-3)
+    for model, options, message in (
+        (halves, {"seconds": 1.0}, r"has the outputs power \[.*\], mean \[.*\]; choose one of them with --output"),
+        (halves, {"seconds": 1.0, "output": "none"}, "has the outputs power"),
+        (
+            halves,
+            {"seconds": 2.0, "output": "power"},
+            r"takes inputs of the shape \(1, 16000\), but .* give \(32000,\)",
+        ),
+        ("logmel", {"output": "power"}, "output = 'power': is for .onnx files"),
+    ):
+        with pytest.raises(InputError, match=message):
+            features(tmp_path, model, **options)
+
+
+def test_pretrained_model_hears_which_key_is_played(tmp_path, sounds):
+    """basic-pitch, whose wheel contains the weights as ONNX: the probability of each of the 88 keys of a piano."""
+    pytest.importorskip("onnxruntime")
+    package = importlib.util.find_spec("basic_pitch")
+    if package is None:
+        pytest.skip("needs the files of the package basic-pitch: pip install --no-deps basic-pitch")
+    (model,) = Path(package.origin).parent.rglob("nmp.onnx")
+    keys = {"a4": 440.0, "c4": 261.63, "e5": 659.26}
+    for name, hertz in keys.items():
+        overtones = sum(tone(n * hertz, 22050, 2.0) / n for n in range(1, 6))
+        soundfile.write(sounds / f"{name}.wav", 0.4 * overtones, 22050)
+    found = features(tmp_path, model, rate=22050, seconds=43844 / 22050, output="StatefulPartitionedCall:1")[1]
+    for name, hertz in keys.items():
+        assert found[name].shape == (88,) and found[name].argmax() == round(12 * np.log2(hertz / 27.5)), name
