@@ -99,8 +99,9 @@ def audio_encoder(
     """The encoder of a model.
 
     model: "logmel", see LogMel; or a .onnx or .pt2 file, which takes samples float32 [n, seconds · rate], filled up
-    with zeros at the end, possibly with a further axis of size 1. rate: samples a second. seconds: of each recording
-    that are used, from its start. output: of a .onnx file, if it has several.
+    with zeros at the end, possibly with a further axis of size 1. A model that takes fewer gets one part of a recording
+    after the other; the vector is their mean, weighted by their samples. rate: samples a second. seconds: of each
+    recording that are used, from its start. output: of a .onnx file, if it has several.
     """
     check_batch(batch)
     if isinstance(rate, bool) or not isinstance(rate, int) or not 1000 <= rate <= 384000:
@@ -119,17 +120,25 @@ def audio_encoder(
     program = Program(path, batch, device, "audio", output)
     length = round(seconds * rate)
     sides = program.shape if program.shape is not None else (None,)
-    if [side for side in sides if side != 1] not in ([None], [length]):
+    stated = [side for side in sides if side != 1]
+    if len(stated) != 1 or (stated[0] or 0) > length:
         raise InputError(
             f"{path}: takes inputs of the shape {sides}, but --rate {rate} and --seconds {seconds:g} give ({length},)"
         )
-    shape = tuple(1 if side == 1 else length for side in sides)  # [n, 1, samples] and [n, samples, 1] are common
+    window = stated[0] or length
+    shape = tuple(1 if side == 1 else window for side in sides)  # [n, 1, samples] and [n, samples, 1] are common
 
     def run(inputs: Sequence[np.ndarray]) -> np.ndarray:
-        filled = np.zeros((len(inputs), length), np.float32)
-        for row, samples in enumerate(inputs):
-            filled[row, : len(samples)] = samples[:length]
-        return program(filled.reshape(len(inputs), *shape))
+        counts = [max(1, math.ceil(min(len(samples), length) / window)) for samples in inputs]
+        filled = np.zeros((sum(counts), window), np.float32)
+        first, shares = 0, []
+        for samples, count in zip(inputs, counts, strict=True):
+            kept = samples[: min(length, count * window)]
+            filled[first : first + count].reshape(-1)[: len(kept)] = kept
+            shares.append(np.minimum(window, np.maximum(1, len(kept) - window * np.arange(count))))
+            first += count
+        vectors = np.split(program(filled.reshape(len(filled), *shape)), np.cumsum(counts)[:-1])
+        return np.stack([np.average(own, 0, share) for own, share in zip(vectors, shares, strict=True)])
 
     packages.append("onnxruntime" if path.suffix == ".onnx" else "torch")
     settings = {"batch": program.batch, **({"output": output} if output else {})}
