@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from launching import HERE, environment, run, with_fault
+from logged import NEEDED, expected, in_tensorboard
 from mmssl_trainer import configure, load, load_data
 from mmssl_trainer.cli import launch
 from mmssl_trainer.cli.main import main
@@ -162,3 +163,16 @@ def test_arguments_of_the_started_processes():
     given = ["train", "--ranks", "3", "--out", "x", "--set", "a=b"]
     assert launch.without_ranks(given) == ["train", "--out", "x", "--set", "a=b"]
     assert launch.without_ranks(["train", "--ranks=3"]) == ["train"]
+
+
+def test_only_rank_0_writes_the_log(tmp_path):
+    """With the values of the run folder, each once."""
+    pytest.importorskip("tensorboard", reason=NEEDED)
+    options = ["--set", "train.log_to=tensorboard", "--epochs", "2", "--ranks", "2", "--out", str(tmp_path / "run")]
+    ended = run([*MODULE, "train", *FLAGS, *options], seconds=240)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    found, wanted = in_tensorboard(tmp_path / "run"), expected(tmp_path / "run")
+    assert found.keys() == wanted.keys() | {"seconds"}
+    for name, values in wanted.items():
+        assert found[name] == pytest.approx(values, rel=1e-6), name

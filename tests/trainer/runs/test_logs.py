@@ -6,10 +6,10 @@ import sys
 
 import pytest
 from command_line import fails
+from logged import NEEDED, expected, in_mlflow, in_tensorboard, in_wandb
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.data import synthetic, write_plain
 
-NEEDED = "a log is tested where its package is installed"
 SMALL = ["--batch", "64", "--threads", "1", "--set", "model.dim=8", "--set", "train.checkpoint_every=1"]
 
 
@@ -24,41 +24,7 @@ def train(folder, run, log, *more, system="lightgcn"):
     return main(["train", *options, *SMALL, *more])
 
 
-def expected(run):
-    """{name: {epoch: value}} of the losses, validation metrics and test metrics of a run."""
-    values = {}
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        for part, each in (("loss", record["losses"]), ("val", record["val"])):
-            for name, value in each.items():
-                values.setdefault(f"{part}/{name}", {})[record["epoch"]] = value
-    result = json.loads((run / "result.json").read_text())
-    return values | {f"test/{name}": {result["best_epoch"]: value} for name, value in result["test"].items()}
-
-
-def in_tensorboard(run):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=NEEDED)
-    events = accumulator.EventAccumulator(str(run / "tensorboard"))
-    events.Reload()
-    assert events.Tags()["tensors"] == ["config/text_summary"]
-    scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
-    for name, each in scalars.items():
-        assert len({event.step for event in each}) == len(each), name
-    return {name: {event.step: event.value for event in each} for name, each in scalars.items()}
-
-
-def in_mlflow(run):
-    mlflow = pytest.importorskip("mlflow", reason=NEEDED)
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run}/mlflow.db")
-    (found,) = client.search_runs([client.get_experiment_by_name("mmssl_fast").experiment_id])
-    assert found.data.params["model.system"] and found.info.status == "FINISHED"
-    histories = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
-    return {
-        name.replace("_at_", "@"): {each.step: each.value for each in history} for name, history in histories.items()
-    }
-
-
-LOGS = {"tensorboard": in_tensorboard, "mlflow": in_mlflow}
+LOGS = {"tensorboard": in_tensorboard, "mlflow": in_mlflow, "wandb": in_wandb}
 
 
 def assert_logged(run, log):
@@ -72,7 +38,8 @@ def assert_logged(run, log):
 def test_log_has_what_the_run_folder_has(folder, tmp_path, log, monkeypatch):
     """Of a new run, one that goes on for more epochs, and one that goes on from an earlier checkpoint because it was
     killed after it had logged more."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
     pytest.importorskip(log, reason=NEEDED)
     run = tmp_path / "run"
     assert train(folder, run, log, "--epochs", "2") == 0
