@@ -59,6 +59,9 @@ def _tables(summary: dict[str, Any]) -> list[Table]:
             [[side, *(degree[name] for name in names)] for side, degree in degrees],
         ),
     ]
+    if weights := summary["weights"]:
+        title = "weights of the training interactions, divided by their mean"
+        tables.append(table(title, list(weights), [[f"{value:.3g}" for value in weights.values()]]))
     held_out = summary["held_out"]
     rows = [[split, *counts.values()] for split, counts in held_out.items() if counts["pairs"]]
     if rows:

@@ -56,6 +56,10 @@ CONFIG_KEY_OPTIONS = {
     "item_column": _text("data.item_column", "Column with the item ids. [default: item]"),
     "time_column": _text("data.time_column", "Column with the times. [default: timestamp]"),
     "rating_column": _text("data.rating_column", "Column with the ratings. [default: rating]"),
+    "weight_column": _text(
+        "data.weight_column",
+        "Column with the weights of the interactions. [default: every interaction counts the same]",
+    ),
     "sep": _text("data.sep", "Separator of a text table, one character. [default: detected]"),
     "query": _text("data.query", "SELECT statement to run on the DuckDB or SQLite database given by --interactions."),
     "missing_features": _text(
@@ -78,7 +82,7 @@ CONFIG_KEY_OPTIONS = {
 }
 DATA_OPTIONS = (
     *("data", "layout", "interactions", "query", "user_column", "item_column", "time_column", "rating_column", "sep"),
-    *("split_column", "split", "min_rating", "min_interactions", "missing_features"),
+    *("weight_column", "split_column", "split", "min_rating", "min_interactions", "missing_features"),
 )
 READ_OPTIONS = (*DATA_OPTIONS[1:], "modality", "split_seed")  # of commands whose argument is the data
 

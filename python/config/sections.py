@@ -77,6 +77,11 @@ class DataSection(Section):
         "timestamp", min_length=1, description='Column with the times for split "time" and "last".'
     )
     rating_column: str = Field("rating", min_length=1, description="Column with the ratings for min_rating.")
+    weight_column: str = Field(
+        "",
+        description="Column with the weights of the interactions, positive numbers (docs/data.md). Empty: every "
+        "interaction counts the same.",
+    )
     sep: str = Field("", description='Separator of a text table, such as ";" or "tab". Empty: it is detected.')
     query: str = Field(
         "",

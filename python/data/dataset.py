@@ -19,6 +19,7 @@ from ..errors import InputError, shown
 
 SPLITS = ("train", "val", "test")
 Splits: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]  # {split: (users, items)}, int64 [n] each
+Weights: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # users, items, weights of rows
 _DROPPED = (("val", "train"), ("test", "train"), ("val", "test"))  # pairs of the first that are also in the second
 _VALUES_AT_ONCE = 1 << 22
 _FLOAT = re.compile(r"-?[0-9]+\.0")
@@ -32,8 +33,9 @@ class Dataset:
     duplicates, and no pair is in two splits. features: {modality: float32 or float16 [n_items, d_m]}, row = item;
     finite, except that a row of NaN is a missing one. user_ids, item_ids: original ids (int64 or str) by index; None if
     the ids are the indices. notes: one line for each correction and each property that the user should know.
-    fingerprint: sha256 of sizes, splits and features. It does not depend on the layout, the order in the files or the
-    original ids.
+    fingerprint: sha256 of sizes, splits, features and weights. It does not depend on the layout, the order in the files
+    or the original ids. weights: float32 [number of training interactions] in the order of train.indices, positive,
+    with the mean 1; None if all are equal.
 
     >>> from mmssl_trainer import load_data
     >>> data = load_data()
@@ -55,6 +57,16 @@ class Dataset:
     item_ids: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     fingerprint: str = ""
+    weights: np.ndarray | None = None
+
+    @property
+    def weighted(self) -> sp.csr_array:
+        """The training interactions with their weights as values; without weights `train`."""
+        if self.weights is None:
+            return self.train
+        matrix = sp.csr_array((self.weights, self.train.indices, self.train.indptr), shape=self.train.shape)
+        matrix.has_canonical_format = True
+        return matrix
 
     @property
     def modalities(self) -> list[str]:
@@ -110,12 +122,14 @@ def build(
     user_ids: np.ndarray | None = None,
     item_ids: np.ndarray | None = None,
     notes: Iterable[str] = (),
+    weights: Weights | None = None,
 ) -> Dataset:
     """A Dataset, named after its folder, from index pairs {split: (users int64 [n], items int64 [n])}.
 
-    shape: (n_users, n_items). Duplicates are merged. Validation and test pairs that are also in the training set are
-    dropped, as are validation pairs that are also in the test set. The notes report this, and users and items without
-    training interactions. Raises InputError if the training set is empty.
+    shape: (n_users, n_items). weights: of rows, which include every training pair; those of equal pairs are added.
+    Duplicates are merged. Validation and test pairs that are also in the training set are dropped, as are validation
+    pairs that are also in the test set. The notes report this, and users and items without training interactions.
+    Raises InputError if the training set is empty.
     """
     n_users, n_items = shape
     name = Path(folder).resolve().name
@@ -125,6 +139,7 @@ def build(
     if not len(keys["train"]):
         refuse_empty(folder)
     matrices = {split: _csr(keys[split], n_users, n_items) for split in SPLITS}
+    of_pairs = None if weights is None else _weights(folder, keys["train"], n_items, weights, notes)
     idle = [
         count - int(np.count_nonzero(matrices["train"].sum(axis=axis))) for axis, count in ((1, n_users), (0, n_items))
     ]
@@ -141,6 +156,7 @@ def build(
         user_ids=_ids(user_ids, n_users),
         item_ids=_ids(item_ids, n_items),
         notes=notes,
+        weights=of_pairs,
     )
     return replace(data, fingerprint=fingerprint(data))
 
@@ -187,7 +203,8 @@ def split_notes(
 
 
 def fingerprint(data: Dataset) -> str:
-    """sha256 (hex) over sizes, the sorted pairs of each split, and each modality's name, dtype, shape and values."""
+    """sha256 (hex) over sizes, the sorted pairs of each split, each modality's name, dtype, shape and values, and the
+    weights, if there are any."""
     digest = hashlib.sha256(f"mmssl data 1 {data.n_users} {data.n_items}".encode())
     for split in SPLITS:
         matrix = getattr(data, split)
@@ -198,6 +215,9 @@ def fingerprint(data: Dataset) -> str:
         values = data.features[modality]
         digest.update(f" {modality} {values.dtype.name} {values.shape} ".encode())
         _digest(digest, values, values.dtype.newbyteorder("<"))
+    if data.weights is not None:
+        digest.update(b" weights ")
+        _digest(digest, data.weights, "<f4")
     return digest.hexdigest()
 
 
@@ -229,6 +249,39 @@ def _csr(keys: np.ndarray, n_users: int, n_items: int) -> sp.csr_array:
     matrix = sp.csr_array((np.ones(len(keys), np.float32), columns, indptr), shape=(n_users, n_items))
     matrix.has_canonical_format = True
     return matrix
+
+
+def _weights(folder: str | Path, keys: np.ndarray, n_items: int, rows: Weights, notes: list[str]) -> np.ndarray | None:
+    """The weights of the training pairs, float32 [n], None if they are equal. Appends a note.
+
+    keys: of the pairs, ascending. The result does not depend on the order of the rows.
+    """
+    users, items, values = rows
+    row_keys = np.asarray(users, np.int64) * n_items + items
+    inside = _members(row_keys, keys)
+    row_keys, values = row_keys[inside], values[inside]
+    order = np.lexsort((values, row_keys))
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.add.reduceat(values[order], np.searchsorted(row_keys[order], keys))
+        mean = sums.mean()
+        weights = (sums / mean).astype(np.float32)
+    repeated = len(values) - len(keys)
+    added = f"; the weights of {repeated} repeated {'row' if repeated == 1 else 'rows'} are added" if repeated else ""
+    if sums.min() == sums.max():
+        notes.append(
+            f"weights: all training interactions have the weight {sums[0]:g}, so weights change nothing{added}"
+        )
+        return None
+    if not (weights > np.finfo(np.float32).tiny).all() or not np.isfinite(weights).all():
+        raise InputError(
+            f"{folder}: the weights of the training interactions range from {sums.min():g} to {sums.max():g}, beyond "
+            "what float32 can hold relative to their mean; give weights of similar sizes"
+        )
+    notes.append(
+        f"weights: those of the training interactions are from {sums.min():g} to {sums.max():g}, and are divided by "
+        f"their mean {mean:g}{added}"
+    )
+    return weights
 
 
 def _ids(ids: np.ndarray | None, count: int) -> np.ndarray | None:

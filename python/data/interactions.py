@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError, shown
 from .arrow import Column
 from .core import k_core
-from .dataset import SPLITS, Splits
+from .dataset import SPLITS, Splits, Weights
 from .options import LoadOptions
 from .split import split_and_note
 from .sql import database_kind, refuse_without_query
@@ -22,10 +22,10 @@ def read_interactions(
 ) -> Table:
     """Read an interaction table. user, item, split: names of its columns.
 
-    The split column is read if it exists and options.split is "auto"; rating and timestamp are read if the options need
-    them. Rows with a low rating are removed, and then those outside the k-core of options.min_interactions. Appends
-    notes about both, and about columns that are not read. Raises InputError if the table is invalid, or lacks a column
-    that an option needs.
+    The split column is read if it exists and options.split is "auto"; rating, timestamp and weight are read if the
+    options need them. Rows with a low rating are removed, and then those outside the k-core of
+    options.min_interactions. Appends notes about both, and about columns that are not read. Raises InputError if the
+    table is invalid, or lacks a column that an option needs.
     """
     if database_kind(path) and not options.query:
         refuse_without_query(path)
@@ -40,8 +40,12 @@ def read_interactions(
             refuse_missing_numbers(path, name, options)
     if table.unread:
         notes.append(unread_interactions(path, table.unread, options))
+    is_high = np.ones(table.rows, bool)
     if options.min_rating is not None:
         is_high = table.numbers[options.rating_column] >= options.min_rating
+    if options.weight_column:
+        _refuse_weights(path, table.numbers[options.weight_column], is_high, options.weight_column)
+    if options.min_rating is not None:
         note_low_ratings(path, len(is_high) - is_high.sum(), len(is_high), options, notes)
         table = table.where(is_high)
     if options.min_interactions > 1:
@@ -52,6 +56,16 @@ def read_interactions(
             )
         table = _core(path, table, table[user], table[item], options.min_interactions, notes)
     return table
+
+
+def _refuse_weights(path: Path, weights: np.ndarray, counts: np.ndarray, column: str) -> None:
+    """Raise InputError for the first row that counts, bool [n], without a positive weight."""
+    bad = np.flatnonzero(counts & ~(weights > 0))
+    if len(bad):
+        raise InputError(
+            f"{path}: row {bad[0] + 1} has the {column} {weights[bad[0]]:g}; a weight must be positive, so remove the "
+            "row, or leave out --weight-column"
+        )
 
 
 def _core(path: Path, table: Table, users: Column, items: Column, k: int, notes: list[str]) -> Table:
@@ -87,11 +101,14 @@ def note_catalogue(removed: int, count: int, notes: list[str]) -> None:
 def needed_numbers(options: LoadOptions) -> list[str]:
     """The columns of numbers that the options need."""
     needed = [options.rating_column] if options.min_rating is not None else []
-    return needed + ([options.time_column] if options.split in ("time", "last") else [])
+    needed += [options.time_column] if options.split in ("time", "last") else []
+    return list(dict.fromkeys(needed + ([options.weight_column] if options.weight_column else [])))
 
 
 def refuse_missing_numbers(path: Path, name: str, options: LoadOptions) -> NoReturn:
     """Raise InputError, because a table lacks a column that an option needs."""
+    if name == options.weight_column:
+        raise InputError(f"{path}: has no column {name}; name the one with the weights, or leave out --weight-column")
     is_rating = name == options.rating_column and options.min_rating is not None
     option, column = (
         (f"--min-rating {options.min_rating:g}", "rating") if is_rating else (f"--split {options.split}", "time")
@@ -129,11 +146,26 @@ def splits_of(
     return {split: (users[splits == number], items[splits == number]) for number, split in enumerate(SPLITS)}
 
 
+def weights_of(
+    table: Table, column: str, labels: dict[str, str], users: np.ndarray, items: np.ndarray, options: LoadOptions
+) -> Weights | None:
+    """(users, items, weights) of the rows that may be training interactions, None without weights. The arguments are
+    those of `splits_of`."""
+    if not options.weight_column:
+        return None
+    weights = table.numbers[options.weight_column].astype(np.float64)
+    if column not in table:
+        return users, items, weights
+    in_training = np.array([labels[text] == "train" for text in table[column].texts], bool)[table[column].codes]
+    return users[in_training], items[in_training], weights[in_training]
+
+
 def unread_interactions(path: Path, names: list[str], options: LoadOptions) -> str:
     """The note about columns of an interaction table that are not read."""
     hints = []
     if options.rating_column in names:
-        hints.append("every row counts as an interaction; --min-rating 4 keeps only ratings of 4 or higher")
+        weights = "" if options.weight_column else f", --weight-column {options.rating_column} weights the rows by them"
+        hints.append(f"every row counts as an interaction; --min-rating 4 keeps only ratings of 4 or higher{weights}")
     if options.time_column in names:
         hints.append("--split time splits by timestamp")
     return "; ".join([unread(path, names), *hints])

@@ -33,6 +33,7 @@ class LoadOptions:
     item_column: str = "item"
     time_column: str = "timestamp"
     rating_column: str = "rating"
+    weight_column: str = ""
     sep: str = ""
     query: str = ""
     missing_features: str = "refuse"
@@ -80,7 +81,7 @@ def separator_of(sep: str) -> str:
     return sep
 
 
-COLUMN_OPTIONS = ("user_column", "item_column", "time_column", "rating_column")
+COLUMN_OPTIONS = ("user_column", "item_column", "time_column", "rating_column", "weight_column")
 TABLE_OPTIONS = (
     *("interactions", "split_column", "split", "split_share", "split_last", "min_rating", "min_interactions"),
     *(*COLUMN_OPTIONS, "sep", "query"),

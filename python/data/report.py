@@ -17,8 +17,8 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
 
     interactions: {split: count}. density: training pairs / (users x items). user_degree, item_degree: quantiles and
     mean of the number of training interactions. without_history: users and items without training interactions.
-    held_out: {"val", "test": counts of pairs, users, and of new users and cold items, which have no training
-    interactions}.
+    weights: quantiles of the weights of the training interactions, whose mean is 1; None without weights. held_out:
+    {"val", "test": counts of pairs, users, and of new users and cold items, which have no training interactions}.
     """
     train = dataset.train
     return {
@@ -31,6 +31,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "user_degree": _degrees(np.diff(train.indptr)),
         "item_degree": _degrees(np.bincount(train.indices, minlength=dataset.n_items)),
         "modalities": [_modality(name, values) for name, values in dataset.features.items()],
+        "weights": None if dataset.weights is None else _quantiles(dataset.weights, float),
         "without_history": {
             "users": int((np.diff(train.indptr) == 0).sum()),
             "items": dataset.n_items - len(np.unique(train.indices)),
@@ -56,9 +57,13 @@ def _held_out(train: sp.csr_array, matrix: sp.csr_array) -> dict[str, int]:
 
 
 def _degrees(degrees: np.ndarray) -> dict[str, float]:
+    return {**_quantiles(degrees, int), "mean": float(degrees.mean())}
+
+
+def _quantiles(values: np.ndarray, kind: type[int] | type[float]) -> dict[str, float]:
     names = ("min", "25%", "50%", "75%", "95%", "max")
-    quantiles = np.quantile(degrees, _QUANTILES, method="inverted_cdf")
-    return {**{name: int(value) for name, value in zip(names, quantiles, strict=True)}, "mean": float(degrees.mean())}
+    quantiles = np.quantile(values, _QUANTILES, method="inverted_cdf")
+    return {name: kind(value) for name, value in zip(names, quantiles, strict=True)}
 
 
 def _modality(name: str, values: np.ndarray) -> dict[str, Any]:

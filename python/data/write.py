@@ -12,7 +12,8 @@ from .dataset import SPLITS, Dataset
 
 
 def write_plain(dataset: Dataset, folder: str | Path, table: str = "csv") -> Path:
-    """Write the dataset with its split and original ids, so that `load(folder)` returns it. Returns the folder.
+    """Write the dataset with its split and original ids, so that `load(folder)` returns it. Returns the folder. Weights
+    are written to a column weight, which `load(folder, weight_column="weight")` reads.
 
     table: "csv" or "parquet", the format of interactions, users and items. The folder appears only when it is complete.
     Raises InputError if it cannot be written or is not empty.
@@ -26,6 +27,9 @@ def write_plain(dataset: Dataset, folder: str | Path, table: str = "csv") -> Pat
     names = np.repeat(SPLITS, [pairs[split].nnz for split in SPLITS])
     with whole_folder(folder) as temporary:
         rows = {"user": dataset.original_users(users), "item": dataset.original_items(items), "split": names}
+        if dataset.weights is not None:
+            held_out = np.ones(len(users) - len(dataset.weights))  # their weights are not used
+            rows["weight"] = np.concatenate([dataset.weights.astype(np.float64), held_out])
         write_table(temporary / f"interactions.{table}", rows)
         write_table(temporary / f"users.{table}", {"user": dataset.original_users(np.arange(dataset.n_users))})
         write_table(temporary / f"items.{table}", {"item": dataset.original_items(np.arange(dataset.n_items))})

@@ -41,6 +41,7 @@ def with_candidates(model: Model, items: Iterable[Id]) -> Model:
             n_items=len(kept),
             item_ids=data.original_items(kept),
             fingerprint="",
+            weights=None,
             **{split: sp.csr_array(getattr(data, split)[:, kept]) for split in SPLITS},
         ),
         popularity=popularity[kept],

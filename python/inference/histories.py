@@ -73,6 +73,7 @@ def with_histories(
         val=none,
         test=none,
         fingerprint="",
+        weights=None,
         notes=[],
     )
     popularity = item_popularity(data) if model.popularity is None else model.popularity

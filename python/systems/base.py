@@ -50,6 +50,9 @@ class System(Protocol):
     optimisers: optimisers by name; their state is part of a checkpoint.
     started_from_model: optional method, called after a run has loaded the parameters of a model of other data, for
         what is computed from them.
+    uses_weights: optional attribute of a system that is not trained in steps: whether `build` uses the weights of the
+        interactions. Weighted data is refused otherwise. A system that is trained in steps gets positives that are
+        drawn in proportion to the weights.
     measurements: optional method; its entries are added to the record of every epoch in metrics.jsonl.
     inference: a subclass of `inference.Inference`, which embeds users and items that training has not seen. Without
         this attribute the system can do neither.

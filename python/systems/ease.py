@@ -33,8 +33,9 @@ BLOCK = 1024  # rows of the items x items matrix processed at once
 class EASESystem(UntrainedSystem):
     """scores = X B, where B minimises ‖W^½ (X − X B)‖² + λ ‖B‖² with a diagonal of zeros.
 
-    X are the interactions, λ = ease.penalty, and W = D_u^−a, a = ease.user_exponent (0 in the paper). With P = (Xᵀ W X
-    + λ I)⁻¹, the solution is B_ij = −P_ij / P_jj for i ≠ j. It has two exact forms as a dot product:
+    X are the interactions with their weights, λ = ease.penalty, and W = D_u^−a, a = ease.user_exponent (0 in the
+    paper). With P = (Xᵀ W X + λ I)⁻¹, the solution is B_ij = −P_ij / P_jj for i ≠ j. It has two exact forms as a dot
+    product:
 
     - The embedding of a user is the row of X (sparse), that of item j the column B_·j. P comes from one Cholesky
       decomposition of items x items.
@@ -57,9 +58,10 @@ class EASESystem(UntrainedSystem):
     """
 
     inference = FixedCatalogue
+    uses_weights = True
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
-        self._settings, self._train = config.ease, sp.csr_array(dataset.train, dtype=np.float32)
+        self._settings, self._train = config.ease, sp.csr_array(dataset.weighted, dtype=np.float32)
         self._features: list[np.ndarray] = []  # of unit length, float64 [I, d_m]
         self._present = np.ones((dataset.n_items, 0), bool)  # which items have which features
         settings, rank = config.ease, config.ease.rank
@@ -87,7 +89,8 @@ class EASESystem(UntrainedSystem):
     def _weighted(self) -> sp.csr_array:
         """W^½ X in float64."""
         train = self._train.astype(np.float64)
-        degrees = np.maximum(np.asarray(train.sum(axis=1)).ravel(), 1.0)
+        degrees = np.asarray(train.sum(axis=1)).ravel()
+        degrees = np.where(degrees > 0, degrees, 1.0)
         return sp.csr_array(sp.diags_array(degrees ** (-self._settings.user_exponent / 2)) @ train)
 
     def _factorise(self, device: torch.device, rank: int, seed: int) -> None:

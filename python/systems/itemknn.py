@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 class ItemKNNSystem(UntrainedSystem):
-    """score_ui = Σ_{j in N(i), j an item of u} s_ij, where N(i) are the k items that are most similar to i, k =
-    itemknn.neighbours.
+    """score_ui = Σ_{j in N(i), j an item of u} w_uj s_ij, where N(i) are the k items that are most similar to i, k =
+    itemknn.neighbours, and w the weights of the interactions, 1 if there are none.
 
     s_ij is the cosine of the columns of the interactions with shrinkage, see `similarity.nearest`. The columns may be
     weighted by users (itemknn.user_exponent). With itemknn.content = w > 0, w times the cosine of the features is added
@@ -33,9 +33,10 @@ class ItemKNNSystem(UntrainedSystem):
     """
 
     inference = FixedCatalogue
+    uses_weights = True
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
-        settings, train = config.itemknn, sp.csr_array(dataset.train, dtype=np.float32)
+        settings, train = config.itemknn, sp.csr_array(dataset.weighted, dtype=np.float32)
         features = []
         if settings.content:
             features = [unit_rows(raw).double().numpy() for raw in features_of(dataset, config)]

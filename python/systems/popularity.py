@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,12 +32,16 @@ class PopularityInference(Inference):
 
 
 class PopularitySystem(UntrainedSystem):
-    """The score of an item is its number of training interactions, for every user."""
+    """The score of an item is its number of training interactions, or the sum of their weights, for every user."""
 
+    uses_weights = True
     over_ranks: ClassVar[dict[str, str]] = {}
     inference = PopularityInference
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         ranks = distributed.current()
         self.users = ranks.mine(torch.ones(graph.n_users, 1, device=graph.device))
-        self.items = ranks.mine(graph.item_degree.to(torch.float32)[:, None])
+        scores = graph.item_degree
+        if dataset.weights is not None:
+            scores = torch.from_numpy(dataset.weighted.astype(np.float64).sum(axis=0)).to(graph.device)
+        self.items = ranks.mine(scores.to(torch.float32)[:, None])

@@ -51,9 +51,9 @@ def nearest(
 
 
 def damped(interactions: sp.csr_array, axis: int, exponent: float) -> sp.csr_array:
-    """The interactions [U, I], divided by the degree of their user (axis 0) or item (axis 1) to the power
+    """The interactions [U, I], divided by the sum of those of their user (axis 0) or item (axis 1) to the power
     `exponent`."""
     degrees = np.asarray(interactions.sum(axis=1 - axis)).ravel().astype(np.float64)
-    scale = sp.diags_array(np.maximum(degrees, 1.0) ** -exponent)
+    scale = sp.diags_array(np.where(degrees > 0, degrees, 1.0) ** -exponent)
     matrix = interactions.astype(np.float64)
     return sp.csr_array(scale @ matrix if axis == 0 else matrix @ scale)

@@ -30,8 +30,9 @@ FLAT = 1e-6  # a spread of scores below this, relative to the vector lengths, is
 
 
 class SVDInference(Inference):
-    """The embedding of a user is exactly that of training: P = Â Q Σ⁻¹, for one more row of Â. The degrees of the items
-    do not change. The content of an item is [f_i/‖f_i‖ of every modality], as in SVDSystem for a missing one."""
+    """The embedding of a user is exactly that of training: P = Â Q Σ⁻¹, for one more row of Â, with weights of 1. The
+    degrees of the items do not change. The content of an item is [f_i/‖f_i‖ of every modality], as in SVDSystem for a
+    missing one."""
 
     no_users = ""
 
@@ -57,7 +58,8 @@ class SVDInference(Inference):
     def tables(self, known: Known) -> Tensors:
         settings, values = self.config.svd, known.parameters["values"].double()
         right, features = known.items[:, : len(values)], known.items[:, len(values) :]
-        by_item = known.graph.item_degree.clamp(min=1).double() ** -settings.item_exponent
+        degrees = known.parameters.get("item_weights", known.graph.item_degree.clamp(min=1).double())
+        by_item = degrees**-settings.item_exponent
         power = (values / values.max()) ** (2 * settings.power + 1)
         inverse = torch.where(values > NOISE * values.max(), 1 / values, 0)
         tables = {"sums": by_item[:, None] * right.double() * (inverse * power)}
@@ -95,6 +97,9 @@ class SVDSystem(UntrainedSystem):
     (model.dim) keeps the d largest singular values. a = svd.user_exponent, b = svd.item_exponent, p = svd.power. p = 0
     is PureSVD of the normalised matrix. b < ½ favours popular items, more so with a larger p. Not in the MMSSL paper.
 
+    If the interactions have weights, these are the entries of A, degrees are their sums, and means over the user's
+    items are weighted.
+
     With svd.content = w > 0, every modality adds w times its own score: the mean cosine similarity of the item's
     features and those of the user's items. Each score is first divided by its standard deviation over the items, per
     user. If a user's scores do not vary in one of them, that part is 0.
@@ -105,6 +110,7 @@ class SVDSystem(UntrainedSystem):
     """
 
     inference = SVDInference
+    uses_weights = True
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         rank, settings = config.model.dim, config.svd
@@ -119,11 +125,11 @@ class SVDSystem(UntrainedSystem):
                 f"{dataset.name}: --system svd with model.dim = {rank} and {graph.n_users} users, {graph.n_items} "
                 f"items: {advice}"
             )
-        matrix = dataset.train.astype(np.float64)
-        scale = [
-            sp.diags_array(np.maximum(matrix.sum(axis), 1.0) ** -exponent)
-            for axis, exponent in ((1, settings.user_exponent), (0, settings.item_exponent))
-        ]
+        matrix = dataset.weighted.astype(np.float64)
+        degrees = [np.where(total > 0, total, 1.0) for total in (matrix.sum(axis) for axis in (1, 0))]
+        exponents = settings.user_exponent, settings.item_exponent
+        scale = [sp.diags_array(side**-exponent) for side, exponent in zip(degrees, exponents, strict=True)]
+        self.item_weights = None if dataset.weights is None else torch.from_numpy(degrees[1])
         left, values, right = svds(scale[0] @ matrix @ scale[1], rank, random_state=config.train.seed % 2**32)
         left, right = (np.where(np.abs(side) < NOISE, 0.0, side) for side in (left, right.T))
         users = left * (values / values.max()) ** (2 * settings.power + 1)
@@ -142,8 +148,7 @@ class SVDSystem(UntrainedSystem):
             self.widths = torch.tensor([x.shape[1] for x in features])
             present = torch.cat(present_of(dataset), 1).to(graph.device)
             self.present = None if present.all() else present
-            degrees = graph.user_degree.clamp(min=1)[:, None]
-            profiles = [propagate(graph, items, "users", norm="none") / degrees for items in features]
+            profiles = _profiles(dataset, graph, degrees[0], features)
             known = [items[there] for items, there in zip(features, present.mT > 0, strict=True)]
             scaled = [settings.content * _by_spread(users, items) for users, items in zip(profiles, known, strict=True)]
             means = [items.double().mean(0).float() for items in known]
@@ -157,9 +162,11 @@ class SVDSystem(UntrainedSystem):
 
     def parameters(self) -> dict[str, Tensor]:
         """What embedding new users and items needs besides the items: the singular values, the widths of the
-        modalities and the means of their unit rows, and which items have features."""
-        present = {} if self.present is None else {"present": self.present}
-        return {"values": self.values, "widths": self.widths, "unit_means": self.means, **present}
+        modalities and the means of their unit rows, which items have features, and the sum of the weights of every
+        item."""
+        optional = {"present": self.present, "item_weights": self.item_weights}
+        there = {name: tensor for name, tensor in optional.items() if tensor is not None}
+        return {"values": self.values, "widths": self.widths, "unit_means": self.means, **there}
 
     def cold_items(self) -> Tensor | None:
         """The features of the items, with 0 in place of the singular vectors; None without svd.content."""
@@ -169,6 +176,16 @@ class SVDSystem(UntrainedSystem):
         if self.present is not None:
             content = content * self.present.amax(1, keepdim=True)
         return torch.cat([torch.zeros_like(self.items[:, : self.rank]), content], 1)
+
+
+def _profiles(
+    dataset: Dataset, graph: InteractionGraph, degrees: np.ndarray, features: Sequence[Tensor]
+) -> list[Tensor]:
+    """The weighted mean of the features of the user's items, [U, d_m] of each. degrees: sum of weights, float64 [U]."""
+    if dataset.weights is not None:
+        graph = InteractionGraph.from_scipy(dataset.weighted, weights=True).to(graph.device)
+    counts = torch.from_numpy(degrees).to(graph.device, torch.float32)[:, None]
+    return [propagate(graph, items, "users", norm="none") / counts for items in features]
 
 
 def _by_spread(users: Tensor, items: Tensor) -> Tensor:

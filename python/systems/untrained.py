@@ -11,11 +11,15 @@ from ..embeddings import Table
 
 
 class UntrainedSystem:
-    """A System without training: `build` computes the embeddings `users` [U, d] and `items` [I, d] directly."""
+    """A System without training: `build` computes the embeddings `users` [U, d] and `items` [I, d] directly.
+
+    uses_weights: whether `build` uses the weights of the interactions (Dataset.weighted).
+    """
 
     trains = False
     reads_features = False
     least_batch = 1
+    uses_weights = False
     users: Table
     items: Table
 

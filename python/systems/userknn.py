@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class UserKNNSystem(UntrainedSystem):
-    """score_ui = Σ_{v in N(u), i an item of v} s_uv, where N(u) are the k users that are most similar to u, k =
-    userknn.neighbours.
+    """score_ui = Σ_{v in N(u), i an item of v} w_vi s_uv, where N(u) are the k users that are most similar to u, k =
+    userknn.neighbours, and w the weights of the interactions, 1 if there are none.
 
     s_uv is the cosine of the rows of the interactions with shrinkage, see `similarity.nearest`. The rows may be
     weighted by items (userknn.item_exponent). The embedding of a user is the row of its similarities, that of an item
@@ -29,8 +29,9 @@ class UserKNNSystem(UntrainedSystem):
     """
 
     inference = FixedCatalogue
+    uses_weights = True
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
-        settings, train = config.userknn, sp.csr_array(dataset.train, dtype=np.float32)
+        settings, train = config.userknn, sp.csr_array(dataset.weighted, dtype=np.float32)
         self.users = nearest(damped(train, 1, settings.item_exponent), settings.neighbours, settings.shrinkage)
         self.items = sp.csr_array(train.T)

@@ -22,7 +22,7 @@ from ..errors import InputError, NonFiniteLoss, OutOfMemory, first_line, is_out_
 from ..memory.plan import largest, peak, stages
 from ..memory.retry import RestoreNeeded, Tiles
 from ..memory.sizes import sizes_of
-from ..systems import create, refuse_item_item
+from ..systems import create, refuse_item_item, title
 from ..systems.base import Batch, System
 from .balance import Balance, measure
 from .checkpoints import Checkpoints
@@ -31,6 +31,7 @@ from .progress import Fit, LossTable, NullObserver, Observer, Position
 from .ranks import refuse_different_results
 from .selection import Validation, selection
 from .start import Start
+from .weighted import WeightedSampler
 
 REPORT_SECONDS = 0.25
 
@@ -93,10 +94,30 @@ class Run:
             torch.set_num_threads(config.train.threads)
         self.graph = InteractionGraph.from_scipy(dataset.train).to(self.device)
         self.system = system or create(config.model.system)
+        self.weighted = self._sampler()
         self.steps = self.graph.nnz // config.train.batch + 1
         self._begin()
         self.trains = self.system.trains and config.train.epochs > 0
         self.batch = self._batch() if self.trains else 0
+
+    def _sampler(self) -> WeightedSampler | None:
+        """What draws the triples if the interactions have weights. Raises InputError if nothing would use these."""
+        name, weights = self.dataset.name, self.dataset.weights
+        if weights is None:
+            return None
+        if distributed.current().size > 1:
+            raise InputError(
+                f"{name}: only one process can train on interactions with weights; leave out --weight-column, or "
+                "--ranks and torchrun"
+            )
+        if self.system.trains:
+            return WeightedSampler(self.graph, weights)
+        if not getattr(self.system, "uses_weights", False):
+            system = title(self.config.model.system)
+            raise InputError(
+                f"{name}: {system} does not use the weights of the interactions; leave out --weight-column"
+            )
+        return None
 
     def _begin(self) -> None:
         """Initialise the system and the progress of the run."""
@@ -167,6 +188,8 @@ class Run:
     def next_batch(self) -> Batch:
         """The triples of the next step."""
         train, step = self.config.train, self.fit.step
+        if self.weighted is not None:
+            return Batch(*self.weighted(self.batch, train.seed, step, train.sample_over), step)
         return Batch(*sample_bpr(self.graph, self.batch, train.seed, step, train.sample_over), step)
 
     def _train_epoch(self) -> None:

@@ -13,7 +13,7 @@ from ..core import only_used
 from ..dataset import Dataset, build
 from ..features import FeatureFiles, catalogue_size
 from ..ids import check_gaps, indices_of, note_counting_from_one
-from ..interactions import note_catalogue, read_interactions, splits_of
+from ..interactions import note_catalogue, read_interactions, splits_of, weights_of
 from ..options import LoadOptions
 
 NAME = "mmrec"
@@ -51,6 +51,7 @@ def read(folder: Path, options: LoadOptions) -> Dataset:
         note_catalogue(n_items - len(rows), n_items, notes)
         n_users = len(user_ids)
     splits = splits_of(path, table, column, LABELS, users, items, options, notes)
+    weights = weights_of(table, column, LABELS, users, items, options)
     features = files.read(n_items, item_ids, options, notes, rows)
     shape = n_users, n_items if rows is None else len(rows)
-    return build(folder, NAME, shape, splits, features, user_ids, item_ids, notes)
+    return build(folder, NAME, shape, splits, features, user_ids, item_ids, notes, weights)

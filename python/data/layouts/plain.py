@@ -27,7 +27,7 @@ from ..dataset import Dataset, build
 from ..features import FeatureFiles
 from ..files import TABLE_ENDS, is_partitioned
 from ..ids import indices_in_list, listed_ids, note_counting_from_one, sorted_ids
-from ..interactions import note_catalogue, read_interactions, splits_of, unread
+from ..interactions import note_catalogue, read_interactions, splits_of, unread, weights_of
 from ..options import LoadOptions
 from ..tables import read_table
 
@@ -63,9 +63,10 @@ def read(folder: Path, options: LoadOptions) -> Dataset:
         items, item_ids, rows = only_used(items, item_ids)
         note_catalogue(n_items - len(rows), n_items, notes)
     splits = splits_of(path, table, options.split_column, LABELS, users, items, options, notes)
+    weights = weights_of(table, options.split_column, LABELS, users, items, options)
     features = files.read(n_items, item_ids, options, notes, rows)
     shape = len(user_ids), n_items if rows is None else len(rows)
-    return build(folder, NAME, shape, splits, features, user_ids, item_ids, notes)
+    return build(folder, NAME, shape, splits, features, user_ids, item_ids, notes, weights)
 
 
 def find_table(folder: Path, stem: str) -> Path | None:

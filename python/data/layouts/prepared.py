@@ -3,6 +3,7 @@
 prepared.json: sizes, number of interactions of each split, modalities with shape and dtype, notes, fingerprint.
 <split>_indptr.npy (int64 [users + 1]) and <split>_indices.npy (int32, ascending in each row): the CSR of a split.
 <modality>_feat.npy: features in item order, float32 or float16.
+train_weights.npy: weights of the training interactions (float32), if they have any.
 user_ids.npy, item_ids.npy: original ids by index (int64 or text); missing if the ids are the indices.
 
 The arrays are mapped copy-on-write, so that processes on one machine share the pages, and only pages that are used are
@@ -26,8 +27,9 @@ from ..options import TABLE_OPTIONS, LoadOptions
 
 NAME = "prepared"
 MANIFEST = "prepared.json"
+WEIGHTS = "train_weights.npy"
 NEEDS = f"{MANIFEST} and the arrays that mmssl-fast data prepare writes"
-VERSION = 1
+VERSION, WEIGHTED = 1, 2  # of a folder without and with weights, which earlier versions would ignore
 _BLOCK = 1 << 22
 _KEYS = {"format": int, "users": int, "items": int, "interactions": dict, "features": dict, "notes": list}
 
@@ -43,6 +45,7 @@ def read(folder: Path, options: LoadOptions) -> Dataset:
     content = _manifest(folder)
     n_users, n_items = content["users"], content["items"]
     matrices = {split: _matrix(folder, split, n_users, n_items, content["interactions"]) for split in SPLITS}
+    weights = _weights(folder, matrices["train"].nnz) if content["format"] == WEIGHTED else None
     features = {}
     for modality, description in content["features"].items():
         path = folder / f"{modality}_feat.npy"
@@ -64,6 +67,7 @@ def read(folder: Path, options: LoadOptions) -> Dataset:
         item_ids=ids["item"],
         notes=list(content["notes"]),
         fingerprint=content["fingerprint"],
+        weights=weights,
     )
     if options.modalities is not None and list(options.modalities) != data.modalities:
         data = data.with_modalities(options.modalities)
@@ -80,7 +84,8 @@ def read(folder: Path, options: LoadOptions) -> Dataset:
 def assembled(folder: Path, shape: tuple[int, int], features: dict[str, np.ndarray], notes: list[str]) -> Dataset:
     """The Dataset of arrays that are being written to the folder, without ids and fingerprint."""
     matrices = {split: csr(folder, split, shape) for split in SPLITS}
-    return Dataset(folder.name, NAME, *shape, **matrices, features=features, notes=notes)
+    weights = mapped(path) if (path := folder / WEIGHTS).exists() else None
+    return Dataset(folder.name, NAME, *shape, **matrices, features=features, notes=notes, weights=weights)
 
 
 def csr(folder: Path, split: str, shape: tuple[int, int]) -> sp.csr_array:
@@ -118,7 +123,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     kinds = _KEYS | {"fingerprint": str}
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in kinds.items()):
         raise InputError(f"{path}: lacks one of the keys {', '.join(kinds)}; prepare the data again")
-    if content["format"] != VERSION:
+    if content["format"] not in (VERSION, WEIGHTED):
         raise InputError(f"{path}: has the format {content['format']}, expected {VERSION}; prepare the data again")
     described = content["features"].values()
     if any(not isinstance(one, dict) or set(one) != {"shape", "dtype"} for one in described):
@@ -142,6 +147,20 @@ def _matrix(folder: Path, split: str, n_users: int, n_items: int, counts: dict[s
             row = begin + int(np.argmax((block < 0) | (block >= n_items)))
             _refuse(matrix_files[1], f"has the item {indices[row]} at position {row}", f"0..{n_items - 1}")
     return csr(folder, split, (n_users, n_items))
+
+
+def _weights(folder: Path, count: int) -> np.ndarray:
+    path = folder / WEIGHTS
+    values = mapped(path)
+    if values.dtype != np.float32 or values.shape != (count,):
+        _refuse(path, f"is {values.dtype} {values.shape}", f"float32 ({count},)")
+    for begin in range(0, count, _BLOCK):
+        block = values[begin : begin + _BLOCK]
+        bad = ~((block > 0) & np.isfinite(block))
+        if bad.any():
+            row = begin + int(np.argmax(bad))
+            _refuse(path, f"has {values[row]} at position {row}", "a positive number")
+    return values
 
 
 def _ids(path: Path, count: int) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, shown
 from ...files import whole_folder
 from ..arrow import Column
 from ..dataset import SPLITS, Dataset, float_notes, refuse_empty, separated, split_notes
@@ -86,11 +86,13 @@ def _streamed(folder: Path, layout: str, options: LoadOptions) -> tuple[Path, li
                 choose(folder, layout)  # refuses a folder that fits no layout
         if path is None or not path.exists():
             return None
-        if options.min_interactions > 1:
+        if options.min_interactions > 1 or options.weight_column:
             if path == folder and not is_partitioned(folder):
+                option = f"min_interactions = {options.min_interactions}"
+                if options.weight_column:
+                    option = f"weight_column = {shown(options.weight_column)}"
                 raise InputError(
-                    f"{folder}: min_interactions = {options.min_interactions} needs an interactions.parquet, a file or "
-                    "a folder; move the parts there"
+                    f"{folder}: {option} needs an interactions.parquet, a file or a folder; move the parts there"
                 )
             return None
         parts = [(part, keys) for part, keys in parts_of(path) if path != folder or not _is_beside(folder, part)]
@@ -130,6 +132,8 @@ def _write_loaded(data: Dataset, folder: Path) -> None:
         matrix = getattr(data, split)
         np.save(folder / f"{split}_indptr.npy", matrix.indptr.astype(np.int64))
         np.save(folder / f"{split}_indices.npy", matrix.indices.astype(np.int32))
+    if data.weights is not None:
+        np.save(folder / prepared.WEIGHTS, data.weights)
     for side, original in (("user", data.user_ids), ("item", data.item_ids)):
         if original is not None:
             values = (

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..dataset import SPLITS, fingerprint
-from ..layouts.prepared import MANIFEST, VERSION, assembled, mapped
+from ..layouts.prepared import MANIFEST, VERSION, WEIGHTED, assembled, mapped
 
 _BLOCK = 1 << 16
 
@@ -63,7 +63,7 @@ def write_manifest(folder: Path, shape: tuple[int, int], modalities: Iterable[st
     features = {modality: mapped(folder / f"{modality}_feat.npy") for modality in modalities}
     data = assembled(folder, shape, features, notes)
     content = {
-        "format": VERSION,
+        "format": VERSION if data.weights is None else WEIGHTED,
         "users": shape[0],
         "items": shape[1],
         "interactions": {split: int(getattr(data, split).nnz) for split in SPLITS},

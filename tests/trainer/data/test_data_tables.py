@@ -165,7 +165,8 @@ def test_columns_that_are_not_read_are_named_once(tmp_path):
     notes = [note for note in load(tmp_path).notes if "not read" in note]
     assert notes == [
         "interactions.csv: columns rating, timestamp are not read; every row counts as an interaction; "
-        "--min-rating 4 keeps only ratings of 4 or higher; --split time splits by timestamp"
+        "--min-rating 4 keeps only ratings of 4 or higher, --weight-column rating weights the rows by them; --split "
+        "time splits by timestamp"
     ]
     notes = [note for note in load(tmp_path, min_rating=2, split="last").notes if "not read" in note]
     assert notes == []
