@@ -55,10 +55,6 @@ _FORWARD: _Line = (60e3, 2.5, 0.057, 0.12)
 _BACKWARD: _Line = (80e3, 2.5, 0.07, 0.26)
 
 
-# Up to so many entries, `gain` of a COO matrix is negative for all dense factors of up to 1024 columns and 2 MiB.
-TINY_ENTRIES = 1200
-
-
 @lru_cache(256)
 def gain(
     layout: torch.layout,
@@ -80,6 +76,21 @@ def gain(
         saved += _time(_TORCH_BACKWARD[layout], entries, columns, is_large)
         saved -= _time(_BACKWARD, entries, columns, is_large)
     return saved - (1 + backward) * sum(shape) * width if from_right else saved
+
+
+def most_left(layout: torch.layout, shape: torch.Size, width: int, itemsize: int = 4, backward: bool = False) -> int:
+    """The largest number of entries for which `gain`, a straight line, is not positive; -1 if it always is positive.
+
+    Example:
+        >>> most = most_left(torch.sparse_coo, torch.Size([300, 300]), 64)
+        >>> [gain(torch.sparse_coo, n, torch.Size([300, 300]), 64) > 0 for n in (most, most + 1)]
+        [False, True]
+    """
+    lowest, many = gain(layout, 0, shape, width, itemsize, backward), 2**30
+    if lowest > 0:
+        return -1
+    slope = (gain(layout, many, shape, width, itemsize, backward) - lowest) / many
+    return min(int(-lowest / slope), many) if slope > 0 else many
 
 
 def prepare_cost(entries: int, shape: torch.Size, is_pattern_known: bool) -> float:

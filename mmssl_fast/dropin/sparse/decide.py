@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-import weakref
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -14,22 +13,18 @@ from torch import Tensor
 
 from ...modes import is_tracing, is_transformed
 from ...ops.derivatives import is_transforming
-from . import cost, products
+from . import products
 from .adjacency import Adjacency
 from .counts import TIMED, Report
-from .matrices import TOO_SMALL, Matrices
+from .left import DTYPES, LAYOUTS, left
+from .matrices import TOO_BRIEF, TOO_SMALL, Matrices
 from .pattern import stored_indices
 from .products import Product
 
-_COO = torch.sparse_coo
-LAYOUTS = (_COO, torch.sparse_csr, torch.sparse_csc)
-DTYPES = (torch.float32, torch.float64)
 _KINDS = (Tensor, torch.nn.Parameter)
-_MANY = 2**14  # entries, for whose product microseconds are little
 
 _matrices = Matrices()
 _told: set[str] = set()
-tiny: dict[int, weakref.ref[Tensor]] = {}  # by id, the matrices for which `leaves_tiny` was true
 is_mode_enabled = torch._C._is_torch_function_mode_enabled
 _torch_function = vars(Tensor)["__torch_function__"].__func__
 _sparse_mm = torch.sparse.mm  # the original, also while it is replaced
@@ -57,6 +52,9 @@ def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
     """
     if isinstance(adjacency, Adjacency):
         return adjacency.mm(x)
+    if not always and type(adjacency) in _KINDS and type(x) in _KINDS and not is_mode_enabled():
+        if x.layout is torch.strided is not adjacency.layout and left.leaves(adjacency, x):
+            return _sparse_mm(adjacency, x)
     return multiply(_sparse_mm, _sparse_mm, (adjacency, x), {}, always)
 
 
@@ -85,7 +83,9 @@ def report() -> Report:
     >>> report().taken
     1
     """
-    return _matrices.report.copy()
+    found = _matrices.report.copy()
+    found.left.update({reason: n for reason, n in ((TOO_SMALL, left.too_small), (TOO_BRIEF, left.too_brief)) if n})
+    return found
 
 
 def reset_report() -> None:
@@ -98,7 +98,6 @@ def reset_report() -> None:
     """
     global _matrices
     _matrices = Matrices()
-    tiny.clear()
 
 
 def multiply(
@@ -108,12 +107,7 @@ def multiply(
 
     plain: what to call if torch computes it: `func`, or a function that calls it.
     """
-    under_mode = is_mode_enabled()
-    if not always and not under_mode and len(args) == 2 and not kwargs and func in products.PLAIN:
-        if _is_too_small(*args):
-            _matrices.report.left[TOO_SMALL] += 1
-            return plain(*args)
-    if under_mode and all(type(x) in _KINDS for x in args if isinstance(x, Tensor)):
+    if is_mode_enabled() and all(type(x) in _KINDS for x in args if isinstance(x, Tensor)):
         with torch._C.DisableTorchFunction():  # with torch.set_default_device, reading a shape takes microseconds
             result = _result(func, args, kwargs, always)
     else:
@@ -138,39 +132,9 @@ def _result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         _matrices.report.left[reason] += 1
         return None
     assert isinstance(product, Product)
+    if not always and left.leaves(product.matrix, product.x, product.from_right):
+        return None
     return _run(product, func, args, kwargs, always)
-
-
-def leaves_tiny(matrix: Any, x: Any) -> bool:
-    """Whether torch is faster for ``matrix @ x``, whatever x is, because the matrix has so few entries.
-
-    On graphs of 100 nodes, a product takes 10 microseconds. To look at layout, dtype and sizes takes one, so the matrix
-    is remembered, by its identity. If it grows in place, torch goes on computing its products, which is right as well.
-    """
-    if id(matrix) not in tiny:
-        if not _is_too_small(matrix, x) or matrix.layout is not _COO or matrix._nnz() > cost.TINY_ENTRIES:
-            return False
-        key = id(matrix)
-        tiny[key] = weakref.ref(matrix, lambda _: tiny.pop(key, None))
-    _matrices.report.left[TOO_SMALL] += 1
-    return True
-
-
-def _is_too_small(matrix: Any, x: Any) -> bool:
-    """Whether torch is faster for ``matrix @ x``, if two microseconds suffice to find out.
-
-    `_run` decides the same for every product, but what is checked before takes as long as a product of small matrices.
-    """
-    if type(matrix) is not Tensor or type(x) not in _KINDS or matrix.dtype not in DTYPES or is_transforming():
-        return False
-    layout, shape, x_shape = matrix.layout, matrix.shape, x.shape
-    if layout not in LAYOUTS or not len(shape) == 2 == len(x_shape) or matrix.requires_grad:
-        return False
-    entries = matrix._nnz()
-    if entries > _MANY:
-        return False
-    backward = x.requires_grad and torch.is_grad_enabled()
-    return cost.gain(layout, entries, shape, x_shape[1], matrix.dtype.itemsize, backward) <= 0
 
 
 def _is_plain(matrix: Any, x: Any) -> bool:

@@ -13,6 +13,7 @@ from ...modes import outside_modes
 from . import cost
 from .adjacency import Adjacency
 from .counts import MatrixReport, Report
+from .left import left
 from .pattern import Pattern, Snapshot, stored_entries
 
 TOO_SMALL = "torch's own product is faster for matrices this small or dense factors this narrow"
@@ -57,6 +58,8 @@ class Matrices:
         self._kinds: dict[tuple[object, ...], MatrixReport] = {}
         self._patterns: list[Pattern] = []
         self._warned = False
+        left.clear()
+        left.known = self._known
 
     def __len__(self) -> int:
         return sum(known.prepared is not None for known in self._known.values())
@@ -91,6 +94,8 @@ class Matrices:
         elif known.missed < price * known.patience:
             known.missed += gain
             kind.left += 1
+            if known.uses == 1:
+                left.pause(shape, kind)
             return TOO_BRIEF
         else:
             known.uses = 1  # whether the products left to torch were of these contents is not known
@@ -99,6 +104,7 @@ class Matrices:
     def _prepare(self, matrix: Tensor, known: _Known, pattern: Pattern | None) -> Adjacency:
         start = time.perf_counter()
         kind = known.report
+        left.resume(matrix.shape)
         if pattern is None:
             kind.prepared += 1
             self._warn_of_preparing_anew(kind)

@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import _get_overloaded_args, _pop_mode_temporarily, has_torch_function
 
-from .decide import has_sparse, holds_sparse, is_mode_enabled, leaves_tiny, multiply
-from .products import PLAIN
+from .decide import has_sparse, holds_sparse, is_mode_enabled, multiply
+from .left import left
+from .products import PLAIN, READERS
 
 _strided = torch.strided
 _is_compiling = torch.compiler.is_compiling
+_leaves = left.leaves
 # torch gives objects under such keys to the threads of autograd, in which checkpoints are recomputed on CUDA.
 _KEY = "mmssl_fast.dropin.sparse"
 _is_key_in_tls, _get_obj_in_tls = torch._C._is_key_in_tls, torch._C._get_obj_in_tls
@@ -48,7 +50,19 @@ def deactivate(always: bool) -> None:
 
 def _update() -> None:
     _here.always = any(_here.users) if _here.users else None
-    torch._C._stash_obj_in_tls(_KEY, _here.always)
+    if _is_key_in_tls(_KEY):
+        torch._C._stash_obj_in_tls(_KEY, _here.always)
+
+
+def _tell(always: bool) -> None:
+    """From now on, the threads of autograd that run a backward pass of this thread do as it does.
+
+    There are such threads for CUDA, and for backward passes within each other. For others it is not done, because torch
+    copies what it gives to its threads at every node of every later backward pass, also in a step of 700 microseconds.
+    """
+    if _here.always is always and (torch.cuda.is_initialized() or torch._C._current_graph_task_id() >= 0):
+        if not (_is_key_in_tls(_KEY) and _get_obj_in_tls(_KEY) is always):
+            torch._C._stash_obj_in_tls(_KEY, always)
 
 
 def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., Any]:
@@ -56,17 +70,26 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
 
     path: the module and the qualified name under which callers find it.
     """
-    is_plain = func in PLAIN
+    multiplies_two = func in PLAIN or READERS[func] is READERS[torch.mv]
     plain = _method(func) if path[1].startswith("Tensor.") else func
 
     def product(*args: Any, **kwargs: Any) -> Any:
         always, call = _here.always, plain
+        if multiplies_two and always is False and len(args) == 2 and not kwargs and not is_mode_enabled():
+            a, b = args  # the same as below, in fewer steps: small products take microseconds
+            if (type(a) is Tensor or type(a) is Parameter) and (type(b) is Tensor or type(b) is Parameter):
+                if b.layout is _strided:
+                    if a.layout is _strided or _leaves(a, b):
+                        return func(a, b)
+                elif a.layout is _strided and _leaves(b, a, True):
+                    return func(a, b)
         if always is None and _is_key_in_tls(_KEY):  # a thread of autograd: as in the thread that called backward
             always = _get_obj_in_tls(_KEY)
         if always is not None and is_mode_enabled():
             if _is_compiling():
                 return func(*args, **kwargs)
             if holds_sparse((*args, *kwargs.values())):
+                _tell(always)
                 return multiply(func, plain, args, kwargs, always)
         elif always is not None:
             call = func  # if all arguments are tensors of torch itself, no __torch_function__ has to be asked
@@ -75,13 +98,14 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
                 if kind is Tensor or kind is Parameter:
                     if x.layout is _strided:
                         continue
-                    if is_plain and not always and len(args) == 2 and not kwargs and leaves_tiny(*args):
-                        return func(*args)
                 else:
                     call = plain
                     if x is None or not has_sparse(x):
                         continue
-                return func(*args, **kwargs) if _is_compiling() else multiply(func, plain, args, kwargs, always)
+                if _is_compiling():
+                    return func(*args, **kwargs)
+                _tell(always)
+                return multiply(func, plain, args, kwargs, always)
         return call(*args, **kwargs) if kwargs else call(*args)
 
     functools.update_wrapper(product, func)

@@ -1,0 +1,201 @@
+"""Products that the sparse drop-in leaves to torch: they cost next to nothing, counted in steps of Python."""
+
+import sys
+import threading
+
+import pytest
+import torch
+from tolerances import assert_close
+
+from mmssl_fast.dropin import sparse
+from mmssl_fast.dropin.sparse import cost, decide, matrices, pattern, wrappers
+from mmssl_fast.dropin.sparse.left import left
+from mmssl_fast.dropin.sparse.matrices import TOO_BRIEF, TOO_SMALL
+
+pytestmark = pytest.mark.usefixtures("fresh")
+
+
+def graph(entries, n, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    indices = torch.randint(n, (2, entries), generator=random)
+    return torch.sparse_coo_tensor(indices, torch.rand(entries, generator=random), (n, n)).coalesce()
+
+
+def dropped(a, seed):
+    keep = torch.rand(a._nnz(), generator=torch.Generator().manual_seed(seed)) > 0.2
+    return torch.sparse_coo_tensor(a._indices()[:, keep], a._values()[keep] / 0.8, a.shape)
+
+
+def steps_of(call):
+    """The numbers of Python functions and of built-in functions that are called within `call`."""
+    count = {"call": -1, "c_call": -1}  # `call` itself, and sys.setprofile
+
+    def note(_, event, __):
+        if event in count:
+            count[event] += 1
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count["call"], count["c_call"]
+
+
+@pytest.fixture
+def examined(monkeypatch):
+    """Names of the functions that look at entries or keep account of a matrix, as often as they are called."""
+    calls = []
+    for place, name in (
+        (matrices.Matrices, "_find"),
+        (matrices.Matrices, "_pattern"),
+        (pattern.Pattern, "of"),
+        (pattern.Snapshot, "is_still"),
+        (pattern, "same_bits"),
+        (pattern, "stored_indices"),
+        (pattern, "stored_values"),
+        (decide, "_run"),
+    ):
+        real = getattr(place, name)
+        monkeypatch.setattr(
+            place, name, lambda *args, name=name, real=real, **kw: calls.append(name) or real(*args, **kw)
+        )
+    return calls
+
+
+CALLS = {
+    "sparse.mm": lambda a, x: torch.sparse.mm(a, x),
+    "mm": lambda a, x: torch.mm(a, x),
+    "operator": lambda a, x: a @ x,
+    "method": lambda a, x: a.mm(x),
+    "from the right": lambda a, x: x.t() @ a,
+    "vector": lambda a, x: a @ x[:, 0].contiguous(),
+    "mv": lambda a, x: torch.mv(a, x[:, 0].contiguous()),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_a_small_matrix_takes_two_functions(call, layout, examined):
+    a, x = graph(200, 100), torch.randn(100, 8, requires_grad=True)
+    a = a.to_sparse_csr() if layout == "csr" else a
+    own = steps_of(lambda: CALLS[call](a, x))
+    with sparse.accelerated():
+        CALLS[call](a, x)  # is looked at and remembered
+        python, built_in = steps_of(lambda: CALLS[call](a, x))
+    assert python - own[0] <= 2, "the wrapper and the memory"
+    assert built_in - own[1] <= 8
+    assert not examined and sparse.report().left == {TOO_SMALL: 2}
+
+
+def test_dense_products_take_one_function():
+    x, y = torch.randn(3, 4), torch.randn(4, 5)
+    own = steps_of(lambda: torch.mm(x, y))
+    with sparse.accelerated():
+        python, built_in = steps_of(lambda: torch.mm(x, y))
+    assert python - own[0] == 1 and built_in - own[1] <= 3
+
+
+def test_small_matrices_that_are_new_in_each_step_are_looked_at_briefly(examined):
+    a, x = graph(900, 300), torch.randn(300, 64, requires_grad=True)
+    new = [dropped(a, seed) for seed in range(10)]
+    with sparse.accelerated():
+        new[0] @ x
+        for matrix in new[1:]:
+            python, built_in = steps_of(lambda matrix=matrix: matrix @ x)
+            assert python <= 5 and built_in <= 14  # the call itself, the wrapper, and three steps of the memory
+    assert not examined and sparse.report().left == {TOO_SMALL: 10}
+    known = len(left)
+    del new, matrix
+    assert len(left) == known - 10, "they are forgotten with the matrices"
+
+
+def test_matrices_used_too_briefly_are_examined_ever_less(examined):
+    """Half of the edges dropped in each step: one product gains less than preparing costs."""
+    a, x = graph(5000, 1500), torch.randn(1500, 64, requires_grad=True)
+    assert 0 < cost.gain(a.layout, 4000, a.shape, 64, backward=True) < cost.prepare_cost(4000, a.shape, False)
+    with sparse.accelerated():
+        dropped(a, 0) @ x  # nothing is known, so it is prepared
+        examined.clear()
+        unseen, steps = 0, 0
+        for step in range(1, 200):
+            matrix = dropped(a, step)
+            before = len(examined)
+            python, _ = steps_of(lambda matrix=matrix: matrix @ x)
+            if len(examined) == before:
+                unseen, steps = unseen + 1, max(steps, python)
+    assert unseen >= 188 and steps <= 5
+    assert examined.count("_find") <= 11 and not {"of", "is_still", "same_bits"} & set(examined)
+    assert sparse.report().left == {TOO_BRIEF: 199} and sparse.report().matrices[0].left == 199
+
+
+def test_a_matrix_that_stays_is_found_between_new_ones(taken):
+    """Each step uses a new matrix and then one that stays, in the same order."""
+    a, x = graph(5000, 1500), torch.randn(1500, 64, requires_grad=True)
+    with sparse.accelerated():
+        for step in range(30):
+            dropped(a, step) @ x
+        before = len(taken)
+        for step in range(200):
+            dropped(a, step) @ x
+            a @ x
+    assert len(taken) - before > 100
+
+
+def test_matrices_that_are_used_longer_from_now_on_are_taken(taken):
+    a, x = graph(5000, 1500), torch.randn(1500, 64, requires_grad=True)
+    with sparse.accelerated():
+        for step in range(60):
+            dropped(a, step) @ x
+        assert len(taken) == 1
+        for step in range(40):
+            matrix = dropped(a, step)
+            for _ in range(6):
+                matrix @ x
+    assert len(taken) > 150
+
+
+def test_what_is_remembered_follows_the_rule():
+    a, x = graph(200, 100), torch.randn(100, 8, requires_grad=True)
+    with sparse.accelerated():
+        torch.sparse.mm(a, x).sum().backward()
+        with pytest.raises(RuntimeError, match=r"size|shape"):  # torch's own error
+            torch.mm(a, x[:7])
+        with sparse.accelerated(always=True):
+            assert_close(a @ x, a.to_dense() @ x, torch.float32)
+        assert sparse.report().taken == 1
+        larger = graph(8000, 100, seed=1)
+        with torch.no_grad():
+            a.copy_(larger)  # keeps its place in memory, and torch's product is right
+        assert_close(a @ x, larger.to_dense() @ x, torch.float32)
+        known = len(left)
+        del a
+        assert len(left) == known - 1, "it is forgotten with the matrix"
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_number_of_entries_that_are_left_is_the_root_of_the_gain(layout, backward):
+    for width in (1, 16, 64, 1000):
+        for shape in (torch.Size((300, 300)), torch.Size((100, 40000))):
+            most = cost.most_left(layout, shape, width, 4, backward)
+            assert cost.gain(layout, most, shape, width, 4, backward) <= 0
+            assert most == 2**30 or cost.gain(layout, most + 1, shape, width, 4, backward) > 0
+
+
+def test_threads_of_autograd_are_told_where_there_are_any(monkeypatch):
+    """What torch hands to them is copied at every node of every backward pass."""
+    told = []
+
+    def work():
+        x = torch.randn(500, 64, requires_grad=True)
+        with sparse.accelerated():
+            for has_cuda, a in ((False, graph(9000, 500)), (True, graph(200, 500)), (True, graph(9000, 500))):
+                monkeypatch.setattr(torch.cuda, "is_initialized", lambda has_cuda=has_cuda: has_cuda)
+                (a @ x).sum().backward()
+                told.append(torch._C._is_key_in_tls(wrappers._KEY))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert told == [False, False, True] and sparse.report().taken == 2
