@@ -2,8 +2,8 @@
 
 A comparison runs both functions on the same inputs and with the same states of the random generators. A method of a
 class is called with an uninitialised instance as `self`, which has only the attributes that the known code reads. A
-method of an object is called with that object. The comparison takes place before training begins, so it can raise an
-error in time, and the training loop has no additional cost.
+method of an object is called with that object, whose attributes are restored afterwards. The comparison takes place
+before training begins, so it can raise an error in time, and the training loop has no additional cost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import inspect
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -22,28 +22,33 @@ import torch
 from torch import Tensor
 
 from ..relation import RelationRows
+from .attributes import Attributes
 from .sparse.adjacency import Adjacency
 
 VALUE, GRADIENT = 1e-4, 1e-3  # largest error, relative to the largest entry; float32, gradients through two backwards
 SEED = 2022
 
-# The instances of `uninitialised` in the case that runs, and the names of the attributes that they had.
-_instances: ContextVar[list[tuple[Any, set[str]]]] = ContextVar("_instances")
+# The instances of `uninitialised` in the case that runs, as they were.
+_instances: ContextVar[list[Attributes]] = ContextVar("_instances")
 
 Observations = list[tuple[str, object]]
 Case = Callable[[Any], Observations]
 
 
-def difference(original: Any, replacement: Any, cases: list[Case]) -> str | None:
+def difference(
+    original: Any, replacement: Any, cases: list[Case], objects: Mapping[str, Any] | None = None
+) -> str | None:
     """The reason why `replacement` is not equal to `original`, in one line, or None if nothing differs.
 
-    cases: functions that call the given function and return their observations as (name, value) pairs. The states of
-    the random generators of Python, NumPy and torch are restored. Of instances made by `uninitialised`, the attributes
-    that the function adds are compared by name.
+    cases: functions that call the given function and return their observations as (name, value) pairs.
+    objects: objects that the function may change, by the names that the reason gives them. The attributes that it sets,
+        there and on instances made by `uninitialised`, are compared by name. They are restored, and so are the states
+        of the random generators of Python, NumPy and torch.
     """
     with _generators_kept():
         for case in cases:
-            (truth, ends, written), (found, other_ends, other_written) = _run(original, case), _run(replacement, case)
+            truth, ends, written = _run(original, case, objects or {})
+            found, other_ends, other_written = _run(replacement, case, objects or {})
             if isinstance(truth, Exception):
                 return f"cannot be compared: the original code raised {_line(truth)}"
             if isinstance(found, Exception):
@@ -53,7 +58,7 @@ def difference(original: Any, replacement: Any, cases: list[Case]) -> str | None
             if ends != other_ends:
                 return "draws other random numbers"
             if lost := sorted(written - other_written):
-                return f"sets self.{lost[0]}, which the replacement does not set"
+                return f"sets {lost[0]}, which the replacement does not set"
     return None
 
 
@@ -64,7 +69,12 @@ def with_parameters_of(original: Callable[..., Any], replacement: Callable[..., 
     """
     if not callable(original):
         return f"is a {type(original).__name__}, not a function"
-    signature, new_signature = inspect.signature(original), inspect.signature(replacement)
+    try:
+        signature, new_signature = inspect.signature(original), inspect.signature(replacement)
+    except (TypeError, ValueError) as error:  # of a function that is not Python's
+        return _line(error)
+    if _bare(signature) == _bare(new_signature):
+        return replacement
     required, optional = _parameters(signature)
     new_required, new_optional = _parameters(new_signature)
     if required is None or new_required is None or len(required) != len(new_required):
@@ -110,12 +120,54 @@ def product(matrix: Tensor | Adjacency, x: Tensor) -> Observations:
     return place + observed(torch.sparse.mm(matrix, x), [x])
 
 
+def in_both_modes(model: torch.nn.Module, call: Callable[[], Observations]) -> Observations:
+    """What `call` observes while the model is in training mode, and in evaluation mode."""
+    found: Observations = []
+    for training in (True, False):
+        model.train(training)
+        found += call()
+    return found
+
+
+def with_hits(metrics: Mapping[str, Any]) -> Observations:
+    """The metrics of an evaluation, which must not all be zero: then they would be equal for any ranking."""
+    if not any(np.any(value) for value in metrics.values()):
+        raise RuntimeError("every metric is 0, so no list has a hit, and rankings cannot be compared")
+    return sorted(metrics.items())
+
+
 def uninitialised(cls: type, **attributes: Any) -> Any:
     """An instance of `cls` that has these attributes and whose `__init__` was not called."""
     instance: Any = object.__new__(cls)
     vars(instance).update(attributes)
-    _instances.get([]).append((instance, set(attributes)))
+    _instances.get([]).append(Attributes("self", instance))
     return instance
+
+
+class Instance:
+    """A class for `uninitialised` where the code needs no particular one."""
+
+
+@contextmanager
+def perturbed(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, parameters have other values: a tenth of their size is added, and to constant ones half of the size of
+    the others. Code that uses a parameter that is initially 0 or 1 then differs from code that does not."""
+    dense = [p for p in parameters if p.is_floating_point() and p.layout == torch.strided and p.numel()]
+    kept = [(p, p.detach().clone()) for p in dense]
+    sizes = [float(before.abs().mean()) for _, before in kept]
+    constant = [bool((before == before.flatten()[0]).all()) for _, before in kept]
+    usual = [size for size, same in zip(sizes, constant, strict=True) if not same] or [1.0]
+    random = torch.Generator().manual_seed(SEED)
+    try:
+        with torch.no_grad():
+            for (p, _), size, same in zip(kept, sizes, constant, strict=True):
+                scale = 0.1 * size + (0.5 * sum(usual) / len(usual) if same else 0)
+                p.add_(torch.randn(p.shape, generator=random).to(p) * scale)
+        yield
+    finally:
+        with torch.no_grad():
+            for p, before in kept:
+                p.copy_(before)
 
 
 def _parameters(signature: inspect.Signature) -> tuple[list[str] | None, list[str]]:
@@ -134,12 +186,13 @@ def _bare(signature: inspect.Signature) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _run(function: Any, case: Case) -> tuple[Any, tuple[Any, ...], set[str]]:
+def _run(function: Any, case: Case, objects: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...], set[str]]:
     """(the observations of the case, or the error it raised; the states of the generators afterwards; the attributes
-    that uninitialised instances have got)."""
+    that were set)."""
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002
     torch.manual_seed(SEED)
+    known = [Attributes(name, x) for name, x in objects.items()]
     token = _instances.set([])
     try:
         with warnings.catch_warnings(), torch.enable_grad():
@@ -147,8 +200,10 @@ def _run(function: Any, case: Case) -> tuple[Any, tuple[Any, ...], set[str]]:
             found: Any = case(function)
     except Exception as error:  # an error of either function is reported as a difference
         found = error
-    written = {name for instance, given in _instances.get() for name in vars(instance) if name not in given}
+    written = {name for attributes in (*known, *_instances.get()) for name in attributes.changed()}
     _instances.reset(token)
+    for attributes in known:
+        attributes.restore()
     ends = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
     return found, ends, written
 

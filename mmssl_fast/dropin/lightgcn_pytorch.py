@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compare import Case, observed
+from .compare import Case, Instance, in_both_modes, observed, perturbed, uninitialised, with_hits
 from .layers import lightgcn_layers
 from .losses import bpr_margins, row_squares
 from .negatives import UniformTriples
@@ -55,25 +55,30 @@ def accelerate(
         if part == "optimizer":
             done.optimizer(part, getattr(bpr, "opt", None))
             continue
-        place = {"computer": model, "bpr_loss": model, "Test": procedure}.get(part, getattr(procedure, "utils", None))
+        utils = getattr(procedure, "utils", None)
+        place = {"computer": model, "bpr_loss": model, "Test": procedure}.get(part, utils)
         if not hasattr(place, part):
             done.missing.append(part)
         else:
-            done.compare(part, place, part, replacements[part], _cases(part, procedure, model, dataset))
+            objects = {"model": model, "dataset": dataset, "Procedure": procedure, "utils": utils}
+            with perturbed(model.parameters()):
+                case = _case(part, model, dataset)
+                done.compare(part, place, part, replacements[part], [case], objects=objects)
     done.install(type(model).__name__, strict)
     return done
 
 
 def _replacements(procedure: Any, model: Any, dataset: Any) -> dict[str, Callable[..., Any] | str]:
     own_computer = getattr(model, "computer", None)
-    folds: dict[int, Adjacency] = {}
+    folds: tuple[list[Tensor], Adjacency] | None = None
 
     def layers() -> tuple[Tensor, Tensor]:
+        nonlocal folds
         graph = model.Graph
         if isinstance(graph, list):
-            if id(graph) not in folds:
-                folds[id(graph)] = Adjacency.from_torch(torch.cat([fold.coalesce() for fold in graph]))
-            graph = folds[id(graph)]
+            if folds is None or [*map(id, folds[0])] != [*map(id, graph)]:
+                folds = [*graph], Adjacency.from_torch(torch.cat([fold.coalesce() for fold in graph]))
+            graph = folds[1]
         return lightgcn_layers(graph, (model.embedding_user.weight, model.embedding_item.weight), model.n_layers)
 
     def computer() -> tuple[Tensor, Tensor]:
@@ -108,9 +113,12 @@ def _replacements(procedure: Any, model: Any, dataset: Any) -> dict[str, Callabl
 
     sampler: Callable[..., Any] | str
     try:
-        triples = UniformTriples(dataset.allPos, dataset.m_items)
+        lists, triples = dataset.allPos, UniformTriples(dataset.allPos, dataset.m_items)
 
         def sampler(dataset: Any, neg_ratio: int = 1) -> Any:
+            nonlocal lists, triples
+            if dataset.allPos is not lists:
+                lists, triples = dataset.allPos, UniformTriples(dataset.allPos, dataset.m_items)
             return triples.sample(dataset.trainDataSize)
     except ValueError as error:
         sampler = str(error)
@@ -147,25 +155,27 @@ def _metrics(dataset: Any, model: Any, topks: list[int]) -> dict[str, Any]:
     return results
 
 
-def _cases(part: str, procedure: Any, model: Any, dataset: Any) -> list[Case]:
+def _case(part: str, model: Any, dataset: Any) -> Case:
     leaves = list(model.parameters())
-    users, pos = (torch.as_tensor(np.asarray(x)[:DRAWN]) for x in (dataset.trainUser, dataset.trainItem))
+
+    def triples() -> tuple[Tensor, Tensor]:
+        users, pos = (torch.as_tensor(np.asarray(x)[:DRAWN]) for x in (dataset.trainUser, dataset.trainItem))
+        return users, pos
 
     def layers(computer: Callable[..., Any]) -> list[tuple[str, object]]:
-        model.eval()
-        return observed(computer(), leaves)
+        return in_both_modes(model, lambda: observed(computer(), leaves))
 
     def loss(bpr_loss: Callable[..., Any]) -> list[tuple[str, object]]:
         model.train()
+        users, pos = triples()
         return observed(bpr_loss(users, pos, pos.roll(7)), leaves)
 
     def sampled(sample: Callable[..., Any]) -> list[tuple[str, object]]:
-        few = SimpleNamespace(
-            n_users=dataset.n_users, m_items=dataset.m_items, allPos=dataset.allPos, trainDataSize=DRAWN
-        )
-        return observed(sample(few))
+        sizes = {name: getattr(dataset, name) for name in ("n_users", "m_items", "allPos")}
+        return observed(sample(uninitialised(Instance, trainDataSize=DRAWN, **sizes)))
 
     def shuffled(shuffle: Callable[..., Any]) -> list[tuple[str, object]]:
+        users, pos = triples()
         return observed(shuffle(users, pos)) + observed(shuffle(pos.numpy())) + observed(shuffle(users, indices=True))
 
     def tested(test: Callable[..., Any]) -> list[tuple[str, object]]:
@@ -178,8 +188,8 @@ def _cases(part: str, procedure: Any, model: Any, dataset: Any) -> list[Case]:
             user: [*row[[0, 3, 11, 39]].tolist(), *dataset.testDict[user]] for user, row in zip(some, best, strict=True)
         }
         truth = {user: [item for item in items if item >= 0] for user, items in truth.items()}
-        few = SimpleNamespace(testDict=truth, getUserPosItems=dataset.getUserPosItems, allPos=dataset.allPos)
-        return sorted(test(few, model, 0, SimpleNamespace(add_scalars=lambda *_: None)).items())
+        few = uninitialised(Instance, testDict=truth, getUserPosItems=dataset.getUserPosItems, allPos=dataset.allPos)
+        return with_hits(test(few, model, 0, SimpleNamespace(add_scalars=lambda *_: None)))
 
     found: dict[str, Case] = {
         "computer": layers,
@@ -188,4 +198,4 @@ def _cases(part: str, procedure: Any, model: Any, dataset: Any) -> list[Case]:
         "shuffle": shuffled,
         "Test": tested,
     }
-    return [found[part]]
+    return found[part]

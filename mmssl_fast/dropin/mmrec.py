@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import sparse
-from .compare import Case, observed
+from .compare import Case, in_both_modes, observed, perturbed, with_hits
 from .layers import lightgcn_layers
 from .losses import bpr_margins, row_squares
 from .negatives import chosen_negatives
@@ -57,6 +57,7 @@ def accelerate(
     score = replacements.pop("embeddings", None)
     replacements |= {"_sample_neg_ids": _sampler(train_data), "evaluate": _evaluation(trainer, score)}
     places = {"_sample_neg_ids": train_data, "evaluate": trainer}
+    objects = {"model": model, "trainer": trainer, "train_data": train_data}
     for part in done.parts:
         place = places.get(part, model)
         if part == "optimizer":
@@ -64,7 +65,9 @@ def accelerate(
         elif part not in replacements or not hasattr(place, part):
             done.missing.append(part)
         else:
-            done.compare(part, place, part, replacements[part], [_case(part, model, train_data, valid_data)])
+            with perturbed(model.parameters()):
+                case = _case(part, model, train_data, valid_data)
+                done.compare(part, place, part, replacements[part], [case], objects=objects)
     done.install(type(model).__name__, strict)
     return done
 
@@ -122,10 +125,10 @@ class _Seen(dict[int, frozenset[int]]):
     """The items of each user as a set of Python ints, which is created when it is first used."""
 
     def __init__(self, lists: Any) -> None:
-        self._lists = lists
+        self.lists = lists
 
     def __missing__(self, user: int) -> frozenset[int]:
-        self[user] = frozenset(map(int, self._lists[user]))
+        self[user] = frozenset(map(int, self.lists[user]))
         return self[user]
 
 
@@ -133,6 +136,9 @@ def _sampler(train_data: Any) -> Callable[..., Any]:
     seen = _Seen(train_data.history_items_per_u)
 
     def _sample_neg_ids(u_ids: Any) -> Tensor:
+        nonlocal seen
+        if seen.lists is not train_data.history_items_per_u:
+            seen = _Seen(train_data.history_items_per_u)
         return torch.tensor(chosen_negatives(train_data.all_items, u_ids.tolist(), seen), dtype=torch.int64)
 
     return _sample_neg_ids
@@ -144,7 +150,7 @@ def _evaluation(trainer: Any, embeddings: Callable[..., Any] | None) -> Callable
     @torch.no_grad()
     def evaluate(eval_data: Any, is_test: bool = False, idx: int = 0) -> Any:
         judge = trainer.evaluator
-        if is_test and judge.save_recom_result:  # it saves the recommended lists, too
+        if getattr(judge, "save_recom_result", False) and is_test:  # it saves the recommended lists, too
             return own(eval_data, is_test, idx)
         trainer.model.eval()
         k, n_items = max(trainer.config["topk"]), eval_data.dataset.item_num
@@ -173,26 +179,27 @@ def _best(model: Any, batch: Any, k: int, n_items: int, tables: tuple[Tensor, Te
 
 
 def _case(part: str, model: Any, train_data: Any, valid_data: Any) -> Case:
-    frame, config = train_data.dataset.df, train_data.config
-    users = torch.as_tensor(frame[config["USER_ID_FIELD"]].values[:BATCH]).long().to(config["device"])
-    items = torch.as_tensor(frame[config["ITEM_ID_FIELD"]].values[:BATCH]).long().to(config["device"])
     leaves = [p for p in model.parameters() if p.requires_grad]
 
+    def column(field: str) -> Any:
+        return train_data.dataset.df[train_data.config[field]][:BATCH]
+
     def forward(function: Callable[..., Any]) -> list[tuple[str, object]]:
-        model.train()
         adjacency = [model.norm_adj] if type(model).__name__ == "FREEDOM" else []
-        return observed(function(*adjacency), leaves)
+        return in_both_modes(model, lambda: observed(function(*adjacency), leaves))
 
     def loss(function: Callable[..., Any]) -> list[tuple[str, object]]:
         model.train()
         model.pre_epoch_processing()
-        return observed(function(torch.stack((users, items, items.roll(7)))), leaves)
+        users, items = (torch.as_tensor(column(field).values).long() for field in ("USER_ID_FIELD", "ITEM_ID_FIELD"))
+        triples = torch.stack((users, items, items.roll(7))).to(train_data.config["device"])
+        return observed(function(triples), leaves)
 
     def sampled(function: Callable[..., Any]) -> list[tuple[str, object]]:
-        return observed(function(frame[config["USER_ID_FIELD"]][:BATCH]))
+        return observed(function(column("USER_ID_FIELD")))
 
     def evaluated(function: Callable[..., Any]) -> list[tuple[str, object]]:
-        return sorted(function(valid_data).items())
+        return with_hits(function(valid_data))
 
     found: dict[str, Case] = {
         "forward": forward,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..modes import is_tracing, outside_modes
 from ..ops.derivatives import is_transforming
+from .compare import perturbed
 from .sparse.adjacency import Adjacency
 from .sparse.pattern import Pattern, Snapshot, same_bits
 
@@ -113,8 +114,9 @@ def _is_sum(conv: Any, method: str, normalised: bool, weighted: bool) -> bool:
         for training in (True, False):
             try:
                 probe = copy.deepcopy(conv).cpu().train(training)
-                found = getattr(probe, method)(x=x, edge_index=edges, edge_weight=weight)
-                (dx,) = torch.autograd.grad(found, x, grad)
+                with perturbed(probe.parameters()):  # a weight that is 1 or 0 before the first step
+                    found = getattr(probe, method)(x=x, edge_index=edges, edge_weight=weight)
+                    (dx,) = torch.autograd.grad(found, x, grad)
             except Exception:  # it needs other inputs, so it is not such a sum
                 return False
             if not all(
@@ -160,7 +162,7 @@ def _flows_to_target(conv: Any) -> bool:
 def _can_be_product(conv: Any, x: Any, edge_index: Any, edge_weight: Any) -> bool:
     if torch.compiler.is_compiling() or is_tracing() or is_transforming():
         return False
-    if conv.explain or any(getattr(conv, name, None) for name in _HOOKS):
+    if getattr(conv, "explain", None) or any(getattr(conv, name, None) for name in _HOOKS):
         return False
     if not isinstance(x, Tensor) or x.ndim != 2 or x.layout != torch.strided:
         return False

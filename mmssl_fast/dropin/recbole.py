@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compare import Case, observed
+from .compare import Case, in_both_modes, observed, perturbed, with_hits
 from .layers import lightgcn_layers
 from .losses import bpr_margins, row_squares
 from .ranking import best_unseen, hits_of, pair_keys
@@ -47,6 +47,7 @@ def accelerate(trainer: Any, valid_data: Any, parts: Iterable[str] = PARTS, *, s
     require("trainer", trainer, "RecBole's Trainer", "model", "optimizer", "evaluate", "eval_collector")
     model = trainer.model
     replacements = _replacements(trainer)
+    objects = {"model": model, "trainer": trainer}
     for part in done.parts:
         place = trainer if part == "evaluate" else model
         if part == "optimizer":
@@ -54,7 +55,9 @@ def accelerate(trainer: Any, valid_data: Any, parts: Iterable[str] = PARTS, *, s
         elif not hasattr(place, part):
             done.missing.append(part)
         else:
-            done.compare(part, place, part, replacements[part], [_case(part, trainer, valid_data)])
+            with perturbed(model.parameters()):
+                case = _case(part, trainer, valid_data)
+                done.compare(part, place, part, replacements[part], [case], objects=objects)
     done.install(type(model).__name__, strict)
     return done
 
@@ -110,20 +113,22 @@ def _replacements(trainer: Any) -> dict[str, Callable[..., Any]]:
 def _case(part: str, trainer: Any, valid_data: Any) -> Case:
     model = trainer.model
     leaves = [p for p in model.parameters() if p.requires_grad]
-    random = torch.Generator().manual_seed(3)
-    ids = [torch.randint(1, n, (BATCH,), generator=random) for n in (model.n_users, model.n_items, model.n_items)]
 
     def forward(function: Callable[..., Any]) -> list[tuple[str, object]]:
-        model.train()
-        return observed(function(), leaves)
+        return in_both_modes(model, lambda: observed(function(), leaves))
 
     def loss(function: Callable[..., Any]) -> list[tuple[str, object]]:
         model.train()
-        names = (model.USER_ID, model.ITEM_ID, model.NEG_ITEM_ID)
-        return observed(function({name: x.to(trainer.device) for name, x in zip(names, ids, strict=True)}), leaves)
+        random = torch.Generator().manual_seed(3)
+        sizes = {model.USER_ID: model.n_users, model.ITEM_ID: model.n_items, model.NEG_ITEM_ID: model.n_items}
+        ids = {name: torch.randint(1, n, (BATCH,), generator=random).to(trainer.device) for name, n in sizes.items()}
+        return observed(function(ids), leaves)
 
     def evaluated(function: Callable[..., Any]) -> list[tuple[str, object]]:
-        return sorted(function(valid_data, load_best_model=False).items())
+        found = function(valid_data, load_best_model=False)
+        # What the evaluation of RecBole stores for itself.
+        vars(trainer).update(item_tensor=None, tot_item_num=None)
+        return with_hits(found)
 
     found: dict[str, Case] = {"forward": forward, "calculate_loss": loss, "evaluate": evaluated}
     return found[part]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .compare import Case, difference
+from .compare import Case, difference, with_parameters_of
 from .optimizer import fusable, fuse_, steps_of
 
 
@@ -50,14 +50,18 @@ class Accelerated:
         replacement: Callable[..., Any] | str,
         cases: list[Case],
         installed: Callable[..., Any] | str | None = None,
+        objects: Mapping[str, Any] | None = None,
     ) -> None:
         """Compares `replacement` with the attribute or key `name` of `place`. `install` replaces it if they are equal.
 
-        replacement: a function, or the reason why there is none. cases: see `dropin.compare.difference`.
+        replacement: a function, or the reason why there is none. It must accept the calls that the original accepts.
+        cases, objects: see `dropin.compare.difference`.
         installed: the function that `install` uses instead of `replacement`, for options that change results.
         """
         original = place[name] if isinstance(place, dict) else getattr(place, name)
-        reason = replacement if isinstance(replacement, str) else difference(original, replacement, cases)
+        if not isinstance(replacement, str):
+            replacement = with_parameters_of(original, replacement)
+        reason = replacement if isinstance(replacement, str) else difference(original, replacement, cases, objects)
         if reason:
             self.differs[part] = reason
             return

@@ -274,6 +274,108 @@ def test_another_sampler_and_evaluation_are_not_replaced():
     assert set(report.differs) == {"UniformSample_original", "Test"}
 
 
+class NoisyInTraining(LightGCN):
+    def computer(self):
+        u, i = super().computer()
+        return (u + 0.1, i) if self.training else (u, i)
+
+
+class Optional(LightGCN):
+    def computer(self, perturbed=False):
+        u, i = super().computer()
+        return (u + 1, i) if perturbed else (u, i)
+
+
+class Remembers(LightGCN):
+    losses, steps = (), 0
+
+    def bpr_loss(self, users, pos, neg):
+        found = super().bpr_loss(users, pos, neg)
+        self.last = found[0].detach()
+        return found
+
+
+class Appends(Remembers):
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def bpr_loss(self, users, pos, neg):
+        found = LightGCN.bpr_loss(self, users, pos, neg)
+        self.losses.append(float(found[0].detach()))
+        return found
+
+
+class Counts(LightGCN):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def bpr_loss(self, users, pos, neg):
+        self.steps += 1
+        return super().bpr_loss(users, pos, neg)
+
+
+class Untrained(LightGCN):
+    """An item bias that is zero before the first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(ITEMS))
+
+    def getUsersRating(self, users):
+        return super().getUsersRating(users) + self.bias
+
+
+class NoSetting(LightGCN):
+    def __init__(self):
+        super().__init__()
+        self.config = {}
+
+
+HOSTILE = {
+    NoisyInTraining: ("computer", "result 1: entries differ"),
+    Optional: ("computer", "has a parameter 'perturbed' that the replacement lacks"),
+    Remembers: ("bpr_loss", "sets model.last, which the replacement does not set"),
+    Appends: ("bpr_loss", "sets model.losses, which the replacement does not set"),
+    Counts: ("bpr_loss", "sets model.buffers, which the replacement does not set"),
+    Untrained: ("Test", "entries differ"),
+    NoSetting: ("computer", "the replacement raised KeyError: 'dropout'"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_would_fail_or_differ_later_is_found_at_the_beginning(kind):
+    procedure, _, _, dataset = client()
+    fork, (part, reason) = kind(), HOSTILE[kind]
+    before = {name: (x, x.clone() if isinstance(x, torch.Tensor) else x) for name, x in fork.state_dict().items()}
+    names = list(vars(fork))
+    with pytest.warns(UserWarning, match="not replaced in"):
+        report = lightgcn_pytorch.accelerate(
+            procedure, fork, SimpleNamespace(opt=None), dataset, ["computer", "bpr_loss", "Test"]
+        )
+    assert reason in report.differs[part]
+    report.restore()
+    assert all(torch.equal(x, kept) for x, kept in before.values()), "parameters and buffers are what they were"
+    assert list(vars(fork)) == names and not getattr(fork, "losses", ()) and fork.training
+
+
+def test_replacements_follow_another_dataset_and_another_split_graph():
+    procedure, model, bpr, dataset = client()
+    whole = model.Graph
+    model.Graph = [*(whole.to_dense()[rows].to_sparse() for rows in (slice(0, 40), slice(40, None)))]
+    model.computer = lambda: stacked(
+        torch.cat([*model.Graph]), torch.cat((model.embedding_user.weight, model.embedding_item.weight)), 2
+    ).split((USERS, ITEMS))
+    lightgcn_pytorch.accelerate(procedure, model, bpr, dataset, ["computer", "UniformSample_original"], strict=True)
+    model.Graph = [fold * 2 for fold in model.Graph]
+    torch.testing.assert_close(
+        model.computer(), stacked(2 * whole, torch.cat([*model.parameters()]), 2).split((USERS, ITEMS))
+    )
+    other = SimpleNamespace(**vars(dataset) | {"allPos": [[3]] * USERS})
+    assert (procedure.utils.UniformSample_original(other)[:, 1] == 3).all()
+
+
 def test_unknown_parts_are_refused():
     for module, arguments in ((lightgcn_pytorch, (None,) * 4), (mmrec, (None,) * 3)):
         with pytest.raises(ValueError, match="got nothing_of_the_kind"):

@@ -128,6 +128,23 @@ def test_a_sum_that_only_looks_like_one_is_left():
 
     assert pyg.accelerate(Halved())[""].startswith("left")
 
+    class Gated(Interaction):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Parameter(torch.ones(()))  # a plain sum before the first step
+
+        def message(self, x_j, edge_weight):
+            return self.gate * super().message(x_j, edge_weight)
+
+    assert pyg.accelerate(Gated())[""].startswith("left")
+
+
+def test_a_convolution_without_the_explain_mode_of_newer_releases():
+    conv = LGConv()
+    del conv.explain
+    pyg.accelerate(conv)
+    conv.forward(torch.randn(N, 4), edges()[0])
+
 
 def train(model, edge_index, steps=5):
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
