@@ -98,6 +98,16 @@ class Left:
         if width <= self._widest.get(id(matrix), -1):
             self.too_small += 1
             return True
+        if self._pauses:
+            pause = self._pauses.get(matrix.shape)
+            if pause is not None and id(matrix) not in self.known:
+                if pause.rest > 1:
+                    pause.rest -= 1
+                elif not pause.leaves(matrix):
+                    return self._looks(matrix, width, x.requires_grad and torch.is_grad_enabled())
+                pause.kind.left += 1
+                self.too_brief += 1
+                return True
         return self._looks(matrix, width, x.requires_grad and torch.is_grad_enabled())
 
     def _looks(self, matrix: Tensor, width: int, backward: bool) -> bool:
@@ -118,12 +128,7 @@ class Left:
                 self._remember(matrix, width)
             self.too_small += 1
             return True
-        pause = self._pauses.get(shape)
-        if pause is None or id(matrix) in self.known or not pause.leaves(matrix):
-            return False
-        pause.kind.left += 1
-        self.too_brief += 1
-        return True
+        return False
 
     def _remember(self, matrix: Tensor, width: int) -> None:
         key = id(matrix)
