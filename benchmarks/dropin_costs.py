@@ -110,6 +110,15 @@ def calls(rounds):
     product = {"own": (lambda: own_mm(small, x), False), "inside": (lambda: torch.sparse.mm(small, x), True)}
     microseconds(f"sparse product of {small._nnz()} entries, left to torch", product, rounds)
 
+    def made(multiply, products):
+        new = torch.sparse_coo_tensor(small._indices(), small._values(), small.shape, check_invariants=False)
+        for _ in range(products):
+            multiply(new, x)
+
+    for n in (1, 2):
+        new = {"own": (lambda n=n: made(own_mm, n), False), "inside": (lambda n=n: made(torch.sparse.mm, n), True)}
+        microseconds(f"a new matrix of {small._nnz()} entries, products left to torch: {n}", new, rounds)
+
     def enter():
         with sparse.accelerated():
             pass

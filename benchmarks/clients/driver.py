@@ -7,7 +7,8 @@ the sides run their turns one after another, so that all have the same load on t
     python benchmarks/clients/run.py lightgcn_pytorch CHECKOUT [--data FOLDER] [--turns 5] [--sides own,sparse,full]
 
 Sides: "own" is the unchanged client, "sparse" the client under `sparse.enable()`, and "full" uses everything else that
-mmssl_fast.dropin has for it. `--sides own,own2,sparse` runs the unchanged client twice, to show the noise. Times are
+mmssl_fast.dropin has for it. `--sides own,own2,sparse` runs the unchanged client twice, to show the noise; options can
+be set for one side, as in `--set own2.threads=2` (threads of torch, an option of every client). Times are
 processor time, because other programs may be running; elapsed times are shown as well, and only they are of use with
 several threads (OMP_NUM_THREADS=2). Without --data, the built-in data set of mmssl_trainer is used.
 """
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the client")
     args = parser.parse_args()
-    options, kind = dict(option.split("=", 1) for option in args.set), client(args.client)
+    given, kind = dict(option.split("=", 1) for option in args.set), client(args.client)
     from mmssl_trainer.data import load
     from mmssl_trainer.data.synthetic import synthetic
 
@@ -123,15 +124,22 @@ def main() -> None:
         for name in args.sides.split(","):
             folder = Path(temporary) / name
             folder.mkdir()
+            options = options_of(name, given)
             kind(args.checkout.resolve(), folder, name, options).write(data)
             told = json.dumps([args.client, str(args.checkout.resolve()), str(folder), name, options])
             kept = KEPT_MEMORY if args.keep_memory else {}
             sides.append(Side(name, [sys.executable, "-P", sys.argv[0], "side", told], kept))
         result = take_turns(sides, args.turns, args.evaluations)
-    print(f"{kind.name}: {data.n_users} users, {data.n_items} items, {data.train.nnz} interactions, {options or ''}")
+    print(f"{kind.name}: {data.n_users} users, {data.n_items} items, {data.train.nnz} interactions, {given or ''}")
     report(result, kind.turn)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
+
+
+def options_of(side: str, given: dict[str, str]) -> dict[str, str]:
+    """The options KEY=VALUE, replaced by those SIDE.KEY=VALUE."""
+    general = {key: value for key, value in given.items() if "." not in key}
+    return general | {key.partition(".")[2]: value for key, value in given.items() if key.startswith(f"{side}.")}
 
 
 def client(name: str) -> type[Client]:
@@ -238,6 +246,8 @@ def run_side(name: str, checkout: str, folder: str, side: str, options: dict[str
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002  the clients draw from it
     torch.manual_seed(SEED)
+    if threads := options.pop("threads", ""):
+        torch.set_num_threads(int(threads))
     one = client(name)(Path(checkout), Path(folder), side, options)
     sys.path.remove(str(FOLDER))  # its module names are not the client's business
     os.chdir(folder)
