@@ -209,6 +209,8 @@ def _notes(dataset: Dataset, config: Config) -> list[str]:
             f"semantic neighbours of {dataset.n_users:,} users among {dataset.n_items:,} items are searched by "
             'clusters, at least 95% of them are found (model.neighbours_method = "exact" finds all)'
         )
+    if dataset.weights is not None and create(config.model.system).trains:
+        notes.append("weights: interactions are drawn in proportion to them; graphs and evaluation do not use them")
     if line := budget.summary(dataset, config):
         notes.append(line)
     return notes

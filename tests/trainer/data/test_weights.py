@@ -249,6 +249,8 @@ def test_a_run_with_weights_from_training_to_lists(tmp_path, capsys):
     write_table(path, table)
     arguments = ["train", "--data", str(tmp_path), "--weight-column", "rating", "--out", str(run), *SMALL[2:]]
     assert main([*arguments, "--system", "lightgcn"]) == 0
+    printed = " ".join("".join(capsys.readouterr()).split())
+    assert "drawn in proportion to them; graphs and evaluation do not use them" in printed
     assert main(["train", "--resume", str(run), "--epochs", "3"]) == 0
     write_table(path, table | {"rating": table["rating"][::-1]})
     capsys.readouterr()
