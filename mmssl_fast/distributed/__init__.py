@@ -26,6 +26,7 @@ from .collectives import (
     rows_to_columns,
 )
 from .cosine_topk import cosine_topk, seen_of_items
+from .dropout import dropout
 from .gradient_norm import gradient_norm
 from .infonce import infonce
 from .initial import kaiming_normal_columns, skip_uniform, xavier_uniform
@@ -47,6 +48,7 @@ __all__ = [
     "copy_to_ranks",
     "cosine_topk",
     "current",
+    "dropout",
     "gather_rows",
     "gather_whole",
     "gradient_norm",

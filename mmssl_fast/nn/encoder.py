@@ -295,11 +295,10 @@ class MMSSL(nn.Module):
         return torch.where(known > 0, whole / torch.where(known > 0, known, 1.0), 0.0)
 
     def _dropped(self, x: Tensor) -> Tensor:
-        """Dropout of the rows of items. Every rank draws the mask of all items, so that it does not depend on the
-        number of ranks, and torch's generators stay the same on all of them."""
+        """Dropout of the rows of items."""
         if self.ranks.size == 1 or not self.training:
             return self.dropout(x)
-        return x * self.ranks.mine(self.dropout(x.new_ones(self.graph.n_items, x.shape[1])))
+        return distributed.dropout(x, self.graph.n_items, self.dropout.p, self.ranks)
 
     def _semantic_graphs(self) -> list[InteractionGraph]:
         neighbours, cached = self.semantic_neighbours, self._neighbour_graphs

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from .. import threads
@@ -36,6 +37,22 @@ def join() -> Ranks:
     from ..training import ranks
 
     return ranks.join()
+
+
+def ended_by_ctrl_c() -> AbstractContextManager[None]:
+    """Context manager: in a process that torchrun or `launch` started as one of several, Ctrl-C ends the process at
+    once, and the first one says so. During training, the checkpoint is written first (signals.raise_on_signal)."""
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+        return nullcontext()
+    from ..training import signals
+
+    return signals.call_on_ctrl_c(_end)
+
+
+def _end() -> None:
+    if int(os.environ.get("RANK") or 0) == 0:
+        os.write(2, b"mmssl-fast: interrupted\n")
+    os._exit(128 + signal.SIGINT)
 
 
 def is_restarted() -> bool:

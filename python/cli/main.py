@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import threads
 from ..errors import InputError, Interrupted, NonFiniteLoss, Reported, WorkerFailed, as_user_error, install_command
+from . import launch
 
 TRAIN_PACKAGES = ("typer", "rich", "pydantic", "safetensors", "matplotlib", "pyarrow", "jinja2", "optuna")
 
@@ -20,6 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: success. 1: the run failed, for example because a loss became NaN or memory ran out. 2: invalid input, or a file
     that cannot be written. 130: interrupted. 143: terminated. 141: the reader of stdout has closed it.
     """
+    with launch.ended_by_ctrl_c():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     load = threads.Load()  # measured while the commands are imported, which takes about as long
     try:
         from .app import app

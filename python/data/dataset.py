@@ -16,6 +16,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from ..errors import InputError, shown
+from .npy import release
 
 SPLITS = ("train", "val", "test")
 Splits: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]  # {split: (users, items)}, int64 [n] each
@@ -72,6 +73,11 @@ class Dataset:
     def modalities(self) -> list[str]:
         """The names of the modalities, in the order of `features`."""
         return list(self.features)
+
+    def release_features(self) -> None:
+        """Give the memory of memory-mapped features back to the system, which reads them again when they are used."""
+        for values in self.features.values():
+            release(values)
 
     def original_users(self, index: npt.ArrayLike) -> np.ndarray:
         """The original ids of users given by index."""
@@ -215,6 +221,7 @@ def fingerprint(data: Dataset) -> str:
         values = data.features[modality]
         digest.update(f" {modality} {values.dtype.name} {values.shape} ".encode())
         _digest(digest, values, values.dtype.newbyteorder("<"))
+        release(values)
     if data.weights is not None:
         digest.update(b" weights ")
         _digest(digest, data.weights, "<f4")

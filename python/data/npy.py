@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import mmap
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -28,7 +30,8 @@ _VALUES_AT_ONCE = 1 << 22  # that are converted and checked
 def read_features(path: Path, n_items: int | None = None) -> np.ndarray:
     """Equals `np.load(path, allow_pickle=False)` as float32 [I, d] in C order. float16 stays float16. Row = item index.
 
-    A row of NaN is a missing one. Raises InputError if the file is not a complete .npy file of numbers, is not
+    In a process that torchrun has started, the values are memory-mapped copy-on-write if they need no conversion. A row
+    of NaN is a missing one. Raises InputError if the file is not a complete .npy file of numbers, is not
     two-dimensional, has no columns, does not have n_items rows (None: any number), or has another value that is not
     finite in float32.
     """
@@ -39,16 +42,60 @@ def read_features(path: Path, n_items: int | None = None) -> np.ndarray:
                 raise InputError(
                     f"{path}: has {shape[0]} rows for {n_items} items; it needs one row per item, in item order"
                 )
-            array = np.fromfile(file, dtype, math.prod(shape))
+            if _is_mapped(dtype, fortran, shape):
+                array = np.asarray(np.memmap(file, dtype, "c", file.tell(), (math.prod(shape),)))
+            else:
+                array = np.fromfile(file, dtype, math.prod(shape))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except MemoryError:
         raise InputError(
             f"{path}: {shape[0]} x {shape[1]} values of {dtype} do not fit into memory; save them as float16"
         ) from None
+    except ValueError:  # it cannot be mapped
+        array = np.empty(0, dtype)
     if len(array) != math.prod(shape):
         raise InputError(f"{path}: became shorter while it was read; wait until it has been written")
     return finite(path, array.reshape(shape[::-1]).T if fortran else array.reshape(shape))
+
+
+def _is_mapped(dtype: np.dtype, fortran: bool, shape: tuple[int, ...]) -> bool:
+    """Whether features are memory-mapped: if several processes of a run read them, each of which needs a part."""
+    native = dtype.isnative and dtype.kind == "f" and dtype.itemsize in (2, 4)
+    return native and not fortran and math.prod(shape) > 0 and int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
+def release(values: np.ndarray) -> None:
+    """Give the memory of a memory-mapped array back to the system, which reads it again when it is used.
+
+    Nothing for other arrays, for an array that was modified, and on systems other than Linux.
+    """
+    mapping = _mapping(values)
+    if mapping is not None and not _is_modified(mapping):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _is_modified(mapping: mmap.mmap) -> bool:
+    """Whether pages of the mapping have been copied because they were written to, or the system does not tell."""
+    begin, inside = np.frombuffer(mapping, np.uint8).ctypes.data, False
+    try:
+        lines = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return True
+    for key, *rest in map(str.split, lines):
+        if not key.endswith(":"):
+            first, last = (int(side, 16) for side in key.split("-"))
+            inside = first < begin + len(mapping) and last > begin
+        elif inside and key == "Anonymous:" and rest[0] != "0":
+            return True
+    return False
+
+
+def _mapping(values: np.ndarray) -> mmap.mmap | None:
+    base: object = values
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def feature_blocks(path: Path, n_items: int) -> Iterator[np.ndarray]:
@@ -151,6 +198,7 @@ def finite(path: Path, array: np.ndarray, start: int = 0) -> np.ndarray:
                 f"{path}: row {start + begin + row}, column {column} is {value}; {rule}; replace it or remove the file"
                 f"{whole}"
             )
+    release(array)
     return out
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from .dataset import SPLITS, Dataset
+from .npy import release
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+_VALUES_AT_ONCE = 1 << 22
 
 
 def summarise(dataset: Dataset) -> dict[str, Any]:
@@ -67,12 +69,10 @@ def _quantiles(values: np.ndarray, kind: type[int] | type[float]) -> dict[str, f
 
 
 def _modality(name: str, values: np.ndarray) -> dict[str, Any]:
-    norms = np.concatenate(
-        [
-            np.linalg.norm(values[begin : begin + 65536].astype(np.float64), axis=1)
-            for begin in range(0, len(values), 65536)
-        ]
-    )
+    norms, step = np.empty(len(values)), max(1, _VALUES_AT_ONCE // values.shape[1])
+    for begin in range(0, len(values), step):
+        norms[begin : begin + step] = np.linalg.norm(values[begin : begin + step].astype(np.float64), axis=1)
+    release(values)
     missing, norms = int(np.isnan(norms).sum()), norms[~np.isnan(norms)]
     return {
         "name": name,

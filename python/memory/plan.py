@@ -110,7 +110,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     d, m, own = s.dim, s.modalities, s.own
     table, columns = user + item, s.columns
     edge = edge_bytes(s)
-    masks = [(FLOAT * s.items * d, 3)] if s.ranks > 1 else []  # every rank draws the dropout of all items
+    masks = [(FLOAT * s.items * d, 1)] if s.ranks > 1 else []  # every rank draws the dropout of all items
     result = []
     if m:
         result.append(

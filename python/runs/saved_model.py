@@ -128,12 +128,17 @@ def _whole(model: Model, path: Path) -> Model | None:
     dataset, by_rows = model.interactions, rows_over_ranks(model.metadata["system"]) or {}
     counts = {"users": dataset.n_users, "items": dataset.n_items}
     users, items = (whole_table(getattr(model, side), counts[side], path.parent) for side in ("users", "items"))
-    parameters = dict(model.parameters)
+    parameters, content = dict(model.parameters), None
+    add_content(model)
+    if model.content is not None:
+        content = whole_table(model.content, dataset.n_items, path.parent)
     for name, side in by_rows.items():
         if name in parameters:
             whole = whole_table(parameters[name], counts[side], path.parent)
             parameters[name] = parameters[name] if whole is None else whole
-    return None if users is None or items is None else replace(model, users=users, items=items, parameters=parameters)
+    if users is None or items is None:
+        return None
+    return replace(model, users=users, items=items, parameters=parameters, content=content)
 
 
 def load(path: str | Path) -> Model:
@@ -291,13 +296,16 @@ def inference(model: Model, item_item: bool = True) -> Inference:
 
 def add_content(model: Model) -> bool:
     """Compute scaling and content if the features are in memory, as after training. Returns whether the model has
-    them."""
-    features = model.interactions.features
+    them. With several ranks, which must all call this, each has the content of its items."""
+    dataset, ranks = model.interactions, distributed.current()
+    features = dataset.features
     if model.content is None and features and "settings" in model.metadata:
         system = inference(model, item_item=False)  # a run on other data starts from the system's own part
         if not system.no_items:
-            model.scaling = Scaling.of(features, system.config.model.standardise)
-            model.content = content_of(ItemTower(system, model.parameters, model.scaling), features)
+            model.scaling = Scaling.of(features, system.config.model.standardise, ranks)
+            own = {name: values[slice(*ranks.span(dataset.n_items))] for name, values in features.items()}
+            model.content = content_of(ItemTower(system, model.parameters, model.scaling), own)
+            dataset.release_features()
     return model.content is not None
 
 

@@ -6,8 +6,9 @@ A system says in a class attribute `inference`, a subclass of `Inference`, how i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl_fast import InteractionGraph, propagate
+from mmssl_fast import InteractionGraph, distributed, propagate
+from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.nn.scaling import empty_columns, missing_rows
 
 if TYPE_CHECKING:
@@ -50,16 +52,17 @@ class Scaling:
     scale: Tensors
 
     @classmethod
-    def of(cls, features: Mapping[str, np.ndarray], standardise: bool) -> Scaling:
-        """Mean and deviation over the items with features, like `mmssl_fast.nn.scaling.standardised`."""
+    def of(cls, features: Mapping[str, np.ndarray], standardise: bool, ranks: Ranks = ONE) -> Scaling:
+        """Mean and deviation over the items with features, like `mmssl_fast.nn.scaling.standardised`. With several
+        ranks, each reads a part of the items, and all have the same bits as one."""
         mean, scale = {}, {}
         for name, raw in features.items():
             centre, factor = torch.zeros(raw.shape[1], dtype=torch.float64), torch.ones(raw.shape[1]).double()
             if standardise:
-                count = max(1, sum(map(len, _parts(raw))))
-                centre = sum((part.sum(0) for part in _parts(raw)), centre) / count
-                square = sum(((part - centre).square().sum(0) for part in _parts(raw)), torch.zeros_like(centre))
-                deviation = (square / count).sqrt()
+                count = max(1, int(_by_block(raw, ranks, _count)[:, 0].sum()))
+                centre = sum(_by_block(raw, ranks, _sum), centre) / count
+                squares = _by_block(raw, ranks, partial(_squares, centre=centre))
+                deviation = (sum(squares, torch.zeros_like(centre)) / count).sqrt()
                 factor = torch.where(empty_columns(centre, deviation), 0.0, 1 / deviation)
             mean[name], scale[name] = centre, factor
         return cls(mean, scale)
@@ -70,12 +73,34 @@ class Scaling:
         return torch.where(missing_rows(raw), 0, scaled)
 
 
-def _parts(raw: np.ndarray) -> Iterable[Tensor]:
-    """The rows that are not missing, in float64."""
-    for first in range(0, len(raw), ROWS):
-        part = torch.from_numpy(raw[first : first + ROWS]).double()
-        missing = missing_rows(part)[:, 0]
-        yield part[~missing] if missing.any() else part
+def _by_block(raw: np.ndarray, ranks: Ranks, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """`of` for the rows of every block that are not missing, in float64, [blocks, d_m] on every rank. A rank reads the
+    blocks that begin with one of its items. The blocks do not depend on the number of ranks, nor does the result."""
+    starts, (first, last) = range(0, len(raw), ROWS), ranks.span(len(raw))
+    found = torch.zeros(len(starts), raw.shape[1], dtype=torch.float64)
+    for block, start in enumerate(starts):
+        if first <= start < last:
+            found[block] = of(_known(raw[start : start + ROWS]))
+    return distributed.all_sum(found, ranks)
+
+
+def _known(raw: np.ndarray) -> Tensor:
+    part = torch.from_numpy(raw).double()
+    missing = missing_rows(part)[:, 0]
+    return part[~missing] if missing.any() else part
+
+
+def _count(part: Tensor) -> Tensor:
+    """The number of rows, once for every column."""
+    return part.new_full(part.shape[1:], len(part))
+
+
+def _sum(part: Tensor) -> Tensor:
+    return part.sum(0)
+
+
+def _squares(part: Tensor, centre: Tensor) -> Tensor:
+    return (part - centre).square().sum(0)
 
 
 @dataclass(frozen=True)

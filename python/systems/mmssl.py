@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, distributed
+from mmssl_fast.distributed import Ranks
 from mmssl_fast.nn import MMSSL, Discriminator, Encoded, MMSSLObjective, TiledAdam
 from mmssl_fast.ops.unit_rows import unit_rows
 from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
@@ -54,7 +55,7 @@ class MMSSLSystem(NetworkSystem):
         self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps
         half = config.train.feature_dtype == "float16"
         # Standardised features are small enough.
-        overflowing = half and not model.standardise and _first_overflowing_float16(features)
+        overflowing = half and not model.standardise and _first_overflowing_float16(features, ranks)
         if overflowing:
             raise InputError(
                 f"{dataset.name}: features of {overflowing!r} are too large for torch.float16; set "
@@ -226,9 +227,13 @@ def _gemm(precision: str, device: torch.device) -> torch.dtype | None:
     return getattr(torch, precision)
 
 
-def _first_overflowing_float16(features: dict[str, Tensor]) -> str | None:
-    """The first modality with a value outside the range of float16; None if there is none."""
+def _first_overflowing_float16(features: dict[str, Tensor], ranks: Ranks) -> str | None:
+    """The first modality with a value outside the range of float16; None if there is none. Each rank reads the features
+    of its items."""
     limit = torch.finfo(torch.float16).max
-    return next(
-        (name for name, values in features.items() if max(map(abs, values.nan_to_num(0).aminmax())) > limit), None
-    )
+    for name, values in features.items():
+        own = ranks.mine(values)
+        largest = own.nan_to_num(0).abs().max() if len(own) else own.new_zeros(())
+        if distributed.all_max(largest.float(), ranks) > limit:
+            return name
+    return None

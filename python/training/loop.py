@@ -124,6 +124,7 @@ class Run:
         refuse_item_item(self.config)
         torch.manual_seed(self.config.train.seed)
         self.system.build(self.dataset, self.graph, self.config)
+        self.dataset.release_features()
         if self.start is not None:
             self.start.load(self.system)
         tile = self.config.train.tile or TILE_ELEMENTS

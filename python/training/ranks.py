@@ -128,8 +128,8 @@ def refuse_differences(config: Config, dataset: Dataset) -> None:
         for name, value in every[0].items():
             if other.get(name) != value:
                 raise InputError(
-                    f"rank {rank}: {name} is {shown(other.get(name))}, rank 0 has {shown(value)}; start all ranks with "
-                    "the same versions, settings and data"
+                    f"{name} is {shown(other.get(name))} on rank {rank} and {shown(value)} on rank 0; start all ranks "
+                    "with the same versions, settings and data"
                 )
 
 

@@ -1,10 +1,12 @@
-"""Handling of SIGINT and SIGTERM: deferred until a training step is complete, or raised as Interrupted."""
+"""Handling of SIGINT and SIGTERM: deferred until a training step is complete, raised as Interrupted, or ending one of
+several processes at once, while they start."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,9 +53,10 @@ def defer_signals() -> Iterator[Stop]:
 
 @contextmanager
 def raise_on_signal(message: str) -> Iterator[None]:
-    """Context manager: SIGINT and SIGTERM raise Interrupted with this message. Without effect outside the main
-    thread."""
+    """Context manager: SIGINT and SIGTERM raise Interrupted with this message, also within `call_on_ctrl_c`. Without
+    effect outside the main thread."""
     before = _current_handlers()
+    woken = signal.set_wakeup_fd(-1) if before else -1
 
     def interrupt(number: int, _: object) -> None:
         raise Interrupted(message, number)
@@ -63,3 +66,37 @@ def raise_on_signal(message: str) -> Iterator[None]:
         yield
     finally:
         _install(before)
+        if before:
+            signal.set_wakeup_fd(woken)
+
+
+@contextmanager
+def call_on_ctrl_c(end: Callable[[], object]) -> Iterator[None]:
+    """Context manager: SIGINT calls `end` in another thread, at once. Without effect outside the main thread.
+
+    Python's own handler would wait until the main thread returns to Python, which takes minutes while it waits for
+    other processes to connect, and code that is importing a module may drop the KeyboardInterrupt.
+    """
+    if not (before := _current_handlers()):
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        while number := os.read(reader, 1):
+            if number[0] == signal.SIGINT:
+                end()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    woken = signal.set_wakeup_fd(writer)
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        _install(before)
+        signal.set_wakeup_fd(woken)
+        os.close(writer)
+        thread.join()
+        os.close(reader)

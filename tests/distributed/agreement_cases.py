@@ -23,7 +23,7 @@ def case_other_settings(ranks, check: Check):
     data = load_data()
     config = configure({"train.batch": 100 + (ranks.rank == last > 0), "train.threads": 1})
     said = message(lambda: together.refuse_differences(config, data))
-    expected = f"rank {last}: train.batch is '101', rank 0 has '100'" if last else ""
+    expected = f"train.batch is '101' on rank {last} and '100' on rank 0" if last else ""
     check.true(said.startswith(expected) and bool(said) == bool(last), said)
     together.refuse_differences(together.one_config(config), data)
     check.true(together.one_config(config).train.batch == 100, "the first rank's configuration holds for all")

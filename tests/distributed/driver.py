@@ -70,6 +70,7 @@ def runs(folder: Path, before: Path | None) -> dict:
     import rank_training_cases as cases
 
     found: dict = {name: cases.whole_run(name, folder) for name in cases.RUNS | cases.ROUNDED}
+    found["own features"] = cases.own_features(folder)
     found["ranked"] = cases.ranked("mf", folder, folder / "lists")
     names = cases.INTERRUPTED
     found["interrupted"] = {name: cases.interrupted(name, folder / f"run-{name}") for name in names}

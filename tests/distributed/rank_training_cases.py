@@ -6,13 +6,17 @@ import hashlib
 import shutil
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import torch
 from mmssl_trainer import configure, load_data
 from mmssl_trainer.errors import Interrupted
 from mmssl_trainer.ranking import breakdown, split_metrics
 from mmssl_trainer.runs import recommend, saved_model
+from mmssl_trainer.systems import inference
 from mmssl_trainer.training import loop
 from mmssl_trainer.training.checkpoints import Checkpoints
 from mmssl_trainer.training.progress import NullObserver
@@ -80,6 +84,24 @@ def whole_run(name: str, folder: Path) -> dict:
         "best_epoch": fit.best_epoch,
         "model": digest(fit, name, folder),
     }
+
+
+def own_features(folder: Path) -> bool:
+    """Whether losses and model file of MMSSL stay the same if the features of the other ranks' items are wrong."""
+    data, config = load_data(), configured("mmssl").changed("train", epochs=1)
+    first, last = distributed.current().span(data.n_items)
+    wrong = {name: np.full_like(values, 1e30) for name, values in data.features.items()}
+    for name, values in data.features.items():
+        wrong[name][first:last] = values[first:last]
+    found = []
+    with precision("mmssl"), mock.patch.object(inference, "ROWS", 1):  # a block of the scaling is then one item
+        for features in (data.features, wrong):
+            path = folder / f"{len(found)}-features.safetensors"
+            fit = loop.fit(replace(data, features=features), config)
+            saved_model.save(saved_model.Model.of(fit, replace(data, features=features), config), path)
+            content = path.read_bytes() if distributed.current().rank == 0 else b""
+            found.append((content, [record["losses"] for record in fit.epochs]))
+    return found[0] == found[1]
 
 
 def ranked(name: str, folder: Path, out: Path) -> dict[str, float]:

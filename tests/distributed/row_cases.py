@@ -148,3 +148,20 @@ def case_rows_and_columns_in_bfloat16(ranks, check: Check):
         counts.append(ranks.received - before)
     ranks.wire = None
     check.true(counts[0] == 2 * counts[1], f"bytes {counts}")
+
+
+def case_dropout_is_that_of_one_process(ranks, check: Check):
+    """The same masks and the same state of the generator. A rank keeps no more than the mask of its items."""
+    graph, features = a_graph(), {"image": normal(17, 5, dtype=torch.float32)}
+    for rate in (0.0, 0.3):
+        whole = seeded(lambda rate=rate: MMSSL(graph, features, dim=8, neighbours=0, dropout=rate))[0]
+        part = seeded(lambda rate=rate: MMSSL(graph, features, dim=8, neighbours=0, dropout=rate, ranks=ranks))[0]
+        x = leaf(normal(17, 8, dtype=torch.float32))
+        dropped, after = seeded(lambda x=x, whole=whole: whole._dropped(x))
+        own, state = seeded(lambda x=x, part=part: part._dropped(ranks.mine(x)))
+        check.close(own, ranks.mine(dropped), f"dropout {rate}", 1e-7)
+        check.equal(own == 0, ranks.mine(dropped) == 0, f"mask {rate}")
+        check.equal(state, after, f"state {rate}")
+        if rate and ranks.size > 1:
+            kept = own.grad_fn._saved_other.untyped_storage().nbytes()
+            check.true(kept == own.numel() * 4, f"{kept} bytes kept for {own.numel()} values")

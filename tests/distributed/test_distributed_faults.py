@@ -4,12 +4,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import environment, run, with_fault
+from launching import HERE, environment, run, with_fault
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.training import checkpoints, state_file
 from test_distributed_cli import FLAGS, MODULE, children, lines
@@ -135,3 +136,70 @@ def lists_of_ranks(model, folder):
     refused = run(command)
     assert refused.returncode == 2
     assert lines(refused.stderr) == [f"mmssl-fast: {folder}: is not empty; give another folder with --out"]
+
+
+@pytest.mark.parametrize(
+    "what, difference",
+    [
+        ("TORCH", "torch is '2.11.0' on rank 1 and "),
+        ("VERSION", "mmssl_fast is '0.1.9' on rank 1 and "),
+        ("DATA", "the data's fingerprint is '"),
+    ],
+)
+def test_a_rank_that_differs(tmp_path, what, difference):
+    """Started by torchrun itself: one line names the rank, and all processes end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(HERE / "different.py"), what, "train", *FLAGS, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment())
+    line = next(line for line in process.stderr if line.startswith("mmssl-fast: "))
+    workers = children(process.pid)
+    began = time.monotonic()
+    _, rest = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30  # ten seconds on an idle machine
+    assert process.returncode and gone(workers)
+    assert difference in line and " on rank 1 and " in line, line
+    assert line.endswith("start all ranks with the same versions, settings and data\n")
+    assert not lines(rest) and not (tmp_path / "run").exists()
+
+
+def interrupted_at_start(process, group):
+    began = time.monotonic()
+    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 30, err  # ten seconds on an idle machine
+    assert lines(err) == ["mmssl-fast: interrupted"] and "Traceback" not in err
+
+
+def test_ctrl_c_while_ranks_start(tmp_path):
+    """Both have been started and import their modules."""
+    command = [*MODULE, "train", *FLAGS, "--out", str(tmp_path / "run"), "--ranks", "2"]
+    options = {"stderr": subprocess.PIPE, "text": True, "env": environment(), "start_new_session": True}
+    process = subprocess.Popen(command, **options)
+    workers, until = {}, time.monotonic() + 60
+    while not (len(workers) == 2 and all(map(has_torch, workers.values()))) and time.monotonic() < until:
+        workers = children(process.pid)
+    assert len(workers) == 2
+    interrupted_at_start(process, group=True)
+    assert gone(workers)
+
+
+def has_torch(pid):
+    """Whether a process has begun to import torch."""
+    try:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def test_ctrl_c_while_a_rank_waits_for_the_others(tmp_path):
+    """It waits in C++ for up to ten minutes, where Python's own handler is not called."""
+    port = free_port()
+    command = [*MODULE, "train", *FLAGS, "--out", str(tmp_path / "run")]
+    here = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment() | here)
+    until = time.monotonic() + 60
+    with socket.socket() as probe:
+        while probe.connect_ex(("127.0.0.1", int(port))) and time.monotonic() < until:
+            time.sleep(0.1)
+    time.sleep(0.5)
+    interrupted_at_start(process, group=False)

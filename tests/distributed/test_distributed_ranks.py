@@ -81,6 +81,18 @@ def same_model(folder, expected, name):
         torch.testing.assert_close(found[tensor], value, rtol=0, atol=bound, msg=tensor)
 
 
+@several
+def test_a_rank_reads_the_features_of_its_items_only(started, n):
+    assert [rank["own features"] for rank in started(n).part("runs")] == [True] * n
+
+
+@several
+def test_the_scaling_has_the_bits_of_one_process(started, n):
+    found, truth = (load_file(started(one).folder / "mmssl.safetensors") for one in (n, 1))
+    names = [name for name in truth if name.startswith("scaling.")]
+    assert len(names) == 4 and all(found[name].equal(truth[name]) for name in names)
+
+
 def test_runs_learn(started):
     """The compared values are not constant."""
     (found,) = started(1).part("runs")

@@ -23,6 +23,7 @@ import scipy.sparse as sp
 from ...errors import InputError, shown
 from ..dataset import SPLITS, Dataset
 from ..features import missing_rows
+from ..npy import release
 from ..options import TABLE_OPTIONS, LoadOptions
 
 NAME = "prepared"
@@ -73,7 +74,9 @@ def read(folder: Path, options: LoadOptions) -> Dataset:
         data = data.with_modalities(options.modalities)
     if options.missing_features == "mean":
         for modality, values in data.features.items():
-            if missing_rows(values).any():
+            missing = missing_rows(values).any()
+            release(values)
+            if missing:
                 raise InputError(
                     f"{folder / f'{modality}_feat.npy'}: was prepared with missing rows, which missing_features = "
                     "'mean' does not change; prepare the data again with --missing-features mean, or leave it out"

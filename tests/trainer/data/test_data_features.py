@@ -1,5 +1,8 @@
 """Which item a feature row belongs to: files with ids in any order, files in the items' order, items without a row."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +10,7 @@ from data_folders import WRITERS, one_line, small_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmssl_trainer import describe, prepare_data
-from mmssl_trainer.data import InputError, load
+from mmssl_trainer.data import InputError, load, npy
 from mmssl_trainer.training.loop import fit
 from pyarrow import csv, parquet
 
@@ -262,3 +265,52 @@ def test_every_layout_is_read_without_features(layout, tmp_path):
         path.unlink()
     data = load(tmp_path)
     assert data.features == {} and data.train.nnz == small_dataset().train.nnz
+
+
+def test_several_processes_map_features(tmp_path, monkeypatch):
+    """They have the same values as in memory, also after their memory was released and with the mean for missing
+    rows, which must not be lost."""
+    values = np.random.default_rng(0).standard_normal((6, 3)).astype("f4")
+    values[2] = np.nan
+    np.save(tmp_path / "image_feat.npy", values)
+    np.save(tmp_path / "text_feat.npy", values.astype("f8"))
+    (tmp_path / "interactions.csv").write_text("user,item\n" + "\n".join(f"{u},{u % 6}" for u in range(40)))
+    for rule in ("mask", "mean"):
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        alone = load(tmp_path, missing_features=rule)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        several = load(tmp_path, missing_features=rule)
+        several.release_features()
+        assert several.fingerprint == alone.fingerprint and several.notes == alone.notes
+        for name, expected in alone.features.items():
+            np.testing.assert_array_equal(several.features[name], expected)
+            assert not is_mapped(expected)
+        assert is_mapped(several.features["image"]) and not is_mapped(several.features["text"])
+
+
+def is_mapped(values):
+    return npy._mapping(values) is not None
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from /proc")
+def test_reading_features_of_several_processes_leaves_no_pages(tmp_path, monkeypatch):
+    np.save(tmp_path / "image_feat.npy", np.ones((2000, 1000), "f4"))
+    pairs = "\n".join(f"{user},{item}" for item in range(2000) for user in (item % 7, 7))
+    (tmp_path / "interactions.csv").write_text(f"user,item\n{pairs}")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    data = load(tmp_path)
+    assert resident(tmp_path / "image_feat.npy") < 1 << 20
+    describe(data)
+    assert resident(tmp_path / "image_feat.npy") < 1 << 20
+    values = data.features["image"]
+    assert values.sum() == 2000 * 1000
+    assert resident(tmp_path / "image_feat.npy") > 7 << 20
+    values[3] = 0
+    data.release_features()
+    assert values.sum() == 1999 * 1000  # what was modified is kept
+
+
+def resident(path):
+    """Bytes of a mapped file that are in the memory of this process."""
+    parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+    return sum(1024 * int(re.search(r"^Rss: +(\d+)", part, re.MULTILINE)[1]) for part in parts)
