@@ -82,7 +82,7 @@ def _():
         assert "item_factors" in np.load(Path(folder) / "model.npz")
 
 
-@checks.can("approximate index", "implicit.ann.faiss.FaissModel, .annoy, .nmslib")
+@checks.exists("approximate index", "implicit.ann.faiss.FaissModel, .annoy, .nmslib")
 def _():
     from implicit.ann import faiss  # noqa: F401
 
@@ -98,7 +98,7 @@ checks.searched("rating prediction", r"predict_rating|rmse|explicit rating")
 checks.searched("hyper-parameter search", r"optuna|hyperopt|grid_?search")
 
 
-@checks.can("training on a GPU", "implicit.gpu.als.AlternatingLeastSquares", "not run: no GPU here")
+@checks.exists("training on a GPU", "implicit.gpu.als.AlternatingLeastSquares", "not run: no GPU here")
 def _():
     from implicit.gpu import als as gpu
 

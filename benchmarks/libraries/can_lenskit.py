@@ -36,7 +36,7 @@ def _():
     return f"{parts.train.interaction_count} pairs for training"
 
 
-@checks.can(
+@checks.exists(
     "minimum rating", "DatasetBuilder.filter_interactions", "by time and by other tables; ratings in pandas before"
 )
 def _():
@@ -128,7 +128,7 @@ checks.searched("ONNX or torch.export", r"onnx|torch\.export")
 checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
 
 
-@checks.can("metrics beyond accuracy", "metrics.ILS, ExposureGini, ListGini, MeanPopRank, Entropy")
+@checks.exists("metrics beyond accuracy", "metrics.ILS, ExposureGini, ListGini, MeanPopRank, Entropy")
 def _():
     from lenskit import metrics
 
@@ -155,12 +155,12 @@ def _():
     assert np.isfinite(predict(pipe, user, ItemList(data.item_ids[:3])).scores()).all()
 
 
-@checks.can("hyper-parameter search", "lenskit.tuning, command lenskit tune")
+@checks.exists("hyper-parameter search", "lenskit.tuning, command lenskit tune")
 def _():
     import lenskit.tuning  # noqa: F401
 
 
-@checks.can("training on a GPU", "TrainingOptions(device=)", "not run: no GPU here; the torch models only")
+@checks.exists("training on a GPU", "TrainingOptions(device=)", "not run: no GPU here; the torch models only")
 def _():
     from lenskit.training import TrainingOptions
 

@@ -15,10 +15,14 @@ checks.searched("features from raw pictures", r"torchvision\.models|timm\.")
 checks.none("split by time", "preprocessing/ has notebooks that make x_label; src reads that column")
 checks.searched("minimum rating", r"min_rating|rating_threshold|val_interval")
 checks.searched("k-core", r"k_?core|filter_by_k")
-checks.say("own column names", "yes", "USER_ID_FIELD, ITEM_ID_FIELD, inter_splitting_label")
+checks.say("own column names", "yes", "read", "USER_ID_FIELD, ITEM_ID_FIELD, inter_splitting_label")
 checks.searched("Parquet or SQL", r"parquet|sqlite|duckdb|read_sql")
 checks.say(
-    "features of items in training", "yes", "image_feat.npy and text_feat.npy, rows by item index", "not run here"
+    "features of items in training",
+    "yes",
+    "read",
+    "image_feat.npy and text_feat.npy, rows by item index",
+    "not run here",
 )
 checks.searched("items without features", r"missing.?(modalit|feature)|mask_feature")
 checks.none(
@@ -39,9 +43,11 @@ checks.searched("metrics beyond accuracy", r"coverage|novelty|diversity|gini")
 checks.none("confidence intervals", "grep finds the bootstrap of BM3, a loss")
 checks.none("paired tests", "grep finds images in pairs only")
 names = sorted(path.stem for path in (source / "models").glob("*.py") if path.stem != "__init__")
-checks.say("multi-modal systems", "yes", f"{len(names)} models", ", ".join(names))
+checks.say("multi-modal systems", "yes", "read", f"{len(names)} models", ", ".join(names))
 checks.searched("sequence models", r"sasrec|gru4rec|sequential recommend")
 checks.none("rating prediction", "grep finds a list of metric names only")
-checks.say("hyper-parameter search", "yes", "lists of values in the configuration", "a grid, run one after the other")
-checks.say("training on a GPU", "partly", "use_gpu, gpu_id", "not run: no GPU here")
+checks.say(
+    "hyper-parameter search", "yes", "read", "lists of values in the configuration", "a grid, run one after the other"
+)
+checks.say("training on a GPU", "partly", "read", "use_gpu, gpu_id", "not run: no GPU here")
 checks.end()

@@ -24,16 +24,18 @@ history = driver.data.item_ids[driver.data.items[driver.data.users == driver.dat
 features = {name: values[:3] for name, values in data.features.items()}
 
 
-@checks.can("features from raw texts", "mmssl-fast features text, make_features('text', …)")
-def _():
-    import sentence_transformers  # noqa: F401
+checks.tested(
+    "features from raw texts",
+    "mmssl-fast features text, make_features('text', …)",
+    "tests/trainer/features/test_features_text.py",
+)
 
-    return "run in tests/trainer/features/test_features_text.py"
 
-
-@checks.can("features from raw pictures", "mmssl-fast features image, make_features('image', …)")
-def _():
-    return "run in tests/trainer/features/test_features_image.py"
+checks.tested(
+    "features from raw pictures",
+    "mmssl-fast features image, make_features('image', …)",
+    "tests/trainer/features/test_features_image.py",
+)
 
 
 @checks.can("split by time", "load_data(split='time')")
@@ -79,9 +81,7 @@ def _():
     return ", ".join(data.modalities)
 
 
-@checks.can("items without features", "missing rows are masked")
-def _():
-    return "run in tests/trainer/systems/test_missing_features.py"
+checks.tested("items without features", "missing rows are masked", "tests/trainer/systems/test_missing_features.py")
 
 
 @checks.can("new items by features, ranked beside the others", "recommend(new_items=(ids, features))")
@@ -119,29 +119,28 @@ def _():
     assert len(mt.recommend(light, [user], 5, diversity=0.5).item) == 5
 
 
-@checks.can("warm start on new data", "train --from RUN")
-def _():
-    return "run in tests/trainer/runs/test_warm_start.py"
+checks.tested("warm start on new data", "train --from RUN", "tests/trainer/runs/test_warm_start.py")
 
 
-@checks.can("export of embeddings", "export(model, path, 'parquet' | 'safetensors' | 'npy')")
+@checks.can("export of embeddings", "export(model, path, 'parquet'), 'safetensors', 'npy'")
 def _():
     mt.export(light, folder / "parquet", "parquet")
+    return "'parquet' was run"
 
 
-@checks.can("approximate index", "export(model, path, 'faiss' | 'usearch' | 'hnswlib')")
+@checks.can("approximate index", "export(model, path, 'faiss'), 'usearch', 'hnswlib'")
 def _():
-    return str(mt.export(light, folder / "faiss", "faiss"))
+    mt.export(light, folder / "faiss", "faiss")
+    return "'faiss' was run"
 
 
-@checks.can("ONNX or torch.export", "export(model, path, 'onnx' | 'torch-export')")
+@checks.can("ONNX or torch.export", "export(model, path, 'torch-export'), 'onnx'")
 def _():
     mt.export(model, folder / "towers", "torch-export")
+    return "'torch-export' was run"
 
 
-@checks.can("HTTP service", "mmssl-fast serve RUN")
-def _():
-    return "run in tests/serving"
+checks.tested("HTTP service", "mmssl-fast serve RUN", "tests/serving")
 
 
 @checks.can("metrics beyond accuracy", "beyond_accuracy(model)")
@@ -151,7 +150,8 @@ def _():
 
 @checks.can("confidence intervals", "intervals(model)")
 def _():
-    return str(mt.intervals(light, ks=[20])["recall@20"])
+    low, high = mt.intervals(light, ks=[20])["recall@20"]
+    return f"recall@20 from {low:.3f} to {high:.3f}"
 
 
 @checks.can("paired tests", "compare(first, second)")
@@ -159,7 +159,7 @@ def _():
     return f"{len(mt.compare(model, light)[0])} metrics"
 
 
-@checks.can("multi-modal systems", "mmssl, vbpr, lightgcn_m, mmgcn, grcn, lattice, clcrec, mmgcl, slmrec")
+@checks.exists("multi-modal systems", "mmssl, vbpr, lightgcn_m, mmgcn, grcn, lattice, clcrec, mmgcl, slmrec")
 def _():
     from mmssl_trainer.config.names import SYSTEMS
 
@@ -170,12 +170,10 @@ checks.searched("sequence models", r"sasrec|gru4rec|bert4rec")
 checks.searched("rating prediction", r"\brmse\b|predict_rating")
 
 
-@checks.can("hyper-parameter search", "mmssl-fast tune (Optuna)")
-def _():
-    import optuna  # noqa: F401
+checks.tested("hyper-parameter search", "mmssl-fast tune (Optuna)", "tests/trainer/study/test_tune.py")
 
 
-@checks.can("training on a GPU", "--device cuda", "the kernels were never run on a GPU")
+@checks.exists("training on a GPU", "--device cuda", "the kernels were never run on a GPU")
 def _():
     import mmssl_fast
 

@@ -64,7 +64,7 @@ def _():
 checks.none("Parquet or SQL", "functions take pandas or Spark frames")
 
 
-@checks.can(
+@checks.exists(
     "features of items in training",
     "models.lightfm, xDeepFM, Wide & Deep, news models",
     "each with a data format of its own",
@@ -78,7 +78,7 @@ def _():
 checks.searched("items without features", r"missing_features|mask_feature")
 
 
-@checks.can("new items by features, ranked beside the others", "TfidfRecommender", "item-item lists by texts only")
+@checks.exists("new items by features, ranked beside the others", "TfidfRecommender", "item-item lists by texts only")
 def _():
     from recommenders.models.tfidf.tfidf_utils import TfidfRecommender  # noqa: F401
 
@@ -116,7 +116,7 @@ checks.searched("ONNX or torch.export", r"onnx|torch\.export")
 checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
 
 
-@checks.can(
+@checks.exists(
     "metrics beyond accuracy", "evaluation.python_evaluation: catalog_coverage, novelty, diversity, serendipity"
 )
 def _():
@@ -128,12 +128,15 @@ checks.searched("paired tests", r"paired|wilcoxon|ttest_rel|significance_test")
 checks.searched("multi-modal systems", r"multi.?modal|visual feature|vbpr")
 
 
-@checks.can("sequence models", "models.sasrec, deeprec (GRU4Rec, SLi-Rec, NextItNet)", "not run: they need TensorFlow")
-def _():
-    assert checks.hits(r"class SASREC")
+checks.found(
+    "sequence models",
+    r"class SASREC",
+    "models.sasrec, deeprec (GRU4Rec, SLi-Rec, NextItNet)",
+    "not run: they need TensorFlow",
+)
 
 
-@checks.can("rating prediction", "evaluation.python_evaluation.rmse, surprise, RBM, …")
+@checks.exists("rating prediction", "evaluation.python_evaluation.rmse, surprise, RBM, …")
 def _():
     from recommenders.evaluation.python_evaluation import rmse  # noqa: F401
 
@@ -145,9 +148,7 @@ def _():
     assert generate_param_grid({"a": [1, 2]})
 
 
-@checks.can("training on a GPU", "TensorFlow and PyTorch models, ALS on Spark", "not run: no GPU here")
-def _():
-    assert checks.hits(r"\bcuda\b")
+checks.found("training on a GPU", r"\bcuda\b", "TensorFlow and PyTorch models, ALS on Spark", "not run: no GPU here")
 
 
 checks.end()

@@ -58,15 +58,13 @@ def _():
 checks.none("items without features", "an item without rows in item_features_df has a row of zeros")
 
 
-@checks.can(
+checks.say(
     "new items by features, ranked beside the others",
+    "partly",
+    "read",
     "recommend(items_to_recommend=)",
     "for users only: LightFM and DSSM embed items of the data set with features and no pairs; the others refuse",
 )
-def _():
-    from rectools.models.base import ModelBase
-
-    return f"recommends_for_warm of {ModelBase.__name__}"
 
 
 @checks.can(
@@ -112,7 +110,7 @@ def _():
 checks.searched("diversity", r"\bmmr\b|maximal.marginal")
 
 
-@checks.can("warm start on new data", "fit_partial(dataset, …)", "of transformers and LightFM")
+@checks.exists("warm start on new data", "fit_partial(dataset, …)", "of transformers and LightFM")
 def _():
     from rectools.models.base import ModelBase
 
@@ -125,7 +123,7 @@ def _():
     assert len(vectors) == train.item_id_map.size
 
 
-@checks.can(
+@checks.exists(
     "approximate index",
     "tools.UserToItemAnnRecommender, ItemToItemAnnRecommender",
     "nmslib, which has no wheel for every Python",
@@ -134,11 +132,11 @@ def _():
     from rectools.tools import UserToItemAnnRecommender  # noqa: F401
 
 
-checks.say("ONNX or torch.export", "partly", "fast_transformers.unisrec", "of one model; not run")
+checks.say("ONNX or torch.export", "partly", "read", "fast_transformers.unisrec", "of one model; not run")
 checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
 
 
-@checks.can(
+@checks.exists(
     "metrics beyond accuracy",
     "metrics.CatalogCoverage, MeanInvUserFreq, IntraListDiversity, Serendipity, AvgRecPopularity",
 )
@@ -153,7 +151,7 @@ checks.none("paired tests", "grep finds other meanings of paired only")
 checks.searched("multi-modal systems", r"multi.?modal|visual features|vbpr")
 
 
-@checks.can("sequence models", "models.SASRecModel, BERT4RecModel, HSTUModel")
+@checks.exists("sequence models", "models.SASRecModel, BERT4RecModel, HSTUModel")
 def _():
     from rectools import models
 
@@ -164,7 +162,9 @@ checks.searched("rating prediction", r"predict_rating|rmse")
 checks.searched("hyper-parameter search", r"optuna|hyperopt|grid_?search")
 
 
-@checks.can("training on a GPU", "transformers through PyTorch Lightning, GPU ALS of implicit", "not run: no GPU here")
+@checks.exists(
+    "training on a GPU", "transformers through PyTorch Lightning, GPU ALS of implicit", "not run: no GPU here"
+)
 def _():
     from implicit.gpu import als  # noqa: F401
 

@@ -2,12 +2,13 @@
 
     PYTHON benchmarks/libraries/can_implicit.py DATA
 
-A row is "yes" if the calls ran and the assertions in them held, "partly" if they did and something is missing, "no" if
-the words below occur nowhere in the source of the installed package. A failed call is printed as such.
+One line a row, with tabs between: row, answer, kind of evidence (KINDS), call or search, detail. The answer is "yes",
+"partly" (yes, and something is missing) or "no". A failed call is printed as "failed".
 """
 
 from __future__ import annotations
 
+import dis
 import importlib.util
 import re
 import traceback
@@ -45,11 +46,19 @@ ROWS = (
     "training on a GPU",
 )
 
+KINDS = {
+    "run": "the call ran, and the assertions in the program held",
+    "import": "the name is in the installed package; nothing was called",
+    "read": "from signatures, documentation and sources, by a person",
+    "search": "the pattern was looked for in the Python files of the package, tests apart",
+    "test": "a test of this repository runs it",
+}
+
 OTHERS = re.compile(r"(^|/)(datasets?|tests?)(/|$)|test_")  # readers of public data sets, and tests
 
 
 class Checks:
-    """Prints one line a row: row | answer | call | detail."""
+    """Prints one line a row. `package` is the folder that is searched."""
 
     def __init__(self, package: str, version: str) -> None:
         spec = importlib.util.find_spec(package)
@@ -58,37 +67,55 @@ class Checks:
         self.root, self.done = Path(next(iter(spec.submodule_search_locations))), set()
         print(f"# {package} {version}")
 
-    def say(self, row: str, answer: str, call: str, detail: str = "") -> None:
+    def say(self, row: str, answer: str, kind: str, call: str, detail: str = "") -> None:
         if row not in ROWS or row in self.done:
             raise SystemExit(f"{row}: no such row, or twice")
         self.done.add(row)
-        print(" | ".join([row, answer, call, detail.replace("\n", " ")[:200]]), flush=True)
+        print("\t".join([row, answer, kind, call, " ".join(detail.split())[:200]]), flush=True)
 
     def can(self, row: str, call: str, missing: str = "") -> Callable[[Callable[[], object]], None]:
-        """Decorator: run the function now. missing: what the library lacks all the same."""
+        """Decorator: run the function now. missing: what the library lacks all the same. Raises SystemExit if the
+        function calls nothing, which belongs to `exists`."""
 
         def run(function: Callable[[], object]) -> None:
-            try:
-                found = function()
-            except Exception as error:
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                self.say(
-                    row, "failed", call, f"{type(error).__name__}: {str(error)[:120]} ({place.name}:{place.lineno})"
-                )
-            else:
-                self.say(row, "partly" if missing else "yes", call, missing or str(found or ""))
+            if not any(step.opname.startswith("CALL") for step in dis.get_instructions(function)):
+                raise SystemExit(f"{row}: calls nothing; use exists")
+            self._answer(row, "run", call, missing, function)
 
         return run
+
+    def exists(self, row: str, call: str, missing: str = "") -> Callable[[Callable[[], object]], None]:
+        """Decorator like `can` of a function that only imports or looks up names."""
+        return lambda function: self._answer(row, "import", call, missing, function)
+
+    def _answer(self, row: str, kind: str, call: str, missing: str, function: Callable[[], object]) -> None:
+        try:
+            found = function()
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {str(error)[:120]} ({place.name}:{place.lineno})"
+            self.say(row, "failed", kind, call, reason)
+        else:
+            self.say(row, "partly" if missing else "yes", kind, call, missing or str(found or ""))
 
     def searched(self, row: str, pattern: str, detail: str = "") -> None:
         """A row whose answer is "no": the pattern occurs nowhere in the Python files of the package, tests apart."""
         found = self.hits(pattern)
         names = ", ".join(sorted({str(path.relative_to(self.root)) for path in found})[:4])
-        self.say(row, "hits, look" if found else "no", f"grep -ri '{pattern}'", names or detail)
+        self.say(row, "hits, look" if found else "no", "search", f"grep -ri '{pattern}'", names or detail)
+
+    def found(self, row: str, pattern: str, call: str, missing: str) -> None:
+        """A row whose answer is "partly": the pattern occurs."""
+        self.say(row, "partly" if self.hits(pattern) else "failed", "search", call, missing)
 
     def none(self, row: str, how: str) -> None:
-        """A row whose answer is "no", found in another way."""
-        self.say(row, "no", how)
+        """A row whose answer is "no", read in the sources."""
+        self.say(row, "no", "read", how)
+
+    def tested(self, row: str, call: str, test: str) -> None:
+        """A row whose answer is "yes", which a test of this repository runs. test: its file or folder."""
+        there = (Path(__file__).resolve().parents[2] / test).exists()
+        self.say(row, "yes" if there else "failed", "test", call, test)
 
     def hits(self, pattern: str) -> list[Path]:
         wanted = re.compile(pattern, re.IGNORECASE)
@@ -98,4 +125,4 @@ class Checks:
     def end(self) -> None:
         for row in ROWS:
             if row not in self.done:
-                print(f"{row} | MISSING |  | ")
+                print(f"{row}\tMISSING\t\t\t")

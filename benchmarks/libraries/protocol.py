@@ -72,26 +72,36 @@ class Catalogue:
 
 
 class Driver:
-    """A library on a catalogue. `fitted` times what trains a model, and nothing else."""
+    """A library on a catalogue. `fitted` times what trains a model, without what runs inside `left_out`."""
 
     def __init__(self, library: str, *packages: str) -> None:
         self.versions = {name: metadata.version(name) for name in (library, *packages)}
         self.library, self.data = library, Catalogue(Path(sys.argv[1]))
         self.out, self.only = Path(*sys.argv[2:3]), sys.argv[3:]
-        self.seconds = 0.0
+        self.seconds = self.other = 0.0
 
     @contextmanager
     def fitted(self) -> Iterator[None]:
         """Seconds of processor time of this process."""
+        started, self.other = time.process_time(), 0.0
+        yield
+        self.seconds = time.process_time() - started - self.other
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Inside `fitted`: what a library does during training that the others do not, such as validation."""
         started = time.process_time()
         yield
-        self.seconds = time.process_time() - started
+        self.other += time.process_time() - started
 
     def run(self, models: dict[str, Callable[[], Iterable[tuple[int, Iterable[int]]]]]) -> None:
         """models: {name: function that trains and returns (user id, its best item ids) of every test user}. Each writes
         its result to OUT/<library>-<name>.json."""
         self.out.mkdir(parents=True, exist_ok=True)
+        if unknown := set(self.only) - set(models):
+            raise SystemExit(f"{self.library}: no such model: {', '.join(sorted(unknown))}; one of {', '.join(models)}")
         for name, function in models.items():
+            self.seconds = 0.0
             if self.only and name not in self.only:
                 continue
             try:

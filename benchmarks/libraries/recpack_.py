@@ -26,4 +26,4 @@ def model(name, **settings):
     return lists
 
 
-driver.run({name: model(name) for name in ("Popularity", "EASE", "ItemKNN", "SVD")})
+driver.run({name: model(name) for name in ("Popularity", "ItemKNN", "SVD", "EASE")})

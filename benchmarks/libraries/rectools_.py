@@ -38,9 +38,9 @@ def model(make):
 driver.run(
     {
         "popular": model(PopularModel),
-        "EASE": model(EASEModel),
         "SVD": model(PureSVDModel),
         "item-kNN TF-IDF": model(lambda: ImplicitItemKNNWrapperModel(TFIDFRecommender(num_threads=1))),
         "ALS": model(lambda: ImplicitALSWrapperModel(AlternatingLeastSquares(num_threads=1, random_state=0))),
+        "EASE": model(EASEModel),
     }
 )

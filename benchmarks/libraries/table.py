@@ -1,4 +1,4 @@
-"""The output of the programs can_<library>.py as Markdown: a table of answers, and the calls behind them.
+"""The output of the programs can_<library>.py as Markdown: a table of answers, and the evidence behind them.
 
     python benchmarks/libraries/table.py can_mmssl_fast.txt can_implicit.txt …
 
@@ -14,11 +14,11 @@ ANSWERS = {"yes": "yes", "partly": "partly", "no": "–"}
 
 
 def read(path: Path) -> tuple[str, dict[str, list[str]]]:
-    """(package and version, {row: [answer, call, detail]})."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ") or " | " in line]
-    rows = [line.split(" | ") for line in lines if not line.startswith("# ")]
+    """(package and version, {row: [answer, kind, call, detail]}). Other lines are messages of the libraries."""
+    lines = path.read_text(encoding="utf-8").splitlines()
     title = next(line for line in lines if line.startswith("# ")).removeprefix("# ")
-    return title, {row[0]: [*row[1:], "", ""][:3] for row in rows if row[0] in ROWS}
+    rows = [line.split("\t") for line in lines]
+    return title, {row[0]: row[1:] for row in rows if len(row) == 5 and row[0] in ROWS}
 
 
 def main() -> None:
@@ -29,10 +29,10 @@ def main() -> None:
         answers = [found.get(row, ["MISSING"])[0] for _, found in columns]
         print(f"| {row} | " + " | ".join(ANSWERS.get(answer, answer) for answer in answers) + " |")
     for title, found in columns:
-        print(f"\n### {title}\n\n| | answer | call or search | |\n|---|---|---|---|")
+        print(f"\n### {title}\n\n| | answer | evidence | call or search | |\n|---|---|---|---|---|")
         for row in ROWS:
-            answer, call, detail = (cell.replace("|", "\\|") for cell in found.get(row, ["MISSING", "", ""]))
-            print(f"| {row} | {answer} | {f'`{call}`' if call else ''} | {detail} |")
+            answer, kind, call, detail = (cell.replace("|", "\\|") for cell in found.get(row, ["MISSING", "", "", ""]))
+            print(f"| {row} | {answer} | {kind} | {f'`{call}`' if call else ''} | {detail} |")
 
 
 if __name__ == "__main__":
