@@ -15,6 +15,11 @@ MAX_CACHED_BYTES = 1 << 28  # a larger rounded weight is not cached
 _cached: tuple[tuple[Any, ...], StorageWeakRef, Tensor] | None = None
 
 
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a computation with inputs of this dtype: float32 for float16 and bfloat16, else `dtype`."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
 def gemm_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     """The dtype to which the operands of a product in `dtype` are rounded: autocast's dtype for float32 under autocast,
     otherwise `dtype`."""
@@ -69,6 +74,6 @@ def mm_out(a: Tensor, b: Tensor, out: Tensor, gemm: torch.dtype) -> None:
 def addmm_(out: Tensor, a: Tensor, b: Tensor, gemm: torch.dtype) -> None:
     """out += mm(a, b, gemm), in place."""
     if out.dtype == gemm:
-        out.addmm_(a, b)
+        out.addmm_(a.to(gemm), b.to(gemm))
     else:
         out.add_(a.to(gemm) @ b.to(gemm))

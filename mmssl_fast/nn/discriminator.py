@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from mmssl_fast.distributed import ONE, Ranks, kaiming_normal_columns, relation_linear, skip_uniform
 from mmssl_fast.ops.act_norm_dropout import act_norm_dropout
-
-if TYPE_CHECKING:
-    from mmssl_fast.relation.rows import RelationRows
+from mmssl_fast.relation import RelationRows
 
 MAX_HIDDEN = 512
 
@@ -62,9 +60,11 @@ class ItemMajorLinear(nn.Linear):
 
     def forward(self, rows: Tensor | RelationRows) -> Tensor:
         """F.linear(rows, weight, bias) [B, H] for a [B, I] tensor or RelationRows."""
-        if isinstance(rows, Tensor):
+        if not isinstance(rows, Tensor):
+            return rows.linear(self.weight, self.bias)
+        if self.weight.dtype == self.bias.dtype:
             return F.linear(rows, self.weight, self.bias)
-        return rows.linear(self.weight, self.bias)
+        return RelationRows.from_dense(rows).linear(self.weight, self.bias)
 
 
 def _restore_layout(module: ItemMajorLinear, _: object) -> None:
@@ -89,6 +89,8 @@ class Discriminator(nn.Module):
             a call do not depend on each other, and the dropout masks are torch's. The authors of WGAN-GP
             (arXiv:1704.00028) advise against batch normalisation, because the gradient penalty is meant for each row.
         sigmoid: False leaves it out, so that the scores are unbounded, as in WGAN-GP.
+        weight_dtype: torch.bfloat16 stores the first weight in half the memory; TiledAdam trains it. It is multiplied
+            in float32, or as `gemm` says. None is the dtype of the other parameters. It needs a single process.
         gemm: torch.bfloat16 rounds the operands of the matrix products in the two hidden layers and in the gradient
             penalty, forward and backward (docs/precision.md has the errors). The weights keep their dtype. None follows
             torch.autocast.
@@ -96,7 +98,8 @@ class Discriminator(nn.Module):
             first Linear adds the products of all ranks. All other parameters are the same on every rank.
 
     Raises:
-        ValueError: n_items or a width is below 1, a dropout rate lies outside [0, 1), or norm is unknown.
+        ValueError: n_items or a width is below 1, a dropout rate lies outside [0, 1), norm is unknown, or weight_dtype
+            is given and is not bfloat16, or there are several processes.
 
     Example:
         >>> from mmssl_fast.nn import Discriminator
@@ -118,6 +121,7 @@ class Discriminator(nn.Module):
         scale: float = 1.0,
         norm: str = "batch",
         sigmoid: bool = True,
+        weight_dtype: torch.dtype | None = None,
         gemm: torch.dtype | None = None,
         ranks: Ranks = ONE,
     ) -> None:
@@ -129,6 +133,10 @@ class Discriminator(nn.Module):
             raise ValueError(f"Discriminator: dropout must lie in [0, 1), got {dropout}")
         if norm not in NORMS:
             raise ValueError(f"Discriminator: norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        if weight_dtype not in (None, torch.bfloat16):
+            raise ValueError(f"Discriminator: weight_dtype must be None or torch.bfloat16, got {weight_dtype}")
+        if weight_dtype is not None and ranks.size > 1:
+            raise ValueError(f"Discriminator: weight_dtype needs a single process, got {ranks.size} ranks")
         self.n_items, self.hidden, self.scale, self.gemm = n_items, (first, second), scale, gemm
         self.norm, self.sigmoid = norm, sigmoid
         self.linear = ItemMajorLinear(n_items, first, ranks)
@@ -145,6 +153,8 @@ class Discriminator(nn.Module):
         )
         self.ranks = ranks
         self.reset_parameters()
+        if weight_dtype is not None:
+            self.linear.weight = nn.Parameter(self.linear.weight.detach().to(weight_dtype))
 
     def reset_parameters(self) -> None:
         """Initialises the weights Kaiming-normally and the biases with zero."""
@@ -165,18 +175,18 @@ class Discriminator(nn.Module):
         return nullcontext() if self.gemm is None else torch.autocast(self.linear.weight.device.type, self.gemm)
 
     def first(self, rows: Tensor | RelationRows) -> Tensor:
-        """The first Linear: z [B, H] in the dtype of the weight, from a [B, I] tensor or RelationRows."""
+        """The first Linear: z [B, H] in the dtype of the bias, from a [B, I] tensor or RelationRows."""
         with self.products():
             if self.ranks.size > 1:
                 return relation_linear(rows, self.linear.weight, self.ranks, self.linear.bias)
-            return self.linear(rows).to(self.linear.weight.dtype)
+            return self.linear(rows).to(self.linear.bias.dtype)
 
     def head(self, z: Tensor) -> Tensor:
         """The layers after the first Linear: scores [B] from z [B, H]. In training mode, BatchNorm makes the rows of a
         call depend on each other."""
         layers: list[Any] = list(self.head_layers)
         act, norm, drop, linear, second_act, second_norm, second_drop, *last = layers
-        dtype = self.linear.weight.dtype
+        dtype = self.linear.bias.dtype  # the first weight may be stored in bfloat16
         z = _hidden(z, act, norm, drop, dtype)
         with self.products():
             z = linear(z)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmssl_fast import distributed
 from mmssl_fast.distributed import ONE, Ranks
@@ -17,7 +18,10 @@ from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.clustered import Search, clustered_neighbours, search_method
 from mmssl_fast.nn.half_linear import half_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
-from mmssl_fast.nn.scaling import missing_rows, standardised
+from mmssl_fast.nn.row_blocks import in_row_blocks
+from mmssl_fast.nn.scaling import check_features, missing_rows, standardised
+from mmssl_fast.ops.derivatives import is_transforming
+from mmssl_fast.ops.modality_attention import modality_attention
 from mmssl_fast.ops.unit_rows import unit_rows
 
 
@@ -94,6 +98,10 @@ class MMSSL(nn.Module):
             similar.
         feature_dtype: dtype in which the features are stored. None is the default dtype. torch.float16 halves their
             memory and rounds them to 11 bits; they are converted block by block.
+        recompute: compute the attention of equation 9 in blocks of rows, and it and the projections of equation 2 again
+            in the backward pass, instead of keeping what they need. It saves most of the memory of the forward pass,
+            and costs the time of these parts once more. Results may round differently. No effect under torch.compile,
+            torch.func and autocast.
         ranks: the processes. Each has its rows of the embeddings and features, and `forward` returns its rows. The
             graph, the semantic neighbours and `shared_parameters` are the same on every rank.
 
@@ -128,19 +136,20 @@ class MMSSL(nn.Module):
         final_softmax: bool = True,
         standardise: bool = True,
         feature_dtype: torch.dtype | None = None,
+        recompute: bool = False,
         ranks: Ranks = ONE,
     ) -> None:
         super().__init__()
         _check_settings(layers, neighbours, norm, dropout)
         _check_method(neighbours_method, ranks)
         own = ranks.span(graph.n_items)
-        _check_features(features, graph.n_items, own)
+        check_features(features, graph.n_items, own)
         self.graph, self.modalities = graph, tuple(features)
         self.dim, self.layers, self.eta, self.omega, self.norm = dim, layers, eta, omega, norm
         self.neighbours, self.exclude_seen_neighbours = neighbours, exclude_seen_neighbours
         self.neighbours_method = search_method(neighbours_method, graph.n_users, graph.n_items, ranks.size)
         self.searches: dict[str, Search] = {}  # of every modality, the last clustered search
-        self.final_softmax = final_softmax
+        self.final_softmax, self.recompute = final_softmax, recompute
         self._masked: list[int] = []  # modalities with missing rows
         for m, (name, raw) in enumerate(features.items()):
             rows = raw.detach()[slice(*own)]
@@ -215,7 +224,10 @@ class MMSSL(nn.Module):
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
         """f_u^m [U, d] and f_i^m [I, d] of every modality (Eq. 2). All modalities are concatenated and propagated in
         one call."""
-        users = self._propagate(torch.cat([self._dropped(x) for x in self.projected()], 1), "users")
+        raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
+        # The features are arguments, so that `checkpoint` knows their device, whose random generator draws the dropout.
+        projected = checkpoint(self._inputs, *raw, use_reentrant=False) if self._again() else self._inputs(*raw)
+        users = self._propagate(projected, "users")
         if self._masked:
             parts = list(users.split(self.dim, 1))
             for m in self._masked:
@@ -226,12 +238,36 @@ class MMSSL(nn.Module):
 
     def projected(self) -> list[Tensor]:
         """W_m f_i^m + b_m [I, d] of every modality (Eq. 2), 0 for missing rows."""
-        raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
+        return self._projected(*(getattr(self, f"features_{m}") for m in range(len(self.modalities))))
+
+    def _projected(self, *raw: Tensor) -> list[Tensor]:
         pairs = zip(cast(Iterable[nn.Linear], self.projections), raw, strict=True)
         projected = [_projected(x, fc) for fc, x in pairs]
         for m in self._masked:
             projected[m] = projected[m] * getattr(self, f"present_{m}")
         return projected
+
+    def _inputs(self, *raw: Tensor) -> Tensor:
+        """The projected features of all modalities after dropout, [I, M · d]."""
+        return torch.cat([self._dropped(x) for x in self._projected(*raw)], 1)
+
+    def _again(self) -> bool:
+        """Whether the backward pass computes parts of the forward pass again."""
+        if not self.recompute or torch.compiler.is_compiling() or is_transforming():
+            return False
+        return not torch.is_autocast_enabled(self.user_embedding.device.type)
+
+    def _attended(self, table: Tensor, views: list[Tensor]) -> Tensor:
+        """table + η ē/‖ē‖ [N, d], with the attention ē of the views (Eq. 9)."""
+        if not self._again():
+            return table + self.eta * unit_rows(self.attention(torch.stack(views)))
+        weights, heads, eta = self.attention, self.attention.heads, self.eta
+
+        def attended(*tensors: Tensor) -> Tensor:
+            *views, wq, wk, wo = tensors
+            return eta * unit_rows(modality_attention(torch.stack(views), wq, wk, wo, heads))
+
+        return table + in_row_blocks(attended, views, [weights.wq, weights.wk, weights.wo])
 
     def views(self) -> tuple[list[Tensor], list[Tensor]]:
         """e_u^m [U, d] and e_i^m [I, d] of every modality (Eq. 8): sums of id embeddings over the semantic neighbours,
@@ -269,8 +305,7 @@ class MMSSL(nn.Module):
         users: Tensor = self.user_embedding
         items: Tensor = self.item_embedding
         if attends:
-            users = users + self.eta * unit_rows(self.attention(torch.stack(view_users)))
-            items = items + self.eta * unit_rows(self.attention(torch.stack(view_items)))
+            users, items = self._attended(users, view_users), self._attended(items, view_items)
         users, items = self.high_order(users, items)
         for f_u, f_i in zip(modal_users, modal_items, strict=True):
             users, items = users + self.omega * unit_rows(f_u), items + self.omega * unit_rows(f_i)
@@ -353,19 +388,3 @@ def _check_method(method: str, ranks: Ranks) -> None:
         raise ValueError(f"MMSSL: neighbours_method must be auto, exact or ivf, got {method!r}")
     if method == "ivf" and ranks.size > 1:
         raise ValueError(f"MMSSL: neighbours_method = 'ivf' needs a single process, got {ranks.size} ranks; use exact")
-
-
-def _check_features(features: dict[str, Tensor], n_items: int, own: tuple[int, int]) -> None:
-    """Raises ValueError for a wrong shape, or for a value of the rows `own` that is not finite."""
-    if not features:
-        raise ValueError("MMSSL: features must have at least one modality")
-    for name, raw in features.items():
-        if raw.ndim != 2 or raw.shape[0] != n_items or raw.shape[1] < 1:
-            raise ValueError(
-                f"MMSSL: features of {name!r} must be [{n_items}, d] with d ≥ 1, got shape {tuple(raw.shape)}"
-            )
-        finite = torch.isfinite(raw[slice(*own)]).all(1)
-        finite |= raw[slice(*own)].isnan().all(1)
-        if not finite.all():
-            row = own[0] + int((~finite).nonzero()[0])
-            raise ValueError(f"MMSSL: features of {name!r} must be finite, but row {row} is not")

@@ -47,3 +47,19 @@ def empty_columns(mean: Tensor, deviation: Tensor) -> Tensor:
     constant = deviation <= 4 * torch.finfo(torch.float32).eps * mean.abs()
     varying = deviation[~constant]
     return constant | (deviation <= 1e-12 * varying.median()) if len(varying) else constant
+
+
+def check_features(features: dict[str, Tensor], n_items: int, own: tuple[int, int]) -> None:
+    """Raises ValueError for a wrong shape, or for a value of the rows `own` that is not finite."""
+    if not features:
+        raise ValueError("MMSSL: features must have at least one modality")
+    for name, raw in features.items():
+        if raw.ndim != 2 or raw.shape[0] != n_items or raw.shape[1] < 1:
+            raise ValueError(
+                f"MMSSL: features of {name!r} must be [{n_items}, d] with d ≥ 1, got shape {tuple(raw.shape)}"
+            )
+        finite = torch.isfinite(raw[slice(*own)]).all(1)
+        finite |= raw[slice(*own)].isnan().all(1)
+        if not finite.all():
+            row = own[0] + int((~finite).nonzero()[0])
+            raise ValueError(f"MMSSL: features of {name!r} must be finite, but row {row} is not")

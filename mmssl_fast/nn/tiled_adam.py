@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from mmssl_fast.ops.philox import philox_bits
-from mmssl_fast.reference import STREAM_ROUNDING
+from mmssl_fast.precision import work_dtype
+from mmssl_fast.reference import STREAM_ROUNDING, STREAM_WEIGHT
 from mmssl_fast.relation.algebra.pending_gradient import PendingGradient
 from mmssl_fast.tiles import item_tiles, tile_elements
 
 MOMENTS = (torch.bfloat16, torch.float32, torch.float64)
+_NAMES = ("exp_avg", "exp_avg_sq")
+UPDATED_AT_ONCE = 1 << 17  # entries that are rounded at once, so that all passes over them stay in a core's cache
 
 
 class TiledAdam(torch.optim.Optimizer):
@@ -30,8 +33,12 @@ class TiledAdam(torch.optim.Optimizer):
     counter-based (Philox with key `seed` and counter (entry, item, step)), so that they depend neither on the tiling
     nor on resuming.
 
+    A weight in bfloat16 is updated in float32 and rounded stochastically as well, with bits of its own: an update of
+    less than half a unit in the last place is not lost, but made with the probability that its size says. After n
+    steps, the rounding has added noise of about sqrt(n) / 2 units in the last place to an entry.
+
     Args:
-        weight: [H, I] float32 or float64 parameter, preferably item-major (``weight.mT`` contiguous).
+        weight: [H, I] float32, float64 or bfloat16 parameter, preferably item-major (``weight.mT`` contiguous).
         lr, betas, eps: as for torch.optim.Adam.
         moments: dtype of the moments: torch.bfloat16, torch.float32 or torch.float64. None is the dtype of the weight.
         tile: number of gradient entries that are formed at once. None is tiles.tile_elements() at each step.
@@ -93,31 +100,37 @@ class TiledAdam(torch.optim.Optimizer):
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in _NAMES:
                 state[name] = torch.zeros_like(weight, dtype=self._moments, memory_format=torch.preserve_format)
         width = max(1, (self._tile or tile_elements()) // max(1, weight.shape[0]))
         tiles = item_tiles(1, weight.shape[1], width)
-        scratch = weight.new_empty(max((end - begin for begin, end in tiles), default=0), weight.shape[0])
+        longest = max((end - begin for begin, end in tiles), default=0)
+        scratch = weight.new_empty(longest, weight.shape[0], dtype=work_dtype(weight.dtype))
         for begin, end in tiles:
             gradient = pending.tile(begin, end, scratch[: end - begin])
-            self._update(weight, state, gradient, slice(begin, end), group)
+            narrow = torch.bfloat16 in (weight.dtype, self._moments)
+            rows = max(1, UPDATED_AT_ONCE // max(1, weight.shape[0])) if narrow else end - begin
+            for part in gradient.split(rows):
+                self._update(weight, state, part, slice(begin, begin + len(part)), group)
+                begin += len(part)
         state["step"] += 1
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Like torch.optim.Optimizer.load_state_dict, but the moments are converted to the dtype of this optimizer."""
+        """Like torch.optim.Optimizer.load_state_dict, but the moments are converted to the dtype of this optimizer, and
+        not to that of the weight."""
         super().load_state_dict(state_dict)
-        for state in self.state.values():
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = state[name].to(self._moments)
+        for saved, state in zip(state_dict["state"].values(), self.state.values(), strict=True):
+            for name in _NAMES:
+                state[name] = saved[name].to(state[name].device, self._moments)
 
     def _update(self, weight: Tensor, state: dict[str, Any], grad: Tensor, items: slice, group: dict[str, Any]) -> None:
-        stored = [state[name].mT[items] for name in ("exp_avg", "exp_avg_sq")]
-        wide = [moment.to(grad.dtype) for moment in stored]  # no copy if the dtypes are equal
+        stored = [weight.detach().mT[items], *(state[name].mT[items] for name in _NAMES)]
+        wide = [x.to(grad.dtype) for x in stored]  # no copy if the dtypes are equal
         adam(
-            [weight.detach().mT[items]],
-            [grad],
             [wide[0]],
+            [grad],
             [wide[1]],
+            [wide[2]],
             [],
             [state["step"].clone()],
             amsgrad=False,
@@ -128,14 +141,19 @@ class TiledAdam(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
             foreach=False,
+            fused=weight.dtype == torch.bfloat16,  # one pass instead of eight; rounds differently
         )
-        if self._moments == torch.bfloat16 and grad.dtype != torch.bfloat16:
-            rows = torch.arange(items.start, items.stop, device=weight.device) + self._first_item
-            words = philox_bits(self._seed, int(state["step"]), rows, weight.shape[0], STREAM_ROUNDING)
-            wide = [_stochastically_rounded(wide[0], words & 0xFFFF), _stochastically_rounded(wide[1], words >> 16)]
-        for moment, updated in zip(stored, wide, strict=True):
-            if moment.dtype != updated.dtype:
-                moment.copy_(updated)
+        rows = torch.arange(items.start, items.stop, device=weight.device) + self._first_item
+        counter = self._seed, int(state["step"]), rows, weight.shape[0]
+        if self._moments == torch.bfloat16:
+            words = philox_bits(*counter, STREAM_ROUNDING).to(torch.int32)
+            wide[1] = _stochastically_rounded(wide[1], words & 0xFFFF)
+            wide[2] = _stochastically_rounded(wide[2], (words >> 16) & 0xFFFF)
+        if weight.dtype == torch.bfloat16:
+            wide[0] = _stochastically_rounded(wide[0], philox_bits(*counter, STREAM_WEIGHT).to(torch.int32) & 0xFFFF)
+        for x, updated in zip(stored, wide, strict=True):
+            if x.dtype != updated.dtype:
+                x.copy_(updated)
 
 
 def _stochastically_rounded(x: Tensor, bits: Tensor) -> Tensor:
@@ -143,5 +161,5 @@ def _stochastically_rounded(x: Tensor, bits: Tensor) -> Tensor:
     divided by 2¹⁶, and down otherwise. bits: 16 random bits per entry. Adding them carries into bit 16 with this
     probability."""
     x = x.to(torch.float32)
-    rounded = (x.view(torch.int32) + bits.to(torch.int32)) & -0x10000
-    return torch.where(x.isfinite(), rounded.view(torch.float32), x)
+    rounded = (x.view(torch.int32) + bits.to(torch.int32)).bitwise_and_(-0x10000).view(torch.float32)
+    return torch.where(x.isnan(), x, rounded)  # the bits of a NaN may overflow, those of an infinity stay

@@ -402,12 +402,12 @@ class RelationRows(NotAMatrix):
         in one pass over the weight. ``F.linear(rows, weight, bias)`` calls it.
 
         Args:
-            weight: [H, I], dtype of the rows (any floating dtype under autocast). It is fastest if it is item-major
-                (``weight.mT`` contiguous).
+            weight: [H, I], dtype of the rows, or bfloat16 for float32 rows: it is then converted in tiles of items.
+                Under autocast any floating dtype. It is fastest if it is item-major (``weight.mT`` contiguous).
             bias: [H], or None.
 
         Returns:
-            [B, H] in the dtype of weight, or in autocast's dtype. Differentiable once.
+            [B, H] in the dtype of the rows, or in autocast's dtype. Differentiable once.
 
         Raises:
             TypeError: weight or bias is not a dense tensor, or a torch.func transform is active.
@@ -429,7 +429,8 @@ class RelationRows(NotAMatrix):
             )
         fixed = [c.dtype for c in self._components() if not isinstance(c, Gumbel)]
         autocast = torch.is_autocast_enabled(weight.device.type)
-        if not autocast and any(dtype != weight.dtype for dtype in fixed):
+        stored = weight.dtype == torch.bfloat16 and set(fixed) == {torch.float32}
+        if not autocast and not stored and any(dtype != weight.dtype for dtype in fixed):
             raise ValueError(
                 f"RelationRows.linear: weight must have the dtype of the rows, {self.dtype}, got {weight.dtype}"
             )
@@ -438,7 +439,8 @@ class RelationRows(NotAMatrix):
         by_component = dict(zip(map(id, components), values, strict=True))
         by_block = [combined(block, by_component, bias) for block in self._blocks]
         z = by_block[0] if len(by_block) == 1 else torch.cat(by_block)
-        z = z.to(torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype)
+        dtype = torch.float32 if stored else weight.dtype
+        z = z.to(torch.get_autocast_dtype(weight.device.type) if autocast else dtype)
         if self.requires_grad and torch.is_grad_enabled():
             if not z.requires_grad:
                 z = z.requires_grad_().clone()

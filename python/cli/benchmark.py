@@ -29,6 +29,13 @@ def benchmark(
     widths: Annotated[str, typer.Option(help="With --plan: feature columns of each modality.")] = "128,64",
     hidden: Annotated[int, typer.Option(help="With --plan: width of the discriminator's first layer.")] = 512,
     batch: Annotated[int, typer.Option(help="With --plan: triples per step.")] = 1024,
+    least_memory: Annotated[
+        bool,
+        typer.Option(
+            "--least-memory",
+            help="With --plan: with all settings that save memory, and prepared data with features in float16.",
+        ),
+    ] = False,
     ranks: Annotated[
         str, typer.Option(help="With --plan: number of ranks, or machines x ranks on each, such as 4x8.")
     ] = "1",
@@ -44,7 +51,7 @@ def benchmark(
     plain PyTorch and other libraries. Further arguments are passed to pytest. With --plan, the memory and time of a
     training step are estimated instead."""
     if plan:
-        _show_plan(users, items, interactions, widths, hidden, batch, ranks, device, memory)
+        _show_plan(users, items, interactions, widths, hidden, batch, least_memory, ranks, device, memory)
         return
     from ..console.output import OUT
     from ..files import replacing
@@ -77,6 +84,7 @@ def _show_plan(
     widths: str,
     hidden: int,
     batch: int,
+    least_memory: bool,
     ranks: str,
     device: str,
     memory: str | None,
@@ -86,7 +94,7 @@ def _show_plan(
     from ..config.byte_size import parse_bytes
     from ..console.output import OUT
     from ..memory import cost
-    from ..memory.sizes import Sizes
+    from ..memory.sizes import Sizes, with_least_memory
 
     try:
         counts = [int(n) for n in (users, items, interactions, hidden, batch)]
@@ -108,7 +116,10 @@ def _show_plan(
         hidden=(hidden, max(1, hidden // 2)),
         batch=batch,
         clustered=search_method("auto", n_users, n_items, machines.ranks) == "ivf",
+        ranks=machines.ranks,
     )
+    if least_memory:
+        sizes = with_least_memory(sizes)
     stages, sentences = cost.table(sizes, device, limit, machines)
     OUT.print(stages)
     for sentence in sentences:

@@ -50,6 +50,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str
     for section in sorted({*old, *new}):
         before, after = old.get(section, {}), new.get(section, {})
         for key in sorted({*before, *after}):
+            if key in after and key not in before:
+                continue  # the run is older than the key, whose default continues it exactly
             if f"{section}.{key}" not in MAY_DIFFER and before.get(key) != after.get(key):
                 yield _key(f"{section}.{key}"), _short(before.get(key)), _short(after.get(key))
 

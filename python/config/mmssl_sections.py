@@ -198,6 +198,13 @@ class OptimiserSection(Section):
     discriminator_beta2: float = Field(
         0.9, ge=0, lt=1, description="beta_2 of Adam (discriminator). Released code: 0.9."
     )
+    first_layer_weight: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Dtype in which the weight of the discriminator's first layer is stored. bfloat16 halves its "
+        "memory: updates are computed in float32, and rounded at random such that they are right on average. One "
+        "process only. "
+        '"auto": float32, or bfloat16 if a run does not fit into train.memory otherwise, with train.recompute.',
+    )
     first_layer_moments: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Dtype of the Adam moments of the discriminator's first layer. bfloat16 halves their memory and "

@@ -207,6 +207,13 @@ class TrainSection(Section):
         description='Dtype in which MMSSL stores the features. "auto": float32 if it fits into train.memory, otherwise '
         "float16, which rounds them to 11 significant bits.",
     )
+    recompute: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether MMSSL computes parts of the encoder (dropout of Eq. 2, attention of Eq. 9) again in the "
+        "backward pass, instead of keeping them, which takes half the memory of its forward pass or less. It changes "
+        'results only by rounding. "auto": if a run does not fit into train.memory otherwise, with features in '
+        "float16.",
+    )
     compare: Literal["auto", "yes", "no"] = Field(
         "auto",
         description='Also train popularity and LightGCN and show them in the result table. "auto": only on the '

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmssl_fast import distributed
 from mmssl_fast.tiles import TILE_ELEMENTS
@@ -23,25 +23,44 @@ RANKED_BYTES = 128  # bytes per position of a user's recommendation list
 MIN_EVALUATION_BATCH = 64
 
 
-def fit_to_budget(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
-    """The configuration with train.tile, train.feature_dtype and evaluate.batch chosen to fit train.memory.
+class Saving(NamedTuple):
+    """A key whose value "auto" becomes `smaller` if a run does not fit with `default`, and the words for that."""
 
-    Features are stored in float16 only if the run does not fit otherwise. Of the memory that the estimate leaves free,
-    half goes to tiles and half to evaluation, up to their default sizes. Keys that the user has set are not changed.
-    For a resumed run nothing is changed: its configuration already has all values. Raises InputError, with the
-    estimate, if the run does not fit.
+    section: str
+    key: str
+    default: str
+    smaller: str
+    words: str
+
+    def possible(self, config: Config) -> bool:
+        """Whether `smaller` works with the rest of the configuration."""
+        if config.model.system != "mmssl" or (config.train.cuda_graph and self.key != "feature_dtype"):
+            return False
+        return self.key != "first_layer_weight" or (config.loss.adversarial and distributed.current().size == 1)
+
+
+SAVINGS = (
+    Saving("train", "feature_dtype", "float32", "float16", "features in float16"),
+    Saving("train", "recompute", "off", "on", "the encoder's parts computed twice"),
+    Saving("optimiser", "first_layer_weight", "float32", "bfloat16", "the discriminator's first weight in bfloat16"),
+)
+
+
+def fit_to_budget(dataset: Dataset, config: Config, resumed: bool = False) -> Config:
+    """The configuration with train.tile, evaluate.batch and the keys of SAVINGS chosen to fit train.memory.
+
+    The keys of SAVINGS that are "auto" save memory only if the run does not fit otherwise. Of the memory that the
+    estimate leaves free, half goes to tiles and half to evaluation, up to their default sizes. Keys that the user has
+    set are not changed. For a resumed run nothing is changed: its configuration already has all values. Raises
+    InputError, with the estimate, if the run does not fit.
     """
-    allowed, planned = _allowed(dataset, config), needed(dataset, config)
-    dtype = config.train.feature_dtype
-    if dtype == "auto" and not resumed:
-        dtype = "float16" if planned > allowed >= planned - _saved(dataset, config) else "float32"
-    if dtype == "float16":
-        planned -= _saved(dataset, config)
-    if planned > allowed:
-        refuse_what_cannot_fit(dataset, config)
     if resumed:
+        refuse_what_cannot_fit(dataset, config)
         return config
-    train: dict[str, Any] = {"feature_dtype": dtype}
+    config = _with_savings(dataset, config)
+    allowed, planned = _allowed(dataset, config), needed(dataset, config)
+    refuse_what_cannot_fit(dataset, config)
+    train: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
     if not config.train.tile:
         share = max(0, allowed - planned) // 2
@@ -53,23 +72,36 @@ def fit_to_budget(dataset: Dataset, config: Config, resumed: bool = False) -> Co
     return config.changed("train", **train).changed("evaluate", **evaluate)
 
 
+def _with_savings(dataset: Dataset, config: Config) -> Config:
+    """The configuration with a value for every key of SAVINGS that is "auto": those that save memory in order, until
+    the run fits."""
+    open_keys = [saving for saving in SAVINGS if getattr(getattr(config, saving.section), saving.key) == "auto"]
+    for saving in open_keys:
+        config = config.changed(saving.section, **{saving.key: saving.default})
+    for saving in open_keys:
+        if needed(dataset, config) <= _allowed(dataset, config):
+            break
+        if saving.possible(config):
+            config = config.changed(saving.section, **{saving.key: saving.smaller})
+    return config
+
+
 def summary(dataset: Dataset, config: Config) -> str | None:
     """One line with the estimated memory, the budget and the chosen sizes.
 
     None if train.memory is not set and no default was reduced.
     """
-    reduced = 0 < config.train.tile < TILE_ELEMENTS or config.train.feature_dtype == "float16"
-    if not config.train.memory and not reduced:
+    saved = [one.words for one in SAVINGS if getattr(getattr(config, one.section), one.key) == one.smaller]
+    if not config.train.memory and not saved and not 0 < config.train.tile < TILE_ELEMENTS:
         return None
-    planned = needed(dataset, config)
-    features = ""
     if dataset.features and config.model.system == "mmssl":
-        features = f", features in {config.train.feature_dtype.replace('auto', 'float32')}"
-        planned -= _saved(dataset, config) if config.train.feature_dtype == "float16" else 0
+        saved = [*([] if config.train.feature_dtype == "float16" else ["features in float32"]), *saved]
+    else:
+        saved = []
     return (
-        f"memory: estimated {readable(planned)} of a budget of {readable(_allowed(dataset, config))}; "
+        f"memory: estimated {readable(needed(dataset, config))} of a budget of {readable(_allowed(dataset, config))}; "
         f"item tiles of {config.train.tile or TILE_ELEMENTS} entries, {config.evaluate.batch} users ranked at "
-        f"once{features}"
+        f"once{''.join(f', {words}' for words in saved)}"
     )
 
 
@@ -97,12 +129,6 @@ def refuse_what_cannot_fit(dataset: Dataset, config: Config) -> None:
 def needed(dataset: Dataset, config: Config) -> int:
     """Estimated peak resident memory of a run in bytes, with several ranks that of each."""
     return peak(stages(sizes_of(dataset, config)))
-
-
-def _saved(dataset: Dataset, config: Config) -> int:
-    """Bytes saved by storing the encoder's features in float16."""
-    sizes = sizes_of(dataset, config)
-    return FLOAT // 2 * sizes.own.items * sum(sizes.widths) if config.model.system == "mmssl" else 0
 
 
 def _allowed(dataset: Dataset, config: Config) -> int:

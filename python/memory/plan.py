@@ -42,8 +42,8 @@ def stages(s: Sizes) -> list[Stage]:
     encoder = user + item + FLOAT * (wide * d + (2 + s.heads) * d * d)
     edges = s.users * s.neighbours  # of one modality
     result = [
-        Stage("interactions", persistent=(INDEX + FLOAT) * s.interactions + 3 * OFFSET * s.users, loaded=True),
-        Stage("features as given", persistent=FLOAT * s.items * wide, loaded=True),
+        Stage("interactions", persistent=_interactions(s), loaded=True),
+        Stage("features as given", persistent=s.given_bytes * s.items * wide, loaded=True),
         Stage(
             "graph and its transpose",
             persistent=2 * INDEX * s.interactions + (2 * OFFSET + FLOAT) * n,
@@ -56,14 +56,17 @@ def stages(s: Sizes) -> list[Stage]:
         result.append(
             Stage(
                 "features, standardised",
-                persistent=FLOAT * own.items * wide,
+                persistent=s.feature_bytes * own.items * wide,
                 working=blocks((OFFSET * own.items * widest, 4)),
             )
         )
     result.append(Stage("encoder with AdamW", persistent=4 * encoder, working=blocks((user, 2)), moved=7 * encoder))
     if s.hidden:
-        weights = FLOAT * (own.items * s.hidden[0] + s.hidden[0] * s.hidden[1])
-        result.append(Stage("discriminator with its moments", persistent=3 * weights, moved=7 * weights))
+        first, rest = own.items * s.hidden[0], FLOAT * s.hidden[0] * s.hidden[1]
+        stored = (s.weight_bytes + 2 * s.moment_bytes) * first + 3 * rest
+        # Its weight is made in float32, in two layouts, before there are moments.
+        made = blocks((max(0, 2 * FLOAT * first - stored), 1))
+        result.append(Stage("discriminator with its moments", persistent=stored, working=made, moved=7 * stored // 3))
     if m and edges:
         result.append(
             Stage(
@@ -94,6 +97,11 @@ def stages(s: Sizes) -> list[Stage]:
     return [replace(stage, received=by_stage.get(stage.name, 0)) for stage in result]
 
 
+def _interactions(s: Sizes) -> int:
+    """The training interactions in the data: indices, values unless they are memory-mapped, and offsets."""
+    return (INDEX + FLOAT * (not s.mapped)) * s.interactions + 3 * OFFSET * s.users
+
+
 def _clustered(s: Sizes, item: int) -> list[tuple[int, int]]:
     """What the clustered search for semantic neighbours needs: the items by cluster, the pairs of a user and a searched
     cluster in both orders, and the seen items of these pairs."""
@@ -117,7 +125,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             Stage(
                 "modality features (2)",
                 "forward",
-                kept=blocks((item, m), (m * user, 1), (m * item, 1)),
+                kept=blocks((item, m * (not s.recompute)), (m * user, 1), (m * item, 1)),
                 working=blocks((item, 2 * m), (m * item, 1), *masks, *_exchange(s, m * max(user, item))),
                 moved=3 * FLOAT * own.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
                 operations=4 * own.items * sum(s.widths) * d + 8 * m * s.interactions * columns,
@@ -140,7 +148,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             Stage(
                 "attention (9)",
                 "forward",
-                kept=blocks(*sides),
+                kept=blocks(*(() if s.recompute else sides)),
                 working=blocks((user, 2), (item, 2)),
                 moved=3 * (4 * m + s.heads + 2) * table,
                 operations=6 * own.nodes * d * d * (2 * m + s.heads),
@@ -220,14 +228,18 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 "generator",
                 kept=blocks((item, m)),
                 working=blocks(
-                    (item, 1), (m * item, 1), (wide, 3 * m + 4), (m * wide, 3), (FLOAT * s.batch * d, 4 * m + 5)
+                    (item, 1),
+                    (m * item, int(s.weight_bytes == FLOAT)),
+                    (wide, 3 * m + 4),
+                    (m * wide, 3),
+                    (FLOAT * s.batch * d, 4 * m + 5),
                 ),
-                moved=2 * FLOAT * own.items * s.hidden[0] + 4 * m * item,
+                moved=2 * s.weight_bytes * own.items * s.hidden[0] + 4 * m * item,
                 operations=4 * m * d * s.hidden[0] * (own.items + s.batch) + 4 * m * s.batch * prod(s.hidden),
             )
         )
     sums = [(user, m + 2), (item, m + 4)]
-    if m and edges and s.attention:  # users and items one after the other
+    if m and edges and s.attention and not s.recompute:  # users and items one after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
     sums += _exchange(s, max(m, 1) * max(user, item))
     losses = tuple({stage.phase for stage in result})
@@ -245,7 +257,8 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
     """The discriminator steps. The relation rows over the items live until the generator step is over."""
     d, m, b, items = s.dim, s.modalities, s.batch, s.own.items
     rows, steps = (1 + m) * b, s.discriminator_steps
-    weight, wide, narrow = FLOAT * items * h, FLOAT * b * h, FLOAT * b * h2
+    weight, wide, narrow = s.weight_bytes * items * h, FLOAT * b * h, FLOAT * b * h2
+    stored = s.weight_bytes < FLOAT  # converted in tiles; the columns at the drawn entries are copied
     tile = max(1, TILE_ELEMENTS // h)  # items per tile of TiledAdam
     return [
         Stage(
@@ -254,7 +267,8 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
             kept=blocks((item, 1 + m)),
             working=blocks(
                 (item, 1),
-                ((1 + m) * item, 1),
+                ((1 + m) * item, int(not stored)),
+                (FLOAT * h * min(items, b * s.draws), int(stored)),
                 ((1 + m) * wide, 1),
                 (wide, 2 * m + 3),
                 (OFFSET * b * s.draws, 5),

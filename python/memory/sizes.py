@@ -26,7 +26,10 @@ class Sizes:
     statistics drawn per Gumbel row; final_softmax, l2: whether the encoder and the loss have these parts; propagations:
     how often a system other than MMSSL propagates its embeddings in a step; ranks: number of processes that train the
     model together; closed: the tables of EASE, ItemKNN or UserKNN, which have no other stages; item_item: those of the
-    item-item part; wire: bytes of a value in the exchange of rows and columns.
+    item-item part; wire: bytes of a value in the exchange of rows and columns; feature_bytes, weight_bytes,
+    moment_bytes: bytes of a stored value of the features, of the discriminator's first weight and of its moments;
+    given_bytes: of the features in the data; mapped: whether the data is memory-mapped, so that interactions have no
+    stored values; recompute: whether parts of the encoder are computed again in the backward pass.
     """
 
     users: int
@@ -54,6 +57,12 @@ class Sizes:
     closed: ClosedForm | None = None
     item_item: ClosedForm | None = None
     wire: int = 4
+    given_bytes: int = 4
+    mapped: bool = False
+    feature_bytes: int = 4
+    weight_bytes: int = 4
+    moment_bytes: int = 4
+    recompute: bool = False
 
     @property
     def nodes(self) -> int:
@@ -74,8 +83,24 @@ class Sizes:
         return -(-self.dim // self.ranks)
 
 
+def with_least_memory(sizes: Sizes) -> Sizes:
+    """The sizes of the same run with prepared data in float16 and all settings that save memory: train.recompute,
+    train.feature_dtype, and the first weight and its moments in bfloat16. The weight needs one process."""
+    return replace(
+        sizes,
+        given_bytes=2,
+        mapped=True,
+        feature_bytes=2,
+        weight_bytes=2 if sizes.ranks == 1 else 4,
+        moment_bytes=2,
+        recompute=True,
+    )
+
+
 def sizes_of(dataset: Dataset, config: Config) -> Sizes:
     """The sizes of a run with this dataset and configuration, in the current processes."""
+    from ..data.layouts.prepared import NAME as PREPARED  # late: an estimate without data needs no reader
+
     model, loss = config.model, config.loss
     adversarial = loss.adversarial and model.system == "mmssl"
     by_user = config.train.sample_over == "users"  # without replacement
@@ -106,4 +131,10 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         closed=closed_form(dataset, config),
         item_item=item_item_form(dataset, config),
         wire=2 if config.distributed.wire == "bfloat16" else 4,
+        given_bytes=max((features.itemsize for features in dataset.features.values()), default=4),
+        mapped=dataset.layout == PREPARED,
+        feature_bytes=2 if config.train.feature_dtype == "float16" else 4,
+        weight_bytes=2 if config.optimiser.first_layer_weight == "bfloat16" else 4,
+        moment_bytes=2 if config.optimiser.first_layer_moments == "bfloat16" and not config.train.cuda_graph else 4,
+        recompute=config.train.recompute == "on",
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmssl_fast import InteractionGraph, SeenRows, cosine_topk, distributed
 from mmssl_fast.distributed import ONE, Ranks
+from mmssl_fast.relation.components import select_entries
 
 from ..embeddings import Table, best_scores, device_of, order_keys, row_keys, scorer, take, zero_rows
 
@@ -78,11 +79,11 @@ class Ranking:
             self.place[self.order[: self.n_scored]] = torch.arange(self.n_scored, device=device)
         self.place_of: Tensor | None = None  # of each item in `order`, when it is first needed
         self.seen: sp.csr_array | None = None
-        self._seen_parts: tuple[InteractionGraph | None, ...] = (None, None)
+        self._seen_parts: tuple[SeenRows | None, ...] = (None, None)
         if seen is not None:
             self.seen = self.by_place(_csr(seen))
             parts = self.seen[:, : self.n_scored], self.seen[:, self.n_scored :]
-            self._seen_parts = tuple(InteractionGraph.from_scipy(part).to(device) for part in parts)
+            self._seen_parts = tuple(SeenRows(*_offsets_and_columns(part, device)) for part in parts)
 
     def best(
         self, users: Table, index: Tensor, k: int, excluded: tuple[Tensor, Tensor] | None = None
@@ -149,7 +150,7 @@ class Ranking:
         excluded: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor]:
         seen = self._seen_parts[part]
-        rows = None if seen is None else seen.rows(index)
+        rows = None if seen is None else select_entries(seen, index)
         if excluded is not None:
             first = self.n_scored if part else 0
             there = (excluded[1] >= first) & (excluded[1] < first + len(items))
@@ -181,6 +182,14 @@ def _changes(*columns: np.ndarray) -> np.ndarray:
     changed = np.ones(len(columns[0]), bool)
     changed[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
     return changed
+
+
+def _offsets_and_columns(matrix: sp.csr_array, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The offsets and the columns of a matrix with sorted columns, as SeenRows has them."""
+    index = np.int32 if matrix.shape[1] < 2**31 else np.int64
+    arrays = matrix.indptr.astype(np.int64), matrix.indices.astype(index, copy=False)
+    crow, col = (torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays)
+    return crow, col
 
 
 def _csr(graph: InteractionGraph) -> sp.csr_array:

@@ -35,7 +35,7 @@ def split_metrics(
     if ranks.size > 1:
         first, last = ranks.span(dataset.n_users)
         masked, heldout = masked[first:last], heldout[first:last]
-    seen = InteractionGraph.from_scipy(masked).to(device_of(users))
+    seen = InteractionGraph.from_scipy(_of_users(masked, np.diff(heldout.indptr) > 0)).to(device_of(users))
     popularity = item_popularity(dataset)
     try:
         return ranking_metrics(users, items, heldout, ks, seen, batch, popularity, ranks)
@@ -87,6 +87,14 @@ def excluded(dataset: Dataset, mask_validation: bool) -> InteractionGraph:
 
 def _masked(dataset: Dataset, mask_validation: bool) -> sp.csr_array:
     return dataset.train.maximum(dataset.val) if mask_validation else dataset.train
+
+
+def _of_users(matrix: sp.csr_array, mask: np.ndarray) -> sp.csr_array:
+    """The matrix with the rows of these users, bool [U]; the others are empty."""
+    counts = np.diff(matrix.indptr)
+    indptr = np.concatenate([[0], np.cumsum(np.where(mask, counts, 0))])
+    kept = np.repeat(mask, counts)
+    return sp.csr_array((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
 
 
 def item_popularity(dataset: Dataset) -> np.ndarray:

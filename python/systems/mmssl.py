@@ -46,11 +46,10 @@ class MMSSLSystem(NetworkSystem):
                 f"{dataset.name}: MMSSL needs features; add <modality>_feat.npy or .parquet, or train --system lightgcn"
             )
         self.build_item_item(dataset, graph, config)
-        if model.neighbours_method == "ivf" and ranks.size > 1:
-            raise InputError(
-                'model.neighbours_method = "ivf": the clustered search needs one process; set it to "exact", or leave '
-                "out --ranks or torchrun"
-            )
+        _refuse_with_graph(config, graph.device)
+        narrow = optimiser.first_layer_weight == "bfloat16"
+        if ranks.size > 1:
+            _refuse_over_ranks(config)
         features = {name: torch.from_numpy(values) for name, values in dataset.features.items()}
         self.refresh_every, self.discriminator_steps = config.train.refresh_every, config.train.discriminator_steps
         half = config.train.feature_dtype == "float16"
@@ -77,6 +76,7 @@ class MMSSLSystem(NetworkSystem):
             neighbours_method=model.neighbours_method,
             final_softmax=model.final_softmax,
             feature_dtype=torch.float16 if half else None,
+            recompute=config.train.recompute == "on",
             ranks=ranks,
         ).to(graph.device)
         self.discriminator, self.least_batch = None, 1
@@ -87,6 +87,7 @@ class MMSSLSystem(NetworkSystem):
             options: dict[str, Any] = {
                 "norm": model.critic_norm,
                 "sigmoid": model.critic_sigmoid,
+                "weight_dtype": torch.bfloat16 if narrow else None,
                 "gemm": gemm,
                 "ranks": ranks,
             }
@@ -100,11 +101,6 @@ class MMSSLSystem(NetworkSystem):
             **loss.model_dump(),
         )
         use_graph = config.train.cuda_graph
-        if use_graph and (graph.device.type != "cuda" or loss.mask_seen):
-            raise InputError(
-                f"train.cuda_graph = true: needs a CUDA device and loss.mask_seen = false, got {graph.device.type} and "
-                f"{str(loss.mask_seen).lower()}; set train.cuda_graph = false"
-            )
         self.step_graph = StepGraph(self._update) if use_graph else None
         self.optimisers = {
             "adamw": torch.optim.AdamW(
@@ -149,10 +145,13 @@ class MMSSLSystem(NetworkSystem):
                 offset: Any = step * self.discriminator_steps + i  # every discriminator step draws its own noise
                 losses = self.objective.discriminator_terms(encoded, users, offset)
                 self._descend_discriminator(self.discriminator, losses["total"])
-                terms |= {f"D {name}": value for name, value in losses.items()}
+                # Detached, because an autograd graph refers to the relation rows.
+                terms |= {f"D {name}": value.detach() for name, value in losses.items()}
+                del losses
         losses = self.objective.generator_terms(encoded, users, positives, negatives)
+        del encoded  # so that the backward pass frees what it has used
         self._descend("adamw", losses["total"])
-        return terms | losses
+        return terms | {name: value.detach() for name, value in losses.items()}
 
     def _encoded(self) -> Encoded:
         return self.model(views=self.objective.contrastive)
@@ -210,6 +209,34 @@ class MMSSLSystem(NetworkSystem):
     def _parts(self) -> torch.nn.ModuleDict:
         parts = {"model": self.model, "discriminator": self.discriminator}
         return torch.nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+
+def _refuse_over_ranks(config: Config) -> None:
+    """Raise InputError for settings that need one process."""
+    if config.model.neighbours_method == "ivf":
+        raise InputError(
+            'model.neighbours_method = "ivf": the clustered search needs one process; set it to "exact", or leave '
+            "out --ranks or torchrun"
+        )
+    if config.optimiser.first_layer_weight == "bfloat16":
+        raise InputError(
+            'optimiser.first_layer_weight = "bfloat16": needs one process; set it to "float32", or leave out --ranks '
+            "or torchrun"
+        )
+
+
+def _refuse_with_graph(config: Config, device: torch.device) -> None:
+    """Raise InputError for settings with which a step cannot be captured as a CUDA graph."""
+    if not config.train.cuda_graph:
+        return
+    if device.type != "cuda" or config.loss.mask_seen:
+        raise InputError(
+            f"train.cuda_graph = true: needs a CUDA device and loss.mask_seen = false, got {device.type} and "
+            f"{str(config.loss.mask_seen).lower()}; set train.cuda_graph = false"
+        )
+    for key, value in (("train.recompute", "on"), ("optimiser.first_layer_weight", "bfloat16")):
+        if config.flat()[key] == value:
+            raise InputError(f'train.cuda_graph = true: does not work with {key} = "{value}"; change one of them')
 
 
 def _gemm(precision: str, device: torch.device) -> torch.dtype | None:

@@ -1,5 +1,6 @@
 """TiledAdam and the pending gradient it takes, against torch.optim.Adam on weight.grad."""
 
+import copy
 import gc
 import weakref
 
@@ -232,6 +233,55 @@ def test_random_rounding_leaves_what_is_not_finite():
         found = _stochastically_rounded(odd, bits)
         assert found[:2].tolist() == [torch.inf, -torch.inf] and found[2].isnan() and found[3:].abs().max() < 1e-38
     assert _stochastically_rounded(all_ones, torch.tensor([0xFFFF])).isnan().all()
+
+
+# --- a weight in bfloat16 ---------------------------------------------------------------------------------------------
+def narrow_run(moments, gradient, steps, start=0.5, lr=1e-4, **options):
+    """The state [4, 64] of a weight in bfloat16 after some steps; halt, tile, items as in long_run."""
+    items, halt = options.pop("items", slice(0, 64)), options.pop("halt", None)
+    weight = torch.nn.Parameter(torch.full((64, 4), start, dtype=torch.bfloat16)[items].mT)
+    made = {"lr": lr, "betas": (0.9, 0.999), "moments": moments, "first_item": items.start}
+    optimiser = TiledAdam(weight, **made, **options)
+    for step in range(steps):
+        if step == halt:
+            state = copy.deepcopy(optimiser.state_dict())
+            optimiser = TiledAdam(weight, **made)
+            optimiser.load_state_dict(state)
+        pending, dense = PendingGradient(weight), gradient(step)[items]
+        pending._pieces.append(lambda begin, end, out, dense=dense: out.add_(dense[begin:end]))
+        optimiser.step(pending)
+    state = optimiser.state[weight]
+    assert weight.dtype == torch.bfloat16 and {state[name].dtype for name in ("exp_avg", "exp_avg_sq")} == {moments}
+    return state["exp_avg"].float(), state["exp_avg_sq"].float(), weight.detach().float()
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+def test_updates_far_below_a_unit_in_the_last_place_are_not_lost(moments):
+    """At 0.5 the distance to the next bfloat16 is 0.002 or 0.004, and a step is 1e-4: rounded to the nearest, the
+    weight would stay for ever."""
+    found = narrow_run(moments, lambda step: torch.ones(64, 4), 500)[2]
+    assert found.mean().item() == pytest.approx(0.5 - 500e-4, abs=0.003)
+    assert 0 < found.std().item() < 0.5 * 500**0.5 * 2**-9
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+def test_rounding_of_a_weight_is_of_the_entry_and_step_alone(moments):
+    """Neither tiles nor a restart change a bit. float32 moments are not rounded on loading."""
+    whole = narrow_run(moments, noisy, 30)
+    for options in ({"tile": 40}, {"halt": 11}):
+        assert all(torch.equal(a, b) for a, b in zip(whole, narrow_run(moments, noisy, 30, **options), strict=True))
+    part = narrow_run(moments, noisy, 30, items=slice(20, 50))
+    assert all(torch.equal(a[:, 20:50], b) for a, b in zip(whole, part, strict=True))
+
+
+def test_weight_and_moments_are_rounded_by_different_bits():
+    """After a step with the gradient 1.49, a moment and the weight have one value in all entries, and about half of
+    them are rounded up."""
+    gradient = torch.full((64, 4), 1.49)
+    first, second, weight = narrow_run(torch.bfloat16, lambda step: gradient, 1, start=1.0, lr=0.002)
+    up = [(x == x.max()).flatten().double() for x in (first, second, weight)]
+    correlation = torch.corrcoef(torch.stack(up))
+    assert all(0.3 < x.mean() < 0.7 for x in up) and (correlation - torch.eye(3)).abs().max() < 0.3
 
 
 def test_moments_of_float16_are_refused():

@@ -113,7 +113,7 @@ def test_linear_of_parts_shares_one_pass(item_major, monkeypatch):
         x,
     ]
     projections = []
-    from mmssl_fast.relation.algebra import parts as algebra
+    from mmssl_fast.relation.algebra import weight_products as algebra
 
     real_mm = algebra.mm
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from ...arguments import check_tensors
 from ...ops.derivatives import differentiable, is_transforming, undifferentiable
-from ...precision import addmm_, gemm_dtype, mm, mm_out, rounded
+from ...precision import addmm_, gemm_dtype, mm, mm_out, rounded, work_dtype
 from ...static_shapes import is_static, rows_to_form_densely
 from ...tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of
+from .weight_products import is_narrow, project, times_weight, weight_tiles
 
 MIRROR_BLOCKS = 6  # row blocks of a symmetric product; more blocks save more, but make the products smaller
 SAVED_ELEMENTS = 1 << 22  # maximum number of entries of g W that are saved (16 MiB of float32, less than half of W)
@@ -49,7 +50,8 @@ def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         g: [B, H] float32, float64 or bfloat16 (computed in float32).
-        weight: [H, I], dtype of g, in either memory layout. Its gradient has the same layout.
+        weight: [H, I], dtype of g, or bfloat16 if g is float32: it is then converted in tiles of items. In either
+            memory layout; its gradient has the same layout and dtype.
 
     Returns:
         [B], dtype of g. A norm of 0 has gradient 0.
@@ -67,14 +69,15 @@ def gradient_norm(g: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(
             f"gradient_norm: g must be [B, H] and weight [H, I], got {tuple(g.shape)} and {tuple(weight.shape)}"
         )
-    if g.dtype != weight.dtype or not g.is_floating_point():
+    stored = g.dtype == torch.float32 and weight.dtype == torch.bfloat16
+    if not (stored or g.dtype == weight.dtype) or not g.is_floating_point():
         raise ValueError(
             f"gradient_norm: g and weight must have the same floating dtype, got {g.dtype} and {weight.dtype}"
         )
-    work = torch.float32 if g.dtype in (torch.bfloat16, torch.float16) else g.dtype
+    work = work_dtype(g.dtype)
     gemm = str(gemm_dtype(g.device, work)).removeprefix("torch.")
     with torch.autocast(g.device.type, enabled=False):
-        return gradient_norm_op(g.to(work), weight.to(work), gemm)[0].to(g.dtype)
+        return gradient_norm_op(g.to(work), weight if stored else weight.to(work), gemm)[0].to(g.dtype)
 
 
 def _symmetric_product(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dtype) -> Tensor:
@@ -88,6 +91,17 @@ def _symmetric_product(a: Tensor, b: Tensor, gemm: torch.dtype, dtype: torch.dty
         mm_out(a[begin:end], b[:, :end], out[begin:end, :end], gemm)
         out[:begin, begin:end] = out[begin:end, :begin].mT
     return out
+
+
+def _gram(weight: Tensor, gemm: torch.dtype, dtype: torch.dtype) -> Tensor:
+    """weight @ weight.mT [H, H] in dtype."""
+    if not is_narrow(weight, gemm):
+        w = rounded(weight, gemm)
+        return _symmetric_product(w, w.mT, gemm, dtype)
+    k = torch.zeros(weight.shape[0], weight.shape[0], dtype=dtype, device=weight.device)
+    for _, _, tile in weight_tiles(weight, gemm):
+        k += _symmetric_product(tile.mT, tile, gemm, dtype)
+    return k
 
 
 def _streamed(g: Tensor, weight: Tensor, gemm: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -113,14 +127,12 @@ def _gradient_norm_op(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Ten
     (rows, h), narrow = g.shape, getattr(torch, gemm)
     all_rows, not_saved = torch.ones(rows, dtype=torch.bool, device=g.device), g.new_empty(rows, 0)
     if _saves_product(g, weight):
-        w = rounded(weight, narrow)
-        r = mm(g, w, narrow)
-        return torch.linalg.vector_norm(r, dim=1), mm(r, w.mT, narrow), all_rows, r
+        r = times_weight(g, weight, narrow)
+        return torch.linalg.vector_norm(r, dim=1), project([r.mT], weight, narrow), all_rows, r
     if h > 2 * rows:
         square, q = _streamed(g, weight, narrow)
         return square.sqrt_().to(g.dtype), q, all_rows, not_saved
-    w = rounded(weight, narrow)
-    k = _symmetric_product(w, w.mT, narrow, g.dtype)
+    k = _gram(weight, narrow, g.dtype)
     q = mm(g, k, narrow)
     square = (q * g).sum(1, dtype=torch.float64)
     badness = torch.maximum(

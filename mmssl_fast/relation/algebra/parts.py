@@ -25,12 +25,13 @@ from torch import Tensor
 
 from ...ops.sampled_dot import sampled_dot
 from ...ops.spmm import spmm, spmm_add_
-from ...precision import mm, rounded
+from ...precision import work_dtype
 from ...tiles import item_tiles
 from .cancelled import CancelledBlock, cancelled_blocks, excluded_rows, zero_rows
 from .pending_gradient import PendingGradient, pending_of
 from .weight_columns import ItemEntries, WeightColumns
 from .weight_gradient import DenseGradient
+from .weight_products import project, project_back, times_weight
 
 
 @dataclass(eq=False)
@@ -49,6 +50,7 @@ class WeightPass:
 
     def __init__(self, weight: Tensor, gemm: torch.dtype) -> None:
         self.weight, self.gemm, self.columns = weight, gemm, WeightColumns(weight)
+        self.work = work_dtype(weight.dtype)  # of results, and of products that are not rounded to gemm
         self.vw: dict[tuple[Any, ...], Tensor] = {}  # (W V)ᵀ [d, H] by `_key` of v
         self._entries: dict[tuple[Any, ...], ItemEntries] = {}
 
@@ -66,13 +68,17 @@ class Part:
         """The tensors that may require a gradient, in the order of `input_gradients`."""
         return []
 
+    def with_inputs(self, inputs: Sequence[Any]) -> Part:
+        """The part with other inputs. They may be None, in a part that is not computed with."""
+        return self
+
     def cast(self, dtype: torch.dtype) -> Part:
         """The part with its inputs converted to `dtype`."""
-        return self
+        return self.with_inputs([x.to(dtype) for x in self.inputs()])
 
     def detach(self) -> Part:
         """The part with its inputs detached from the autograd graph."""
-        return self
+        return self.with_inputs([x.detach() for x in self.inputs()])
 
     def key(self) -> tuple[Any, ...]:
         """A key that changes whenever the rows change."""
@@ -114,16 +120,14 @@ class GeneratedPart(Part):
     cancelled: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.excluded = excluded_rows(self.seen, self.cancelled, self.v.shape[0])
+        self.excluded = None if self.v is None else excluded_rows(self.seen, self.cancelled, self.v.shape[0])
 
     def inputs(self) -> list[Tensor]:
         return [self.u, self.v]
 
-    def cast(self, dtype: torch.dtype) -> GeneratedPart:
-        return GeneratedPart(self.u.to(dtype), self.v.to(dtype), self.seen, self.cancelled)
-
-    def detach(self) -> GeneratedPart:
-        return GeneratedPart(self.u.detach(), self.v.detach(), self.seen, self.cancelled)
+    def with_inputs(self, inputs: Sequence[Any]) -> GeneratedPart:
+        u, v = inputs
+        return GeneratedPart(u, v, self.seen, self.cancelled)
 
     def key(self) -> tuple[Any, ...]:
         return (*super().key(), None if self.cancelled is None else self.cancelled.data_ptr())
@@ -142,7 +146,7 @@ class GeneratedPart(Part):
             spmm_add_(z, seen.rows(), seen.crow, col, -products, x)
         # The cancelled rows are assigned, not added: their low-rank factor is zero in `u`.
         for block in self._cancelled_blocks():
-            z[block.rows] = self._dense(block) @ shared.weight.mT
+            z[block.rows] = project([self._dense(block).mT], shared.weight, shared.work)
         return PartValue(z, vw, products)
 
     def add_weight_gradient(
@@ -176,7 +180,7 @@ class GeneratedPart(Part):
             if sampled is not None:
                 seen.add_transposed_(dv, -sampled, self.low_rank()[0])
         for block in self._cancelled_blocks():
-            d_rows = block.mask_(grad[block.rows] @ shared.weight)
+            d_rows = block.mask_(times_weight(grad[block.rows], shared.weight, shared.work))
             if needs[0]:
                 du[block.rows] = d_rows @ self.v
             if needs[1]:
@@ -222,9 +226,9 @@ class TiledPart(Part):
 
     def forward(self, shared: WeightPass) -> PartValue:
         weight = shared.weight
-        z = weight.new_zeros(self.n_rows, weight.shape[0])
+        z = weight.new_zeros(self.n_rows, weight.shape[0], dtype=shared.work)
         for begin, end in item_tiles(self.n_rows, self.n_items):
-            z.addmm_(self.tile(begin, end).to(z.dtype), weight[:, begin:end].mT)
+            z.addmm_(self.tile(begin, end).to(z.dtype), weight[:, begin:end].mT.to(z.dtype))
         return PartValue(z)
 
     def add_weight_gradient(
@@ -242,14 +246,11 @@ class DensePart(Part):
     def inputs(self) -> list[Tensor]:
         return [self.x]
 
-    def cast(self, dtype: torch.dtype) -> DensePart:
-        return DensePart(self.x.to(dtype))
-
-    def detach(self) -> DensePart:
-        return DensePart(self.x.detach())
+    def with_inputs(self, inputs: Sequence[Any]) -> DensePart:
+        return DensePart(*inputs)
 
     def forward(self, shared: WeightPass) -> PartValue:
-        return PartValue(mm(self.x, rounded(shared.weight, shared.gemm).mT, shared.gemm))
+        return PartValue(project([self.x.mT], shared.weight, shared.gemm))
 
     def add_weight_gradient(
         self, sink: DenseGradient | PendingGradient, value: PartValue, grad: Tensor, shared: WeightPass
@@ -259,7 +260,7 @@ class DensePart(Part):
     def input_gradients(
         self, value: PartValue, grad: Tensor, needs: Sequence[bool], tw: Tensor | None, shared: WeightPass
     ) -> list[Tensor | None]:
-        return [mm(grad, rounded(shared.weight, shared.gemm), shared.gemm) if needs[0] else None]
+        return [times_weight(grad, shared.weight, shared.gemm) if needs[0] else None]
 
 
 def check_generated(op: str, u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None, kind: str = "dot") -> None:
@@ -305,7 +306,7 @@ def backward(
     need_inputs: Sequence[Sequence[bool]],
     gemm: torch.dtype,
 ) -> tuple[Tensor | None, list[list[Tensor | None]]]:
-    """dW in the layout of weight, and the gradients of the inputs of every part, from ∂L/∂z of every part.
+    """dW in the layout and dtype of weight, and the gradients of the inputs of every part, from ∂L/∂z of every part.
 
     A gradient of None is zero. If a PendingGradient is active for the weight, dW is added to it in pieces, and None is
     returned instead.
@@ -319,7 +320,7 @@ def backward(
         _weight_gradient(
             sink, [parts[k] for k in live], [values[k] for k in live], [cast(Tensor, grads[k]) for k in live], shared
         )
-        d_weight = sink.value if isinstance(sink, DenseGradient) else None
+        d_weight = sink.value.to(weight.dtype) if isinstance(sink, DenseGradient) else None
     tw = _products_with_weight(parts, grads, [k for k in live if any(need_inputs[k][1:])], shared)
     d_inputs: list[list[Tensor | None]] = [[None] * len(needs) for needs in need_inputs]
     for k in live:
@@ -353,10 +354,8 @@ def _products_with_weight(
     """Wᵀ T [I, d] for the parts with the numbers `which`, by a single product over W: Wᵀ [T¹ | T² | …]."""
     if not which:
         return {}
-    weight, gemm = shared.weight, shared.gemm
-    t = [cast(Tensor, grads[k]).mT @ cast(tuple[Tensor, Tensor], parts[k].low_rank())[0] for k in which]
-    together = mm(rounded(weight, gemm).mT, torch.cat(t, 1), gemm, weight.dtype)
-    return dict(zip(which, together.split([x.shape[1] for x in t], 1), strict=True))
+    ts = [cast(Tensor, grads[k]).mT @ cast(tuple[Tensor, Tensor], parts[k].low_rank())[0] for k in which]
+    return dict(zip(which, project_back(ts, shared.weight, shared.gemm, shared.work), strict=True))
 
 
 def _key(v: Tensor) -> tuple[Any, ...]:
@@ -368,6 +367,5 @@ def _project(weight: Tensor, vs: Sequence[Tensor], gemm: torch.dtype) -> dict[tu
     distinct = {_key(v): v for v in vs}
     if not distinct:
         return {}
-    v = next(iter(distinct.values())) if len(distinct) == 1 else torch.cat(list(distinct.values()), 1)
-    together = mm(v.mT, rounded(weight, gemm).mT, gemm)
+    together = project(list(distinct.values()), weight, gemm)
     return dict(zip(distinct, together.split([v.shape[1] for v in distinct.values()]), strict=True))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...ops.derivatives import is_transforming
 from ...ops.spmm import spmm_add_
-from ...precision import addmm_
+from ...precision import addmm_, work_dtype
 from ...tiles import item_tiles
 from .weight_columns import ItemEntries
 
@@ -41,16 +41,18 @@ class PendingGradient:
 
     @torch.no_grad()
     def tile(self, begin: int, end: int, out: Tensor | None = None) -> Tensor:
-        """(dL/dW)ᵀ of the items [begin, end): contiguous [end − begin, H], written to `out` if it is given."""
-        out = self.weight.new_empty(end - begin, self.weight.shape[0]) if out is None else out
+        """(dL/dW)ᵀ of the items [begin, end): contiguous [end − begin, H], written to `out` if it is given. It is
+        float32 for a weight in float16 or bfloat16, otherwise it has the dtype of the weight."""
+        if out is None:
+            out = self.weight.new_empty(end - begin, self.weight.shape[0], dtype=work_dtype(self.weight.dtype))
         out.zero_()
         for piece in self._pieces:
             piece(begin, end, out)
         return out
 
     def dense(self) -> Tensor:
-        """dL/dW [H, I] in the layout of the weight."""
-        dense = torch.empty_like(self.weight)
+        """dL/dW [H, I] in the layout of the weight, and in the dtype of `tile`."""
+        dense = torch.empty_like(self.weight, dtype=work_dtype(self.weight.dtype))
         item_major = dense.mT.is_contiguous()
         for begin, end in item_tiles(*self.weight.shape):
             tile = dense.mT[begin:end]
@@ -101,7 +103,7 @@ def pending_gradient(weight: Tensor) -> Iterator[PendingGradient]:
     any other use of the weight are added to ``weight.grad`` as usual.
 
     Args:
-        weight: [H, I] float32 or float64, preferably item-major (``weight.mT`` contiguous).
+        weight: [H, I] float32, float64 or bfloat16, preferably item-major (``weight.mT`` contiguous).
 
     Raises:
         RuntimeError: the context is already active for this weight.

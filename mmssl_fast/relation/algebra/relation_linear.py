@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from ...arguments import check_tensors
 from ...ops.derivatives import differentiable, undifferentiable
 from ...ops.unit_rows import unit_rows
-from ...precision import gemm_dtype
+from ...precision import gemm_dtype, work_dtype
 from . import parts as core
 from .parts import GeneratedPart, Part, PartValue, check_generated, version
 from .relation_row_norm import row_norm_and_cancelled
@@ -85,11 +85,6 @@ def inverse_or_zero(norm: Tensor, eps: float = 0.0) -> Tensor:
     return positive / torch.where(positive, norm, 1.0).clamp_min(eps)
 
 
-def work_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the computation: float32 for float16 and bfloat16, else `dtype`."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
-
-
 class PartMemory:
     """A cache of the last value of one part, so that W V and z are not computed again for the same rows and weight.
 
@@ -126,7 +121,8 @@ def linear_of_parts(
     """rows Wᵀ [B_k, H] of every part, in one pass over W. Differentiable once in the weight and the parts.
 
     Under autocast, the operands of the products over W have autocast's dtype, and everything else is float32. Without
-    autocast, float16 and bfloat16 are computed in float32. The results are float32 or float64.
+    autocast, float16 and bfloat16 are computed in float32. The results are float32 or float64. A weight in float16 or
+    bfloat16 is converted in tiles of items, and its gradient is rounded to its dtype once.
 
     Args:
         parts: any number of parts over the same items.
@@ -137,7 +133,7 @@ def linear_of_parts(
     work = work_dtype(weight.dtype)
     gemm = gemm_dtype(weight.device, work)
     keys = [(version(weight), work, gemm, torch.is_inference_mode_enabled(), *part.key()) for part in parts]
-    constant = work == weight.dtype and not any(x.requires_grad for part in parts for x in part.inputs())
+    constant = not any(x.requires_grad for part in parts for x in part.inputs())
     outputs: list[Any] = [
         constant and memory and memory.node(weight, key) for memory, key in zip(memories, keys, strict=True)
     ]
@@ -147,7 +143,7 @@ def linear_of_parts(
     fresh = [parts[k].cast(work) for k in missing]
     values = [None if (memory := memories[k]) is None else memory.get(weight, keys[k]) for k in missing]
     call = _Call([part.detach() for part in fresh], values, gemm)
-    zs = _LinearOfParts.apply(call, weight.to(work), *(x for part in fresh for x in part.inputs()))
+    zs = _LinearOfParts.apply(call, weight, *(x for part in fresh for x in part.inputs()))
     for k, value, z in zip(missing, call.values, zs, strict=True):
         outputs[k] = z
         memory = memories[k]
@@ -170,8 +166,10 @@ class _LinearOfParts(torch.autograd.Function):
             call.values = values = core.forward(weight.detach(), call.parts, call.values, call.gemm)
         ctx.call, ctx.versions = call, None
         if any(ctx.needs_input_grad[2:]):
-            # The inputs are saved so that autograd raises an error if they are changed before the backward pass.
+            # The inputs are saved so that autograd raises an error if they are changed before the backward pass, and
+            # frees them after it.
             ctx.save_for_backward(weight, *inputs)
+            call.parts = [part.with_inputs([None] * len(part.inputs())) for part in call.parts]
         else:
             # PartMemory reuses the node of constant parts, so it must not save tensors that a backward pass frees.
             # `_unchanged` does the check that autograd would do.
@@ -183,12 +181,17 @@ class _LinearOfParts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         parts = ctx.call.parts
-        weight = _unchanged(ctx) if ctx.versions else ctx.saved_tensors[0]
         needs, needs_per_part = list(ctx.needs_input_grad[2:]), []
         for part in parts:
             count = len(part.inputs())
             needs_per_part.append(needs[:count])
             needs = needs[count:]
+        if ctx.versions:
+            weight = _unchanged(ctx)
+        else:
+            weight, *inputs = ctx.saved_tensors
+            saved = iter([x.detach() for x in inputs])
+            parts = [part.with_inputs([next(saved) for _ in part.inputs()]) for part in parts]
         with torch.autocast(weight.device.type, enabled=False):
             d_weight, d_inputs = core.backward(
                 weight.detach(), parts, ctx.call.values, grads, ctx.needs_input_grad[1], needs_per_part, ctx.call.gemm

@@ -1,7 +1,7 @@
 """The columns of a weight as contiguous rows, for the sparse parts of relation_linear.
 
-An item-major weight [H, I] (``weight.mT`` contiguous) is read in place. From a row-major weight, the columns that occur
-in a CSR block are copied.
+An item-major weight [H, I] (``weight.mT`` contiguous) is read in place. From a row-major weight, and from one in
+float16 or bfloat16, which is converted, the columns that occur in a CSR block are copied.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...ops.csr_transpose import csr_transpose
 from ...ops.spmm import spmm_add_
+from ...precision import work_dtype
 
 
 class ItemEntries:
@@ -49,15 +50,17 @@ class ItemEntries:
 
 
 class WeightColumns:
-    """The columns of a weight [H, I] at the entries of a CSR block."""
+    """The columns of a weight [H, I] at the entries of a CSR block, in float32 or float64."""
 
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
-        self.item_major = weight.mT.is_contiguous()
+        self.weight, self.dtype = weight, work_dtype(weight.dtype)
+        self.in_place = weight.mT.is_contiguous() and weight.dtype == self.dtype
 
     def gather(self, entries: ItemEntries) -> tuple[Tensor, Tensor]:
         """(x [n, H], col [nnz]) such that x[col[e]] = W[:, entries.col[e]] for every entry e. x is the transposed
         weight itself, or a copy of the columns that occur."""
-        if self.item_major:
+        if self.in_place:
             return self.weight.mT, entries.col
-        return self.weight.index_select(1, entries.by_item[0]).mT.contiguous(), entries.compact_col
+        if self.weight.mT.is_contiguous():
+            return self.weight.mT.index_select(0, entries.by_item[0]).to(self.dtype), entries.compact_col
+        return self.weight.index_select(1, entries.by_item[0]).mT.contiguous().to(self.dtype), entries.compact_col

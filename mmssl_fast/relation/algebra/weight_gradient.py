@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from ...ops.spmm import spmm_add_
-from ...precision import addmm_, mm_out
+from ...precision import addmm_, mm_out, work_dtype
 from ...tiles import item_tiles
 from .weight_columns import ItemEntries
 
 
 class DenseGradient:
-    """dL/dW [H, I] in the layout of the weight, so that autograd can use it as ``weight.grad`` without a copy. `start`
-    must be called first."""
+    """dL/dW [H, I] in the layout of the weight, so that autograd can use it as ``weight.grad`` without a copy. It is
+    float32 or float64. `start` must be called first."""
 
     def __init__(self, weight: Tensor) -> None:
-        self.value = torch.empty_like(weight)
+        self.value = torch.empty_like(weight, dtype=work_dtype(weight.dtype))
 
     def start(self, factors: Sequence[tuple[Tensor, Tensor]], gemm: torch.dtype) -> None:
         """Sets dWᵀ to Σ v t, with v [I, k] and t [k, H] rounded to gemm, or to 0 if there are no factors. A single

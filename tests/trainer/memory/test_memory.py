@@ -320,10 +320,19 @@ def test_choice_by_what_is_left(data):
     assert (tight.train.tile, tight.evaluate.batch, tight.train.feature_dtype) == (retry.LEAST_TILE, 64, "float32")
     middle = given(data, config, needed + (8 << 20))
     assert retry.LEAST_TILE < middle.train.tile < 1 << 20 and 64 < middle.evaluate.batch < 4096
-    assert given(data, config, needed - saved).train.feature_dtype == "float16"
+    halved = given(data, config, needed - saved)
+    assert (halved.train.feature_dtype, halved.train.recompute) == ("float16", "off")
+    again = given(data, config, needed - saved - 1)
+    assert (again.train.recompute, again.optimiser.first_layer_weight) == ("on", "float32")
+    least = again.changed("optimiser", first_layer_weight="bfloat16")
+    assert memory.needed(data, least) < memory.needed(data, again) < memory.needed(data, halved)
+    assert given(data, config, memory.needed(data, again) - 1).optimiser.first_layer_weight == "bfloat16"
     with pytest.raises(InputError, match=r"the run needs about .*largest parts"):
-        given(data, config, needed - saved - 1)
-    asked = configured(train__tile=5000, train__feature_dtype="float32", evaluate__batch=100)
+        given(data, config, memory.needed(data, least) - 1)
+    off = configured(train__feature_dtype="float32", train__recompute="off", optimiser__first_layer_weight="float32")
+    with pytest.raises(InputError, match=r"the run needs about .*largest parts"):
+        given(data, off, needed - 1)
+    asked = off.changed("train", tile=5000).changed("evaluate", batch=100)
     assert given(data, asked, needed).model_dump(exclude={"train": {"memory"}}) == asked.model_dump(
         exclude={"train": {"memory"}}
     )
@@ -331,6 +340,9 @@ def test_choice_by_what_is_left(data):
     line = memory.summary(data, tight)
     assert "\n" not in line
     assert f"item tiles of {tight.train.tile} entries, 64 users ranked at once, features in float32" in line
+    assert memory.summary(data, least).endswith(
+        "features in float16, the encoder's parts computed twice, the discriminator's first weight in bfloat16"
+    )
 
 
 def test_resumed_run_goes_on_with_what_was_chosen(tmp_path, capsys, monkeypatch):

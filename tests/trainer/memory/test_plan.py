@@ -21,6 +21,8 @@ RUNS = ["9308 6710 1 128,128 64 512 1024", "30000 3000 1 32,32 32 64 512", "3000
 RUNS.append(f"{RUNS[1]} loss.structural=true model.eta=0.0 loss.adversarial=false loss.contrastive=false")
 
 RUNS.append(f"{RUNS[1]} train.balance=true loss.adversarial=false")
+NARROW = "optimiser.first_layer_weight=bfloat16 optimiser.first_layer_moments=bfloat16 train.feature_dtype=float16"
+RUNS += [f"{RUNS[0]} train.recompute=on {NARROW}", f"60000 40000 1 64,32 32 128 512 train.recompute=on {NARROW}"]
 RUNS.append("40000 6000 1 512,384 64 64 1024 model.system=svd svd.content=0.3")
 RUNS += [f"9000 6000 60 64,32 64 64 1024 model.system={rest}" for rest in ("ease", "ease ease.rank=256", "itemknn")]
 RUNS += [

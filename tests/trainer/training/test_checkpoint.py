@@ -49,6 +49,7 @@ def test_file_is_flushed_then_renamed_then_its_folder_is_flushed(tmp_path, monke
         ("lightgcn", {}),
         ("lightgcn", {"train__sample_over": "users", "train__patience": 3}),
         ("mmssl", {"train__feature_dtype": "float16", "optimiser__first_layer_moments": "bfloat16"}),
+        ("mmssl", {"train__recompute": "on", "optimiser__first_layer_weight": "bfloat16"}),
         *((name, {}) for name in TRAINED if name not in ("mmssl", "lightgcn")),
         ("ncl", {"ncl__warm_up": 1, "ncl__clusters": 5}),
     ],
