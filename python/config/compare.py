@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, shown
+from .sections import Config
 
 # A run may be resumed with other values of these keys. They do not change the computation, except train.threads and
 # distributed.wire: they change the rounding, which adversarial training amplifies (docs/determinism.md). They may
@@ -25,6 +26,9 @@ MAY_DIFFER = (
     "train.memory",
     "train.threads",
 )
+
+# Values that continue a run that is older than the key, where this is not the default.
+CONTINUED = {"model.neighbours_method": "exact"}
 
 
 def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epochs: bool = False) -> None:
@@ -47,13 +51,14 @@ def refuse_other(run: Path, old: dict[str, Any], new: dict[str, Any], more_epoch
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(section.key, old value, new value) of every key that differs and is not in MAY_DIFFER."""
+    defaults = Config().flat()
     for section in sorted({*old, *new}):
         before, after = old.get(section, {}), new.get(section, {})
         for key in sorted({*before, *after}):
-            if key in after and key not in before:
-                continue  # the run is older than the key, whose default continues it exactly
-            if f"{section}.{key}" not in MAY_DIFFER and before.get(key) != after.get(key):
-                yield _key(f"{section}.{key}"), _short(before.get(key)), _short(after.get(key))
+            name = f"{section}.{key}"
+            was = before[key] if key in before else CONTINUED.get(name, defaults.get(name))
+            if name not in MAY_DIFFER and was != after.get(key):
+                yield _key(name), _short(was), _short(after.get(key))
 
 
 def _key(name: str) -> str:

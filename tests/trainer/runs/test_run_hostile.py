@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mmssl_trainer import configure
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config.compare import refuse_other
+from mmssl_trainer.config.sections import Config
 from mmssl_trainer.data import InputError, load, synthetic
 from mmssl_trainer.data.tables import read_table
 from mmssl_trainer.runs import saved_model
@@ -217,6 +218,16 @@ def test_key_that_no_configuration_has_is_quoted(key):
     with pytest.raises(InputError) as caught:
         refuse_other(Path("run"), {"loss": {key: 1}}, {"loss": {}})
     assert str(caught.value).isprintable() and len(str(caught.value)) < 200
+
+
+def test_a_run_that_is_older_than_a_key_goes_on_with_its_default_alone():
+    new = Config().changed("model", neighbours_method="exact").model_dump()
+    old = {name: dict(section) for name, section in Config().model_dump().items()}
+    del old["train"]["recompute"], old["model"]["neighbours_method"]
+    refuse_other(Path("run"), old, new)
+    new["train"]["recompute"] = "on"
+    with pytest.raises(InputError, match="recompute was 'auto' when the run was started, but is 'on' now"):
+        refuse_other(Path("run"), old, new)
 
 
 TSV = {
