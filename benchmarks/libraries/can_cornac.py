@@ -60,7 +60,7 @@ def _():
 
 
 checks.none("own column names", "Reader.read(path, fmt='UIRT', sep=, skip_lines=): columns by their position")
-checks.searched("Parquet or SQL", r"parquet|sqlite|duckdb|read_sql")
+checks.searched("Parquet or SQL")
 
 
 @checks.can("features of items in training", "FeatureModality(features, ids), models.VBPR and others")
@@ -126,7 +126,7 @@ def _():
     assert cornac.models.HNSWLibANN and cornac.models.FaissANN
 
 
-checks.searched("ONNX or torch.export", r"onnx|torch\.export")
+checks.searched("ONNX or torch.export")
 
 
 @checks.can("HTTP service", "FLASK_APP=cornac.serving.app, GET /recommend", "known users, no filters; loads pickles")
@@ -142,8 +142,8 @@ def _():
 
 
 checks.none("metrics beyond accuracy", "cornac.metrics: accuracy only; grep finds only losses of LETTER")
-checks.searched("confidence intervals", r"confidence_interval|bootstrap|stderr")
-checks.searched("paired tests", r"paired|wilcoxon|ttest_rel|significance_test")
+checks.searched("confidence intervals")
+checks.searched("paired tests")
 
 
 @checks.exists("multi-modal systems", "models.VBPR, AMR, VMF, CausalRec, DMRL, ConvMF, CDL, …")

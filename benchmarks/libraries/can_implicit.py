@@ -87,11 +87,11 @@ def _():
     from implicit.ann import faiss  # noqa: F401
 
 
-checks.searched("ONNX or torch.export", r"onnx|torch\.export")
-checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
+checks.searched("ONNX or torch.export")
+checks.searched("HTTP service")
 checks.searched("metrics beyond accuracy", r"coverage|novelty|diversity|gini")
-checks.searched("confidence intervals", r"confidence_interval|bootstrap|stderr")
-checks.searched("paired tests", r"paired|wilcoxon|ttest_rel|significance_test")
+checks.searched("confidence intervals")
+checks.searched("paired tests")
 checks.searched("multi-modal systems", r"multi.?modal|visual|vbpr")
 checks.searched("sequence models", r"sasrec|gru4rec|sequential")
 checks.searched("rating prediction", r"predict_rating|rmse|explicit rating")

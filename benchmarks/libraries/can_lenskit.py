@@ -23,8 +23,8 @@ pipeline = topn_pipeline(ImplicitMFScorer(), n=20)
 pipeline.train(train)
 user = int(data.user_ids[data.test_users[0]])
 
-checks.searched("features from raw texts", r"sentence.transformers|tokeni[sz]er|TfidfVectorizer")
-checks.searched("features from raw pictures", r"\bPIL\b|torchvision|timm")
+checks.searched("features from raw texts")
+checks.searched("features from raw pictures")
 
 
 @checks.can("split by time", "splitting.split_temporal_fraction(data, 0.1)")
@@ -109,7 +109,7 @@ def _():
     assert set(recommend(pipeline, user, 5, items=ItemList(allowed)).ids()) <= set(allowed)
 
 
-checks.searched("diversity", r"\bmmr\b|maximal.marginal")
+checks.searched("diversity")
 checks.searched("warm start on new data", r"warm.?start|partial_fit|fine.?tun")
 
 
@@ -123,9 +123,9 @@ def _():
     return ", ".join(names)
 
 
-checks.searched("approximate index", r"\bfaiss|hnswlib|annoy|nmslib")
-checks.searched("ONNX or torch.export", r"onnx|torch\.export")
-checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
+checks.searched("approximate index")
+checks.searched("ONNX or torch.export")
+checks.searched("HTTP service")
 
 
 @checks.exists("metrics beyond accuracy", "metrics.ILS, ExposureGini, ListGini, MeanPopRank, Entropy")

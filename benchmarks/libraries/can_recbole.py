@@ -48,7 +48,7 @@ def built(model="BPR", **settings):
 
 
 checks.searched("features from raw texts", r"sentence.transformers|AutoTokenizer|TfidfVectorizer")
-checks.searched("features from raw pictures", r"\bPIL\b|torchvision|timm")
+checks.searched("features from raw pictures")
 
 
 @checks.can("split by time", "eval_args: {order: TO, split: {RS: [8, 1, 1]}, group_by: none}")
@@ -77,7 +77,7 @@ def _():
     assert built()[1].inter_num == len(table)
 
 
-checks.searched("Parquet or SQL", r"parquet|sqlite|duckdb|read_sql")
+checks.searched("Parquet or SQL")
 
 
 @checks.exists(
@@ -98,7 +98,7 @@ checks.none("new users by history, without training", "full_sort_topk and full_s
 checks.searched("similar items", r"similar_items|most_similar|item_to_item")
 checks.none("exclude what was bought since", "full_sort_topk leaves out the pairs of the data set; no further argument")
 checks.none("candidates or filters", "full_sort_topk(uid_series, model, test_data, k, device): no candidates")
-checks.searched("diversity", r"\bmmr\b|maximal.marginal")
+checks.searched("diversity")
 
 
 @checks.exists("warm start on new data", "Trainer.resume_checkpoint(file)", "for the same data set; ids are not mapped")
@@ -120,8 +120,8 @@ def _():
 checks.found("approximate index", r"faiss", "faiss in NCL, for its clustering", "no index of the items")
 
 
-checks.searched("ONNX or torch.export", r"onnx|torch\.export")
-checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
+checks.searched("ONNX or torch.export")
+checks.searched("HTTP service")
 
 
 @checks.exists(
@@ -134,8 +134,8 @@ def _():
 
 
 checks.none("confidence intervals", "grep finds the bootstrap of two sequence models only")
-checks.searched("paired tests", r"paired|wilcoxon|ttest_rel|significance_test")
-checks.searched("multi-modal systems", r"multi.?modal|visual feature|vbpr")
+checks.searched("paired tests")
+checks.searched("multi-modal systems")
 
 
 @checks.exists("sequence models", "SASRec, BERT4Rec, GRU4Rec and others")

@@ -34,7 +34,7 @@ def _():
     assert len(made.recommend_top_k_items(films[:200], k=3))
 
 
-checks.searched("features from raw pictures", r"\bPIL\b|torchvision|timm")
+checks.searched("features from raw pictures")
 
 
 @checks.can("split by time", "datasets.python_splitters.python_chrono_split")
@@ -102,7 +102,7 @@ checks.none(
     "exclude what was bought since", "recommend_k_items(test, top_k, sort_top_k, remove_seen): training pairs only"
 )
 checks.none("candidates or filters", "recommend_k_items(test, top_k, sort_top_k, remove_seen): no candidates")
-checks.searched("diversity", r"\bmmr\b|maximal.marginal")
+checks.searched("diversity")
 checks.searched("warm start on new data", r"warm_?start|partial_fit|incremental training")
 
 
@@ -111,9 +111,9 @@ def _():
     assert sar.item_similarity.shape[0] == len(data.item_ids)
 
 
-checks.searched("approximate index", r"\bfaiss|hnswlib|annoy|nmslib")
-checks.searched("ONNX or torch.export", r"onnx|torch\.export")
-checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
+checks.searched("approximate index")
+checks.searched("ONNX or torch.export")
+checks.searched("HTTP service")
 
 
 @checks.exists(
@@ -123,9 +123,9 @@ def _():
     from recommenders.evaluation.python_evaluation import catalog_coverage, serendipity  # noqa: F401
 
 
-checks.searched("confidence intervals", r"confidence_interval|bootstrap|stderr")
-checks.searched("paired tests", r"paired|wilcoxon|ttest_rel|significance_test")
-checks.searched("multi-modal systems", r"multi.?modal|visual feature|vbpr")
+checks.searched("confidence intervals")
+checks.searched("paired tests")
+checks.searched("multi-modal systems")
 
 
 checks.found(

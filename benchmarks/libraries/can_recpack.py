@@ -18,8 +18,8 @@ table = pd.read_parquet(data.folder / "interactions.parquet")
 knn = algorithms.ItemKNN(K=100)
 knn.fit(matrix)
 
-checks.searched("features from raw texts", r"sentence.transformers|tokeni[sz]er|TfidfVectorizer")
-checks.searched("features from raw pictures", r"\bPIL\b|torchvision|timm")
+checks.searched("features from raw texts")
+checks.searched("features from raw pictures")
 
 
 @checks.can("split by time", "scenarios.Timed, WeakGeneralization, StrongGeneralizationTimed, …")
@@ -64,7 +64,7 @@ def _():
 checks.searched("similar items", r"similar_items|most_similar\(")
 checks.none("exclude what was bought since", "predict() returns scores; the pipeline removes the history only")
 checks.none("candidates or filters", "predict() returns scores of all items")
-checks.searched("diversity", r"\bmmr\b|maximal.marginal")
+checks.searched("diversity")
 checks.searched("warm start on new data", r"warm_?start|partial_fit")
 
 
@@ -73,9 +73,9 @@ def _():
     assert knn.similarity_matrix_.shape[0] == len(data.item_ids)
 
 
-checks.searched("approximate index", r"\bfaiss|hnswlib|annoy|nmslib")
-checks.searched("ONNX or torch.export", r"onnx|torch\.export")
-checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
+checks.searched("approximate index")
+checks.searched("ONNX or torch.export")
+checks.searched("HTTP service")
 
 
 @checks.exists("metrics beyond accuracy", "metrics.CoverageK, IPSHitRateK")
@@ -86,8 +86,8 @@ def _():
 
 
 checks.none("confidence intervals", "grep finds the bootstrap sampling of losses only")
-checks.searched("paired tests", r"paired|wilcoxon|ttest_rel|significance_test")
-checks.searched("multi-modal systems", r"multi.?modal|visual feature|vbpr")
+checks.searched("paired tests")
+checks.searched("multi-modal systems")
 
 
 @checks.exists("sequence models", "algorithms.GRU4RecCrossEntropy, GRU4RecNegSampling, STAN, …")

@@ -21,8 +21,8 @@ svd = PureSVDModel(factors=16).fit(train)
 users = data.user_ids[data.test_users][:3].tolist()
 history = table[(table["split"] == "train") & (table[Columns.User] == users[0])]
 
-checks.searched("features from raw texts", r"sentence.transformers|tokeni[sz]er|TfidfVectorizer")
-checks.searched("features from raw pictures", r"\bPIL\b|torchvision|timm")
+checks.searched("features from raw texts")
+checks.searched("features from raw pictures")
 
 
 @checks.can("split by time", "model_selection.TimeRangeSplitter, LastNSplitter")
@@ -107,7 +107,7 @@ def _():
     assert set(found[Columns.Item]) <= set(allowed)
 
 
-checks.searched("diversity", r"\bmmr\b|maximal.marginal")
+checks.searched("diversity")
 
 
 @checks.exists("warm start on new data", "fit_partial(dataset, …)", "of transformers and LightFM")
@@ -133,7 +133,7 @@ def _():
 
 
 checks.say("ONNX or torch.export", "partly", "read", "fast_transformers.unisrec", "of one model; not run")
-checks.searched("HTTP service", r"fastapi|flask|starlette|http\.server")
+checks.searched("HTTP service")
 
 
 @checks.exists(
@@ -146,7 +146,7 @@ def _():
     assert metrics.Serendipity and metrics.CatalogCoverage
 
 
-checks.searched("confidence intervals", r"confidence_interval|bootstrap|stderr")
+checks.searched("confidence intervals")
 checks.none("paired tests", "grep finds other meanings of paired only")
 checks.searched("multi-modal systems", r"multi.?modal|visual features|vbpr")
 

@@ -54,6 +54,20 @@ KINDS = {
     "test": "a test of this repository runs it",
 }
 
+# What is looked for in the sources of a library that seems to lack the row, unless its program says something else.
+PATTERNS = {
+    "features from raw texts": r"sentence.transformers|tokeni[sz]er|TfidfVectorizer",
+    "features from raw pictures": r"\bPIL\b|torchvision|timm",
+    "Parquet or SQL": r"parquet|sqlite|duckdb|read_sql",
+    "diversity": r"\bmmr\b|maximal.marginal",
+    "approximate index": r"\bfaiss|hnswlib|annoy|nmslib",
+    "ONNX or torch.export": r"onnx|torch\.export",
+    "HTTP service": r"fastapi|flask|starlette|http\.server",
+    "confidence intervals": r"confidence_interval|bootstrap|stderr",
+    "paired tests": r"paired|wilcoxon|ttest_rel|significance_test",
+    "multi-modal systems": r"multi.?modal|visual feature|vbpr",
+}
+
 OTHERS = re.compile(r"(^|/)(datasets?|tests?)(/|$)|test_")  # readers of public data sets, and tests
 
 
@@ -98,8 +112,10 @@ class Checks:
         else:
             self.say(row, "partly" if missing else "yes", kind, call, missing or str(found or ""))
 
-    def searched(self, row: str, pattern: str, detail: str = "") -> None:
-        """A row whose answer is "no": the pattern occurs nowhere in the Python files of the package, tests apart."""
+    def searched(self, row: str, pattern: str | None = None, detail: str = "") -> None:
+        """A row whose answer is "no": the pattern (default: that of PATTERNS) occurs nowhere in the Python files of the
+        package, tests apart."""
+        pattern = pattern or PATTERNS[row]
         found = self.hits(pattern)
         names = ", ".join(sorted({str(path.relative_to(self.root)) for path in found})[:4])
         self.say(row, "hits, look" if found else "no", "search", f"grep -ri '{pattern}'", names or detail)

@@ -74,8 +74,8 @@ class _Value:
             return True
         if self._version is not None:
             return bool(x._version != self._version)
-        if isinstance(x, set) or self._contents is None:
-            return bool(x != self._contents) if isinstance(x, set) else False
+        if self._contents is None or isinstance(x, set):
+            return self._contents is not None and bool(x != self._contents)
         now, before = (_elements(values) for values in (x, self._contents))
         return len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True))
 

@@ -16,10 +16,10 @@ from mmssl_fast.graph import NORMS, InteractionGraph, SeenRows
 from mmssl_fast.modes import is_traced, outside_modes
 from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.clustered import Search, clustered_neighbours, search_method
+from mmssl_fast.nn.features import check_features, missing_rows, standardised
 from mmssl_fast.nn.half_linear import half_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
 from mmssl_fast.nn.row_blocks import in_row_blocks
-from mmssl_fast.nn.scaling import check_features, missing_rows, standardised
 from mmssl_fast.ops.derivatives import is_transforming
 from mmssl_fast.ops.modality_attention import modality_attention
 from mmssl_fast.ops.unit_rows import unit_rows

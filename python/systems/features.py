@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmssl_fast.nn.scaling import missing_rows, standardised
+from mmssl_fast.nn.features import missing_rows, standardised
 
 from ..errors import InputError
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmssl_fast import InteractionGraph, distributed, propagate
 from mmssl_fast.distributed import ONE, Ranks
-from mmssl_fast.nn.scaling import empty_columns, missing_rows
+from mmssl_fast.nn.features import empty_columns, missing_rows
 
 if TYPE_CHECKING:
     from ..config.sections import Config
@@ -45,7 +45,7 @@ class Scaling:
     missing rows.
 
     mean, scale: {modality: float64 [d_m]}, in the order of the modalities of the data. Without model.standardise they
-    are 0 and 1. The columns of `mmssl_fast.nn.scaling.empty_columns` have the scale 0.
+    are 0 and 1. The columns of `mmssl_fast.nn.features.empty_columns` have the scale 0.
     """
 
     mean: Tensors
@@ -53,7 +53,7 @@ class Scaling:
 
     @classmethod
     def of(cls, features: Mapping[str, np.ndarray], standardise: bool, ranks: Ranks = ONE) -> Scaling:
-        """Mean and deviation over the items with features, like `mmssl_fast.nn.scaling.standardised`. With several
+        """Mean and deviation over the items with features, like `mmssl_fast.nn.features.standardised`. With several
         ranks, each reads a part of the items, and all have the same bits as one."""
         mean, scale = {}, {}
         for name, raw in features.items():

@@ -11,7 +11,7 @@ from op_cases import a_graph, columns_of, leaf, normal
 import mmssl_fast as mf
 from mmssl_fast import distributed as md
 from mmssl_fast.nn import MMSSL
-from mmssl_fast.nn.scaling import standardised
+from mmssl_fast.nn.features import standardised
 from mmssl_fast.relation import RelationRows
 from mmssl_fast.relation.algebra.gradient_norm import gradient_norm
 

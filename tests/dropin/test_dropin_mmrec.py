@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from dropin_clients.forks import doubled_in_evaluation, fork, with_option
 from dropin_clients.triples import (
     ITEMS,
     TOPK,
@@ -152,20 +153,6 @@ def test_a_fork_of_mmrec_that_differs_is_not_replaced():
     assert set(report.differs) == {"calculate_loss", "_sample_neg_ids"}
 
 
-def mmrec_fork(**methods):
-    """A LightGCN of MMRec with other methods."""
-    return type("LightGCN", (LightGCN,), methods)()
-
-
-def doubled_in_evaluation(self):
-    users, items = LightGCN.forward(self)
-    return (users, items) if self.training else (users, 2 * items)
-
-
-def with_layers(self, all_layers=False):
-    return LightGCN.forward(self)
-
-
 def remembers(self, interaction):
     self.regularization = self.reg_weight * lengths(*self.tables(), interaction[:3]).detach()
     return LightGCN.calculate_loss(self, interaction)
@@ -182,8 +169,8 @@ def biased_init(self):
 
 
 MMREC = {
-    "evaluation": ({"forward": doubled_in_evaluation}, "forward", "result 2: entries differ"),
-    "option": ({"forward": with_layers}, "forward", "has a parameter 'all_layers' that the replacement lacks"),
+    "evaluation": ({"forward": doubled_in_evaluation(LightGCN)}, "forward", "result 2: entries differ"),
+    "option": ({"forward": with_option(LightGCN)}, "forward", "has a parameter 'option' that the replacement lacks"),
     "remembers": ({"calculate_loss": remembers}, "calculate_loss", "sets model.regularization, which the replacement"),
     "untrained": ({"full_sort_predict": biased, "__init__": biased_init}, "evaluate", "the replacement gives"),
 }
@@ -192,7 +179,7 @@ MMREC = {
 @pytest.mark.parametrize("name", MMREC)
 def test_what_would_fail_or_differ_later_in_mmrec_is_found_at_the_beginning(name):
     methods, part, reason = MMREC[name]
-    model = mmrec_fork(**methods)
+    model = fork(LightGCN, **methods)
     before = [p.clone() for p in model.parameters()]
     with pytest.warns(UserWarning, match="not replaced in LightGCN"):
         report = mmrec.accelerate(Trainer(model), Loader(), Evaluation())

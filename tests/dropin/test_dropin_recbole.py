@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from dropin_clients.forks import doubled_in_evaluation, fork, with_option
 from dropin_clients.triples import (
     ITEMS,
     TOPK,
@@ -118,27 +119,18 @@ def test_a_fork_of_recbole_that_differs_is_not_replaced():
     assert set(report.differs) == {"forward", "calculate_loss"} and report.patched == ["optimizer"]
 
 
-def recbole_fork(**methods):
-    return type("Fork", (RecBoleModel,), methods)()
-
-
-def recbole_in_evaluation(self):
-    users, items = RecBoleModel.forward(self)
-    return (users, items) if self.training else (users, 2 * items)
-
-
-def recbole_with_layers(self, perturbed=False):
-    return RecBoleModel.forward(self)
-
-
 def recbole_remembers(self, interaction):
     self.batches += 1
     return RecBoleModel.calculate_loss(self, interaction)
 
 
 RECBOLE = {
-    "evaluation": ({"forward": recbole_in_evaluation}, "forward", "result 2: entries differ"),
-    "option": ({"forward": recbole_with_layers}, "forward", "has a parameter 'perturbed' that the replacement lacks"),
+    "evaluation": ({"forward": doubled_in_evaluation(RecBoleModel)}, "forward", "result 2: entries differ"),
+    "option": (
+        {"forward": with_option(RecBoleModel)},
+        "forward",
+        "has a parameter 'option' that the replacement lacks",
+    ),
     "remembers": (
         {"calculate_loss": recbole_remembers, "batches": 0},
         "calculate_loss",
@@ -150,8 +142,8 @@ RECBOLE = {
 @pytest.mark.parametrize("name", RECBOLE)
 def test_what_would_fail_or_differ_later_in_recbole_is_found_at_the_beginning(name):
     methods, part, reason = RECBOLE[name]
-    model = recbole_fork(**methods)
-    with pytest.warns(UserWarning, match="not replaced in Fork"):
+    model = fork(RecBoleModel, **methods)
+    with pytest.warns(UserWarning, match="not replaced in RecBoleModel"):
         report = recbole.accelerate(RecBoleTrainer(model), full_sort_data())
     assert reason in report.differs[part] and "batches" not in vars(model) and model.training
 

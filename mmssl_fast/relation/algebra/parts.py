@@ -17,6 +17,7 @@ products with W, namely W V and Wᵀ T, for all parts together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -120,14 +121,15 @@ class GeneratedPart(Part):
     cancelled: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.excluded = None if self.v is None else excluded_rows(self.seen, self.cancelled, self.v.shape[0])
+        self.excluded = excluded_rows(self.seen, self.cancelled, self.v.shape[0])
 
     def inputs(self) -> list[Tensor]:
         return [self.u, self.v]
 
     def with_inputs(self, inputs: Sequence[Any]) -> GeneratedPart:
-        u, v = inputs
-        return GeneratedPart(u, v, self.seen, self.cancelled)
+        part = copy(self)  # `excluded` is the same
+        part.u, part.v = inputs
+        return part
 
     def key(self) -> tuple[Any, ...]:
         return (*super().key(), None if self.cancelled is None else self.cancelled.data_ptr())

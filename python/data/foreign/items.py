@@ -30,12 +30,11 @@ def add_items(source: Source, folder: Path) -> None:
     left = [path for path in names if (OTHERS.match(path.name) or path.suffix == ".item") and "_feat." not in path.name]
     tables = [path for path in left if _ITEMS.match(path.name)]
     if len(tables) == 1:
+        left.remove(tables[0])
         try:
             _add(source, tables[0])
-            left.remove(tables[0])
         except InputError as error:
             source.notes.append(f"{tables[0].name} is not converted: {str(error).removeprefix(f'{tables[0]}: ')}")
-            left.remove(tables[0])
     if left:
         source.notes.append(f"not converted: {shown(', '.join(path.name for path in left), 120)[1:-1]}")
 

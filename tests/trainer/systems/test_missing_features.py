@@ -18,7 +18,7 @@ from trained_models import histories, trained, written
 
 from mmssl_fast import InteractionGraph
 from mmssl_fast.nn import MMSSL
-from mmssl_fast.nn.scaling import standardised
+from mmssl_fast.nn.features import standardised
 
 WARM, WARM_WITHOUT, COLD, COLD_WITHOUT = 4, 7, 9, 18  # the first of each has texts, the second nothing
 WITH_ITEMS = ("mmssl", "vbpr", "lightgcn_m", "mmgcn", "grcn", "mmgcl", "slmrec", "clcrec", "svd")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmssl_trainer.systems.inference import Scaling
 
-from mmssl_fast.nn.scaling import standardised
+from mmssl_fast.nn.features import standardised
 
 ITEMS = 400
 RNG = np.random.default_rng(0)

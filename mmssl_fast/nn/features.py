@@ -1,4 +1,4 @@
-"""Scaling feature columns to mean 0 and variance 1. Missing rows are NaN."""
+"""Features of items: what they must be, their missing rows (NaN), and their columns scaled to mean 0 and variance 1."""
 
 from __future__ import annotations
 
