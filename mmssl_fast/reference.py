@@ -17,7 +17,7 @@ from .graph import InteractionGraph, SeenRows
 MASK32 = 0xFFFFFFFF
 # The last word of the Philox counter, which differs between the uses of the same seed and offset.
 STREAM_DENSE, STREAM_GAP, STREAM_ITEM, STREAM_POSITIVE, STREAM_NEGATIVE, STREAM_USER, STREAM_ALPHA = range(7)
-STREAM_DROPOUT, STREAM_ROUNDING, STREAM_WEIGHT = 7, 8, 9
+STREAM_DROPOUT, STREAM_ROUNDING, STREAM_WEIGHT, STREAM_WEIGHTED_TRIPLE = range(7, 11)
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------

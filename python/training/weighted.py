@@ -8,8 +8,7 @@ from torch import Tensor
 
 from mmssl_fast import InteractionGraph, sample_bpr
 from mmssl_fast.ops.philox import philox_bits
-
-STREAM = 9  # of the random words; the lower ones are those of mmssl_fast.reference
+from mmssl_fast.reference import STREAM_WEIGHTED_TRIPLE
 
 
 class WeightedSampler:
@@ -34,7 +33,8 @@ class WeightedSampler:
     def __call__(self, batch: int, seed: int, step: int, over: str) -> tuple[Tensor, Tensor, Tensor]:
         """Users, positives and negatives, int64 [batch] each. They depend on seed and step only."""
         graph = self.graph
-        words = philox_bits(seed, step, torch.arange(batch, device=graph.device), 4, STREAM).to(torch.int64)
+        rows = torch.arange(batch, device=graph.device)
+        words = philox_bits(seed, step, rows, 4, STREAM_WEIGHTED_TRIPLE).to(torch.int64)
         share = ((words[:, 0] << 21) + (words[:, 1] >> 11)).double() * 2.0**-53
         if over == "users":
             users, _, negatives = sample_bpr(graph, batch, seed, step, over)

@@ -1,5 +1,8 @@
 """Philox4x32-10: published vectors, and the same bits as reference.py for any tiling."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -125,3 +128,13 @@ def test_philox_refuses_shapes():
         philox_bits(0, 0, torch.zeros(2, 2, dtype=torch.int64), 4, 0)
     with pytest.raises(ValueError, match=r"^philox_bits: columns must not be negative, got -1"):
         philox_bits(0, 0, torch.arange(2), -1, 0)
+
+
+def test_every_use_of_a_seed_and_an_offset_has_a_stream_of_its_own():
+    """All streams are in reference.py: a number that another file chooses may be taken already."""
+    streams = [value for name, value in vars(reference).items() if name.startswith("STREAM_")]
+    assert len(streams) > 10 and len(set(streams)) == len(streams)
+    root = Path(__file__).parents[2]
+    sources = [path for folder in ("mmssl_fast", "python") for path in (root / folder).rglob("*.py")]
+    definition = re.compile(r"^_?STREAM\w*( = |, )", re.MULTILINE)
+    assert [path.name for path in sources if definition.search(path.read_text())] == ["reference.py"]

@@ -134,6 +134,13 @@ def test_equal_weights_are_no_weights(tmp_path):
     assert "weights: all training interactions have the weight 0.1, so weights change nothing" in data.notes
 
 
+def test_sums_of_weights_do_not_depend_on_the_order_of_the_rows(tmp_path):
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1, and equal sums are no weights."""
+    table = {"user": np.repeat([1, 2], 3), "item": np.full(6, 5), "rating": np.array([0.1, 0.2, 0.3, 0.3, 0.2, 0.1])}
+    write_table(tmp_path / "interactions.csv", table | {"split": np.full(6, "train")})
+    assert load(tmp_path, weight_column="rating").weights is None
+
+
 def test_only_the_ratios_of_weights_matter(tmp_path):
     found = []
     for factor in (1, 4):
