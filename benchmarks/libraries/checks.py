@@ -49,7 +49,7 @@ ROWS = (
 KINDS = {
     "run": "the call ran, and the assertions in the program held",
     "import": "the name is in the installed package; nothing was called",
-    "read": "from signatures, documentation and sources, by a person",
+    "read": "signatures, documentation and sources were read",
     "search": "the pattern was looked for in the Python files of the package, tests apart",
     "test": "a test of this repository runs it",
 }
