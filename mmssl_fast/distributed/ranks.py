@@ -66,11 +66,13 @@ class Ranks:
         """Whether this process is the first to call this method with `event`. It then reports the event for all.
 
         The answer comes from the key-value store that connected the processes, not from a collective, so it is
-        available even if other ranks have ended.
+        available even if other ranks have ended. If the process of the store has ended or does not answer, the answer
+        is True on rank 0.
         """
-        if self._store is None:
-            return self.rank == 0
-        return bool(_within(ANSWER_SECONDS, lambda: self._store.add(event, 1) == 1))
+        first = None
+        if self._store is not None:
+            first = _within(ANSWER_SECONDS, lambda: self._store.add(event, 1) == 1)
+        return self.rank == 0 if first is None else first
 
     def silent(self, event: str) -> list[int]:
         """The ranks that do not call this method within ANSWER_SECONDS of this one, because they have ended or hang.

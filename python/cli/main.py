@@ -82,12 +82,15 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _fail(message: object, code: int) -> int:
     if "WORLD_SIZE" in os.environ:  # torchrun's: one process reports, and none waits for the others
-        from ..training import ranks
+        from ..training import ranks, signals
 
-        message = ranks.report_once(str(message))
-        if message is not None:
-            print(f"mmssl-fast: {message}", file=sys.stderr)
-        ranks.end(code)
+        # The launcher sends SIGTERM to one process after the other, so that it may reach this one only now. Whoever is
+        # chosen to report must not be ended before the message is printed: no other process would print it.
+        with signals.ignore_signals():
+            message = ranks.report_once(str(message))
+            if message is not None:
+                print(f"mmssl-fast: {message}", file=sys.stderr)
+            ranks.end(code)
         return code
     print(f"mmssl-fast: {message}".replace("mmssl-fast: mmssl-fast", "mmssl-fast"), file=sys.stderr)
     return code

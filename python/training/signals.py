@@ -1,5 +1,5 @@
-"""Handling of SIGINT and SIGTERM: deferred until a training step is complete, raised as Interrupted, or ending one of
-several processes at once, while they start."""
+"""Handling of SIGINT and SIGTERM: deferred until a training step is complete, raised as Interrupted, ignored, or
+ending one of several processes at once, while they start."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ def defer_signals() -> Iterator[Stop]:
     _install(dict.fromkeys(before, record))
     try:
         yield stop
+    finally:
+        _install(before)
+
+
+@contextmanager
+def ignore_signals() -> Iterator[None]:
+    """Context manager: SIGINT and SIGTERM have no effect. Without effect outside the main thread."""
+    before = _current_handlers()
+    _install(dict.fromkeys(before, signal.SIG_IGN))
+    try:
+        yield
     finally:
         _install(before)
 

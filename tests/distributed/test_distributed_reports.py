@@ -1,0 +1,53 @@
+"""Which of several processes reports the error that ends a run."""
+
+import signal
+import time
+
+import pytest
+from mmssl_trainer.cli import main
+from mmssl_trainer.errors import Interrupted
+from mmssl_trainer.training import ranks as together
+
+from mmssl_fast.distributed import Ranks, ranks
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_does_not_end_the_process_that_was_chosen_to_report(number, monkeypatch, capsys):
+    """The launcher sends SIGTERM to the last process when the others may have told it to end already."""
+    received = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(together, "report_once", lambda message: (signal.raise_signal(number), f"rank 1: {message}")[1])
+    monkeypatch.setattr(main, "_main", lambda argv: main._fail(Interrupted("interrupted", signal.SIGTERM), 143))
+    before = signal.signal(number, lambda *_: received.append(number))
+    try:
+        assert main.main([]) == 143
+        assert capsys.readouterr().err == "mmssl-fast: rank 1: interrupted\n"
+        assert received == []
+        signal.raise_signal(number)
+        assert received == [number]
+    finally:
+        signal.signal(number, before)
+
+
+class Store:
+    """The store of a launcher that still exists, has ended, or hangs."""
+
+    def __init__(self, state: str) -> None:
+        self.state, self.calls = state, 0
+
+    def add(self, key: str, amount: int) -> int:
+        if self.state == "ended":
+            raise RuntimeError("Broken pipe")
+        if self.state == "hangs":
+            time.sleep(2)
+        self.calls += amount
+        return self.calls
+
+
+@pytest.mark.parametrize("state", ["exists", "ended", "hangs"])
+def test_exactly_one_rank_is_the_first(state, monkeypatch):
+    """Also where the store does not answer: otherwise no rank would report."""
+    monkeypatch.setattr(ranks, "ANSWER_SECONDS", 0.3)
+    store = Store(state)
+    first = [Ranks(rank, 3, store).is_first("failed") for rank in (1, 0, 2)]
+    assert first == ([True, False, False] if state == "exists" else [False, True, False])
