@@ -81,6 +81,7 @@ def test_from_data_to_recommendations_and_back_from_a_file(tmp_path):
     assert np.all(np.diff(found.score[:4]) <= 0)
 
 
+@pytest.mark.processes
 def test_a_run_folder_from_python_is_that_of_the_command(tmp_path):
     config = configure(SMALL | {"train.compare": "no"})
     notes = []
@@ -248,6 +249,7 @@ def refused(place, *arguments):
     return done.stderr
 
 
+@pytest.mark.processes
 def test_registered_system_is_trained_tuned_and_reproduced_like_our_own(elsewhere, tmp_path):
     short = ("--threads", 1, "--set", "model.dim=8", "--set", "train.batch=4096", "--epochs", 1)
     run, space = tmp_path / "run", tmp_path / "space.toml"
@@ -272,12 +274,14 @@ def test_registered_system_is_trained_tuned_and_reproduced_like_our_own(elsewher
     assert "| MF with biases |" in page
 
 
+@pytest.mark.processes
 def test_system_that_cannot_be_imported_is_one_line(elsewhere):
     (elsewhere / "elsewhere_systems.py").write_text("import nothing_of_that_name\n")
     said = refused(elsewhere, "train", "--system", "biased")
     assert said.count("\n") == 1 and "system biased: elsewhere_systems:BiasedSystem cannot be imported" in said
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "name, says",
     [

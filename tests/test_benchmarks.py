@@ -45,6 +45,7 @@ def pytest_in(folder, *arguments):
     )
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("alone")
 def test_benchmark_with_a_wrong_result_fails_and_is_not_reported(tmp_path):
     (tmp_path / "bench_made_up.py").write_text(MADE_UP)
@@ -59,6 +60,7 @@ def test_benchmark_with_a_wrong_result_fails_and_is_not_reported(tmp_path):
         assert found["grown_bytes"] < 1 << 23 < 1 << 26 < found["peer_grown_bytes"] < 1 << 27
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("alone")
 def test_large_shapes_are_slow():
     done = pytest_in(BENCHMARKS.parent, "--collect-only", "--benchmark-only", str(BENCHMARKS))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").iterdir())
 
 

@@ -279,6 +279,7 @@ print(json.dumps([code, seen, torch.get_num_threads()]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "environ, expected",
     [

@@ -54,6 +54,7 @@ def test_torch_export(model, programs):
     check(folder, model, lambda side, inputs: loaded[side](*map(torch.as_tensor, inputs)).numpy())
 
 
+@pytest.mark.processes
 def test_a_program_is_loaded_with_mmssl_fast_alone(programs):
     code = f"""
 import sys, torch, mmssl_fast

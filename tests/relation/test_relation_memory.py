@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 BLOCK = N_ROWS * N_ITEMS * 4  # bytes of one [B, I] float32
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc to measure a process's peak"
 )

@@ -106,6 +106,7 @@ def test_doctor(capsys):
     assert "cosine_topk" in printed and found["built against torch"] in printed
 
 
+@pytest.mark.processes
 def test_benchmark_runs_pytest_in_a_checkout(tmp_path, capfd, alone):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\npython_files = ['bench_*.py']\n")

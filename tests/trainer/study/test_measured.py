@@ -67,6 +67,7 @@ def test_picture(tmp_path, kind):
         measured.draw([], tmp_path / "x.png")
 
 
+@pytest.mark.processes
 def test_benchmark_saves_and_compares(tmp_path, capfd, alone):
     checkout = tmp_path / "checkout"
     (checkout / "benchmarks").mkdir(parents=True)
