@@ -112,10 +112,10 @@ def column_of(path: Path, name: str, chunked: Any, start: int = 0) -> Column:
     return check_ids(path, name, column, start)
 
 
-def numbers_of(path: Path, name: str, chunked: Any, start: int = 0) -> np.ndarray:
+def numbers_of(path: Path, name: str, chunked: Any, start: int = 0, times: bool = True) -> np.ndarray:
     """An Arrow column of numbers or times as int64 or float64 [n]. Times are converted to microseconds.
 
-    start: number of rows of the file before this column, for the row in messages.
+    start: number of rows of the file before this column, for the row in messages. times: whether times are allowed.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -131,8 +131,10 @@ def numbers_of(path: Path, name: str, chunked: Any, start: int = 0) -> np.ndarra
         tries = [pa.float64()]
     elif is_text(kind):
         chunked = pc.utf8_trim_whitespace(chunked.cast(pa.large_string()))
-        tries = [pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")]
+        tries = [pa.int64(), pa.float64(), *([pa.timestamp("us"), pa.timestamp("us", "UTC")] if times else [])]
     else:
+        tries = []
+    if not tries or (not times and pa.types.is_temporal(kind)):
         raise InputError(f"{path}: column {name} has the type {kind}; it must contain numbers")
     for target in tries:
         try:

@@ -34,7 +34,15 @@ def read_interactions(
     numbers = needed_numbers(options)
     splits = [split] if options.split == "auto" else []
     required = splits if options.split_column != "split" else []
-    table = read_table(path, [user, item, *required], splits, options.sep or separator, numbers, query=options.query)
+    table = read_table(
+        path,
+        [user, item, *required],
+        splits,
+        options.sep or separator,
+        numbers,
+        query=options.query,
+        untimed=quantities(options),
+    )
     for name in numbers:
         if name not in table.numbers:
             refuse_missing_numbers(path, name, options)
@@ -100,9 +108,14 @@ def note_catalogue(removed: int, count: int, notes: list[str]) -> None:
 
 def needed_numbers(options: LoadOptions) -> list[str]:
     """The columns of numbers that the options need."""
+    times = [options.time_column] if options.split in ("time", "last") else []
+    return list(dict.fromkeys(quantities(options) + times))
+
+
+def quantities(options: LoadOptions) -> list[str]:
+    """Those of the needed columns of numbers in which a time has no meaning: ratings and weights."""
     needed = [options.rating_column] if options.min_rating is not None else []
-    needed += [options.time_column] if options.split in ("time", "last") else []
-    return list(dict.fromkeys(needed + ([options.weight_column] if options.weight_column else [])))
+    return needed + ([options.weight_column] if options.weight_column else [])
 
 
 def refuse_missing_numbers(path: Path, name: str, options: LoadOptions) -> NoReturn:

@@ -74,6 +74,7 @@ def read_table(
     vectors: bool = False,
     query: str = "",
     texts: Sequence[str] = (),
+    untimed: Sequence[str] = (),
 ) -> Table:
     """Read a table: the required columns, and those of `optional` and `numbers` that it has.
 
@@ -84,12 +85,13 @@ def read_table(
     dictionary-encoded or not. numbers: names of the columns to read as numbers. vectors: also read all Parquet columns
     of lists of numbers. query: read the result of this query to the database `path` (sql.query_result). texts: names of
     the columns to read as texts of any length, which must be there; a cell may be empty, and contain line breaks.
+    untimed: those of `numbers` that must not be times.
 
     Raises InputError, with file, column and row, for a missing column, an empty cell, an id with more than 200
     characters or with control characters, an unsupported type, a line with a wrong number of fields, text that is not
     UTF-8, and a header that declares far more data than the file can contain.
     """
-    wanted = _Wanted(list(required), list(optional), list(numbers), vectors, list(texts))
+    wanted = _Wanted(list(required), list(optional), list(numbers), vectors, list(texts), list(untimed))
     parts = [_read_part(part, keys, wanted, separator, query) for part, keys in parts_of(path)]
     return parts[0] if len(parts) == 1 else _joined(path, parts, wanted)
 
@@ -153,6 +155,10 @@ class _Wanted(NamedTuple):
     numbers: list[str]
     vectors: bool
     texts: list[str]
+    untimed: list[str]
+
+    def numbers_of(self, path: Path, name: str, chunked: Any) -> np.ndarray:
+        return numbers_of(path, name, chunked, times=name not in self.untimed)
 
     def ids(self, names: Iterable[str]) -> list[str]:
         """Those of these columns that contain ids."""
@@ -174,7 +180,7 @@ def _read_part(path: Path, keys: dict[str, str], wanted: _Wanted, separator: str
             for name in table.column_names
             if name in wanted.required + wanted.optional
         }
-        numbers = {name: numbers_of(path, name, table.column(name)) for name in wanted.numbers if name in names}
+        numbers = {name: wanted.numbers_of(path, name, table.column(name)) for name in wanted.numbers if name in names}
         vectors = {name: matrix_of(path, name, table.column(name)) for name in lists}
         texts = {name: texts_of(path, name, table.column(name)) for name in wanted.texts}
     except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
@@ -183,7 +189,8 @@ def _read_part(path: Path, keys: dict[str, str], wanted: _Wanted, separator: str
         if name in wanted.required + wanted.optional:
             columns[name] = check_ids(path, name, Column([value], np.zeros(table.num_rows, np.int64)))
         elif name in wanted.numbers:
-            numbers[name] = numbers_of(path, name, pa.chunked_array([pa.array([value] * table.num_rows, pa.string())]))
+            repeated = pa.chunked_array([pa.array([value] * table.num_rows, pa.string())])
+            numbers[name] = wanted.numbers_of(path, name, repeated)
     used = {*columns, *numbers, *vectors, *texts}
     unread = [name for name in [*names, *keys] if name not in used]
     return Table(columns, numbers, vectors, unread, table.num_rows, texts)

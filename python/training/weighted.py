@@ -25,10 +25,16 @@ class WeightedSampler:
         degrees = graph.user_degree
         users = torch.repeat_interleave(torch.arange(graph.n_users, device=graph.device), degrees)
         drawn = torch.from_numpy(weights).to(graph.device, torch.float64) * (degrees < graph.n_items)[users]
-        self.ends = torch.from_numpy(np.cumsum(drawn.cpu().numpy())).to(graph.device)  # one order of summation
+        self.ends = self._ends(drawn)
+        # A user's own weights may be too small beside the sum over all users before to change it.
+        sums = torch.zeros(graph.n_users, dtype=torch.float64, device=graph.device).index_add_(0, users, drawn)
+        self.ends_of_users = self._ends(drawn / torch.where(sums > 0, sums, 1)[users])
         # Of the items of a user in ascending order, col_j − j is the number of missing items below col_j.
         places = torch.arange(graph.nnz, device=graph.device) - graph.crow[users]
         self.missing_before = users * (graph.n_items + 1) + graph.col - places
+
+    def _ends(self, weights: Tensor) -> Tensor:
+        return torch.from_numpy(np.cumsum(weights.cpu().numpy())).to(weights.device)  # one order of summation
 
     def __call__(self, batch: int, seed: int, step: int, over: str) -> tuple[Tensor, Tensor, Tensor]:
         """Users, positives and negatives, int64 [batch] each. They depend on seed and step only."""
@@ -50,7 +56,7 @@ class WeightedSampler:
         last = self.graph.nnz - 1
         if users is None:
             return torch.searchsorted(self.ends, share * self.ends[-1], right=True).clamp(max=last)
-        first, end = self.graph.crow[users], self.graph.crow[users + 1]
-        before = torch.where(first > 0, self.ends[(first - 1).clamp(min=0)], 0)
-        found = torch.searchsorted(self.ends, before + share * (self.ends[end - 1] - before), right=True)
+        ends, first, end = self.ends_of_users, self.graph.crow[users], self.graph.crow[users + 1]
+        before = torch.where(first > 0, ends[(first - 1).clamp(min=0)], 0)
+        found = torch.searchsorted(ends, before + share * (ends[end - 1] - before), right=True)
         return torch.minimum(torch.maximum(found, first), end - 1)

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import InputError
 from ..arrow import LONGEST_ID, check_ids, column_of, is_integer, is_text, numbers_of, pyarrow, refuse_nulls
 from ..arrow import Column as TextColumn
-from ..interactions import needed_numbers, refuse_missing_numbers
+from ..interactions import needed_numbers, quantities, refuse_missing_numbers
 from ..options import LoadOptions
 from ..tables import missing_column, plain_texts, unreadable
 
@@ -159,7 +159,10 @@ class Table:
                 encoded[side] = _constant(part, name, rows)
             else:
                 encoded[side] = _encoded(part.path, name, columns[name], start, self.integers.get(side, False))
-        numbers = {name: numbers_of(part.path, name, columns[name], start) for name in self.numbers}
+        untimed = quantities(self.options)
+        numbers = {
+            name: numbers_of(part.path, name, columns[name], start, name not in untimed) for name in self.numbers
+        }
         keep = None
         if self.options.min_rating is not None:
             keep = numbers[self.options.rating_column] >= self.options.min_rating

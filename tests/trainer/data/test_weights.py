@@ -161,6 +161,7 @@ def test_only_the_ratios_of_weights_matter(tmp_path):
         ("inf", "row 8 has the rating inf; it must be a number"),
         ("", "row 8 has "),
         ("much", "row 8 has the rating 'much'; it must be a number"),
+        ("2020-01-01", "row 8 has the rating '2020-01-01'; it must be a number"),
     ],
 )
 def test_wrong_weights_name_their_row(value, says, tmp_path):
@@ -171,6 +172,21 @@ def test_wrong_weights_name_their_row(value, says, tmp_path):
     with pytest.raises(InputError) as caught:
         load(tmp_path, weight_column="rating")
     one_line(caught, "interactions.csv", says)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("options", [{"weight_column": "day"}, {"rating_column": "day", "min_rating": 4}], ids=str)
+def test_times_are_no_ratings_and_no_weights(ending, options, tmp_path):
+    """As microseconds, all of them would be large positive numbers."""
+    days = np.datetime64("2020-01-01") + np.arange(300)
+    cells = days.astype(str) if ending == "csv" else days
+    path = tmp_path / f"interactions.{ending}"
+    write_table(path, columns(split=False) | {"day": cells})
+    for read in (load, lambda *a, **b: prepare_data(tmp_path, tmp_path / "out", **b)):
+        with pytest.raises(InputError) as caught:
+            read(tmp_path, **options)
+        one_line(caught, path.name, "day", "must", "number")
+    assert load(tmp_path, time_column="day", split="time").train.nnz
 
 
 def test_a_row_that_does_not_count_may_have_any_weight(tmp_path):

@@ -185,6 +185,15 @@ def test_the_positives_of_drawn_users_are_drawn_in_proportion_to_their_weights(s
         assert not set(negatives[users == user].tolist()) & set(np.flatnonzero(shares))
 
 
+def test_small_weights_of_one_user_are_drawn_in_proportion_beside_large_ones_of_others():
+    """1 + 1e-18 is 1, so that sums over all users would lose the weights of the second one."""
+    graph = InteractionGraph.from_pairs(np.repeat([0, 1], 3), np.array([0, 1, 2, 0, 1, 3]), 2, 5)
+    draw = WeightedSampler(graph, np.array([1, 2, 3, 1e-18, 5e-18, 2e-18], np.float32))
+    users, positives, _ = (torch.cat(side) for side in zip(*(draw(2, 0, n, "users") for n in range(4000)), strict=True))
+    for user, shares in ((0, [1 / 6, 2 / 6, 3 / 6, 0]), (1, [1 / 8, 5 / 8, 0, 2 / 8])):
+        np.testing.assert_allclose(np.bincount(positives[users == user], minlength=4) / 4000, shares, atol=0.03)
+
+
 @pytest.mark.parametrize("over", ["interactions", "users"])
 def test_triples_depend_on_seed_and_step_only(sampler, over):
     _, _, draw = sampler
