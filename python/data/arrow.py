@@ -18,6 +18,11 @@ NUMBER = re.compile(r"\s*[-+]?[0-9]+(\.[0-9]*)?\s*")
 LONGEST_ID = 200
 
 
+def is_id(text: str) -> bool:
+    """Whether a text may be an id: not empty, not too long and without control characters."""
+    return 0 < len(text) <= LONGEST_ID and not _FORBIDDEN.search(text)
+
+
 class Column(NamedTuple):
     """A column of ids. Row r has the id texts[codes[r]]; the texts are distinct and not empty."""
 
@@ -66,7 +71,7 @@ def check_ids(path: Path, name: str, column: Column, start: int = 0) -> Column:
     for code, text in enumerate(column.texts):
         if not text:
             raise InputError(f"{path}: row {start + column.row_of(code)} has no {name}; add it or remove the row")
-        if len(text) > LONGEST_ID or _FORBIDDEN.search(text):
+        if not is_id(text):
             raise InputError(
                 f"{path}: row {start + column.row_of(code)} has the {name} {shown(text)}; ids must have at most "
                 f"{LONGEST_ID} characters, all printable"

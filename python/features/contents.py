@@ -72,6 +72,9 @@ def _of_table(where: Where, files: bool) -> Contents:
     path, item, columns = where.source, where.item_column, list(where.columns)
     if files and len(columns) > 1:
         raise InputError(f"{path}: {len(columns)} columns of paths are given; give one")
+    for column in columns:
+        if columns.count(column) > 1:
+            raise InputError(f"{path}: the column {shown(column)} is given twice; give it once")
     if item in columns:
         raise InputError(f"{path}: {shown(item)} is the column of the ids; choose another column, or --item-column")
     if database_kind(path) and not where.query:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import InputError, first_line, shown
 from .contents import Contents, Where, read_contents
 from .encoders import Encoder, Unusable
 from .output import check_out, write_features, write_skipped
@@ -168,7 +168,11 @@ def _encoded(encoder: Encoder, values: Sequence[Any]) -> tuple[np.ndarray, dict[
             skipped[row] = str(error)
     if inputs:
         rows = np.array(list(inputs))
-        found = np.asarray(encoder.encode(list(inputs.values())), np.float32)
+        made = encoder.encode(list(inputs.values()))
+        try:
+            found = np.asarray(made, np.float32)
+        except ValueError as error:  # texts, rows of different lengths
+            raise InputError(f"the model does not return rows of numbers ({first_line(error)})") from None
         if found.shape != (len(rows), encoder.width):
             raise InputError(f"the model returned the shape {found.shape} instead of {(len(rows), encoder.width)}")
         finite = np.isfinite(found).all(1)

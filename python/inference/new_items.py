@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl_fast import SeenRows, cosine_topk
 
 from ..data import SPLITS, Dataset
-from ..data.arrow import numbers_or_texts
+from ..data.arrow import LONGEST_ID, is_id, numbers_or_texts
 from ..embeddings import dense
 from ..errors import InputError, shown
 from ..runs.saved_model import Model
@@ -65,6 +66,11 @@ def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str
     data = model.interactions
     seen: set[str] = set()
     for item in map(str, ids):
+        if not is_id(item):
+            raise InputError(
+                f"{data.name}: the new item {shown(item)} is no id; ids must have 1 to {LONGEST_ID} characters, all "
+                "printable"
+            )
         if item in data.item_index or item in seen:
             where = "is already an item of the model" if item in data.item_index else "occurs twice"
             raise InputError(f"{data.name}: the new item {shown(item)} {where}; leave it out")
@@ -127,7 +133,7 @@ def _embed(model: Model, tower: ItemTower, content: Tensor, nearest: int) -> Ten
         return tower.scaled(cold)
     by_features = known_by_features(model)
     parts = dense(base.items, "ranking new items")[warm] - by_features[warm]
-    near = cold + parts[cosine_topk(cold, by_features[warm], nearest)[1]].mean(1)
+    near = cold + _mean_of(parts, cosine_topk(cold, by_features[warm], nearest)[1])
     factor, shift = _scale_with_nearest(base, by_features, warm, parts, nearest)
     return torch.where((cold != 0).any(1, keepdim=True), factor * near + shift, 0)
 
@@ -143,10 +149,16 @@ def _scale_with_nearest(base: Model, by_features: Tensor, warm: Tensor, parts: T
         known = known[torch.linspace(0, max(0, len(known) - 1), min(SAMPLE, len(known))).long()]
         own = SeenRows(torch.arange(len(known) + 1), (torch.cumsum(warm, 0) - 1)[known])
         found = cosine_topk(by_features[known], by_features[warm], nearest, own)[1]
-        there = (found >= 0)[:, :, None]
-        mean = torch.where(there, parts[found.clamp(min=0)], 0).sum(1) / there.sum(1).clamp(min=1)
-        base.towers[name] = scale_of(base, known, by_features[known] + mean)
+        base.towers[name] = scale_of(base, known, by_features[known] + _mean_of(parts, found))
     return base.towers[name]
+
+
+def _mean_of(parts: Tensor, found: Tensor) -> Tensor:
+    """parts[found].mean(1), [n, d], over the entries of found, int64 [n, k], that are not −1. The k rows of all n are
+    never in memory at once."""
+    there = found >= 0
+    sums = F.embedding_bag(found.clamp(min=0), parts, mode="sum", per_sample_weights=there.to(parts.dtype))
+    return sums / there.sum(1, keepdim=True).clamp(min=1)
 
 
 def _checked(

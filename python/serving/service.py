@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic_core import to_json
 
+from ..data.arrow import LONGEST_ID, is_id
 from ..errors import InputError, first_line, shown
 from .batching import Batcher
 from .catalogue import Catalogue, Fresh, Query, Ranked
@@ -20,6 +21,7 @@ from .logs import log
 from .messages import ItemsRequest, RecommendRequest, SimilarRequest, parse
 from .metrics import Metrics
 
+MOST_NEAREST = 100  # their embeddings are summed for every known item when a number is first asked for
 MOST_DIVERSE = 100  # items of a list with diversity, which takes time for each of them
 
 
@@ -138,9 +140,10 @@ class Service:
         """The answer to POST /items. Raises Refusal."""
         request, catalogue = parse(ItemsRequest, body), self.catalogue
         self._check_k(request.k)
+        most = {"similar": self.limits.k, "nearest": min(MOST_NEAREST, self.limits.k)}
         for name, count in (("similar", request.similar), ("nearest", request.nearest)):
-            if not 0 <= count <= self.limits.k:
-                raise Refusal(422, f"{name}: is {_number(count)}, but must be from 0 to {self.limits.k}")
+            if not 0 <= count <= most[name]:
+                raise Refusal(422, f"{name}: is {_number(count)}, but must be from 0 to {most[name]}")
         if catalogue.no_features:
             raise Refusal(422, f"features: {catalogue.no_features}")
         if request.users is not None and request.histories is not None:
@@ -150,6 +153,9 @@ class Service:
             raise Refusal(422, "items: is empty; give the id of at least one new item")
         seen: set[str] = set()
         for row, item in enumerate(request.items):
+            if not is_id(str(item)):
+                advice = f"ids must have 1 to {LONGEST_ID} characters, all printable"
+                raise Refusal(422, f"items[{row}]: the new item {shown(str(item))} is no id; {advice}")
             if str(item) in catalogue.item_index or str(item) in seen:
                 where = "occurs twice" if str(item) in seen else "is already an item of the model"
                 raise Refusal(422, f"items[{row}]: the new item {shown(item)} {where}; leave it out")

@@ -113,6 +113,10 @@ def test_new_items_of_a_request_are_not_kept(client_of, data, features):
         ({"items": ["a", 7, "7", "c"]}, "items[2]: the new item '7' occurs twice"),
         ({"items": ["a"]}, "features.'kind': has 4 rows for 1 new items"),
         ({"items": [f"a{n}" for n in range(9)]}, "items: has 9 entries, the maximum is 8"),
+        ({"items": ["a", "", "b", "c"]}, "items[1]: the new item '' is no id; ids must have 1 to 200 characters"),
+        ({"items": ["a", "b", "c\n", "d"]}, "items[2]: the new item 'c\\n' is no id"),
+        ({"items": ["a", "b", "c", "d" * 201]}, "is no id; ids must have 1 to 200 characters, all printable"),
+        ({"items": [10**200, "b", "c", "d"]}, "is no id"),
         ({"items": [None]}, "items[0]: an id must be a text or an integer"),
         ({"features": {}}, "features 'kind' are missing; the modalities of the model are kind, price"),
         ({"features": {"kind": [[0.0] * 4] * 4}}, "features 'price' are missing"),
@@ -139,6 +143,13 @@ def test_wrong_new_items(client_of, data, features, change, says):
     error = asked(client, "/items", message, 422)["error"]
     assert says in error and "\n" not in error and len(error) < 700
     assert asked(client, "/items", {"items": IDS, "features": sent(features), "users": [1]})["lists"]
+
+
+def test_the_number_of_nearest_items_is_limited(client_of, data, features):
+    """One request would otherwise occupy the worker for as long as all others may wait."""
+    message = {"items": IDS, "features": sent(features), "nearest": 101}
+    error = asked(client_of(trained(data, "svd")), "/items", message, 422)["error"]
+    assert error == "nearest: is 101, but must be from 0 to 100"
 
 
 def test_more_nearest_items_than_there_are(client_of, data, features):

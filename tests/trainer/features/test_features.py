@@ -260,6 +260,7 @@ def test_messages_name_the_file_the_column_and_the_row(tmp_path):
     refused(tmp_path, r"items.parquet: has no column name; its columns are 'item, title'", columns=["name"])
     refused(tmp_path, r"items.parquet: has no column asin", item_column="asin")
     refused(tmp_path, "'item' is the column of the ids", columns=["item"])
+    refused(tmp_path, "items.parquet: the column 'title' is given twice", columns=["title", "title"])
     refused(tmp_path, r"items.parquet: is a table; give the column to read with --column", columns=[])
     refused(tmp_path, "must end in .parquet or .safetensors", out="t.csv")
     refused(tmp_path, r"dtype = 'int8'", dtype="int8")
@@ -269,6 +270,16 @@ def test_messages_name_the_file_the_column_and_the_row(tmp_path):
     refused(tmp_path, r"there.parquet: exists; remove it", out="there.parquet")
     refused(tmp_path, r"sep = '::': must be one character", sep="::")
     refused(tmp_path, "sep = 'é': must be one character", sep="é")
+
+
+@pytest.mark.parametrize("made", [[["a", "b", "c"]], [[1.0, 2.0], [1.0]]], ids=["texts", "ragged"])
+def test_an_encoder_that_returns_no_rows_of_numbers_is_one_line(tmp_path, made):
+    class Wrong(Letters):
+        def encode(self, inputs):
+            return made
+
+    with pytest.raises(InputError, match=r"^the model does not return rows of numbers \([^\n]*\)$"):
+        make_features("text", shop(tmp_path), tmp_path / "t.parquet", Wrong(), columns=["title"])
 
 
 def test_options_of_a_table_are_refused_for_a_folder(tmp_path):
