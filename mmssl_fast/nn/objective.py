@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -111,23 +112,61 @@ class MMSSLObjective:
         Raises:
             ValueError: the adversarial part is off.
         """
+        self._check_adversarial()
+        encoded = encoded.detach()
+        return self._discriminator_terms(
+            self.real_rows(encoded, users, step), self.fake_rows(encoded, users), users, step
+        )
+
+    def discriminator_parts(
+        self, encoded: Encoded, users: Tensor, step: int, parts: Sequence[slice]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Equals ``discriminator_terms(encoded, users[part], step) for part in parts``, up to rounding.
+
+        The relation rows are made once for all users. They have O(B·d) numbers, but the values of the hidden layers, of
+        which there are O(B·H), exist for one part at a time.
+
+        Args:
+            encoded, users, step: as for `discriminator_terms`.
+            parts: slices of `users`, each with at least 2 of them.
+
+        Raises:
+            ValueError: the adversarial part is off.
+
+        Example:
+            >>> from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
+            >>> graph = InteractionGraph.from_pairs([0, 1, 2, 3], [0, 2, 1, 3], n_users=4, n_items=40)
+            >>> model = MMSSL(graph, {"image": torch.randn(40, 5)}, dim=8, neighbours=2)
+            >>> objective = MMSSLObjective(model, Discriminator(40, hidden=(8, 4)))
+            >>> terms = objective.discriminator_parts(model(), torch.arange(4), 0, [slice(0, 2), slice(2, 4)])
+            >>> [sorted(part) for part in terms]
+            [['fake', 'penalty', 'real', 'total'], ['fake', 'penalty', 'real', 'total']]
+        """
+        if len(parts) == 1:
+            yield self.discriminator_terms(encoded, users[parts[0]], step)
+            return
+        self._check_adversarial()
+        encoded = encoded.detach()
+        real, fakes = self.real_rows(encoded, users, step), self.fake_rows(encoded, users)
+        for part in parts:
+            yield self._discriminator_terms(real[part], [rows[part] for rows in fakes], users[part], step)
+
+    def _discriminator_terms(
+        self, real: RelationRows, fakes: list[RelationRows], users: Tensor, step: int
+    ) -> dict[str, Tensor]:
+        alpha = interpolation_weights(self.seed, step, users, len(fakes))
+        discriminator = cast(Discriminator, self.discriminator)
+        return _with_total(losses.discriminator_loss(discriminator, real, fakes, alpha, self.options.lambda_penalty))
+
+    def _check_adversarial(self) -> None:
         if not self.adversarial:
             raise ValueError(
                 "MMSSLObjective.discriminator_terms: the adversarial part is off; there is no discriminator to train"
             )
-        encoded = encoded.detach()
-        alpha = interpolation_weights(self.seed, step, users, len(encoded.modal_users))
-        return _with_total(
-            losses.discriminator_loss(
-                cast(Discriminator, self.discriminator),
-                self.real_rows(encoded, users, step),
-                self.fake_rows(encoded, users),
-                alpha,
-                self.options.lambda_penalty,
-            )
-        )
 
-    def generator_terms(self, encoded: Encoded, users: Tensor, pos: Tensor, neg: Tensor) -> dict[str, Tensor]:
+    def generator_terms(
+        self, encoded: Encoded, users: Tensor, pos: Tensor, neg: Tensor, anchors: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The weighted terms of Eq. 13, and their "total". Only the model gets gradients.
 
         The terms are "bpr", "l2", "features", "contrastive", "structural", "generator" and "autoencoder", as far as
@@ -136,6 +175,9 @@ class MMSSLObjective:
         Args:
             encoded: the output of the model.
             users, pos, neg: int64 [B], from `sample_bpr`.
+            anchors: int64 [A], the positions in the batch of the anchors of the contrastive and structural terms,
+                which are means over them. Without any, these two terms have no entry in the result. None is
+                ``anchor_positions(B, options.anchors)``.
 
         Raises:
             ValueError: the contrastive part is on, but `encoded` has no views.
@@ -147,6 +189,10 @@ class MMSSLObjective:
                 "MMSSLObjective.generator_terms: the contrastive part needs the views of Eq. 8; call the model with "
                 "views=True"
             )
+        if anchors is None and options.anchors and options.anchors < len(users):
+            anchors = anchor_positions(len(users), options.anchors, users.device)
+        anchored = (users, pos) if anchors is None else (users[anchors], pos[anchors])
+        contrasts = anchors is None or len(anchors) > 0
         terms = {"bpr": distributed.bpr_loss(encoded.users, encoded.items, users, pos, neg, *sizes, ranks)}
         if options.lambda_l2:
             batch = self._users(encoded.users, users), self._items(encoded.items, pos), self._items(encoded.items, neg)
@@ -155,21 +201,21 @@ class MMSSLObjective:
             square = torch.stack([f.square().sum() for f in encoded.modal_users + encoded.modal_items]).sum()
             square = distributed.reduce_from_ranks(square, ranks)
             terms["features"] = options.lambda_features * 0.5 * square / graph.n_items
-        if self.contrastive:
+        if self.contrastive and contrasts:
             terms["contrastive"] = options.lambda_contrastive * losses.contrastive_loss(
                 encoded.users,
                 encoded.view_users,
-                users,
+                anchored[0],
                 options.contrastive_tau,
                 exclude_self=options.exclude_self,
                 n_users=graph.n_users,
                 ranks=ranks,
                 gemm=self.gemm,
             )
-        if options.structural:
+        if options.structural and contrasts:
             model = self.model
             terms["structural"] = options.lambda_structural * losses.structural_loss(
-                graph, model.user_embedding, model.item_embedding, users, pos, options.structural_tau, ranks, self.gemm
+                graph, model.user_embedding, model.item_embedding, *anchored, options.structural_tau, ranks, self.gemm
             )
         if self.adversarial:
             terms["generator"] = options.lambda_generator * losses.generator_loss(
@@ -202,6 +248,20 @@ class MMSSLObjective:
         graph, ranks = self.model.interactions(), self.model.ranks
         seen = graph.rows(users)
         return seen if ranks.size == 1 else distributed.seen_of_items(seen, *ranks.span(graph.n_items))
+
+
+def anchor_positions(batch: int, most: int, device: torch.device | str = "cpu") -> Tensor:
+    """``floor(i·B/A) for i < A``, int64 [A]: min(most, B) = A evenly spaced positions in a batch; all if most is 0.
+
+    The triples of a batch are in random order, so that these are a random sample. Every part of the batch has its share
+    of them.
+
+    Example:
+        >>> anchor_positions(10, 4)
+        tensor([0, 2, 5, 7])
+    """
+    count = min(most, batch) if most else batch
+    return torch.arange(count, device=device) * batch // max(count, 1)
 
 
 def _with_total(terms: dict[str, Tensor]) -> dict[str, Tensor]:

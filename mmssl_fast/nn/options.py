@@ -49,6 +49,9 @@ class ObjectiveOptions:
         noise_scale: factor σ of the noise in equation 5 (paper: 1).
         contrastive_tau: temperature τ' of equation 11 (paper: 0 to 0.9, best 0.085).
         exclude_self: see losses.contrastive_loss.
+        anchors: the maximum number of anchors of the contrastive term, and of users and of items of the structural
+            term, evenly spaced in the batch; 0 for all. The loss is a mean over fewer anchors, whose expectation is the
+            same. The paper has all users of the batch.
         autoencoder_tau: see losses.autoencoder_loss.
         structural_tau: see losses.structural_loss.
         kind: kind of the generated rows, "cosine" (equation 3) or "dot" (the released code).
@@ -59,8 +62,8 @@ class ObjectiveOptions:
             generated ones.
 
     Raises:
-        ValueError: adversarial and autoencoder are both on, a temperature is not positive, a weight is negative, or
-            kind is unknown.
+        ValueError: adversarial and autoencoder are both on, a temperature is not positive, a weight or the number of
+            anchors is negative, or kind is unknown.
 
     Example:
         >>> ObjectiveOptions(adversarial=False, autoencoder=True).lambda_autoencoder
@@ -84,6 +87,7 @@ class ObjectiveOptions:
     noise_scale: float = 1.0
     contrastive_tau: float = 0.5
     exclude_self: bool = False
+    anchors: int = 0
     autoencoder_tau: float = 0.2
     structural_tau: float = 0.1
     kind: Literal["cosine", "dot"] = "cosine"
@@ -99,5 +103,7 @@ class ObjectiveOptions:
         for name in WEIGHTS:
             if not (weight := getattr(self, name)) >= 0:
                 raise ValueError(f"MMSSLObjective: {name} must not be negative, got {weight}")
+        if self.anchors < 0:
+            raise ValueError(f"MMSSLObjective: anchors must not be negative, got {self.anchors}")
         if self.kind not in ("cosine", "dot"):
             raise ValueError(f'MMSSLObjective: kind must be "cosine" or "dot", got {self.kind!r}')

@@ -91,6 +91,8 @@ def _check_together(config: Config, sources: dict[str, str]) -> None:
             "loss.adversarial",
             "the auto-encoder replaces the adversarial task, set one of the two to false",
         )
+    if config.train.microbatches > 1 and config.model.system != "mmssl":
+        refuse("train.microbatches", "model.system", "only MMSSL divides a batch; leave it out, or reduce train.batch")
     if config.loss.contrastive and not config.model.neighbours:
         refuse(
             "model.neighbours",

@@ -161,6 +161,13 @@ class LossSection(Section):
         description="Temperature tau' of the contrastive loss, Eq. 11. Paper: in (0, 0.9), best 0.085 on TikTok; "
         "released code: 0.5.",
     )
+    anchors: int = Field(
+        0,
+        ge=0,
+        description="Maximum number of anchors of each contrastive loss in a step, also of NCL and SGL, evenly spaced "
+        "in the batch. The loss is a mean over fewer anchors, an approximation whose expectation is the same. 0: all "
+        "users, or items, of the batch.",
+    )
     exclude_self: bool = Field(False, description="Exclude the anchor from the second sum of Eq. 11.")
     autoencoder_tau: float = Field(0.2, ge=1e-3, description="Temperature of the auto-encoder logits.")
     structural_tau: float = Field(

@@ -114,6 +114,15 @@ class TrainSection(Section):
     batch: int = Field(
         1024, ge=1, lt=2**31, description="Batch size in (user, positive, negative) triples. Released code: 1024."
     )
+    microbatches: int = Field(
+        1,
+        ge=1,
+        le=65536,
+        description="MMSSL: number of parts of a batch whose losses are computed one after the other, for batches that "
+        "do not fit into memory as a whole. There is one propagation, and one step of each optimiser, per batch. All "
+        "losses are those of the whole batch up to rounding, except that BatchNorm of the discriminator normalises "
+        'each part by itself (model.critic_norm = "layer" and "none" do not), and that its dropout masks differ.',
+    )
     sample_over: Literal["interactions", "users"] = Field(
         "users",
         description='How a batch is sampled: "interactions" draws interactions with replacement; "users" draws users '

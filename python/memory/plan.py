@@ -176,24 +176,24 @@ def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1)
     """`losses` InfoNCE losses, each with `nodes` keys in both sums of the denominator."""
     table = FLOAT * nodes * s.dim
     if s.ranks > 1:
-        anchors = round(distinct(s.users, s.batch))
+        anchors = round(distinct(s.users, s.anchored))
         logits, tile = anchors * nodes, FLOAT * min(TILE_ELEMENTS, anchors * nodes)
         return Stage(
             name,
             phase,
             kept=blocks((table, 2 * losses), (FLOAT * logits, 2 * losses * (2 * logits <= SAVED_EXPS))),
             working=blocks((table, 2), (tile, 2), (FLOAT * anchors * s.dim, 3)),
-            moved=losses * 6 * table,
-            operations=losses * 4 * 2 * anchors * 2 * nodes * s.dim,
+            moved=s.microbatches * losses * 6 * table,
+            operations=s.microbatches * losses * 4 * 2 * anchors * 2 * nodes * s.dim,
         )
-    workspace = cpu_workspace(nodes, s.batch)
+    workspace = cpu_workspace(nodes, s.anchored)
     return Stage(
         name,
         phase,
         kept=blocks((table, (4 if workspace.one_pass else 2) * losses)),  # one pass: the gradients are kept as well
         working=blocks((table, 2), (FLOAT * workspace.shares * s.dim, 1), (FLOAT * workspace.exps, 1)),
-        moved=losses * 6 * table,
-        operations=losses * (3 if workspace.one_pass else 4) * 2 * s.batch * 2 * nodes * s.dim,
+        moved=s.microbatches * losses * 6 * table,
+        operations=s.microbatches * losses * (3 if workspace.one_pass else 4) * 2 * s.anchored * 2 * nodes * s.dim,
     )
 
 
@@ -212,8 +212,8 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             "two hops",
             "structural",
             kept=blocks((user, 2), (item, 2)),
-            moved=8 * s.interactions * edge_bytes(s),
-            operations=16 * s.interactions * s.columns,
+            moved=8 * s.microbatches * s.interactions * edge_bytes(s),
+            operations=16 * s.microbatches * s.interactions * s.columns,
         )
         result += [
             hops,
@@ -221,7 +221,7 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             _infonce_stage("InfoNCE, items and two hops", "structural", s, own.items),
         ]
     if s.hidden:
-        wide = FLOAT * s.batch * s.hidden[0]
+        wide = FLOAT * s.part * s.hidden[0]
         result.append(
             Stage(
                 "generator's rows (6)",
@@ -232,10 +232,11 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                     (m * item, int(s.weight_bytes == FLOAT)),
                     (wide, 3 * m + 4),
                     (m * wide, 3),
-                    (FLOAT * s.batch * d, 4 * m + 5),
+                    (FLOAT * s.part * d, 4 * m + 5),
                 ),
-                moved=2 * s.weight_bytes * own.items * s.hidden[0] + 4 * m * item,
-                operations=4 * m * d * s.hidden[0] * (own.items + s.batch) + 4 * m * s.batch * prod(s.hidden),
+                moved=s.microbatches * (2 * s.weight_bytes * own.items * s.hidden[0] + 4 * m * item),
+                operations=4 * m * d * s.hidden[0] * (s.microbatches * own.items + s.batch)
+                + 4 * m * s.batch * prod(s.hidden),
             )
         )
     sums = [(user, m + 2), (item, m + 4)]
@@ -256,8 +257,8 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
 def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
     """The discriminator steps. The relation rows over the items live until the generator step is over."""
     d, m, b, items = s.dim, s.modalities, s.batch, s.own.items
-    rows, steps = (1 + m) * b, s.discriminator_steps
-    weight, wide, narrow = s.weight_bytes * items * h, FLOAT * b * h, FLOAT * b * h2
+    rows, steps, parts = (1 + m) * b, s.discriminator_steps, s.microbatches
+    weight, wide, narrow = s.weight_bytes * items * h, FLOAT * s.part * h, FLOAT * s.part * h2
     stored = s.weight_bytes < FLOAT  # converted in tiles; the columns at the drawn entries are copied
     tile = max(1, TILE_ELEMENTS // h)  # items per tile of TiledAdam
     return [
@@ -271,11 +272,12 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
                 (FLOAT * h * min(items, b * s.draws), int(stored)),
                 ((1 + m) * wide, 1),
                 (wide, 2 * m + 3),
+                (FLOAT * b * h, int(parts > 1)),  # for the gradient of the weight, which is formed after all parts
                 (OFFSET * b * s.draws, 5),
                 (FLOAT * b * s.draws, 4),
             ),
-            moved=steps * (4 * weight + 4 * (1 + m) * item + FLOAT * b * s.draws * h),
-            operations=steps * 4 * (items * (1 + m) * d * h + rows * d * h + b * s.draws * h),
+            moved=steps * (4 * parts * (weight + (1 + m) * item) + FLOAT * b * s.draws * h),
+            operations=steps * 4 * (parts * items * (1 + m) * d * h + rows * d * h + b * s.draws * h),
         ),
         Stage(
             "above the first layer",
@@ -288,8 +290,8 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
             "gradient penalty (7)",
             "discriminator",
             working=blocks((FLOAT * h * h, 1), (2 * m * wide, 1)),
-            moved=steps * 4 * weight,
-            operations=steps * (items * h * h + 2 * items * h * h + 2 * m * b * h * h),
+            moved=steps * 4 * parts * weight,
+            operations=steps * (3 * parts * items * h * h + 2 * m * b * h * h),
         ),
         Stage(
             "row lengths",

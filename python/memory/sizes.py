@@ -29,7 +29,8 @@ class Sizes:
     item-item part; wire: bytes of a value in the exchange of rows and columns; feature_bytes, weight_bytes,
     moment_bytes: bytes of a stored value of the features, of the discriminator's first weight and of its moments;
     given_bytes: of the features in the data; mapped: whether the data is memory-mapped, so that interactions have no
-    stored values; recompute: whether parts of the encoder are computed again in the backward pass.
+    stored values; recompute: whether parts of the encoder are computed again in the backward pass; microbatches: parts
+    of a batch; anchors: maximum number of anchors of a contrastive loss in a step, 0 for all.
     """
 
     users: int
@@ -63,6 +64,8 @@ class Sizes:
     weight_bytes: int = 4
     moment_bytes: int = 4
     recompute: bool = False
+    microbatches: int = 1
+    anchors: int = 0
 
     @property
     def nodes(self) -> int:
@@ -76,6 +79,16 @@ class Sizes:
     def own(self) -> Sizes:
         """The same with the users and items of the first rank, which has the most."""
         return replace(self, users=-(-self.users // self.ranks), items=-(-self.items // self.ranks))
+
+    @property
+    def part(self) -> int:
+        """The triples of the largest part of a batch."""
+        return -(-self.batch // self.microbatches)
+
+    @property
+    def anchored(self) -> int:
+        """The anchors of a part."""
+        return -(-(min(self.anchors, self.batch) if self.anchors else self.batch) // self.microbatches)
 
     @property
     def columns(self) -> int:
@@ -137,4 +150,6 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         weight_bytes=2 if config.optimiser.first_layer_weight == "bfloat16" else 4,
         moment_bytes=2 if config.optimiser.first_layer_moments == "bfloat16" and not config.train.cuda_graph else 4,
         recompute=config.train.recompute == "on",
+        microbatches=config.train.microbatches,
+        anchors=config.loss.anchors,
     )

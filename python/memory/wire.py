@@ -13,10 +13,12 @@ FLOAT, DOUBLE = 4, 8
 
 def received(s: Sizes) -> dict[str, int]:
     """{name of the stage: bytes}, forward and backward together. All 0 with one rank."""
-    p, d, m, b = s.ranks, s.dim, s.modalities, s.batch
+    p, d, m, b, parts = s.ranks, s.dim, s.modalities, s.batch, s.microbatches
     if p == 1:
         return {}
-    users, items = distinct(s.users, b), distinct(s.items, 2 * b)  # an id that occurs twice in a batch is sent once
+    # An id that occurs twice in a part of a batch is sent once.
+    users, items = parts * distinct(s.users, b / parts), parts * distinct(s.items, 2 * b / parts)
+    count = (min(s.anchors, b) if s.anchors else b) / parts  # anchors of a part
     exchanged = 4 * s.wire * s.nodes * d * (p - 1) / p**2  # a table to columns and back, in both directions
     summed = 2 * (p - 1) / p  # of an all-reduce, per byte of the tensor
     wide = FLOAT * b * s.hidden[0] if s.hidden else 0
@@ -25,7 +27,7 @@ def received(s: Sizes) -> dict[str, int]:
     if m:  # the softmax over the last layer needs rows, so that every layer is exchanged
         tables = s.layers if s.final_softmax else 1
     small = sum(s.widths) * d + m * d + ((1 + s.heads) * d * d if s.attention and m else 0)  # replicated parameters
-    anchors = summed * (2 * d + 3) * FLOAT * distinct(s.users, b)
+    anchors = summed * (2 * d + 3) * FLOAT * parts * distinct(s.users, count)
     found = {
         "modality features (2)": m * exchanged,
         "views (8)": m * exchanged * views,
@@ -39,9 +41,9 @@ def received(s: Sizes) -> dict[str, int]:
         "encoder, back": summed * FLOAT * small if m else 0,
     }
     if s.structural:
-        found["two hops"] = 2 * exchanged
+        found["two hops"] = 2 * parts * exchanged
         found["InfoNCE, users and two hops"] = anchors
-        found["InfoNCE, items and two hops"] = summed * (2 * d + 3) * FLOAT * distinct(s.items, b)
+        found["InfoNCE, items and two hops"] = summed * (2 * d + 3) * FLOAT * parts * distinct(s.items, count)
     if not s.hidden:
         for name in ("first layer of D (4)", "gradient penalty (7)", "row lengths", "generator's rows (6)"):
             found.pop(name)
@@ -50,6 +52,6 @@ def received(s: Sizes) -> dict[str, int]:
     return {name: round(count) for name, count in found.items() if count}
 
 
-def distinct(n: int, draws: int) -> float:
+def distinct(n: int, draws: float) -> float:
     """The expected number of distinct values in `draws` uniform draws from n."""
     return n * (1 - (1 - 1 / n) ** draws)

@@ -17,6 +17,7 @@ from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 from ..data import Dataset
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
+from .microbatches import Part, Terms, backward_through, leaves_of, parts_of
 from .mmssl_inference import MMSSLInference, scale_of_present
 from .step_graph import StepGraph
 
@@ -79,10 +80,12 @@ class MMSSLSystem(NetworkSystem):
             recompute=config.train.recompute == "on",
             ranks=ranks,
         ).to(graph.device)
-        self.discriminator, self.least_batch = None, 1
+        # Every part of a batch needs two rows for BatchNorm, whose variance is that of more than one row.
+        self.microbatches = config.train.microbatches
+        self.least_batch = self.microbatches * (1 + (loss.adversarial and model.critic_norm == "batch"))
+        self.discriminator = None
         gemm = _gemm(config.train.precision, graph.device)
         if loss.adversarial:
-            self.least_batch = 1 + (model.critic_norm == "batch")  # BatchNorm needs a variance, of more than one row
             hidden = (model.hidden[0], model.hidden[1]) if model.hidden else None
             options: dict[str, Any] = {
                 "norm": model.critic_norm,
@@ -140,36 +143,60 @@ class MMSSLSystem(NetworkSystem):
     def _update(self, users: Tensor, positives: Tensor, negatives: Tensor, step: int | Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         encoded = self._encoded()
+        parts = parts_of(len(users), self.microbatches, self.objective.options.anchors, users.device)
         if self.discriminator is not None:
             for i in range(self.discriminator_steps):
                 offset: Any = step * self.discriminator_steps + i  # every discriminator step draws its own noise
-                losses = self.objective.discriminator_terms(encoded, users, offset)
-                self._descend_discriminator(self.discriminator, losses["total"])
-                # Detached, because an autograd graph refers to the relation rows.
-                terms |= {f"D {name}": value.detach() for name, value in losses.items()}
-                del losses
-        losses = self.objective.generator_terms(encoded, users, positives, negatives)
-        del encoded  # so that the backward pass frees what it has used
-        self._descend("adamw", losses["total"])
-        return terms | {name: value.detach() for name, value in losses.items()}
+                found = Terms()
+                each = self.objective.discriminator_parts(encoded, users, offset, [part.rows for part in parts])
+                losses = (found.add(part, own) for part, own in zip(parts, each, strict=True))
+                self._descend_discriminator(self.discriminator, losses)
+                terms |= {f"D {name}": value for name, value in found.values.items()}
+                del each, losses
+        found = Terms()
+        triples = users, positives, negatives
+        if len(parts) == 1:
+            total = found.add(parts[0], self.objective.generator_terms(encoded, *triples))
+            del encoded  # so that the backward pass frees what it has used
+            self._descend("adamw", [total])
+        else:
+            self._descend_in_parts(encoded, parts, triples, found)
+        return terms | found.values
+
+    def _descend_in_parts(
+        self, encoded: Encoded, parts: list[Part], triples: tuple[Tensor, Tensor, Tensor], found: Terms
+    ) -> None:
+        """The generator step for the parts of a batch, with one backward pass of the encoder."""
+        leaves, optimiser = leaves_of(encoded), self.optimisers["adamw"]
+        losses = (
+            found.add(part, self.objective.generator_terms(leaves, *(ids[part.rows] for ids in triples), part.anchors))
+            for part in parts
+        )
+        optimiser.zero_grad(set_to_none=True)
+        backward_through(encoded, losses, leaves)
+        distributed.reduce_gradients(self.model.shared_parameters(), distributed.current())
+        optimiser.step()
 
     def _encoded(self) -> Encoded:
         return self.model(views=self.objective.contrastive)
 
-    def _descend_discriminator(self, discriminator: Discriminator, loss: Tensor) -> None:
+    def _descend_discriminator(self, discriminator: Discriminator, losses: Iterable[Tensor]) -> None:
         first_layer = self.optimisers.get("first_layer")
         if not isinstance(first_layer, TiledAdam):
-            self._descend("adam", loss)
+            self._descend("adam", losses)
             return
         # The gradient of the first weight is formed tile by tile within the optimiser step, never as a whole.
         with pending_gradient(discriminator.linear.weight) as pending:
-            self._descend("adam", loss)
+            self._descend("adam", losses)
         first_layer.step(pending)
 
-    def _descend(self, name: str, loss: Tensor) -> None:
+    def _descend(self, name: str, losses: Iterable[Tensor]) -> None:
+        """An optimiser step with the gradient of the sum of the losses."""
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        for loss in losses:
+            loss.backward()
+            del loss  # before the next one is computed
         if name == "adamw":
             distributed.reduce_gradients(self.model.shared_parameters(), distributed.current())
         optimiser.step()
@@ -237,6 +264,11 @@ def _refuse_with_graph(config: Config, device: torch.device) -> None:
     for key, value in (("train.recompute", "on"), ("optimiser.first_layer_weight", "bfloat16")):
         if config.flat()[key] == value:
             raise InputError(f'train.cuda_graph = true: does not work with {key} = "{value}"; change one of them')
+    if config.train.microbatches > 1:
+        raise InputError(
+            f"train.cuda_graph = true: does not work with train.microbatches = {config.train.microbatches}; change one "
+            "of them"
+        )
 
 
 def _gemm(precision: str, device: torch.device) -> torch.dtype | None:

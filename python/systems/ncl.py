@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmssl_fast import InteractionGraph, cosine_topk, distributed
 from mmssl_fast.nn.losses import structural_loss
+from mmssl_fast.nn.objective import anchor_positions
 from mmssl_fast.ops.unit_rows import unit_rows
 
 from ..data import Dataset
@@ -29,8 +30,9 @@ class NCL(LightGCN):
         L_P = mean of −log softmax(cos(x⁰, c_k) / τ over the clusters k)[cluster of the anchor].
 
     x⁰ are the id embeddings and x² the result of two propagation steps, whatever model.layers is: users are contrasted
-    with similar users, items with similar items. The anchors are the users and the positive items of the batch. x⁰ is
-    clustered every epoch (the paper's E-step) after the first ncl.warm_up epochs; before that L_P is 0.
+    with similar users, items with similar items. The anchors are the users and the positive items of the batch; of
+    these, the structural losses have at most loss.anchors. x⁰ is clustered every epoch (the paper's E-step) after the
+    first ncl.warm_up epochs; before that L_P is 0.
 
     Differences from the paper and the published code. The structural denominator of the paper sums over x⁰ only;
     `infonce` adds the anchor's own layer except the anchor itself, as in SimCLR. Clustering is k-means with cosine
@@ -46,7 +48,7 @@ class NCL(LightGCN):
 
     def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(dataset, graph, config)
-        self.settings = config.ncl
+        self.settings, self.most_anchors = config.ncl, config.loss.anchors
         self.register_buffer("clustered", torch.zeros(()))
         for side, rows in (("user", graph.n_users), ("item", graph.n_items)):
             self.register_buffer(f"{side}_centres", torch.zeros(min(config.ncl.clusters, rows), config.model.dim))
@@ -61,7 +63,9 @@ class NCL(LightGCN):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         terms, tau, anchors = super().terms(batch), self.settings.tau, (batch.users, batch.positives)
-        structure = structural_loss(self.graph, self.users, self.items, *anchors, tau, distributed.current())
+        chosen = anchor_positions(len(batch.users), self.most_anchors, batch.users.device)
+        anchored = anchors[0][chosen], anchors[1][chosen]
+        structure = structural_loss(self.graph, self.users, self.items, *anchored, tau, distributed.current())
         prototypes = _to_centres(self.users, anchors[0], self.user_centres, self.user_cluster, tau) + _to_centres(
             self.items, anchors[1], self.item_centres, self.item_cluster, tau
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmssl_fast import InteractionGraph, distributed
+from mmssl_fast.nn.objective import anchor_positions
 
 from ..data import Dataset
 from .base import Batch, ModuleSystem, ThinnedViews
@@ -23,14 +24,14 @@ class SGL(ThinnedViews, LightGCN):
     graphs that keep each edge with probability 1 − sgl.drop. The graphs are resampled every epoch (edge dropout, SGL-ED
     in the paper).
 
-    The anchors are the users and the positive items of the batch; the negatives are all users, or all items. The
-    paper's denominator sums over the other view; `infonce` adds the anchor's own view except the anchor itself, as in
-    SimCLR.
+    The anchors are the users and the positive items of the batch, or loss.anchors of them; the negatives are all users,
+    or all items. The paper's denominator sums over the other view; `infonce` adds the anchor's own view except the
+    anchor itself, as in SimCLR.
     """
 
     def __init__(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         super().__init__(dataset, graph, config)
-        self.settings = config.sgl
+        self.settings, self.most_anchors = config.sgl, config.loss.anchors
         self.draw_views(2, self.settings.drop)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -38,7 +39,8 @@ class SGL(ThinnedViews, LightGCN):
         first, second = (
             distributed.lightgcn(view, self.users, self.items, self.layers, ranks, norm="both") for view in self.views()
         )
-        sides = (batch.users, self.graph.n_users), (batch.positives, self.graph.n_items)
+        chosen = anchor_positions(len(batch.users), self.most_anchors, batch.users.device)
+        sides = (batch.users[chosen], self.graph.n_users), (batch.positives[chosen], self.graph.n_items)
         contrasts = [
             distributed.infonce(second[side], first[side], anchors, self.settings.tau, rows, ranks, exclude_self=True)
             for side, (anchors, rows) in enumerate(sides)

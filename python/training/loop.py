@@ -179,10 +179,12 @@ class Run:
             )
         batch = min(batch, eligible) if by_user else batch
         if batch < self.system.least_batch:
+            count = self.config.train.microbatches
+            parts = f" and train.microbatches = {count}" if count > 1 else ""
             raise InputError(
                 f"train.batch = {batch} triples per step: {self.config.model.system} needs at least "
-                f'{self.system.least_batch} with these losses; increase it, set train.sample_over = "interactions", or '
-                "set loss.adversarial = false"
+                f"{self.system.least_batch} with these losses{parts}; increase it, set train.sample_over = "
+                '"interactions", or set loss.adversarial = false'
             )
         return batch
 

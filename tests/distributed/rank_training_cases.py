@@ -46,6 +46,14 @@ ROUNDED = {
     "mmssl": SMALL
     | {"model.system": "mmssl", "model.dim": 8, "model.heads": 2, "model.hidden": [12, 6], "train.batch": 4096},
 }
+# In parts, with fewer anchors, and with all losses.
+ROUNDED["mmssl_parts"] = ROUNDED["mmssl"] | {
+    "train.microbatches": 3,
+    "train.batch": 4000,
+    "loss.anchors": 700,
+    "loss.structural": True,
+    "loss.lambda_features": 0.1,
+}
 INTERRUPTED = {"lightgcn_odd": 10, "mmssl": 3}  # and the steps of an epoch
 
 

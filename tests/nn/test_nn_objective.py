@@ -12,6 +12,7 @@ from mmssl_fast import reference
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn import MMSSL, Discriminator, MMSSLObjective
 from mmssl_fast.nn.noise import interpolation_weights
+from mmssl_fast.nn.objective import anchor_positions
 
 USERS = torch.tensor([0, EMPTY_USER, 9, FULL_USER, 2, 12])
 POS, NEG = torch.tensor([1, 3, 5, 0, 2, 8]), torch.tensor([10, 4, 10, 7, 10, 10])
@@ -131,6 +132,41 @@ def test_generator_terms_equal_the_dense_formulation(modalities, mask_seen):
         torch.testing.assert_close(got[name], value, atol=1e-9, rtol=1e-8, msg=name)
         assert_same_gradients(got[name], value, parameters, name)
     torch.testing.assert_close(got["total"], sum(truth.values()), atol=1e-9, rtol=1e-8)
+
+
+@pytest.mark.parametrize("row_l2", [True, False])
+def test_parts_of_the_discriminator_terms(row_l2):
+    """Each part has the terms of its users alone, value and gradients, though the rows are made once for all."""
+    objective = build(row_l2=row_l2, mask_seen=True)
+    encoded, parameters = objective.model(), list(objective.discriminator.parameters())
+    parts = [slice(0, 2), slice(2, 6)]
+    found = list(objective.discriminator_parts(encoded, USERS, STEP, parts))
+    for part, terms in zip(parts, found, strict=True):
+        truth = objective.discriminator_terms(encoded, USERS[part], STEP)
+        assert terms.keys() == truth.keys()
+        for name, value in truth.items():
+            torch.testing.assert_close(terms[name], value, atol=1e-11, rtol=1e-9, msg=name)
+            assert_same_gradients(terms[name], value, parameters, name)
+    objective.adversarial = False
+    with pytest.raises(ValueError, match="adversarial part is off"):
+        next(objective.discriminator_parts(encoded, USERS, STEP, parts))
+
+
+def test_anchors_are_some_of_the_batch():
+    objective = build(structural=True, anchors=3)
+    encoded = objective.model()
+    names = ("contrastive", "structural")
+    capped = objective.generator_terms(encoded, USERS, POS, NEG)
+    assert anchor_positions(6, 3).tolist() == [0, 2, 4]
+    chosen = objective.generator_terms(encoded, USERS, POS, NEG, torch.tensor([4, 0, 2]))
+    alone = objective.generator_terms(encoded, USERS[::2], POS[::2], NEG[::2])
+    for name in names:
+        for other in (chosen, alone):
+            torch.testing.assert_close(capped[name], other[name])
+    assert not torch.equal(capped["bpr"], alone["bpr"])
+    without = objective.generator_terms(encoded, USERS, POS, NEG, torch.tensor([], dtype=torch.int64))
+    assert without.keys() == capped.keys() - set(names)
+    torch.testing.assert_close(without["total"], sum(without[name] for name in without.keys() - {"total"}))
 
 
 def peak_bytes(function) -> int:

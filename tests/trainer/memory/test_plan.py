@@ -23,6 +23,7 @@ RUNS.append(f"{RUNS[1]} loss.structural=true model.eta=0.0 loss.adversarial=fals
 RUNS.append(f"{RUNS[1]} train.balance=true loss.adversarial=false")
 NARROW = "optimiser.first_layer_weight=bfloat16 optimiser.first_layer_moments=bfloat16 train.feature_dtype=float16"
 RUNS += [f"{RUNS[0]} train.recompute=on {NARROW}", f"60000 40000 1 64,32 32 128 512 train.recompute=on {NARROW}"]
+RUNS.append("30000 3000 1 32,32 32 256 8192 train.microbatches=8 loss.anchors=1024")
 RUNS.append("40000 6000 1 512,384 64 64 1024 model.system=svd svd.content=0.3")
 RUNS += [f"9000 6000 60 64,32 64 64 1024 model.system={rest}" for rest in ("ease", "ease ease.rank=256", "itemknn")]
 RUNS += [

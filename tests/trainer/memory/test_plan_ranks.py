@@ -37,6 +37,18 @@ def test_received_bytes_are_those_of_the_tutorial(ranks):
     assert half == pytest.approx(expected - 8 * (2 * m + s.layers) * n * d * share / ranks, rel=0.01)
 
 
+def test_parts_of_a_batch_need_less_and_are_sent_as_often():
+    whole = replace(SIZES, ranks=4, batch=2**14)
+    parts, fewer = replace(whole, microbatches=16), replace(whole, anchors=512)
+    assert live(stages(parts)) < 0.7 * live(stages(whole))
+    received = {name: sum(s.received for s in stages(one)) for name, one in (("whole", whole), ("parts", parts))}
+    assert received["whole"] < received["parts"] < 1.2 * received["whole"]
+    (name,) = (s.name for s in stages(whole) if s.name.startswith("InfoNCE"))
+    every, some = (next(s for s in stages(one) if s.name == name) for one in (whole, fewer))
+    assert some.received / every.received == pytest.approx(distinct(90_000, 512) / distinct(90_000, 2**14), rel=1e-3)
+    assert some.operations < every.operations / 16
+
+
 def test_nothing_is_received_by_one_rank():
     assert not any(stage.received for stage in stages(SIZES))
 
