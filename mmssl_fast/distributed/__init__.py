@@ -27,6 +27,7 @@ from .collectives import (
 )
 from .cosine_topk import cosine_topk, seen_of_items
 from .dropout import dropout
+from .exchange import Exchange, start_columns_to_rows, start_rows_to_columns
 from .gradient_norm import gradient_norm
 from .infonce import infonce
 from .initial import kaiming_normal_columns, skip_uniform, xavier_uniform
@@ -37,6 +38,7 @@ from .transfers import all_max, all_sum, all_texts, broadcast_blocks, gather_who
 
 __all__ = [
     "ONE",
+    "Exchange",
     "Ranks",
     "all_max",
     "all_sum",
@@ -67,6 +69,8 @@ __all__ = [
     "seen_of_items",
     "skip_uniform",
     "start",
+    "start_columns_to_rows",
+    "start_rows_to_columns",
     "started_together",
     "stop",
     "xavier_uniform",

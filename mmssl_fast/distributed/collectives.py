@@ -12,6 +12,7 @@ the size of an element in bytes, P the number of ranks. Each docstring states wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,21 +69,62 @@ def columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Tensor:
     """
     if ranks.size == 1:
         return y
-    if y.ndim != 2 or y.shape[1] != (own := ranks.sizes(columns)[ranks.rank]):
-        raise ValueError(f"columns_to_rows: y is {tuple(y.shape)}, rank {ranks.rank} owns {own} of {columns} columns")
+    check_columns("columns_to_rows", y, columns, ranks)
     return _ColumnsToRows.apply(y, columns, ranks)
+
+
+def check_columns(op: str, y: Tensor, columns: int, ranks: Ranks) -> None:
+    """Raise ValueError if the number of columns of y is not that of this rank."""
+    if y.ndim != 2 or y.shape[1] != (own := ranks.sizes(columns)[ranks.rank]):
+        raise ValueError(f"{op}: y is {tuple(y.shape)}, rank {ranks.rank} owns {own} of {columns} columns")
+
+
+class Transfer:
+    """An all-to-all that is under way, from `send_rows` or `send_columns`. `wait` returns what has been received."""
+
+    def __init__(self, sent: Tensor, takes: list[int], gives: list[int], ranks: Ranks, join: Callable) -> None:
+        self._dtype, self._join, self._takes = sent.dtype, join, takes
+        sent = sent.detach()
+        if ranks.wire is not None and sent.dtype == torch.float32:  # the own part as well, whatever the number of ranks
+            sent = sent.to(ranks.wire)
+        self._sent, self._arrived = sent, sent.new_empty(sum(takes))
+        self._work = dist.all_to_all_single(self._arrived, sent, takes, gives, async_op=True)
+        ranks.received += (sum(takes) - takes[ranks.rank]) * sent.element_size()
+
+    def wait(self) -> Tensor:
+        self._work.wait()
+        received = self._join(self._arrived.to(self._dtype), self._takes)
+        del self._sent, self._arrived
+        return received
+
+
+def send_rows(x: Tensor, n: int, ranks: Ranks) -> Transfer:
+    """Start `rows_to_columns`, without a gradient."""
+    widths, heights = ranks.sizes(x.shape[1]), ranks.sizes(n)
+    width = widths[ranks.rank]
+    send = torch.cat([part.flatten() for part in x.split(widths, 1)])
+    takes, gives = [h * width for h in heights], [x.shape[0] * w for w in widths]
+    return Transfer(send, takes, gives, ranks, lambda received, _: received.view(n, width))
+
+
+def send_columns(y: Tensor, columns: int, ranks: Ranks) -> Transfer:
+    """Start `columns_to_rows`, without a gradient."""
+    widths, heights = ranks.sizes(columns), ranks.sizes(y.shape[0])
+    height = heights[ranks.rank]
+
+    def join(received: Tensor, takes: list[int]) -> Tensor:
+        parts = zip(received.split(takes), widths, strict=True)
+        return torch.cat([part.view(height, width) for part, width in parts], 1)
+
+    takes, gives = [height * w for w in widths], [h * y.shape[1] for h in heights]
+    return Transfer(y.contiguous().flatten(), takes, gives, ranks, join)
 
 
 class _RowsToColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, n: int, ranks: Ranks) -> Tensor:
         ctx.columns, ctx.ranks = x.shape[1], ranks
-        widths, heights = ranks.sizes(x.shape[1]), ranks.sizes(n)
-        width = widths[ranks.rank]
-        send = torch.cat([part.flatten() for part in x.split(widths, 1)])
-        received = x.new_empty(n * width)
-        _all_to_all(received, send, [h * width for h in heights], [x.shape[0] * w for w in widths], ranks)
-        return received.view(n, width)
+        return send_rows(x, n, ranks).wait()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -93,13 +135,7 @@ class _ColumnsToRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, columns: int, ranks: Ranks) -> Tensor:
         ctx.n, ctx.ranks = y.shape[0], ranks
-        widths, heights = ranks.sizes(columns), ranks.sizes(y.shape[0])
-        height = heights[ranks.rank]
-        received = y.new_empty(height * columns)
-        takes = [height * w for w in widths]
-        _all_to_all(received, y.contiguous().flatten(), takes, [h * y.shape[1] for h in heights], ranks)
-        parts = received.split(takes)
-        return torch.cat([part.view(height, w) for part, w in zip(parts, widths, strict=True)], 1)
+        return send_columns(y, columns, ranks).wait()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -280,13 +316,3 @@ class _MergeLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         lse, whole = ctx.saved_tensors
         return torch.where(lse == -torch.inf, 0, grad * (lse - whole).exp()), None
-
-
-def _all_to_all(received: Tensor, sent: Tensor, takes: list[int], gives: list[int], ranks: Ranks) -> None:
-    sent, arrived = sent.detach(), received
-    if ranks.wire is not None and sent.dtype == torch.float32:  # the own part as well, whatever the number of ranks
-        sent, arrived = sent.to(ranks.wire), received.new_empty(received.shape, dtype=ranks.wire)
-    dist.all_to_all_single(arrived, sent, takes, gives)
-    ranks.received += (received.numel() - takes[ranks.rank]) * arrived.element_size()
-    if arrived is not received:
-        received.copy_(arrived)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -11,57 +11,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmssl_fast import distributed
-from mmssl_fast.distributed import ONE, Ranks
+from mmssl_fast.distributed import ONE, Exchange, Ranks, start_columns_to_rows, start_rows_to_columns
 from mmssl_fast.graph import NORMS, InteractionGraph, SeenRows
 from mmssl_fast.modes import is_traced, outside_modes
 from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.clustered import Search, clustered_neighbours, search_method
+from mmssl_fast.nn.encoded import Encoded
 from mmssl_fast.nn.features import check_features, missing_rows, standardised
 from mmssl_fast.nn.half_linear import half_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
 from mmssl_fast.nn.row_blocks import in_row_blocks
 from mmssl_fast.ops.derivatives import is_transforming
 from mmssl_fast.ops.modality_attention import modality_attention
+from mmssl_fast.ops.propagate import lightgcn, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The output of `MMSSL.forward`. The lists have one tensor per modality, in the order of the features.
-
-    Attributes:
-        users, items: final embeddings h_u [U, d] and h_i [I, d] of equation 12. The score of the pair (u, i) is
-            ``users[u] @ items[i]``.
-        modal_users, modal_items: modality features f_u^m [U, d] and f_i^m [I, d] of equation 2, from which equation 3
-            generates relation rows.
-        view_users, view_items: modality-aware embeddings e_u^m [U, d] and e_i^m [I, d] of equation 8. Empty if they
-            were neither requested nor needed.
-
-    Example:
-        >>> from mmssl_fast.nn import MMSSL
-        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
-        >>> encoded = MMSSL(graph, {"image": torch.randn(3, 5)}, dim=8, neighbours=1)()
-        >>> scores = encoded.users @ encoded.items.T
-        >>> scores.shape, len(encoded.view_users)
-        (torch.Size([2, 3]), 1)
-    """
-
-    users: Tensor
-    items: Tensor
-    modal_users: list[Tensor]
-    modal_items: list[Tensor]
-    view_users: list[Tensor]
-    view_items: list[Tensor]
-
-    def detach(self) -> Encoded:
-        """The same values, detached from the autograd graph."""
-        values = (getattr(self, field.name) for field in fields(self))
-        detached: list[Any] = [[x.detach() for x in v] if isinstance(v, list) else v.detach() for v in values]
-        return Encoded(*detached)
-
-
-# Makes Encoded a pytree node for torch.export and torch.func.
-torch.export.register_dataclass(Encoded, serialized_type_name="mmssl_fast.nn.Encoded")
 
 
 class MMSSL(nn.Module):
@@ -168,7 +131,8 @@ class MMSSL(nn.Module):
         self.item_embedding = nn.Parameter(torch.empty(ranks.sizes(graph.n_items)[ranks.rank], dim))
         self.ranks = ranks
         for m in self._masked:
-            self.register_buffer(f"user_scale_{m}", self._user_scale(getattr(self, f"present_{m}")), persistent=False)
+            scale = distributed.gather_whole(self._user_scale(getattr(self, f"present_{m}")), graph.n_users, ranks)
+            self.register_buffer(f"user_scale_{m}", scale, persistent=False)
         self.attention = ModalityAttention(dim=dim, heads=heads)
         self.semantic_neighbours: Tensor
         self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
@@ -217,24 +181,40 @@ class MMSSL(nn.Module):
             else:
                 found = semantic_neighbours(users, items, self.neighbours, seen, graph.n_items, ranks)
             if m in self._masked:  # all items are equally similar to a user without a modality feature
-                found = torch.where(getattr(self, f"user_scale_{m}") > 0, found, -1)
+                found = torch.where(ranks.mine(getattr(self, f"user_scale_{m}")) > 0, found, -1)
             self.semantic_neighbours[m] = distributed.gather_whole(found, graph.n_users, ranks)
         self._semantic_graphs()
 
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
         """f_u^m [U, d] and f_i^m [I, d] of every modality (Eq. 2). All modalities are concatenated and propagated in
         one call."""
+        return self._by_modality(self._start_features(self._start_inputs().wait()))
+
+    def _start_inputs(self) -> Exchange:
+        """The columns of the projected features of all modalities after dropout, [I, M · d]."""
         raw = [getattr(self, f"features_{m}") for m in range(len(self.modalities))]
         # The features are arguments, so that `checkpoint` knows their device, whose random generator draws the dropout.
         projected = checkpoint(self._inputs, *raw, use_reentrant=False) if self._again() else self._inputs(*raw)
-        users = self._propagate(projected, "users")
+        return start_rows_to_columns(projected, self.graph.n_items, self.ranks)
+
+    def _start_features(self, columns: Tensor) -> tuple[Exchange, Exchange]:
+        """The modality features of users and items, from the columns of `_start_inputs`. The table of the users stays
+        in columns between the two propagations."""
+        graph, wide = self.interactions(), len(self.modalities) * self.dim
+        users = propagate(graph, columns, "users", self.norm)
         if self._masked:
-            parts = list(users.split(self.dim, 1))
+            first, last = self.ranks.span(wide)
+            bounds = [min(max(m * self.dim, first), last) for m in range(len(self.modalities) + 1)]
+            parts = list(users.split([end - begin for begin, end in pairwise(bounds)], 1))
             for m in self._masked:
                 parts[m] = parts[m] * getattr(self, f"user_scale_{m}")
             users = torch.cat(parts, 1)
-        items = self._propagate(users, "items")
-        return list(users.split(self.dim, 1)), list(items.split(self.dim, 1))
+        sent = start_columns_to_rows(users, wide, self.ranks)
+        return sent, start_columns_to_rows(propagate(graph, users, "items", self.norm), wide, self.ranks)
+
+    def _by_modality(self, features: tuple[Exchange, Exchange]) -> tuple[list[Tensor], list[Tensor]]:
+        users, items = (list(one.wait().split(self.dim, 1)) for one in features)
+        return users, items
 
     def projected(self) -> list[Tensor]:
         """W_m f_i^m + b_m [I, d] of every modality (Eq. 2), 0 for missing rows."""
@@ -272,41 +252,79 @@ class MMSSL(nn.Module):
     def views(self) -> tuple[list[Tensor], list[Tensor]]:
         """e_u^m [U, d] and e_i^m [I, d] of every modality (Eq. 8): sums of id embeddings over the semantic neighbours,
         or zeros if there are none."""
+        users, items = self._start_views(*(one.wait() for one in self._start_ids()))
+        return [one.wait() for one in users], [one.wait() for one in items]
+
+    def _start_ids(self) -> tuple[Exchange, Exchange]:
+        """The columns of the id embeddings of users and items."""
+        graph, ranks = self.graph, self.ranks
+        users = start_rows_to_columns(self.user_embedding, graph.n_users, ranks)
+        return users, start_rows_to_columns(self.item_embedding, graph.n_items, ranks)
+
+    def _start_views(self, users: Tensor, items: Tensor) -> tuple[list[Exchange], list[Exchange]]:
+        """The views of users and items, from the columns of the id embeddings."""
         if not self.neighbours:
-            count = len(self.modalities)
-            return [torch.zeros_like(self.user_embedding)] * count, [torch.zeros_like(self.item_embedding)] * count
-        graphs = self._semantic_graphs()
+            tables = self.user_embedding, self.item_embedding
+            by_user, by_item = ([Exchange(torch.zeros_like(x))] * len(self.modalities) for x in tables)
+            return by_user, by_item
+        graphs, ranks = self._semantic_graphs(), self.ranks
         return (
-            [distributed.propagate(graph, self.item_embedding, self.ranks, "users") for graph in graphs],
-            [distributed.propagate(graph, self.user_embedding, self.ranks, "items") for graph in graphs],
+            [start_columns_to_rows(propagate(graph, items, "users"), self.dim, ranks) for graph in graphs],
+            [start_columns_to_rows(propagate(graph, users, "items"), self.dim, ranks) for graph in graphs],
         )
 
     def high_order(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """The mean over the layers 0 to L (Eq. 10), from the zero-order embeddings Ê⁰ [U, d] and [I, d]."""
+        graph, ranks = self.graph, self.ranks
+        sent = start_rows_to_columns(users, graph.n_users, ranks), start_rows_to_columns(items, graph.n_items, ranks)
+        users, items = (one.wait() for one in self._start_layers(*(one.wait() for one in sent)))
+        return users, items
+
+    def _start_layers(self, users: Tensor, items: Tensor) -> tuple[Exchange, Exchange]:
+        """The mean over the layers of users and items, from the columns of Ê⁰."""
+        graph, ranks = self.interactions(), self.ranks
         if not self.final_softmax or not self.layers:
-            return distributed.lightgcn(self.interactions(), users, items, self.layers, self.ranks, self.norm)
-        sum_users, sum_items = users, items
-        for layer in range(self.layers):
-            users = self._propagate(items, "users")
-            if layer == self.layers - 1:
-                users = users.softmax(1)
-            items = self._propagate(users, "items")
-            if layer == self.layers - 1:
-                items = items.softmax(1)
-            sum_users, sum_items = sum_users + users, sum_items + items
-        return sum_users / (self.layers + 1), sum_items / (self.layers + 1)
+            mean_users, mean_items = lightgcn(graph, users, items, self.layers, self.norm)
+        else:
+            sum_users, sum_items = users, items
+            for layer in range(self.layers):
+                users = propagate(graph, items, "users", self.norm)
+                if layer == self.layers - 1:
+                    users = distributed.column_softmax(users, ranks)
+                items = propagate(graph, users, "items", self.norm)
+                if layer == self.layers - 1:
+                    items = distributed.column_softmax(items, ranks)
+                sum_users, sum_items = sum_users + users, sum_items + items
+            mean_users, mean_items = sum_users / (self.layers + 1), sum_items / (self.layers + 1)
+        return start_columns_to_rows(mean_users, self.dim, ranks), start_columns_to_rows(mean_items, self.dim, ranks)
 
     def forward(self, views: bool = True) -> Encoded:
         """Encodes all users and items (Eq. 2, 8, 9, 10 and 12). If `views` is False, Eq. 8 is computed only if Eq. 9
-        needs it."""
-        modal_users, modal_items = self.modality_features()
+        needs it.
+
+        With several ranks, tables are propagated by columns. Those of the modality features (Eq. 2) and those of the id
+        embeddings (Eq. 8 to 10) do not depend on each other before Eq. 12, so that tables of one kind are exchanged
+        while those of the other are propagated.
+        """
+        graph, ranks = self.interactions(), self.ranks
         attends = bool(self.neighbours and self.eta)
-        view_users, view_items = self.views() if views or attends else ([], [])
-        users: Tensor = self.user_embedding
-        items: Tensor = self.item_embedding
+        inputs = self._start_inputs()
+        ids = self._start_ids()
+        features = self._start_features(inputs.wait())
+        users, items = (one.wait() for one in ids)
+        found: tuple[list[Exchange], list[Exchange]] = self._start_views(users, items) if views or attends else ([], [])
+        modal_users, modal_items = self._by_modality(features)
         if attends:
-            users, items = self._attended(users, view_users), self._attended(items, view_items)
-        users, items = self.high_order(users, items)
+            view_users = [one.wait() for one in found[0]]
+            sent_users = start_rows_to_columns(self._attended(self.user_embedding, view_users), graph.n_users, ranks)
+            view_items = [one.wait() for one in found[1]]
+            sent_items = start_rows_to_columns(self._attended(self.item_embedding, view_items), graph.n_items, ranks)
+            users, items = sent_users.wait(), sent_items.wait()
+            layers = self._start_layers(users, items)
+        else:
+            layers = self._start_layers(users, items)
+            view_users, view_items = ([one.wait() for one in side] for side in found)
+        users, items = (one.wait() for one in layers)
         for f_u, f_i in zip(modal_users, modal_items, strict=True):
             users, items = users + self.omega * unit_rows(f_u), items + self.omega * unit_rows(f_i)
         return Encoded(users, items, modal_users, modal_items, view_users, view_items)

@@ -23,15 +23,18 @@ def received(s: Sizes) -> dict[str, int]:
     summed = 2 * (p - 1) / p  # of an all-reduce, per byte of the tensor
     wide = FLOAT * b * s.hidden[0] if s.hidden else 0
     views = m > 0 and s.neighbours > 0 and (s.attention or s.contrastive)
-    tables = s.propagations
-    if m:  # the softmax over the last layer needs rows, so that every layer is exchanged
-        tables = s.layers if s.final_softmax else 1
+    attends = s.attention and s.neighbours > 0
+    layers = s.propagations * exchanged
+    if m:  # in, unless they are already in columns, out, and the sums and maxima of the softmax of the last layer
+        layers = exchanged * (1 + attends) / 2 + (6 * FLOAT * s.nodes * (p - 1) / p) * (
+            s.final_softmax and s.layers > 0
+        )
     small = sum(s.widths) * d + m * d + ((1 + s.heads) * d * d if s.attention and m else 0)  # replicated parameters
     anchors = summed * (2 * d + 3) * FLOAT * parts * distinct(s.users, count)
     found = {
-        "modality features (2)": m * exchanged,
-        "views (8)": m * exchanged * views,
-        "graph layers and sums (10, 12)": tables * exchanged,
+        "modality features (2)": m * exchanged * (s.items + s.nodes) / (2 * s.nodes),
+        "views (8)": exchanged * (1 + m) / 2 * views,
+        "graph layers and sums (10, 12)": layers + exchanged / 2 * (m > 0 and not views),
         "rows of the batch": summed * FLOAT * d * (users + items + 3 * b * s.l2),
         "first layer of D (4)": s.discriminator_steps * summed * (1 + m) * (wide + FLOAT * b * d),
         "gradient penalty (7)": s.discriminator_steps * summed * m * (wide + DOUBLE * b),
@@ -41,7 +44,7 @@ def received(s: Sizes) -> dict[str, int]:
         "encoder, back": summed * FLOAT * small if m else 0,
     }
     if s.structural:
-        found["two hops"] = 2 * parts * exchanged
+        found["two hops"] = parts * exchanged
         found["InfoNCE, users and two hops"] = anchors
         found["InfoNCE, items and two hops"] = summed * (2 * d + 3) * FLOAT * parts * distinct(s.items, count)
     if not s.hidden:

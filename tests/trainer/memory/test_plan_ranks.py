@@ -29,12 +29,13 @@ def test_received_bytes_are_those_of_the_tutorial(ranks):
     s = replace(SIZES, ranks=ranks)
     n, d, m, b, h, share = s.nodes, s.dim, s.modalities, s.batch, s.hidden[0], (ranks - 1) / ranks
     users = distinct(s.users, b)
-    expected = 16 * (2 * m + s.layers) * n * d * share / ranks + 8 * (1 + 3 * m) * b * h * share
+    exchanged = 8 * (s.items * m + n * (2 * m + 3)) * d * share / ranks
+    expected = exchanged + 24 * n * share + 8 * (1 + 3 * m) * b * h * share
     expected += 8 * (4 + 3 * m) * b * d * share  # rows of the batch
     expected += m * (16 * d + 24) * users * share + 8 * (users + distinct(s.items, 2 * b)) * d * share
     assert sum(stage.received for stage in stages(s)) == pytest.approx(expected, rel=0.01)
     half = sum(stage.received for stage in stages(replace(s, wire=2)))
-    assert half == pytest.approx(expected - 8 * (2 * m + s.layers) * n * d * share / ranks, rel=0.01)
+    assert half == pytest.approx(expected - exchanged / 2, rel=0.01)
 
 
 def test_parts_of_a_batch_need_less_and_are_sent_as_often():
