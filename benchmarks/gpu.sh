@@ -49,6 +49,15 @@ for device in cpu cuda; do
   step "train_$device" "$python" -c "import sys; from mmssl_trainer.cli.main import main; sys.exit(main())" train ${DATA:+--data "$DATA"} --device "$device" --epochs 3 \
     --seed 0 --overwrite --out "$out/run-$device"
 done
+gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+if ((gpus > 1)); then
+  for system in lightgcn mmssl; do
+    step "train_${system}_$gpus" "$python" -c "import sys; from mmssl_trainer.cli.main import main; sys.exit(main())" train ${DATA:+--data "$DATA"} --device cuda --epochs 3 \
+      --system "$system" --ranks "$gpus" --seed 0 --overwrite --out "$out/run-$system-$gpus"
+  done
+else
+  echo "training with several GPUs: skipped, because there is one"
+fi
 step report "$python" benchmarks/gpu_report.py "$out"
 cat "$out/results.md" 2> /dev/null
 if ((${#failed[@]})); then

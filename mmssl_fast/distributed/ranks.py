@@ -172,10 +172,7 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10, wire:
     if dist.is_initialized():
         _current = Ranks(dist.get_rank(), dist.get_world_size(), wire=wire)
         return _current
-    backend = "cpu:gloo"
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        backend = "cpu:gloo,cuda:nccl"
+    backend = _backend(torch.device(device))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))  # type: ignore[attr-defined]
@@ -191,6 +188,16 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10, wire:
         ) from None
     _current = Ranks(rank, size, attempt, wire)
     return _current
+
+
+def _backend(device: torch.device) -> str:
+    """The backends of the process group. Control messages are CPU tensors, so that they do not wait for a GPU."""
+    if device.type != "cuda":
+        return "cpu:gloo"
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    # The sums that NVLink switches compute may differ from call to call (NVIDIA/nccl#1497).
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    return "cpu:gloo,cuda:nccl"
 
 
 def stop() -> None:

@@ -1,8 +1,10 @@
 """The section [distributed], and the threads of a resumed run."""
 
 import json
+import os
 
 import pytest
+import torch
 from mmssl_trainer import configure, load_data
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.memory.sizes import sizes_of
@@ -10,6 +12,7 @@ from mmssl_trainer.training import checkpoints, loop
 from mmssl_trainer.training import ranks as together
 
 from mmssl_fast import distributed
+from mmssl_fast.distributed import ranks
 
 SETTINGS = {"model.system": "lightgcn", "model.dim": 8, "train.epochs": 1, "train.threads": 1}
 
@@ -34,6 +37,20 @@ def test_settings_reach_the_exchanges(monkeypatch):
     together.join()
     assert [one[1:] for one in given] == [(0.5, together.torch.bfloat16), (10.0, None)]
     assert sizes_of(load_data(), config).wire == 2 and sizes_of(load_data(), configure({})).wire == 4
+
+
+@pytest.mark.parametrize("given, expected", [(None, "0"), ("1", "1")])
+def test_backends_of_a_device(monkeypatch, given, expected):
+    """On CUDA, the process has the device of its number, and sums in switches are off unless the user wants them."""
+    devices = []
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("NCCL_NVLS_ENABLE", given or "")
+    if given is None:
+        monkeypatch.delenv("NCCL_NVLS_ENABLE")
+    assert ranks._backend(torch.device("cpu")) == "cpu:gloo" and os.environ.get("NCCL_NVLS_ENABLE") == given
+    assert ranks._backend(torch.device("cuda")) == "cpu:gloo,cuda:nccl"
+    assert os.environ["NCCL_NVLS_ENABLE"] == expected and devices == [3]
 
 
 @pytest.mark.parametrize("key, value", [("timeout_minutes", 0.0), ("check_every", -1), ("wire", "float16")])
