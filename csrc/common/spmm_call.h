@@ -27,6 +27,7 @@ struct SpmmCall {
   at::Tensor base;                      // [*, d], dtype of x
   at::Tensor total;                     // [*, d], dtype of x
   double factor = 1;
+  bool from_base = false;  // with base and total, but neither row_scale nor factor
 };
 
 // The matrix x, or a copy of it, with contiguous rows of any stride.
@@ -107,6 +108,7 @@ void with_spmm_args(const char* op, const SpmmCall& call, F&& f) {
               call.total.defined() ? write_ptr<T>(call.total) : nullptr,
               call.total.defined() ? call.total.stride(0) : 0,
               static_cast<A>(call.factor),
+              call.from_base,
           },
           shape);
     });
@@ -150,6 +152,7 @@ inline SpmmCall spmm_add_call(const char* op, const at::Tensor& out, const at::T
   call.rows = rows;
   call.base = out;
   call.total = out;
+  call.from_base = true;
   return call;
 }
 

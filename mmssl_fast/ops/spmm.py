@@ -59,6 +59,10 @@ def spmm_add_(
 ) -> torch.Tensor:
     """Equals ``out.index_add_(0, rows, spmm(crow, col, value, x))``, without forming the product. Not differentiable.
 
+    On the CPU, the sum of a row starts from the row of `out`, and its entries are added in their order. Adding the
+    entries of a matrix in several blocks of consecutive columns to zeros therefore has the bits of `spmm`, except in
+    bfloat16, to which every call rounds. On CUDA, the sum of the entries is added to `out`.
+
     Args:
         out: [N, d], dtype of x, with contiguous rows. Changed in place. It is unchanged if an argument is invalid.
         rows: int64 [R], the row of `out` to which each row of the block is added. The rows must be distinct. Sorted

@@ -158,7 +158,8 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         *result,
         Stage(
             "graph layers and sums (10, 12)",
-            "forward",
+            # Their backward pass frees them before that of the attention; with parts of a batch, they are its arguments.
+            "layers" if m and s.microbatches == 1 else "forward",
             kept=blocks((user, 2), (item, 2)),
             working=blocks((user, 3), (item, 3), *_exchange(s, max(user, item))),
             moved=4 * s.layers * s.interactions * edge + 6 * (s.layers + 2 + 2 * m) * table,
@@ -243,7 +244,9 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     if m and edges and s.attention and not s.recompute:  # users and items one after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
     sums += _exchange(s, max(m, 1) * max(user, item))
-    losses = tuple({stage.phase for stage in result})
+    if s.microbatches > 1:  # the gradients of the views are added up before the backward pass
+        sums += [(user, m), (item, m)]
+    losses = (*{stage.phase for stage in result}, "layers")
     if s.balance:  # one backward pass per term: the graph stays, plus the gradients of the ranking term
         result.append(
             Stage("every term's gradient (train.balance)", "generator", working=blocks(*sums, (user, 3), (item, 3)))

@@ -87,7 +87,8 @@ class Marked(torch.autograd.Function):
 
 
 def case_exchanges_under_way(ranks, check: Check):
-    """Two tables are exchanged in both directions, each while something else is computed, forward and backward."""
+    """Two tables are exchanged in both directions, each while something else is computed, forward and backward. With
+    one rank nothing is sent."""
     for n, d in SIZES:
         tables, weights = (normal(n, d), normal(n, d, seed=1)), (normal(n, d, seed=2), normal(n, d, seed=3))
         events, mine, truth = [], [leaf(ranks.mine(x)) for x in tables], [leaf(x) for x in tables]
@@ -111,11 +112,11 @@ def case_exchanges_under_way(ranks, check: Check):
             for x, y, name in zip(rows, tables, "ab", strict=True):
                 check.equal(x, ranks.mine(y).contiguous(), f"{name} of {n}x{d}")
             forward = ["send", "send", "wait", "first", "send", "wait", "second", "send", "wait", "wait"]
-            check.true(events == forward, f"order in forward: {events}")
+            check.true(events == transfers(forward, ranks), f"order in forward: {events}")
             events.clear()
             sum((x * ranks.mine(w)).sum() for x, w in zip(rows, weights, strict=True)).backward()
         backward = ["send", "send", "wait", "second", "send", "wait", "first", "send", "wait", "wait"]
-        check.true(events == backward, f"order in backward: {events}")
+        check.true(events == transfers(backward, ranks), f"order in backward: {events}")
         for x, w, name in zip(mine, weights, "ab", strict=True):
             check.equal(x.grad, ranks.mine(w).contiguous(), f"gradient of {name} of {n}x{d}")
         received = ranks.received - before
@@ -124,9 +125,14 @@ def case_exchanges_under_way(ranks, check: Check):
         check.true(2 * received == ranks.received - before, f"bytes of {n}x{d}: {received}")
     try:
         md.start_columns_to_rows(torch.zeros(3, 100), 7, ranks)
-        check.true(False, "columns of another rank are refused")
+        check.true(ranks.size == 1, "columns of another rank are refused")
     except ValueError as error:
         check.true("start_columns_to_rows: y is (3, 100)" in str(error), f"the message: {error}")
+
+
+def transfers(events, ranks):
+    """The events without transfers, if there is one rank."""
+    return [one for one in events if ranks.size > 1 or one not in ("send", "wait")]
 
 
 def shards(u, v, ranks):

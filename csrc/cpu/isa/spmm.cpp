@@ -28,12 +28,12 @@ inline void write_lanes(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t st
   T* total = args.total == nullptr ? nullptr : args.total + target * args.total_stride + start;
   if (whole) {
     if (y != nullptr) store_lanes(sum, y);
-    if (total != nullptr) store_lanes((load_lanes(base) + sum) * args.factor, total);
+    if (total != nullptr) store_lanes(args.from_base ? sum : (load_lanes(base) + sum) * args.factor, total);
     return;
   }
   for (int64_t lane = first; lane < kLanes<A>; ++lane) {
     if (y != nullptr) store(sum[lane], y + lane);
-    if (total != nullptr) store((load(base[lane]) + sum[lane]) * args.factor, total + lane);
+    if (total != nullptr) store(args.from_base ? sum[lane] : (load(base[lane]) + sum[lane]) * args.factor, total + lane);
   }
 }
 
@@ -43,6 +43,11 @@ template <int count, bool whole, typename T, typename A, typename Index>
 void row_strip(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t start, int64_t width, int64_t last_entry) {
   const int64_t last = whole ? (count - 1) * kLanes<A> : width - kLanes<A>;
   Lanes<A> sum[count] = {};
+  if (args.from_base) {
+    const T* base = args.base + (args.rows == nullptr ? r : args.rows[r]) * args.base_stride + start;
+    for (int v = 0; v < count - 1; ++v) sum[v] = load_lanes(base + v * kLanes<A>);
+    sum[count - 1] = load_lanes(base + last);
+  }
   for (int64_t e = args.crow[r], stop = args.crow[r + 1]; e < stop; ++e) {
     const int64_t column = args.col[e];
     const int64_t ahead = e + kAhead < last_entry ? e + kAhead : last_entry;
@@ -82,7 +87,7 @@ __attribute__((noinline)) void write_narrow(const SpmmArgs<T, A, Index>& args, i
     if (args.y != nullptr) store(sum[j], args.y + r * args.d + j);
     if (args.total != nullptr) {
       const A base = load(args.base[target * args.base_stride + j]);
-      store((base + sum[j]) * args.factor, args.total + target * args.total_stride + j);
+      store(args.from_base ? sum[j] : (base + sum[j]) * args.factor, args.total + target * args.total_stride + j);
     }
   }
 }
@@ -91,6 +96,10 @@ __attribute__((noinline)) void write_narrow(const SpmmArgs<T, A, Index>& args, i
 template <typename T, typename A, typename Index>
 inline void narrow_row(const SpmmArgs<T, A, Index>& args, int64_t r) {
   A sum[kLanes<A>] = {};
+  if (args.from_base) {
+    const T* base = args.base + (args.rows == nullptr ? r : args.rows[r]) * args.base_stride;
+    for (int64_t j = 0; j < args.d; ++j) sum[j] = load(base[j]);
+  }
   for (int64_t e = args.crow[r], stop = args.crow[r + 1]; e < stop; ++e) {
     const int64_t column = args.col[e];
     const A weight = entry_weight(args, e, column);
