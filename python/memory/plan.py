@@ -158,7 +158,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         *result,
         Stage(
             "graph layers and sums (10, 12)",
-            # Their backward pass frees them before that of the attention; with parts of a batch, they are its arguments.
+            # Freed in the backward pass before that of the attention. With parts of a batch, they are its arguments.
             "layers" if m and s.microbatches == 1 else "forward",
             kept=blocks((user, 2), (item, 2)),
             working=blocks((user, 3), (item, 3), *_exchange(s, max(user, item))),

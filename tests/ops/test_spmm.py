@@ -91,6 +91,26 @@ def test_spmm_factors_of_another_dtype_are_converted():
     assert torch.equal(spmm(crow, col, value, x), spmm(crow, col, value.double(), x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", WIDTHS)
+def test_spmm_add_of_blocks_of_columns_has_the_bits_of_spmm(d, dtype):
+    """The sum starts from `out`: adding to it at the end rounds differently in most of the entries."""
+    crow, col, value = csr_block(29, 400, 0.2)
+    value, x = normal(col.numel(), dtype=dtype, seed=2), normal(400, d, dtype=dtype)
+    row = torch.repeat_interleave(torch.arange(29), crow.diff())
+    out, end = torch.zeros(29, d, dtype=dtype), torch.zeros(29, d, dtype=dtype)
+    for first, last in ((0, 7), (7, 7), (7, 260), (260, 400)):
+        own = (col >= first) & (col < last)
+        part = torch.nn.functional.pad(
+            own.new_zeros(29, dtype=torch.int64).index_add(0, row, own.long()).cumsum(0), (1, 0)
+        )
+        block = part, (col - first)[own], value[own], x[first:last]
+        spmm_add_(out, torch.arange(29), *block)
+        end += spmm(*block)
+    assert torch.equal(out, spmm(crow, col, value, x))
+    assert not d or not torch.equal(end, out)
+
+
 @pytest.mark.parametrize("ascending", [True, False])
 def test_spmm_add_leaves_other_rows_and_columns_alone(ascending):
     crow, col, _ = csr_block(13, 40, 0.3)
