@@ -8,8 +8,8 @@ namespace mmssl {
 // s[r] = row_scale[r] * sum over e in [crow[r], crow[r + 1]) of value[e] * col_scale[col[e]] * x[col[e]], then
 //   y[r] = s[r]                                   if y is given,
 //   total[rows[r]] = (base[rows[r]] + s[r]) * factor   if total is given (rows == nullptr: rows[r] = r; base may be
-//   total). With from_base, the sum over the entries starts from base[rows[r]], and total[rows[r]] is that sum; there is
-//   neither row_scale nor factor. CUDA adds base at the end.
+//   total). With from_base, the sum over the entries starts from base[rows[r]], and total[rows[r]] is that sum; there
+//   is neither row_scale nor factor. CUDA adds base at the end.
 // If rows is given, a row without entries is skipped: nothing is written for it, and its rows[r] is not read. A factor
 // that is nullptr counts as 1. T is the type of the dense arrays, A the type of sums, and Index is int32_t or int64_t.
 template <typename T, typename A, typename Index>

@@ -82,7 +82,9 @@ def check_columns(op: str, y: Tensor, columns: int, ranks: Ranks) -> None:
 class Transfer:
     """An all-to-all that is under way, from `send_rows` or `send_columns`. `wait` returns what has been received."""
 
-    def __init__(self, sent: Tensor, takes: list[int], gives: list[int], ranks: Ranks, join: Callable) -> None:
+    def __init__(
+        self, sent: Tensor, takes: list[int], gives: list[int], ranks: Ranks, join: Callable[..., Tensor]
+    ) -> None:
         self._dtype, self._join, self._takes = sent.dtype, join, takes
         sent = sent.detach()
         if ranks.wire is not None and sent.dtype == torch.float32:  # the own part as well, whatever the number of ranks

@@ -28,6 +28,13 @@ class Exchange:
 
     Between the two autograd functions of an exchange there is an empty tensor, because the sizes of what is sent and
     received differ.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> exchange: Exchange = start_rows_to_columns(torch.ones(3, 4), 3, start())
+        >>> other = torch.ones(3, 4).square()  # while rows and columns are exchanged
+        >>> (exchange.wait() + other).sum()
+        tensor(24.)
     """
 
     def __init__(self, ready: Tensor | None = None) -> None:

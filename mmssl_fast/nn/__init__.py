@@ -6,7 +6,8 @@ called in `MMSSL.forward`.
 
 from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.discriminator import Discriminator
-from mmssl_fast.nn.encoder import MMSSL, Encoded
+from mmssl_fast.nn.encoded import Encoded
+from mmssl_fast.nn.encoder import MMSSL
 from mmssl_fast.nn.objective import MMSSLObjective
 from mmssl_fast.nn.options import ObjectiveOptions
 from mmssl_fast.nn.tiled_adam import TiledAdam

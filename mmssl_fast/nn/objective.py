@@ -13,7 +13,8 @@ from mmssl_fast import distributed
 from mmssl_fast.graph import SeenRows
 from mmssl_fast.nn import losses
 from mmssl_fast.nn.discriminator import Discriminator
-from mmssl_fast.nn.encoder import MMSSL, Encoded
+from mmssl_fast.nn.encoded import Encoded
+from mmssl_fast.nn.encoder import MMSSL
 from mmssl_fast.nn.noise import interpolation_weights
 from mmssl_fast.nn.options import ObjectiveOptions
 from mmssl_fast.relation import RelationRows

@@ -168,10 +168,12 @@ class MMSSLSystem(NetworkSystem):
     ) -> None:
         """The generator step for the parts of a batch, with one backward pass of the encoder."""
         leaves, optimiser = leaves_of(encoded), self.optimisers["adamw"]
-        losses = (
-            found.add(part, self.objective.generator_terms(leaves, *(ids[part.rows] for ids in triples), part.anchors))
-            for part in parts
-        )
+
+        def terms_of(part: Part) -> dict[str, Tensor]:
+            users, positives, negatives = (ids[part.rows] for ids in triples)
+            return self.objective.generator_terms(leaves, users, positives, negatives, part.anchors)
+
+        losses = (found.add(part, terms_of(part)) for part in parts)
         optimiser.zero_grad(set_to_none=True)
         backward_through(encoded, losses, leaves)
         distributed.reduce_gradients(self.model.shared_parameters(), distributed.current())

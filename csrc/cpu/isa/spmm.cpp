@@ -33,7 +33,8 @@ inline void write_lanes(const SpmmArgs<T, A, Index>& args, int64_t r, int64_t st
   }
   for (int64_t lane = first; lane < kLanes<A>; ++lane) {
     if (y != nullptr) store(sum[lane], y + lane);
-    if (total != nullptr) store(args.from_base ? sum[lane] : (load(base[lane]) + sum[lane]) * args.factor, total + lane);
+    if (total != nullptr)
+      store(args.from_base ? sum[lane] : (load(base[lane]) + sum[lane]) * args.factor, total + lane);
   }
 }
 
