@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -45,7 +46,7 @@ class Attributes:
             for key, x in namespace.items():
                 if not key.startswith("__") and (key not in before or before[key].is_changed(x)):
                     found.add(path + key)
-        if any(x._version != version for x, _, version in self._buffers):
+        if any(_is_written(*buffer) for buffer in self._buffers):
             found.add(f"{self._namespaces[0][0]}buffers")
         return found
 
@@ -57,8 +58,13 @@ class Attributes:
             for key, value in before.items():
                 namespace[key] = value.restored()
         for x, kept, version in self._buffers:
-            if x._version != version:
+            if _is_written(x, kept, version):
                 x.detach().copy_(kept)
+
+
+def _is_written(x: Tensor, kept: Tensor, version: int) -> bool:
+    """Whether the buffer x was written to. BatchNorm does not count what it writes to its running statistics."""
+    return x._version != version or (x.layout == torch.strided and not x.is_meta and not torch.equal(x, kept))
 
 
 class _Value:
