@@ -124,6 +124,17 @@ def recbole_remembers(self, interaction):
     return RecBoleModel.calculate_loss(self, interaction)
 
 
+def gated(self):
+    """A gate that is learned, and closed before the first step, where it has no gradient either."""
+    users, items = RecBoleModel.forward(self)
+    return users, items * (1 + self.gate.square())
+
+
+def gated_init(self):
+    RecBoleModel.__init__(self)
+    self.gate = nn.Parameter(torch.zeros(1))
+
+
 RECBOLE = {
     "evaluation": ({"forward": doubled_in_evaluation(RecBoleModel)}, "forward", "result 2: entries differ"),
     "option": (
@@ -131,6 +142,7 @@ RECBOLE = {
         "forward",
         "has a parameter 'option' that the replacement lacks",
     ),
+    "untrained": ({"forward": gated, "__init__": gated_init}, "forward", "result 2: entries differ"),
     "remembers": (
         {"calculate_loss": recbole_remembers, "batches": 0},
         "calculate_loss",
@@ -146,6 +158,14 @@ def test_what_would_fail_or_differ_later_in_recbole_is_found_at_the_beginning(na
     with pytest.warns(UserWarning, match="not replaced in RecBoleModel"):
         report = recbole.accelerate(RecBoleTrainer(model), full_sort_data())
     assert reason in report.differs[part] and "batches" not in vars(model) and model.training
+
+
+def test_metrics_of_recbole_that_are_all_zero_show_nothing():
+    trainer, valid = RecBoleTrainer(RecBoleModel()), full_sort_data()
+    valid.uid2positive_item = {user: items[:1] for user, items in valid.uid2history_item.items()}  # never in a list
+    trainer.evaluator.evaluate = lambda struct: {f"recall@{k}": trainer._metrics(struct)[f"recall@{k}"] for k in TOPK}
+    with pytest.warns(UserWarning, match="evaluate: cannot be compared: .*no list has a hit"):
+        recbole.accelerate(trainer, valid)
 
 
 def test_a_sequential_model_of_recbole_is_reported():

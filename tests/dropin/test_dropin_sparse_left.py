@@ -9,7 +9,8 @@ from tolerances import assert_close
 
 from mmssl_fast.dropin import sparse
 from mmssl_fast.dropin.sparse import cost, decide, matrices, pattern, wrappers
-from mmssl_fast.dropin.sparse.left import left
+from mmssl_fast.dropin.sparse.counts import MatrixReport
+from mmssl_fast.dropin.sparse.left import Left, left
 from mmssl_fast.dropin.sparse.matrices import TOO_BRIEF, TOO_SMALL
 
 pytestmark = pytest.mark.usefixtures("fresh")
@@ -171,6 +172,47 @@ def test_what_is_remembered_follows_the_rule():
         known = len(left)
         del a
         assert len(left) == known - 1, "it is forgotten with the matrix"
+
+
+def between(small, large):
+    """A matrix [300, 300] with a number of entries between the two."""
+    assert small < large - 1
+    places = torch.randperm(300 * 300, generator=torch.Generator().manual_seed(0))[: (small + large) // 2]
+    return torch.zeros(300 * 300).index_fill(0, places, 1.0).view(300, 300).to_sparse()
+
+
+def most(width, backward=False):
+    return cost.most_left(torch.sparse_coo, torch.Size((300, 300)), width, 4, backward)
+
+
+def test_what_is_remembered_holds_for_its_width_and_for_training():
+    """A matrix whose products are left in one case may gain in another, so that it is looked at there."""
+    a, memory = between(most(1000), most(8)), Left()
+    for _ in range(2):
+        assert memory.leaves(a, torch.ones(300, 8)) and memory.leaves(a, torch.ones(8, 300), from_right=True)
+        assert not memory.leaves(a, torch.ones(300, 1000))
+        assert not memory.leaves(a, torch.ones(1000, 300), from_right=True)
+    low, high = sorted(most(8, backward) for backward in (False, True))
+    a, memory, x = between(low, high), Left(), torch.ones(300, 8)
+    ways = (x, x.clone().requires_grad_())
+    found = [[memory.leaves(a, one) for one in (*ways, *ways)], [Left().leaves(a, one) for one in (*ways, *ways)]]
+    assert found[0] == found[1] and sorted(found[0]) == [False, False, True, True]
+
+
+def test_pauses_double_up_to_a_limit_and_are_even_and_odd_in_turn():
+    """The matrix of the last product that is left is left for as many more, and one that is known is looked at."""
+    two, x = [torch.ones(300, 300).to_sparse() for _ in range(2)], torch.ones(300, 64)
+    memory, kind = Left(known={id(two[1])}), MatrixReport.of(two[0])
+    for own, lengths in ((True, [2, 4, 10, 16, 34, 64, 66, 64]), (False, [1, 2, 5, 8, 17, 32, 33, 32])):
+        for length in lengths:
+            memory.pause(two[0].shape, kind)
+            found = 0
+            while not memory.leaves(two[1], x) and memory.leaves(two[0] if own else 1 * two[0], x):
+                found += 1
+            assert found == length
+        memory.resume(two[0].shape)
+        assert not memory.leaves(two[0], x)
+    assert memory.too_brief == kind.left == 390 and memory.too_small == 0
 
 
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])

@@ -51,8 +51,11 @@ def test_the_same_encoding_and_gradients(settings, monkeypatch):
 
 
 def test_less_is_kept():
+    """Neither what the attention computes, nor the masks of dropout."""
     plain, again = (trained(recompute)[2] for recompute in (False, True))
     assert 0 < again < 0.5 * plain
+    without = [trained(recompute, dropout=0.0)[2] for recompute in (False, True)]
+    assert without[0] < plain and without[1] == again
 
 
 def test_random_numbers_after_a_step_are_the_same():

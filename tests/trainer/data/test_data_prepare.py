@@ -118,7 +118,7 @@ def test_parquet_in_batches_equals_the_loader(write, text, tmp_path):
         {"split": "random", "seed": 5, "split_share": 0.3},
         {"split": "time"},
         {"split": "time", "split_share": 0.25, "min_rating": 3},
-        {"split": "last", "split_last": 2},
+        {"split": "last", "split_last": 2, "seed": 3},
         {"min_rating": 4.0},
         {"split_column": "fold"},
     ],

@@ -1,6 +1,7 @@
 """One table in every form that a reader accepts; ratings, times and splits that it holds; several in one folder."""
 
 import gzip
+import math
 import os
 from pathlib import Path
 
@@ -265,6 +266,10 @@ def test_split_by_time_keeps_equal_times_together(triples, share):
     assert sum(len(splits[split][0]) for split in SPLITS) == len(first)
     assert max(found["train"] | {-1}) < min(found["val"] | found["test"] | {10})
     assert max(found["val"] | {-1}) < min(found["test"] | {10})
+    ordered = sorted(first.values())
+    for held_out, part in ((["test"], 1), (["test", "val"], 2)):
+        start = ordered[min(len(ordered) - math.floor(part * share * len(ordered) + 1e-9), len(ordered) - 1)]
+        assert sum(len(splits[split][0]) for split in held_out) == sum(time >= start for time in ordered)
 
 
 def test_one_folder_holds_several_splits(tmp_path):

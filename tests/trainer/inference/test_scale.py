@@ -20,18 +20,26 @@ from mmssl_trainer.training import loop
 
 SYSTEMS = ["mmssl", "vbpr", "lightgcn_m", "mmgcn", "grcn", "mmgcl", "slmrec", "clcrec", "svd"]
 COLD = [2, 13, 24, 35, 46, 57, 68]
+BARE = 4  # has interactions and no features
 
 
 @pytest.fixture(scope="module")
 def data():
-    """Items without interactions occur, one of them without features, and a user without interactions."""
+    """Items without interactions occur, one of them without features, an item that has only interactions, and a user
+    without."""
     whole = synthetic(seed=1, n_users=90, n_items=70, modalities={"image": 8, "text": 6}, mean_degree=12)
     pairs = {name: getattr(whole, name).nonzero() for name in ("train", "val", "test")}
     kept = (pairs["train"][0] != 5) & (pairs["train"][1] % 11 != 2)
     pairs["train"] = tuple(side[kept] for side in pairs["train"])
     for values in whole.features.values():
-        values[COLD[-1]] = np.nan
+        values[[COLD[-1], BARE]] = np.nan
     return build("made", "made", (90, 70), pairs, whole.features)
+
+
+def described(data):
+    """The items with interactions and features."""
+    has_features = ~np.isnan(data.features["image"][:, 0])
+    return np.flatnonzero((data.train.sum(axis=0) > 0) & has_features)
 
 
 def model_of(data, name, **values):
@@ -45,23 +53,48 @@ def model_of(data, name, **values):
     return system, Model.of(fit, data, config)
 
 
+def written_out(users, trained, as_new):
+    """(factor, shift) from the scores of all users: the mean for every user, the deviation over the items in the mean
+    of the users. float64 [n, d] each."""
+    scores, found = users @ trained.T, users @ as_new.T
+    here = scores.std(1) > 1e-6 * scores.std(1).max()
+    assert 50 < here.sum() < 90
+    factor = ((found.std(1)[here] / scores.std(1)[here]) ** 2).mean() ** -0.5
+    assert abs(np.log(factor)) > 0.01
+    return factor, trained.mean(0) - factor * as_new.mean(0)
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_known_items_as_if_new_score_as_they_do(data, name):
     """Mean for every user, deviation over the items in the mean of the users: written out with all scores."""
     system, model = model_of(data, name)
-    known = np.flatnonzero(data.train.sum(axis=0) > 0)
-    users = model.users.double().numpy()
-    scores = users @ model.items.double().numpy()[known].T
-    as_new = users @ system.cold_items().double().numpy()[known].T
-    here = scores.std(1) > 1e-6 * scores.std(1).max()
-    assert 50 < here.sum() < 90
-    factor = ((as_new.std(1)[here] / scores.std(1)[here]) ** 2).mean() ** -0.5
-    assert abs(np.log(factor)) > 0.01
-    found = users @ embed_items(model, {m: x[known] for m, x in data.features.items()}).double().numpy().T
-    largest = np.abs(scores).max()
-    np.testing.assert_allclose(found.mean(1), scores.mean(1), atol=2e-5 * largest)
-    centred = as_new - as_new.mean(1, keepdims=True)
-    np.testing.assert_allclose(found - found.mean(1, keepdims=True), factor * centred, atol=2e-4 * largest)
+    known = described(data)
+    users, trained = (table.double().numpy() for table in (model.users, model.items[known]))
+    as_new = system.cold_items().double().numpy()[known]
+    factor, shift = written_out(users, trained, as_new)
+    found = embed_items(model, {m: x[known] for m, x in data.features.items()}).double().numpy()
+    largest = np.abs(users @ trained.T).max()
+    np.testing.assert_allclose(users @ found.T, users @ (factor * as_new + shift).T, atol=2e-4 * largest)
+    np.testing.assert_allclose((users @ found.T).mean(1), (users @ trained.T).mean(1), atol=2e-5 * largest)
+
+
+@pytest.mark.parametrize("name", ["vbpr", "clcrec"])
+def test_parts_of_the_nearest_items_have_a_scale_of_their_own(data, name):
+    """A known item gets the collaborative parts of the nearest others, a new one those of the nearest known ones."""
+    system, model = model_of(data, name)
+    known, warm = described(data), np.flatnonzero(data.train.sum(axis=0) > 0)
+    users, items, by_features = (x.double().numpy() for x in (model.users, model.items, system.cold_items()))
+    unit = by_features / np.maximum(np.linalg.norm(by_features, axis=1, keepdims=True), 1e-30)
+    cosine = unit[known] @ unit[warm].T
+    parts = (items - by_features)[warm]
+
+    def with_nearest(cosine):
+        return by_features[known] + parts[np.argsort(-cosine, 1)[:, :4]].mean(1)
+
+    factor, shift = written_out(users, items[known], with_nearest(np.where(known[:, None] == warm, -2, cosine)))
+    found = embed_items(model, {m: x[known] for m, x in data.features.items()}, nearest=4).double().numpy()
+    expected = factor * with_nearest(cosine) + shift
+    np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("nearest", [0, 4])

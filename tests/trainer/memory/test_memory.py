@@ -345,6 +345,23 @@ def test_choice_by_what_is_left(data):
     )
 
 
+def test_savings_that_the_run_would_refuse_are_not_chosen(data, monkeypatch):
+    """A first weight in bfloat16 needs one process, and a captured step goes with neither it nor recomputation."""
+    for changes, ranks, possible in (
+        ({}, 1, ["float16", "on", "bfloat16"]),
+        ({}, 2, ["float16", "on", "float32"]),
+        ({"train__cuda_graph": True}, 1, ["float16", "off", "float32"]),
+        ({"loss__adversarial": False}, 1, ["float16", "on", "float32"]),
+    ):
+        monkeypatch.setattr(memory.distributed, "current", lambda ranks=ranks: memory.distributed.Ranks(0, ranks))
+        config = configured(train__memory="1KiB", **changes)
+        chosen = memory._with_savings(data, config)
+        found = [getattr(getattr(chosen, one.section), one.key) for one in memory.SAVINGS]
+        assert found == possible, (changes, ranks)
+    other = short("lightgcn", train__memory="1KiB")
+    assert memory._with_savings(data, other).train.feature_dtype == "float32"
+
+
 def test_resumed_run_goes_on_with_what_was_chosen(tmp_path, capsys, monkeypatch):
     folder = write_plain(synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}), tmp_path / "data")
     arguments = ["--batch", "64", "--threads", "1", "--epochs", "2", "--set", "model.dim=8"]

@@ -1,10 +1,13 @@
 """Runs of MMSSL with train.recompute and the first weight in bfloat16, and what these do not go with."""
 
+import weakref
+
 import pytest
 import torch
 from configurations import short
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.errors import InputError
+from mmssl_trainer.systems.base import Batch
 from mmssl_trainer.systems.mmssl import MMSSLSystem
 from mmssl_trainer.training.loop import fit
 
@@ -42,3 +45,27 @@ def test_what_does_not_go_with_a_narrow_weight_is_refused(data, monkeypatch):
     monkeypatch.setattr(distributed, "current", lambda: distributed.Ranks(0, 2))
     with pytest.raises(InputError, match='= "bfloat16": needs one process'):
         MMSSLSystem().build(data, graph, configured(optimiser__first_layer_weight="bfloat16"))
+
+
+def test_a_step_keeps_neither_the_encoding_nor_the_graphs_of_its_terms(data, monkeypatch):
+    """The encoding is gone when the generator's backward pass begins, which frees what it has used."""
+    system, made, alive = MMSSLSystem(), [], []
+    system.build(data, InteractionGraph.from_scipy(data.train), configured())
+    encode, descend = system._encoded, system._descend
+
+    def encoded():
+        result = encode()
+        made.append(weakref.ref(result))
+        return result
+
+    def watched(name, loss):
+        alive.append((name, made[0]() is not None))
+        descend(name, loss)
+
+    monkeypatch.setattr(system, "_encoded", encoded)
+    monkeypatch.setattr(system, "_descend", watched)
+    system.start_epoch(1)
+    users = torch.arange(20)
+    terms = system.step(Batch(users, users, users + 9, 0))
+    assert alive == [("adam", True), ("adamw", False)] and len(made) == 1
+    assert {"D total", "total"} <= terms.keys() and not any(value.requires_grad for value in terms.values())

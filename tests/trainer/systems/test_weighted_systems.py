@@ -93,17 +93,21 @@ def test_ease_is_the_closed_form_of_the_weighted_matrix(sizes):
     np.testing.assert_allclose(found[missing], (x @ b)[missing], atol=1e-5)
 
 
-def test_neighbours_are_those_of_the_weighted_vectors():
+@pytest.mark.parametrize("exponent", [0.0, 0.5])
+def test_neighbours_are_those_of_the_weighted_vectors(exponent):
+    """The exponent divides by sums of weights."""
     data = weighted(catalogue())
     x = data.weighted.toarray().astype(np.float64)
-    for system, rows in (("itemknn", x.T), ("userknn", x)):
+    by_user, by_item = (np.where(total > 0, total, 1) ** -exponent for total in (x.sum(1), x.sum(0)))
+    damped = {"itemknn": (x * by_user[:, None]).T, "userknn": x * by_item}
+    for system, key in (("itemknn", "user_exponent"), ("userknn", "item_exponent")):
+        rows = damped[system]
         norms = np.linalg.norm(rows, axis=1)
         cosine = rows @ rows.T / np.maximum(norms[:, None] * norms, 1e-12)
         np.fill_diagonal(cosine, 0)
         expected = x @ cosine if system == "itemknn" else cosine @ x
-        values = {f"{system}.neighbours": 0, f"{system}.shrinkage": 0.0}
-        exponent = {"itemknn": "itemknn.user_exponent", "userknn": "userknn.item_exponent"}[system]
-        np.testing.assert_allclose(scores(fitted(data, system, **values, **{exponent: 0.0})), expected, atol=1e-5)
+        values = {f"{system}.neighbours": 0, f"{system}.shrinkage": 0.0, f"{system}.{key}": exponent}
+        np.testing.assert_allclose(scores(fitted(data, system, **values)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("content", [0.0, 0.5])
