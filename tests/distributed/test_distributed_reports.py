@@ -7,6 +7,7 @@ import pytest
 from mmssl_trainer.cli import main
 from mmssl_trainer.errors import Interrupted
 from mmssl_trainer.training import ranks as together
+from mmssl_trainer.training.signals import ignore_signals
 
 from mmssl_fast.distributed import Ranks, ranks
 
@@ -22,6 +23,21 @@ def test_a_signal_does_not_end_the_process_that_was_chosen_to_report(number, mon
     try:
         assert main.main([]) == 143
         assert capsys.readouterr().err == "mmssl-fast: rank 1: interrupted\n"
+        assert received == []
+        signal.raise_signal(number)
+        assert received == [number]
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_ignored_within_the_block_only(number):
+    received = []
+    before = signal.signal(number, lambda *_: received.append(number))
+    try:
+        with pytest.raises(ValueError), ignore_signals():
+            signal.raise_signal(number)
+            raise ValueError
         assert received == []
         signal.raise_signal(number)
         assert received == [number]

@@ -79,6 +79,12 @@ def test_equal_differences_of_all_users():
     assert (row.low, row.difference, row.high, row.better) == (1.0, 1.0, 1.0, 30) and row.p_t < 1e-6
 
 
+def test_rounding_errors_are_no_differences():
+    first = np.random.default_rng(0).random(30)
+    row = _compared("ndcg", first, first * (1 + 1e-15 * np.arange(30)))
+    assert row.first != row.second and row[3:] == (0.0, 0.0, 0.0, 1.0, 1.0, 0, 0)
+
+
 def other(model, **changes):
     return replace(model, interactions=replace(model.interactions, **changes))
 
