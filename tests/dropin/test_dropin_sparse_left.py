@@ -192,6 +192,9 @@ def test_what_is_remembered_holds_for_its_width_and_for_training():
         assert memory.leaves(a, torch.ones(300, 8)) and memory.leaves(a, torch.ones(8, 300), from_right=True)
         assert not memory.leaves(a, torch.ones(300, 1000))
         assert not memory.leaves(a, torch.ones(1000, 300), from_right=True)
+    a, wide = between(most(1000, True), most(8, True)), torch.ones(300, 1000, requires_grad=True)
+    for _ in range(2):
+        assert memory.leaves(a, torch.ones(300, 8)) and not memory.leaves(a, wide)
     low, high = sorted(most(8, backward) for backward in (False, True))
     a, memory, x = between(low, high), Left(), torch.ones(300, 8)
     ways = (x, x.clone().requires_grad_())
