@@ -20,9 +20,9 @@ checks.searched("Parquet or SQL")
 checks.say(
     "features of items in training",
     "yes",
-    "read",
+    "run",
     "image_feat.npy and text_feat.npy, rows by item index",
-    "not run here",
+    "mmrec_.py trains VBPR",
 )
 checks.searched("items without features", r"missing.?(modalit|feature)|mask_feature")
 checks.none(
