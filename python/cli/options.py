@@ -44,6 +44,11 @@ CONFIG_KEY_OPTIONS = {
         "at random; time: the most recent interactions overall are held out; last: the most recent interactions of "
         "each user are held out. [default: auto]",
     ),
+    "split_dates": _text(
+        "data.split_dates",
+        "When validation and testing begin, for --split time: two dates or two numbers such as 2016-03-22,2017-05-08. "
+        "[default: the most recent tenths]",
+    ),
     "min_rating": ConfigKeyOption(
         "data.min_rating", float | None, "Lowest rating that counts as an interaction. [default: every row counts]"
     ),
@@ -82,7 +87,7 @@ CONFIG_KEY_OPTIONS = {
 }
 DATA_OPTIONS = (
     *("data", "layout", "interactions", "query", "user_column", "item_column", "time_column", "rating_column", "sep"),
-    *("weight_column", "split_column", "split", "min_rating", "min_interactions", "missing_features"),
+    *("weight_column", "split_column", "split", "split_dates", "min_rating", "min_interactions", "missing_features"),
 )
 READ_OPTIONS = (*DATA_OPTIONS[1:], "modality", "split_seed")  # of commands whose argument is the data
 

@@ -62,6 +62,11 @@ class DataSection(Section):
         ge=1,
         description='Interactions per user in the validation set, and again in the test set, when split is "last".',
     )
+    split_dates: str = Field(
+        "",
+        description='When validation and testing begin, instead of split_share, when split is "time": two dates such '
+        "as 2016-03-22,2017-05-08, which are in UTC, or two numbers in the unit of the timestamps.",
+    )
     min_rating: float | None = Field(
         None, description="Lowest rating that counts as an interaction. Unset: every row counts."
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import InputError, shown
+from .arrow import NUMBER
 
 SPLIT_RULES = ("auto", "random", "time", "last")
 MISSING_RULES = ("refuse", "mask", "mean")
@@ -27,6 +29,7 @@ class LoadOptions:
     split: str = "auto"
     split_share: float = 0.1
     split_last: int = 1
+    split_dates: str = ""
     min_rating: float | None = None
     min_interactions: int = 1
     user_column: str = "user"
@@ -51,6 +54,10 @@ class LoadOptions:
             raise InputError(f"split_share = {self.split_share}: must be above 0 and below 0.5")
         if self.split_last < 1:
             raise InputError(f"split_last = {self.split_last}: must be at least 1")
+        if self.split_dates:
+            parsed_dates(self.split_dates)
+            if self.split != "time":
+                raise InputError(f"split_dates = {shown(self.split_dates)}: needs --split time")
         if self.min_interactions < 1:
             raise InputError(f"min_interactions = {self.min_interactions}: must be at least 1")
         if self.query and not self.interactions:
@@ -69,6 +76,26 @@ class LoadOptions:
                 )
 
 
+def parsed_dates(text: str) -> list[float | datetime]:
+    """When validation and testing begin: two numbers or ISO dates, with a comma between them. Dates without a zone are
+    in UTC. Raises InputError for anything else."""
+    parts: list[float | datetime] = []
+    for part in map(str.strip, text.split(",")):
+        try:
+            parts.append(float(part) if NUMBER.fullmatch(part) else datetime.fromisoformat(part))
+        except ValueError:
+            parts.clear()
+            break
+    parts = [part.replace(tzinfo=part.tzinfo or UTC) if isinstance(part, datetime) else part for part in parts]
+    kinds = {isinstance(part, datetime) for part in parts}
+    if len(parts) != 2 or len(kinds) > 1 or not parts[0] < parts[1]:  # type: ignore[operator]
+        raise InputError(
+            f"split_dates = {shown(text)}: give when validation begins and, later, testing, such as "
+            "2016-03-22,2017-05-08, as two dates or two numbers"
+        )
+    return parts
+
+
 def separator_of(sep: str) -> str:
     """The separator of a text table that an option names; "" if it is to be detected. Raises InputError for any other
     than one character."""
@@ -83,6 +110,15 @@ def separator_of(sep: str) -> str:
 
 COLUMN_OPTIONS = ("user_column", "item_column", "time_column", "rating_column", "weight_column")
 TABLE_OPTIONS = (
-    *("interactions", "split_column", "split", "split_share", "split_last", "min_rating", "min_interactions"),
+    *(
+        "interactions",
+        "split_column",
+        "split",
+        "split_share",
+        "split_last",
+        "split_dates",
+        "min_rating",
+        "min_interactions",
+    ),
     *(*COLUMN_OPTIONS, "sep", "query"),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .dataset import Splits
-from .options import LoadOptions
+from .options import LoadOptions, parsed_dates
 
 
 def split_per_user(users: np.ndarray, items: np.ndarray, seed: int = 0, share: float = 0.1) -> Splits:
@@ -45,6 +46,24 @@ def split_by_time(users: np.ndarray, items: np.ndarray, times: np.ndarray, share
     return split_at(users, items, times, *(ordered[at] if len(ordered) else 0 for at in time_ranks(len(times), share)))
 
 
+def dated_bounds(options: LoadOptions, largest: float) -> tuple[float, float]:
+    """(time from which on pairs are for validation, for testing) of options.split_dates, in the unit of the timestamps.
+
+    largest: of the timestamps, from which their unit is recognised: seconds, milliseconds, microseconds or nanoseconds
+    since 1970. Raises InputError for dates if they are none of these.
+    """
+    first, second = parsed_dates(options.split_dates)
+    if not isinstance(first, datetime) or not isinstance(second, datetime):
+        return first, second  # type: ignore[return-value]
+    units = [unit for least, unit in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0)) if largest >= least]
+    if not units:
+        raise InputError(
+            f"split_dates = {shown(options.split_dates)}: the timestamps are at most {largest:g} and so no Unix times; "
+            "give numbers instead of dates"
+        )
+    return first.timestamp() * units[0], second.timestamp() * units[0]
+
+
 def time_ranks(count: int, share: float) -> list[int]:
     """(rank of the first validation pair, of the first test pair) among `count` pairs in the order of time, from 0."""
     starts = [int(count - np.floor(part * share * count + 1e-9)) for part in (2, 1)]
@@ -77,6 +96,9 @@ def split_and_note(
             raise InputError(f"{path}: has no column timestamp, which --split {options.split} needs; add it")
         if options.split == "last":
             splits = split_latest(users, items, times, last, options.seed)
+        elif options.split_dates:
+            bounds = dated_bounds(options, float(times.max(initial=0)))
+            splits = split_at(*earliest(users, items, times), *bounds)
         else:
             splits = split_by_time(users, items, times, share)
     else:
@@ -94,6 +116,9 @@ def note_split(options: LoadOptions, duplicates: int, notes: list[str]) -> None:
                 f"split by time: the most recent {last} of each user for testing, the {last} before for validation; "
                 f"users with fewer than {2 * last + 1} interactions keep them in the training set"
             )
+        elif options.split_dates:
+            begin = [shown(part.strip())[1:-1] for part in options.split_dates.split(",")]
+            notes.append(f"split by time: from {begin[0]} on for validation, from {begin[1]} on for testing")
         else:
             part = f"{100 * share:.3g}%"
             notes.append(f"split by time: the most recent {part} for testing, the {part} before for validation")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..dataset import SPLITS, Splits
 from ..options import LoadOptions
-from ..split import earliest, split_at, split_latest, split_per_user, time_ranks
+from ..split import dated_bounds, earliest, split_at, split_latest, split_per_user, time_ranks
 from .grouped import Rows
 
 _BLOCK = 1 << 21
@@ -27,7 +27,10 @@ def splitter(rows: Rows, options: LoadOptions, has_split: bool, folder: Path) ->
     if options.split == "last":
         return lambda group: split_latest(group["user"], group["item"], group["time"], options.split_last, options.seed)
     if options.split == "time":
-        bounds = _time_bounds(rows, options.split_share, folder / "times")
+        if options.split_dates:
+            bounds = dated_bounds(options, max((float(group["time"].max(initial=0)) for group in rows), default=0.0))
+        else:
+            bounds = _time_bounds(rows, options.split_share, folder / "times")
         return lambda group: split_at(*earliest(group["user"], group["item"], group["time"]), *bounds)
     return lambda group: split_per_user(group["user"], group["item"], options.seed, options.split_share)
 
