@@ -107,8 +107,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="catalogue in any layout that mmssl-fast reads; default: synthetic")
     parser.add_argument("--users", type=int, default=3000, help="of the synthetic catalogue")
     parser.add_argument("--items", type=int, default=2000, help="of the synthetic catalogue")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--evaluations", type=int, default=2)
+    parser.add_argument("--turns", type=positive, default=3)
+    parser.add_argument("--evaluations", type=int, default=2, help="0: none")
     parser.add_argument("--sides", default="own,sparse,full", help="another name is the unchanged client once more")
     parser.add_argument("--keep-memory", action="store_true", help="glibc returns no memory: steadier times of steps")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -127,13 +127,20 @@ def main() -> None:
             options = options_of(name, given)
             kind(args.checkout.resolve(), folder, name, options).write(data)
             told = json.dumps([args.client, str(args.checkout.resolve()), str(folder), name, options])
-            kept = KEPT_MEMORY if args.keep_memory else {}
+            # Some clients iterate over sets of strings, whose order depends on this seed.
+            kept = {"PYTHONHASHSEED": "0"} | (KEPT_MEMORY if args.keep_memory else {})
             sides.append(Side(name, [sys.executable, "-P", sys.argv[0], "side", told], kept))
         result = take_turns(sides, args.turns, args.evaluations)
     print(f"{kind.name}: {data.n_users} users, {data.n_items} items, {data.train.nnz} interactions, {given or ''}")
     report(result, kind.turn)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
+
+
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("there must be at least one")
+    return number
 
 
 def options_of(side: str, given: dict[str, str]) -> dict[str, str]:
@@ -199,7 +206,8 @@ def report(result: dict, turn: str) -> None:
     row(f"{turn}, CPU s (median)", [_median(result[name]["turns"]) for name in names])
     row(f"{turn}, CPU s (fastest)", [min(answer["cpu"] for answer in result[name]["turns"]) for name in names])
     row(f"{turn}, elapsed s (median)", [_median(result[name]["turns"], "wall") for name in names])
-    if all("cpu" in answer for name in names for answer in result[name]["evaluations"]):
+    timed = all("cpu" in answer for name in names for answer in result[name]["evaluations"])
+    if timed and result[names[0]]["evaluations"]:
         evaluations = [min(answer["cpu"] for answer in result[name]["evaluations"]) for name in names]
         row("evaluation, CPU s (fastest)", evaluations)
         totals = [_median(result[name]["turns"]) + cpu for name, cpu in zip(names, evaluations, strict=True)]
@@ -213,8 +221,7 @@ def report(result: dict, turn: str) -> None:
             values = [(a[key], b[key]) for a, b in pairs if key in a and key in b]
             worst = max(abs(b - a) / max(abs(a), 1e-12) if a == a and b == b else float(a != b) for a, b in values)
             print(f"  {key} {values[0][0]:.7g} at first, {values[-1][0]:.7g} at last; relative difference {worst:.1e}")
-        ends = (result[names[0]]["evaluations"][-1], result[name]["evaluations"][-1])
-        a, b = (answer.get("metrics", {}) for answer in ends)
+        a, b = ((result[side]["evaluations"] or [{}])[-1].get("metrics", {}) for side in (names[0], name))
         if a:
             worst = max(abs(a[key] - b.get(key, float("nan"))) for key in a)
             shown = ", ".join(f"{key} {value:.5g}" for key, value in list(a.items())[:4])

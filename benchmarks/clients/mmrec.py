@@ -1,4 +1,7 @@
-"""enoche/MMRec: any of its models, `model=LightGCN` by default. An epoch is its `_train_epoch`, evaluation its own."""
+"""enoche/MMRec and its forks: any of their models, `model=LightGCN` by default.
+
+An epoch is its `_train_epoch`, evaluation its own.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,12 @@ class MMRec(Client):
         (folder / "baby.inter").write_text("\n".join(lines))
         for name, features in zip(("image", "text"), data.features.values(), strict=False):
             np.save(folder / f"{name}_feat.npy", np.asarray(features, np.float32))
+        np.save(folder / "user_graph_dict.npy", neighbours(data.train), allow_pickle=True)
 
     def start(self) -> None:
         old_numpy()
         stand_in("lmdb", "torchvision", "torchvision.transforms", "torchvision.transforms.functional", "wandb")
-        source = self.checkout / "src"
+        source = self.checkout / "src" if (self.checkout / "src").exists() else self.checkout
         sys.path.insert(0, str(source))
         os.chdir(source)  # its configuration is read from the current folder
         logging.disable()
@@ -38,6 +42,7 @@ class MMRec(Client):
 
         name = self.options.get("model", "LightGCN")
         settings = {"data_path": f"{self.folder / 'data'}/", "use_gpu": False, "save_recommended_topk": False}
+        settings |= {"inter_file_name": "baby.inter", "user_graph_dict_file": "user_graph_dict.npy"}
         config = Config(name, "baby", settings)
         for key in {*config["hyper_parameters"]}:  # the first of the values it would search
             value = config[key]
@@ -57,6 +62,9 @@ class MMRec(Client):
         init_seed(config["seed"])
         self.train.pretrain_setup()
         self.model = get_model(name)(config, self.train).to(config["device"])
+        # DRAGON replaces this one in each step, which is possible only because .to() makes it a tensor on a GPU.
+        if (table := self.model._parameters.pop("result_embed", None)) is not None:
+            self.model.result_embed = table.detach()
         self.trainer = get_trainer()(config, self.model)
 
     def accelerate(self) -> object:
@@ -72,6 +80,17 @@ class MMRec(Client):
 
     def evaluate(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.evaluate(self.valid).items()}
+
+
+def neighbours(train, most: int = 200) -> dict[int, list[list]]:
+    """For every user, the users with most items in common and their numbers, as DRAGON and DualGNN read them."""
+    common = (train @ train.T).tolil()
+    common.setdiag(0)
+    found = {}
+    for user, (ids, counts) in enumerate(zip(common.rows, common.data, strict=True)):
+        best = sorted((-count, other) for other, count in zip(ids, counts, strict=True) if count)[:most]
+        found[user] = [[other for _, other in best], [float(-count) for count, _ in best]]
+    return found
 
 
 CLIENT = MMRec

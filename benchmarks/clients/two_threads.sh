@@ -30,4 +30,5 @@ client mmrec MMRec --data "$data" --set model=LightGCN
 client mmrec MMRec --data "$data" --set model=FREEDOM
 client mmrec MMRec --data "$data" --set model=SELFCFED_LGN
 client recbole_gnn RecBole-GNN --data "$data" --sides own,full
+# Its only epoch has 9 steps with this data.
 client hkuds MMSSL --users 1500 --items 1000

@@ -67,8 +67,7 @@ def accelerate(
         decay: weight of the squared embeddings in bpr_loss. None: ``self.decay``, read at each call.
         ks: list lengths of test_torch. None: the global ``Ks`` of its module, read at each call.
         device: device of the inputs of the comparison. None: ``args.device`` if it exists, otherwise the current CUDA
-            device or the CPU. Matrices are on the device that the original
-            functions choose.
+            device or the CPU. Matrices are on the device that the original functions choose.
         strict: raise an error if a part differs or is missing, and replace nothing.
         gemm: torch.bfloat16: bfloat16 products in the layers of the discriminator and in its penalty. None: no change.
         skip_unread: the loss of the generator leaves no gradient in the parameters of the discriminator. The released

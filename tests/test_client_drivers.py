@@ -1,0 +1,62 @@
+"""benchmarks/clients: a made-up client is run in turns, each side in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CLIENTS = Path(__file__).parents[1] / "benchmarks" / "clients"
+MADE_UP = """
+import torch
+from driver import Client
+
+
+class MadeUp(Client):
+    name = "made up"
+
+    def write(self, data):
+        (self.folder / "users").write_text(str(data.n_users))
+
+    def start(self):
+        self.users = int((self.folder / "users").read_text())
+        self.matrix = torch.eye(900).to_sparse()
+
+    def epoch(self):
+        return {"loss": float(torch.sparse.mm(self.matrix, torch.full((900, 64), float(self.users))).sum())}
+
+    def evaluate(self):
+        return {"recall": self.users / 100}
+
+
+CLIENT = MadeUp
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    for name in ("driver.py", "run.py"):
+        (tmp_path / name).write_text((CLIENTS / name).read_text())
+
+    def run(*arguments):
+        (tmp_path / "made_up.py").write_text(MADE_UP)
+        command = [sys.executable, "-P", str(tmp_path / "run.py"), "made_up", str(tmp_path), "--users", "40"]
+        command += ["--items", "30", "--turns", "2", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize("evaluations", [0, 1])
+def test_turns_with_and_without_evaluations(run, evaluations):
+    done = run("--evaluations", str(evaluations), "--sides", "own,sparse")
+    assert done.returncode == 0, done.stderr
+    assert "made up: 40 users, 30 items" in done.stdout
+    assert "loss 2304000 at first, 2304000 at last; relative difference 0.0e+00" in done.stdout
+    assert ("evaluation, CPU s" in done.stdout) == (evaluations > 0)
+    assert ("1 metrics differ by at most 0.0e+00 (recall 0.4)" in done.stdout) == (evaluations > 0)
+
+
+def test_no_turn_is_refused(run):
+    done = run("--turns", "0")
+    assert done.returncode == 2 and "argument --turns: there must be at least one" in done.stderr
