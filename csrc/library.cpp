@@ -132,6 +132,8 @@ pybind11::dict infonce_sizes() {
   sizes["min_anchors"] = mmssl::kInfonceMinAnchors;
   sizes["exps"] = mmssl::kInfonceExps;
   sizes["pieces"] = mmssl::infonce_has_pieces() ? 1 : 0;
+  sizes["kept"] = mmssl::infonce_has_bfloat16() && !mmssl::infonce_has_pieces() ? mmssl::kInfonceKept : 0;
+  sizes["kept_anchors"] = mmssl::kInfonceKeptAnchors;
   return sizes;
 }
 

@@ -59,6 +59,8 @@ def infonce_sizes() -> dict[str, int]:
         tile), ``tasks`` (maximum number of tasks among which the keys are divided), ``min_anchors`` and ``exps``. If
         the gradient is computed together with the loss, it processes at least ``min_anchors`` anchors at once and keeps
         at most ``exps`` values of exp(product). ``pieces``: 1 if the products of float32 calls are those of bfloat16
-        pieces on this processor (docs/precision.md), else 0.
+        pieces on this processor (docs/precision.md), else 0. ``kept``: maximum number of values of exp(product) that
+        calls with rounded operands keep in bfloat16, unless ``kept_anchors`` anchors have more; 0 if this processor
+        does not keep them.
     """
     return _C.infonce_sizes()

@@ -331,8 +331,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> infonce_with_grad_cpu(const at::T
   const double mean = 1.0 / static_cast<double>(in.anchors());
   const at::Tensor weights = distinct.sums(at::full(in.ids.sizes(), mean, h.options().dtype(at::kDouble)));
   in.ids = distinct.ids;
-  at::Tensor term = at::empty({in.anchors()}, in.h.options()), lse = at::empty({in.anchors()}, in.h.options());
   double loss = 0;
+  if (infonce_with_grad_by_pieces(in, read_ptr<double>(weights), loss, h_grad, e_grad)) {
+    return {at::full({}, loss, h.options()), h_grad, e_grad};
+  }
+  at::Tensor term = at::empty({in.anchors()}, in.h.options()), lse = at::empty({in.anchors()}, in.h.options());
   if (infonce_forward_by_pieces(in, term, lse)) {
     infonce_backward_by_pieces(in, weights.div(tau).to(at::kFloat), weights.div(-tau).to(at::kFloat), lse, h_grad,
                                e_grad);

@@ -37,4 +37,11 @@ bool infonce_forward_by_pieces(const InfonceCall& call, at::Tensor& term, at::Te
 bool infonce_backward_by_pieces(const InfonceCall& call, const at::Tensor& push, const at::Tensor& pull,
                                 const at::Tensor& lse, at::Tensor& h_grad, at::Tensor& e_grad);
 
+// Adds the gradients of the weighted terms of the anchors to h_grad and e_grad, which are zero on entry, and adds the
+// weighted sum of the terms to `loss`. Only for rounded operands, and not on processors with AMX, which compute a
+// product again in less time than it takes to keep it.
+bool infonce_with_grad_by_pieces(const InfonceCall& call,
+                                 const double* weights,  // [B]
+                                 double& loss, at::Tensor& h_grad, at::Tensor& e_grad);
+
 }  // namespace mmssl

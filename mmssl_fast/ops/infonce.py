@@ -14,8 +14,9 @@ from .unit_rows import unit_rows
 # On the CPU, loss and gradient are computed in one pass under two conditions. The temperature must be at least
 # ONE_PASS_MIN_TAU: the pass has no running maximum, and exp(±1/τ) must be a normal float32. There may be at most
 # MOST_USERS users: the exponentials of a block of anchors are kept, and with more users the block would have too few
-# anchors for an efficient matrix product.
-ONE_PASS_MIN_TAU, MOST_USERS = 0.025, 1 << 15
+# anchors for an efficient matrix product. In bfloat16, without AMX, they take half the memory, and at least 256 anchors
+# are kept for up to MOST_USERS_IN_BFLOAT16 users.
+ONE_PASS_MIN_TAU, MOST_USERS, MOST_USERS_IN_BFLOAT16 = 0.025, 1 << 15, 1 << 17
 LEAST_ANCHORS = 32  # least number of distinct anchors for products of bfloat16 pieces
 MIN_TAU = {torch.float32: 1e-37, torch.float64: 1e-300}  # below this, 1/τ overflows the dtype
 
@@ -35,7 +36,8 @@ def infonce(
     32768 users and tau ≥ 0.025, the gradient is computed together with the loss, which is faster. On the CPU, repeated
     ids are computed once. On a processor with AMX, for tau ≥ 0.025 and at least 32 distinct anchors, every float32
     operand is the sum of three bfloat16 numbers, and six of their products are added in float32, which is as accurate
-    (docs/precision.md) and faster.
+    (docs/precision.md) and faster. With `gemm` on a processor with AVX512-BF16 but without AMX, the limit is 131072
+    users, and exp(logits) of at least 256 anchors are kept in bfloat16: at most 16 MiB, or 1 KiB per user.
 
     Args:
         h: [U, d] float32, float64 or bfloat16 (computed in float32), final user embeddings, not normalised.
@@ -45,7 +47,7 @@ def infonce(
         exclude_self: leave the term u' = u out of the second sum.
         gemm: torch.bfloat16 rounds the operands of the matrix products, forward and backward; sums are float32, and the
             cosines of positive pairs are not rounded. float64 inputs are not rounded. None follows torch.autocast. On
-            the CPU, it is faster only with AMX.
+            the CPU, it is faster on processors with AMX or AVX512-BF16.
 
     Returns:
         The mean loss, a scalar in the dtype of h. NaN if there are no anchors. A zero row has cosine 0 with every row,
@@ -69,7 +71,7 @@ def infonce(
     if gemm not in (None, torch.float32, torch.bfloat16):
         raise ValueError(f"infonce: gemm must be None, torch.float32 or torch.bfloat16, got {gemm}")
     bfloat16 = (gemm or gemm_dtype(unit_h.device, unit_h.dtype)) == torch.bfloat16
-    if _is_one_pass(unit_h, unit_e, ids, tau):
+    if _is_one_pass(unit_h, unit_e, ids, tau, bfloat16):
         return infonce_with_grad(unit_h, unit_e, ids, tau, exclude_self, bfloat16)[0].to(h.dtype)
     terms, _ = infonce_op(unit_h, unit_e, ids, tau, exclude_self, bfloat16)
     return terms.mean().to(h.dtype)
@@ -104,30 +106,43 @@ class Workspace(NamedTuple):
     exps: int
 
 
-def cpu_workspace(users: int, batch: int, pieces: bool | None = None) -> Workspace:
+def cpu_workspace(users: int, batch: int, pieces: bool | None = None, bfloat16: bool = False) -> Workspace:
     """The memory of one differentiable call on the CPU for h and e [users, d] and `batch` distinct anchors, counted in
     elements of the dtype of h. The block sizes come from csrc/cpu/infonce.h. The trainer plans its memory with it.
 
     pieces: whether the products are those of bfloat16 pieces, for which d is a multiple of 32. None: those of a float32
-    call with tau ≥ 0.025 on this processor.
+    call with tau ≥ 0.025 on this processor. bfloat16: whether the operands of products are rounded.
 
     Example:
         >>> cpu_workspace(1000, 1024, pieces=False)
         Workspace(one_pass=True, anchors=256, shares=2048, exps=512000)
     """
-    sizes, one_pass = infonce_sizes(), users <= MOST_USERS
+    sizes = infonce_sizes()
+    most_kept = _kept(bfloat16) if batch >= LEAST_ANCHORS else 0
+    one_pass = users <= (MOST_USERS_IN_BFLOAT16 if most_kept else MOST_USERS)
     pieces = bool(sizes["pieces"]) if pieces is None else pieces
     kept = one_pass and not (pieces and batch >= LEAST_ANCHORS)
     one_pass_anchors = max(sizes["min_anchors"], min(sizes["exps"] // max(2 * users, 1), sizes["anchors"]))
+    exps = 2 * users
+    if one_pass and most_kept:
+        whole = most_kept // max(2 * users, 1) // 128 * 128
+        one_pass_anchors = max(sizes["kept_anchors"], min(whole, sizes["block"]))
+        exps = users  # of half the width
     anchors = min(batch, one_pass_anchors if kept else sizes["block"])
     tiles = -(-users // sizes["keys"])
     chunk = max(-(-tiles // sizes["tasks"]), 1) * sizes["keys"]  # keys per task
-    return Workspace(one_pass, anchors, 2 * -(-users // chunk) * anchors, 2 * users * anchors if kept else 0)
+    return Workspace(one_pass, anchors, 2 * -(-users // chunk) * anchors, exps * anchors if kept else 0)
 
 
-def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float) -> bool:
+def _kept(bfloat16: bool) -> int:
+    """The maximum number of exponentials that a call keeps in bfloat16, 0 if it keeps none in this way."""
+    return infonce_sizes()["kept"] if bfloat16 else 0
+
+
+def _is_one_pass(h: Tensor, e: Tensor, ids: Tensor, tau: float, bfloat16: bool) -> bool:
     differentiated = torch.is_grad_enabled() and (h.requires_grad or e.requires_grad)
-    supported = h.device.type == "cpu" and tau >= ONE_PASS_MIN_TAU and h.shape[0] <= MOST_USERS
+    most = MOST_USERS_IN_BFLOAT16 if _kept(bfloat16) and h.dtype == torch.float32 else MOST_USERS
+    supported = h.device.type == "cpu" and tau >= ONE_PASS_MIN_TAU and h.shape[0] <= most
     return differentiated and supported and ids.numel() > 0
 
 

@@ -187,7 +187,7 @@ def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1)
             moved=s.microbatches * losses * 6 * table,
             operations=s.microbatches * losses * 4 * 2 * anchors * 2 * nodes * s.dim,
         )
-    workspace = cpu_workspace(nodes, s.anchored)
+    workspace = cpu_workspace(nodes, s.anchored, bfloat16=s.bfloat16)
     return Stage(
         name,
         phase,

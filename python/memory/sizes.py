@@ -30,7 +30,8 @@ class Sizes:
     moment_bytes: bytes of a stored value of the features, of the discriminator's first weight and of its moments;
     given_bytes: of the features in the data; mapped: whether the data is memory-mapped, so that interactions have no
     stored values; recompute: whether parts of the encoder are computed again in the backward pass; microbatches: parts
-    of a batch; anchors: maximum number of anchors of a contrastive loss in a step, 0 for all.
+    of a batch; anchors: maximum number of anchors of a contrastive loss in a step, 0 for all; bfloat16: whether the
+    operands of matrix products are rounded.
     """
 
     users: int
@@ -66,6 +67,7 @@ class Sizes:
     recompute: bool = False
     microbatches: int = 1
     anchors: int = 0
+    bfloat16: bool = False
 
     @property
     def nodes(self) -> int:
@@ -152,4 +154,5 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         recompute=config.train.recompute == "on",
         microbatches=config.train.microbatches,
         anchors=config.loss.anchors,
+        bfloat16=config.train.precision == "bfloat16",
     )

@@ -15,6 +15,8 @@ module = sys.modules[infonce.__module__]
 
 pytestmark = pytest.mark.usefixtures("poison")
 
+sizes = module.infonce_sizes()
+
 # users, anchors, d
 SHAPES = [(41, 9, 64), (401, 1271, 17), (1, 1, 1), (1, 3, 5), (700, 300, 8), (257, 1, 3), (9000, 5, 4)]
 
@@ -272,12 +274,27 @@ def test_workspace_of_the_cpu(users, batch, pieces, expected):
     assert module.cpu_workspace(users, batch, pieces) == expected
 
 
-def test_workspace_is_what_a_call_allocates():
+@pytest.mark.parametrize(
+    "users, batch, expected",
+    [
+        (9308, 1024, (True, 384, 2 * 19 * 384, 9308 * 384)),  # 19 tasks of 2 tiles of 256 keys
+        (9308, 31, (True, 31, 2 * 19 * 31, 2 * 9308 * 31)),
+        (1 << 17, 1024, (True, 256, 64 * 256, (1 << 17) * 256)),
+        ((1 << 17) + 1, 1024, (False, 1024, 2 * 31 * 1024, 0)),  # 31 tasks of 17 tiles
+    ],
+)
+def test_workspace_with_exponentials_in_bfloat16(users, batch, expected, monkeypatch):
+    monkeypatch.setattr(module, "infonce_sizes", lambda: sizes | {"pieces": 0, "kept": 1 << 23})
+    assert module.cpu_workspace(users, batch, bfloat16=True) == expected
+
+
+@pytest.mark.parametrize("gemm", [None, torch.bfloat16])
+def test_workspace_is_what_a_call_allocates(gemm):
     """The exponentials or, with AMX, the partial sums are the largest block that a differentiated call asks for."""
-    users, batch, dim = 5000, 512, 32
+    users, batch, dim = 5120, 512, 32  # whole tiles
     h, e = (torch.randn(users, dim, requires_grad=True) for _ in range(2))
     with torch.profiler.profile(profile_memory=True) as profile:
-        infonce(h, e, torch.arange(batch), 0.2)
+        infonce(h, e, torch.arange(batch), 0.2, gemm=gemm)
     largest = max(event.cpu_memory_usage for event in profile.events() if event.name == "aten::empty")
-    workspace = module.cpu_workspace(users, batch)
+    workspace = module.cpu_workspace(users, batch, bfloat16=gemm is not None)
     assert largest == 4 * max(workspace.exps, workspace.shares * dim) > 4 * users * dim

@@ -1,5 +1,6 @@
 """infonce by products of bfloat16 numbers: with rounded operands (gemm), and by three pieces per float32 number, which
-a processor with AMX uses for calls with at least 32 distinct anchors."""
+a processor with AMX uses for calls with at least 32 distinct anchors. A processor with AVX512-BF16 alone keeps the
+exponentials of rounded operands in bfloat16."""
 
 import os
 import re
@@ -14,6 +15,8 @@ from tolerances import assert_as_accurate
 
 from mmssl_fast import reference
 from mmssl_fast.ops.infonce import infonce
+
+module = sys.modules[infonce.__module__]
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -80,6 +83,19 @@ def test_gemm_rounds_the_operands_of_products_alone(shape, tau, exclude_self):
         exact = value_and_grads(infonce, h, e, ids, tau, exclude_self)
         for rounded, unrounded in zip(grads, exact[1:], strict=True):
             assert (rounded - unrounded).norm() > 1e-5 * unrounded.norm()
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("shape", [(9308, 400, 64), (20000, 700, 24), (700, 600, 40)])  # 2, 3 and 1 blocks of anchors
+def test_one_pass_equals_two(shape, exclude_self, monkeypatch):
+    h, e, ids = inputs(*shape)
+    one = value_and_grads(infonce, h, e, ids, 0.1, exclude_self, gemm=BF16)
+    monkeypatch.setattr(module, "MOST_USERS", 0)
+    monkeypatch.setattr(module, "MOST_USERS_IN_BFLOAT16", 0)
+    two = value_and_grads(infonce, h, e, ids, 0.1, exclude_self, gemm=BF16)
+    torch.testing.assert_close(one[0], two[0], rtol=1e-5, atol=0)
+    for a, b in zip(one[1:], two[1:], strict=True):
+        assert (a - b).norm() <= 2**-8 * b.norm()  # the weights are rounded with and without their denominator
 
 
 def test_autocast_rounds_like_gemm():

@@ -5,8 +5,11 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
+#include <cstring>
+
 // The level avx512 includes neither AVX512-BF16 nor AMX. The caller has checked that the processor has them.
-#define MMSSL_BF16 __attribute__((target("avx512bf16,amx-tile,amx-bf16")))
+#define MMSSL_BF16 __attribute__((target("avx512bf16")))
+#define MMSSL_AMX __attribute__((target("avx512bf16,amx-tile,amx-bf16")))
 
 namespace mmssl::MMSSL_ISA {
 namespace {
@@ -69,12 +72,22 @@ MMSSL_BF16 void split_rows(const float* x, const float* scale, int64_t rows, int
   }
 }
 
+// Adds 16 numbers to sum.
+inline void add_to(double* sum, __m512 x) {
+  const __m256 low = _mm512_castps512_ps256(x), high = _mm512_extractf32x8_ps(x, 1);
+  _mm512_storeu_pd(sum, _mm512_add_pd(_mm512_loadu_pd(sum), _mm512_cvtps_pd(low)));
+  _mm512_storeu_pd(sum + 8, _mm512_add_pd(_mm512_loadu_pd(sum + 8), _mm512_cvtps_pd(high)));
+}
+
+// With `sum`, the only shift is that of a cosine of 1, the largest.
 template <int pieces>
 MMSSL_BF16 void weigh(const float* s, int64_t keys, int64_t width, float scale, const float* shift, BFloat16* rows,
-                      BFloat16* pairs) {
+                      BFloat16* pairs, double* sum) {
   const __m512 factor = _mm512_set1_ps(scale);
   for (int64_t a = 0; a < width; a += 2 * kLane) {
-    const __m512 low_shift = _mm512_loadu_ps(shift + a), high_shift = _mm512_loadu_ps(shift + a + kLane);
+    const __m512 low_shift = sum == nullptr ? _mm512_loadu_ps(shift + a) : factor;
+    const __m512 high_shift = sum == nullptr ? _mm512_loadu_ps(shift + a + kLane) : factor;
+    Two added{_mm512_setzero_ps(), _mm512_setzero_ps()};
     for (int64_t k = 0; k < kPiecesStep; k += 2) {
       Two value[2];
       for (int64_t i = 0; i < 2; ++i) {
@@ -82,6 +95,8 @@ MMSSL_BF16 void weigh(const float* s, int64_t keys, int64_t width, float scale, 
         value[i].low = exp2_ps(_mm512_fmsub_ps(_mm512_loadu_ps(from), factor, low_shift));
         value[i].high = exp2_ps(_mm512_fmsub_ps(_mm512_loadu_ps(from + kLane), factor, high_shift));
         if (k + i >= keys) value[i].low = value[i].high = _mm512_setzero_ps();
+        added.low = _mm512_add_ps(added.low, value[i].low);
+        added.high = _mm512_add_ps(added.high, value[i].high);
       }
       for (int p = 0; p < pieces; ++p) {
         const __m512i even = next_piece(value[0], p == pieces - 1), odd = next_piece(value[1], p == pieces - 1);
@@ -93,6 +108,9 @@ MMSSL_BF16 void weigh(const float* s, int64_t keys, int64_t width, float scale, 
         _mm512_storeu_si512(pair + 2 * kLane, interleave(even, odd, 1));
       }
     }
+    if (sum == nullptr) continue;
+    add_to(sum + a, added.low);
+    add_to(sum + a + kLane, added.high);
   }
 }
 
@@ -100,13 +118,13 @@ MMSSL_BF16 void weigh(const float* s, int64_t keys, int64_t width, float scale, 
 inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
 
 // Loads the 2 x 2 tiles of 16 x 16 entries of c into the registers 0 to 3, or stores them.
-MMSSL_BF16 inline void load_sums(const float* c, int64_t n) {
+MMSSL_AMX inline void load_sums(const float* c, int64_t n) {
   _tile_loadd(0, c, 4 * n);
   _tile_loadd(1, c + kLane, 4 * n);
   _tile_loadd(2, c + kLane * n, 4 * n);
   _tile_loadd(3, c + kLane * n + kLane, 4 * n);
 }
-MMSSL_BF16 inline void store_sums(float* c, int64_t n) {
+MMSSL_AMX inline void store_sums(float* c, int64_t n) {
   _tile_stored(0, c, 4 * n);
   _tile_stored(1, c + kLane, 4 * n);
   _tile_stored(2, c + kLane * n, 4 * n);
@@ -114,24 +132,70 @@ MMSSL_BF16 inline void store_sums(float* c, int64_t n) {
 }
 
 // Load 32 rows of a factor, 32 columns wide, or 32 columns, 32 rows deep.
-MMSSL_BF16 inline void load_left(const BFloat16* a, int64_t k) {
+MMSSL_AMX inline void load_left(const BFloat16* a, int64_t k) {
   _tile_loadd(4, a, 2 * k);
   _tile_loadd(5, a + kLane * k, 2 * k);
 }
-MMSSL_BF16 inline void load_right(const BFloat16* b, int64_t n) {
+MMSSL_AMX inline void load_right(const BFloat16* b, int64_t n) {
   _tile_loadd(6, b, 4 * n);
   _tile_loadd(7, b + 2 * kLane, 4 * n);
 }
-MMSSL_BF16 inline void multiply() {
+MMSSL_AMX inline void multiply() {
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
   _tile_dpbf16ps(2, 5, 6);
   _tile_dpbf16ps(3, 5, 7);
 }
 
+constexpr int64_t kTileRows = 4;  // with 4 vectors of columns, 16 sums are in registers
+
+// `vectors` times 16 columns of c. An instruction multiplies two entries of a row of a with two of each column of b.
+template <int vectors>
+MMSSL_BF16 inline void vector_columns(int64_t m, int64_t n, int64_t k, const BFloat16* a, int64_t row_step,
+                                      int64_t pair_step, const BFloat16* b, bool add, float* c) {
+  for (int64_t row = 0; row < m; row += kTileRows, a += kTileRows * row_step, c += kTileRows * n) {
+    __m512 sum[kTileRows][vectors];
+#pragma GCC unroll 4
+    for (int r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) {
+        sum[r][v] = add ? _mm512_loadu_ps(c + r * n + v * kLane) : _mm512_setzero_ps();
+      }
+    }
+    for (int64_t i = 0; i < k / 2; ++i) {
+      __m512bh right[vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) right[v] = (__m512bh)_mm512_loadu_si512(b + 2 * (i * n + v * kLane));
+#pragma GCC unroll 4
+      for (int r = 0; r < kTileRows; ++r) {
+        int32_t pair;
+        std::memcpy(&pair, a + r * row_step + i * pair_step, sizeof(pair));
+        const __m512bh left = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], left, right[v]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) _mm512_storeu_ps(c + r * n + v * kLane, sum[r][v]);
+    }
+  }
+}
+
 }  // namespace
 
-MMSSL_BF16 void matrix_unit_begin() {
+MMSSL_BF16 void vector_product(int64_t m, int64_t n, int64_t k, const BFloat16* a, bool in_pairs, const BFloat16* b,
+                               bool add, float* c) {
+  const int64_t row_step = in_pairs ? 2 : k, pair_step = in_pairs ? 2 * m : 2;
+  int64_t j = 0;
+  for (; j + 4 * kLane <= n; j += 4 * kLane) {
+    vector_columns<4>(m, n, k, a, row_step, pair_step, b + 2 * j, add, c + j);
+  }
+  if (j < n) vector_columns<2>(m, n, k, a, row_step, pair_step, b + 2 * j, add, c + j);
+}
+
+MMSSL_AMX void matrix_unit_begin() {
   struct {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -141,10 +205,10 @@ MMSSL_BF16 void matrix_unit_begin() {
   _tile_loadconfig(&shapes);
 }
 
-MMSSL_BF16 void matrix_unit_end() { _tile_release(); }
+MMSSL_AMX void matrix_unit_end() { _tile_release(); }
 
-MMSSL_BF16 void pieces_product(int64_t m, int64_t n, int64_t k, const BFloat16* a, int64_t a_size, const BFloat16* b,
-                               int64_t b_size, int pieces, bool add, float* c) {
+MMSSL_AMX void pieces_product(int64_t m, int64_t n, int64_t k, const BFloat16* a, int64_t a_size, const BFloat16* b,
+                              int64_t b_size, int pieces, bool add, float* c) {
   memory_barrier();
   for (int64_t row = 0; row < m; row += 32) {
     for (int64_t column = 0; column < n; column += 32) {
@@ -212,8 +276,11 @@ void pieces_transposed_pairs(const BFloat16* rows, int64_t n_rows, int64_t width
 
 void pieces_pairs(const BFloat16* rows, int64_t n_rows, int64_t width, int pieces, BFloat16* out) {
   for (int64_t r = 0; r < pieces * n_rows; r += 2) {
-    for (int64_t j = 0; j < width; ++j) {
-      for (int64_t i = 0; i < 2; ++i) out[r * width + 2 * j + i] = rows[(r + i) * width + j];
+    for (int64_t j = 0; j < width; j += 2 * kLane) {
+      const __m512i even = _mm512_loadu_si512(rows + r * width + j);
+      const __m512i odd = _mm512_loadu_si512(rows + (r + 1) * width + j);
+      _mm512_storeu_si512(out + r * width + 2 * j, interleave(even, odd, 0));
+      _mm512_storeu_si512(out + r * width + 2 * j + 2 * kLane, interleave(even, odd, 1));
     }
   }
 }
@@ -238,8 +305,13 @@ void pieces_weigh(const float* s, int64_t keys, int64_t width, float scale, cons
                   int64_t first_key, BFloat16* rows, BFloat16* pairs) {
   rows += first_key * width;
   pairs += first_key * width;
-  if (pieces == 1) return weigh<1>(s, keys, width, scale, shift, rows, pairs);
-  weigh<3>(s, keys, width, scale, shift, rows, pairs);
+  if (pieces == 1) return weigh<1>(s, keys, width, scale, shift, rows, pairs, nullptr);
+  weigh<3>(s, keys, width, scale, shift, rows, pairs, nullptr);
+}
+
+void pieces_exp(const float* s, int64_t keys, int64_t width, float scale, int64_t first_key, BFloat16* rows,
+                BFloat16* pairs, double* sum) {
+  weigh<1>(s, keys, width, scale, nullptr, rows + first_key * width, pairs + first_key * width, sum);
 }
 
 }  // namespace mmssl::MMSSL_ISA

@@ -1,9 +1,10 @@
-// Kernels of infonce on processors with AMX, whose matrix unit multiplies bfloat16 numbers and adds in float32.
+// Kernels of infonce on processors that multiply bfloat16 numbers and add in float32: by the matrix unit of AMX, or by
+// vector instructions (AVX512-BF16).
 // Included through common/each_isa.h, so there is no include guard. They are defined for avx512 only.
 //
 // A float32 number is the sum of up to three bfloat16 numbers, its pieces: its 8 leading bits, the 8 leading bits of
-// the rest, and the next 8. The matrix unit reads the left factor of a product row by row, and the right factor with
-// the entries of two rows next to each other ("pairs").
+// the rest, and the next 8. Both kinds of instructions read the left factor of a product row by row, and the right
+// factor with the entries of two rows next to each other ("pairs").
 //
 // The products of a tile are [keys, anchors], so that the sums of an anchor are in the lanes of vectors, and the
 // weights of the tile can be written in both layouts without a transposition.
@@ -29,6 +30,15 @@ void pieces_product(int64_t m, int64_t n, int64_t k,
                     int64_t b_size, int pieces, bool add,
                     float* c);  // [m, n]
 
+// The same with one piece, by vector instructions: no matrix unit is set up. The left factor may also be the transpose
+// of a matrix in pairs.
+void vector_product(int64_t m, int64_t n, int64_t k,
+                    const BFloat16* a,  // [m, k], or in pairs: [k / 2, m, 2]
+                    bool in_pairs,
+                    const BFloat16* b,  // [k / 2, n, 2]
+                    bool add,
+                    float* c);  // [m, n]
+
 // The pieces of x times scale: rows [n_rows, width], filled up with 0.
 void pieces_rows(const float* x,      // [rows, d]
                  const float* scale,  // [rows], or nullptr
@@ -44,7 +54,7 @@ void pieces_transposed_pairs(const BFloat16* rows,  // [pieces, n_rows, width]
                              int64_t n_rows, int64_t width, int pieces, BFloat16* out);
 
 // Pairs of rows: [pieces, n_rows / 2, width, 2].
-void pieces_pairs(const BFloat16* rows,  // [pieces, n_rows, width]
+void pieces_pairs(const BFloat16* rows,  // [pieces, n_rows, width]; width is a multiple of 32
                   int64_t n_rows, int64_t width, int pieces, BFloat16* out);
 
 // sum[a] += Σ over the keys of exp2(s scale - shift).
@@ -60,5 +70,12 @@ void pieces_weigh(const float* s,  // [kPiecesStep, width]; width is a multiple 
                   int pieces, int64_t first_key,
                   BFloat16* rows,    // [pieces, kPiecesKeys, width]
                   BFloat16* pairs);  // [pieces, kPiecesKeys / 2, width, 2]
+
+// The same with one piece and the weights exp2((s - 1) scale). sum[a] += Σ of the weights, before they are rounded.
+void pieces_exp(const float* s,  // [kPiecesStep, width]; width is a multiple of 32
+                int64_t keys, int64_t width, float scale, int64_t first_key,
+                BFloat16* rows,   // [kPiecesKeys, width]
+                BFloat16* pairs,  // [kPiecesKeys / 2, width, 2]
+                double* sum);     // [width]
 
 }  // namespace mmssl::MMSSL_ISA
