@@ -103,8 +103,7 @@ class MMSSL(nn.Module):
         ranks: Ranks = ONE,
     ) -> None:
         super().__init__()
-        _check_settings(layers, neighbours, norm, dropout)
-        _check_method(neighbours_method, ranks)
+        _check_settings(layers, neighbours, norm, dropout, neighbours_method, ranks)
         own = ranks.span(graph.n_items)
         check_features(features, graph.n_items, own)
         self.graph, self.modalities = graph, tuple(features)
@@ -308,8 +307,7 @@ class MMSSL(nn.Module):
         """
         graph, ranks = self.interactions(), self.ranks
         attends = bool(self.neighbours and self.eta)
-        inputs = self._start_inputs()
-        ids = self._start_ids()
+        inputs, ids = self._start_inputs(), self._start_ids()
         features = self._start_features(inputs.wait())
         users, items = (one.wait() for one in ids)
         found: tuple[list[Exchange], list[Exchange]] = self._start_views(users, items) if views or attends else ([], [])
@@ -320,9 +318,8 @@ class MMSSL(nn.Module):
             view_items = [one.wait() for one in found[1]]
             sent_items = start_rows_to_columns(self._attended(self.item_embedding, view_items), graph.n_items, ranks)
             users, items = sent_users.wait(), sent_items.wait()
-            layers = self._start_layers(users, items)
-        else:
-            layers = self._start_layers(users, items)
+        layers = self._start_layers(users, items)
+        if not attends:
             view_users, view_items = ([one.wait() for one in side] for side in found)
         users, items = (one.wait() for one in layers)
         for f_u, f_i in zip(modal_users, modal_items, strict=True):
@@ -336,15 +333,13 @@ class MMSSL(nn.Module):
             self.graph = graph
         return graph
 
-    def _propagate(self, x: Tensor, to: str) -> Tensor:
-        return distributed.propagate(self.interactions(), x, self.ranks, to, self.norm)
-
     @torch.no_grad()
     def _user_scale(self, present: Tensor) -> Tensor:
         """[U, 1]: the weights of all items of a user in Eq. 2, divided by those of the items that are present; 0 if
         there is none."""
-        present = present.to(self.user_embedding.device)
-        whole, known = (self._propagate(x, "users") for x in (torch.ones_like(present), present))
+        present, graph = present.to(self.user_embedding.device), self.interactions()
+        both = (torch.ones_like(present), present)
+        whole, known = (distributed.propagate(graph, x, self.ranks, "users", self.norm) for x in both)
         return torch.where(known > 0, whole / torch.where(known > 0, known, 1.0), 0.0)
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -392,16 +387,13 @@ def _after_load(module: MMSSL, _: object) -> None:
         module._semantic_graphs()
 
 
-def _check_settings(layers: int, neighbours: int, norm: str, dropout: float) -> None:
+def _check_settings(layers: int, neighbours: int, norm: str, dropout: float, method: str, ranks: Ranks) -> None:
     if layers < 0 or neighbours < 0:
         raise ValueError(f"MMSSL: layers and neighbours must not be negative, got {layers} and {neighbours}")
     if norm not in NORMS:
         raise ValueError(f"MMSSL: norm must be one of {', '.join(NORMS)}, got {norm!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f"MMSSL: dropout must lie in [0, 1), got {dropout}")
-
-
-def _check_method(method: str, ranks: Ranks) -> None:
     if method not in ("auto", "exact", "ivf"):
         raise ValueError(f"MMSSL: neighbours_method must be auto, exact or ivf, got {method!r}")
     if method == "ivf" and ranks.size > 1:

@@ -2,7 +2,7 @@
 
 FOLDER: for the files of this run. BEFORE: the folder of an earlier run, whose interrupted training is resumed.
 
-A case is a function case_<name>(ranks, check) of op_cases, row_cases or agreement_cases. It must not raise an error
+A case is a function case_<name>(ranks, check) of a module of all_cases. It must not raise an error
 between collectives, because the other ranks would wait; `check` collects the failures. A function broken_<name> omits a
 part, and must fail on at least one rank.
 """
@@ -49,20 +49,17 @@ class Check:
 
 
 def ops(ranks: md.Ranks) -> dict[str, list[str]]:
-    import agreement_cases
-    import op_cases
-    import row_cases
+    from all_cases import BROKEN, CASES
 
     found = {}
-    for name, case in (vars(op_cases) | vars(row_cases) | vars(agreement_cases)).items():
-        if name.startswith(("case_", "broken_")):
-            check = Check()
-            torch.manual_seed(0)
-            try:
-                case(ranks, check)
-            except Exception:
-                check.failures.append(traceback.format_exc())
-            found[name] = check.failures
+    for name, case in (CASES | BROKEN).items():
+        check = Check()
+        torch.manual_seed(0)
+        try:
+            case(ranks, check)
+        except Exception:
+            check.failures.append(traceback.format_exc())
+        found[name] = check.failures
     return found
 
 

@@ -7,12 +7,10 @@ import json
 import shutil
 import signal
 
-import agreement_cases
-import op_cases
 import pytest
 import rank_training_cases
-import row_cases
 import torch
+from all_cases import BROKEN, CASES
 from mmssl_trainer import load_data
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.training import state_file
@@ -23,9 +21,6 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.processes
 BIT_IDENTICAL = "lightgcn_odd"
 several = pytest.mark.parametrize("n", [2, 3, 4])
-ALL = [*vars(op_cases), *vars(row_cases), *vars(agreement_cases)]
-CASES = [name for name in ALL if name.startswith("case_")]
-BROKEN = [name for name in ALL if name.startswith("broken_")]
 
 
 @several

@@ -124,8 +124,8 @@ def test_a_run_told_from_its_second_epoch_on_shows_no_share_before():
 
 def test_views_are_made_where_they_are_read(data, monkeypatch):
     made = []
-    views = MMSSL.views
-    monkeypatch.setattr(MMSSL, "views", lambda model: made.append(1) or views(model))
+    views = MMSSL._start_views
+    monkeypatch.setattr(MMSSL, "_start_views", lambda *given: made.append(1) or views(*given))
     for eta, contrastive in ((0.0, False), (0.0, True), (0.3, False)):
         made.clear()
         values = {"model__eta": eta, "loss__contrastive": contrastive, "loss__adversarial": False}
