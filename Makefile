@@ -19,7 +19,8 @@ train: $(BIN)/pip
 test: $(BIN)/pip
 	@echo "$(COMPILING)"
 	$(BIN)/pip install ".[test]"
-	PATH="$(BIN):$$PATH" $(BIN)/pytest -n auto --dist loadfile
+	@# A process that crashes ends the run. Otherwise pytest-xdist replaces it, and may wait for ever at the end.
+	PATH="$(BIN):$$PATH" $(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0
 
 # torch is installed first, so that the library is compiled against it and not against a copy in pip's build environment.
 $(BIN)/pip:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from .sql import query_result
 _ROW = re.compile(r"Row #([0-9]{1,18})")
 _QUOTED = re.compile('"[^"]*"')
 _BLOCK = 1 << 24  # bytes of text that are parsed at once
+BUFFER = 1 << 20  # bytes of a column of a Parquet file that are read ahead
 _BATCH = 4096  # rows that are decoded at once where no dictionary limits their memory
 # A Parquet file that declares more than this is refused, because a small file could otherwise fill the memory.
 _ROWS_PER_BYTE, _EXPANSION, _SMALL = 64, 200, 1 << 26
@@ -273,15 +273,15 @@ def _read_parquet(path: Path, wanted: _Wanted, keys: dict[str, str]) -> tuple[An
     import pyarrow.compute as pc
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
-        schema, metadata = file.schema_arrow, file.metadata
+    with parquet.ParquetFile(path, buffer_size=BUFFER) as file:
+        schema = file.schema_arrow
         all_names = schema.names
         names = [name for name in _chosen(path, all_names, wanted, keys) if name not in keys]
         ids = wanted.ids(names)
         texts = [name for name in ids if not is_integer(path, name, schema.field(name).type)]
         remaining = [name for name in all_names if wanted.vectors and name not in names]
         vectors = [name for name in remaining if is_vector(schema.field(name))]
-        plain = plain_texts(path, metadata, texts)
+        plain = plain_texts(path, file, texts)
     # Columns in `plain` are read in batches, each of which is dictionary-encoded at once.
     with parquet.ParquetFile(path, read_dictionary=[name for name in texts if name not in plain]) as file:
         table = file.read(columns=[name for name in names + vectors if name not in plain], use_threads=False)
@@ -296,19 +296,32 @@ def _read_parquet(path: Path, wanted: _Wanted, keys: dict[str, str]) -> tuple[An
     return table, vectors, all_names
 
 
-def plain_texts(path: Path, metadata: Any, texts: list[str]) -> list[str]:
+def plain_texts(path: Path, file: Any, texts: list[str]) -> list[str]:
     """The columns among `texts` that Arrow cannot decode into a dictionary, only into plain text with a copy per row:
-    those with a DELTA encoding. Raises InputError if the file declares far more data than it can contain."""
+    those with a DELTA encoding. Raises InputError if the file declares far more data than it can contain.
+
+    file: the pyarrow.parquet.ParquetFile, with a buffer_size, so that a first row is read without the whole column.
+    """
+    metadata = file.metadata
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     size = path.stat().st_size
     rows, declared = metadata.num_rows, sum(group.total_byte_size for group in groups)
     if rows < 0 or rows > _ROWS_PER_BYTE * size or declared < 0 or declared > max(_SMALL, _EXPANSION * size):
         raise InputError(f"{path}: declares {rows} rows and {declared} bytes in a file of {size} bytes; write it again")
-    encodings = defaultdict(set)
-    for group in groups:
-        for chunk in map(group.column, range(group.num_columns)):
-            encodings[chunk.path_in_schema].update(chunk.encodings)
-    return [name for name in texts if any("DELTA" in encoding for encoding in encodings[name])]
+    leaves = {metadata.schema.column(leaf).path: leaf for leaf in range(metadata.num_columns)}
+    plain = []
+    for name in texts:
+        encodings: set[str] = set()
+        for number, group in enumerate(groups if name in leaves else ()):
+            if not group.num_rows:
+                continue
+            # With pyarrow 26.0.1, the process is aborted when Python looks at the metadata of a column chunk and they
+            # are damaged. To read from the chunk raises an error instead.
+            next(file.iter_batches(1, row_groups=[number], columns=[name], use_threads=False), None)
+            encodings.update(group.column(leaves[name]).encodings)
+        if any("DELTA" in encoding for encoding in encodings):
+            plain.append(name)
+    return plain
 
 
 def _chosen(path: Path, all_names: list[str], wanted: _Wanted, keys: dict[str, str]) -> list[str]:

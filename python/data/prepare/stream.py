@@ -14,10 +14,9 @@ from ..arrow import LONGEST_ID, check_ids, column_of, is_integer, is_text, numbe
 from ..arrow import Column as TextColumn
 from ..interactions import needed_numbers, quantities, refuse_missing_numbers
 from ..options import LoadOptions
-from ..tables import missing_column, plain_texts, unreadable
+from ..tables import BUFFER, missing_column, plain_texts, unreadable
 
 _BATCH, _PLAIN_BATCH = 1 << 20, 1 << 16  # rows that are decoded at once; fewer without a dictionary
-_BUFFER = 1 << 20  # bytes of a column that are read ahead
 
 
 class Encoded(NamedTuple):
@@ -80,7 +79,7 @@ class Table:
         self.rows = sum(part.rows for part in self.parts)
 
     def _open(self, path: Path, keys: dict[str, str]) -> _Part:
-        with _readable(path) as parquet, parquet.ParquetFile(path) as file:
+        with _readable(path) as parquet, parquet.ParquetFile(path, buffer_size=BUFFER) as file:
             schema, metadata = file.schema_arrow, file.metadata
             names = list(schema.names)
             for name in self.columns:
@@ -110,7 +109,7 @@ class Table:
                 elif side and "uint64" in str(schema.field(name).type):
                     self.integers[side] = False
             self._labelled.append(split in read)
-            plain = plain_texts(path, metadata, texts)
+            plain = plain_texts(path, file, texts)
             return _Part(path, keys, metadata.num_rows, [n for n in read if n in names], bool(plain), texts)
 
     def _check_number(self, path: Path, name: str, names: list[str], schema: Any) -> None:
@@ -139,7 +138,7 @@ class Table:
         start = 0
         with _readable(part.path) as parquet:
             read_dictionary = [] if part.plain else part.texts
-            with parquet.ParquetFile(part.path, read_dictionary=read_dictionary, buffer_size=_BUFFER) as file:
+            with parquet.ParquetFile(part.path, read_dictionary=read_dictionary, buffer_size=BUFFER) as file:
                 size = _PLAIN_BATCH if part.plain else _BATCH
                 for batch in file.iter_batches(size, columns=part.names, use_threads=False):
                     rows = batch.num_rows

@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from mmssl_trainer.data import InputError, load
 from mmssl_trainer.data.features import read_features
 from mmssl_trainer.data.layouts.hkuds import read_pairs
-from mmssl_trainer.data.tables import read_table
+from mmssl_trainer.data.tables import plain_texts, read_table
 from pyarrow import parquet
 
 
@@ -233,6 +234,33 @@ def test_fuzzed_parquet_gives_whole_columns_or_an_error(content, tmp_path):
     found = survives(lambda path: read_table(path, ["user", "item"]), tmp_path / "interactions.parquet", content)
     if found is not None:
         assert len(found["user"].codes) == len(found["item"].codes)
+
+
+def test_the_metadata_of_a_column_chunk_is_read_after_its_data_only(tmp_path):
+    """With pyarrow 26.0.1, damaged metadata of a chunk end the process, while its data raise an error before."""
+    path = tmp_path / "interactions.parquet"
+    path.write_bytes(_parquet())
+
+    class Group:
+        num_rows, total_byte_size, num_columns = 3, 100, 2
+
+        def column(self, leaf):
+            pytest.fail("looked at the metadata of a damaged chunk")
+
+    class Damaged:
+        def __init__(self, file):
+            columns = file.metadata.schema
+            self.metadata = SimpleNamespace(
+                schema=columns, num_columns=2, num_rows=3, num_row_groups=1, row_group=lambda _: Group()
+            )
+
+        def iter_batches(self, *_, columns, **__):
+            raise OSError(f"damaged: {columns}")
+
+    with parquet.ParquetFile(path) as file:
+        assert plain_texts(path, file, ["user"]) == []
+        with pytest.raises(OSError, match=r"damaged: \['user'\]"):
+            plain_texts(path, Damaged(file), ["user"])
 
 
 @FUZZ
