@@ -378,6 +378,13 @@ def old_numpy() -> None:
         spmatrix.A = property(lambda self: self.toarray())
 
 
+def write_user_lists(folder: Path, **matrices) -> None:
+    """NAME.txt in `folder` for every matrix of this name: a line "user item item ..." for every user with items."""
+    for name, matrix in matrices.items():
+        lines = (" ".join(map(str, (user, *items))) for user, items in user_lists(matrix))
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+
+
 def user_lists(matrix) -> Iterator[tuple[int, list[int]]]:
     """(user, items) of every user with items."""
     csr = matrix.tocsr()

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import torch
-from driver import user_lists
+from driver import write_user_lists
 from program import Program, numbers
 
 
@@ -25,9 +25,7 @@ class KGAT(Program):
     def write(self, data) -> None:
         folder = self.folder / "catalogue"
         folder.mkdir(parents=True)
-        for split, matrix in (("train", data.train), ("test", data.test)):
-            lines = (" ".join(map(str, (user, *items))) for user, items in user_lists(matrix))
-            (folder / f"{split}.txt").write_text("\n".join(lines))
+        write_user_lists(folder, train=data.train, test=data.test)
         lines, first = [], data.n_items
         for relation, features in enumerate(data.features.values()):
             features = np.asarray(features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from driver import Client, old_numpy, stand_in, user_lists
+from driver import Client, old_numpy, stand_in, write_user_lists
 
 
 class LightGCNPyTorch(Client):
@@ -14,9 +14,7 @@ class LightGCNPyTorch(Client):
     def write(self, data) -> None:
         folder = self.folder / "data" / "lastfm"
         folder.mkdir(parents=True)
-        for split, matrix in (("train", data.train), ("valid", data.val), ("test", data.test)):
-            lines = (" ".join(map(str, (user, *items))) for user, items in user_lists(matrix))
-            (folder / f"{split}.txt").write_text("\n".join(lines))
+        write_user_lists(folder, train=data.train, valid=data.val, test=data.test)
 
     def start(self) -> None:
         old_numpy()

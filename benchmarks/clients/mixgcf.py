@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from driver import user_lists
+from driver import write_user_lists
 from program import Program, numbers
 
 
@@ -13,9 +13,7 @@ class MixGCF(Program):
     def write(self, data) -> None:
         folder = self.folder / "yelp2018"  # the name decides on the format
         folder.mkdir(parents=True)
-        for split, matrix in (("train", data.train), ("test", data.test)):
-            lines = (" ".join(map(str, (user, *items))) for user, items in user_lists(matrix))
-            (folder / f"{split}.txt").write_text("\n".join(lines))
+        write_user_lists(folder, train=data.train, test=data.test)
 
     def arguments(self) -> list[str]:
         return ["--data_path", f"{self.folder}/", "--dataset", "yelp2018", "--gnn", "lightgcn", "--cuda", ""]

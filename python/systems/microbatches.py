@@ -73,15 +73,20 @@ class Terms:
         return total
 
 
+def backward(losses: Iterable[Tensor]) -> None:
+    """Equals ``sum(losses).backward()``, with the autograd graph of one loss at a time."""
+    for loss in losses:
+        loss.backward()
+        del loss  # before the next one is computed
+
+
 def backward_through(encoded: Encoded, losses: Iterable[Tensor], leaves: Encoded) -> None:
     """Equals ``sum(losses).backward()``, where the losses are functions of `leaves` = ``leaves_of(encoded)``: the
     gradients of all losses by the encoded tensors are added up, and passed through the encoder once.
 
     That is the chain rule: the encoder is linear in the gradients that it gets.
     """
-    for loss in losses:
-        loss.backward()
-        del loss  # before the next one is computed
+    backward(losses)
     pairs = [(x, leaf.grad) for x, leaf in zip(_tensors(encoded), _tensors(leaves), strict=True)]
     given = [(x, grad) for x, grad in pairs if grad is not None and x.requires_grad]
     torch.autograd.backward([x for x, _ in given], [grad for _, grad in given])

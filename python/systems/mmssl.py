@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 from ..data import Dataset
 from ..errors import InputError
 from .base import Batch, NetworkSystem, without_interactions
-from .microbatches import Part, Terms, backward_through, leaves_of, parts_of
+from .microbatches import Part, Terms, backward, backward_through, leaves_of, parts_of
 from .mmssl_inference import MMSSLInference, scale_of_present
 from .step_graph import StepGraph
 
@@ -167,17 +167,14 @@ class MMSSLSystem(NetworkSystem):
         self, encoded: Encoded, parts: list[Part], triples: tuple[Tensor, Tensor, Tensor], found: Terms
     ) -> None:
         """The generator step for the parts of a batch, with one backward pass of the encoder."""
-        leaves, optimiser = leaves_of(encoded), self.optimisers["adamw"]
+        leaves = leaves_of(encoded)
 
         def terms_of(part: Part) -> dict[str, Tensor]:
             users, positives, negatives = (ids[part.rows] for ids in triples)
             return self.objective.generator_terms(leaves, users, positives, negatives, part.anchors)
 
         losses = (found.add(part, terms_of(part)) for part in parts)
-        optimiser.zero_grad(set_to_none=True)
-        backward_through(encoded, losses, leaves)
-        distributed.reduce_gradients(self.model.shared_parameters(), distributed.current())
-        optimiser.step()
+        self._descend("adamw", losses, lambda each: backward_through(encoded, each, leaves))
 
     def _encoded(self) -> Encoded:
         return self.model(views=self.objective.contrastive)
@@ -192,13 +189,13 @@ class MMSSLSystem(NetworkSystem):
             self._descend("adam", losses)
         first_layer.step(pending)
 
-    def _descend(self, name: str, losses: Iterable[Tensor]) -> None:
-        """An optimiser step with the gradient of the sum of the losses."""
+    def _descend(
+        self, name: str, losses: Iterable[Tensor], backward: Callable[[Iterable[Tensor]], None] = backward
+    ) -> None:
+        """An optimiser step with the gradient of the sum of the losses, which `backward` computes."""
         optimiser = self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
-        for loss in losses:
-            loss.backward()
-            del loss  # before the next one is computed
+        backward(losses)
         if name == "adamw":
             distributed.reduce_gradients(self.model.shared_parameters(), distributed.current())
         optimiser.step()
