@@ -64,7 +64,9 @@ class Attributes:
 
 def _is_written(x: Tensor, kept: Tensor, version: int) -> bool:
     """Whether the buffer x was written to. BatchNorm does not count what it writes to its running statistics."""
-    return x._version != version or (x.layout == torch.strided and not x.is_meta and not torch.equal(x, kept))
+    if x._version != version or x.layout != torch.strided or x.is_meta:
+        return x._version != version
+    return not torch.allclose(x, kept, rtol=0, atol=0, equal_nan=True)
 
 
 class _Value:

@@ -63,6 +63,15 @@ def test_a_tensor_that_is_written_to_has_changed():
     assert before.changed() == {"trainer.table"}
 
 
+def test_a_buffer_of_nan_has_not_changed():
+    model = nn.BatchNorm1d(2)
+    model.running_mean.fill_(float("nan"))
+    before = Attributes("model", model)
+    assert before.changed() == set()
+    model.running_mean[1] = 0
+    assert before.changed() == {"model.buffers"}
+
+
 def observation(function):
     return [("the result", function())]
 
