@@ -36,7 +36,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def fit(dataset: Dataset, config: Config | None = None, observer: Observer | None = None) -> Model:
-    """Train config.model.system on the dataset. Returns the model with the best Recall@20 on the validation split.
+    """Train config.model.system on the dataset. Returns the model of the best epoch, by the Recall@20 on the
+    validation split or the metric train.select_by.
 
     observer: receives a call after every step and epoch. Nothing is written to disk; `mmssl-fast train` writes a run
     folder that can be resumed. Raises NonFiniteLoss, OutOfMemory, and InputError if the dataset does not suit the

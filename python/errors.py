@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import re
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,13 @@ def shown(value: object, longest: int = 60) -> str:
     else:
         text = f"a {type(value).__name__}"
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """The allowed name closest to a misspelt one, as the end of a message; "" if none is close."""
+    closest = difflib.get_close_matches(name.lower().replace("-", "_"), allowed, 1)
+    closest = closest or difflib.get_close_matches(name.lower(), allowed, 1)
+    return f"; did you mean {closest[0]}?" if closest else ""
 
 
 def check_counts(**counts: object) -> None:

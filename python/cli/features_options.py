@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 Source = Annotated[Path, typer.Argument(help="Table, DuckDB or SQLite database, or folder of files.")]
-Out = Annotated[Path, typer.Option(help="File to write, .parquet or .safetensors, such as text_feat.parquet.")]
+Out = Annotated[Path, typer.Option(help="File to write, .parquet or .safetensors, such as <modality>_feat.parquet.")]
 ItemColumn = Annotated[str, typer.Option(help="Column with the item ids.")]
 Root = Annotated[
     Path | None,

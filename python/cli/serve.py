@@ -23,13 +23,16 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="[MODALITY=]FILE",
-            help="Features, with ids, of items that training never saw; or a folder of such files. They are ranked "
-            "beside the others. May be given several times.",
+            help="Feature file, with ids, of items that were not in the training data, or a folder of such files. They "
+            "are ranked together with the other items. May be given several times.",
         ),
     ] = None,
     nearest: Annotated[
         int,
-        typer.Option(help="Collaborative part of new items: the mean of this many known items. 0: none."),
+        typer.Option(
+            help="Number of nearest known items by features. The mean of their collaborative parts becomes that of a "
+            "new item (docs/serving.md). 0: no collaborative part."
+        ),
     ] = 0,
     items: Annotated[
         Path | None, typer.Option(help="Table with a column item, for --filter-column and --page.")
@@ -58,7 +61,10 @@ def serve(
     max_k: Annotated[int, typer.Option(help="Maximum length of a list.")] = 1000,
     max_lists: Annotated[int, typer.Option(help="Maximum number of lists in a request.")] = 256,
     max_ids: Annotated[
-        int, typer.Option(help="Maximum number of ids in a history, in exclude and in candidates.")
+        int,
+        typer.Option(
+            help="Maximum number of ids in a history, in exclude and in candidates, and of values of a filter."
+        ),
     ] = 10_000,
     max_body: Annotated[int, typer.Option(help="Maximum size of a request in bytes.")] = 1 << 20,
     max_waiting: Annotated[

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from ..errors import did_you_mean
 from .names import SYSTEMS
 from .section import Section
 
@@ -87,7 +88,7 @@ class ModelSection(Section):
     @classmethod
     def _known_system(cls, name: str) -> str:
         if name not in SYSTEMS:
-            raise ValueError(f"must be one of {', '.join(SYSTEMS)}")
+            raise ValueError(f"must be one of {', '.join(SYSTEMS)}{did_you_mean(name, SYSTEMS)}")
         return name
 
     @field_validator("hidden")

@@ -154,7 +154,8 @@ def numbers_of(path: Path, name: str, chunked: Any, start: int = 0, times: bool 
         return values
     for row, text in enumerate(chunked.to_pylist(), start + 1):
         if text is None or not NUMBER.fullmatch(text):
-            raise InputError(f"{path}: row {row} has the {name} {shown(text)}; it must be a number")
+            rule = "a number, or a time such as 2026-11-30T12:00:00" if times else "a number"
+            raise InputError(f"{path}: row {row} has the {name} {shown(text)}; it must be {rule}")
     raise InputError(f"{path}: column {name} contains numbers above 2^63")
 
 

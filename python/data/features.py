@@ -93,6 +93,11 @@ class FeatureFiles:
             features[modality] = marked_missing(path, values, options, notes)
         if self.chosen_without_ids is not None and n_items:
             notes.append(rows_of_items(n_items, item_ids, rows))
+        notes.extend(
+            f"{path.name} is not read; write the features as .parquet, .npz, .safetensors or .npy"
+            for path in sorted(self.folder.glob("?*_feat.*"))
+            if path.stem.endswith("_feat") and path.suffix not in ENDS
+        )
         return features
 
 

@@ -42,6 +42,7 @@ def read_interactions(
         numbers,
         query=options.query,
         untimed=quantities(options),
+        options=naming_options(user, item, split),
     )
     for name in numbers:
         if name not in table.numbers:
@@ -104,6 +105,11 @@ def note_catalogue(removed: int, count: int, notes: list[str]) -> None:
     """Append a note about the items of lists and feature files that min_interactions removes."""
     if removed:
         notes.append(f"catalogue: {removed} of {count} items removed, they have too few interactions")
+
+
+def naming_options(user: str, item: str, split: str) -> dict[str, str]:
+    """{column: the option of the command line that names it}."""
+    return {user: "--user-column", item: "--item-column", split: "--split-column"}
 
 
 def needed_numbers(options: LoadOptions) -> list[str]:

@@ -30,4 +30,5 @@ def load(
     try:
         return choose(folder, layout, chosen.interactions).read(folder, chosen)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror or error}); check its permissions") from None
+        path = error.filename or folder
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None

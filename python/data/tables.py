@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +75,7 @@ def read_table(
     query: str = "",
     texts: Sequence[str] = (),
     untimed: Sequence[str] = (),
+    options: Mapping[str, str] | None = None,
 ) -> Table:
     """Read a table: the required columns, and those of `optional` and `numbers` that it has.
 
@@ -85,13 +86,14 @@ def read_table(
     dictionary-encoded or not. numbers: names of the columns to read as numbers. vectors: also read all Parquet columns
     of lists of numbers. query: read the result of this query to the database `path` (sql.query_result). texts: names of
     the columns to read as texts of any length, which must be there; a cell may be empty, and contain line breaks.
-    untimed: those of `numbers` that must not be times.
+    untimed: those of `numbers` that must not be times. options: {name: option of the command line that names it}, for
+    the message about a missing column.
 
     Raises InputError, with file, column and row, for a missing column, an empty cell, an id with more than 200
     characters or with control characters, an unsupported type, a line with a wrong number of fields, text that is not
     UTF-8, and a header that declares far more data than the file can contain.
     """
-    wanted = _Wanted(list(required), list(optional), list(numbers), vectors, list(texts), list(untimed))
+    wanted = _Wanted(list(required), list(optional), list(numbers), vectors, list(texts), list(untimed), options or {})
     parts = [_read_part(part, keys, wanted, separator, query) for part, keys in parts_of(path)]
     return parts[0] if len(parts) == 1 else _joined(path, parts, wanted)
 
@@ -156,6 +158,7 @@ class _Wanted(NamedTuple):
     vectors: bool
     texts: list[str]
     untimed: list[str]
+    options: Mapping[str, str]
 
     def numbers_of(self, path: Path, name: str, chunked: Any) -> np.ndarray:
         return numbers_of(path, name, chunked, times=name not in self.untimed)
@@ -328,7 +331,7 @@ def _chosen(path: Path, all_names: list[str], wanted: _Wanted, keys: dict[str, s
     """The names of the columns to read. Raises InputError for a missing or ambiguous column."""
     for name in wanted.required + wanted.texts:
         if name not in all_names and (name not in keys or name in wanted.texts):
-            raise InputError(f"{path}: {missing_column(name, all_names)}")
+            raise InputError(f"{path}: {missing_column(name, all_names, wanted.options)}")
     names = [name for name in wanted.optional + wanted.numbers if name in all_names or name in keys]
     names = list(dict.fromkeys(wanted.required + wanted.texts + names))
     for name in names:
@@ -339,21 +342,22 @@ def _chosen(path: Path, all_names: list[str], wanted: _Wanted, keys: dict[str, s
     return names
 
 
-def missing_column(name: str, all_names: list[str]) -> str:
-    """What to say of a table without the column `name`."""
-    listed = shown(", ".join(all_names[:12]), 120)
+def missing_column(name: str, all_names: list[str], options: Mapping[str, str]) -> str:
+    """What to say of a table without the column `name`. options: {name: option of the command line that names it}."""
+    listed = shown(", ".join(all_names[:12]), 120)[1:-1]
     if any(NUMBER.fullmatch(field) for field in all_names):
         return (
-            f"its first line {listed} is data, not a header; add a header such as user,item,rating, or use mmssl-fast "
-            "data convert"
+            f"its first line {listed!r} is data, not a header; add a header such as user,item,rating, or use "
+            "mmssl-fast data convert"
         )
+    what = f"has no column {name}; its columns are {listed}"
+    if name not in options:
+        return f"{what}; rename one of them"
     meanings = standard_names(all_names)
-    if "user" in meanings and "item" in meanings:
-        return (
-            f"has no column {name}; its columns are {listed}; give --user-column {shown(meanings['user'])[1:-1]} "
-            f"--item-column {shown(meanings['item'])[1:-1]}"
-        )
-    return f"has no column {name}; its columns are {listed}"
+    if "user" in meanings and "item" in meanings and options[name] in ("--user-column", "--item-column"):
+        user, item = (shown(meanings[side])[1:-1] for side in ("user", "item"))
+        return f"{what}; give --user-column {user} --item-column {item}"
+    return f"{what}; give one of them with {options[name]}"
 
 
 def _joined(path: Path, parts: list[Table], wanted: _Wanted) -> Table:

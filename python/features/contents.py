@@ -79,7 +79,10 @@ def _of_table(where: Where, files: bool) -> Contents:
         raise InputError(f"{path}: {shown(item)} is the column of the ids; choose another column, or --item-column")
     if database_kind(path) and not where.query:
         refuse_without_query(path)
-    table = read_table(path, [item], separator=separator_of(where.sep) or None, query=where.query, texts=columns)
+    options = {item: "--item-column"} | dict.fromkeys(columns, "--column")
+    table = read_table(
+        path, [item], separator=separator_of(where.sep) or None, query=where.query, texts=columns, options=options
+    )
     check_distinct(path, item, table[item])
     if not table.rows:
         raise InputError(f"{path}: contains no rows")

@@ -31,10 +31,10 @@ def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> 
     with the user embeddings, as for the other items, and comparable with those.
 
     Equals factor * x + shift, where x is `System.cold_items` of the items, with the projections and the scaling of
-    training. factor and shift are such that the known items, represented as if they were new, have the mean of their
-    scores for every user, and their standard deviation in the mean of the users (`inference.scale.scale_of`). x also
-    has a collaborative part, which only interactions give; it is 0 for nearest=0. For nearest=k > 0 it is the mean of
-    those of the k known items that are nearest by the cosine of x, and that have training interactions.
+    training. With factor and shift, the known items, embedded as if they were new, have the same mean score for every
+    user as with their embeddings from training, and the same standard deviation, averaged over the users
+    (`inference.scale.scale_of`). nearest=k > 0 adds a collaborative part to x: the mean of those of the k known items
+    with training interactions that are nearest by the cosine of x.
 
     features: {modality: array [n, d_m]} with all modalities of the training data. A row of NaN is a missing one: the
     item is embedded by its other modalities, of which it must have one. Raises InputError that names the

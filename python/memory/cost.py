@@ -139,9 +139,11 @@ def table(
     wire = [transfer(stage.received, device, machines) for stage in step_stages]
     on = f"{machines.ranks} ranks with {name}" if several else name
     grid = Table(title=f"one training step on {on}, lower bounds", title_justify="left")
+    widest = max(len(word) for stage in step_stages for word in stage.name.split())
     last = ("received", "ms of work", "ms of transfer") if several else ("traffic", "Gflop", "min. ms")
     for heading in ("stage", "persistent", "temporary", *last):
-        grid.add_column(heading, justify="left" if heading == "stage" else "right")
+        first = heading == "stage"
+        grid.add_column(heading, justify="left" if first else "right", min_width=widest if first else None)
     for stage, seconds, waiting in zip(step_stages, work, wire, strict=True):
         if several:
             cells = readable(stage.received), f"{seconds * 1e3:.2f}", f"{waiting * 1e3:.2f}"

@@ -70,7 +70,7 @@ def stages(s: Sizes) -> list[Stage]:
     if m and edges:
         result.append(
             Stage(
-                "semantic neighbours (8)",
+                "semantic neighbours (Eq. 8)",
                 persistent=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
                 working=blocks(
                     *((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)),
@@ -123,7 +123,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     if m:
         result.append(
             Stage(
-                "modality features (2)",
+                "modality features (Eq. 2)",
                 "forward",
                 kept=blocks((item, m * (not s.recompute)), (m * user, 1), (m * item, 1)),
                 working=blocks((item, 2 * m), (m * item, 1), *masks, *_exchange(s, m * max(user, item))),
@@ -134,7 +134,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     if m and edges and (s.attention or s.contrastive):
         result.append(
             Stage(
-                "views (8)",
+                "views (Eq. 8)",
                 "forward",
                 kept=blocks((user, m), (item, m)),
                 working=blocks(*_exchange(s, max(user, item))),
@@ -146,7 +146,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         sides = [pair for side in (user, item) for pair in ((side, 1), (m * side, 3), (s.heads * side, 1))]
         result.append(
             Stage(
-                "attention (9)",
+                "attention (Eq. 9)",
                 "forward",
                 kept=blocks(*(() if s.recompute else sides)),
                 working=blocks((user, 2), (item, 2)),
@@ -157,7 +157,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     return [
         *result,
         Stage(
-            "graph layers and sums (10, 12)",
+            "graph layers and sums (Eq. 10, 12)",
             # Freed in the backward pass before that of the attention. With parts of a batch, they are its arguments.
             "layers" if m and s.microbatches == 1 else "forward",
             kept=blocks((user, 2), (item, 2)),
@@ -207,7 +207,7 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     if s.hidden:
         result += _discriminator_stages(s, *s.hidden, item)
     if s.contrastive and m and edges:
-        result.append(_infonce_stage("InfoNCE (11)", "contrastive", s, own.users, m))
+        result.append(_infonce_stage("InfoNCE (Eq. 11)", "contrastive", s, own.users, m))
     if s.structural:
         hops = Stage(
             "two hops",
@@ -225,7 +225,7 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         wide = FLOAT * s.part * s.hidden[0]
         result.append(
             Stage(
-                "generator's rows (6)",
+                "generator loss (Eq. 6)",
                 "generator",
                 kept=blocks((item, m)),
                 working=blocks(
@@ -253,7 +253,9 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         )
     return [
         *result,
-        Stage("encoder, back", "generator", working=blocks(*sums), freed=losses, moved=2 * (4 + 7 * m) * table),
+        Stage(
+            "encoder, backward pass", "generator", working=blocks(*sums), freed=losses, moved=2 * (4 + 7 * m) * table
+        ),
     ]
 
 
@@ -266,7 +268,7 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
     tile = max(1, TILE_ELEMENTS // h)  # items per tile of TiledAdam
     return [
         Stage(
-            "first layer of D (4)",
+            "first layer of the discriminator (Eq. 4)",
             "discriminator",
             kept=blocks((item, 1 + m)),
             working=blocks(
@@ -283,14 +285,14 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
             operations=steps * 4 * (parts * items * (1 + m) * d * h + rows * d * h + b * s.draws * h),
         ),
         Stage(
-            "above the first layer",
+            "other layers of the discriminator (Eq. 4)",
             "discriminator",
             working=blocks(((1 + m) * wide, 1), (m * wide, 8), (wide, 3 * m + 1), (m * narrow, 7), (narrow, 3)),
             moved=12 * FLOAT * rows * (h + h2),
             operations=steps * 6 * (rows + m * b) * h * h2,
         ),
         Stage(
-            "gradient penalty (7)",
+            "gradient penalty (Eq. 7)",
             "discriminator",
             working=blocks((FLOAT * h * h, 1), (2 * m * wide, 1)),
             moved=steps * 4 * parts * weight,
@@ -304,7 +306,7 @@ def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
             operations=steps * 2 * items * d * d * (1 + m),
         ),
         Stage(
-            "first layer's Adam, in tiles",
+            "Adam of the first layer",
             "discriminator",
             working=blocks((FLOAT * h * min(tile, items), 3), (FLOAT * h * (items % tile), 3), (FLOAT * h * h2, 4)),
         ),

@@ -32,26 +32,31 @@ def received(s: Sizes) -> dict[str, int]:
     small = sum(s.widths) * d + m * d + ((1 + s.heads) * d * d if s.attention and m else 0)  # replicated parameters
     anchors = summed * (2 * d + 3) * FLOAT * parts * distinct(s.users, count)
     found = {
-        "modality features (2)": m * exchanged * (s.items + s.nodes) / (2 * s.nodes),
-        "views (8)": exchanged * (1 + m) / 2 * views,
-        "graph layers and sums (10, 12)": layers + exchanged / 2 * (m > 0 and not views),
+        "modality features (Eq. 2)": m * exchanged * (s.items + s.nodes) / (2 * s.nodes),
+        "views (Eq. 8)": exchanged * (1 + m) / 2 * views,
+        "graph layers and sums (Eq. 10, 12)": layers + exchanged / 2 * (m > 0 and not views),
         "rows of the batch": summed * FLOAT * d * (users + items + 3 * b * s.l2),
-        "first layer of D (4)": s.discriminator_steps * summed * (1 + m) * (wide + FLOAT * b * d),
-        "gradient penalty (7)": s.discriminator_steps * summed * m * (wide + DOUBLE * b),
+        "first layer of the discriminator (Eq. 4)": s.discriminator_steps * summed * (1 + m) * (wide + FLOAT * b * d),
+        "gradient penalty (Eq. 7)": s.discriminator_steps * summed * m * (wide + DOUBLE * b),
         "row lengths": s.discriminator_steps * summed * (1 + m) * DOUBLE * b,
-        "generator's rows (6)": summed * m * (wide + (2 * FLOAT * d + DOUBLE + FLOAT) * b),
-        "InfoNCE (11)": m * anchors,
-        "encoder, back": summed * FLOAT * small if m else 0,
+        "generator loss (Eq. 6)": summed * m * (wide + (2 * FLOAT * d + DOUBLE + FLOAT) * b),
+        "InfoNCE (Eq. 11)": m * anchors,
+        "encoder, backward pass": summed * FLOAT * small if m else 0,
     }
     if s.structural:
         found["two hops"] = parts * exchanged
         found["InfoNCE, users and two hops"] = anchors
         found["InfoNCE, items and two hops"] = summed * (2 * d + 3) * FLOAT * parts * distinct(s.items, count)
     if not s.hidden:
-        for name in ("first layer of D (4)", "gradient penalty (7)", "row lengths", "generator's rows (6)"):
+        for name in (
+            "first layer of the discriminator (Eq. 4)",
+            "gradient penalty (Eq. 7)",
+            "row lengths",
+            "generator loss (Eq. 6)",
+        ):
             found.pop(name)
     if not (s.contrastive and m and s.neighbours):
-        found.pop("InfoNCE (11)")
+        found.pop("InfoNCE (Eq. 11)")
     return {name: round(count) for name, count in found.items() if count}
 
 

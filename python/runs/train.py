@@ -138,6 +138,8 @@ def configuration_file(run: str | Path) -> Path:
     'popularity'
     """
     folder = Path(run).parent if Path(run).is_file() else Path(run)
+    if not folder.exists():
+        raise InputError(f"{run}: no such folder; give the folder of an interrupted or finished run")
     if not (folder / CONFIG).is_file():
         raise InputError(f"{run}: contains no {CONFIG}; give the folder of an interrupted or finished run")
     return folder / CONFIG

@@ -74,5 +74,6 @@ def refuse_without_features(dataset: Dataset, names: Iterable[str]) -> None:
     if refused:
         raise InputError(
             f"{dataset.name}: has no features, which {', '.join(refused)} need{'s' if len(refused) == 1 else ''}; add "
-            f"<modality>_feat.npy or .parquet, or choose one of {', '.join(feature_free)}"
+            f"<modality>_feat.parquet, .npz, .safetensors or .npy, or choose a system that needs none: "
+            f"{', '.join(feature_free)}"
         )

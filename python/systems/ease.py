@@ -71,7 +71,7 @@ class EASESystem(UntrainedSystem):
             if not dataset.features:
                 raise InputError(
                     f"{dataset.name}: has no features, which ease.content = {settings.content:g} needs; add "
-                    "<modality>_feat.npy or .parquet, or set it to 0"
+                    "<modality>_feat.parquet, .npz, .safetensors or .npy, or set it to 0"
                 )
             self._features = [unit_rows(raw).double().numpy() for raw in features_of(dataset, config)]
             self._present = torch.cat(present_of(dataset), 1).numpy() > 0

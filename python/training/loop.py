@@ -301,6 +301,9 @@ def pick_device(name: str) -> torch.device:
     """The torch device of this name. Raises InputError if it is not available, or an op has no kernel for it."""
     try:
         device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r}: must be cpu, cuda, or a device such as cuda:1") from None
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

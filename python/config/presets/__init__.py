@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from ...errors import InputError, shown
+from ...errors import InputError, did_you_mean, shown
 
 
 def names() -> list[str]:
@@ -19,4 +19,7 @@ def find(name: str) -> Path:
         return Path(str(files(__name__) / f"{name}.toml"))
     if Path(name).is_file():
         return Path(name)
-    raise InputError(f"preset {shown(name)}: no such file; the bundled presets are {', '.join(names())}")
+    raise InputError(
+        f"preset {shown(name)}: no such preset or file; the bundled presets are {', '.join(names())}"
+        f"{did_you_mean(name, names())}"
+    )

@@ -117,13 +117,12 @@ def _items(
 def refuse_unknown_order(path: Path, column: Column, values: np.ndarray, npy_path: Path, rows: int) -> None:
     """Raise InputError, because the items of the rows of a .npy file are not known."""
     if values.dtype.kind == "i":
-        from_one = "; subtract 1 from the ids" if values.min() == 1 and values.max() == rows else ""
+        advice = "subtract 1 from the ids" if values.min() == 1 and values.max() == rows else "add the missing rows"
         for code, text in enumerate(column.texts):
             if not 0 <= int(text) < rows:
                 raise InputError(
-                    f"{path}: row {column.row_of(code)} has item {shown(text)}, but {npy_path.name} has rows "
-                    f"0..{rows - 1}, and integer ids are row numbers{from_one}, or list the ids in row order in "
-                    "items.csv"
+                    f"{path}: row {column.row_of(code)} has item {shown(text)}, but {npy_path.name} has the rows 0 to "
+                    f"{rows - 1}, and row r belongs to item r; {advice}, or list the items of the rows in items.csv"
                 )
         return
     raise InputError(

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import InputError
 from ..arrow import LONGEST_ID, check_ids, column_of, is_integer, is_text, numbers_of, pyarrow, refuse_nulls
 from ..arrow import Column as TextColumn
-from ..interactions import needed_numbers, quantities, refuse_missing_numbers
+from ..interactions import naming_options, needed_numbers, quantities, refuse_missing_numbers
 from ..options import LoadOptions
 from ..tables import BUFFER, missing_column, plain_texts, unreadable
 
@@ -61,6 +61,7 @@ class Table:
 
     def __init__(self, path: Path, parts: list[tuple[Path, dict[str, str]]], options: LoadOptions) -> None:
         self.path, self.options = path, options
+        self._options = naming_options(options.user_column, options.item_column, options.split_column)
         self.columns = {options.user_column: "user", options.item_column: "item"}
         self.integers = {"user": True, "item": True}
         self.numbers = needed_numbers(options)
@@ -72,8 +73,8 @@ class Table:
         if self.has_split and not all(self._labelled):
             raise InputError(f"{path}: some parts have no column {options.split_column}; write them again")
         if options.split == "auto" and options.split_column != "split" and not self.has_split:
-            first = self.parts[0]
-            raise InputError(f"{first.path}: {missing_column(options.split_column, first.names + list(first.keys))}")
+            names = self.parts[0].names + list(self.parts[0].keys)
+            raise InputError(f"{self.parts[0].path}: {missing_column(options.split_column, names, self._options)}")
         has_times = options.split in ("time", "last")
         self.times = (np.float64 if self._floats else np.int64) if has_times else None
         self.rows = sum(part.rows for part in self.parts)
@@ -84,7 +85,7 @@ class Table:
             names = list(schema.names)
             for name in self.columns:
                 if name not in names and name not in keys:
-                    raise InputError(f"{path}: {missing_column(name, [*names, *keys])}")
+                    raise InputError(f"{path}: {missing_column(name, [*names, *keys], self._options)}")
             split = self.options.split_column if self.options.split == "auto" else None
             wanted = dict.fromkeys((*self.columns, *([split] if split else ()), *self.numbers))
             read = [name for name in wanted if name in names or name in keys]

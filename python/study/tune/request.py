@@ -26,9 +26,9 @@ def tune(
     jobs: int = 1,
     note: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Search for the hyper-parameters of config.model.system with the best Recall@20 on the validation split of
-    config.data, with Optuna. Returns the files written: a table of the trials, and the best trial as a preset (not
-    before a trial is complete).
+    """Search for the hyper-parameters of config.model.system with the best Recall@20, or train.select_by, on the
+    validation split of config.data, with Optuna. Returns the files written: a table of the trials, and the best trial
+    as a preset (not before a trial is complete).
 
     config: the first trial, and the keys outside the search space. out: folder of the search; if it contains this
     search, that is continued. space: name of a bundled search space, or a TOML file; None: that of the system. trials:

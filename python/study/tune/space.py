@@ -41,7 +41,9 @@ def find_space(name: str | None, system: str) -> Path:
         return bundled[name or system]
     names = ", ".join(sorted(bundled))
     if name is None:
-        raise InputError(f"tune: there is no bundled search space for {system}, only for {names}; use --space")
+        raise InputError(
+            f"tune: there is no bundled search space for {system}, only for {names}; give one with --space FILE"
+        )
     if Path(name).is_file():
         return Path(name)
     raise InputError(f"space {shown(name)}: no such file; the bundled spaces are {names}")

@@ -221,3 +221,15 @@ def test_write_plain_refuses_a_folder_that_holds_data_or_cannot_be_made(small, t
     with pytest.raises(InputError) as caught:
         write_plain(small, tmp_path / "file" / "new")
     one_line(caught, tmp_path / "file", "cannot be written")
+
+
+def test_file_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    (tmp_path / "interactions.csv").write_text("user,item\n1,2\n")
+
+    def refuse(folder, options):
+        raise PermissionError(13, "Permission denied", str(folder / "interactions.csv"))
+
+    monkeypatch.setattr("mmssl_trainer.data.layouts.plain.read", refuse)
+    with pytest.raises(InputError) as caught:
+        load(tmp_path)
+    one_line(caught, "interactions.csv: cannot be read (Permission denied); check its permissions")

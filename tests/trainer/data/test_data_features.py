@@ -314,3 +314,12 @@ def resident(path):
     """Bytes of a mapped file that are in the memory of this process."""
     parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
     return sum(1024 * int(re.search(r"^Rss: +(\d+)", part, re.MULTILINE)[1]) for part in parts)
+
+
+def test_feature_files_in_other_formats_are_named_in_a_note(shop):
+    folder, ids, values = shop
+    write_named(folder, "text", ids, values, "parquet")
+    (folder / "image_feat.csv").write_text("item,a\nx,1\n")
+    (folder / "text_feat.parquet.skipped.csv").write_text("item,reason\n")
+    notes = [note for note in load(folder).notes if "is not read" in note]
+    assert notes == ["image_feat.csv is not read; write the features as .parquet, .npz, .safetensors or .npy"]

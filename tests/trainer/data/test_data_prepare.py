@@ -253,7 +253,10 @@ def test_items_outside_a_list_or_a_feature_file(tmp_path):
     np.save(source / "image_feat.npy", np.ones((99, 2), np.float32))
     with pytest.raises(InputError) as caught:
         prepare_data(source, tmp_path / "out")
-    one_line(caught, "part-0.parquet: row 100 has item '400', but image_feat.npy has rows 0..98")
+    one_line(
+        caught,
+        "part-0.parquet: row 100 has item '400', but image_feat.npy has the rows 0 to 98, and row r belongs",
+    )
     (source / "items.csv").write_text("item\n" + "\n".join(map(str, range(99))))
     with pytest.raises(InputError) as caught:
         prepare_data(source, tmp_path / "out")

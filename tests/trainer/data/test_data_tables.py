@@ -203,6 +203,13 @@ def test_option_whose_column_is_missing_is_refused(options, tmp_path):
     one_line(caught, "interactions.csv: has no column")
 
 
+def test_text_that_is_no_time_is_refused_with_its_row(tmp_path):
+    (tmp_path / "interactions.csv").write_text("user,item,timestamp\n1,2,5\n1,3,yesterday\n")
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, split="time")
+    one_line(caught, "row 2 has the timestamp 'yesterday'; it must be a number, or a time such as 2026-11-30T12:00:00")
+
+
 TIMES = {
     "seconds": lambda t: t,
     "decimals": lambda t: t + 0.5,

@@ -257,8 +257,12 @@ def refused(tmp_path, message, source=None, out="t.parquet", **options):
 
 
 def test_messages_name_the_file_the_column_and_the_row(tmp_path):
-    refused(tmp_path, r"items.parquet: has no column name; its columns are 'item, title'", columns=["name"])
-    refused(tmp_path, r"items.parquet: has no column asin", item_column="asin")
+    refused(
+        tmp_path,
+        r"items.parquet: has no column name; its columns are item, title; give one of them with --column",
+        columns=["name"],
+    )
+    refused(tmp_path, r"items.parquet: has no column asin.*give one of them with --item-column", item_column="asin")
     refused(tmp_path, "'item' is the column of the ids", columns=["item"])
     refused(tmp_path, "items.parquet: the column 'title' is given twice", columns=["title", "title"])
     refused(tmp_path, r"items.parquet: is a table; give the column to read with --column", columns=[])

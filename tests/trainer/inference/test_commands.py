@@ -202,10 +202,10 @@ def test_tables_with_other_columns_are_refused(runs, tmp_path, capsys):
     assert "a.csv: has 2 columns named x" in said
     films = written(tmp_path / "films.csv", "movie,title\n3,Heat\n")
     said = refused(capsys, "recommend", runs / "mmssl", "--users", "1", "--candidates", films)
-    assert "films.csv: has no column item; its columns are 'movie, title'" in said
+    assert "films.csv: has no column item; its columns are movie, title; rename one of them" in said
     people = written(tmp_path / "people.csv", "person,name\n3,Ann\n")
     said = refused(capsys, "recommend", runs / "mmssl", "--users-from", people)
-    assert "people.csv: has no column user; its columns are 'person, name'" in said
+    assert "people.csv: has no column user; its columns are person, name; rename one of them" in said
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_bundled_spaces_are_read_and_others_asked_for(capsys):
     for name in ("mmssl", "lightgcn", "mmssl-encoder", "mmssl-selfsupervised", "mmssl-structural"):
         assert read_space(find_space(name, "mf"), Config()).keys
     assert find_space(None, "mmssl") == find_space("mmssl", "lightgcn")
-    with pytest.raises(InputError, match="use --space"):
+    with pytest.raises(InputError, match="give one with --space FILE"):
         find_space(None, "popularity")
     with pytest.raises(
         InputError, match="space 'nosuch': no such file; the bundled spaces are clcrec, ease, ease-content, grcn"

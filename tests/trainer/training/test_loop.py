@@ -125,7 +125,7 @@ def test_users_who_have_everything(data):
 
 
 def test_device_that_is_not_there():
-    with pytest.raises(InputError, match="'gpu7' cannot be used"):
+    with pytest.raises(InputError, match="'gpu7': must be cpu, cuda, or a device such as cuda:1"):
         pick_device("gpu7")
 
 
