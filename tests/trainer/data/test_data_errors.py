@@ -120,7 +120,7 @@ ERRORS = {
         (text("items.csv", "item\n1\n2\n1\n"), "items.csv | row 3 | '1'"),
         (
             gone("items.csv", then=text("interactions.csv", "user,item\n1,2\n1,30\n")),
-            "interactions.csv | row 2 | '30' | 0..29 | items.csv",
+            "interactions.csv | row 2 | '30' | 0 to 29 | items.csv",
         ),
         (
             gone("items.csv", then=text("interactions.csv", "user,item\n1,a\n1,b\n")),

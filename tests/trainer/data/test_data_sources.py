@@ -180,7 +180,7 @@ def test_separator_is_the_given_one(written, sep, tmp_path):
         ({"sep": "::"}, ["sep = '::': must be one character"]),
         ({"sep": "é"}, ["sep = 'é': must be one character"]),
         ({"sep": ";"}, ["interactions.parquet: sep = ';' is for text tables"]),
-        ({"user_column": "who"}, ["interactions.parquet: has no column who", "give one of them with --user-column"]),
+        ({"user_column": "who"}, ["interactions.parquet: has no column who", "give --user-column user"]),
         ({"split_column": "fold"}, ["has no column fold", "give one of them with --split-column"]),
         ({"user_column": "item"}, ["user_column and item_column are both 'item'"]),
         ({"time_column": "when", "split": "time"}, ["has no column when", "--split time", "--time-column"]),
