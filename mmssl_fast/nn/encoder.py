@@ -53,7 +53,7 @@ class MMSSL(nn.Module):
         exclude_seen_neighbours: whether the training items of a user are excluded from its semantic neighbours.
         neighbours_method: "exact"; "ivf" for the clustered search of `clustered_neighbours`, which finds at least
             95% of the neighbours with a small part of the work on large catalogues, and needs a single process; "auto":
-            "ivf" from 10 thousand million pairs of users and items on, otherwise "exact".
+            "ivf" from 10^10 pairs of users and items on, otherwise "exact".
         final_softmax: apply a softmax over the features to the last graph layer of equation 10; the items then receive
             the result of the users. It is not in the paper, but in the released code, and improves accuracy.
         standardise: scale every feature column to mean 0 and variance 1 over the items. It is not in the paper. Without

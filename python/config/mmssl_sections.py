@@ -46,8 +46,8 @@ class ModelSection(Section):
         "auto",
         description='Search for the semantic neighbours. "exact": every user is compared with all items; "ivf": with '
         "the items of the clusters closest to the user, as many as are needed to find 95% of the neighbours (the "
-        'measured share is in metrics.jsonl). "auto": "ivf" if the product of the numbers of users and items is 10 '
-        'thousand million or more and there is one process, otherwise "exact".',
+        'measured share is in metrics.jsonl). "auto": "ivf" if the product of the numbers of users and items is '
+        '10^10 or more and there is one process, otherwise "exact".',
     )
     final_softmax: bool = Field(
         True,
