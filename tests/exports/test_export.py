@@ -31,7 +31,7 @@ def made(kind):
     held = sp.csr_array((rng.random((N_USERS, N_ITEMS)) < 0.03).astype(np.float32))
     empty = sp.csr_array((N_USERS, N_ITEMS), dtype=np.float32)
     item_ids = {
-        "numbers": np.arange(N_ITEMS) * 7 + 2**40,
+        "numbers": np.arange(N_ITEMS) + 2**62,  # rounded to float64 they would all be one
         "negative": np.arange(N_ITEMS) - 1,
         "text": np.array([f"item-{n}, ä" for n in range(N_ITEMS)], object),
         "rows": None,
