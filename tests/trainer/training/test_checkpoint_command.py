@@ -69,7 +69,7 @@ def test_states_in_another_place_are_not_taken_for_none(folder, whole, tmp_path,
         (["--resume", "RUN", "--out", "x"], ["--resume cannot be used with --out"]),
         (["--resume", "RUN", "--overwrite"], ["--resume cannot be used with --overwrite"]),
         (["--resume", "RUN"], ["is finished", "result.json"]),
-        (["--resume", "/no/run"], ["/no/run", "config.toml"]),
+        (["--resume", "/no/run"], ["/no/run: no such folder; give the folder of an interrupted or finished run"]),
     ],
 )
 def test_command_refuses(whole, tmp_path, monkeypatch, capsys, arguments, parts):
