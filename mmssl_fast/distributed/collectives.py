@@ -8,6 +8,10 @@ not depend on a condition that does.
 Symbols: n_p and D_p are the numbers of rows and columns that a rank has of n rows and D columns (`Ranks.span`), s is
 the size of an element in bytes, P the number of ranks. Each docstring states what the function adds to
 `Ranks.received`.
+
+With G groups (`start`), rows and columns are exchanged within each group: "columns [n, D_p]" are then those of the n_g
+rows of the group, [n_g, D_p] with D_p of D columns for each of the C = P/G ranks of the group, and a rank receives
+n·D·s·(C − 1)/(P·C) bytes.
 """
 
 from __future__ import annotations
@@ -46,10 +50,10 @@ def rows_to_columns(x: Tensor, n: int, ranks: Ranks) -> Tensor:
     if ranks.size == 1:
         return x
     check_rows("rows_to_columns", x, n, ranks)
-    return _RowsToColumns.apply(x, n, ranks)
+    return x if ranks.columns.size == 1 else _RowsToColumns.apply(x, n, ranks)
 
 
-def columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Tensor:
+def columns_to_rows(y: Tensor, columns: int, ranks: Ranks, n: int | None = None) -> Tensor:
     """Equals ``torch.cat(every rank's y, 1)[first:last]`` for this rank's rows: columns [n, D_p] → rows [n_p, D].
 
     One all-to-all; backward is `rows_to_columns`. A rank receives n·D·s·(P − 1)/P² bytes.
@@ -58,9 +62,10 @@ def columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Tensor:
         y: [n, D_p], this rank's columns of a table [n, D].
         columns: D, the columns of the whole table.
         ranks: the processes.
+        n: rows of the whole table. Required with groups, where y has those of a group only.
 
     Raises:
-        ValueError: if the number of columns of y is not that of this rank.
+        ValueError: if the number of columns of y, or with groups of rows, is not that of this rank.
 
     Example:
         >>> from mmssl_fast.distributed import start
@@ -69,14 +74,23 @@ def columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Tensor:
     """
     if ranks.size == 1:
         return y
-    check_columns("columns_to_rows", y, columns, ranks)
-    return _ColumnsToRows.apply(y, columns, ranks)
+    n = check_columns("columns_to_rows", y, columns, ranks, n)
+    return y if ranks.columns.size == 1 else _ColumnsToRows.apply(y, columns, n, ranks)
 
 
-def check_columns(op: str, y: Tensor, columns: int, ranks: Ranks) -> None:
-    """Raise ValueError if the number of columns of y is not that of this rank."""
-    if y.ndim != 2 or y.shape[1] != (own := ranks.sizes(columns)[ranks.rank]):
+def check_columns(op: str, y: Tensor, columns: int, ranks: Ranks, n: int | None) -> int:
+    """n, the rows of the whole table, by default those of y. Raise ValueError if the columns or rows of y are not those
+    of this rank."""
+    own = ranks.columns.sizes(columns)[ranks.columns.rank]
+    if y.ndim != 2 or y.shape[1] != own:
         raise ValueError(f"{op}: y is {tuple(y.shape)}, rank {ranks.rank} owns {own} of {columns} columns")
+    if n is None and ranks.groups.size > 1:
+        raise ValueError(f"{op}: n, the number of rows of the whole table, is required with groups")
+    n = y.shape[0] if n is None else n
+    rows = ranks.groups.sizes(n)[ranks.groups.rank]
+    if y.shape[0] != rows:
+        raise ValueError(f"{op}: y has {y.shape[0]} rows, the group of rank {ranks.rank} owns {rows} of {n}")
+    return n
 
 
 class Transfer:
@@ -90,8 +104,9 @@ class Transfer:
         if ranks.wire is not None and sent.dtype == torch.float32:  # the own part as well, whatever the number of ranks
             sent = sent.to(ranks.wire)
         self._sent, self._arrived = sent, sent.new_empty(sum(takes))
-        self._work = dist.all_to_all_single(self._arrived, sent, takes, gives, async_op=True)
-        ranks.received += (sum(takes) - takes[ranks.rank]) * sent.element_size()
+        group = ranks.columns.process_group
+        self._work = dist.all_to_all_single(self._arrived, sent, takes, gives, group=group, async_op=True)
+        ranks.received += (sum(takes) - takes[ranks.columns.rank]) * sent.element_size()
 
     def wait(self) -> Tensor:
         self._work.wait()
@@ -102,17 +117,17 @@ class Transfer:
 
 def send_rows(x: Tensor, n: int, ranks: Ranks) -> Transfer:
     """Start `rows_to_columns`, without a gradient."""
-    widths, heights = ranks.sizes(x.shape[1]), ranks.sizes(n)
-    width = widths[ranks.rank]
+    widths, heights = ranks.columns.sizes(x.shape[1]), ranks.sizes_in_group(n)
+    width = widths[ranks.columns.rank]
     send = torch.cat([part.flatten() for part in x.split(widths, 1)])
     takes, gives = [h * width for h in heights], [x.shape[0] * w for w in widths]
-    return Transfer(send, takes, gives, ranks, lambda received, _: received.view(n, width))
+    return Transfer(send, takes, gives, ranks, lambda received, _: received.view(sum(heights), width))
 
 
-def send_columns(y: Tensor, columns: int, ranks: Ranks) -> Transfer:
+def send_columns(y: Tensor, columns: int, n: int, ranks: Ranks) -> Transfer:
     """Start `columns_to_rows`, without a gradient."""
-    widths, heights = ranks.sizes(columns), ranks.sizes(y.shape[0])
-    height = heights[ranks.rank]
+    widths, heights = ranks.columns.sizes(columns), ranks.sizes_in_group(n)
+    height = heights[ranks.columns.rank]
 
     def join(received: Tensor, takes: list[int]) -> Tensor:
         parts = zip(received.split(takes), widths, strict=True)
@@ -125,23 +140,23 @@ def send_columns(y: Tensor, columns: int, ranks: Ranks) -> Transfer:
 class _RowsToColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, n: int, ranks: Ranks) -> Tensor:
-        ctx.columns, ctx.ranks = x.shape[1], ranks
+        ctx.columns, ctx.n, ctx.ranks = x.shape[1], n, ranks
         return send_rows(x, n, ranks).wait()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _ColumnsToRows.apply(grad, ctx.columns, ctx.ranks), None, None
+        return _ColumnsToRows.apply(grad, ctx.columns, ctx.n, ctx.ranks), None, None
 
 
 class _ColumnsToRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, columns: int, ranks: Ranks) -> Tensor:
-        ctx.n, ctx.ranks = y.shape[0], ranks
-        return send_columns(y, columns, ranks).wait()
+    def forward(ctx: Any, y: Tensor, columns: int, n: int, ranks: Ranks) -> Tensor:
+        ctx.n, ctx.ranks = n, ranks
+        return send_columns(y, columns, n, ranks).wait()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _RowsToColumns.apply(grad, ctx.n, ctx.ranks), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _RowsToColumns.apply(grad, ctx.n, ctx.ranks), None, None, None
 
 
 def reduce_from_ranks(x: Tensor, ranks: Ranks) -> Tensor:
@@ -256,7 +271,7 @@ def column_softmax(x: Tensor, ranks: Ranks) -> Tensor:
     """Equals this rank's columns of ``torch.cat(every rank's x, 1).softmax(1)``, without gathering the columns.
 
     A rank receives 4·n·s·(P − 1)/P bytes for the maximum and the sum of every row, and 2·n·s·(P − 1)/P in backward for
-    one inner product per row.
+    one inner product per row. With groups, these are 4·n_g·s·(C − 1)/C and half of that, for the rows of the group.
 
     Args:
         x: [n, D_p], this rank's columns. D_p may be 0.
@@ -267,7 +282,7 @@ def column_softmax(x: Tensor, ranks: Ranks) -> Tensor:
         >>> column_softmax(torch.zeros(1, 4), start())
         tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
-    return x.softmax(1) if ranks.size == 1 else _ColumnSoftmax.apply(x, ranks)
+    return x.softmax(1) if ranks.columns.size == 1 else _ColumnSoftmax.apply(x, ranks.columns)
 
 
 class _ColumnSoftmax(torch.autograd.Function):

@@ -60,10 +60,10 @@ def start_rows_to_columns(x: Tensor, n: int, ranks: Ranks) -> Exchange:
     if ranks.size == 1:
         return Exchange(x)
     check_rows("start_rows_to_columns", x, n, ranks)
-    return _started(x, (send_rows, n), (send_columns, x.shape[1]), ranks)
+    return Exchange(x) if ranks.columns.size == 1 else _started(x, (send_rows, n), (send_columns, x.shape[1], n), ranks)
 
 
-def start_columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Exchange:
+def start_columns_to_rows(y: Tensor, columns: int, ranks: Ranks, n: int | None = None) -> Exchange:
     """Equals `columns_to_rows`, with ``.wait()`` for the result. Differentiable once.
 
     Example:
@@ -74,11 +74,11 @@ def start_columns_to_rows(y: Tensor, columns: int, ranks: Ranks) -> Exchange:
     """
     if ranks.size == 1:
         return Exchange(y)
-    check_columns("start_columns_to_rows", y, columns, ranks)
-    return _started(y, (send_columns, columns), (send_rows, y.shape[0]), ranks)
+    n = check_columns("start_columns_to_rows", y, columns, ranks, n)
+    return Exchange(y) if ranks.columns.size == 1 else _started(y, (send_columns, columns, n), (send_rows, n), ranks)
 
 
-def _started(x: Tensor, forth: tuple[Any, int], back: tuple[Any, int], ranks: Ranks) -> Exchange:
+def _started(x: Tensor, forth: tuple[Any, ...], back: tuple[Any, ...], ranks: Ranks) -> Exchange:
     exchange = Exchange()
     exchange._token = _Start.apply(x, exchange, forth, back, ranks)
     return exchange
@@ -87,9 +87,9 @@ def _started(x: Tensor, forth: tuple[Any, int], back: tuple[Any, int], ranks: Ra
 class _Start(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, exchange: Exchange, forth: Any, back: Any, ranks: Ranks) -> Tensor:
-        send, size = forth
-        ctx.exchange, exchange.transfer = exchange, send(x, size, ranks)
-        exchange.send_back = lambda grad: back[0](grad, back[1], ranks)
+        send, *sizes = forth
+        ctx.exchange, exchange.transfer = exchange, send(x, *sizes, ranks)
+        exchange.send_back = lambda grad: back[0](grad, *back[1:], ranks)
         return x.new_empty(0)
 
     @staticmethod

@@ -30,6 +30,11 @@ class Ranks:
             for one process.
         wire: dtype to which float32 rows and columns are rounded when they are exchanged; None: they are not.
         received: bytes that this process has received in collectives, counted as their docstrings say.
+        columns: the C ranks that exchange rows and columns with this one: all, or with several groups (`start`) those
+            of its group, P = G·C. Its `rank` is the number c of this process among them.
+        groups: the G ranks with the same columns c, one of each group, in the order of the groups. Its `rank` is the
+            number of the group, and `groups.span(n)` are the rows of all ranks of the group. One rank without groups.
+        process_group: the processes in torch.distributed; None for all of them.
 
     Example:
         >>> ranks = Ranks(rank=1, size=3)
@@ -37,17 +42,69 @@ class Ranks:
         ((3, 6), [3, 3, 1])
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, store: Any = None, wire: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        store: Any = None,
+        wire: torch.dtype | None = None,
+        process_group: Any = None,
+        each: int = 1,
+    ) -> None:
         if not 0 <= rank < size:
             raise ValueError(f"Ranks: rank must be in [0, {size}), got {rank}")
-        self.rank, self.size, self.received, self.wire = rank, size, 0, wire
-        self._store = store
+        self.rank, self.size, self.wire, self.process_group = rank, size, wire, process_group
+        self._store, self._each, self._received = store, each, [0]
+        self._columns: Ranks | None = None
+        self._groups: Ranks | None = None
+
+    def divided(self, groups: int, of_columns: Any = None, of_groups: Any = None) -> Ranks:
+        """These ranks in G groups of C = P/G, without communication: ranks g·C to (g + 1)·C − 1 are group g.
+
+        of_columns, of_groups: the processes of `columns` and of `groups` in torch.distributed.
+
+        Example:
+            >>> ranks = Ranks(rank=2, size=4).divided(2)
+            >>> ranks.groups.rank, ranks.columns.rank, ranks.groups.span(9)
+            (1, 0, (6, 9))
+        """
+        if groups < 1 or self.size % groups:
+            raise ValueError(f"Ranks: the number of groups, {groups}, must divide the number of ranks, {self.size}")
+        whole = Ranks(self.rank, self.size, self._store, self.wire)
+        if groups > 1:
+            width = self.size // groups
+            group, column = divmod(self.rank, width)
+            whole._columns = Ranks(column, width, wire=self.wire, process_group=of_columns)
+            whole._groups = Ranks(group, groups, wire=self.wire, process_group=of_groups, each=width)
+            whole._columns._received = whole._groups._received = whole._received
+        return whole
+
+    @property
+    def columns(self) -> Ranks:
+        return self if self._columns is None else self._columns
+
+    @property
+    def groups(self) -> Ranks:
+        return ONE if self._groups is None else self._groups
+
+    @property
+    def received(self) -> int:
+        return self._received[0]
+
+    @received.setter
+    def received(self, count: int) -> None:
+        self._received[0] = count
 
     def spans(self, n: int) -> list[tuple[int, int]]:
         """(first, last + 1) of the rows of each rank. Every rank has ⌈n/P⌉ rows, in order, as with `torch.chunk` and
         with DTensor's `Shard`; the last ranks may have fewer rows or none."""
-        each = -(-n // self.size)
+        each = -(-n // (self.size * self._each)) * self._each
         return [(min(n, each * rank), min(n, each * (rank + 1))) for rank in range(self.size)]
+
+    def sizes_in_group(self, n: int) -> list[int]:
+        """The number of rows that each rank of this group has of a table of n rows; without groups, `sizes`."""
+        first = self.groups.rank * self.columns.size
+        return self.sizes(n)[first : first + self.columns.size]
 
     def span(self, n: int) -> tuple[int, int]:
         """(first, last + 1) of this rank's rows of a table of n rows."""
@@ -93,7 +150,8 @@ class Ranks:
         return (_within(2 * ANSWER_SECONDS, ask) or []) if self._store is not None else []
 
     def __repr__(self) -> str:
-        return f"Ranks(rank={self.rank}, size={self.size})"
+        groups = f", {self.groups.size} groups" if self.groups.size > 1 else ""
+        return f"Ranks(rank={self.rank}, size={self.size}{groups})"
 
 
 def _within(seconds: float, ask: Callable[[], T]) -> T | None:
@@ -145,7 +203,9 @@ def on_this_machine() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if started_together() else 1
 
 
-def start(device: torch.device | str = "cpu", timeout_minutes: float = 10, wire: torch.dtype | None = None) -> Ranks:
+def start(
+    device: torch.device | str = "cpu", timeout_minutes: float = 10, wire: torch.dtype | None = None, groups: int = 1
+) -> Ranks:
     """Equals ``torch.distributed.init_process_group()`` for the processes that torchrun started; returns the ranks.
 
     Without torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or if WORLD_SIZE is 1, no process group
@@ -157,9 +217,12 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10, wire:
             device LOCAL_RANK.
         timeout_minutes: time that a rank waits for the others, at the start and in every exchange.
         wire: see Ranks.
+        groups: number of groups G, a divisor of the number of processes. The graph is divided among the groups
+            (`GroupGraph`), and the columns among the processes of a group.
 
     Raises:
         ConnectionError: if the other processes do not connect within this time.
+        ValueError: if the number of groups does not divide the number of processes.
 
     Example:
         >>> start().size
@@ -167,10 +230,10 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10, wire:
     """
     global _current
     if not dist.is_available() or not (started_together() or dist.is_initialized()):
-        return ONE
+        return ONE.divided(groups) if groups > 1 else ONE  # refused
     timeout = timedelta(minutes=timeout_minutes)
     if dist.is_initialized():
-        _current = Ranks(dist.get_rank(), dist.get_world_size(), wire=wire)
+        _current = _in_groups(Ranks(dist.get_rank(), dist.get_world_size(), wire=wire), groups, timeout)
         return _current
     backend = _backend(torch.device(device))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -186,8 +249,23 @@ def start(device: torch.device | str = "cpu", timeout_minutes: float = 10, wire:
             f"rank {rank} of {size} could not join the others within {timeout_minutes:g} minutes ({reason}); start all "
             "of them with the same MASTER_ADDR and MASTER_PORT"
         ) from None
-    _current = Ranks(rank, size, attempt, wire)
+    _current = _in_groups(Ranks(rank, size, attempt, wire), groups, timeout)
     return _current
+
+
+def _in_groups(ranks: Ranks, groups: int, timeout: timedelta) -> Ranks:
+    """The ranks in groups, each with its process groups. All ranks create all of these, as torch.distributed asks."""
+    divided = ranks.divided(groups)
+    if groups == 1:
+        return divided
+    width, rows, columns = ranks.size // groups, None, None
+    for group in range(groups):
+        made = dist.new_group(list(range(group * width, (group + 1) * width)), timeout=timeout)
+        rows = made if group == divided.groups.rank else rows
+    for column in range(width):
+        made = dist.new_group(list(range(column, ranks.size, width)), timeout=timeout)
+        columns = made if column == divided.columns.rank else columns
+    return ranks.divided(groups, rows, columns)
 
 
 def _backend(device: torch.device) -> str:

@@ -45,7 +45,7 @@ def broadcast_blocks(x: Tensor, n: int, ranks: Ranks) -> Iterator[tuple[int, Ten
     def send(owner: int, first: int, last: int) -> tuple[Tensor, Any]:
         block = x.contiguous() if owner == ranks.rank else x.new_empty(last - first, *x.shape[1:])
         ranks.received += 0 if owner == ranks.rank else block.nbytes
-        return block, dist.broadcast(block, owner, async_op=True)
+        return block, dist.broadcast(block, group=ranks.process_group, group_src=owner, async_op=True)
 
     under_way = send(*spans[0]) if spans else None
     for at, (_, first, _) in enumerate(spans):
@@ -162,7 +162,7 @@ def all_texts(text: str, ranks: Ranks) -> list[str]:
     for rank, size in enumerate(all_sum(lengths, ranks).tolist()):
         buffer = own[:length].clone() if rank == ranks.rank else torch.empty(size, dtype=torch.uint8)
         if size:
-            dist.broadcast(buffer, rank)
+            dist.broadcast(buffer, group=ranks.process_group, group_src=rank)
         ranks.received += 0 if rank == ranks.rank else size
         texts.append(buffer.numpy().tobytes().decode())
     return texts
@@ -177,6 +177,6 @@ def check_rows(op: str, x: Tensor, n: int, ranks: Ranks) -> None:
 
 def _all_reduce(x: Tensor, op: Any, ranks: Ranks) -> Tensor:
     total = x.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total, op)
+    dist.all_reduce(total, op, group=ranks.process_group)
     ranks.received += 2 * total.nbytes * (ranks.size - 1) // ranks.size
     return total

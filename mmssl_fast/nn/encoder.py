@@ -12,18 +12,19 @@ from torch.utils.checkpoint import checkpoint
 
 from mmssl_fast import distributed
 from mmssl_fast.distributed import ONE, Exchange, Ranks, start_columns_to_rows, start_rows_to_columns
-from mmssl_fast.graph import NORMS, InteractionGraph, SeenRows
+from mmssl_fast.distributed.propagate import lightgcn_columns as lightgcn
+from mmssl_fast.distributed.propagate import propagate_columns as propagate
+from mmssl_fast.graph import NORMS, InteractionGraph
 from mmssl_fast.modes import is_traced, outside_modes
 from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.clustered import Search, clustered_neighbours, search_method
 from mmssl_fast.nn.encoded import Encoded
 from mmssl_fast.nn.features import check_features, missing_rows, standardised
 from mmssl_fast.nn.half_linear import half_linear
-from mmssl_fast.nn.neighbours import neighbour_graph, semantic_neighbours
+from mmssl_fast.nn.neighbours import neighbour_graph, seen_by_own, semantic_neighbours
 from mmssl_fast.nn.row_blocks import in_row_blocks
 from mmssl_fast.ops.derivatives import is_transforming
 from mmssl_fast.ops.modality_attention import modality_attention
-from mmssl_fast.ops.propagate import lightgcn, propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
 
@@ -66,7 +67,7 @@ class MMSSL(nn.Module):
             and costs the time of these parts once more. Results may round differently. No effect under torch.compile,
             torch.func and autocast.
         ranks: the processes. Each has its rows of the embeddings and features, and `forward` returns its rows. The
-            graph, the semantic neighbours and `shared_parameters` are the same on every rank.
+            semantic neighbours, `shared_parameters` and, unless it is a `GroupGraph`, the graph are on every rank.
 
     Raises:
         ValueError: an argument is out of range, there is no modality, or the shape or values of features are invalid.
@@ -166,10 +167,7 @@ class MMSSL(nn.Module):
         if not self.neighbours:
             return
         graph, ranks = self.interactions(), self.ranks
-        own = torch.arange(*ranks.span(graph.n_users), device=graph.device)
-        seen = SeenRows(graph.crow, graph.col) if self.exclude_seen_neighbours else None
-        if seen is not None and ranks.size > 1:
-            seen = graph.rows(own)
+        seen = seen_by_own(graph, ranks) if self.exclude_seen_neighbours else None
         training = self.training
         self.eval()
         modal_users, modal_items = self.modality_features()
@@ -200,16 +198,17 @@ class MMSSL(nn.Module):
         """The modality features of users and items, from the columns of `_start_inputs`. The table of the users stays
         in columns between the two propagations."""
         graph, wide = self.interactions(), len(self.modalities) * self.dim
-        users = propagate(graph, columns, "users", self.norm)
+        users = propagate(graph, columns, self.ranks, "users", self.norm)
         if self._masked:
-            first, last = self.ranks.span(wide)
+            first, last = self.ranks.columns.span(wide)
             bounds = [min(max(m * self.dim, first), last) for m in range(len(self.modalities) + 1)]
             parts = list(users.split([end - begin for begin, end in pairwise(bounds)], 1))
             for m in self._masked:
-                parts[m] = parts[m] * getattr(self, f"user_scale_{m}")
+                parts[m] = parts[m] * self.ranks.groups.mine(getattr(self, f"user_scale_{m}"))
             users = torch.cat(parts, 1)
-        sent = start_columns_to_rows(users, wide, self.ranks)
-        return sent, start_columns_to_rows(propagate(graph, users, "items", self.norm), wide, self.ranks)
+        sent = start_columns_to_rows(users, wide, self.ranks, graph.n_users)
+        items = propagate(graph, users, self.ranks, "items", self.norm)
+        return sent, start_columns_to_rows(items, wide, self.ranks, graph.n_items)
 
     def _by_modality(self, features: tuple[Exchange, Exchange]) -> tuple[list[Tensor], list[Tensor]]:
         users, items = (list(one.wait().split(self.dim, 1)) for one in features)
@@ -266,10 +265,10 @@ class MMSSL(nn.Module):
             tables = self.user_embedding, self.item_embedding
             by_user, by_item = ([Exchange(torch.zeros_like(x))] * len(self.modalities) for x in tables)
             return by_user, by_item
-        graphs, ranks = self._semantic_graphs(), self.ranks
+        graphs, ranks, n = self._semantic_graphs(), self.ranks, (self.graph.n_users, self.graph.n_items)
         return (
-            [start_columns_to_rows(propagate(graph, items, "users"), self.dim, ranks) for graph in graphs],
-            [start_columns_to_rows(propagate(graph, users, "items"), self.dim, ranks) for graph in graphs],
+            [start_columns_to_rows(propagate(graph, items, ranks, "users"), self.dim, ranks, n[0]) for graph in graphs],
+            [start_columns_to_rows(propagate(graph, users, ranks, "items"), self.dim, ranks, n[1]) for graph in graphs],
         )
 
     def high_order(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,19 +282,20 @@ class MMSSL(nn.Module):
         """The mean over the layers of users and items, from the columns of Ê⁰."""
         graph, ranks = self.interactions(), self.ranks
         if not self.final_softmax or not self.layers:
-            mean_users, mean_items = lightgcn(graph, users, items, self.layers, self.norm)
+            mean_users, mean_items = lightgcn(graph, users, items, self.layers, ranks, self.norm)
         else:
             sum_users, sum_items = users, items
             for layer in range(self.layers):
-                users = propagate(graph, items, "users", self.norm)
+                users = propagate(graph, items, ranks, "users", self.norm)
                 if layer == self.layers - 1:
                     users = distributed.column_softmax(users, ranks)
-                items = propagate(graph, users, "items", self.norm)
+                items = propagate(graph, users, ranks, "items", self.norm)
                 if layer == self.layers - 1:
                     items = distributed.column_softmax(items, ranks)
                 sum_users, sum_items = sum_users + users, sum_items + items
             mean_users, mean_items = sum_users / (self.layers + 1), sum_items / (self.layers + 1)
-        return start_columns_to_rows(mean_users, self.dim, ranks), start_columns_to_rows(mean_items, self.dim, ranks)
+        sent = start_columns_to_rows(mean_users, self.dim, ranks, graph.n_users)
+        return sent, start_columns_to_rows(mean_items, self.dim, ranks, graph.n_items)
 
     def forward(self, views: bool = True) -> Encoded:
         """Encodes all users and items (Eq. 2, 8, 9, 10 and 12). If `views` is False, Eq. 8 is computed only if Eq. 9
@@ -355,7 +355,7 @@ class MMSSL(nn.Module):
         key = neighbours.device, neighbours.data_ptr(), 0 if neighbours.is_inference() else neighbours._version
         if cached is None or cached[0] != key:
             with outside_modes():
-                cached = key, [neighbour_graph(items, self.graph.n_items) for items in neighbours]
+                cached = key, [neighbour_graph(items, self.graph.n_items, self.ranks) for items in neighbours]
             self._neighbour_graphs = cached
         return cached[1]
 

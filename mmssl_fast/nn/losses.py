@@ -13,7 +13,6 @@ from mmssl_fast import distributed
 from mmssl_fast.distributed import ONE, Ranks
 from mmssl_fast.graph import InteractionGraph
 from mmssl_fast.nn.discriminator import Discriminator
-from mmssl_fast.ops.propagate import propagate
 from mmssl_fast.ops.unit_rows import unit_rows
 
 if TYPE_CHECKING:
@@ -164,11 +163,14 @@ def structural_loss(
         gemm: dtype to which the operands of products are rounded, as in `infonce`.
     """
 
-    dim = users.shape[1]
-    by_users = propagate(graph, distributed.rows_to_columns(users, graph.n_users, ranks), "items", "both")
-    by_items = propagate(graph, distributed.rows_to_columns(items, graph.n_items, ranks), "users", "both")
-    far_users = distributed.columns_to_rows(propagate(graph, by_users, "users", "both"), dim, ranks)
-    far_items = distributed.columns_to_rows(propagate(graph, by_items, "items", "both"), dim, ranks)
+    def hop(x: Tensor, to: str) -> Tensor:
+        return distributed.propagate_columns(graph, x, ranks, to, "both")
+
+    dim, (n_users, n_items) = users.shape[1], (graph.n_users, graph.n_items)
+    by_users = hop(distributed.rows_to_columns(users, n_users, ranks), "items")
+    by_items = hop(distributed.rows_to_columns(items, n_items, ranks), "users")
+    far_users = distributed.columns_to_rows(hop(by_users, "users"), dim, ranks, n_users)
+    far_items = distributed.columns_to_rows(hop(by_items, "items"), dim, ranks, n_items)
     options: Any = {"exclude_self": True, "gemm": gemm}
     return distributed.infonce(users, far_users, user_ids, tau, graph.n_users, ranks, **options) + (
         distributed.infonce(items, far_items, item_ids, tau, graph.n_items, ranks, **options)

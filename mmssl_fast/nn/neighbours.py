@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmssl_fast.distributed import ONE, Ranks, cosine_topk
+from mmssl_fast.distributed import ONE, GroupGraph, Ranks, cosine_topk, own_rows
 from mmssl_fast.graph import InteractionGraph, SeenRows, offsets_of
 
 
@@ -34,8 +34,16 @@ def semantic_neighbours(
         return cosine_topk(users.detach(), items.detach(), k, rows, ranks, seen)[1]
 
 
-def neighbour_graph(neighbours: Tensor, n_items: int) -> InteractionGraph:
-    """The graph with an edge for every entry of `neighbours` (int64 [U, k], −1 for none), on the same device.
+def seen_by_own(graph: InteractionGraph, ranks: Ranks) -> SeenRows:
+    """The training items of this rank's users, which `semantic_neighbours` excludes."""
+    if ranks.size == 1:
+        return SeenRows(graph.crow, graph.col)
+    return own_rows(graph, torch.arange(*ranks.span(graph.n_users), device=graph.device))
+
+
+def neighbour_graph(neighbours: Tensor, n_items: int, ranks: Ranks = ONE) -> InteractionGraph:
+    """The graph with an edge for every entry of `neighbours` (int64 [U, k], −1 for none), on the same device. With
+    groups of ranks, the part of this rank's group.
 
     The neighbours N_i^m of the items are the same edges in the other direction.
     """
@@ -43,6 +51,9 @@ def neighbour_graph(neighbours: Tensor, n_items: int) -> InteractionGraph:
     ordered = neighbours.sort(dim=1).values  # the −1 of missing neighbours come first
     valid = ordered >= 0
     item = ordered[valid]
+    if ranks.groups.size > 1:
+        arrays = offsets_of(valid.sum(1)).cpu().numpy(), item.cpu().numpy()
+        return GroupGraph.from_csr(*arrays, n_items, ranks).to(item.device)
     user = torch.arange(n_users, device=item.device)[:, None].expand_as(ordered)[valid]
     crow, t_crow = offsets_of(valid.sum(1)), offsets_of(torch.bincount(item, minlength=n_items))
     order = torch.sort(item, stable=True).indices

@@ -83,7 +83,8 @@ class MMSSLObjective:
     def real_rows(self, encoded: Encoded, users: Tensor, step: int) -> RelationRows:
         """The real rows Ã of Eq. 5 for `users`, int64 [B]: Gumbel rows plus ζ cos(h_u, h_i), normalised if
         options.row_l2."""
-        graph, options, ranks = self.model.interactions(), self.options, self.model.ranks
+        options, ranks = self.options, self.model.ranks
+        graph = distributed.batch_rows(self.model.interactions(), users)
         noise = options.gumbel_tau, self.seed, step, self.noise_scale
         rows = RelationRows.gumbel(graph, users, *noise, self.max_repeats, ranks.span(graph.n_items))
         rows = rows.to(encoded.users.dtype)

@@ -47,6 +47,15 @@ def sample_bpr(
         >>> set(zip(users.tolist(), neg.tolist())) & interactions
         set()
     """
+    check_sampling(graph, batch, over)
+    if over == "users":
+        return _ops.sample_bpr_users(graph.crow, graph.col, *_common(graph.crow, graph.n_items, batch, seed, offset))
+    common = _common(graph.crow, graph.n_items, batch, seed, offset)
+    return _ops.sample_bpr(graph.crow, graph.col, graph.full_users(), *common)
+
+
+def check_sampling(graph: InteractionGraph, batch: int, over: str) -> None:
+    """Raise ValueError for an unknown `over` or too few users, and warn once per graph of users with every item."""
     op = "sample_bpr"
     if over not in ("interactions", "users"):
         raise ValueError(f'{op}: over must be "interactions" or "users", got {over!r}')
@@ -56,17 +65,24 @@ def sample_bpr(
         warnings.warn(
             f"{op}: {full.numel()} of {graph.n_users} users interacted with every item; they have no negative item and "
             "are not sampled",
-            stacklevel=2,
+            stacklevel=3,
         )
-    common = graph.n_items, batch, seed_offset(op, seed, offset, graph.crow.device)
-    if over == "users":
-        if batch > graph.n_eligible:
-            raise ValueError(
-                f'{op}: over="users" draws without replacement, but batch is {batch} and only {graph.n_eligible} of '
-                f"{graph.n_users} users have both a positive and a negative item"
-            )
-        return _ops.sample_bpr_users(graph.crow, graph.col, *common)
-    return _ops.sample_bpr(graph.crow, graph.col, full, *common)
+    if over == "users" and batch > graph.n_eligible:
+        raise ValueError(
+            f'{op}: over="users" draws without replacement, but batch is {batch} and only {graph.n_eligible} of '
+            f"{graph.n_users} users have both a positive and a negative item"
+        )
+
+
+def sample_distinct(crow: Tensor, col: Tensor, n_items: int, batch: int, seed: int, offset: int) -> Tensor:
+    """The users, int64 [batch], that ``sample_bpr(over="users")`` draws from the graph with these arrays."""
+    return _ops.sample_bpr_users(crow, col, *_common(crow, n_items, batch, seed, offset))[0]
+
+
+def _common(
+    crow: Tensor, n_items: int, batch: int, seed: int | Tensor, offset: int | Tensor
+) -> tuple[int, int, Tensor]:
+    return n_items, batch, seed_offset("sample_bpr", seed, offset, crow.device)
 
 
 @torch.library.register_fake("mmssl_fast::sample_bpr")

@@ -39,6 +39,10 @@ def benchmark(
     ranks: Annotated[
         str, typer.Option(help="With --plan: number of ranks, or machines x ranks on each, such as 4x8.")
     ] = "1",
+    groups: Annotated[
+        int,
+        typer.Option(min=1, help="With --plan: number of groups of ranks that divide the graph (distributed.groups)."),
+    ] = 1,
     device: Annotated[str, typer.Option(help="With --plan: h100, h200, a100, or cpu for this machine.")] = "h100",
     memory: Annotated[
         str | None,
@@ -51,7 +55,7 @@ def benchmark(
     plain PyTorch and other libraries. Further arguments are passed to pytest. With --plan, the memory and time of a
     training step are estimated instead."""
     if plan:
-        _show_plan(users, items, interactions, widths, hidden, batch, least_memory, ranks, device, memory)
+        _show_plan(users, items, interactions, widths, hidden, batch, least_memory, ranks, groups, device, memory)
         return
     from ..console.output import OUT
     from ..files import replacing
@@ -86,6 +90,7 @@ def _show_plan(
     batch: int,
     least_memory: bool,
     ranks: str,
+    groups: int,
     device: str,
     memory: str | None,
 ) -> None:
@@ -111,12 +116,15 @@ def _show_plan(
         )
     n_users, n_items, n_interactions = counts[:3]
     machines = cost.machines_named(ranks)
+    if machines.ranks % groups or (groups > 1 and machines.ranks == 1):
+        raise InputError(f"--groups {groups}: must divide the number of ranks, which is {machines.ranks} (--ranks)")
     sizes = Sizes(
         *(n_users, n_items, n_interactions, modalities),
         hidden=(hidden, max(1, hidden // 2)),
         batch=batch,
         clustered=search_method("auto", n_users, n_items, machines.ranks) == "ivf",
         ranks=machines.ranks,
+        groups=groups,
     )
     if least_memory:
         sizes = with_least_memory(sizes)

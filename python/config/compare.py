@@ -17,6 +17,7 @@ MAY_DIFFER = (
     "data.path",
     "data.layout",
     "distributed.check_every",
+    "distributed.groups",
     "distributed.timeout_minutes",
     "distributed.wire",
     "train.balance",

@@ -290,6 +290,13 @@ class DistributedSection(Section):
         description="Steps between comparisons of the losses of all ranks, which must be equal to the last bit. 0: "
         "only at the end of an epoch.",
     )
+    groups: int = Field(
+        1,
+        ge=1,
+        description="Number of groups of ranks, a divisor of the number of ranks. Each group has a part of the graph, "
+        "so that a rank needs about 1/groups of its memory; the groups send each other the tables that are propagated. "
+        "1: every rank has the whole graph.",
+    )
     wire: Literal["float32", "bfloat16"] = Field(
         "float32",
         description='Type of the values in the exchange of rows and columns. "bfloat16" halves the bytes and rounds '

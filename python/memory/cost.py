@@ -137,7 +137,8 @@ def table(
     step_stages = stages(sizes)
     work = [floor(stage, device) for stage in step_stages]
     wire = [transfer(stage.received, device, machines) for stage in step_stages]
-    on = f"{machines.ranks} ranks with {name}" if several else name
+    in_groups = f" in {sizes.groups} groups" if sizes.groups > 1 else ""
+    on = f"{machines.ranks} ranks{in_groups} with {name}" if several else name
     grid = Table(title=f"one training step on {on}, lower bounds", title_justify="left")
     widest = max(len(word) for stage in step_stages for word in stage.name.split())
     last = ("received", "ms of work", "ms of transfer") if several else ("traffic", "Gflop", "min. ms")

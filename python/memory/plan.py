@@ -34,7 +34,8 @@ def stages(s: Sizes) -> list[Stage]:
     """All stages of a run with Adam-type optimisers and float32 parameters, in the order of allocation.
 
     With several ranks, those of the first, which has the most rows. Interactions, semantic neighbours and the batch are
-    on every rank; tables of users and items, features and the discriminator's first layer are divided.
+    on every rank; tables of users and items, features and the discriminator's first layer are divided. With groups,
+    graphs are divided as well, and of memory-mapped interactions nothing stays in memory.
     """
     n, d, m, own = s.nodes, s.dim, s.modalities, s.own
     widest, wide = max(s.widths, default=0), sum(s.widths)
@@ -46,8 +47,8 @@ def stages(s: Sizes) -> list[Stage]:
         Stage("features as given", persistent=s.given_bytes * s.items * wide, loaded=True),
         Stage(
             "graph and its transpose",
-            persistent=2 * INDEX * s.interactions + (2 * OFFSET + FLOAT) * n,
-            working=blocks((OFFSET * s.interactions, 2), (INDEX * s.interactions, 5)),
+            persistent=2 * INDEX * s.of_group(s.interactions) + _node_bytes(s) * n,
+            working=blocks((OFFSET * s.of_group(s.interactions), 2), (INDEX * s.of_group(s.interactions), 5)),
         ),
     ]
     if s.closed:
@@ -71,7 +72,7 @@ def stages(s: Sizes) -> list[Stage]:
         result.append(
             Stage(
                 "semantic neighbours (Eq. 8)",
-                persistent=m * ((OFFSET + 2 * INDEX) * edges + (2 * OFFSET + FLOAT) * n),
+                persistent=m * (OFFSET * edges + 2 * INDEX * s.of_group(edges) + _node_bytes(s) * n),
                 working=blocks(
                     *((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)),
                     *(_clustered(s, item) if s.clustered else ()),
@@ -99,7 +100,13 @@ def stages(s: Sizes) -> list[Stage]:
 
 def _interactions(s: Sizes) -> int:
     """The training interactions in the data: indices, values unless they are memory-mapped, and offsets."""
-    return (INDEX + FLOAT * (not s.mapped)) * s.interactions + 3 * OFFSET * s.users
+    held = 0 if s.mapped and s.groups > 1 else s.interactions
+    return (INDEX + FLOAT * (not s.mapped)) * held + 3 * OFFSET * s.users
+
+
+def _node_bytes(s: Sizes) -> int:
+    """Bytes of the arrays of a graph for each node: offsets, degree and its root; with groups the degree is int32."""
+    return 2 * OFFSET + FLOAT if s.groups == 1 else OFFSET + INDEX + FLOAT
 
 
 def _clustered(s: Sizes, item: int) -> list[tuple[int, int]]:
@@ -109,14 +116,15 @@ def _clustered(s: Sizes, item: int) -> list[tuple[int, int]]:
 
 
 def _exchange(s: Sizes, table: int) -> list[tuple[int, int]]:
-    """What the exchange of the rows of a table for its columns needs: what is sent and what is received."""
-    return [(table, 2)] if s.ranks > 1 else []
+    """What the exchange of the rows of a table for its columns needs: what is sent and what is received. With groups
+    also two blocks of the other groups, each as large as this rank's rows."""
+    return [(table, 4 if s.groups > 1 else 2)] if s.ranks > 1 else []
 
 
 def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     """The forward pass of the encoder: dropout masks and the activations kept for the backward pass."""
     d, m, own = s.dim, s.modalities, s.own
-    table, columns = user + item, s.columns
+    table, columns, summed = user + item, s.columns, s.of_group(s.interactions)
     edge = edge_bytes(s)
     masks = [(FLOAT * s.items * d, 1)] if s.ranks > 1 else []  # every rank draws the dropout of all items
     result = []
@@ -127,8 +135,8 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 "forward",
                 kept=blocks((item, m * (not s.recompute)), (m * user, 1), (m * item, 1)),
                 working=blocks((item, 2 * m), (m * item, 1), *masks, *_exchange(s, m * max(user, item))),
-                moved=3 * FLOAT * own.items * sum(s.widths) + 4 * m * s.interactions * edge + 6 * m * table,
-                operations=4 * own.items * sum(s.widths) * d + 8 * m * s.interactions * columns,
+                moved=3 * FLOAT * own.items * sum(s.widths) + 4 * m * summed * edge + 6 * m * table,
+                operations=4 * own.items * sum(s.widths) * d + 8 * m * summed * columns,
             )
         )
     if m and edges and (s.attention or s.contrastive):
@@ -138,8 +146,8 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 "forward",
                 kept=blocks((user, m), (item, m)),
                 working=blocks(*_exchange(s, max(user, item))),
-                moved=4 * m * edges * edge,
-                operations=8 * m * edges * columns,
+                moved=4 * m * s.of_group(edges) * edge,
+                operations=8 * m * s.of_group(edges) * columns,
             )
         )
     if m and edges and s.attention:
@@ -162,8 +170,8 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             "layers" if m and s.microbatches == 1 else "forward",
             kept=blocks((user, 2), (item, 2)),
             working=blocks((user, 3), (item, 3), *_exchange(s, max(user, item))),
-            moved=4 * s.layers * s.interactions * edge + 6 * (s.layers + 2 + 2 * m) * table,
-            operations=8 * s.layers * s.interactions * columns,
+            moved=4 * s.layers * summed * edge + 6 * (s.layers + 2 + 2 * m) * table,
+            operations=8 * s.layers * summed * columns,
         ),
     ]
 
@@ -213,8 +221,8 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             "two hops",
             "structural",
             kept=blocks((user, 2), (item, 2)),
-            moved=8 * s.microbatches * s.interactions * edge_bytes(s),
-            operations=16 * s.microbatches * s.interactions * s.columns,
+            moved=8 * s.microbatches * s.of_group(s.interactions) * edge_bytes(s),
+            operations=16 * s.microbatches * s.of_group(s.interactions) * s.columns,
         )
         result += [
             hops,

@@ -25,8 +25,9 @@ class Sizes:
     feature columns of the SVD system; clustered: whether the semantic neighbours are searched by clusters; draws: order
     statistics drawn per Gumbel row; final_softmax, l2: whether the encoder and the loss have these parts; propagations:
     how often a system other than MMSSL propagates its embeddings in a step; ranks: number of processes that train the
-    model together; closed: the tables of EASE, ItemKNN or UserKNN, which have no other stages; item_item: those of the
-    item-item part; wire: bytes of a value in the exchange of rows and columns; feature_bytes, weight_bytes,
+    model together; groups: number of groups of them among which the graph is divided; mask_seen: whether generated rows
+    are 0 at seen items; closed: the tables of EASE, ItemKNN or UserKNN, which have no other stages; item_item: those of
+    the item-item part; wire: bytes of a value in the exchange of rows and columns; feature_bytes, weight_bytes,
     moment_bytes: bytes of a stored value of the features, of the discriminator's first weight and of its moments;
     given_bytes: of the features in the data; mapped: whether the data is memory-mapped, so that interactions have no
     stored values; recompute: whether parts of the encoder are computed again in the backward pass; microbatches: parts
@@ -56,6 +57,8 @@ class Sizes:
     l2: bool = True
     propagations: int = 1
     ranks: int = 1
+    groups: int = 1
+    mask_seen: bool = False
     closed: ClosedForm | None = None
     item_item: ClosedForm | None = None
     wire: int = 4
@@ -95,7 +98,16 @@ class Sizes:
     @property
     def columns(self) -> int:
         """The columns of an embedding table that a rank propagates."""
-        return -(-self.dim // self.ranks)
+        return -(-self.dim // self.width)
+
+    @property
+    def width(self) -> int:
+        """The ranks of a group, among which the columns are divided."""
+        return self.ranks // self.groups
+
+    def of_group(self, edges: int) -> int:
+        """The edges that a group has of the edges of a graph, in each direction."""
+        return -(-edges // self.groups)
 
 
 def with_least_memory(sizes: Sizes) -> Sizes:
@@ -143,6 +155,8 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         l2=bool(loss.lambda_l2) and model.system == "mmssl",
         propagations=PROPAGATIONS.get(model.system, 1),
         ranks=distributed.current().size,
+        groups=distributed.current().groups.size,
+        mask_seen=loss.mask_seen,
         closed=closed_form(dataset, config),
         item_item=item_item_form(dataset, config),
         wire=2 if config.distributed.wire == "bfloat16" else 4,

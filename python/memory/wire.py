@@ -19,23 +19,27 @@ def received(s: Sizes) -> dict[str, int]:
     # An id that occurs twice in a part of a batch is sent once.
     users, items = parts * distinct(s.users, b / parts), parts * distinct(s.items, 2 * b / parts)
     count = (min(s.anchors, b) if s.anchors else b) / parts  # anchors of a part
-    exchanged = 4 * s.wire * s.nodes * d * (p - 1) / p**2  # a table to columns and back, in both directions
+    c, other_groups = s.width, (s.groups - 1) / s.groups
+    exchanged = 4 * s.wire * s.nodes * d * (c - 1) / (p * c)  # a table to columns and back, in both directions
+    # One propagation of a table in one direction, and back: the columns of the nodes of the other groups.
+    gathered = FLOAT * s.nodes * s.columns * other_groups
     summed = 2 * (p - 1) / p  # of an all-reduce, per byte of the tensor
     wide = FLOAT * b * s.hidden[0] if s.hidden else 0
     views = m > 0 and s.neighbours > 0 and (s.attention or s.contrastive)
     attends = s.attention and s.neighbours > 0
-    layers = s.propagations * exchanged
+    between = 2 * s.layers * gathered  # all layers
+    layers = s.propagations * (exchanged + between)
     if m:  # in, unless they are already in columns, out, and the sums and maxima of the softmax of the last layer
-        layers = exchanged * (1 + attends) / 2 + (6 * FLOAT * s.nodes * (p - 1) / p) * (
-            s.final_softmax and s.layers > 0
-        )
+        softmax = 6 * FLOAT * s.nodes * (c - 1) / p * (s.final_softmax and s.layers > 0)
+        layers = exchanged * (1 + attends) / 2 + softmax + between
     small = sum(s.widths) * d + m * d + ((1 + s.heads) * d * d if s.attention and m else 0)  # replicated parameters
     anchors = summed * (2 * d + 3) * FLOAT * parts * distinct(s.users, count)
     found = {
-        "modality features (Eq. 2)": m * exchanged * (s.items + s.nodes) / (2 * s.nodes),
-        "views (Eq. 8)": exchanged * (1 + m) / 2 * views,
+        "modality features (Eq. 2)": m * exchanged * (s.items + s.nodes) / (2 * s.nodes)
+        + 2 * FLOAT * s.nodes * -(-m * d // c) * other_groups,
+        "views (Eq. 8)": (exchanged * (1 + m) / 2 + 2 * m * gathered) * views,
         "graph layers and sums (Eq. 10, 12)": layers + exchanged / 2 * (m > 0 and not views),
-        "rows of the batch": summed * FLOAT * d * (users + items + 3 * b * s.l2),
+        "rows of the batch": summed * FLOAT * d * (users + items + 3 * b * s.l2) + _between_groups(s),
         "first layer of the discriminator (Eq. 4)": s.discriminator_steps * summed * (1 + m) * (wide + FLOAT * b * d),
         "gradient penalty (Eq. 7)": s.discriminator_steps * summed * m * (wide + DOUBLE * b),
         "row lengths": s.discriminator_steps * summed * (1 + m) * DOUBLE * b,
@@ -44,7 +48,7 @@ def received(s: Sizes) -> dict[str, int]:
         "encoder, backward pass": summed * FLOAT * small if m else 0,
     }
     if s.structural:
-        found["two hops"] = parts * exchanged
+        found["two hops"] = parts * (exchanged + 4 * gathered)
         found["InfoNCE, users and two hops"] = anchors
         found["InfoNCE, items and two hops"] = summed * (2 * d + 3) * FLOAT * parts * distinct(s.items, count)
     if not s.hidden:
@@ -58,6 +62,17 @@ def received(s: Sizes) -> dict[str, int]:
     if not (s.contrastive and m and s.neighbours):
         found.pop("InfoNCE (Eq. 11)")
     return {name: round(count) for name, count in found.items() if count}
+
+
+def _between_groups(s: Sizes) -> float:
+    """The positive and negative items of the batch, and for the relation rows all items of its users, which a rank
+    receives from other groups."""
+    b, parts = s.batch, s.microbatches
+    rows = 0.0
+    if s.hidden:  # the discriminator's rows are made for all parts together, the generator's for each
+        users = distinct(s.users, b) + (parts * distinct(s.users, b / parts) if s.mask_seen and parts > 1 else 0)
+        rows = 2 * FLOAT * users * s.interactions / s.users
+    return (32 * b + rows) * (s.groups - 1) / s.groups
 
 
 def distinct(n: int, draws: float) -> float:

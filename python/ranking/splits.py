@@ -15,6 +15,8 @@ from ..embeddings import Table, device_of
 from ..errors import is_out_of_memory
 from .metrics import ranking_metrics, user_metrics
 
+BLOCK = 1 << 22  # interactions that are counted at once
+
 
 def split_metrics(
     users: Table,
@@ -31,10 +33,10 @@ def split_metrics(
     halved. Over several processes users and items are this rank's rows.
     """
     ranks = distributed.current()
-    masked, heldout = _masked(dataset, split == "test" and mask_validation), getattr(dataset, split)
+    own = slice(*ranks.span(dataset.n_users)) if ranks.size > 1 else slice(None)
+    masked, heldout = _masked(dataset, split == "test" and mask_validation, own), getattr(dataset, split)
     if ranks.size > 1:
-        first, last = ranks.span(dataset.n_users)
-        masked, heldout = masked[first:last], heldout[first:last]
+        heldout = heldout[own]
     seen = InteractionGraph.from_scipy(_of_users(masked, np.diff(heldout.indptr) > 0)).to(device_of(users))
     popularity = item_popularity(dataset)
     try:
@@ -85,8 +87,10 @@ def excluded(dataset: Dataset, mask_validation: bool) -> InteractionGraph:
     return InteractionGraph.from_scipy(_masked(dataset, mask_validation))
 
 
-def _masked(dataset: Dataset, mask_validation: bool) -> sp.csr_array:
-    return dataset.train.maximum(dataset.val) if mask_validation else dataset.train
+def _masked(dataset: Dataset, mask_validation: bool, users: slice = slice(None)) -> sp.csr_array:
+    """The interactions of these users that are excluded."""
+    train, val = (dataset.train, dataset.val) if users == slice(None) else (dataset.train[users], dataset.val[users])
+    return train.maximum(val) if mask_validation else train
 
 
 def _of_users(matrix: sp.csr_array, mask: np.ndarray) -> sp.csr_array:
@@ -98,5 +102,9 @@ def _of_users(matrix: sp.csr_array, mask: np.ndarray) -> sp.csr_array:
 
 
 def item_popularity(dataset: Dataset) -> np.ndarray:
-    """The number of training interactions of every item, int64 [I]."""
-    return np.bincount(dataset.train.indices, minlength=dataset.n_items)
+    """The number of training interactions of every item, int64 [I]. Counted in blocks, because bincount converts its
+    argument to int64."""
+    items, counts = dataset.train.indices, np.zeros(dataset.n_items, np.int64)
+    for begin in range(0, len(items), BLOCK):
+        counts += np.bincount(items[begin : begin + BLOCK], minlength=dataset.n_items)
+    return counts

@@ -116,7 +116,7 @@ def save(model: Model, path: str | Path) -> None:
     for split in SPLITS:
         matrix = getattr(dataset, split)
         tensors[f"{split}.indptr"] = torch.from_numpy(matrix.indptr.astype(np.int64))
-        tensors[f"{split}.indices"] = torch.from_numpy(matrix.indices.astype(np.int32))
+        tensors[f"{split}.indices"] = torch.from_numpy(matrix.indices.astype(np.int32, copy=False))
     for side, ids in (("users", dataset.user_ids), ("items", dataset.item_ids)):
         if ids is not None:
             tensors |= pack_ids(side, ids)

@@ -20,7 +20,7 @@ from ..data import Dataset
 from ..errors import InputError, check_counts
 from ..memory import budget
 from ..ranking import breakdown, check_list_lengths
-from ..systems import create, refuse_over_ranks, refuse_without_features, title
+from ..systems import create, refuse_over_groups, refuse_over_ranks, refuse_without_features, title
 from ..training import ranks as together
 from ..training import signals
 from ..training.checkpoints import FOLDER, Checkpoints, ranks_of_checkpoint, resume_command
@@ -181,6 +181,7 @@ def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
     group = together.join(config.train.device, config.distributed)
     if group.size > 1:
         refuse_over_ranks(config.model.system)
+        refuse_over_groups(config.model.system, group.groups.size)
         together.refuse_one_process_settings(config)
     pick_device(config.train.device)
     dataset = load_data(**config.data.model_dump())

@@ -20,6 +20,7 @@ __all__ = [
     "SYSTEMS",
     "create",
     "refuse_item_item",
+    "refuse_over_groups",
     "refuse_over_ranks",
     "refuse_without_features",
     "rows_over_ranks",
@@ -51,6 +52,18 @@ def refuse_over_ranks(name: str) -> None:
         raise InputError(
             f"model.system = {name!r}: {title(name)} can be trained by one process only; leave out --ranks or "
             f"torchrun, or choose one of {', '.join(able)}"
+        )
+
+
+def refuse_over_groups(name: str, groups: int) -> None:
+    """Raise InputError for a system that cannot be trained with its graph divided among groups of processes."""
+    if groups == 1:
+        return
+    able = [other for other in SYSTEMS if vars(system_class(other)).get("over_groups")]
+    if name not in able:
+        raise InputError(
+            f"distributed.groups = {groups}: {title(name)} needs the whole graph on every rank; set it to 1, or choose "
+            f"one of {', '.join(able)}"
         )
 
 

@@ -35,3 +35,4 @@ class LightGCNSystem(ModuleSystem):
     model_type = LightGCN
     inference = LayerSums
     over_ranks: ClassVar = {"users": "users", "items": "items"}
+    over_groups: ClassVar = True

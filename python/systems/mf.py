@@ -39,3 +39,4 @@ class MFSystem(ModuleSystem):
     model_type = MF
     inference = MFInference
     over_ranks: ClassVar = {"users": "users", "items": "items"}
+    over_groups: ClassVar = True

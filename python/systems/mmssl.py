@@ -39,6 +39,7 @@ class MMSSLSystem(NetworkSystem):
         "model.item_embedding": "items",
         "discriminator.linear.weight": "columns of items",
     }
+    over_groups: ClassVar = True
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:
         model, loss, optimiser, ranks = config.model, config.loss, config.optimiser, distributed.current()

@@ -36,6 +36,7 @@ class PopularitySystem(UntrainedSystem):
 
     uses_weights = True
     over_ranks: ClassVar[dict[str, str]] = {}
+    over_groups: ClassVar = True
     inference = PopularityInference
 
     def build(self, dataset: Dataset, graph: InteractionGraph, config: Config) -> None:

@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl_fast import InteractionGraph, backends, distributed, sample_bpr
+from mmssl_fast import InteractionGraph, backends, distributed
 from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import readable
 from ..config.sections import Config
 from ..data import Dataset
+from ..data.npy import release
 from ..embeddings import is_finite, on_cpu
 from ..errors import InputError, NonFiniteLoss, OutOfMemory, first_line, is_out_of_memory
 from ..memory.plan import largest, peak, stages
 from ..memory.retry import RestoreNeeded, Tiles
 from ..memory.sizes import sizes_of
-from ..systems import create, refuse_item_item, title
+from ..systems import create, refuse_item_item, refuse_over_groups, title
 from ..systems.base import Batch, System
 from .balance import Balance, measure
 from .checkpoints import Checkpoints
@@ -92,7 +93,7 @@ class Run:
         self.device = pick_device(config.train.device)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        self.graph = InteractionGraph.from_scipy(dataset.train).to(self.device)
+        self.graph = graph_of(dataset, config.model.system).to(self.device)
         self.system = system or create(config.model.system)
         self.weighted = self._sampler()
         self.steps = self.graph.nnz // config.train.batch + 1
@@ -193,7 +194,7 @@ class Run:
         train, step = self.config.train, self.fit.step
         if self.weighted is not None:
             return Batch(*self.weighted(self.batch, train.seed, step, train.sample_over), step)
-        return Batch(*sample_bpr(self.graph, self.batch, train.seed, step, train.sample_over), step)
+        return Batch(*distributed.sample_bpr(self.graph, self.batch, train.seed, step, train.sample_over), step)
 
     def _train_epoch(self) -> None:
         """Take the remaining steps of the current epoch. Raises RestoreNeeded if a step ran out of memory and cannot be
@@ -295,6 +296,18 @@ class Run:
             fit.users, fit.items = on_cpu(users), on_cpu(items)
             fit.parameters, fit.val, fit.best_epoch = _copies(self.system), metrics, record["epoch"]
             fit.best = selection(metrics)
+
+
+def graph_of(dataset: Dataset, system: str) -> InteractionGraph:
+    """The training interactions as a graph, with several groups of ranks the part of this rank's group."""
+    ranks = distributed.current()
+    if ranks.groups.size == 1:
+        return InteractionGraph.from_scipy(dataset.train)
+    refuse_over_groups(system, ranks.groups.size)
+    matrix = dataset.train
+    graph = distributed.GroupGraph.from_csr(matrix.indptr, matrix.indices, dataset.n_items, ranks)
+    release(matrix.indices)
+    return graph
 
 
 def pick_device(name: str) -> torch.device:

@@ -35,16 +35,31 @@ def join(device: str = "cpu", settings: DistributedSection | None = None) -> Ran
     """
     settings = settings or DistributedSection()
     if not distributed.started_together():
+        _refuse_groups(settings.groups, distributed.current().size)
         return distributed.current()
+    _refuse_groups(settings.groups, int(os.environ["WORLD_SIZE"]))
     try:
         wire = torch.bfloat16 if settings.wire == "bfloat16" else None
-        ranks = distributed.start(device, settings.timeout_minutes, wire)
+        ranks = distributed.start(device, settings.timeout_minutes, wire, settings.groups)
     except ConnectionError as error:
         raise InputError(error) from None
     if ranks.rank:
         output.disable_progress_bars()
         output.ERR.quiet = output.OUT.quiet = True
     return ranks
+
+
+def _refuse_groups(groups: int, size: int) -> None:
+    """Raise InputError if `size` ranks cannot form this number of groups."""
+    if size == 1 and groups > 1:
+        raise InputError(
+            f"distributed.groups = {groups}: needs several ranks; start them with --ranks or torchrun, or set it to 1"
+        )
+    if size % groups:
+        divisors = [str(one) for one in range(1, size + 1) if size % one == 0]
+        raise InputError(
+            f"distributed.groups = {groups}: does not divide the {size} ranks; choose one of {', '.join(divisors)}"
+        )
 
 
 def leave() -> None:

@@ -13,6 +13,7 @@ import json
 import sys
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -65,6 +66,7 @@ def ops(ranks: md.Ranks) -> dict[str, list[str]]:
 
 def runs(folder: Path, before: Path | None) -> dict:
     import rank_training_cases as cases
+    from group_cases import in_groups
 
     found: dict = {name: cases.whole_run(name, folder) for name in cases.RUNS | cases.ROUNDED}
     found["own features"] = cases.own_features(folder)
@@ -73,6 +75,16 @@ def runs(folder: Path, before: Path | None) -> dict:
     found["interrupted"] = {name: cases.interrupted(name, folder / f"run-{name}") for name in names}
     if before:
         found["resumed"] = {name: cases.resumed(name, before / f"run-{name}", folder) for name in names}
+    # Some of the runs with the graph divided among groups, and a checkpoint that another number of groups resumes.
+    for count, names in cases.IN_GROUPS.get(md.current().size, {}).items():
+        with mock.patch.object(md.ranks, "_current", in_groups(count)):
+            own = folder / f"groups-{count}"
+            own.mkdir(exist_ok=True)
+            part = found[f"{count} groups"] = {name: cases.whole_run(name, own) for name in names}
+            if cases.ODD in names:
+                part["interrupted"] = cases.interrupted(cases.ODD, own / "run")
+                if before and (written := sorted(before.glob("groups-*/run"))):
+                    part["resumed"] = cases.resumed(cases.ODD, written[0], own)
     return found
 
 

@@ -15,7 +15,7 @@ from mmssl_trainer import load_data
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
-from rank_training_cases import INTERRUPTED, ROUNDED, RUNS, configured
+from rank_training_cases import IN_GROUPS, INTERRUPTED, ROUNDED, RUNS, configured
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.processes
@@ -58,6 +58,30 @@ def test_same_results_up_to_rounding(started, name, n):
             assert numbers(found[name][what]) == pytest.approx(numbers(expected[name][what]), rel=1e-9), what
         assert numbers(found[name]["test"]) == pytest.approx(numbers(expected[name]["test"]), rel=1e-9)
     same_model(started(n).folder, started(1).folder, name)
+
+
+@pytest.mark.parametrize("n, groups", [(n, groups) for n, runs in IN_GROUPS.items() for groups in runs])
+def test_a_graph_divided_among_groups(started, n, groups):
+    """LightGCN with the bits of one process, MMSSL up to rounding; and LightGCN resumed from a checkpoint of another
+    number of groups."""
+    (expected,), ranks = started(1).part("runs"), started(n).part("runs")
+    found = [rank[f"{groups} groups"] for rank in ranks]
+    for name in IN_GROUPS[n][groups]:
+        for rank, one in enumerate(found):
+            for what, value in one[name].items():
+                truth = expected[name][what]
+                if name == BIT_IDENTICAL:
+                    assert value == truth or (what == "model" and rank), (what, rank)
+                elif what != "model":
+                    assert numbers(value) == pytest.approx(numbers(truth), rel=1e-9), (what, rank)
+        same_model(started(n).folder / f"groups-{groups}", started(1).folder, name)
+    if n < 4:
+        assert found[0]["resumed"][1] == expected[BIT_IDENTICAL]["model"]
+
+
+def test_one_process_resumes_a_checkpoint_of_groups(started, tmp_path):
+    _, model = rank_training_cases.resumed(BIT_IDENTICAL, started(4).folder / "groups-2" / "run", tmp_path)
+    assert model == started(1).part("runs")[0][BIT_IDENTICAL]["model"]
 
 
 def numbers(value) -> list[float]:

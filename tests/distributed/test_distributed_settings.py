@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from mmssl_trainer import configure, load_data
+from mmssl_trainer.cli.main import main
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.memory.sizes import sizes_of
 from mmssl_trainer.training import checkpoints, loop
@@ -32,10 +33,11 @@ def test_settings_reach_the_exchanges(monkeypatch):
     given = []
     monkeypatch.setattr(distributed, "started_together", lambda: True)
     monkeypatch.setattr(distributed, "start", lambda *arguments: given.append(arguments) or distributed.ONE)
-    config = configure({"distributed.timeout_minutes": 0.5, "distributed.wire": "bfloat16"})
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    config = configure({"distributed.timeout_minutes": 0.5, "distributed.wire": "bfloat16", "distributed.groups": 2})
     together.join("cpu", config.distributed)
     together.join()
-    assert [one[1:] for one in given] == [(0.5, together.torch.bfloat16), (10.0, None)]
+    assert [one[1:] for one in given] == [(0.5, together.torch.bfloat16, 2), (10.0, None, 1)]
     assert sizes_of(load_data(), config).wire == 2 and sizes_of(load_data(), configure({})).wire == 4
 
 
@@ -53,7 +55,38 @@ def test_backends_of_a_device(monkeypatch, given, expected):
     assert os.environ["NCCL_NVLS_ENABLE"] == expected and devices == [3]
 
 
-@pytest.mark.parametrize("key, value", [("timeout_minutes", 0.0), ("check_every", -1), ("wire", "float16")])
+@pytest.mark.parametrize(
+    "world, settings, message",
+    [
+        ("", [], "distributed.groups = 3: needs several ranks; start them with --ranks or torchrun, or set it to 1"),
+        ("4", [], "distributed.groups = 3: does not divide the 4 ranks; choose one of 1, 2, 4"),
+        (
+            "6",
+            ["model.system=sgl"],
+            "distributed.groups = 3: SGL needs the whole graph on every rank; set it to 1, or ",
+        ),
+    ],
+)
+def test_groups_that_cannot_be_formed(monkeypatch, capsys, tmp_path, world, settings, message):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(distributed, "start", lambda *arguments: distributed.Ranks(0, 6).divided(3))
+    settings = [part for one in ["distributed.groups=3", *settings] for part in ("--set", one)]
+    assert main(["train", "--out", str(tmp_path / "run"), *settings]) == 2
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("mmssl-fast: ")]
+    assert line.startswith(f"mmssl-fast: {message}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_system_that_needs_the_whole_graph(monkeypatch):
+    monkeypatch.setattr(ranks, "_current", distributed.Ranks(0, 2).divided(2))
+    with pytest.raises(InputError, match=r"^distributed.groups = 2: NCL needs .* mmssl, popularity, mf, lightgcn$"):
+        loop.graph_of(load_data(), "ncl")
+
+
+@pytest.mark.parametrize(
+    "key, value", [("timeout_minutes", 0.0), ("check_every", -1), ("groups", 0), ("wire", "float16")]
+)
 def test_a_wrong_value_is_refused(key, value):
     with pytest.raises(InputError, match=f"distributed.{key}"):
         configure({f"distributed.{key}": value})

@@ -40,6 +40,14 @@ def test_plan_of_ranks_is_printed(capsys):
     assert main(["benchmark", "--plan", *size, "--ranks", "8x8"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "64 ranks with h100" in printed and "45 GB/s between machines" in printed and "a rank receives" in printed
+    assert main(["benchmark", "--plan", *size, "--ranks", "8x8", "--groups", "4"]) == 0
+    assert "64 ranks in 4 groups with h100" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("ranks", ["4x2", "1"])
+def test_groups_that_do_not_divide_the_ranks(ranks, capsys):
+    assert main(["benchmark", "--plan", "--ranks", ranks, "--groups", "3"]) == 2
+    assert "--groups 3: must divide the number of ranks, which is" in capsys.readouterr().err
 
 
 def test_time_of_a_transfer():

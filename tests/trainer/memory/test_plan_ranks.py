@@ -38,6 +38,21 @@ def test_received_bytes_are_those_of_the_tutorial(ranks):
     assert half == pytest.approx(expected - exchanged / 2, rel=0.01)
 
 
+@pytest.mark.parametrize("groups", [2, 4, 8])
+def test_groups_hold_parts_of_the_graph_and_receive_more(groups):
+    """For each propagation 4·d·[(I + U)(C − 1)/(P·C) + (senders/C)(G − 1)/G] bytes in each direction."""
+    lightgcn = Sizes(90_000, 60_000, 10**7, (), ranks=8, groups=groups, layers=3)
+    (graph,) = (stage for stage in stages(lightgcn) if stage.name == "graph and its transpose")
+    assert graph.persistent == 8 * 10**7 // groups + 16 * lightgcn.nodes
+    (layers,) = (stage for stage in stages(lightgcn) if stage.name.startswith("graph layers"))
+    n, d, p, c = lightgcn.nodes, lightgcn.dim, 8, 8 // groups
+    expected = 4 * 4 * n * d * (c - 1) / (p * c) + 2 * 3 * 4 * n * (d / c) * (groups - 1) / groups
+    assert layers.received == pytest.approx(expected, rel=1e-6)
+    whole = stages(replace(lightgcn, groups=1))
+    assert live(stages(lightgcn)) < live(whole)
+    assert sum(one.received for one in stages(lightgcn)) > sum(one.received for one in whole)
+
+
 def test_parts_of_a_batch_need_less_and_are_sent_as_often():
     whole = replace(SIZES, ranks=4, batch=2**14)
     parts, fewer = replace(whole, microbatches=16), replace(whole, anchors=512)

@@ -1,0 +1,176 @@
+"""Graphs that are divided among groups of ranks, compared with one rank: the same bits, fewer bytes."""
+
+from __future__ import annotations
+
+import functools
+from unittest import mock
+
+import torch
+from driver import Check
+from op_cases import a_graph, leaf, normal
+
+import mmssl_fast as mf
+from mmssl_fast import distributed as md
+from mmssl_fast.distributed import group_graph
+from mmssl_fast.ops.gumbel_rows import GumbelRows
+
+
+@functools.cache
+def in_groups(count: int) -> md.Ranks:
+    """These processes in groups. All ranks must call it."""
+    try:
+        return md.start(timeout_minutes=1, groups=count)
+    finally:
+        md.start(timeout_minutes=1)
+
+
+def divided(size: int) -> list[md.Ranks]:
+    """The processes in 2 groups or more, for every number that is possible."""
+    return [in_groups(count) for count in range(2, size + 1) if size % count == 0]
+
+
+def of_groups(graph: mf.InteractionGraph, ranks: md.Ranks) -> md.GroupGraph:
+    return md.GroupGraph.from_csr(graph.crow.numpy(), graph.col.numpy(), graph.n_items, ranks)
+
+
+def graphs() -> list[mf.InteractionGraph]:
+    """One with odd sizes, and one with a user who has every item, and so few items that some groups have none."""
+    return [a_graph(), mf.InteractionGraph.from_pairs([0, 0, 1, 3, 3, 4, 6], [0, 1, 0, 0, 1, 1, 0], 7, 2)]
+
+
+def tables(graph, d, dtype=torch.float32):
+    return normal(graph.n_users, d, dtype=dtype), normal(graph.n_items, d, dtype=dtype, seed=1)
+
+
+def both_ways(check, whole, own, inputs, ranks, label):
+    """The values and gradients of own(this rank's rows) against those of whole(all rows)."""
+    mine, expected = [leaf(ranks.mine(x)) for x in inputs], [leaf(x) for x in inputs]
+    y, truth = own(*mine), whole(*expected)
+    for at, (found, true) in enumerate(zip(y, truth, strict=True)):
+        check.equal(found, ranks.mine(true).contiguous(), f"{label}, output {at}")
+    sum((found * ranks.mine(true.detach())).sum() for found, true in zip(y, truth, strict=True)).backward()
+    sum((true * true.detach()).sum() for true in truth).backward()
+    for at, (found, true) in enumerate(zip(mine, expected, strict=True)):
+        check.equal(found.grad, ranks.mine(true.grad).contiguous(), f"{label}, gradient {at}")
+
+
+def case_groups_propagate(ranks, check: Check):
+    for grouped in divided(ranks.size):
+        for whole in graphs():
+            graph = of_groups(whole, grouped)
+            for to, d, norm in (("users", 5, "both"), ("items", 8, "receiver"), ("users", 1, "none")):
+                x = tables(whole, d)[to == "users"]
+                both_ways(
+                    check,
+                    lambda x, how=(to, norm), whole=whole: [mf.propagate(whole, x, *how)],
+                    lambda x, how=(to, norm), graph=graph, grouped=grouped: [md.propagate(graph, x, grouped, *how)],
+                    [x],
+                    grouped,
+                    f"{grouped}, to {to}, {norm}, d = {d}, {whole}",
+                )
+
+
+def broken_groups_in_another_order(ranks, check: Check):
+    def reversed_blocks(*arguments):
+        return reversed(list(md.broadcast_blocks(*arguments)))
+
+    with mock.patch.dict(md.propagate_columns.__globals__, broadcast_blocks=reversed_blocks):
+        case_groups_propagate(ranks, check)
+
+
+def case_groups_lightgcn(ranks, check: Check):
+    for grouped in divided(ranks.size):
+        for whole in graphs():
+            graph = of_groups(whole, grouped)
+            for d, layers, norm in ((6, 3, "both"), (7, 2, "receiver"), (1, 1, "none"), (3, 0, "both")):
+                how = layers, norm
+                both_ways(
+                    check,
+                    lambda u, i, how=how, whole=whole: mf.lightgcn(whole, u, i, *how),
+                    lambda u, i, how=how, graph=graph, on=grouped: md.lightgcn(graph, u, i, how[0], on, how[1]),
+                    tables(whole, d),
+                    grouped,
+                    f"{grouped}, {layers} layers, {norm}, d = {d}, {whole}",
+                )
+        narrow = [grouped.mine(x).bfloat16() for x in tables(a_graph(), 6)]
+        found = md.lightgcn(of_groups(a_graph(), grouped), *narrow, 2, grouped, "both")
+        expected = mf.lightgcn(a_graph(), *(x.bfloat16() for x in tables(a_graph(), 6)), 2, "both")
+        for one, truth in zip(found, expected, strict=True):
+            check.equal(one.float(), grouped.mine(truth).float(), f"bfloat16, {grouped}")
+
+
+def case_groups_bytes(ranks, check: Check):
+    """What a rank receives for one propagation, and in backward. The sizes are multiples of 2, 3 and 4."""
+    n_users, n_items, d = 24, 36, 12
+    whole = a_graph(n_users, n_items)
+    for grouped in divided(ranks.size):
+        graph, p, g = of_groups(whole, grouped), ranks.size, grouped.groups.size
+        c = p // g
+        x, before = leaf(grouped.mine(normal(n_items, d, dtype=torch.float32))), grouped.received
+        y = md.propagate(graph, x, grouped, "users", "both")
+        forward = grouped.received - before
+        y.sum().backward()
+        for n, found in ((n_items, forward), (n_users, grouped.received - before - forward)):
+            expected = 4 * d * ((n_items + n_users) * (c - 1) / (p * c) + n / c * (g - 1) / g)
+            check.true(found == expected, f"{grouped}: {found} bytes, by the formula {expected}")
+
+
+def case_groups_memory(ranks, check: Check):
+    """The arrays of a rank's part of the graph against those of the whole graph."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.rand(600, 600, generator=generator) < 0.3
+    whole = mf.InteractionGraph.from_pairs(*pairs.nonzero().T, 600, 600)
+    size = sum(x.nbytes for x in vars(whole).values() if isinstance(x, torch.Tensor))
+    for grouped in divided(ranks.size):
+        share = of_groups(whole, grouped).nbytes() / size * grouped.groups.size
+        check.true(0.95 < share < 1.1, f"{grouped}: {share:.2f} of the whole, divided by the number of groups")
+
+
+def case_groups_sampling(ranks, check: Check):
+    for grouped in divided(ranks.size):
+        for whole in graphs():
+            graph = of_groups(whole, grouped)
+            for over, batch in (("interactions", 64), ("interactions", 1), ("users", whole.n_eligible), ("users", 2)):
+                before = grouped.received
+                found = md.sample_bpr(graph, batch, 2**63 + 5, 3, over)
+                count = grouped.groups.size
+                check.true(grouped.received - before == 32 * batch * (count - 1) // count, f"{grouped}: bytes")
+                for ids, truth in zip(found, mf.sample_bpr(whole, batch, 2**63 + 5, 3, over), strict=True):
+                    check.equal(ids, truth, f"{grouped}, {batch} over {over}, {whole}")
+
+
+def broken_groups_sampling_without_sum(ranks, check: Check):
+    with mock.patch.dict(md.sample_bpr.__globals__, all_sum=lambda x, _: x):
+        case_groups_sampling(ranks, check)
+
+
+def case_groups_rows(ranks, check: Check):
+    for grouped in divided(ranks.size):
+        for whole in graphs():
+            graph, users = of_groups(whole, grouped), torch.tensor([6, 0, 3, 6, 1])
+            for name, found, truth in (
+                ("rows", graph.rows(users), whole.rows(users)),
+                ("no rows", graph.rows(users[:0]), whole.rows(users[:0])),
+                ("own rows", *(md.own_rows(one, torch.arange(*grouped.span(whole.n_users))) for one in (graph, whole))),
+            ):
+                check.equal(found.crow, truth.crow, f"{grouped}, {name}, offsets")
+                check.equal(found.col, truth.col, f"{grouped}, {name}, items")
+            for method in ("order_statistics", "dense"):
+                found = GumbelRows(md.batch_rows(graph, users), users, 0.2, 7, method=method).dense()
+                check.equal(found, GumbelRows(whole, users, 0.2, 7, method=method).dense(), f"{grouped}, {method}")
+            for name in ("n_users", "n_items", "nnz", "n_eligible", "max_degree"):
+                check.true(getattr(graph, name) == getattr(whole, name), f"{grouped}, {name}")
+            for side in ("user_degree", "item_degree"):
+                check.equal(getattr(graph, side).long(), getattr(whole, side), f"{grouped}, {side}")
+
+
+def case_groups_in_small_blocks(ranks, check: Check):
+    """Blocks that end within the row of a user have the same result."""
+    for grouped in divided(ranks.size):
+        expected = of_groups(a_graph(), grouped)
+        with mock.patch.object(group_graph, "BLOCK", 3):
+            found = of_groups(a_graph(), grouped)
+        for side, blocks in expected.blocks.items():
+            for first, block in blocks.items():
+                for name, x in block._asdict().items():
+                    check.equal(getattr(found.blocks[side][first], name), x, f"{grouped}, {side}, {first}, {name}")
