@@ -65,7 +65,7 @@ class GroupGraph(InteractionGraph):
     Example:
         >>> graph = GroupGraph.from_csr(np.array([0, 2, 3]), np.array([0, 2, 1]), 3, Ranks(0, 2).divided(2))
         >>> graph
-        GroupGraph(2 users x 3 items, 3 interactions, group 0 of 2 with 2 + 3 of them, cpu)
+        GroupGraph(2 users x 3 items, 3 interactions, group 0 of 2 with 2 + 2 of them, cpu)
     """
 
     def __init__(
@@ -257,10 +257,22 @@ def _blocks(rows: np.ndarray, nodes: np.ndarray, n_rows: int, spans: list[tuple[
 
 
 def batch_rows(graph: InteractionGraph, users: Tensor) -> InteractionGraph:
-    """What the Gumbel ops read for a batch: the graph itself, or with groups `GroupGraph.batch_rows`."""
+    """What the Gumbel ops read for a batch of users: the graph itself, or with groups `GroupGraph.batch_rows`.
+
+    Example:
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> batch_rows(graph, torch.tensor([1])) is graph
+        True
+    """
     return cast(InteractionGraph, graph.batch_rows(users)) if isinstance(graph, GroupGraph) else graph
 
 
 def own_rows(graph: InteractionGraph, users: Tensor) -> SeenRows:
-    """Equals ``graph.rows(users)`` for users of this rank, without communication."""
+    """Equals ``graph.rows(users)`` for users of this rank, without communication.
+
+    Example:
+        >>> graph = InteractionGraph.from_pairs([0, 0, 1], [0, 2, 1], n_users=2, n_items=3)
+        >>> own_rows(graph, torch.tensor([0])).col
+        tensor([0, 2], dtype=torch.int32)
+    """
     return graph.own_rows(users) if isinstance(graph, GroupGraph) else graph.rows(users)

@@ -222,7 +222,7 @@ def start(
 
     Raises:
         ConnectionError: if the other processes do not connect within this time.
-        ValueError: if the number of groups does not divide the number of processes.
+        ValueError: if the number of groups does not divide the number of processes, or is not that of rank 0.
 
     Example:
         >>> start().size
@@ -249,13 +249,21 @@ def start(
             f"rank {rank} of {size} could not join the others within {timeout_minutes:g} minutes ({reason}); start all "
             "of them with the same MASTER_ADDR and MASTER_PORT"
         ) from None
-    _current = _in_groups(Ranks(rank, size, attempt, wire), groups, timeout)
+    _current = Ranks(rank, size, attempt, wire)  # so that an error is reported
+    _current = _in_groups(_current, groups, timeout)
     return _current
 
 
 def _in_groups(ranks: Ranks, groups: int, timeout: timedelta) -> Ranks:
     """The ranks in groups, each with its process groups. All ranks create all of these, as torch.distributed asks."""
     divided = ranks.divided(groups)
+    if ranks._store is not None:  # ranks with another number would wait for each other
+        if ranks.rank == 0:
+            ranks._store.set("groups", str(groups))
+        elif (first := ranks._store.get("groups").decode()) != str(groups):
+            raise ValueError(
+                f"groups is {groups} on rank {ranks.rank} and {first} on rank 0; start all ranks with the same number"
+            )
     if groups == 1:
         return divided
     width, rows, columns = ranks.size // groups, None, None

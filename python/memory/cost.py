@@ -162,6 +162,8 @@ def table(
             f"{device.network / 1e9:g} GB/s between machines",
             f"a rank receives {received} in a step; its persistent memory is {held}, its peak {most}",
         ]
+        if sizes.groups > 1:
+            sentences.append("times of transfer are for equally many bytes from every other rank, whatever its group")
     return grid, [
         *sentences,
         f"the largest catalogue of this shape in {readable(memory)}{each}: {fits.users} users, {fits.items} items, "

@@ -43,6 +43,8 @@ def join(device: str = "cpu", settings: DistributedSection | None = None) -> Ran
         ranks = distributed.start(device, settings.timeout_minutes, wire, settings.groups)
     except ConnectionError as error:
         raise InputError(error) from None
+    except ValueError as error:
+        raise InputError(f"distributed.{error}") from None
     if ranks.rank:
         output.disable_progress_bars()
         output.ERR.quiet = output.OUT.quiet = True

@@ -62,8 +62,8 @@ def test_same_results_up_to_rounding(started, name, n):
 
 @pytest.mark.parametrize("n, groups", [(n, groups) for n, runs in IN_GROUPS.items() for groups in runs])
 def test_a_graph_divided_among_groups(started, n, groups):
-    """LightGCN with the bits of one process, MMSSL up to rounding; and LightGCN resumed from a checkpoint of another
-    number of groups."""
+    """LightGCN with the bits of one process, MMSSL up to rounding; and LightGCN on three ranks in three groups, resumed
+    from a checkpoint of four in two groups."""
     (expected,), ranks = started(1).part("runs"), started(n).part("runs")
     found = [rank[f"{groups} groups"] for rank in ranks]
     for name in IN_GROUPS[n][groups]:
@@ -75,7 +75,7 @@ def test_a_graph_divided_among_groups(started, n, groups):
                 elif what != "model":
                     assert numbers(value) == pytest.approx(numbers(truth), rel=1e-9), (what, rank)
         same_model(started(n).folder / f"groups-{groups}", started(1).folder, name)
-    if n < 4:
+    if n == 3:
         assert found[0]["resumed"][1] == expected[BIT_IDENTICAL]["model"]
 
 

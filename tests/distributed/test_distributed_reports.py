@@ -60,6 +60,24 @@ class Store:
         return self.calls
 
 
+class Dictionary(dict):
+    """A store in one process."""
+
+    set = dict.__setitem__
+
+    def get(self, key):
+        return self[key].encode()
+
+
+def test_a_rank_with_another_number_of_groups():
+    """It would wait for process groups that the others do not create."""
+    store = Dictionary()
+    assert ranks._in_groups(Ranks(0, 4, store), 1, None).groups.size == 1
+    assert ranks._in_groups(Ranks(1, 4, store), 1, None).groups.size == 1
+    with pytest.raises(ValueError, match=r"^groups is 2 on rank 3 and 1 on rank 0; start all ranks with the same"):
+        ranks._in_groups(Ranks(3, 4, store), 2, None)
+
+
 @pytest.mark.parametrize("state", ["exists", "ended", "hangs"])
 def test_exactly_one_rank_is_the_first(state, monkeypatch):
     """Also where the store does not answer: otherwise no rank would report."""
