@@ -8,6 +8,7 @@
 #include "common/isa.h"
 #include "cpu/infonce.h"
 #include "cpu/numpy_triples.h"
+#include "cpu/sparse_products.h"
 #include "cpu/tile.h"
 
 TORCH_LIBRARY(mmssl_fast, m) {
@@ -145,4 +146,5 @@ PYBIND11_MODULE(_C, m) {
         "How this library was built: torch, compiler, isa_levels, isa (in use), cuda, cuda_archs, cuda_note, debug.");
   m.def("infonce_sizes", &infonce_sizes, "The sizes that determine the memory of infonce on the CPU.");
   mmssl::bind_numpy_triples(m);
+  mmssl::bind_sparse_products(m);
 }

@@ -35,7 +35,7 @@ CLIENT = MadeUp
 
 @pytest.fixture
 def run(tmp_path):
-    for name in ("driver.py", "run.py"):
+    for name in ("command_line.py", "driver.py", "run.py"):
         (tmp_path / name).write_text((CLIENTS / name).read_text())
 
     def run(*arguments):
@@ -57,6 +57,30 @@ def test_turns_with_and_without_evaluations(run, evaluations):
     assert ("1 metrics differ by at most 0.0e+00 (recall 0.4)" in done.stdout) == (evaluations > 0)
 
 
-def test_no_turn_is_refused(run):
-    done = run("--turns", "0")
-    assert done.returncode == 2 and "argument --turns: there must be at least one" in done.stderr
+MISTAKES = {
+    "--turns 0": "argument --turns: there must be at least one",
+    "--users 0": "argument --users: there must be at least one",
+    "--evaluations -1": "argument --evaluations: must not be negative",
+    "--sides own,own,sparse": "argument --sides: own is named twice; for the unchanged client once more, use",
+    "--sides own,": "argument --sides: '' is no name of a side",
+    "--sides own,a/b": "argument --sides: 'a/b' is no name of a side",
+    "--set threads": "argument --set: 'threads' is not KEY=VALUE",
+    "--set threads=two": "argument --set: threads=two: threads must be a number from 1",
+    "--set own2.threads=2": "argument --set: own2.threads: the sides are own, sparse, full",
+    "--data missing": "argument --data: there is no folder missing",
+    "--json missing/figures.json": "argument --json: cannot write missing/figures.json",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_command_is_one_line(run, mistake):
+    done = run(*mistake.split())
+    assert done.returncode == 2 and not done.stdout
+    assert MISTAKES[mistake] in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_data_that_cannot_be_read_are_one_line(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = run("--data", str(tmp_path / "empty"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("the data cannot be read: ")

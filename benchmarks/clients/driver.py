@@ -15,7 +15,6 @@ several threads (OMP_NUM_THREADS=2). Without --data, the built-in data set of mm
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import itertools
@@ -34,7 +33,9 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-CLIENTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("driver", "program", "run"))
+CLIENTS = sorted(
+    file.stem for file in FOLDER.glob("*.py") if file.stem not in ("command_line", "driver", "program", "run")
+)
 SEED = 2022
 # For glibc. Otherwise it returns large buffers to the system in some steps, and the next ones pay for new pages.
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
@@ -101,27 +102,21 @@ def main() -> None:
     if sys.argv[1:2] == ["side"]:
         run_side(*json.loads(sys.argv[2]))
         return
-    parser = argparse.ArgumentParser(description="A public client with and without mmssl_fast.dropin, in turns")
-    parser.add_argument("client", choices=CLIENTS)
-    parser.add_argument("checkout", type=Path, help="the client's checkout")
-    parser.add_argument("--data", type=Path, help="catalogue in any layout that mmssl-fast reads; default: synthetic")
-    parser.add_argument("--users", type=int, default=3000, help="of the synthetic catalogue")
-    parser.add_argument("--items", type=int, default=2000, help="of the synthetic catalogue")
-    parser.add_argument("--turns", type=positive, default=3)
-    parser.add_argument("--evaluations", type=int, default=2, help="0: none")
-    parser.add_argument("--sides", default="own,sparse,full", help="another name is the unchanged client once more")
-    parser.add_argument("--keep-memory", action="store_true", help="glibc returns no memory: steadier times of steps")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the client")
-    args = parser.parse_args()
-    given, kind = dict(option.split("=", 1) for option in args.set), client(args.client)
+    import command_line  # not on the sides, where a client may have a module of this name
+
+    args = command_line.read(CLIENTS)
+    given, kind = args.set, client(args.client)
     from mmssl_trainer.data import load
     from mmssl_trainer.data.synthetic import synthetic
+    from mmssl_trainer.errors import InputError
 
-    data = load(args.data) if args.data else synthetic(SEED, args.users, args.items)
+    try:
+        data = load(args.data) if args.data else synthetic(SEED, args.users, args.items)
+    except (InputError, OSError, ValueError) as error:
+        raise SystemExit(f"the data cannot be read: {error}") from None
     with tempfile.TemporaryDirectory() as temporary:
         sides = []
-        for name in args.sides.split(","):
+        for name in args.sides:
             folder = Path(temporary) / name
             folder.mkdir()
             options = options_of(name, given)
@@ -135,12 +130,6 @@ def main() -> None:
     report(result, kind.turn)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
-
-
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("there must be at least one")
-    return number
 
 
 def options_of(side: str, given: dict[str, str]) -> dict[str, str]:

@@ -39,7 +39,7 @@ def test_products_and_gradients_are_torchs(product, layout, dtype, taken):
     with sparse.accelerated():
         y = PRODUCTS[product](a, x)
         (dx,) = torch.autograd.grad(y, x, grad)
-    assert taken == [(11, 5)]
+    assert len(taken) == 1
     assert_close(y, truth)
     assert_close(dx, a.to_dense().double().T @ grad.double())
     PRODUCTS[product](a, x)

@@ -109,9 +109,9 @@ def test_values_that_change_every_step_are_not_warned_of():
 
 
 def test_small_and_narrow_products_are_torchs(taken):
-    a, x = matrix(dtype=torch.float32), dense(11, 3, dtype=torch.float32)
+    a, x = matrix(dtype=torch.float32), dense(11, dtype=torch.float32)
     with sparse.accelerated():
-        assert torch.equal(a @ x, torch.sparse.mm(a, x))
+        assert torch.equal(a @ x, torch.mv(a, x))
     assert not taken and sparse.report().left == {TOO_SMALL: 2}
     with sparse.accelerated(always=True):
         assert_close(a @ x, a.to_dense() @ x, torch.float32)
@@ -123,17 +123,19 @@ def test_small_and_narrow_products_are_torchs(taken):
 def test_small_products_are_decided_early_as_they_are_late(layout, needs_grad, monkeypatch):
     """What leaves a product to torch before the other checks is the rule that would leave it after them."""
     reached = []
-    monkeypatch.setattr(decide, "_run", lambda *args: reached.append(args))
+    monkeypatch.setattr(decide, "_run", lambda *args, **kwargs: reached.append(args))
     with sparse.accelerated():
         for entries in (100, 1000, 1500, 2000, 3000, 20000):
             a = graph(entries, 400)
             a = {"coo": a, "csr": a.to_sparse_csr(), "csc": a.to_sparse_csc()}[layout]
             for width in (1, 64, 1024):
-                x = torch.randn(400, width, requires_grad=needs_grad)
+                is_vector = width == 1  # whose products take more of Python
+                x = torch.randn(400, *(() if is_vector else (width,)), requires_grad=needs_grad)
                 for grad in (False, True):
                     with torch.set_grad_enabled(grad):
                         a @ x
-                    gain = cost.gain(a.layout, a._nnz(), a.shape, width, backward=needs_grad and grad)
+                    backward = needs_grad and grad
+                    gain = cost.gain(a.layout, a._nnz(), a.shape, width, backward=backward, short=not is_vector)
                     assert bool(reached) == (gain > 0)
                     reached.clear()
     assert set(sparse.report().left) == {TOO_SMALL}
@@ -142,8 +144,8 @@ def test_small_products_are_decided_early_as_they_are_late(layout, needs_grad, m
 def test_matrices_that_live_for_too_few_products_are_torchs(taken):
     """1500 x 1500 with 4000 entries: one product with its gradient gains less than sorting costs, four gain more."""
     a, x = graph(5000, 1500), torch.randn(1500, 64).requires_grad_()
-    gain = cost.gain(a.layout, 4000, a.shape, 64, backward=True)
-    assert gain < cost.prepare_cost(4000, a.shape, False) < 4 * gain
+    gain = cost.gain(a.layout, 4000, a.shape, 64, backward=True, short=True)
+    assert gain < cost.prepare_cost(4000, a.shape, False, short=True) < 4 * gain
     with sparse.accelerated():
         for step in range(20):
             without_edges(a, step) @ x
@@ -174,9 +176,9 @@ def test_contents_that_change_at_every_product_cost_ever_less(taken):
 
 
 def test_decisions_are_the_same_in_every_run():
-    """Also where the product is called by keyword, which is looked at in all generality."""
+    """Also where the product is called by another name."""
     counts = []
-    calls = operator.matmul, operator.matmul, lambda a, x: torch.mm(input=a, mat2=x)
+    calls = operator.matmul, operator.matmul, lambda a, x: torch.mm(a, x)
     for product in calls:
         sparse.reset_report()
         a, x = graph(4000, 500), torch.randn(500, 32).requires_grad_()
@@ -203,7 +205,8 @@ def test_an_adjacency_is_never_weighed(taken):
     own, x = Adjacency.from_torch(matrix()), dense(11, 3)
     with sparse.accelerated():
         assert_close(own @ x, matrix().to_dense() @ x)
-    assert len(taken) == 1 and sparse.report().taken == 0
+        assert_close(torch.mm(own, x), matrix().to_dense() @ x)
+    assert not taken and not sparse.report().left
 
 
 @pytest.mark.usefixtures("small_ones_pay")

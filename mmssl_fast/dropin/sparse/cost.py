@@ -22,6 +22,12 @@ and in brackets the numbers for a dense factor beyond 2 MiB, which a core's cach
 What is fixed here is Python. In a loop of nothing but products it is 33e3 forward, 46e3 with a gradient to come, and
 58e3 backward; the numbers above are from training steps of LightGCN, where other code runs in between.
 
+A product of two matrices on the CPU with the sparse one on the left, written with two positional arguments, takes this
+way only at the first use of the matrix. Later ones are computed in C++ ("short"), and even for 20 entries take less
+time than torch's, also if other code has emptied the caches in between. Fixed are then 1e3 forward (5e3 for CSR) and
+10e3 backward, less than measured, because torch's fixed times above are those of full caches; and 200e3 are added to
+what preparing takes.
+
 A matrix is prepared when the gain of the products expected of it exceeds the cost of preparing by a quarter. (Where the
 two were equal, nothing was gained: two products of 9000 entries each of matrices that were new in each step.) Expected
 are as many as the last matrices of its layout, dtype, shape and device were used for before they died or changed; any
@@ -53,6 +59,13 @@ _TORCH_BACKWARD: dict[torch.layout, _Line] = {
 }
 _FORWARD: _Line = (60e3, 2.5, 0.057, 0.12)
 _BACKWARD: _Line = (80e3, 2.5, 0.07, 0.26)
+_SHORT_FORWARD: dict[torch.layout, _Line] = {
+    _COO: (1e3, *_FORWARD[1:]),
+    _CSR: (5e3, *_FORWARD[1:]),  # so that no product is taken where torch is the faster one per entry
+    _CSC: (1e3, *_FORWARD[1:]),
+}
+_SHORT_BACKWARD: _Line = (10e3, *_BACKWARD[1:])
+_FIRST = 200e3  # what the first product of a matrix takes in Python, beyond a later one
 
 
 @lru_cache(256)
@@ -64,21 +77,26 @@ def gain(
     itemsize: int = 4,
     backward: bool = False,
     from_right: bool = False,
+    short: bool = False,
 ) -> float:
     """Nanoseconds by which a product of a prepared matrix, and its backward if there is one, is faster than torch's.
 
-    width: columns of the dense factor, or its rows where it stands before the sparse one (from_right).
+    width: columns of the dense factor, or its rows where it stands before the sparse one (from_right). short: whether
+    products after the first need no Python.
     """
     columns = width * itemsize / 4
     is_large = shape[1] * width * itemsize > _CACHE
-    saved = _time(_TORCH_FORWARD[layout], entries, columns, is_large) - _time(_FORWARD, entries, columns, is_large)
+    ours = _SHORT_FORWARD[layout] if short else _FORWARD
+    saved = _time(_TORCH_FORWARD[layout], entries, columns, is_large) - _time(ours, entries, columns, is_large)
     if backward:
-        saved += _time(_TORCH_BACKWARD[layout], entries, columns, is_large)
-        saved -= _time(_BACKWARD, entries, columns, is_large)
+        ours = _SHORT_BACKWARD if short else _BACKWARD
+        saved += _time(_TORCH_BACKWARD[layout], entries, columns, is_large) - _time(ours, entries, columns, is_large)
     return saved - (1 + backward) * sum(shape) * width if from_right else saved
 
 
-def most_left(layout: torch.layout, shape: torch.Size, width: int, itemsize: int = 4, backward: bool = False) -> int:
+def most_left(
+    layout: torch.layout, shape: torch.Size, width: int, itemsize: int = 4, backward: bool = False, short: bool = False
+) -> int:
     """The largest number of entries for which `gain`, a straight line, is not positive; -1 if it always is positive.
 
     Example:
@@ -86,21 +104,22 @@ def most_left(layout: torch.layout, shape: torch.Size, width: int, itemsize: int
         >>> [gain(torch.sparse_coo, n, torch.Size([300, 300]), 64) > 0 for n in (most, most + 1)]
         [False, True]
     """
-    lowest, many = gain(layout, 0, shape, width, itemsize, backward), 2**30
+    lowest, many = gain(layout, 0, shape, width, itemsize, backward, short=short), 2**30
     if lowest > 0:
         return -1
-    slope = (gain(layout, many, shape, width, itemsize, backward) - lowest) / many
+    slope = (gain(layout, many, shape, width, itemsize, backward, short=short) - lowest) / many
     return min(int(-lowest / slope), many) if slope > 0 else many
 
 
-def prepare_cost(entries: int, shape: torch.Size, is_pattern_known: bool) -> float:
+def prepare_cost(entries: int, shape: torch.Size, is_pattern_known: bool, short: bool = False) -> float:
     """Nanoseconds that products of a matrix have to gain for preparing it to pay: what it takes, and a margin.
 
     Example:
         >>> prepare_cost(10_000, torch.Size([300, 300]), False) > prepare_cost(10_000, torch.Size([300, 300]), True)
         True
     """
-    return _MARGIN * (60e3 + 6 * entries if is_pattern_known else 75e3 + 16 * entries + 3 * sum(shape))
+    preparing = 60e3 + 6 * entries if is_pattern_known else 75e3 + 16 * entries + 3 * sum(shape)
+    return _MARGIN * (preparing + _FIRST if short else preparing)
 
 
 def _time(line: _Line, entries: int, columns: float, is_large: bool) -> float:

@@ -15,6 +15,16 @@ TIMED = frozenset(2**n for n in range(4, 32))
 _ENOUGH = 3  # timed products, of which the median is taken
 
 
+def next_timed(products: int) -> int:
+    """The number of the next product that is timed after so many.
+
+    Example:
+        >>> [next_timed(n) for n in (0, 15, 16, 31, 32)]
+        [16, 16, 32, 32, 64]
+    """
+    return max(1 << products.bit_length(), min(TIMED))
+
+
 @dataclass
 class MatrixReport:
     """Matrices of one layout, dtype, shape and device.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -20,6 +19,7 @@ from .left import DTYPES, LAYOUTS, left
 from .matrices import TOO_BRIEF, TOO_SMALL, Matrices
 from .pattern import stored_indices
 from .products import Product
+from .warn import warn
 
 _KINDS = (Tensor, torch.nn.Parameter)
 
@@ -52,9 +52,11 @@ def mm(adjacency: Tensor, x: Tensor, *, always: bool = False) -> Tensor:
     """
     if isinstance(adjacency, Adjacency):
         return adjacency.mm(x)
-    if not always and type(adjacency) in _KINDS and type(x) in _KINDS and not is_mode_enabled():
-        if x.layout is torch.strided is not adjacency.layout and left.leaves(adjacency, x):
-            return _sparse_mm(adjacency, x)
+    if type(adjacency) in _KINDS and type(x) in _KINDS and not is_mode_enabled():
+        if x.layout is torch.strided is not adjacency.layout:
+            found = left.products.multiply(adjacency, x, always)
+            if found is not None:
+                return _sparse_mm(adjacency, x) if found is True else found
     return multiply(_sparse_mm, _sparse_mm, (adjacency, x), {}, always)
 
 
@@ -83,8 +85,10 @@ def report() -> Report:
     >>> report().taken
     1
     """
+    _matrices.collect()
     found = _matrices.report.copy()
-    found.left.update({reason: n for reason, n in ((TOO_SMALL, left.too_small), (TOO_BRIEF, left.too_brief)) if n})
+    unseen = ((TOO_SMALL, left.products.too_small), (TOO_BRIEF, left.products.too_brief))
+    found.left.update({reason: n for reason, n in unseen if n})
     return found
 
 
@@ -120,7 +124,9 @@ def multiply(
 def _result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool) -> Tensor | None:
     """The accelerated product. None if torch must compute it."""
     if len(args) == 2 and not kwargs and func in products.PLAIN and _is_plain(*args):
-        return _run(Product(*args), func, args, kwargs, always)
+        if not always and left.leaves(*args, short=True):
+            return None
+        return _run(Product(*args), func, args, kwargs, always, short=True)
     if any(map(_decides, (*args, *kwargs.values()))):
         return None
     product = products.read(func, args, kwargs)
@@ -191,24 +197,29 @@ def _follows_torch(kind: Any) -> bool:
 
 
 def _run(
-    product: Product, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], always: bool
+    product: Product,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    always: bool,
+    short: bool = False,
 ) -> Tensor | None:
-    """The accelerated product. None if torch is faster; the report counts the reason."""
+    """The accelerated product. None if torch is faster; the report counts the reason.
+
+    short: whether further products of the matrix in such calls are computed without Python.
+    """
     done = _matrices.report
     start, preparing = time.perf_counter(), done.prepare_seconds
     matrix, x = product.matrix, product.x
     width = 1 if x.ndim == 1 else x.shape[0 if product.from_right else 1]
-    found = _matrices.adjacency(matrix, width, _wants_backward(x), product.from_right and x.ndim == 2, always)
+    found = _matrices.adjacency(matrix, width, _wants_backward(x), product.from_right and x.ndim == 2, always, short)
     if isinstance(found, str):
         done.left[found] += 1
         return None
     adjacency, kind = found
     result = product.of(adjacency)
     seconds = time.perf_counter() - start - (done.prepare_seconds - preparing)
-    done.seconds += seconds
-    done.taken += 1
-    kind.products += 1
-    if kind.products in TIMED and matrix.device.type == "cpu" and not is_transforming():
+    if _matrices.count(kind, seconds) in TIMED and matrix.device.type == "cpu" and not is_transforming():
         _time_torch(done, seconds, func, args, kwargs)
     return result
 
@@ -271,7 +282,7 @@ def _has_kernel(device: str) -> bool:
 def _tell(reason: str) -> None:
     if reason not in _told:
         _told.add(reason)
-        warnings.warn(f"mmssl_fast.dropin.sparse: {reason} is left to torch (said once)", stacklevel=6)
+        warn(f"mmssl_fast.dropin.sparse: {reason} is left to torch (said once)")
 
 
 def _has_data(x: Tensor) -> bool:

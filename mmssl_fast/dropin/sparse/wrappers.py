@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.overrides import _get_overloaded_args, _pop_mode_temporarily, has_torch_function
 
+from ...library import _C
+from ...ops.propagate import propagate_csr
 from .decide import has_sparse, holds_sparse, is_mode_enabled, multiply
 from .left import left
 from .products import PLAIN, READERS
 
 _strided = torch.strided
 _is_compiling = torch.compiler.is_compiling
-_leaves = left.leaves
+_C.set_transformed_product(propagate_csr)
 # torch gives objects under such keys to the threads of autograd, in which checkpoints are recomputed on CUDA.
 _KEY = "mmssl_fast.dropin.sparse"
 _is_key_in_tls, _get_obj_in_tls = torch._C._is_key_in_tls, torch._C._get_obj_in_tls
@@ -50,6 +52,7 @@ def deactivate(always: bool) -> None:
 
 def _update() -> None:
     _here.always = any(_here.users) if _here.users else None
+    _C.set_sparse_products(_here.always)
     if _is_key_in_tls(_KEY):
         torch._C._stash_obj_in_tls(_KEY, _here.always)
 
@@ -73,16 +76,8 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
     multiplies_two = func in PLAIN or READERS[func] is READERS[torch.mv]
     plain = _method(func) if path[1].startswith("Tensor.") else func
 
-    def product(*args: Any, **kwargs: Any) -> Any:
+    def slow(*args: Any, **kwargs: Any) -> Any:
         always, call = _here.always, plain
-        if multiplies_two and always is False and len(args) == 2 and not kwargs and not is_mode_enabled():
-            a, b = args  # the same as below, in fewer steps: small products take microseconds
-            if (type(a) is Tensor or type(a) is Parameter) and (type(b) is Tensor or type(b) is Parameter):
-                if b.layout is _strided:
-                    if a.layout is _strided or _leaves(a, b):
-                        return func(a, b)
-                elif a.layout is _strided and _leaves(b, a, True):
-                    return func(a, b)
         if always is None and _is_key_in_tls(_KEY):  # a thread of autograd: as in the thread that called backward
             always = _get_obj_in_tls(_KEY)
         if always is not None and is_mode_enabled():
@@ -107,6 +102,12 @@ def wrapper(func: Callable[..., Any], path: tuple[str, str]) -> Callable[..., An
                 _tell(always)
                 return multiply(func, plain, args, kwargs, always)
         return call(*args, **kwargs) if kwargs else call(*args)
+
+    # Nearly all calls are decided in C++; `slow` has the rest.
+    fast = _C.sparse_product(left.products, func, plain, slow, multiplies_two, func in PLAIN)
+
+    def product(*args: Any, **kwargs: Any) -> Any:
+        return fast(*args, **kwargs) if kwargs else fast(*args)
 
     functools.update_wrapper(product, func)
     product.__module__, product.__qualname__ = path  # under which pickle finds it
