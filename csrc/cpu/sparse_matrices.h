@@ -178,7 +178,7 @@ inline bool is_multiplied(const Tensor& matrix) {
 
 // After a matrix that was used too briefly: how many products of unknown matrices of its shape are left unseen.
 struct Pause {
-  static constexpr int64_t kLongest = 32;  // products left unseen in a row
+  static constexpr int64_t kLongest = 256;  // products left unseen in a row
 
   int64_t count = 0;     // such matrices in a row
   int64_t rest = 0;      // products still to be left
@@ -189,7 +189,7 @@ struct Pause {
   void begin() {
     ++count;
     // Odd and even lengths in turn: products that come in a cycle are then all examined at some time.
-    rest = std::min(int64_t{1} << std::min<int64_t>(count - 1, 5), kLongest) + (count > 1 ? count % 2 : 0);
+    rest = std::min(int64_t{1} << std::min<int64_t>(count - 1, 8), kLongest) + (count > 1 ? count % 2 : 0);
     patience = rest;
   }
 

@@ -208,7 +208,10 @@ def test_pauses_double_up_to_a_limit_and_are_even_and_odd_in_turn():
     two, x = [torch.ones(300, 300).to_sparse() for _ in range(2)], torch.ones(300, 64)
     memory, kind = Left(), MatrixReport.of(two[0])
     token = memory.products.know(two[1])
-    for own, lengths in ((True, [2, 4, 10, 16, 34, 64, 66, 64]), (False, [1, 2, 5, 8, 17, 32, 33, 32])):
+    for own, lengths in (
+        (True, [2, 4, 10, 16, 34, 64, 130, 256, 514, 512, 514]),
+        (False, [1, 2, 5, 8, 17, 32, 65, 128, 257, 256, 257]),
+    ):
         for length in lengths:
             memory.pause(two[0].shape, kind)
             found = 0
@@ -217,7 +220,7 @@ def test_pauses_double_up_to_a_limit_and_are_even_and_odd_in_turn():
             assert found == length
         memory.resume(two[0].shape)
         assert not memory.leaves(two[0], x)
-    assert memory.products.too_brief == kind.left == 390 and memory.products.too_small == 0
+    assert memory.products.too_brief == kind.left == 3084 and memory.products.too_small == 0
     memory.pause(two[0].shape, kind)
     assert not memory.leaves(two[1], x)
     memory.products.forget(token)
