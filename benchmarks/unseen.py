@@ -6,7 +6,8 @@ overlap@20     users with training interactions: the share of the list of 20 tha
                by fold-in from these interactions, mean over the users.
 new users      users without training interactions and with at least two held-out items that training knows: recall@20
                of one half of the items, from the other half as the history. The halves are drawn with a fixed seed.
-cold items     with the embeddings that the features alone give, and on the scale of the known items: recall@20 of the
+cold items     with the embeddings that the features alone give, and on the scale of the known items, with the
+               collaborative parts of the nearest items or with less spread: recall@20 of the
                cold items in the test split, ranked alone, and of all, known and cold items if all are ranked; the share
                of the places in the lists of 20 of all known users that cold items get, beside their share of the
                catalogue and of the test pairs.
@@ -29,7 +30,7 @@ from mmssl_trainer.systems import title
 
 from mmssl_fast import InteractionGraph
 
-K, NEAREST = 20, (0, 10)
+K, NEAREST, SPREADS = 20, (0, 10), (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 
 
 def lists(users, items, popularity, seen):
@@ -94,6 +95,7 @@ def cold_items(model, folder):
     own = {name: x[cold] for name, x in features.items()}
     ways = [("features alone", embed_both(model, own)[1])]
     ways += [(f"nearest {nearest}", embed_items(model, own, nearest)) for nearest in NEAREST]
+    ways += [(f"spread {spread}", embed_items(model, own, spread=spread)) for spread in SPREADS]
     for name, embeddings in ways:
         items = model.items.clone()
         items[torch.from_numpy(cold)] = embeddings

@@ -143,6 +143,7 @@ def recommend(
     unknown: str = "refuse",
     new_items: tuple[Sequence[str | int], Mapping[str, Any]] | None = None,
     nearest: int = 0,
+    spread: float = 1.0,
     candidates: Iterable[str | int] | None = None,
     excluded: Iterable[tuple[str | int, str | int]] | None = None,
     diversity: float = 0.0,
@@ -151,10 +152,11 @@ def recommend(
 
     users: original ids; None: all users. exclude: which interactions are excluded, those of "train", or "all" for those
     of every split. histories, unknown: {user: items}; these users, embedded as by `fold_in`, take the place of those of
-    the model, and their items are excluded. new_items, nearest: (ids, {modality: features}) of items that are ranked
-    together with those of the model, embedded as by `embed_items`. candidates: items that may be recommended; unknown
-    ones are ignored. excluded: more (user, item) pairs to leave out, such as purchases since training; unknown ones are
-    ignored. diversity: from 0, the best items, to 1, the most different ones (maximal marginal relevance).
+    the model, and their items are excluded. new_items, nearest, spread: (ids, {modality: features}) of items that
+    are ranked together with those of the model, embedded as by `embed_items`. candidates: items that may be
+    recommended; unknown ones are ignored. excluded: more (user, item) pairs to leave out, such as purchases since
+    training; unknown ones are ignored. diversity: from 0, the best items, to 1, the most different ones (maximal
+    marginal relevance).
 
     Raises InputError that names the first unknown user, or what is wrong with an argument.
 
@@ -164,6 +166,6 @@ def recommend(
     >>> found.user.tolist()
     ['new', 'new']
     """
-    model, pairs = for_request(model, histories, unknown, new_items, nearest, candidates, excluded)
+    model, pairs = for_request(model, histories, unknown, new_items, nearest, spread, candidates, excluded)
     chunks = list(_recommend.recommend(model, users, k, exclude, excluded=pairs, diversity=diversity))
     return Recommendations(*(np.concatenate(column) for column in zip(*chunks, strict=True)))

@@ -68,6 +68,13 @@ def recommend(
             "new item (docs/serving.md). 0: no collaborative part."
         ),
     ] = 0,
+    spread: Annotated[
+        float,
+        typer.Option(
+            help="Spread of the scores of new items, as a multiple of that of known items. With less than 1, they get "
+            "fewer places in the lists (docs/serving.md)."
+        ),
+    ] = 1.0,
     candidates: Annotated[
         Path | None,
         typer.Option(
@@ -125,6 +132,8 @@ def recommend(
             refuse_occupied(out)
     if nearest and not new_items:
         raise InputError("--nearest is for --new-items; give both")
+    if spread != 1 and not new_items:
+        raise InputError("--spread is for --new-items; give both")
     if skip_unknown and history is None:
         raise InputError("--skip-unknown is for --history; give both")
     if filters and items is None:
@@ -149,6 +158,7 @@ def recommend(
         unknown="skip" if skip_unknown else "refuse",
         new_items=added,
         nearest=nearest,
+        spread=spread,
         candidates=allowed,
         excluded=None if exclude_from is None else list(zip(*files.read_pairs(exclude_from), strict=True)),
     )

@@ -34,6 +34,13 @@ def serve(
             "new item (docs/serving.md). 0: no collaborative part."
         ),
     ] = 0,
+    spread: Annotated[
+        float,
+        typer.Option(
+            help="Spread of the scores of new items, as a multiple of that of known items. With less than 1, they get "
+            "fewer places in the lists (docs/serving.md)."
+        ),
+    ] = 1.0,
     items: Annotated[
         Path | None, typer.Option(help="Table with a column item, for --filter-column and --page.")
     ] = None,
@@ -111,6 +118,7 @@ def serve(
         exclude,
         tuple(new_items or ()),
         nearest,
+        spread,
         items,
         tuple(filter_columns or ()),
         PageOptions(items, title, image, images, colour) if page else None,

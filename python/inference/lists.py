@@ -22,6 +22,7 @@ def for_request(
     unknown: str = "refuse",
     new_items: tuple[Sequence[Id], Mapping[str, Any]] | None = None,
     nearest: int = 0,
+    spread: float = 1.0,
     candidates: Iterable[Id] | None = None,
     excluded: Iterable[tuple[Id, Id]] | None = None,
 ) -> tuple[Model, sp.csr_array | None]:
@@ -30,8 +31,10 @@ def for_request(
         raise InputError(f"unknown = {unknown!r}: must be {' or '.join(UNKNOWN)}")
     if nearest and new_items is None:
         raise InputError(f"nearest = {nearest}: needs new items, and none are given")
+    if spread != 1 and new_items is None:
+        raise InputError(f"spread = {spread}: needs new items, and none are given")
     if new_items is not None:
-        model = with_new_items(model, *new_items, nearest=nearest)
+        model = with_new_items(model, *new_items, nearest=nearest, spread=spread)
     if histories is not None:
         model = with_histories(model, histories, unknown)
     if candidates is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from .towers import item_tower
 SAMPLE = 10_000  # known items that are represented by their nearest other items, for the scale
 
 
-def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> Tensor:
+def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0, spread: float = 1.0) -> Tensor:
     """Embeddings [n, d] of items that were not in the training data, from their features. Their scores are dot products
     with the user embeddings, as for the other items, and comparable with those.
 
@@ -35,6 +36,9 @@ def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> 
     user as with their embeddings from training, and the same standard deviation, averaged over the users
     (`inference.scale.scale_of`). nearest=k > 0 adds a collaborative part to x: the mean of those of the k known items
     with training interactions that are nearest by the cosine of x.
+
+    spread multiplies the standard deviation. With less than 1, new items get fewer of the first places beside known
+    items; their order among themselves stays the same.
 
     features: {modality: array [n, d_m]} with all modalities of the training data. A row of NaN is a missing one: the
     item is embedded by its other modalities, of which it must have one. Raises InputError that names the
@@ -46,18 +50,22 @@ def embed_items(model: Model, features: Mapping[str, Any], nearest: int = 0) -> 
     >>> embed_items(model, {name: values[:3] for name, values in data.features.items()}).shape
     torch.Size([3, 65])
     """
-    return embed_both(model, features, nearest)[0]
+    return embed_both(model, features, nearest, spread)[0]
 
 
 @torch.no_grad()
-def embed_both(model: Model, features: Mapping[str, Any], nearest: int = 0) -> tuple[Tensor, Tensor]:
+def embed_both(
+    model: Model, features: Mapping[str, Any], nearest: int = 0, spread: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """(the result of `embed_items`, the embeddings by features alone to compare with `known_by_features`)."""
     tower = item_tower(model)
     content = _content(tower, features)
-    return _embed(model, tower, content, nearest), tower.cold(content)
+    return _embed(model, tower, content, nearest, spread), tower.cold(content)
 
 
-def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str, Any], nearest: int = 0) -> Model:
+def with_new_items(
+    model: Model, ids: Sequence[str | int], features: Mapping[str, Any], nearest: int = 0, spread: float = 1.0
+) -> Model:
     """The model with these items after its own. They have no interactions. Items of the data without training
     interactions are embedded like them.
 
@@ -77,10 +85,10 @@ def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str
         seen.add(item)
     tower = item_tower(model)
     content = _content(tower, features, ids)
-    embeddings = _embed(model, tower, content, nearest)
+    embeddings = _embed(model, tower, content, nearest, spread)
     items = dense(model.items, "ranking new items")
     if model.content is not None and len(cold := np.flatnonzero(np.diff(data.train.tocsc().indptr) == 0)):
-        items = items.index_copy(0, torch.from_numpy(cold), _embed(model, tower, model.content[cold], nearest))
+        items = items.index_copy(0, torch.from_numpy(cold), _embed(model, tower, model.content[cold], nearest, spread))
     if len(embeddings) != len(ids):
         raise InputError(f"{data.name}: {len(ids)} new items, but features for {len(embeddings)}")
     n_items = data.n_items + len(ids)
@@ -88,7 +96,7 @@ def with_new_items(model: Model, ids: Sequence[str | int], features: Mapping[str
     return replace(
         model,
         items=torch.cat([items, embeddings]),
-        rescaled=True,
+        spread=spread,
         interactions=replace(
             data,
             n_items=n_items,
@@ -124,18 +132,33 @@ def _content(tower: ItemTower, features: Mapping[str, Any], ids: Sequence[str | 
 
 
 @torch.no_grad()
-def _embed(model: Model, tower: ItemTower, content: Tensor, nearest: int) -> Tensor:
+def _embed(model: Model, tower: ItemTower, content: Tensor, nearest: int, spread: float) -> Tensor:
     base, cold = model.base or model, tower.cold(content)
     warm = torch.from_numpy(np.diff(base.interactions.train.tocsc().indptr) > 0)
     if nearest < 0 or nearest > warm.sum():
         raise InputError(f"nearest = {nearest}: must be between 0 and {int(warm.sum())}, the items with interactions")
+    if not (math.isfinite(spread) and spread >= 0):
+        raise InputError(f"spread = {spread}: must be a number from 0 on; 1 is the spread of the known items")
     if not nearest:
-        return tower.scaled(cold)
+        return _around_mean(base, tower.scaled(cold), spread)
     by_features = known_by_features(model)
     parts = dense(base.items, "ranking new items")[warm] - by_features[warm]
     near = cold + _mean_of(parts, cosine_topk(cold, by_features[warm], nearest)[1])
     factor, shift = _scale_with_nearest(base, by_features, warm, parts, nearest)
-    return torch.where((cold != 0).any(1, keepdim=True), factor * near + shift, 0)
+    embeddings = torch.where((cold != 0).any(1, keepdim=True), factor * near + shift, 0)
+    return _around_mean(base, embeddings, spread)
+
+
+def _around_mean(base: Model, embeddings: Tensor, spread: float) -> Tensor:
+    """Embeddings [n, d] whose scores deviate `spread` times as much from those of the mean of the known items. Items
+    without features, whose embedding is 0, keep it."""
+    if spread == 1:
+        return embeddings
+    known = described(base, known_by_features(base))
+    if not len(known):
+        return embeddings
+    mean = dense(base.items, "ranking new items")[known].mean(0)
+    return torch.where((embeddings != 0).any(1, keepdim=True), mean + spread * (embeddings - mean), 0)
 
 
 def _scale_with_nearest(base: Model, by_features: Tensor, warm: Tensor, parts: Tensor, nearest: int) -> Scale:

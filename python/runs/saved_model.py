@@ -48,9 +48,9 @@ class Model:
 
     scaling, content: how raw features become inputs, and what the system computes from the features of each item
     (Inference.content, [I, w]); None for a system without them. popularity: int64 [I], if it is not the number of
-    training interactions. rescaled: whether the items without interactions have the embeddings of new items
-    (`inference.new_items`). base: the model that this one was extended from, if it has other users or items than
-    training had.
+    training interactions. spread: None, or the spread of new items (`inference.new_items`), whose embeddings the items
+    without interactions then have as well. base: the model that this one was extended from, if it has other users or
+    items than training had.
 
     >>> from mmssl_trainer import configure, fit, load_data
     >>> model = fit(load_data(), configure({"model.system": "svd", "model.dim": 16}))
@@ -67,7 +67,7 @@ class Model:
     scaling: Scaling | None = None
     content: Tensor | None = None
     popularity: np.ndarray | None = None
-    rescaled: bool = False
+    spread: float | None = None
     base: Model | None = None
     towers: dict[str, Any] = field(default_factory=dict, repr=False)  # those built so far
 

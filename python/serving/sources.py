@@ -18,7 +18,7 @@ from .page.content import Content, PageOptions
 
 @dataclass(frozen=True)
 class Sources:
-    """run: run folder or model file. exclude: as in Catalogue. new_items, nearest: as in `recommend --new-items`; items
+    """run: run folder or model file. exclude: as in Catalogue. new_items, nearest, spread: as in `recommend`; items
     that are ranked beside those of training. items: table with a column item. filter_columns: its columns by whose
     values requests may choose items. page: what the page shows, None for no page."""
 
@@ -26,6 +26,7 @@ class Sources:
     exclude: str = "train"
     new_items: Sequence[str] = ()
     nearest: int = 0
+    spread: float = 1.0
     items: Path | None = None
     filter_columns: Sequence[str] = ()
     page: PageOptions | None = None
@@ -33,6 +34,8 @@ class Sources:
     def __post_init__(self) -> None:
         if self.nearest and not self.new_items:
             raise InputError("--nearest is for --new-items; give both")
+        if self.spread != 1 and not self.new_items:
+            raise InputError("--spread is for --new-items; give both")
         if self.filter_columns and self.items is None:
             raise InputError("--filter-column is a column of the table --items; give both")
         if self.items is not None and not self.filter_columns and self.page is None:
@@ -44,7 +47,7 @@ class Sources:
         if self.new_items:
             ids, features, known = read_unknown_items(self.new_items, item_tower(model).widths, model)
             log("new items", items=len(ids), known=known)
-            model = with_new_items(model, ids, features, self.nearest)
+            model = with_new_items(model, ids, features, self.nearest, self.spread)
         try:
             catalogue = Catalogue(model, self.exclude)
         except InputError as error:

@@ -217,6 +217,7 @@ def test_tables_with_other_columns_are_refused(runs, tmp_path, capsys):
         (["--items", "ITEMS", "--filter", "colour=grey"], "no item has colour=grey"),
         (["--items", "NONE", "--filter", "colour=grey"], "NONE"),
         (["--nearest", "3"], "--nearest is for --new-items"),
+        (["--spread", "0.5"], "--spread is for --new-items"),
         (["--skip-unknown"], "--skip-unknown is for --history"),
         (["--diversity", "2"], "diversity = 2.0: must be between 0 and 1"),
         (["--history", "ITEMS"], "user"),

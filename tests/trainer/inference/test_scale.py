@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mmssl_trainer import configure, embed_items, recommend
+from mmssl_trainer import InputError, configure, embed_items, recommend
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.data.dataset import build
 from mmssl_trainer.embeddings import on_cpu
@@ -148,15 +148,46 @@ def test_degenerate_models_have_a_finite_scale(data):
 
 
 @pytest.mark.parametrize("nearest", [0, 4])
-@pytest.mark.parametrize("name", ["svd", "vbpr"])
-def test_parts_of_the_score_of_a_new_item(data, name, nearest):
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_spread_of_the_scores_of_new_items(data, name, nearest):
+    """The scores of every user keep their mean over the known items, and deviate from it as much as asked for."""
     _, model = model_of(data, name)
-    more = with_new_items(model, [900], {m: x[3:4] for m, x in data.features.items()}, nearest)
+    known = described(data)
+    features = {m: np.concatenate([x[known], x[COLD[-1:]]]) for m, x in data.features.items()}
+    features["image"][-1] = 1  # the last item has one modality
+    scores, narrow = (
+        model.users.double() @ embed_items(model, features, nearest, spread).double().T for spread in (1, 0.25)
+    )
+    means = (model.users.double() @ model.items[known].double().mean(0))[:, None]
+    atol = 1e-4 * float(scores.abs().amax())
+    torch.testing.assert_close(narrow - means, 0.25 * (scores - means), rtol=1e-4, atol=atol)
+    assert (scores - means).abs().amax() > 100 * atol
+    torch.testing.assert_close(embed_items(model, features, nearest, 1.0), embed_items(model, features, nearest))
+    more, rows = with_new_items(model, range(900, 901 + len(known)), features, nearest, 0.25), slice(70, None)
+    torch.testing.assert_close(model.users.double() @ more.items[rows].double().T, narrow, rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize("spread", [-0.5, float("nan"), float("inf")])
+def test_spread_that_is_none_is_refused(data, spread):
+    _, model = model_of(data, "svd")
+    features = {m: x[:1] for m, x in data.features.items()}
+    with pytest.raises(InputError, match=r"spread = .*: must be a number from 0 on"):
+        embed_items(model, features, spread=spread)
+    with pytest.raises(InputError, match=r"spread = 0\.5: needs new items"):
+        recommend(model, k=2, spread=0.5)
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.4])
+@pytest.mark.parametrize("nearest", [0, 4])
+@pytest.mark.parametrize("name", ["svd", "vbpr"])
+def test_parts_of_the_score_of_a_new_item(data, name, nearest, spread):
+    _, model = model_of(data, name)
+    more = with_new_items(model, [900], {m: x[3:4] for m, x in data.features.items()}, nearest, spread)
     parts, user = Parts(Catalogue(more)), model.users[7]
     rows = np.array([3, COLD[0], 70])
     known, cold, new = parts.of(user, rows)
     np.testing.assert_allclose([sum(one) for one in (known, cold, new)], more.items[rows] @ user, rtol=1e-4, atol=1e-5)
-    factor = float(item_tower(model).factor)
+    factor = spread * float(item_tower(model).factor)
     np.testing.assert_allclose(new[1:], [factor * part for part in known[1:]], rtol=1e-4, atol=1e-6)
     if not nearest:
         np.testing.assert_allclose(cold[0], new[0], rtol=1e-3, atol=1e-5)
