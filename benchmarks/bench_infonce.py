@@ -99,7 +99,7 @@ def test_infonce_forward_and_backward(benchmark, shape, peer_name):
         shape=shape,
         anchors=ANCHORS,
         d=64,
-        work=work(shape),
+        work=work(shape) if DEVICE.type == "cuda" else None,  # the products are those of bfloat16 numbers
         peer_name=peer_name,
         rounds=5 if shape.users > 50_000 else 20,
     )
@@ -126,7 +126,7 @@ def test_infonce_bfloat16(benchmark, shape, peer):
         shape=shape,
         anchors=ANCHORS,
         d=64,
-        work=work(shape),
+        work=work(shape) if DEVICE.type == "cuda" else None,  # the products are those of bfloat16 numbers
         peer_name=f"eager, {peer} products, 512 keys at a time, checkpointed",
         rounds=5 if shape.users > 50_000 else 20,
     )

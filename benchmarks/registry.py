@@ -9,7 +9,6 @@ import gc
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -22,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 import mmssl_fast
 from mmssl_fast.graph import InteractionGraph
 
+CPU_RATES: list[tuple[float, float]] = []  # operations/s and bytes/s, once they are measured
 DEVICE = torch.device(os.environ.get("MMSSL_FAST_BENCHMARK_DEVICE", "cpu"))
 
 
@@ -110,7 +110,11 @@ def compare(
     It adds to extra_info: the ratios of the medians and of the best times (above 1 if ours is faster), the median of
     the peer in seconds, the peak memory of a call of each in bytes (of tensors, and on a Linux CPU also of the
     process), the shape, versions, instruction set and number of threads, `peer_name` and `info`. On CUDA, it also adds
-    the device time of each, and with `work` the reached share of the roofline.
+    the device time of each, and with `work` the reached share of the roofline. With `work` on a CPU, it adds the least
+    time at the rates of a product and a copy, which are measured at the first use.
+
+    Times are those of the timer of pytest-benchmark. `--benchmark-timer=time.thread_time` with OMP_NUM_THREADS=1
+    measures CPU time, for a busy machine.
 
     rounds: number of calls of each, after a warm-up, at most MMSSL_FAST_BENCHMARK_ROUNDS. With 0, only the
     results are checked.
@@ -121,13 +125,14 @@ def compare(
         benchmark.pedantic(lambda: None, rounds=1)  # the report names what was checked
         return
     ours, peer = finished(ours), finished(peer)
+    timer = benchmark._timer
     peer_times: list[float] = []
 
     def run_peer():
         peer()
-        start = time.perf_counter()
+        start = timer()
         peer()
-        peer_times.append(time.perf_counter() - start)
+        peer_times.append(timer() - start)
         ours()
 
     benchmark.extra_info |= {
@@ -153,6 +158,9 @@ def compare(
         "ratio_of_best": min(peer_times) / min(times),
         "peer_median_s": statistics.median(peer_times),
     }
+    if DEVICE.type == "cpu" and work is not None:
+        floor = cpu_floor(work, timer)
+        benchmark.extra_info |= {"work": asdict(work), "floor_s": floor, "roofline": floor / min(times)}
 
 
 def finished(call: Callable) -> Callable:
@@ -177,6 +185,29 @@ def on_device(ours: Callable, peer: Callable, work: Work | None) -> dict:
         if floor is not None:
             found |= {"floor_s": floor, "roofline": floor / seconds}
     return found
+
+
+def cpu_floor(work: Work, timer: Callable[[], float]) -> float:
+    """The least time of `work`: its products at the rate of a float32 product of 1024 x 1024 x 1024, or its bytes at
+    the rate of a copy of 128 MiB, if that takes longer. Both are measured with the number of threads that torch has."""
+    if not CPU_RATES:
+        a, source = torch.randn(1024, 1024), torch.randn(1 << 25)
+        target = torch.empty_like(source)
+        CPU_RATES.append(
+            (2 * 1024**3 / best(lambda: a @ a, timer), 2 * source.nbytes / best(lambda: target.copy_(source), timer))
+        )
+    rate, bandwidth = CPU_RATES[0]
+    return max(work.matrix_flops / rate, work.bytes / bandwidth)
+
+
+def best(call: Callable, timer: Callable[[], float], repeats: int = 9) -> float:
+    """The least time of several calls."""
+    times = []
+    for _ in range(repeats):
+        start = timer()
+        call()
+        times.append(timer() - start)
+    return min(times)
 
 
 def environment() -> dict:

@@ -33,9 +33,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-CLIENTS = sorted(
-    file.stem for file in FOLDER.glob("*.py") if file.stem not in ("command_line", "driver", "program", "run")
-)
+NO_CLIENTS = ("command_line", "convergence", "driver", "program", "run")
+CLIENTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in NO_CLIENTS)
 SEED = 2022
 # For glibc. Otherwise it returns large buffers to the system in some steps, and the next ones pay for new pages.
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
