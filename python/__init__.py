@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import beyond_accuracy as beyond_accuracy
     from .api import breakdown as breakdown
-    from .api import describe as describe
     from .api import evaluate as evaluate
     from .api import fit as fit
     from .api import intervals as intervals
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from .inference.similar import similar as similar
     from .runs.cold import evaluate_cold as evaluate_cold
     from .runs.complete import load_data as load_data
+    from .runs.describe import describe as describe
     from .runs.folder import unfinished as unfinished
     from .runs.recommend import Recommendations as Recommendations
     from .runs.saved_model import Model as Model
@@ -75,7 +75,7 @@ _PUBLIC = {
     "configuration_file": ("runs.train", "configuration_file"),
     "configure": ("config.load", "configure"),
     "convert_data": ("data.convert", "convert_data"),
-    "describe": ("api", "describe"),
+    "describe": ("runs.describe", "describe"),
     "embed_items": ("inference.new_items", "embed_items"),
     "evaluate": ("api", "evaluate"),
     "evaluate_cold": ("runs.cold", "evaluate_cold"),

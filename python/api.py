@@ -1,4 +1,4 @@
-"""describe, fit, evaluate, breakdown and recommend: the public functions of mmssl_trainer for a model in memory."""
+"""fit, evaluate, breakdown and recommend: the public functions of mmssl_trainer for a model in memory."""
 
 from __future__ import annotations
 
@@ -9,30 +9,15 @@ import numpy as np
 
 from . import ranking
 from .config.sections import Config
-from .data import Dataset, summarise
+from .data import Dataset
 from .inference.lists import for_request
 from .ranking import DEFAULT_KS, check_heldout, check_list_lengths, split_metrics
 from .runs import list_metrics as _lists
 from .runs import recommend as _recommend
 from .runs.recommend import Recommendations
 from .runs.saved_model import Model
-from .systems import SYSTEMS, without_features
 from .training import loop
 from .training.progress import Observer
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """A description of a dataset that can be written as JSON: counts of users, items and interactions of each split,
-    density, degrees, features, users and items without training interactions, notes and fingerprint.
-
-    "systems": the names of the systems that can be trained on it; those that need features are missing if it has none.
-
-    >>> from mmssl_trainer import load_data
-    >>> describe(load_data())["interactions"]["train"] > 1000
-    True
-    """
-    summary = summarise(dataset)
-    return summary | {"systems": list(SYSTEMS) if summary["modalities"] else without_features()}
 
 
 def fit(dataset: Dataset, config: Config | None = None, observer: Observer | None = None) -> Model:

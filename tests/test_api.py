@@ -61,6 +61,19 @@ def test_importing_it_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
+def test_data_check_imports_no_torch(tmp_path):
+    (tmp_path / "interactions.csv").write_text("user,item\n" + "".join(f"u{n % 7},i{n % 11}\n" for n in range(77)))
+    code = f"import sys; from mmssl_trainer.cli.main import main; print(main({['data', 'check', str(tmp_path)]}))"
+    code += "; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout.splitlines()
+    assert found[-2:] == ["0", "False"] and "popularity" in "".join(found)
+
+
+def test_names_of_systems_that_read_features_are_those_of_their_classes():
+    classes = {name: names.system_class(name) for name in names.SYSTEMS}
+    assert names.READ_FEATURES == {name for name, found in classes.items() if getattr(found, "reads_features", False)}
+
+
 def test_training_imports_nothing_slow_that_it_does_not_use():
     code = "import sys, mmssl_trainer.cli.main, mmssl_trainer.runs.train; print(*sys.modules, sep=chr(10))"
     found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout.splitlines()

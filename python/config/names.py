@@ -34,6 +34,8 @@ _BUILT_IN = {  # name: (title, class)
     "mmgcl": ("MMGCL", "MMGCLSystem"),
     "slmrec": ("SLMRec", "SLMRecSystem"),
 }
+# The built-in ones whose class has reads_features, so that `data check` can name the others without importing torch.
+READ_FEATURES = frozenset("mmssl vbpr lightgcn_m mmgcn grcn lattice clcrec mmgcl slmrec".split())
 EXTERNAL = {point.name: point.value for point in entry_points(group=GROUP)}
 if conflicts := sorted(EXTERNAL.keys() & _BUILT_IN.keys()):
     raise InputError(
@@ -55,6 +57,11 @@ def system_class(name: str) -> Any:
             f"system {name}: {SYSTEMS[name]} cannot be imported ({error}); fix or uninstall the package that registers "
             f"it under {GROUP}"
         ) from error
+
+
+def reads_features(name: str) -> bool:
+    """Whether a system needs item features."""
+    return name in READ_FEATURES or (name in EXTERNAL and bool(getattr(system_class(name), "reads_features", False)))
 
 
 def title(name: str) -> str:

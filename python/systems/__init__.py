@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..config.names import SYSTEMS, system_class, title
+from ..config.names import SYSTEMS, reads_features, system_class, title
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def create(name: str) -> System:
 
 def without_features() -> list[str]:
     """The names of the systems that do not need item features."""
-    return [name for name in SYSTEMS if not getattr(system_class(name), "reads_features", False)]
+    return [name for name in SYSTEMS if not reads_features(name)]
 
 
 def rows_over_ranks(name: str) -> dict[str, str] | None:
