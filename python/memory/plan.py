@@ -233,7 +233,7 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         wide = FLOAT * s.part * s.hidden[0]
         result.append(
             Stage(
-                "generator loss (Eq. 6)",
+                "generator loss (Eq. 7)",
                 "generator",
                 kept=blocks((item, m)),
                 working=blocks(

@@ -43,7 +43,7 @@ def received(s: Sizes) -> dict[str, int]:
         "first layer of the discriminator (Eq. 4)": s.discriminator_steps * summed * (1 + m) * (wide + FLOAT * b * d),
         "gradient penalty (Eq. 7)": s.discriminator_steps * summed * m * (wide + DOUBLE * b),
         "row lengths": s.discriminator_steps * summed * (1 + m) * DOUBLE * b,
-        "generator loss (Eq. 6)": summed * m * (wide + (2 * FLOAT * d + DOUBLE + FLOAT) * b),
+        "generator loss (Eq. 7)": summed * m * (wide + (2 * FLOAT * d + DOUBLE + FLOAT) * b),
         "InfoNCE (Eq. 11)": m * anchors,
         "encoder, backward pass": summed * FLOAT * small if m else 0,
     }
@@ -56,7 +56,7 @@ def received(s: Sizes) -> dict[str, int]:
             "first layer of the discriminator (Eq. 4)",
             "gradient penalty (Eq. 7)",
             "row lengths",
-            "generator loss (Eq. 6)",
+            "generator loss (Eq. 7)",
         ):
             found.pop(name)
     if not (s.contrastive and m and s.neighbours):
