@@ -47,7 +47,8 @@ def sample_bpr(
             f"sample_bpr: there must be fewer than 2^31 interactions and items, got {graph.nnz} and {graph.n_items}"
         )
     degree = graph.user_degree.long()
-    positive, negative = (_words(seed, offset, stream, batch, graph.device) for stream in _STREAMS)
+    positive = _words(seed, offset, STREAM_POSITIVE, batch, graph.device)
+    negative = _words(seed, offset, STREAM_NEGATIVE, batch, graph.device)
     drawn = torch.where(degree < graph.n_items, degree, 0)  # edges that can be drawn
     if over == "users":
         # Which users are drawn depends on their numbers only. In this graph, each has one of two items.
@@ -72,9 +73,6 @@ def sample_bpr(
     found[:, slots] = torch.stack(_items(graph, users[slots], place[slots], rank[slots]))
     pos, neg = all_sum(found, graph.ranks.groups)  # one rank has a term
     return users, pos, neg
-
-
-_STREAMS = (STREAM_POSITIVE, STREAM_NEGATIVE)
 
 
 def _words(seed: int, offset: int, stream: int, batch: int, device: torch.device) -> Tensor:

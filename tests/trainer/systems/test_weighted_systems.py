@@ -15,6 +15,7 @@ from mmssl_trainer.training import loop
 from mmssl_trainer.training.weighted import WeightedSampler
 
 from mmssl_fast import InteractionGraph
+from mmssl_fast.distributed import Ranks
 
 CLOSED = [
     ("popularity", {}),
@@ -235,6 +236,6 @@ def test_weights_that_nothing_uses_are_refused(monkeypatch):
     data, config = weighted(catalogue()), configure({"model.system": "popularity"})
     with pytest.raises(InputError, match=r": popularity does not use the weights [^\n]*; leave out --weight-column$"):
         loop.fit(data, config, system=Careless())
-    monkeypatch.setattr(loop.distributed, "current", lambda: type("Ranks", (), {"size": 2})())
+    monkeypatch.setattr(loop.distributed, "current", lambda: Ranks(0, 2))
     with pytest.raises(InputError, match="only one process can train on interactions with weights; leave out"):
         loop.fit(data, config)
