@@ -7,7 +7,6 @@ degrees of all nodes.
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple, NoReturn, cast
 
 import numpy as np
@@ -143,14 +142,10 @@ class GroupGraph(InteractionGraph):
 
     def to(self, device: torch.device | str) -> GroupGraph:
         """The graph on `device`; the same object if it already is there."""
-        device = torch.device(device)
-        if device == self.device or (device.index is None and device.type == self.device.type):
+        moved = cast(GroupGraph, super().to(device))
+        if moved is self:
             return self
-        moved = copy.copy(self)
         moved._batch = None
-        for name, x in vars(self).items():
-            if isinstance(x, Tensor):
-                setattr(moved, name, x.to(device))
         moved.blocks = {
             side: {first: Block(*(x.to(device) for x in block)) for first, block in blocks.items()}
             for side, blocks in self.blocks.items()

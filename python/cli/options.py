@@ -106,6 +106,31 @@ RanksOption = Annotated[
         show_default=False,
     ),
 ]
+NewItemsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--new-items",
+        metavar="[MODALITY=]FILE",
+        help="Feature file, with ids, of items that were not in the training data, or a folder of such files. They "
+        "are ranked together with the other items. May be given several times.",
+    ),
+]
+NearestOption = Annotated[
+    int,
+    typer.Option(
+        "--nearest",
+        help="Number of nearest known items by features. The mean of their collaborative parts becomes that of a "
+        "new item (docs/serving.md). 0: no collaborative part.",
+    ),
+]
+SpreadOption = Annotated[
+    float,
+    typer.Option(
+        "--spread",
+        help="Spread of the scores of new items, as a multiple of that of known items. With less than 1, they get "
+        "fewer places in the lists (docs/serving.md).",
+    ),
+]
 ShowOption = Annotated[
     list[str] | None,
     typer.Option(

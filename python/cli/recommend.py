@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError
 from . import launch
-from .options import RanksOption, RunPath, ShowOption, shown_columns
+from .options import NearestOption, NewItemsOption, RanksOption, RunPath, ShowOption, SpreadOption, shown_columns
 
 if TYPE_CHECKING:
     from .. import Dataset
@@ -53,28 +53,9 @@ def recommend(
     skip_unknown: Annotated[
         bool, typer.Option("--skip-unknown", help="Ignore items of --history that the model does not know.")
     ] = False,
-    new_items: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[MODALITY=]FILE",
-            help="Feature file, with ids, of items that were not in the training data, or a folder of such files. They "
-            "are ranked together with the other items. May be given several times.",
-        ),
-    ] = None,
-    nearest: Annotated[
-        int,
-        typer.Option(
-            help="Number of nearest known items by features. The mean of their collaborative parts becomes that of a "
-            "new item (docs/serving.md). 0: no collaborative part."
-        ),
-    ] = 0,
-    spread: Annotated[
-        float,
-        typer.Option(
-            help="Spread of the scores of new items, as a multiple of that of known items. With less than 1, they get "
-            "fewer places in the lists (docs/serving.md)."
-        ),
-    ] = 1.0,
+    new_items: NewItemsOption = None,
+    nearest: NearestOption = 0,
+    spread: SpreadOption = 1.0,
     candidates: Annotated[
         Path | None,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import RunPath
+from .options import NearestOption, NewItemsOption, RunPath, SpreadOption
 
 
 def serve(
@@ -19,28 +19,9 @@ def serve(
         Literal["train", "all"],
         typer.Option(help="Interactions to exclude: train, or all (training, validation and test)."),
     ] = "train",
-    new_items: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[MODALITY=]FILE",
-            help="Feature file, with ids, of items that were not in the training data, or a folder of such files. They "
-            "are ranked together with the other items. May be given several times.",
-        ),
-    ] = None,
-    nearest: Annotated[
-        int,
-        typer.Option(
-            help="Number of nearest known items by features. The mean of their collaborative parts becomes that of a "
-            "new item (docs/serving.md). 0: no collaborative part."
-        ),
-    ] = 0,
-    spread: Annotated[
-        float,
-        typer.Option(
-            help="Spread of the scores of new items, as a multiple of that of known items. With less than 1, they get "
-            "fewer places in the lists (docs/serving.md)."
-        ),
-    ] = 1.0,
+    new_items: NewItemsOption = None,
+    nearest: NearestOption = 0,
+    spread: SpreadOption = 1.0,
     items: Annotated[
         Path | None, typer.Option(help="Table with a column item, for --filter-column and --page.")
     ] = None,
