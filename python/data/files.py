@@ -16,6 +16,14 @@ TABLE_ENDS = (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _EXPANSION, _SMALL = 100, 1 << 24
 _CHUNK = 1 << 20
 _MAX_DEPTH = 8  # of the folders in a partitioned table
+# {what a folder contains: (the table format, how to write its current rows)}. Such a folder also keeps the files of
+# earlier versions, and only the format's own log tells which rows are current.
+_VERSIONED = {
+    "_delta_log": ("a Delta Lake table", "polars.read_delta(FOLDER).write_parquet(FILE)"),
+    "metadata/*.metadata.json": ("an Apache Iceberg table", "table.scan().to_polars().write_parquet(FILE)"),
+    ".hoodie": ("an Apache Hudi table", "spark.read.format('hudi').load(FOLDER).write.parquet(OTHER)"),
+    "_spark_metadata": ("the output of a Spark stream", "spark.read.parquet(FOLDER).write.parquet(OTHER)"),
+}
 
 
 def existing_folder(path: str | Path) -> Path:
@@ -29,6 +37,7 @@ def existing_folder(path: str | Path) -> Path:
         os.listdir(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: cannot be read ({reason(error)}); check the name and its permissions") from None
+    _refuse_versioned(folder)
     return folder
 
 
@@ -58,10 +67,12 @@ def parts_of(path: Path, start: str = "") -> list[tuple[Path, dict[str, str]]]:
 
     A file is its own only part. In a folder, as written by Spark, Dask and DuckDB, the parts are its tables in the
     order of their names, and those in subfolders named column=value. Names that start with "_" or "." are skipped, and
-    so are files whose names do not start with `start`. Raises InputError for a folder without parts.
+    so are files whose names do not start with `start`. Raises InputError for a folder without parts, and for a table
+    of a format that keeps earlier versions in its folder, such as Delta Lake.
     """
     if not path.is_dir():
         return [(existing_file(path), {})]
+    _refuse_versioned(path)
     parts = list(_walk(path, {}, start, 0))
     if not parts:
         raise InputError(f"{path}: is a folder without tables; expected a file, or a folder with part-*.parquet files")
@@ -75,6 +86,17 @@ def is_partitioned(folder: Path) -> bool:
         or (entry.is_dir() and "=" in entry.name[1:] and not entry.name.startswith(("_", ".")))
         for entry in os.scandir(folder)
     )
+
+
+def _refuse_versioned(folder: Path) -> None:
+    """Raise InputError for a folder, or the data/ of one, whose files also hold deleted and replaced rows."""
+    for table in (folder, folder.parent) if folder.name == "data" else (folder,):
+        for sign, (kind, command) in _VERSIONED.items():
+            if any(table.glob(sign)):
+                raise InputError(
+                    f"{table}: is {kind}, whose folder can also hold deleted and replaced rows; "
+                    f"write its current rows to Parquet, for example with {command}"
+                )
 
 
 def _walk(folder: Path, keys: dict[str, str], start: str, depth: int) -> Iterator[tuple[Path, dict[str, str]]]:
