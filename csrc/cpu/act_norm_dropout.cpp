@@ -5,8 +5,8 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
-#include "common/dropout.h"
 #include "common/isa.h"
+#include "common/norm_args.h"
 #include "cpu/parallel.h"
 #include "cpu/seed_offset.h"
 
@@ -16,7 +16,6 @@
 namespace mmssl {
 namespace {
 
-constexpr int64_t kBlock = 64;     // columns per task
 constexpr int64_t kValueWork = 8;  // operations per value, most of them for the random numbers of the mask
 
 template <typename F>
@@ -48,16 +47,51 @@ at::Tensor column(const char* op, const char* name, const at::Tensor& x, const a
   return x.contiguous();
 }
 
-template <typename F>
-void over_blocks(const at::Tensor& z, F&& f) {
-  const int64_t blocks = (z.size(1) + kBlock - 1) / kBlock;
-  if (kValueWork * z.numel() < kWorthThreads) return f(0, blocks);
-  in_region(0, blocks, 1, [&](ChunkQueue& queue) {
-    for (int64_t block; queue.take(block);) f(block, block + 1);
-  });
+using Three = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+// The memory that the visits of an op share. The forward pass needs the mask once only, and so does not store it.
+struct Shared {
+  at::Tensor sums, factors, masks;
+
+  Shared(const at::Tensor& z, int64_t kinds_of_sums, int64_t kinds_of_factors, bool with_masks)
+      : sums(at::empty({(z.size(0) + kNormRows - 1) / kNormRows, kinds_of_sums, z.size(1)},
+                       z.options().dtype(at::kDouble))),
+        factors(at::empty({kinds_of_factors, z.size(1)}, z.options())),
+        masks(at::empty({with_masks ? z.size(0) : 0, (z.size(1) + kNormColumns - 1) / kNormColumns},
+                        z.options().dtype(at::kLong))) {}
+};
+
+template <typename T>
+NormArgs<T> norm_args(const at::Tensor& z, const at::Tensor& mean, const at::Tensor& variance, const at::Tensor& weight,
+                      double slope, double eps, const Dropout& dropout, const Shared& shared) {
+  return {.rows = z.size(0),
+          .columns = z.size(1),
+          .slope = slope,
+          .eps = eps,
+          .dropout = dropout,
+          .z = read_ptr<T>(z),
+          .mean = read_ptr<T>(mean),
+          .variance = read_ptr<T>(variance),
+          .weight = read_ptr<T>(weight),
+          .sums = write_ptr<double>(shared.sums),
+          .factors = write_ptr<T>(shared.factors),
+          .masks = reinterpret_cast<uint64_t*>(write_ptr<int64_t>(shared.masks))};
 }
 
-using Three = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+// Calls f(chunk) for the chunks of kNormRows rows of z. The second visit of an op takes them in descending order,
+// because the last ones are still in the cache.
+template <typename F>
+void over_chunks(const at::Tensor& z, bool descending, F&& f) {
+  const int64_t chunks = (z.size(0) + kNormRows - 1) / kNormRows;
+  const auto call = [&](int64_t i) { f(descending ? chunks - 1 - i : i); };
+  if (kValueWork * z.numel() < kWorthThreads) {
+    for (int64_t i = 0; i < chunks; ++i) call(i);
+    return;
+  }
+  in_region(0, chunks, 1, [&](ChunkQueue& queue) {
+    for (int64_t i; queue.take(i);) call(i);
+  });
+}
 
 Three act_norm_dropout_cpu(const at::Tensor& z_in, const at::Tensor& weight_in, const at::Tensor& bias_in,
                            const at::Tensor& seed_offset, double slope, double eps, double rate) {
@@ -67,11 +101,14 @@ Three act_norm_dropout_cpu(const at::Tensor& z_in, const at::Tensor& weight_in, 
   const at::Tensor z = z_in.contiguous();
   const at::Tensor out = at::empty(z.sizes(), z.options());
   const at::Tensor mean = at::empty({z.size(1)}, z.options()), variance = at::empty({z.size(1)}, z.options());
+  const Shared shared(z, kFwdSums, kFwdFactors, false);
   with_float_or_double(op, z.scalar_type(), [&](auto value) {
     using T = decltype(value);
-    over_blocks(z, [&](int64_t begin, int64_t end) {
-      MMSSL_DISPATCH(act_norm_dropout_fwd, read_ptr<T>(z), z.size(0), z.size(1), read_ptr<T>(weight), read_ptr<T>(bias),
-                     slope, eps, dropout, write_ptr<T>(out), write_ptr<T>(mean), write_ptr<T>(variance), begin, end);
+    const auto in = norm_args<T>(z, mean, variance, weight, slope, eps, dropout, shared);
+    over_chunks(z, false, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_fwd_sums, in, chunk); });
+    MMSSL_DISPATCH(act_norm_dropout_fwd_factors, in, write_ptr<T>(mean), write_ptr<T>(variance));
+    over_chunks(z, true, [&](int64_t chunk) {
+      MMSSL_DISPATCH(act_norm_dropout_fwd_apply, in, read_ptr<T>(bias), write_ptr<T>(out), chunk);
     });
   });
   return {out, mean, variance};
@@ -87,13 +124,16 @@ Three act_norm_dropout_bwd_cpu(const at::Tensor& grad_in, const at::Tensor& z_in
   const at::Tensor weight = column(op, "weight", weight_in, z);
   const at::Tensor d_z = at::empty(z.sizes(), z.options());
   const at::Tensor d_weight = at::empty({z.size(1)}, z.options()), d_bias = at::empty({z.size(1)}, z.options());
+  const Shared shared(z, kBwdSums, kBwdFactors, true);
   with_float_or_double(op, z.scalar_type(), [&](auto value) {
     using T = decltype(value);
-    over_blocks(z, [&](int64_t begin, int64_t end) {
-      MMSSL_DISPATCH(act_norm_dropout_bwd, read_ptr<T>(grad), read_ptr<T>(z), read_ptr<T>(mean), read_ptr<T>(variance),
-                     read_ptr<T>(weight), z.size(0), z.size(1), slope, eps, dropout, write_ptr<T>(d_z),
-                     write_ptr<T>(d_weight), write_ptr<T>(d_bias), begin, end);
-    });
+    auto in = norm_args<T>(z, mean, variance, weight, slope, eps, dropout, shared);
+    in.grad = read_ptr<T>(grad);
+    MMSSL_DISPATCH(act_norm_dropout_bwd_prepare, in);
+    over_chunks(z, false, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_sums, in, chunk); });
+    MMSSL_DISPATCH(act_norm_dropout_bwd_factors, in, write_ptr<T>(d_weight), write_ptr<T>(d_bias));
+    over_chunks(z, true,
+                [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_apply, in, write_ptr<T>(d_z), chunk); });
   });
   return {d_z, d_weight, d_bias};
 }
@@ -112,13 +152,18 @@ Three act_norm_dropout_bwd_bwd_cpu(const at::Tensor& gg_z_in, const at::Tensor& 
   const at::Tensor gg_bias = column(op, "gg_bias", gg_bias_in, z);
   const at::Tensor d_grad = at::empty(z.sizes(), z.options()), d_z = at::empty(z.sizes(), z.options());
   const at::Tensor d_weight = at::empty({z.size(1)}, z.options());
+  const Shared shared(z, kBwdBwdSums, kBwdBwdFactors, true);
   with_float_or_double(op, z.scalar_type(), [&](auto value) {
     using T = decltype(value);
-    over_blocks(z, [&](int64_t begin, int64_t end) {
-      MMSSL_DISPATCH(act_norm_dropout_bwd_bwd, read_ptr<T>(gg_z), read_ptr<T>(gg_weight), read_ptr<T>(gg_bias),
-                     read_ptr<T>(grad), read_ptr<T>(z), read_ptr<T>(mean), read_ptr<T>(variance), read_ptr<T>(weight),
-                     z.size(0), z.size(1), slope, eps, dropout, write_ptr<T>(d_grad), write_ptr<T>(d_z),
-                     write_ptr<T>(d_weight), begin, end);
+    auto in = norm_args<T>(z, mean, variance, weight, slope, eps, dropout, shared);
+    in.grad = read_ptr<T>(grad);
+    in.gg_z = read_ptr<T>(gg_z);
+    MMSSL_DISPATCH(act_norm_dropout_bwd_prepare, in);
+    over_chunks(z, false, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_sums, in, chunk); });
+    MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_factors, in, read_ptr<T>(gg_weight), read_ptr<T>(gg_bias),
+                   write_ptr<T>(d_weight));
+    over_chunks(z, true, [&](int64_t chunk) {
+      MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_apply, in, write_ptr<T>(d_grad), write_ptr<T>(d_z), chunk);
     });
   });
   return {d_grad, d_z, d_weight};

@@ -10,7 +10,7 @@ from mmssl_fast.ops.act_norm_dropout import backward_by_torch, double_backward_b
 pytestmark = pytest.mark.usefixtures("poison")
 
 AT = torch.tensor([7, 3])
-SHAPES = [(2, 1), (3, 63), (41, 65), (101, 130)]
+SHAPES = [(2, 1), (3, 63), (41, 65), (101, 130), (128, 64), (259, 129)]  # the kernels take 128 rows at a time
 
 
 def leaves(shape, dtype=torch.float64):
@@ -49,6 +49,28 @@ def test_act_norm_dropout_values_and_both_derivatives(shape, rate, slope, dtype)
     for a, e, truth in zip(actual, expected, all_of(plain, wide), strict=True):
         scale = max(truth.abs().max().item(), *(x.abs().max().item() for x in actual[1:4]))
         assert_as_accurate(a, e, truth, tiny=64 * torch.finfo(dtype).eps * scale)
+
+
+@pytest.mark.parametrize("rows", [40, 129, 700])
+def test_act_norm_dropout_of_columns_far_from_zero(rows):
+    """The sums of squares are about the mean, so that they keep their digits."""
+    z, weight, bias = (x.detach() for x in leaves((rows, 70)))
+    z = (1000 + z).float()
+    y, mean, variance = act_norm_dropout(z, weight.float(), bias.float(), 0.0, AT)
+    truth = plain(z.double(), weight.float().double(), bias.float().double(), 0.0)
+    torch.testing.assert_close(mean.double(), z.double().mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance.double(), z.double().var(0, correction=0), rtol=1e-4, atol=0)
+    assert (y - truth).abs().max() <= 1e-3
+
+
+def test_act_norm_dropout_with_nan_in_one_column():
+    z, weight, bias = (x.detach() for x in leaves((300, 70)))
+    expected = ours(z, weight, bias)
+    z[200, 66] = float("nan")
+    actual = ours(z, weight, bias)
+    assert actual[:, 66].isnan().all()
+    others = torch.arange(70) != 66
+    assert torch.equal(actual[:, others], expected[:, others])
 
 
 def test_act_norm_dropout_gradcheck_twice():

@@ -1,160 +1,253 @@
 #include "cpu/isa/act_norm_dropout.h"
 
-#include "cpu/isa/philox_lanes.h"
+#include <initializer_list>
+
+#include "cpu/isa/dropout_mask.h"
+
+#define MMSSL_INLINE __attribute__((always_inline))
 
 namespace mmssl::MMSSL_ISA {
 namespace {
 
-constexpr int64_t kColumns = kPhiloxColumns;
+constexpr int64_t kColumns = kNormColumns;
 constexpr int64_t kShortSum = 32;  // number of rows that are added in T before the sum is added in double
+constexpr int64_t kMaskTile = 16;  // rows of the second visit of the forward pass, which makes the mask
+constexpr int64_t kTile = 4;       // rows of a second visit that share the loads of the factors
 
-// `count` sums per column over the rows, in the order of the rows.
-template <typename T, int count>
-struct ColumnSums {
-  T part[count][kColumns] = {};
-  double total[count][kColumns] = {};
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-  void row_done(int64_t row, int64_t rows) {
-    if ((row + 1) % kShortSum != 0 && row + 1 != rows) return;
-    for (int s = 0; s < count; ++s) {
-      for (int64_t j = 0; j < kColumns; ++j) {
-        total[s][j] += static_cast<double>(part[s][j]);
-        part[s][j] = 0;
-      }
-    }
-  }
-};
-
+// leaky_relu'(x); leaky_relu(x) is x times this.
 template <typename T>
-inline T activated(T x, T slope) {
-  return x > 0 ? x : slope * x;
-}
-template <typename T>
-inline T slope_at(T x, T slope) {
+inline MMSSL_INLINE T slope_at(T x, T slope) {
   return x > 0 ? T{1} : slope;
 }
 
-// factor[j] is the dropout factor of column `column + j` of `row`, for j < 64.
-template <typename T>
-inline void dropout_factors(const Dropout& dropout, int64_t row, int64_t column, T* factor) {
-  const T scale = static_cast<T>(dropout.scale);
-  if (dropout.threshold == 0) {
-    for (int64_t j = 0; j < kColumns; ++j) factor[j] = scale;
-    return;
+// Calls f(j) for j < width <= kColumns. Blocks of kColumns, that is all but the last one, have a loop of fixed length.
+template <typename F>
+inline MMSSL_INLINE void for_columns(int64_t width, F&& f) {
+  if (width == kColumns) {
+#pragma omp simd
+    for (int64_t j = 0; j < kColumns; ++j) f(j);
+  } else {
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j) f(j);
   }
-  uint32_t bits[kColumns];
-  philox_columns(philox_key(dropout.seed), column, static_cast<uint32_t>(row), dropout.offset, kStreamDropout, bits);
-  for (int64_t j = 0; j < kColumns; ++j) factor[j] = bits[j] >= dropout.threshold ? scale : T{0};
 }
 
-// The mean and 1 / sqrt(variance + eps) of the columns of a block.
+// Prefetches the part of a matrix that for_tiles visits `tile` rows after (r, first): the same row in the next block of
+// columns, or in the first block of the next rows. The rows of a block lie in different pages, and the processor itself
+// prefetches within few pages at a time. A block that is narrower is prefetched beyond its end, which does no harm.
 template <typename T>
-struct Statistics {
-  T mean[kColumns], inverse[kColumns];
+inline MMSSL_INLINE void prefetch_next(const NormArgs<T>& in, const T* matrix, int64_t r, int64_t first, int64_t tile) {
+  const bool within = first + kColumns < in.columns;
+  if (!within && r + tile >= in.rows) return;
+  const T* next = matrix + (within ? r : r + tile) * in.columns + (within ? first + kColumns : 0);
+  for (int64_t j = 0; j < kColumns; j += static_cast<int64_t>(64 / sizeof(T))) __builtin_prefetch(next + j, 0, 2);
+}
 
-  Statistics(const T* mean_in, const T* variance, double eps, int64_t first, int64_t width) {
-    for (int64_t j = 0; j < width; ++j) {
-      mean[j] = mean_in[first + j];
-      inverse[j] = static_cast<T>(1 / __builtin_sqrt(static_cast<double>(variance[first + j]) + eps));
+// Calls f(first row, end row, block, first column, number of columns) for `tile` rows at a time of the chunks.
+template <typename T, typename F>
+inline MMSSL_INLINE void for_tiles(const NormArgs<T>& in, int64_t chunk, int64_t tile, F&& f) {
+  const int64_t last = smaller((chunk + 1) * kNormRows, in.rows);
+  for (int64_t row = chunk * kNormRows; row < last; row += tile) {
+    for (int64_t first = 0; first < in.columns; first += kColumns) {
+      f(row, smaller(row + tile, last), first / kColumns, first, smaller(kColumns, in.columns - first));
+    }
+  }
+}
+
+// Adds up `count` sums per column. row_sums(r, first, width, factor, sum) adds a row to sum[count][kColumns].
+template <int64_t count, typename T, typename F>
+inline MMSSL_INLINE void first_visit(const NormArgs<T>& in, int64_t chunk, F&& row_sums) {
+  const int64_t blocks = (in.columns + kColumns - 1) / kColumns;
+  double* total = in.sums + chunk * count * in.columns;
+  for (int64_t i = 0; i < count * in.columns; ++i) total[i] = 0;
+  for_tiles(in, chunk, kShortSum, [&](int64_t row, int64_t row_end, int64_t block, int64_t first, int64_t width) {
+    T sum[count][kColumns] = {}, factor[kColumns];
+    DropoutMask mask(in.dropout, first);
+    for (int64_t r = row; r < row_end; ++r) {
+      prefetch_next(in, in.z, r, first, kShortSum);
+      prefetch_next(in, in.grad, r, first, kShortSum);
+      if constexpr (count == kBwdBwdSums) prefetch_next(in, in.gg_z, r, first, kShortSum);
+      const uint64_t kept = mask.row(r);
+      in.masks[r * blocks + block] = kept;
+      dropout_factors(kept, static_cast<T>(in.dropout.scale), factor);
+      row_sums(r, first, width, factor, sum);
+    }
+    for (int64_t s = 0; s < count; ++s) {
+      for (int64_t j = 0; j < width; ++j) total[s * in.columns + first + j] += static_cast<double>(sum[s][j]);
+    }
+  });
+}
+
+// Calls f(r, first, width, factor) for the rows and blocks of columns of the chunks.
+template <typename T, typename F>
+inline MMSSL_INLINE void second_visit(const NormArgs<T>& in, int64_t chunk, F&& f) {
+  const int64_t blocks = (in.columns + kColumns - 1) / kColumns;
+  for_tiles(in, chunk, kTile, [&](int64_t row, int64_t row_end, int64_t block, int64_t first, int64_t width) {
+    T factor[kColumns];
+    for (int64_t r = row; r < row_end; ++r) {
+      dropout_factors(in.masks[r * blocks + block], static_cast<T>(in.dropout.scale), factor);
+      f(r, first, width, factor);
+    }
+  });
+}
+
+// Adds up the chunks in their order, into the sums of the first one.
+template <int64_t count, typename T>
+inline void add_chunks(const NormArgs<T>& in) {
+  const int64_t n = count * in.columns;
+  for (int64_t row = kNormRows; row < in.rows; row += kNormRows) {
+    const double* chunk = in.sums + row / kNormRows * n;
+    for (int64_t i = 0; i < n; ++i) in.sums[i] += chunk[i];
+  }
+}
+
+// The factors of the second derivative: 1 / sqrt(variance + eps), and those of k, 1 and x̂ in d_e, the last of which is
+// also that of e in d_x̂, and those of k, 1 and x̂ in P d_x̂.
+template <typename T>
+struct BwdBwdFactors {
+  T *inverse, *gain, *level, *tilt, *z_gain, *z_level, *z_tilt;
+
+  BwdBwdFactors(const NormArgs<T>& in, int64_t first) {
+    T* next = in.factors + first;
+    for (T** each : {&inverse, &gain, &level, &tilt, &z_gain, &z_level, &z_tilt}) {
+      *each = next;
+      next += in.columns;
     }
   }
 };
 
-inline int64_t width_of(int64_t first, int64_t columns) {
-  return columns - first < kColumns ? columns - first : kColumns;
+template <typename T>
+inline T inverse_of(const NormArgs<T>& in, int64_t j) {
+  return static_cast<T>(1 / __builtin_sqrt(static_cast<double>(in.variance[j]) + in.eps));
+}
+
+// Combines the means and the sums of squares about the mean of n and m rows in the former (Chan, Golub, LeVeque 1979).
+template <typename T>
+inline void combine(int64_t columns, double n, double* mean, double* square, double m, const T* other,
+                    const T* other_square) {
+  const double share = m / (n + m), size = n * share;
+#pragma omp simd
+  for (int64_t j = 0; j < columns; ++j) {
+    const double apart = static_cast<double>(other[j]) - mean[j];
+    mean[j] += apart * share;
+    square[j] += static_cast<double>(other_square[j]) + apart * apart * size;
+  }
 }
 
 }  // namespace
 
 template <typename T>
-void act_norm_dropout_fwd(const T* z, int64_t rows, int64_t columns, const T* weight, const T* bias, double slope_in,
-                          double eps, Dropout dropout, T* out, T* mean, T* variance, int64_t begin, int64_t end) {
-  const T slope = static_cast<T>(slope_in);
-  T factor[kColumns];
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t first = block * kColumns, width = width_of(first, columns);
-    {
-      ColumnSums<T, 1> sums;
-      for (int64_t r = 0; r < rows; ++r) {
-        const T* x = z + r * columns + first;
-        for (int64_t j = 0; j < width; ++j) sums.part[0][j] += activated(x[j], slope);
-        sums.row_done(r, rows);
-      }
-      for (int64_t j = 0; j < width; ++j) mean[first + j] = static_cast<T>(sums.total[0][j] / rows);
+void act_norm_dropout_fwd_sums(const NormArgs<T>& in, int64_t chunk) {
+  const T slope = static_cast<T>(in.slope);
+  double *mean = in.sums + chunk * kFwdSums * in.columns, *square = mean + in.columns;
+  for (int64_t i = 0; i < kFwdSums * in.columns; ++i) mean[i] = 0;
+  for_tiles(in, chunk, kShortSum, [&](int64_t row, int64_t row_end, int64_t, int64_t first, int64_t width) {
+    T sum[kColumns] = {}, at[kColumns], squares[kColumns] = {};
+    for (int64_t r = row; r < row_end; ++r) {
+      const T* x = in.z + r * in.columns + first;
+      for_columns(width, [&](int64_t j) MMSSL_INLINE { sum[j] += x[j] * slope_at(x[j], slope); });
     }
-    {
-      ColumnSums<T, 1> sums;
-      T at[kColumns];
-      for (int64_t j = 0; j < width; ++j) at[j] = mean[first + j];
-      for (int64_t r = 0; r < rows; ++r) {
-        const T* x = z + r * columns + first;
-        for (int64_t j = 0; j < width; ++j) {
-          const T centred = activated(x[j], slope) - at[j];
-          sums.part[0][j] += centred * centred;
-        }
-        sums.row_done(r, rows);
-      }
-      for (int64_t j = 0; j < width; ++j) variance[first + j] = static_cast<T>(sums.total[0][j] / rows);
+    const T rows = static_cast<T>(row_end - row);
+    for (int64_t j = 0; j < width; ++j) at[j] = sum[j] / rows;
+    for (int64_t r = row; r < row_end; ++r) {
+      const T* x = in.z + r * in.columns + first;
+      for_columns(width, [&](int64_t j) MMSSL_INLINE {
+        const T centred = x[j] * slope_at(x[j], slope) - at[j];
+        squares[j] += centred * centred;
+      });
     }
-    const Statistics<T> at(mean, variance, eps, first, width);
-    T gain[kColumns], shift[kColumns];
-    for (int64_t j = 0; j < width; ++j) {
-      gain[j] = weight[first + j] * at.inverse[j];
-      shift[j] = bias[first + j];
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* x = z + r * columns + first;
-      T* y = out + r * columns + first;
-      dropout_factors(dropout, r, first, factor);
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) {
-        y[j] = factor[j] * ((activated(x[j], slope) - at.mean[j]) * gain[j] + shift[j]);
-      }
-    }
+    const double before = static_cast<double>(row - chunk * kNormRows), now = static_cast<double>(row_end - row);
+    combine(width, before, mean + first, square + first, now, at, squares);
+  });
+}
+
+template <typename T>
+void act_norm_dropout_fwd_factors(const NormArgs<T>& in, T* mean, T* variance) {
+  double *total = in.sums, *square = total + in.columns;
+  for (int64_t row = kNormRows; row < in.rows; row += kNormRows) {
+    const double* chunk = in.sums + row / kNormRows * kFwdSums * in.columns;
+    const double now = static_cast<double>(smaller(kNormRows, in.rows - row));
+    combine(in.columns, static_cast<double>(row), total, square, now, chunk, chunk + in.columns);
+  }
+  for (int64_t j = 0; j < in.columns; ++j) {
+    mean[j] = static_cast<T>(total[j]);
+    variance[j] = static_cast<T>(square[j] / static_cast<double>(in.rows));
+    in.factors[j] = in.weight[j] * inverse_of(in, j);
   }
 }
 
 template <typename T>
-void act_norm_dropout_bwd(const T* grad, const T* z, const T* mean, const T* variance, const T* weight, int64_t rows,
-                          int64_t columns, double slope_in, double eps, Dropout dropout, T* d_z, T* d_weight, T* d_bias,
-                          int64_t begin, int64_t end) {
-  const T slope = static_cast<T>(slope_in);
-  T factor[kColumns];
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t first = block * kColumns, width = width_of(first, columns);
-    const Statistics<T> at(mean, variance, eps, first, width);
-    ColumnSums<T, 2> sums;  // sums of e = factor grad and of e x̂
-    for (int64_t r = 0; r < rows; ++r) {
-      const T *g = grad + r * columns + first, *x = z + r * columns + first;
-      T* e = d_z + r * columns + first;  // stored in d_z until the sums are complete
-      dropout_factors(dropout, r, first, factor);
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) {
-        const T unit = (activated(x[j], slope) - at.mean[j]) * at.inverse[j];
-        e[j] = factor[j] * g[j];
-        sums.part[0][j] += e[j];
-        sums.part[1][j] += e[j] * unit;
-      }
-      sums.row_done(r, rows);
+void act_norm_dropout_fwd_apply(const NormArgs<T>& in, const T* bias, T* out, int64_t chunk) {
+  const T slope = static_cast<T>(in.slope);
+  for_tiles(in, chunk, kMaskTile, [&](int64_t row, int64_t row_end, int64_t, int64_t first, int64_t width) {
+    T factor[kColumns];
+    DropoutMask mask(in.dropout, first);
+    const T *mean = in.mean + first, *gain = in.factors + first, *shift = bias + first;
+    for (int64_t r = row; r < row_end; ++r) {
+      prefetch_next(in, in.z, r, first, kMaskTile);
+      const uint64_t kept = mask.row(r);
+      dropout_factors(kept, static_cast<T>(in.dropout.scale), factor);
+      const T* x = in.z + r * in.columns + first;
+      T* y = out + r * in.columns + first;
+      for_columns(width, [&](int64_t j) MMSSL_INLINE {
+        y[j] = factor[j] * ((x[j] * slope_at(x[j], slope) - mean[j]) * gain[j] + shift[j]);
+      });
     }
-    T gain[kColumns], e_mean[kColumns], e_along[kColumns];
-    for (int64_t j = 0; j < width; ++j) {
-      d_bias[first + j] = static_cast<T>(sums.total[0][j]);
-      d_weight[first + j] = static_cast<T>(sums.total[1][j]);
-      e_mean[j] = static_cast<T>(sums.total[0][j] / rows);
-      e_along[j] = static_cast<T>(sums.total[1][j] / rows);
-      gain[j] = weight[first + j] * at.inverse[j];
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* x = z + r * columns + first;
-      T* e = d_z + r * columns + first;
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) {
-        const T unit = (activated(x[j], slope) - at.mean[j]) * at.inverse[j];
-        e[j] = slope_at(x[j], slope) * gain[j] * (e[j] - e_mean[j] - unit * e_along[j]);
-      }
-    }
+  });
+}
+
+template <typename T>
+void act_norm_dropout_bwd_prepare(const NormArgs<T>& in) {
+  for (int64_t j = 0; j < in.columns; ++j) in.factors[j] = inverse_of(in, j);
+}
+
+// The sums of e = m grad and of e x̂.
+template <typename T>
+void act_norm_dropout_bwd_sums(const NormArgs<T>& in, int64_t chunk) {
+  const T slope = static_cast<T>(in.slope);
+  first_visit<kBwdSums>(in, chunk,
+                        [&](int64_t r, int64_t first, int64_t width, const T* factor, T(*sum)[kColumns]) MMSSL_INLINE {
+                          const T *g = in.grad + r * in.columns + first, *x = in.z + r * in.columns + first;
+                          const T *mean = in.mean + first, *inverse = in.factors + first;
+                          for_columns(width, [&](int64_t j) MMSSL_INLINE {
+                            const T unit = (x[j] * slope_at(x[j], slope) - mean[j]) * inverse[j], e = factor[j] * g[j];
+                            sum[0][j] += e;
+                            sum[1][j] += e * unit;
+                          });
+                        });
+}
+
+template <typename T>
+void act_norm_dropout_bwd_factors(const NormArgs<T>& in, T* d_weight, T* d_bias) {
+  add_chunks<kBwdSums>(in);
+  const double rows = static_cast<double>(in.rows);
+  T *inverse = in.factors, *gain = inverse + in.columns, *level = gain + in.columns, *tilt = level + in.columns;
+  for (int64_t j = 0; j < in.columns; ++j) {
+    const double e = in.sums[j], e_along = in.sums[in.columns + j];
+    d_bias[j] = static_cast<T>(e);
+    d_weight[j] = static_cast<T>(e_along);
+    const double scale = static_cast<double>(in.weight[j]) * inverse[j];
+    gain[j] = static_cast<T>(scale);
+    level[j] = static_cast<T>(scale * e / rows);
+    tilt[j] = static_cast<T>(scale * e_along / rows);
   }
+}
+
+template <typename T>
+void act_norm_dropout_bwd_apply(const NormArgs<T>& in, T* d_z, int64_t chunk) {
+  const T slope = static_cast<T>(in.slope);
+  second_visit(in, chunk, [&](int64_t r, int64_t first, int64_t width, const T* factor) MMSSL_INLINE {
+    const T *g = in.grad + r * in.columns + first, *x = in.z + r * in.columns + first, *mean = in.mean + first;
+    const T *inverse = in.factors + first, *gain = inverse + in.columns, *level = gain + in.columns;
+    const T* tilt = level + in.columns;
+    T* to_z = d_z + r * in.columns + first;
+    for_columns(width, [&](int64_t j) MMSSL_INLINE {
+      const T bend = slope_at(x[j], slope), unit = (x[j] * bend - mean[j]) * inverse[j];
+      to_z[j] = bend * (gain[j] * (factor[j] * g[j]) - level[j] - unit * tilt[j]);
+    });
+  });
 }
 
 // Let e = m grad, k = leaky_relu'(z) gg_z, x̂ = (a - mean) inverse, and let P q = q - mean(q) - x̂ mean(q x̂), where means
@@ -164,74 +257,76 @@ void act_norm_dropout_bwd(const T* grad, const T* z, const T* mean, const T* var
 //   d_x̂      = -weight inverse (k mean(e x̂) + e mean(k x̂)) + gg_weight e
 //   d_a      = inverse P d_x̂ - weight inverse² x̂ mean(k P e)
 //   d_weight = inverse Σ k P e
+//
+// The sums are those of e, e x̂, k, k x̂ and k e.
 template <typename T>
-void act_norm_dropout_bwd_bwd(const T* gg_z, const T* gg_weight, const T* gg_bias, const T* grad, const T* z,
-                              const T* mean, const T* variance, const T* weight, int64_t rows, int64_t columns,
-                              double slope_in, double eps, Dropout dropout, T* d_grad, T* d_z, T* d_weight,
-                              int64_t begin, int64_t end) {
-  const T slope = static_cast<T>(slope_in);
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t first = block * kColumns, width = width_of(first, columns);
-    const Statistics<T> at(mean, variance, eps, first, width);
-    ColumnSums<T, 5> sums;  // of e, e x̂, k, k x̂ and k e
-    T factor[kColumns];
-    for (int64_t r = 0; r < rows; ++r) {
-      const T *h = gg_z + r * columns + first, *g = grad + r * columns + first, *x = z + r * columns + first;
-      T* kept = d_grad + r * columns + first;  // d_grad stores the factors until the sums are complete
-      dropout_factors(dropout, r, first, factor);
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) {
-        const T unit = (activated(x[j], slope) - at.mean[j]) * at.inverse[j];
-        const T e = factor[j] * g[j], k = slope_at(x[j], slope) * h[j];
-        kept[j] = factor[j];
-        sums.part[0][j] += e;
-        sums.part[1][j] += e * unit;
-        sums.part[2][j] += k;
-        sums.part[3][j] += k * unit;
-        sums.part[4][j] += k * e;
-      }
-      sums.row_done(r, rows);
-    }
-    T gain[kColumns], k_mean[kColumns], k_along[kColumns], e_along[kColumns], w_mean[kColumns], w_along[kColumns];
-    T along[kColumns], add[kColumns], tilt[kColumns];
-    for (int64_t j = 0; j < width; ++j) {
-      const double scale = static_cast<double>(weight[first + j]) * at.inverse[j], gg = gg_weight[first + j];
-      const double em = sums.total[0][j] / rows, ex = sums.total[1][j] / rows, km = sums.total[2][j] / rows;
-      const double kx = sums.total[3][j] / rows, kpe = sums.total[4][j] / rows - km * em - kx * ex;
-      d_weight[first + j] = static_cast<T>(at.inverse[j] * kpe * rows);
-      gain[j] = static_cast<T>(scale);
-      k_mean[j] = static_cast<T>(km);
-      k_along[j] = static_cast<T>(kx);
-      e_along[j] = static_cast<T>(ex);
-      w_mean[j] = static_cast<T>(-scale * (km * ex + em * kx) + gg * em);
-      w_along[j] = static_cast<T>(-2 * scale * kx * ex + gg * ex + scale * kpe);
-      along[j] = at.inverse[j];
-      add[j] = gg_bias[first + j];
-      tilt[j] = gg_weight[first + j];
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      const T *h = gg_z + r * columns + first, *g = grad + r * columns + first, *x = z + r * columns + first;
-      T *to_grad = d_grad + r * columns + first, *to_z = d_z + r * columns + first;
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) {
-        const T unit = (activated(x[j], slope) - at.mean[j]) * at.inverse[j], bend = slope_at(x[j], slope);
-        const T e = to_grad[j] * g[j], k = bend * h[j];
-        const T w = tilt[j] * e - gain[j] * (k * e_along[j] + e * k_along[j]);
-        to_grad[j] *= gain[j] * (k - k_mean[j] - unit * k_along[j]) + add[j] + tilt[j] * unit;
-        to_z[j] = bend * along[j] * (w - w_mean[j] - unit * w_along[j]);
-      }
-    }
+void act_norm_dropout_bwd_bwd_sums(const NormArgs<T>& in, int64_t chunk) {
+  const T slope = static_cast<T>(in.slope);
+  first_visit<kBwdBwdSums>(
+      in, chunk, [&](int64_t r, int64_t first, int64_t width, const T* factor, T(*sum)[kColumns]) MMSSL_INLINE {
+        const T *h = in.gg_z + r * in.columns + first, *g = in.grad + r * in.columns + first;
+        const T *x = in.z + r * in.columns + first, *mean = in.mean + first, *inverse = in.factors + first;
+        for_columns(width, [&](int64_t j) MMSSL_INLINE {
+          const T bend = slope_at(x[j], slope), unit = (x[j] * bend - mean[j]) * inverse[j];
+          const T e = factor[j] * g[j], k = bend * h[j];
+          sum[0][j] += e;
+          sum[1][j] += e * unit;
+          sum[2][j] += k;
+          sum[3][j] += k * unit;
+          sum[4][j] += k * e;
+        });
+      });
+}
+
+template <typename T>
+void act_norm_dropout_bwd_bwd_factors(const NormArgs<T>& in, const T* gg_weight, const T* gg_bias, T* d_weight) {
+  add_chunks<kBwdBwdSums>(in);
+  const double rows = static_cast<double>(in.rows);
+  const BwdBwdFactors<T> to(in, 0);
+  for (int64_t j = 0; j < in.columns; ++j) {
+    double total[kBwdBwdSums];
+    for (int64_t s = 0; s < kBwdBwdSums; ++s) total[s] = in.sums[s * in.columns + j];
+    const double scale = static_cast<double>(in.weight[j]) * to.inverse[j], gg = gg_weight[j];
+    const double em = total[0] / rows, ex = total[1] / rows, km = total[2] / rows, kx = total[3] / rows;
+    const double kpe = total[4] / rows - km * em - kx * ex;
+    d_weight[j] = static_cast<T>(to.inverse[j] * kpe * rows);
+    to.gain[j] = static_cast<T>(scale);
+    to.level[j] = static_cast<T>(gg_bias[j] - scale * km);
+    to.tilt[j] = static_cast<T>(gg - scale * kx);
+    to.z_gain[j] = static_cast<T>(-scale * ex);
+    to.z_level[j] = static_cast<T>(scale * (km * ex + em * kx) - gg * em);
+    to.z_tilt[j] = static_cast<T>(2 * scale * kx * ex - gg * ex - scale * kpe);
   }
 }
 
-#define MMSSL_INSTANTIATE(T)                                                                                          \
-  template void act_norm_dropout_fwd<T>(const T*, int64_t, int64_t, const T*, const T*, double, double, Dropout, T*,  \
-                                        T*, T*, int64_t, int64_t);                                                    \
-  template void act_norm_dropout_bwd<T>(const T*, const T*, const T*, const T*, const T*, int64_t, int64_t, double,   \
-                                        double, Dropout, T*, T*, T*, int64_t, int64_t);                               \
-  template void act_norm_dropout_bwd_bwd<T>(const T*, const T*, const T*, const T*, const T*, const T*, const T*,     \
-                                            const T*, int64_t, int64_t, double, double, Dropout, T*, T*, T*, int64_t, \
-                                            int64_t);
+template <typename T>
+void act_norm_dropout_bwd_bwd_apply(const NormArgs<T>& in, T* d_grad, T* d_z, int64_t chunk) {
+  const T slope = static_cast<T>(in.slope);
+  second_visit(in, chunk, [&](int64_t r, int64_t first, int64_t width, const T* factor) MMSSL_INLINE {
+    const T *h = in.gg_z + r * in.columns + first, *g = in.grad + r * in.columns + first;
+    const T *x = in.z + r * in.columns + first, *mean = in.mean + first;
+    const BwdBwdFactors<T> by(in, first);
+    T *to_grad = d_grad + r * in.columns + first, *to_z = d_z + r * in.columns + first;
+    for_columns(width, [&](int64_t j) MMSSL_INLINE {
+      const T bend = slope_at(x[j], slope), unit = (x[j] * bend - mean[j]) * by.inverse[j];
+      const T e = factor[j] * g[j], k = bend * h[j];
+      to_grad[j] = factor[j] * (by.gain[j] * k + by.level[j] + by.tilt[j] * unit);
+      to_z[j] = bend * by.inverse[j] * (by.tilt[j] * e + by.z_gain[j] * k + by.z_level[j] + by.z_tilt[j] * unit);
+    });
+  });
+}
+
+#define MMSSL_INSTANTIATE(T)                                                                     \
+  template void act_norm_dropout_fwd_sums<T>(const NormArgs<T>&, int64_t);                       \
+  template void act_norm_dropout_fwd_factors<T>(const NormArgs<T>&, T*, T*);                     \
+  template void act_norm_dropout_fwd_apply<T>(const NormArgs<T>&, const T*, T*, int64_t);        \
+  template void act_norm_dropout_bwd_prepare<T>(const NormArgs<T>&);                             \
+  template void act_norm_dropout_bwd_sums<T>(const NormArgs<T>&, int64_t);                       \
+  template void act_norm_dropout_bwd_factors<T>(const NormArgs<T>&, T*, T*);                     \
+  template void act_norm_dropout_bwd_apply<T>(const NormArgs<T>&, T*, int64_t);                  \
+  template void act_norm_dropout_bwd_bwd_sums<T>(const NormArgs<T>&, int64_t);                   \
+  template void act_norm_dropout_bwd_bwd_factors<T>(const NormArgs<T>&, const T*, const T*, T*); \
+  template void act_norm_dropout_bwd_bwd_apply<T>(const NormArgs<T>&, T*, T*, int64_t);
 MMSSL_INSTANTIATE(float)
 MMSSL_INSTANTIATE(double)
 #undef MMSSL_INSTANTIATE

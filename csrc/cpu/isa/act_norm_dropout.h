@@ -1,54 +1,59 @@
-// Kernels of act_norm_dropout for blocks of 64 columns [begin, end). Included through common/each_isa.h, so there is no
-// include guard. T is float or double.
+// Kernels of act_norm_dropout. Included through common/each_isa.h, so there is no include guard. T is float or double.
 //
-// A block of 2048 rows of float is 512 KiB, so all passes after the first read the cache. Memory traffic per entry:
-// forward reads z and writes y; backward reads z and grad and writes d_z; the second derivative reads z, grad and gg_z
-// and writes d_grad and d_z. Every entry also needs one Philox word, and two in the second derivative. Sums over rows
-// are in double and in the order of the rows.
+// An op visits its inputs twice, in the order of memory: the first visit adds up sums over the rows, and the second
+// one, which needs the sums, computes the results. Memory traffic per entry: forward reads z twice and writes out;
+// backward reads z and grad twice and writes d_z; the second derivative reads z, grad and gg_z twice and writes d_grad
+// and d_z. Every entry also needs one Philox word. The first visit keeps one bit of it for the second.
+//
+// Threads take chunks of kNormRows rows. The sums of a chunk are stored apart and added in the order of the chunks, so
+// that they do not depend on the threads. Sums of up to 32 rows are in T, and larger ones in double.
 #include <cstdint>
 
-#include "common/dropout.h"
+#include "common/norm_args.h"
 
 namespace mmssl::MMSSL_ISA {
 
 // out = m (weight (a - mean) / sqrt(variance + eps) + bias) with a = leaky_relu(z, slope) and the dropout factors m.
 template <typename T>
-void act_norm_dropout_fwd(const T* z,  // [rows, columns]
-                          int64_t rows, int64_t columns,
-                          const T* weight,  // [columns]
-                          const T* bias,    // [columns]
-                          double slope, double eps, Dropout dropout,
-                          T* out,       // [rows, columns]
-                          T* mean,      // [columns], of a
-                          T* variance,  // [columns], of a, by rows
-                          int64_t begin, int64_t end);
+void act_norm_dropout_fwd_sums(const NormArgs<T>& in, int64_t chunk);
+template <typename T>
+void act_norm_dropout_fwd_factors(const NormArgs<T>& in,
+                                  T* mean,     // [H], in.mean
+                                  T* variance  // [H], in.variance
+);
+template <typename T>
+void act_norm_dropout_fwd_apply(const NormArgs<T>& in,
+                                const T* bias,  // [H]
+                                T* out,         // [rows, H]
+                                int64_t chunk);
 
 template <typename T>
-void act_norm_dropout_bwd(const T* grad,      // [rows, columns]
-                          const T* z,         // [rows, columns]
-                          const T* mean,      // [columns]
-                          const T* variance,  // [columns]
-                          const T* weight,    // [columns]
-                          int64_t rows, int64_t columns, double slope, double eps, Dropout dropout,
-                          T* d_z,       // [rows, columns]
-                          T* d_weight,  // [columns]
-                          T* d_bias,    // [columns]
-                          int64_t begin, int64_t end);
+void act_norm_dropout_bwd_prepare(const NormArgs<T>& in);  // before the sums of both derivatives
+template <typename T>
+void act_norm_dropout_bwd_sums(const NormArgs<T>& in, int64_t chunk);
+template <typename T>
+void act_norm_dropout_bwd_factors(const NormArgs<T>& in,
+                                  T* d_weight,  // [H]
+                                  T* d_bias     // [H]
+);
+template <typename T>
+void act_norm_dropout_bwd_apply(const NormArgs<T>& in,
+                                T* d_z,  // [rows, H]
+                                int64_t chunk);
 
 // The derivative of act_norm_dropout_bwd: gg_* are the gradients of the loss with respect to its outputs d_*.
 template <typename T>
-void act_norm_dropout_bwd_bwd(const T* gg_z,       // [rows, columns]
-                              const T* gg_weight,  // [columns]
-                              const T* gg_bias,    // [columns]
-                              const T* grad,       // [rows, columns]
-                              const T* z,          // [rows, columns]
-                              const T* mean,       // [columns]
-                              const T* variance,   // [columns]
-                              const T* weight,     // [columns]
-                              int64_t rows, int64_t columns, double slope, double eps, Dropout dropout,
-                              T* d_grad,    // [rows, columns]
-                              T* d_z,       // [rows, columns]
-                              T* d_weight,  // [columns]
-                              int64_t begin, int64_t end);
+void act_norm_dropout_bwd_bwd_sums(const NormArgs<T>& in, int64_t chunk);
+template <typename T>
+void act_norm_dropout_bwd_bwd_factors(const NormArgs<T>& in,
+                                      const T* gg_weight,  // [H]
+                                      const T* gg_bias,    // [H]
+                                      T* d_weight          // [H]
+);
+template <typename T>
+void act_norm_dropout_bwd_bwd_apply(const NormArgs<T>& in,
+                                    T* d_grad,  // [rows, H]
+                                    T* d_z,     // [rows, H]
+                                    int64_t chunk);
 
 }  // namespace mmssl::MMSSL_ISA
