@@ -124,6 +124,7 @@ OVERRIDES = {
     "relation_row_norm_bwd": {
         "norm": lambda: rows(USERS, dtype=torch.float64).abs(),
         "grad": lambda: rows(USERS, dtype=torch.float64),
+        "products": lambda: rows(DIM, DIM, dtype=torch.float64),
     },
     "relation_linear_bwd": {"grad": lambda: rows(USERS, HIDDEN)},
     "sampled_dot_bwd_u": {"grad": lambda: rows(NNZ)},

@@ -5,10 +5,11 @@ import torch
 from relation_cases import carried, catalogue, factors, relative, wide
 from tolerances import assert_as_accurate
 
-from mmssl_fast import reference
+from mmssl_fast import reference, static_shapes
 from mmssl_fast.graph import SeenRows
 from mmssl_fast.relation.algebra import relation_row_norm as module
 from mmssl_fast.relation.algebra.relation_row_norm import relation_row_norm
+from mmssl_fast.relation.algebra.weight_columns import ItemEntries
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -112,3 +113,33 @@ def test_relation_row_norm_refuses():
         ValueError, match=r"^relation_row_norm: u must be \[B, d\] and v \[I, d\], got \(3, 4\) and \(9, 2\)"
     ):
         relation_row_norm(torch.zeros(3, 4), torch.zeros(9, 2))
+
+
+@pytest.mark.parametrize("width", [0, 1, 7, 200])
+def test_gram_does_not_depend_on_the_blocks_of_rows(width, monkeypatch):
+    v, w = torch.randn(401, width), torch.randn(401, 3)
+    whole = module.gram(v), module.gram(v, w)
+    torch.testing.assert_close(module.gram(v), module.gram(v, v), rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(module, "GRAM_ENTRIES", 100)
+    for actual, expected in zip((module.gram(v), module.gram(v, w)), whole, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_relation_row_norm_computes_the_gram_matrix_once(monkeypatch):
+    calls = []
+    gram = module.gram
+    monkeypatch.setattr(module, "gram", lambda *x: calls.append(x) or gram(*x))
+    u, v = factors(5, 9, 3)
+    relation_row_norm(u, v).sum().backward()
+    assert len(calls) == 1 and u.grad is not None and v.grad is not None
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("crow, col", [([0, 3, 3, 7], [8, 2, 5, 2, 0, 2, 8]), ([0, 0], []), ([0, 2], [4, 4])])
+def test_compact_columns_number_the_distinct_items(crow, col, index):
+    entries = ItemEntries(torch.tensor(crow), torch.tensor(col, dtype=index), 9)
+    compact = entries.compact_col
+    assert compact.dtype == torch.int64
+    assert torch.equal(entries.by_item[0][compact], torch.tensor(col, dtype=torch.int64))
+    with static_shapes.forced():
+        assert torch.equal(ItemEntries(torch.tensor(crow), torch.tensor(col, dtype=index), 9).compact_col, compact)

@@ -22,7 +22,8 @@ from .cancelled import CANCELLED_SHARE, cancelled_blocks
 from .parts import check_generated
 from .weight_columns import ItemEntries
 
-GRAM_ROWS = 1 << 16  # rows of v that are converted to float64 at a time
+# What is converted to float64 at a time: rows on CUDA, and elsewhere entries, 512 KiB of them, which stay in the cache.
+GRAM_ROWS, GRAM_ENTRIES = 1 << 16, 1 << 16
 
 
 def relation_row_norm(u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -55,15 +56,16 @@ def row_norm_and_cancelled(u: Tensor, v: Tensor, seen: tuple[Tensor, Tensor] | N
     crow, col = (None, None) if seen is None else seen
     work = torch.float32 if u.dtype in (torch.bfloat16, torch.float16) else u.dtype
     with torch.autocast(u.device.type, enabled=False):
-        return relation_row_norm_op(u.to(work), v.to(work), crow, col)
+        return relation_row_norm_op(u.to(work), v.to(work), crow, col)[:2]
 
 
 def gram(v: Tensor, w: Tensor | None = None) -> Tensor:
-    """vᵀw in float64 [d, d'], where w is v by default. GRAM_ROWS rows are converted at a time."""
-    w = v if w is None else w
-    total = v.new_zeros(v.shape[1], w.shape[1], dtype=torch.float64)
-    for a, b in zip(v.split(GRAM_ROWS), w.split(GRAM_ROWS), strict=True):
-        total.addmm_(a.double().mT, b.double())
+    """vᵀw in float64 [d, d'], where w is v by default. A block of rows is converted at a time."""
+    rows = GRAM_ROWS if v.is_cuda else max(1, GRAM_ENTRIES // max(1, v.shape[1]))
+    total = v.new_zeros(v.shape[1], v.shape[1] if w is None else w.shape[1], dtype=torch.float64)
+    for begin in range(0, v.shape[0], rows):
+        a = v[begin : begin + rows].double()
+        total.addmm_(a.mT, a if w is None else w[begin : begin + rows].double())
     return total
 
 
@@ -86,12 +88,12 @@ class _Seen:
 
 
 @torch.library.custom_op("mmssl_fast::relation_row_norm", mutates_args=())
-def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
-    wide = u.double()
-    full = ((wide @ gram(v)) * wide).sum(1).clamp_min_(0)
+def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    wide, products = u.double(), gram(v)
+    full = ((wide @ products) * wide).sum(1).clamp_min_(0)
     cancelled = torch.zeros(u.shape[0], dtype=torch.bool, device=u.device)
     if crow is None or col is None or col.numel() == 0:
-        return full.sqrt_(), cancelled
+        return full.sqrt_(), cancelled, products
     seen = _Seen(crow, col, u, v)
     square = (full - seen.row_sums(seen.products.square())).clamp_min_(0)
     empty = crow.diff() >= v.shape[0]  # rows whose items are all seen
@@ -100,12 +102,13 @@ def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) 
     for block in cancelled_blocks((crow, col), cancelled, v.shape[0]):
         rows = block.mask_(u[block.rows] @ v.mT)
         norm[block.rows] = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return norm, cancelled
+    return norm, cancelled, products
 
 
 @_row_norm_op.register_fake
-def _(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape[0], dtype=torch.float64), u.new_empty(u.shape[0], dtype=torch.bool)
+def _(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    norm, cancelled = (u.new_empty(u.shape[0], dtype=dtype) for dtype in (torch.float64, torch.bool))
+    return norm, cancelled, u.new_empty(v.shape[1], v.shape[1], dtype=torch.float64)
 
 
 @torch.library.custom_op("mmssl_fast::relation_row_norm_bwd", mutates_args=())
@@ -113,6 +116,7 @@ def _row_norm_bwd_op(
     grad: Tensor,
     norm: Tensor,
     cancelled: Tensor,
+    products: Tensor,
     u: Tensor,
     v: Tensor,
     crow: Tensor | None,
@@ -123,7 +127,7 @@ def _row_norm_bwd_op(
     c = torch.where(norm <= 0, 0.0, grad / torch.where(norm <= 0, 1.0, norm))
     plain, wide = torch.where(cancelled, 0.0, c)[:, None], u.double()
     # Annotated as Any, because a gradient that is not needed is None.
-    du: Any = plain * (wide @ gram(v)) if need_u else None
+    du: Any = plain * (wide @ products) if need_u else None
     dv: Any = v @ (wide.mT @ (plain * wide)).to(v.dtype) if need_v else None
     if crow is not None and col is not None and col.numel():
         seen = _Seen(crow, col, u, v)
@@ -144,18 +148,20 @@ def _row_norm_bwd_op(
 
 
 @_row_norm_bwd_op.register_fake
-def _(grad: Tensor, norm: Tensor, cancelled: Tensor, u: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+def _(
+    grad: Tensor, norm: Tensor, cancelled: Tensor, products: Tensor, u: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
     need_u, need_v = rest[-2:]
     return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*output, *inputs)
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _grad(ctx: Any, grad: Tensor | None, _cancelled: Tensor | None) -> tuple[Tensor | None, ...]:
+def _grad(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None
     needs = ctx.needs_input_grad[:2]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...ops.csr_transpose import csr_transpose
 from ...ops.spmm import spmm_add_
 from ...precision import work_dtype
+from ...static_shapes import is_static
 
 
 class ItemEntries:
@@ -36,7 +37,12 @@ class ItemEntries:
     def compact_col(self) -> Tensor:
         """The index of the item of every entry among the distinct items of the block: [nnz]."""
         if self._compact is None:
-            self._compact = torch.searchsorted(self.by_item[0], self.col.long())
+            items, t_crow, _, order = self.by_item
+            if is_static(self.col.device):  # the transpose is padded
+                self._compact = torch.searchsorted(items, self.col.long())
+            else:
+                by_item = torch.repeat_interleave(t_crow.diff(), output_size=self.col.numel())
+                self._compact = torch.empty_like(order).index_copy_(0, order, by_item)
         return self._compact
 
     def rows(self) -> Tensor:
