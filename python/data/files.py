@@ -24,6 +24,24 @@ _VERSIONED = {
     ".hoodie": ("an Apache Hudi table", "spark.read.format('hudi').load(FOLDER).write.parquet(OTHER)"),
     "_spark_metadata": ("the output of a Spark stream", "spark.read.parquet(FOLDER).write.parquet(OTHER)"),
 }
+# {end of a file name: what such a file is, and how to make it readable}.
+_OTHER_FORMATS = {
+    (".zip", ".7z", ".rar", ".tar", ".tar.gz", ".tgz"): "an archive; unpack it",
+    (".bz2", ".xz", ".zst", ".lz4"): "compressed in another way than gzip; decompress it",
+    (".xlsx", ".xls", ".ods"): "a spreadsheet; save it as CSV",
+    (
+        ".jsonl",
+        ".ndjson",
+    ): "JSON lines; write it as Parquet: polars.read_ndjson(FILE).write_parquet('interactions.parquet')",
+    (".feather", ".arrow", ".ipc"): "an Arrow file; write it as Parquet: "
+    "polars.read_ipc(FILE).write_parquet('interactions.parquet')",
+    (".avro", ".orc"): "a table of another format; write it as Parquet",
+}
+
+
+def other_format(name: str) -> str | None:
+    """What a file is and how to make it readable, for an end of its name that stands for a format that is not read."""
+    return next((what for ends, what in _OTHER_FORMATS.items() if name.lower().endswith(ends)), None)
 
 
 def existing_folder(path: str | Path) -> Path:

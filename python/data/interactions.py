@@ -11,6 +11,7 @@ from ..errors import InputError, shown
 from .arrow import Column
 from .core import k_core
 from .dataset import SPLITS, Splits, Weights
+from .names import legible
 from .options import LoadOptions
 from .split import split_and_note
 from .sql import database_kind, refuse_without_query
@@ -192,5 +193,5 @@ def unread_interactions(path: Path, names: list[str], options: LoadOptions) -> s
 
 def unread(path: Path, names: list[str]) -> str:
     """The note about columns of a table that are not read."""
-    listed = ", ".join(shown(name)[1:-1] for name in names[:12]) + (", …" if len(names) > 12 else "")
+    listed = ", ".join(shown(legible(name))[1:-1] for name in names[:12]) + (", …" if len(names) > 12 else "")
     return f"{path.name}: {f'column {listed} is' if len(names) == 1 else f'columns {listed} are'} not read"

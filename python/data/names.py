@@ -29,3 +29,12 @@ def standard_names(columns: Iterable[str]) -> dict[str, str]:
         if matching:
             result[meaning] = min(matching, key=lambda column: names.index(plain[column]))
     return result
+
+
+def legible(name: str) -> str:
+    """The name of a column for a message, in quotation marks if it could be misread: empty, or with spaces at its ends.
+
+    >>> legible("item"), legible(" item"), legible("")
+    ('item', "' item'", "''")
+    """
+    return name if name and name == name.strip() else repr(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -64,6 +65,23 @@ def dated_bounds(options: LoadOptions, largest: float) -> tuple[float, float]:
     return first.timestamp() * units[0], second.timestamp() * units[0]
 
 
+def refuse_mixed_units(path: Path, parts: Iterable[np.ndarray]) -> None:
+    """Raise InputError if some times are Unix times of one unit and some of another, which no split by time can order.
+
+    parts: arrays of times, together those of all rows. A unit is recognised from 1989 to 2065; smaller and larger
+    numbers, such as 0 for a missing time, are of no unit.
+    """
+    found: dict[str, float] = {}
+    for times in parts:
+        for scale, unit in ((1.0, "seconds"), (1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds")):
+            of_unit = (times >= 6e8 * scale) & (times <= 3e9 * scale)
+            if unit not in found and of_unit.any():
+                found[unit] = float(times[np.argmax(of_unit)])
+    if len(found) > 1:
+        one, other = (f"{value:.0f} ({unit})" for unit, value in list(found.items())[:2])
+        raise InputError(f"{path}: has Unix times in different units, {one} and {other}; convert them to one")
+
+
 def time_ranks(count: int, share: float) -> list[int]:
     """(rank of the first validation pair, of the first test pair) among `count` pairs in the order of time, from 0."""
     starts = [int(count - np.floor(part * share * count + 1e-9)) for part in (2, 1)]
@@ -94,6 +112,7 @@ def split_and_note(
     if options.split in ("time", "last"):
         if times is None:
             raise InputError(f"{path}: has no column timestamp, which --split {options.split} needs; add it")
+        refuse_mixed_units(path, [times])
         if options.split == "last":
             splits = split_latest(users, items, times, last, options.seed)
         elif options.split_dates:

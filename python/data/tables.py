@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,8 @@ from .arrow import (
     pyarrow,
     texts_of,
 )
-from .files import check_gzip, parts_of
-from .names import standard_names
+from .files import check_gzip, other_format, parts_of
+from .names import legible, standard_names
 from .sql import query_result
 
 _ROW = re.compile(r"Row #([0-9]{1,18})")
@@ -118,12 +119,16 @@ def first_line(path: Path) -> str:
     """The first line of a text table, without a byte order mark."""
     import gzip
 
+    if (what := other_format(path.name)) is not None:
+        raise InputError(f"{path}: is {what}")
     if path.name.endswith(".gz"):
         check_gzip(path)
     with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
         line = file.readline(_BLOCK)
     if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
+    if b"\0" in line:
+        raise InputError(f"{path}: is not UTF-8 text; write it as CSV or Parquet")
     return line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
 
 
@@ -344,7 +349,7 @@ def _chosen(path: Path, all_names: list[str], wanted: _Wanted, keys: dict[str, s
 
 def missing_column(name: str, all_names: list[str], options: Mapping[str, str]) -> str:
     """What to say of a table without the column `name`. options: {name: option of the command line that names it}."""
-    listed = shown(", ".join(all_names[:12]), 120)[1:-1]
+    listed = shown(", ".join(legible(name) for name in all_names[:12]), 120)[1:-1]
     if any(NUMBER.fullmatch(field) for field in all_names):
         return (
             f"its first line {listed!r} is data, not a header; add a header such as user,item,rating, or use "
@@ -355,7 +360,7 @@ def missing_column(name: str, all_names: list[str], options: Mapping[str, str]) 
         return f"{what}; rename one of them"
     meanings = standard_names(all_names)
     if "user" in meanings and "item" in meanings and options[name] in ("--user-column", "--item-column"):
-        user, item = (shown(meanings[side])[1:-1] for side in ("user", "item"))
+        user, item = (shlex.quote(shown(meanings[side])[1:-1]) for side in ("user", "item"))
         return f"{what}; give --user-column {user} --item-column {item}"
     return f"{what}; give one of them with {options[name]}"
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import InputError, shown
 from ..arrow import Column
 from ..layouts import mmrec, plain
-from ..names import standard_names
+from ..names import legible, standard_names
 from ..tables import column_names, read_table
 from .source import Columns, Source
 
@@ -26,9 +26,9 @@ def known_columns(path: Path, user: str | None = None, item: str | None = None) 
     columns = standard_names(names) | {name: column for name, column in (("user", user), ("item", item)) if column}
     for name in ("user", "item"):
         if columns.get(name) not in names:
+            listed = shown(", ".join(map(legible, names)), 120)
             raise InputError(
-                f"{path}: the column of the {name}s was not recognised among {shown(', '.join(names), 120)}; give its "
-                f"name with --{name}"
+                f"{path}: the column of the {name}s was not recognised among {listed}; give its name with --{name}"
             )
     return columns
 

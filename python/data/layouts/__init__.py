@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ...errors import InputError, shown
-from ..files import TABLE_ENDS
+from ..files import TABLE_ENDS, other_format
 from ..foreign import recognised
 from . import diffmm, hkuds, mmrec, plain, prepared
 
@@ -53,6 +53,9 @@ def _unknown(folder: Path) -> str:
         return f"contains no data itself, but {subfolders[0]} does; give that folder"
     if (foreign := _foreign(folder)) is not None:
         return _convertible(folder, foreign)
+    for name in entries:
+        if (what := other_format(name)) is not None and "_feat." not in name:
+            return f"contains no table that can be read, but {name}, which is {what}"
     closest = max(LAYOUTS.values(), key=lambda module: max(_similarity(name, module.NEEDS) for name in entries))
     message = f"contains {_listed(entries)}, which fits no layout; the closest is {closest.NAME}: {closest.NEEDS}"
     table = next((name for name in entries if name.endswith(TABLE_ENDS) and "_feat." not in name), None)

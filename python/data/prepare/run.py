@@ -262,7 +262,7 @@ class _Preparation:
 
     def _write_splits(self, rows: grouped.Rows, n_users: int, n_items: int) -> None:
         has_split = self.table.has_split
-        split_of = splitter(rows, self.options, has_split, self.work)
+        split_of = splitter(rows, self.options, has_split, self.work, self.table.path)
         removed: Counter[Any] = Counter()
         duplicates = 0
         degrees = {split: np.zeros(n_users + 1, np.int64) for split in SPLITS}

@@ -10,20 +10,27 @@ import numpy as np
 
 from ..dataset import SPLITS, Splits
 from ..options import LoadOptions
-from ..split import dated_bounds, earliest, split_at, split_latest, split_per_user, time_ranks
+from ..split import dated_bounds, earliest, refuse_mixed_units, split_at, split_latest, split_per_user, time_ranks
 from .grouped import Rows
 
 _BLOCK = 1 << 21
 _DIGIT = 16  # bits that a pass over the times decides
 
 
-def splitter(rows: Rows, options: LoadOptions, has_split: bool, folder: Path) -> Callable[[np.ndarray], Splits]:
-    """A function group → {split: (users, items)}, the same pairs as data.split gives for all rows at once."""
+def splitter(
+    rows: Rows, options: LoadOptions, has_split: bool, folder: Path, path: Path
+) -> Callable[[np.ndarray], Splits]:
+    """A function group → {split: (users, items)}, the same pairs as data.split gives for all rows at once.
+
+    folder: for temporary files. path: of the table, for messages.
+    """
     if has_split:
         return lambda group: {
             split: (group["user"][group["split"] == number], group["item"][group["split"] == number])
             for number, split in enumerate(SPLITS)
         }
+    if options.split in ("last", "time"):
+        refuse_mixed_units(path, (group["time"] for group in rows))
     if options.split == "last":
         return lambda group: split_latest(group["user"], group["item"], group["time"], options.split_last, options.seed)
     if options.split == "time":

@@ -11,7 +11,6 @@ import pytest
 from data_folders import one_line, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmssl_trainer import prepare_data
 from mmssl_trainer.data import SPLITS, InputError, load, summarise
 from mmssl_trainer.data.cells import read_columns
 from mmssl_trainer.data.ids import read_id_list
@@ -131,34 +130,6 @@ def test_damaged_folders_of_parts_are_refused(tmp_path):
         if (place / "other").exists():
             (place / "other").rmdir()
             (place / "part-0.parquet").unlink()
-
-
-@pytest.mark.parametrize(
-    ("sign", "kind"),
-    [
-        ("_delta_log/00000000000000000000.json", "a Delta Lake table"),
-        ("metadata/00000-45a2c166.metadata.json", "an Apache Iceberg table"),
-        (".hoodie/hoodie.properties", "an Apache Hudi table"),
-        ("_spark_metadata/0", "the output of a Spark stream"),
-    ],
-)
-@pytest.mark.parametrize("read", [load, lambda folder: prepare_data(folder, folder.parent / "prepared")])
-def test_tables_that_keep_deleted_rows_in_their_folder_are_refused(tmp_path, sign, kind, read):
-    """Deleting or replacing rows leaves their files in place; only the log says which are current."""
-    place = tmp_path / "interactions.parquet"
-    parts(rows(), place)
-    (place / sign).parent.mkdir()
-    (place / sign).touch()
-    for folder, named in ((tmp_path, place), (place, place)):
-        with pytest.raises(InputError) as caught:
-            read(folder)
-        one_line(caught, f"{named}: is {kind}")
-    # The files of an Iceberg table lie beside its metadata.
-    if kind == "an Apache Iceberg table":
-        parts(rows(), place / "data")
-        with pytest.raises(InputError) as caught:
-            read(place / "data")
-        one_line(caught, f"{place}: is {kind}")
 
 
 def test_parts_with_other_columns_are_refused(tmp_path):
