@@ -1,10 +1,10 @@
-"""MMSSL with several ranks: the plan's bytes and memory of a rank against those that are measured.
+"""Training with several ranks: the plan's bytes and memory of a rank against those that are measured.
 
-`python benchmarks/ranks.py --ranks 1 2 4` trains a few steps on random data, with every number of ranks in turn, and
-prints a table. It fails if the bytes that a rank receives in a step differ from the plan by more than 5%, or if the
-slope of a rank's memory against 1/P differs from that of the plan by more than 10%. Memory is the growth of the
-resident memory. Freed blocks are returned to the system at once, as the plan counts them. 4/2 are 4 ranks in 2 groups,
-which divide the graph; the slope is that of the rows without groups.
+`python benchmarks/ranks.py --ranks 1 2 4` trains MMSSL, or `--system sgl`, ncl, lightgcn, mf, for a few steps on random
+data, with every number of ranks in turn, and prints a table. It fails if the bytes that a rank receives in a step
+differ from the plan by more than 5%, or if the slope of a rank's memory against 1/P differs from that of the plan by
+more than 10%. Memory is the growth of the resident memory. Freed blocks are returned to the system at once, as the plan
+counts them. 4/2 are 4 ranks in 2 groups, which divide the graph; the slope is that of the rows without groups.
 """
 
 import argparse
@@ -21,7 +21,7 @@ STEPS, WITHIN_BYTES, WITHIN_MEMORY = 2, 0.05, 0.10  # steps of an epoch
 SIZES = {"users": 50_000, "items": 50_000, "interactions": 200_000, "dim": 64, "hidden": 64, "batch": 2048}
 
 
-def work(sizes: dict[str, int], groups: int, out: Path) -> None:
+def work(sizes: dict[str, int], system: str, groups: int, out: Path) -> None:
     """A short run on this rank. The first rank writes the measurements to `out`."""
     import numpy as np
     import scipy.sparse as sp
@@ -46,7 +46,8 @@ def work(sizes: dict[str, int], groups: int, out: Path) -> None:
         return next(1024 * int(one.split()[1]) for one in status if one.startswith(line))
 
     ranks = md.start(groups=groups)
-    base = {"train.threads": 1, "train.epochs": 1, "train.validate_every": 1}
+    base = {"train.threads": 1, "train.epochs": 1, "train.validate_every": 1, "model.system": system}
+    base["ncl.warm_up"] = 0
     warm = configure(base | {"model.dim": 8, "model.hidden": [8, 4]})
     loop.fit(load_data(), warm)  # loads the pages of the libraries
     rng, shape = np.random.default_rng(0), (sizes["users"], sizes["items"])
@@ -95,12 +96,13 @@ def tensor_bytes(graph: object) -> int:
     return sum(getattr(one, "nbytes", 0) for one in vars(graph).values())
 
 
-def measure(size: int, groups: int, sizes: dict[str, int]) -> dict[str, float]:
+def measure(size: int, groups: int, system: str, sizes: dict[str, int]) -> dict[str, float]:
     """The measurements of the first of `size` ranks."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "found.json")
         os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
         command = [sys.executable, "-P", str(HERE / "ranks.py"), "--out", str(out), "--groups", str(groups)]
+        command += ["--system", system]
         failed = launch(size, [*command, *(f"--{name}={value}" for name, value in sizes.items())])
         if failed != (0, 0):
             raise SystemExit(f"ranks: rank {failed[0]} of {size} ended with {failed[1]}")
@@ -137,14 +139,16 @@ def main() -> None:
     parser.add_argument("--ranks", nargs="+", default=["1", "2", "4"], help="P, or P/G for P ranks in G groups")
     for name, value in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--system", default="mmssl")
     parser.add_argument("--groups", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     sizes = {name: getattr(given, name) for name in SIZES}
     if given.out:
-        return work(sizes, given.groups, given.out)
+        return work(sizes, given.system, given.groups, given.out)
     chosen = [[int(part) for part in one.split("/")] for one in given.ranks]
-    rows = [measure(size, groups, sizes) for size, groups in (one if len(one) > 1 else [*one, 1] for one in chosen)]
+    pairs = [one if len(one) > 1 else [*one, 1] for one in chosen]
+    rows = [measure(size, groups, given.system, sizes) for size, groups in pairs]
     print("| ranks | MB received in a step | planned | MiB of a rank | planned | MiB of its graph | planned |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:

@@ -38,7 +38,17 @@ from .propagate import lightgcn, lightgcn_columns, propagate, propagate_columns
 from .ranks import ONE, Ranks, current, on_this_machine, start, started_together, stop
 from .relation_rows import normalize_rows, relation_linear
 from .sample_bpr import sample_bpr
-from .transfers import all_max, all_sum, all_texts, broadcast_blocks, gather_whole, merge_topk, reduce_gradients
+from .thinned import own_edges, thinned
+from .transfers import (
+    all_max,
+    all_sum,
+    all_texts,
+    broadcast_blocks,
+    exchange_parts,
+    gather_whole,
+    merge_topk,
+    reduce_gradients,
+)
 
 __all__ = [
     "ONE",
@@ -57,6 +67,7 @@ __all__ = [
     "cosine_topk",
     "current",
     "dropout",
+    "exchange_parts",
     "gather_rows",
     "gather_whole",
     "gradient_norm",
@@ -68,6 +79,7 @@ __all__ = [
     "merge_topk",
     "normalize_rows",
     "on_this_machine",
+    "own_edges",
     "own_rows",
     "propagate",
     "propagate_columns",
@@ -83,5 +95,6 @@ __all__ = [
     "start_rows_to_columns",
     "started_together",
     "stop",
+    "thinned",
     "xavier_uniform",
 ]

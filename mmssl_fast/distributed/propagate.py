@@ -95,7 +95,8 @@ def propagate_columns(
     With groups, x and the result have the rows of the group. The other groups' rows are broadcast one group after
     another, and the sums over the neighbours continue from one to the next in the order of the nodes, so that on the
     CPU they have the same bits for any number of groups. A rank receives n·(d/C)·s·(G − 1)/G bytes for n senders, and
-    as many for n receivers in backward. On CUDA, the sums of the groups are rounded before they are added.
+    as many for n receivers in backward. On CUDA, the sums of the groups are rounded before they are added. With
+    `Ranks.wire`, float32 rows are rounded to it before they are broadcast, and s is its size; sums are float32.
 
     Args:
         graph, to, norm: as in `propagate`.
@@ -160,10 +161,12 @@ def _sum(graph: GroupGraph, x: Tensor, to: str, receive: bool, send: bool) -> Te
         return out
     rows = torch.arange(last - first, device=x.device)
     scale = graph.inv_sqrt_degree(senders, x.dtype) if send else None
-    for begin, block in broadcast_blocks(x, counts[senders], groups):
+    wire = groups.wire if x.dtype == torch.float32 else None
+    sent = x if wire is None else x.to(wire)  # the own block as well, so that nothing depends on who has it
+    for begin, block in broadcast_blocks(sent, counts[senders], groups):
         crow, col = graph.blocks[to][begin]
         value = None if scale is None else scale[begin : begin + len(block)].index_select(0, col)
-        spmm_add_(out, rows, crow, col, value, block)
+        spmm_add_(out, rows, crow, col, value, block.to(x.dtype))
     return out.mul_(graph.inv_sqrt_degree(to, x.dtype)[first:last, None]) if receive else out
 
 

@@ -28,7 +28,8 @@ class Ranks:
         rank: number of this process, 0 to size − 1.
         size: number of processes P. With one, nothing is sent, and every function of this package equals the operation
             for one process.
-        wire: dtype to which float32 rows and columns are rounded when they are exchanged; None: they are not.
+        wire: dtype to which float32 rows and columns are rounded when they are exchanged, and with groups those that
+            are propagated in every layer; None: they are not.
         received: bytes that this process has received in collectives, counted as their docstrings say.
         columns: the C ranks that exchange rows and columns with this one: all, or with several groups (`start`) those
             of its group, P = G·C. Its `rank` is the number c of this process among them.
@@ -86,6 +87,16 @@ class Ranks:
     @property
     def groups(self) -> Ranks:
         return ONE if self._groups is None else self._groups
+
+    @property
+    def ungrouped(self) -> Ranks:
+        """The same processes without groups, so that all of them exchange rows and columns with each other: for what
+        is propagated over a graph that every rank has as a whole."""
+        if self._groups is None:
+            return self
+        whole = Ranks(self.rank, self.size, self._store, self.wire, self.process_group)
+        whole._received = self._received
+        return whole
 
     @property
     def received(self) -> int:

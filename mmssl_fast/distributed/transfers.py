@@ -73,6 +73,30 @@ def gather_whole(x: Tensor, n: int, ranks: Ranks) -> Tensor:
     return whole
 
 
+def exchange_parts(parts: list[Tensor], sizes: list[int], ranks: Ranks) -> list[Tensor]:
+    """Equals ``[part[p] for part in every rank's parts]`` on rank p: parts[q] is sent to rank q. No gradient.
+
+    A rank receives the bytes of the parts of the other ranks.
+
+    Args:
+        parts: for each rank what it gets, tensors with one dimension, of one dtype and device.
+        sizes: the lengths of the parts that this rank gets from each.
+        ranks: the processes.
+
+    Example:
+        >>> from mmssl_fast.distributed import start
+        >>> exchange_parts([torch.tensor([2, 5])], [2], start())
+        [tensor([2, 5])]
+    """
+    if ranks.size == 1:
+        return parts
+    sent = torch.cat(parts)
+    found = sent.new_empty(sum(sizes))
+    dist.all_to_all_single(found, sent, sizes, [len(part) for part in parts], group=ranks.process_group)
+    ranks.received += (len(found) - sizes[ranks.rank]) * found.element_size()
+    return list(found.split(sizes))
+
+
 def merge_topk(values: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Equals ``topk(k)`` of the candidates of every row: best first, the lower item first among equal values.
 

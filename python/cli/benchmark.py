@@ -43,6 +43,7 @@ def benchmark(
         int,
         typer.Option(min=1, help="With --plan: number of groups of ranks that divide the graph (distributed.groups)."),
     ] = 1,
+    system: Annotated[str, typer.Option(help="With --plan: mmssl, lightgcn, sgl, ncl or mf.")] = "mmssl",
     device: Annotated[str, typer.Option(help="With --plan: h100, h200, a100, or cpu for this machine.")] = "h100",
     memory: Annotated[
         str | None,
@@ -55,7 +56,9 @@ def benchmark(
     plain PyTorch and other libraries. Further arguments are passed to pytest. With --plan, the memory and time of a
     training step are estimated instead."""
     if plan:
-        _show_plan(users, items, interactions, widths, hidden, batch, least_memory, ranks, groups, device, memory)
+        _show_plan(
+            users, items, interactions, widths, hidden, batch, least_memory, ranks, groups, system, device, memory
+        )
         return
     from ..console.output import OUT
     from ..files import replacing
@@ -91,6 +94,7 @@ def _show_plan(
     least_memory: bool,
     ranks: str,
     groups: int,
+    system: str,
     device: str,
     memory: str | None,
 ) -> None:
@@ -99,7 +103,7 @@ def _show_plan(
     from ..config.byte_size import parse_bytes
     from ..console.output import OUT
     from ..memory import cost
-    from ..memory.sizes import Sizes, with_least_memory
+    from ..memory.sizes import PLANNED, Sizes, of_system, with_least_memory
 
     try:
         counts = [int(n) for n in (users, items, interactions, hidden, batch)]
@@ -114,6 +118,8 @@ def _show_plan(
             f"benchmark --plan: {counts[2]:,} interactions are more than the {counts[0] * counts[1]:,} possible pairs "
             f"of {counts[0]:,} users and {counts[1]:,} items; reduce --interactions"
         )
+    if system not in PLANNED:
+        raise InputError(f"--system {system}: must be one of {', '.join(PLANNED)} with --plan")
     n_users, n_items, n_interactions = counts[:3]
     machines = cost.machines_named(ranks)
     if machines.ranks % groups or (groups > 1 and machines.ranks == 1):
@@ -126,8 +132,7 @@ def _show_plan(
         ranks=machines.ranks,
         groups=groups,
     )
-    if least_memory:
-        sizes = with_least_memory(sizes)
+    sizes = of_system(with_least_memory(sizes) if least_memory else sizes, system)
     stages, sentences = cost.table(sizes, device, limit, machines)
     OUT.print(stages)
     for sentence in sentences:

@@ -299,8 +299,8 @@ class DistributedSection(Section):
     )
     wire: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description='Type of the values in the exchange of rows and columns. "bfloat16" halves the bytes and rounds '
-        "the values to 8 bits.",
+        description="Type of the values in the exchange of rows and columns, and of the tables that groups send each "
+        'other. "bfloat16" halves the bytes and rounds the values to 8 bits.',
     )
 
 

@@ -12,15 +12,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
-from mmssl_fast.distributed.infonce import SAVED_EXPS
-from mmssl_fast.ops.infonce import cpu_workspace
 from mmssl_fast.tiles import TILE_ELEMENTS
 
 from ..config.byte_size import readable
 from .closed_forms import closed_form_stages, item_item_stages
+from .contrast import (
+    cluster_stage,
+    edge_bytes,
+    exchange,
+    infonce_stage,
+    node_bytes,
+    prototype_stage,
+    structural_stages,
+    view_graphs,
+    view_stages,
+)
 from .sizes import Sizes
 from .stage import FLOAT, INDEX, OFFSET, Blocks, Stage, blocks, total
-from .wire import distinct, received
+from .wire import received
 
 # glibc returns freed blocks of at least 32 MiB (its largest mmap threshold) to the system. It keeps smaller ones, and
 # because torch requests aligned blocks, a freed block rarely fits a request of another size. SLACK, the resident bytes
@@ -47,7 +56,7 @@ def stages(s: Sizes) -> list[Stage]:
         Stage("features as given", persistent=s.given_bytes * s.items * wide, loaded=True),
         Stage(
             "graph and its transpose",
-            persistent=2 * INDEX * s.of_group(s.interactions) + _node_bytes(s) * n,
+            persistent=2 * INDEX * s.of_group(s.interactions) + node_bytes(s) * n,
             working=blocks((OFFSET * s.of_group(s.interactions), 2), (INDEX * s.of_group(s.interactions), 5)),
         ),
     ]
@@ -72,7 +81,7 @@ def stages(s: Sizes) -> list[Stage]:
         result.append(
             Stage(
                 "semantic neighbours (Eq. 8)",
-                persistent=m * (OFFSET * edges + 2 * INDEX * s.of_group(edges) + _node_bytes(s) * n),
+                persistent=m * (OFFSET * edges + 2 * INDEX * s.of_group(edges) + node_bytes(s) * n),
                 working=blocks(
                     *((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)),
                     *(_clustered(s, item) if s.clustered else ()),
@@ -87,7 +96,11 @@ def stages(s: Sizes) -> list[Stage]:
                 working=blocks((FLOAT * s.users * s.content, 2), (FLOAT * s.items * s.content, 2)),
             )
         )
-    result.append(Stage("best model", persistent=encoder + user + item + m * OFFSET * edges))
+    if s.views:
+        result.append(view_graphs(s))
+    if s.clusters:
+        result.append(cluster_stage(s, max(user, item)))
+    result.append(Stage("best model", persistent=encoder + user + item + m * OFFSET * edges + s.cluster_bytes))
     if s.item_item:
         result += item_item_stages(s.item_item, s.users, s.items, d)
     result += _encoder_stages(s, user, item, edges)
@@ -104,21 +117,10 @@ def _interactions(s: Sizes) -> int:
     return (INDEX + FLOAT * (not s.mapped)) * held + 3 * OFFSET * s.users
 
 
-def _node_bytes(s: Sizes) -> int:
-    """Bytes of the arrays of a graph for each node: offsets, degree and its root; with groups the degree is int32."""
-    return 2 * OFFSET + FLOAT if s.groups == 1 else OFFSET + INDEX + FLOAT
-
-
 def _clustered(s: Sizes, item: int) -> list[tuple[int, int]]:
     """What the clustered search for semantic neighbours needs: the items by cluster, the pairs of a user and a searched
     cluster in both orders, and the seen items of these pairs."""
     return [(item, 1), (OFFSET * s.users * PROBES, 5), (OFFSET * s.interactions, 7), (OFFSET * s.items, 4)]
-
-
-def _exchange(s: Sizes, table: int) -> list[tuple[int, int]]:
-    """What the exchange of the rows of a table for its columns needs: what is sent and what is received. With groups
-    also two blocks of the other groups, each as large as this rank's rows."""
-    return [(table, 4 if s.groups > 1 else 2)] if s.ranks > 1 else []
 
 
 def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
@@ -134,7 +136,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 "modality features (Eq. 2)",
                 "forward",
                 kept=blocks((item, m * (not s.recompute)), (m * user, 1), (m * item, 1)),
-                working=blocks((item, 2 * m), (m * item, 1), *masks, *_exchange(s, m * max(user, item))),
+                working=blocks((item, 2 * m), (m * item, 1), *masks, *exchange(s, m * max(user, item))),
                 moved=3 * FLOAT * own.items * sum(s.widths) + 4 * m * summed * edge + 6 * m * table,
                 operations=4 * own.items * sum(s.widths) * d + 8 * m * summed * columns,
             )
@@ -145,7 +147,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 "views (Eq. 8)",
                 "forward",
                 kept=blocks((user, m), (item, m)),
-                working=blocks(*_exchange(s, max(user, item))),
+                working=blocks(*exchange(s, max(user, item))),
                 moved=4 * m * s.of_group(edges) * edge,
                 operations=8 * m * s.of_group(edges) * columns,
             )
@@ -168,42 +170,12 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             "graph layers and sums (Eq. 10, 12)",
             # Freed in the backward pass before that of the attention. With parts of a batch, they are its arguments.
             "layers" if m and s.microbatches == 1 else "forward",
-            kept=blocks((user, 2), (item, 2)),
-            working=blocks((user, 3), (item, 3), *_exchange(s, max(user, item))),
+            kept=blocks((user, 2 if m else 1), (item, 2 if m else 1)),
+            working=blocks((user, 3), (item, 3), *exchange(s, max(user, item))),
             moved=4 * s.layers * summed * edge + 6 * (s.layers + 2 + 2 * m) * table,
             operations=8 * s.layers * summed * columns,
         ),
     ]
-
-
-def edge_bytes(s: Sizes) -> int:
-    """Bytes read per entry of a sparse product. A GPU reads at least a sector of 32 bytes."""
-    return INDEX + (FLOAT * s.dim if s.ranks == 1 else max(32, FLOAT * s.columns))
-
-
-def _infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1) -> Stage:
-    """`losses` InfoNCE losses, each with `nodes` keys in both sums of the denominator."""
-    table = FLOAT * nodes * s.dim
-    if s.ranks > 1:
-        anchors = round(distinct(s.users, s.anchored))
-        logits, tile = anchors * nodes, FLOAT * min(TILE_ELEMENTS, anchors * nodes)
-        return Stage(
-            name,
-            phase,
-            kept=blocks((table, 2 * losses), (FLOAT * logits, 2 * losses * (2 * logits <= SAVED_EXPS))),
-            working=blocks((table, 2), (tile, 2), (FLOAT * anchors * s.dim, 3)),
-            moved=s.microbatches * losses * 6 * table,
-            operations=s.microbatches * losses * 4 * 2 * anchors * 2 * nodes * s.dim,
-        )
-    workspace = cpu_workspace(nodes, s.anchored, bfloat16=s.bfloat16)
-    return Stage(
-        name,
-        phase,
-        kept=blocks((table, (4 if workspace.one_pass else 2) * losses)),  # one pass: the gradients are kept as well
-        working=blocks((table, 2), (FLOAT * workspace.shares * s.dim, 1), (FLOAT * workspace.exps, 1)),
-        moved=s.microbatches * losses * 6 * table,
-        operations=s.microbatches * losses * (3 if workspace.one_pass else 4) * 2 * s.anchored * 2 * nodes * s.dim,
-    )
 
 
 def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
@@ -215,20 +187,13 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     if s.hidden:
         result += _discriminator_stages(s, *s.hidden, item)
     if s.contrastive and m and edges:
-        result.append(_infonce_stage("InfoNCE (Eq. 11)", "contrastive", s, own.users, m))
+        result.append(infonce_stage("InfoNCE (Eq. 11)", "contrastive", s, own.users, m))
     if s.structural:
-        hops = Stage(
-            "two hops",
-            "structural",
-            kept=blocks((user, 2), (item, 2)),
-            moved=8 * s.microbatches * s.of_group(s.interactions) * edge_bytes(s),
-            operations=16 * s.microbatches * s.of_group(s.interactions) * s.columns,
-        )
-        result += [
-            hops,
-            _infonce_stage("InfoNCE, users and two hops", "structural", s, own.users),
-            _infonce_stage("InfoNCE, items and two hops", "structural", s, own.items),
-        ]
+        result += structural_stages(s, user, item)
+    if s.views:
+        result += view_stages(s, user, item)
+    if s.clusters:
+        result.append(prototype_stage(s))
     if s.hidden:
         wide = FLOAT * s.part * s.hidden[0]
         result.append(
@@ -251,7 +216,7 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     sums = [(user, m + 2), (item, m + 4)]
     if m and edges and s.attention and not s.recompute:  # users and items one after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
-    sums += _exchange(s, max(m, 1) * max(user, item))
+    sums += exchange(s, max(m, 1) * max(user, item))
     if s.microbatches > 1:  # the gradients of the views are added up before the backward pass
         sums += [(user, m), (item, m)]
     losses = (*{stage.phase for stage in result}, "layers")

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ..config.sections import Config
     from ..data import Dataset
 
-PROPAGATIONS = {"mf": 0, "popularity": 0, "sgl": 3, "ncl": 3}  # of all id embeddings in a step; other systems: 1
+PROPAGATIONS = {"mf": 0, "popularity": 0}  # of all id embeddings over the whole graph in a step; other systems: 1
+VIEWS = 2  # of SGL
+PLANNED = ("mmssl", "lightgcn", "sgl", "ncl", "mf")  # whose steps can be planned without data
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Sizes:
     widths: feature columns per modality; hidden: the two widths of the discriminator, None without one; content:
     feature columns of the SVD system; clustered: whether the semantic neighbours are searched by clusters; draws: order
     statistics drawn per Gumbel row; final_softmax, l2: whether the encoder and the loss have these parts; propagations:
-    how often a system other than MMSSL propagates its embeddings in a step; ranks: number of processes that train the
-    model together; groups: number of groups of them among which the graph is divided; mask_seen: whether generated rows
+    how often a system other than MMSSL propagates its embeddings in a step; views: number of graphs with dropped edges
+    over which they are propagated as well; drop: the share of these edges; clusters: number of clusters of users, and
+    of items, of which there are at most as many as users or items; ranks: number of processes that train the model
+    together; groups: number of groups of them among which the graph is divided; mask_seen: whether generated rows
     are 0 at seen items; closed: the tables of EASE, ItemKNN or UserKNN, which have no other stages; item_item: those of
     the item-item part; wire: bytes of a value in the exchange of rows and columns; feature_bytes, weight_bytes,
     moment_bytes: bytes of a stored value of the features, of the discriminator's first weight and of its moments;
@@ -56,6 +60,9 @@ class Sizes:
     final_softmax: bool = True
     l2: bool = True
     propagations: int = 1
+    views: int = 0
+    drop: float = 0.0
+    clusters: int = 0
     ranks: int = 1
     groups: int = 1
     mask_seen: bool = False
@@ -105,6 +112,18 @@ class Sizes:
         """The ranks of a group, among which the columns are divided."""
         return self.ranks // self.groups
 
+    @property
+    def view_edges(self) -> int:
+        """The expected edges of a view."""
+        return round(self.interactions * (1 - self.drop))
+
+    @property
+    def cluster_bytes(self) -> int:
+        """Bytes of the cluster of every node and of the centres, which are on every rank."""
+        if not self.clusters:
+            return 0
+        return 8 * self.nodes + 4 * self.dim * sum(min(self.clusters, rows) for rows in (self.users, self.items))
+
     def of_group(self, edges: int) -> int:
         """The edges that a group has of the edges of a graph, in each direction."""
         return -(-edges // self.groups)
@@ -121,6 +140,24 @@ def with_least_memory(sizes: Sizes) -> Sizes:
         weight_bytes=2 if sizes.ranks == 1 else 4,
         moment_bytes=2,
         recompute=True,
+    )
+
+
+def of_system(sizes: Sizes, name: str) -> Sizes:
+    """The sizes of MMSSL on some data as those of one of PLANNED on the same data, with the defaults of that system."""
+    if name == "mmssl":
+        return sizes
+    from ..config.sections import Config  # late: it takes time, and few commands need it
+
+    config = Config()
+    plain = replace(sizes, widths=(), hidden=None, neighbours=0, clustered=False, structural=name == "ncl", l2=False)
+    return replace(
+        plain,
+        layers=sizes.layers if PROPAGATIONS.get(name, 1) else 0,
+        propagations=PROPAGATIONS.get(name, 1),
+        views=VIEWS if name == "sgl" else 0,
+        drop=config.sgl.drop if name == "sgl" else 0.0,
+        clusters=config.ncl.clusters if name == "ncl" else 0,
     )
 
 
@@ -141,19 +178,22 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         dim=model.dim,
         hidden=(first, second) if adversarial else None,
         batch=min(config.train.batch, dataset.n_users) if by_user else config.train.batch,
-        layers=model.layers,
+        layers=model.layers if PROPAGATIONS.get(model.system, 1) else 0,
         heads=model.heads,
         neighbours=model.neighbours if model.system == "mmssl" else 0,
         clustered=model.neighbours_method == "ivf",
         attention=model.eta != 0,
         contrastive=loss.contrastive,
-        structural=loss.structural and model.system == "mmssl",
+        structural=loss.structural if model.system == "mmssl" else model.system == "ncl",
         balance=config.train.balance,
         content=content if model.system == "svd" and config.svd.content else 0,
         discriminator_steps=config.train.discriminator_steps,
         final_softmax=model.final_softmax,
         l2=bool(loss.lambda_l2) and model.system == "mmssl",
         propagations=PROPAGATIONS.get(model.system, 1),
+        views=VIEWS if model.system == "sgl" else 0,
+        drop=config.sgl.drop if model.system == "sgl" else 0.0,
+        clusters=config.ncl.clusters if model.system == "ncl" else 0,
         ranks=distributed.current().size,
         groups=distributed.current().groups.size,
         mask_seen=loss.mask_seen,

@@ -1,7 +1,7 @@
 """What a rank receives from the others in a training step, by stage of the plan.
 
-docs/tutorials/several_machines.md explains the terms. They are complete for MMSSL, LightGCN and MF-BPR, apart from
-control messages of a few bytes. For SGL and NCL, the contrastive losses are left out.
+docs/tutorials/several_machines.md explains the terms. They are complete for all systems that several ranks can train,
+apart from control messages of a few bytes, and what SGL and NCL receive once in an epoch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def received(s: Sizes) -> dict[str, int]:
     c, other_groups = s.width, (s.groups - 1) / s.groups
     exchanged = 4 * s.wire * s.nodes * d * (c - 1) / (p * c)  # a table to columns and back, in both directions
     # One propagation of a table in one direction, and back: the columns of the nodes of the other groups.
-    gathered = FLOAT * s.nodes * s.columns * other_groups
+    gathered = s.wire * s.nodes * s.columns * other_groups
     summed = 2 * (p - 1) / p  # of an all-reduce, per byte of the tensor
     wide = FLOAT * b * s.hidden[0] if s.hidden else 0
     views = m > 0 and s.neighbours > 0 and (s.attention or s.contrastive)
@@ -33,10 +33,12 @@ def received(s: Sizes) -> dict[str, int]:
         softmax = 6 * FLOAT * s.nodes * (c - 1) / p * (s.final_softmax and s.layers > 0)
         layers = exchanged * (1 + attends) / 2 + softmax + between
     small = sum(s.widths) * d + m * d + ((1 + s.heads) * d * d if s.attention and m else 0)  # replicated parameters
-    anchors = summed * (2 * d + 3) * FLOAT * parts * distinct(s.users, count)
+    user_anchors, item_anchors = (
+        summed * (2 * d + 3) * FLOAT * parts * distinct(rows, count) for rows in (s.users, s.items)
+    )
     found = {
         "modality features (Eq. 2)": m * exchanged * (s.items + s.nodes) / (2 * s.nodes)
-        + 2 * FLOAT * s.nodes * -(-m * d // c) * other_groups,
+        + 2 * s.wire * s.nodes * -(-m * d // c) * other_groups,
         "views (Eq. 8)": (exchanged * (1 + m) / 2 + 2 * m * gathered) * views,
         "graph layers and sums (Eq. 10, 12)": layers + exchanged / 2 * (m > 0 and not views),
         "rows of the batch": summed * FLOAT * d * (users + items + 3 * b * s.l2) + _between_groups(s),
@@ -44,13 +46,19 @@ def received(s: Sizes) -> dict[str, int]:
         "gradient penalty (Eq. 7)": s.discriminator_steps * summed * m * (wide + DOUBLE * b),
         "row lengths": s.discriminator_steps * summed * (1 + m) * DOUBLE * b,
         "generator loss (Eq. 7)": summed * m * (wide + (2 * FLOAT * d + DOUBLE + FLOAT) * b),
-        "InfoNCE (Eq. 11)": m * anchors,
+        "InfoNCE (Eq. 11)": m * user_anchors,
         "encoder, backward pass": summed * FLOAT * small if m else 0,
     }
     if s.structural:
         found["two hops"] = parts * (exchanged + 4 * gathered)
-        found["InfoNCE, users and two hops"] = anchors
-        found["InfoNCE, items and two hops"] = summed * (2 * d + 3) * FLOAT * parts * distinct(s.items, count)
+        found["InfoNCE, users and two hops"] = user_anchors
+        found["InfoNCE, items and two hops"] = item_anchors
+    if s.views:
+        found["graph layers of the views"] = s.views * (exchanged + between)
+        found["InfoNCE, users in two views"] = user_anchors
+        found["InfoNCE, items in two views"] = item_anchors
+    if s.clusters:
+        found["prototypes"] = summed * FLOAT * d * 2 * b  # ids that occur twice are sent twice
     if not s.hidden:
         for name in (
             "first layer of the discriminator (Eq. 4)",

@@ -286,36 +286,3 @@ def table(rows: int, dim: int) -> nn.Parameter:
     """An embedding table [rows, dim] with Xavier-uniform initialisation; over several processes this rank's rows of
     it."""
     return nn.Parameter(distributed.xavier_uniform(rows, dim, distributed.current()))
-
-
-def thinned(graph: InteractionGraph, kept: Tensor) -> InteractionGraph:
-    """The graph restricted to the edges where kept, bool [nnz], is true."""
-    users = torch.repeat_interleave(torch.arange(graph.n_users, device=graph.device), graph.user_degree)
-    return InteractionGraph.from_pairs(users[kept], graph.col[kept], graph.n_users, graph.n_items).to(graph.device)
-
-
-class ThinnedViews(Recommender):
-    """Mix-in for a Recommender that contrasts views of the graph with random edge dropout, resampled every epoch.
-
-    Only the edge masks are part of the state; a resumed run rebuilds the graphs from them.
-    """
-
-    kept: Tensor
-
-    def draw_views(self, count: int, drop: float) -> None:
-        """Create `count` views. Call it after Recommender.__init__. The views have all edges until the first epoch."""
-        self.drop = drop
-        self.register_buffer("kept", torch.ones(count, self.graph.nnz, dtype=torch.bool))
-        self._views: list[InteractionGraph] = []
-        self.register_load_state_dict_post_hook(lambda module, _: module._views.clear())
-
-    def start_epoch(self, epoch: int) -> None:
-        kept = torch.rand(self.kept.shape) >= self.drop  # on the CPU, so that every device gets the same views
-        self.kept.copy_(kept)
-        self._views.clear()
-
-    def views(self) -> list[InteractionGraph]:
-        """The graphs of this epoch."""
-        if not self._views:
-            self._views += [thinned(self.graph, kept) for kept in self.kept]
-        return self._views

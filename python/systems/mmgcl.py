@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, bpr_loss, infonce, lightgcn
 
 from ..data import Dataset
-from .base import Batch, ModuleSystem, ThinnedViews, table
+from .base import Batch, table
 from .inference import Known, LayerSums, Tensors, affine, starting_with
+from .views import ThinnedSystem, ThinnedViews
 
 if TYPE_CHECKING:
     from ..config.sections import Config
@@ -100,7 +101,7 @@ class MMGCLInference(LayerSums):
         return reduce(torch.add, preferences, users), items + known.content
 
 
-class MMGCLSystem(ModuleSystem):
+class MMGCLSystem(ThinnedSystem):
     """MMGCL with AdamW."""
 
     reads_features = True

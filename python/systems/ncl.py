@@ -80,10 +80,10 @@ def cluster_rows(x: Tensor, centres: Tensor, n: int) -> Tensor:
     and writes the unit-length centres to `centres` [k, d], k ≤ n.
 
     The initial centres are k rows chosen with torch's CPU generator. A cluster that becomes empty keeps its centre. The
-    result has the same bits for any number of ranks: each finds the clusters of its rows, and sums its columns over all
-    rows.
+    result has the same bits for any number of ranks and groups: each finds the clusters of its rows, and sums its
+    columns over all rows.
     """
-    x, ranks = unit_rows(x), distributed.current()
+    x, ranks = unit_rows(x), distributed.current().ungrouped  # the graph below has one edge for each row
     rows, k = torch.arange(n, device=x.device), centres.shape[0]
     centres.copy_(distributed.gather_rows(x, torch.randperm(n)[:k].to(x.device), n, ranks))
     for _ in range(ROUNDS):
@@ -110,3 +110,4 @@ class NCLSystem(ModuleSystem):
     model_type = NCL
     inference = LayerSums
     over_ranks: ClassVar = {"users": "users", "items": "items"}
+    over_groups: ClassVar = True

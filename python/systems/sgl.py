@@ -11,9 +11,10 @@ from mmssl_fast import InteractionGraph, distributed
 from mmssl_fast.nn.objective import anchor_positions
 
 from ..data import Dataset
-from .base import Batch, ModuleSystem, ThinnedViews
+from .base import Batch
 from .inference import LayerSums
 from .lightgcn import LightGCN
+from .views import ThinnedSystem, ThinnedViews
 
 if TYPE_CHECKING:
     from ..config.sections import Config
@@ -48,9 +49,10 @@ class SGL(ThinnedViews, LightGCN):
         return terms | {"contrastive": self.settings.weight * torch.stack(contrasts).sum()}
 
 
-class SGLSystem(ModuleSystem):
+class SGLSystem(ThinnedSystem):
     """SGL-ED with AdamW."""
 
     model_type = SGL
     inference = LayerSums
     over_ranks: ClassVar = {"users": "users", "items": "items"}
+    over_groups: ClassVar = True

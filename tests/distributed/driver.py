@@ -75,16 +75,17 @@ def runs(folder: Path, before: Path | None) -> dict:
     found["interrupted"] = {name: cases.interrupted(name, folder / f"run-{name}") for name in names}
     if before:
         found["resumed"] = {name: cases.resumed(name, before / f"run-{name}", folder) for name in names}
-    # Some of the runs with the graph divided among groups, and a checkpoint that another number of groups resumes.
+    # Some of the runs with the graph divided among groups, and checkpoints that another number of groups resumes.
     for count, names in cases.IN_GROUPS.get(md.current().size, {}).items():
         with mock.patch.object(md.ranks, "_current", in_groups(count)):
             own = folder / f"groups-{count}"
             own.mkdir(exist_ok=True)
             part = found[f"{count} groups"] = {name: cases.whole_run(name, own) for name in names}
             if (md.current().size, count) == (4, 2):
-                part["interrupted"] = cases.interrupted(cases.ODD, own / "run")
-            elif before and (before / "groups-2" / "run").exists():
-                part["resumed"] = cases.resumed(cases.ODD, before / "groups-2" / "run", own)
+                part["interrupted"] = [cases.interrupted(name, own / f"run-{name}") for name in cases.GROUPED]
+            elif before and (before / "groups-2" / f"run-{cases.ODD}").exists():
+                interrupted = {name: before / "groups-2" / f"run-{name}" for name in cases.GROUPED}
+                part["resumed"] = {name: cases.resumed(name, run, own) for name, run in interrupted.items()}
     return found
 
 

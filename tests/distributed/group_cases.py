@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from unittest import mock
 
+import numpy as np
 import torch
 from driver import Check
 from op_cases import a_graph, leaf, normal
@@ -78,6 +80,17 @@ def broken_groups_in_another_order(ranks, check: Check):
         case_groups_propagate(ranks, check)
 
 
+def case_groups_of_all_ranks(ranks, check: Check):
+    """The ranks without their groups, for a graph that every rank has, count the same bytes."""
+    whole = a_graph()
+    x = tables(whole, 5)[1]
+    for grouped in [ranks, *divided(ranks.size)]:
+        before = grouped.received
+        found = md.propagate(whole, ranks.mine(x), grouped.ungrouped)
+        check.equal(found, ranks.mine(mf.propagate(whole, x)).contiguous(), f"{grouped}")
+        check.true(grouped.received > before and grouped.ungrouped.groups.size == 1, f"{grouped}: bytes")
+
+
 def case_groups_lightgcn(ranks, check: Check):
     for grouped in divided(ranks.size):
         for whole in graphs():
@@ -124,6 +137,69 @@ def case_groups_memory(ranks, check: Check):
     for grouped in divided(ranks.size):
         share = of_groups(whole, grouped).nbytes() / size * grouped.groups.size
         check.true(0.95 < share < 1.1, f"{grouped}: {share:.2f} of the whole, divided by the number of groups")
+
+
+def rounding(grouped: md.Ranks) -> md.Ranks:
+    """The same ranks with bfloat16 on the wire."""
+    parts = [copy.copy(one) for one in (grouped, grouped.columns, grouped.groups)]
+    parts[0]._columns, parts[0]._groups = parts[1:]
+    for one in parts:
+        one.wire = torch.bfloat16
+    return parts[0]
+
+
+def case_groups_wire(ranks, check: Check):
+    """What is sent is rounded, half as many bytes; sums are float32. Not what one rank has: its graph is whole."""
+    for grouped in divided(ranks.size):
+        narrow = rounding(grouped)
+        for whole in graphs():
+            graph, x = of_groups(whole, narrow), tables(whole, 8)[1]
+            expected = mf.propagate(whole, x.bfloat16().float(), "users", "both")
+            if narrow.columns.size > 1:  # the rows of the result are exchanged as well
+                expected = expected.bfloat16().float()
+            found, counts = {}, {}
+            for on in (narrow, grouped):
+                graph.ranks, before = on, on.received
+                found[on] = md.propagate(graph, on.mine(x), on, "users", "both")
+                counts[on] = on.received - before
+            check.equal(found[narrow], narrow.mine(expected).contiguous(), f"{narrow}, {whole}")
+            check.true(2 * counts[narrow] == counts[grouped] > 0, f"{narrow}: {counts} bytes")
+            double = md.propagate(graph, narrow.mine(x.double()), narrow, "users", "both")
+            check.equal(double, narrow.mine(mf.propagate(whole, x.double(), "users", "both")), f"{narrow}, float64")
+
+
+def case_groups_thinned(ranks, check: Check):
+    """A graph with some of the edges is the one that is cut from the whole graph with these edges."""
+    generator = torch.Generator().manual_seed(4)
+    for grouped in divided(ranks.size):
+        for whole in graphs():
+            graph, (first, last) = of_groups(whole, grouped), grouped.groups.span(whole.n_users)
+            begin, end = int(whole.crow[first]), int(whole.crow[last])
+            check.true(md.own_edges(graph) == (begin, end), f"{grouped}, {whole}: {md.own_edges(graph)}")
+            for share in (0.6, 0.0, 1.0):
+                kept = torch.rand(whole.nnz, generator=generator) < share
+                expected = of_groups(md.thinned(whole, kept), grouped)
+                before = grouped.received
+                found = md.thinned(graph, kept[begin:end])
+                others = [n - int(np.diff(grouped.groups.span(n))[0]) for n in (whole.n_users, whole.n_items)]
+                masks = sum(len(block.col) for at, block in graph.blocks["items"].items() if not first <= at < last)
+                label = f"{grouped}, {whole}, {share}"
+                check.true(grouped.received - before == masks + 4 * sum(others), f"{label}: bytes")
+                check.true(repr(found) == repr(expected), f"{label}: {found}")
+                for side, blocks in expected.blocks.items():
+                    for at, block in blocks.items():
+                        for name, x in block._asdict().items():
+                            check.equal(getattr(found.blocks[side][at], name), x, f"{label}, {side}, {at}, {name}")
+                for side in ("user_degree", "item_degree"):
+                    check.equal(getattr(found, side), getattr(expected, side), f"{label}, {side}")
+
+
+def broken_groups_thinned_with_masks_of_this_group(ranks, check: Check):
+    def ones(parts, sizes, _):
+        return [torch.ones(size, dtype=torch.uint8) for size in sizes]
+
+    with mock.patch.dict(md.thinned.__globals__, exchange_parts=ones):
+        case_groups_thinned(ranks, check)
 
 
 def case_groups_sampling(ranks, check: Check):

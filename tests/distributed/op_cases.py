@@ -152,6 +152,10 @@ def case_blocks_and_wholes(ranks, check: Check):
         check.true([first for first, _ in blocks] == [a for a, b in ranks.spans(n) if a < b], f"order of {n}")
         check.equal(torch.cat([whole[:0], *(block for _, block in blocks)]), whole, f"blocks of {n}")
         check.equal(md.gather_whole(ranks.mine(whole), n, ranks), whole, f"whole of {n}")
+    parts = [torch.full(((ranks.rank + to) % 3,), 10 * ranks.rank + to) for to in range(ranks.size)]
+    found = md.exchange_parts(parts, [(of + ranks.rank) % 3 for of in range(ranks.size)], ranks)
+    for of, part in enumerate(found):
+        check.equal(part, torch.full(((of + ranks.rank) % 3,), 10 * of + ranks.rank), f"part of {of}")
     texts = [f"rank {rank} sagt „{'ü' * rank}“" if rank else "" for rank in range(ranks.size)]
     check.true(md.all_texts(texts[ranks.rank], ranks) == texts, "texts")
 

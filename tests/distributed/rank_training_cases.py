@@ -55,7 +55,9 @@ ROUNDED["mmssl_parts"] = ROUNDED["mmssl"] | {
     "loss.lambda_features": 0.1,
 }
 ODD = "lightgcn_odd"
-IN_GROUPS = {2: {2: [ODD]}, 3: {3: []}, 4: {2: ["mmssl_parts"], 4: [ODD]}}  # {ranks: {groups: runs}}
+CONTRASTS = ["sgl", "ncl"]
+GROUPED = [ODD, *CONTRASTS]  # interrupted in groups as well
+IN_GROUPS = {2: {2: GROUPED}, 3: {3: []}, 4: {2: ["mmssl_parts", *CONTRASTS], 4: [ODD]}}  # {ranks: {groups: runs}}
 INTERRUPTED = {"lightgcn_odd": 10, "mmssl": 3}  # and the steps of an epoch
 
 

@@ -15,7 +15,7 @@ from mmssl_trainer import load_data
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
-from rank_training_cases import IN_GROUPS, INTERRUPTED, ROUNDED, RUNS, configured
+from rank_training_cases import CONTRASTS, GROUPED, IN_GROUPS, INTERRUPTED, ROUNDED, RUNS, configured
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.processes
@@ -62,12 +62,14 @@ def test_same_results_up_to_rounding(started, name, n):
 
 @pytest.mark.parametrize("n, groups", [(n, groups) for n, runs in IN_GROUPS.items() for groups in runs])
 def test_a_graph_divided_among_groups(started, n, groups):
-    """LightGCN with the bits of one process, MMSSL up to rounding; and LightGCN on three ranks in three groups, resumed
-    from a checkpoint of four in two groups."""
+    """LightGCN with the bits of one process, SGL and NCL with those of as many ranks without groups, MMSSL up to
+    rounding. On three ranks in three groups, resumed from checkpoints of four in two groups."""
     (expected,), ranks = started(1).part("runs"), started(n).part("runs")
     found = [rank[f"{groups} groups"] for rank in ranks]
     for name in IN_GROUPS[n][groups]:
         for rank, one in enumerate(found):
+            if name in CONTRASTS:
+                assert one[name] == ranks[rank][name], rank
             for what, value in one[name].items():
                 truth = expected[name][what]
                 if name == BIT_IDENTICAL:
@@ -76,12 +78,17 @@ def test_a_graph_divided_among_groups(started, n, groups):
                     assert numbers(value) == pytest.approx(numbers(truth), rel=1e-9), (what, rank)
         same_model(started(n).folder / f"groups-{groups}", started(1).folder, name)
     if n == 3:
-        assert found[0]["resumed"][1] == expected[BIT_IDENTICAL]["model"]
+        assert found[0]["resumed"][BIT_IDENTICAL][1] == expected[BIT_IDENTICAL]["model"]
+        for name in CONTRASTS:
+            same_model(started(n).folder / "groups-3" / f"resumed-{name}", started(1).folder, name)
 
 
-def test_one_process_resumes_a_checkpoint_of_groups(started, tmp_path):
-    _, model = rank_training_cases.resumed(BIT_IDENTICAL, started(4).folder / "groups-2" / "run", tmp_path)
-    assert model == started(1).part("runs")[0][BIT_IDENTICAL]["model"]
+@pytest.mark.parametrize("name", GROUPED)
+def test_one_process_resumes_a_checkpoint_of_groups(started, tmp_path, name):
+    _, model = rank_training_cases.resumed(name, started(4).folder / "groups-2" / f"run-{name}", tmp_path)
+    if name == BIT_IDENTICAL:
+        assert model == started(1).part("runs")[0][name]["model"]
+    same_model(tmp_path / f"resumed-{name}", started(1).folder, name)
 
 
 def numbers(value) -> list[float]:
@@ -92,7 +99,7 @@ def numbers(value) -> list[float]:
 
 
 def same_model(folder, expected, name):
-    """The same tensors up to rounding: embeddings, edge masks of SGL, clusters of NCL, neighbours of MMSSL."""
+    """The same tensors up to rounding: embeddings, clusters of NCL, neighbours of MMSSL."""
     found, truth = (load_file(path / f"{name}.safetensors") for path in (folder, expected))
     assert found.keys() == truth.keys()
     for tensor, value in truth.items():

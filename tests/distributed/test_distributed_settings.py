@@ -9,6 +9,8 @@ from mmssl_trainer import configure, load_data
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.memory.sizes import sizes_of
+from mmssl_trainer.systems import SYSTEMS, refuse_over_groups, rows_over_ranks
+from mmssl_trainer.systems.sgl import SGLSystem
 from mmssl_trainer.training import checkpoints, loop
 from mmssl_trainer.training import ranks as together
 
@@ -71,6 +73,7 @@ def test_groups_that_cannot_be_formed(monkeypatch, capsys, tmp_path, world, sett
     monkeypatch.setenv("WORLD_SIZE", world)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(distributed, "start", lambda *arguments: distributed.Ranks(0, 6).divided(3))
+    monkeypatch.delattr(SGLSystem, "over_groups")  # as of a system of another package
     settings = [part for one in ["distributed.groups=3", *settings] for part in ("--set", one)]
     assert main(["train", "--out", str(tmp_path / "run"), *settings]) == 2
     (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("mmssl-fast: ")]
@@ -80,8 +83,15 @@ def test_groups_that_cannot_be_formed(monkeypatch, capsys, tmp_path, world, sett
 
 def test_a_system_that_needs_the_whole_graph(monkeypatch):
     monkeypatch.setattr(ranks, "_current", distributed.Ranks(0, 2).divided(2))
-    with pytest.raises(InputError, match=r"^distributed.groups = 2: NCL needs .* mmssl, popularity, mf, lightgcn$"):
-        loop.graph_of(load_data(), "ncl")
+    able = "mmssl, popularity, mf, lightgcn, sgl, ncl"
+    with pytest.raises(InputError, match=rf"^distributed.groups = 2: HCCF needs .* {able}$"):
+        loop.graph_of(load_data(), "hccf")
+
+
+def test_every_system_for_several_ranks_is_one_for_several_groups():
+    for name in SYSTEMS:
+        if rows_over_ranks(name) is not None:
+            refuse_over_groups(name, 2)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,14 @@ def test_plan_of_ranks_is_printed(capsys):
     assert "64 ranks with h100" in printed and "45 GB/s between machines" in printed and "a rank receives" in printed
     assert main(["benchmark", "--plan", *size, "--ranks", "8x8", "--groups", "4"]) == 0
     assert "64 ranks in 4 groups with h100" in " ".join(capsys.readouterr().out.split())
+    assert main(["benchmark", "--plan", *size, "--system", "sgl"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "views" in printed and "discriminator" not in printed
+
+
+def test_a_system_without_a_plan(capsys):
+    assert main(["benchmark", "--plan", "--system", "ease"]) == 2
+    assert "--system ease: must be one of mmssl, lightgcn, sgl, ncl, mf with --plan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ranks", ["4x2", "1"])

@@ -13,7 +13,7 @@ from mmssl_trainer.config.load import load
 from mmssl_trainer.data import synthetic
 from mmssl_trainer.memory import budget, free
 from mmssl_trainer.memory.plan import peak, stages
-from mmssl_trainer.memory.sizes import Sizes, sizes_of
+from mmssl_trainer.memory.sizes import PLANNED, Sizes, of_system, sizes_of
 
 # users, items, steps, widths of the modalities, dim, first hidden width, batch
 RUNS = ["9308 6710 1 128,128 64 512 1024", "30000 3000 1 32,32 32 64 512", "3000 15000 1 64,64 64 256 1024"]
@@ -25,6 +25,8 @@ NARROW = "optimiser.first_layer_weight=bfloat16 optimiser.first_layer_moments=bf
 RUNS += [f"{RUNS[0]} train.recompute=on {NARROW}", f"60000 40000 1 64,32 32 128 512 train.recompute=on {NARROW}"]
 RUNS.append("30000 3000 1 32,32 32 256 8192 train.microbatches=8 loss.anchors=1024")
 RUNS.append("40000 6000 1 512,384 64 64 1024 model.system=svd svd.content=0.3")
+RUNS.append("9308 6710 2 64 64 64 1024 model.system=sgl")
+RUNS.append("3000 20000 20 64 64 64 4096 model.system=ncl ncl.warm_up=0")
 RUNS += [f"9000 6000 60 64,32 64 64 1024 model.system={rest}" for rest in ("ease", "ease ease.rank=256", "itemknn")]
 RUNS += [
     f"{rest} 60 64,32 64 64 1024 model.system={name}"
@@ -117,3 +119,12 @@ def test_users_are_drawn_once_a_step(over, batch):
     data = synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}, mean_degree=8)
     config = load(None, {"train.batch": (10**6, "test"), "train.sample_over": (over, "test")})
     assert sizes_of(data, config).batch == batch
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_plan_without_data_is_that_of_the_defaults(name):
+    """Apart from the data: its sizes, and its features, which only MMSSL reads."""
+    data = synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}, mean_degree=8)
+    found = sizes_of(data, load(None, {"model.system": (name, "test"), "model.hidden": ([8, 4], "test")}))
+    mmssl = sizes_of(data, load(None, {"model.hidden": ([8, 4], "test")}))
+    assert stages(of_system(mmssl, name)) == stages(found)

@@ -7,7 +7,7 @@ from mmssl_trainer import configure, load_data
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.memory import budget
 from mmssl_trainer.memory.plan import live, persistent_bytes, stages
-from mmssl_trainer.memory.sizes import Sizes
+from mmssl_trainer.memory.sizes import Sizes, of_system
 from mmssl_trainer.memory.wire import distinct
 
 from mmssl_fast import distributed
@@ -51,6 +51,38 @@ def test_groups_hold_parts_of_the_graph_and_receive_more(groups):
     whole = stages(replace(lightgcn, groups=1))
     assert live(stages(lightgcn)) < live(whole)
     assert sum(one.received for one in stages(lightgcn)) > sum(one.received for one in whole)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("wire", [4, 2])
+def test_received_bytes_of_contrastive_systems_are_those_of_the_tutorial(groups, wire):
+    mmssl = replace(SIZES, ranks=8, groups=groups, wire=wire)
+    n, d, b, c, share, others = mmssl.nodes, 64, mmssl.batch, 8 // groups, 7 / 8, (groups - 1) / groups
+    exchanged = 4 * wire * n * d * (c - 1) / (8 * c)
+    layer = 2 * wire * n * -(-d // c) * others  # forward and backward
+    rows = distinct(mmssl.users, b) + distinct(mmssl.items, 2 * b)
+    common = 8 * rows * d * share + 32 * b * others
+    anchors = (16 * d + 24) * (distinct(mmssl.users, b) + distinct(mmssl.items, b)) * share
+    expected = {
+        "mf": common,
+        "lightgcn": common + exchanged + 2 * layer,
+        "sgl": common + 3 * (exchanged + 2 * layer) + anchors,
+        "ncl": common + 2 * (exchanged + 2 * layer) + anchors + 16 * b * d * share,
+    }
+    for name, count in expected.items():
+        found = sum(stage.received for stage in stages(of_system(mmssl, name)))
+        assert found == pytest.approx(count, rel=1e-6), name
+
+
+def test_graphs_of_views_are_divided_among_groups_and_clusters_are_not():
+    def stage(name, system, groups):
+        planned = stages(of_system(replace(SIZES, ranks=8, groups=groups), system))
+        return next(one for one in planned if one.name == name).persistent
+
+    edges, nodes = 900_000, SIZES.nodes
+    assert stage("graphs of the views", "sgl", 1) == 2 * (8 * edges + 20 * nodes)
+    assert stage("graphs of the views", "sgl", 4) == 2 * (8 * edges // 4 + 16 * nodes)
+    assert stage("clusters", "ncl", 1) == stage("clusters", "ncl", 4) == 8 * nodes + 2 * 4 * 1000 * 64
 
 
 def test_parts_of_a_batch_need_less_and_are_sent_as_often():

@@ -19,6 +19,8 @@ from plain_systems import (
     configured,
 )
 
+from mmssl_fast import InteractionGraph
+
 BASELINES = sorted({*TRAINED} - {"mmssl"})
 WITH_FEATURES = {"vbpr", "lightgcn_m", "mmgcn", "grcn", "lattice", "clcrec", "mmgcl", "slmrec"}
 
@@ -92,12 +94,38 @@ def test_ncl_clusters_are_those_of_points_that_lie_apart(k):
     assert torch.all((lengths - 1).abs().lt(1e-5) | (lengths == 0))
 
 
+@pytest.mark.parametrize("name, count", [("sgl", 2), ("mmgcl", 3)])
+def test_views_are_drawn_anew_each_epoch(data, name, count):
+    """From torch's generator, a number for each edge in the order of the users; before the first epoch they have all
+    edges."""
+    system = systems.create(name)
+    system.build(data, InteractionGraph.from_scipy(data.train), configured(name))
+    whole = system.model.graph
+    assert system.model.views() == [whole] * count
+    edges = []
+    for epoch in (1, 2):
+        torch.manual_seed(epoch)
+        system.start_epoch(epoch)
+        after = torch.get_rng_state()
+        torch.manual_seed(epoch)
+        for view, kept in zip(system.model.views(), torch.rand(count, whole.nnz) >= 0.1, strict=True):
+            assert torch.equal(view.col, whole.col[kept]) and view.n_items == whole.n_items
+        assert torch.equal(torch.get_rng_state(), after)
+        edges.append(system.model.views()[0].col)
+    assert edges[0].shape != edges[1].shape or not torch.equal(*edges)
+
+
 @pytest.mark.parametrize("name", ["sgl", "mmgcl"])
-def test_views_are_drawn_anew_each_epoch(data, name):
-    system = built(data, name)
-    before = system.model.kept.clone()
-    system.start_epoch(2)
-    assert not torch.equal(before, system.model.kept)
+def test_a_model_contains_nothing_of_the_views(data, name):
+    """That of a development version, which contains masks, can be loaded."""
+    first, second = built(data, name), built(data, name)
+    torch.nn.init.normal_(first.model.users)
+    parameters = first.parameters()
+    assert parameters.keys() == dict(first.trained_parameters()).keys()
+    second.load_parameters(parameters | {"kept": torch.ones(2, data.train.nnz, dtype=torch.bool)})
+    assert torch.equal(first.model.users, second.model.users)
+    with pytest.raises(RuntimeError, match="drawn_from"):
+        second.load_state(parameters)
 
 
 def test_lattice_reads_its_neighbours_again_each_epoch(data):
