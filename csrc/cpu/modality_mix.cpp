@@ -10,6 +10,7 @@
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "common/isa.h"
+#include "common/mix_nodes.h"
 #include "cpu/parallel.h"
 
 #define MMSSL_KERNELS "cpu/isa/modality_mix.h"
@@ -37,7 +38,7 @@ void for_nodes(const char* op, const at::Tensor& e, int64_t heads, F&& body) {
     using A = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
     const int64_t work = nodes * (3 * modalities + heads) * d;
     for_rows(0, nodes, work, [&](int64_t begin, int64_t end) {
-      std::vector<A> scratch(heads * modalities * (modalities + 2));
+      std::vector<A> scratch(mix_scratch(heads, modalities));
       body(element, scratch.data(), begin, end);
     });
   });

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "common/bfloat16.h"
+#include "common/mix_nodes.h"
 
 namespace mmssl::MMSSL_ISA {
 
@@ -13,7 +14,7 @@ void modality_mix_fwd(const T* q,  // [M, N, d]; head h has columns [h d / heads
                       const T* k,  // [M, N, d]
                       const T* e,  // [M, N, d]
                       int64_t modalities, int64_t nodes, int64_t d, int64_t heads,
-                      A* scratch,  // [heads M (M + 1)], not shared with other calls
+                      A* scratch,  // [mix_scratch(heads, M)], not shared with other calls
                       T* mixed,    // [N, heads, d]
                       int64_t begin, int64_t end);
 
@@ -21,7 +22,7 @@ void modality_mix_fwd(const T* q,  // [M, N, d]; head h has columns [h d / heads
 template <typename T, typename A>
 void modality_mix_bwd(const T* grad,  // [N, heads, d]
                       const T* q, const T* k, const T* e, int64_t modalities, int64_t nodes, int64_t d, int64_t heads,
-                      A* scratch,  // [heads M (M + 2)], not shared with other calls
+                      A* scratch,  // [mix_scratch(heads, M)], not shared with other calls
                       T* grad_q, T* grad_k, T* grad_e, int64_t begin, int64_t end);
 
 }  // namespace mmssl::MMSSL_ISA
