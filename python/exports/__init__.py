@@ -60,7 +60,7 @@ def export(model: Model, path: str | Path, to: str, settings: Settings | None = 
     ['item_ids.npy', 'items.npy', 'user_ids.npy', 'users.npy']
     """
     if to not in FORMATS:
-        raise InputError(f"to = {to!r}: must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        raise InputError(f"export format {to!r}: must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     path = Path(path)
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist")
