@@ -166,7 +166,7 @@ def main():
     counts = {name: dict.fromkeys(("read", "refused", "found"), 0) for name in left}
     for name, target in left.items():
         target.read(chosen.folder / "valid" / (name if name in WRITERS else "run"))  # imports what is imported late
-    examples = max(10, min(ROUND, int(chosen.seconds)))
+    examples = max(25, min(ROUND, int(chosen.seconds)))
     watch, begun, settled, tried = Watch(), time.process_time(), None, list(left)
     for number in count(chosen.seed * 1_000_000):
         for name in list(left):
