@@ -78,19 +78,16 @@ NormArgs<T> norm_args(const at::Tensor& z, const at::Tensor& mean, const at::Ten
           .masks = reinterpret_cast<uint64_t*>(write_ptr<int64_t>(shared.masks))};
 }
 
-// Calls f(chunk) for the chunks of kNormRows rows of z. The second visit of an op takes them in descending order,
-// because the last ones are still in the cache.
-template <typename F>
-void over_chunks(const at::Tensor& z, bool descending, F&& f) {
+// Calls first(chunk) for the chunks of kNormRows rows of z, then between(), then second(chunk). The second visit takes
+// the chunks in descending order, because the last ones are still in the cache.
+template <typename First, typename Between, typename Second>
+void two_visits(const at::Tensor& z, First&& first, Between&& between, Second&& second) {
   const int64_t chunks = (z.size(0) + kNormRows - 1) / kNormRows;
-  const auto call = [&](int64_t i) { f(descending ? chunks - 1 - i : i); };
-  if (kValueWork * z.numel() < kWorthThreads) {
-    for (int64_t i = 0; i < chunks; ++i) call(i);
-    return;
-  }
-  in_region(0, chunks, 1, [&](ChunkQueue& queue) {
-    for (int64_t i; queue.take(i);) call(i);
-  });
+  const auto backwards = [&](int64_t i) { second(chunks - 1 - i); };
+  if (kValueWork * z.numel() >= kWorthThreads) return in_two_steps(chunks, first, between, backwards);
+  for (int64_t i = 0; i < chunks; ++i) first(i);
+  between();
+  for (int64_t i = 0; i < chunks; ++i) backwards(i);
 }
 
 Three act_norm_dropout_cpu(const at::Tensor& z_in, const at::Tensor& weight_in, const at::Tensor& bias_in,
@@ -105,11 +102,12 @@ Three act_norm_dropout_cpu(const at::Tensor& z_in, const at::Tensor& weight_in, 
   with_float_or_double(op, z.scalar_type(), [&](auto value) {
     using T = decltype(value);
     const auto in = norm_args<T>(z, mean, variance, weight, slope, eps, dropout, shared);
-    over_chunks(z, false, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_fwd_sums, in, chunk); });
-    MMSSL_DISPATCH(act_norm_dropout_fwd_factors, in, write_ptr<T>(mean), write_ptr<T>(variance));
-    over_chunks(z, true, [&](int64_t chunk) {
-      MMSSL_DISPATCH(act_norm_dropout_fwd_apply, in, read_ptr<T>(bias), write_ptr<T>(out), chunk);
-    });
+    two_visits(
+        z, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_fwd_sums, in, chunk); },
+        [&] { MMSSL_DISPATCH(act_norm_dropout_fwd_factors, in, write_ptr<T>(mean), write_ptr<T>(variance)); },
+        [&](int64_t chunk) {
+          MMSSL_DISPATCH(act_norm_dropout_fwd_apply, in, read_ptr<T>(bias), write_ptr<T>(out), chunk);
+        });
   });
   return {out, mean, variance};
 }
@@ -130,10 +128,10 @@ Three act_norm_dropout_bwd_cpu(const at::Tensor& grad_in, const at::Tensor& z_in
     auto in = norm_args<T>(z, mean, variance, weight, slope, eps, dropout, shared);
     in.grad = read_ptr<T>(grad);
     MMSSL_DISPATCH(act_norm_dropout_bwd_prepare, in);
-    over_chunks(z, false, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_sums, in, chunk); });
-    MMSSL_DISPATCH(act_norm_dropout_bwd_factors, in, write_ptr<T>(d_weight), write_ptr<T>(d_bias));
-    over_chunks(z, true,
-                [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_apply, in, write_ptr<T>(d_z), chunk); });
+    two_visits(
+        z, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_sums, in, chunk); },
+        [&] { MMSSL_DISPATCH(act_norm_dropout_bwd_factors, in, write_ptr<T>(d_weight), write_ptr<T>(d_bias)); },
+        [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_apply, in, write_ptr<T>(d_z), chunk); });
   });
   return {d_z, d_weight, d_bias};
 }
@@ -159,12 +157,15 @@ Three act_norm_dropout_bwd_bwd_cpu(const at::Tensor& gg_z_in, const at::Tensor& 
     in.grad = read_ptr<T>(grad);
     in.gg_z = read_ptr<T>(gg_z);
     MMSSL_DISPATCH(act_norm_dropout_bwd_prepare, in);
-    over_chunks(z, false, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_sums, in, chunk); });
-    MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_factors, in, read_ptr<T>(gg_weight), read_ptr<T>(gg_bias),
-                   write_ptr<T>(d_weight));
-    over_chunks(z, true, [&](int64_t chunk) {
-      MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_apply, in, write_ptr<T>(d_grad), write_ptr<T>(d_z), chunk);
-    });
+    two_visits(
+        z, [&](int64_t chunk) { MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_sums, in, chunk); },
+        [&] {
+          MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_factors, in, read_ptr<T>(gg_weight), read_ptr<T>(gg_bias),
+                         write_ptr<T>(d_weight));
+        },
+        [&](int64_t chunk) {
+          MMSSL_DISPATCH(act_norm_dropout_bwd_bwd_apply, in, write_ptr<T>(d_grad), write_ptr<T>(d_z), chunk);
+        });
   });
   return {d_grad, d_z, d_weight};
 }

@@ -8,6 +8,8 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "common/chunk_queue.h"
 
@@ -30,6 +32,25 @@ template <typename F>
 void in_region(int64_t begin, int64_t end, int64_t chunk, F&& f) {
   ChunkQueue queue(begin, end, chunk);
   at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { f(queue); });
+}
+
+// Runs first(i) for all i < n, then between() once, then second(i) for all i < n, in one parallel region. The thread
+// that finishes the last first(i) runs between(); the others only wait for threads that are at work.
+template <typename First, typename Between, typename Second>
+void in_two_steps(int64_t n, First&& first, Between&& between, Second&& second) {
+  ChunkQueue firsts(0, n, 1), seconds(0, n, 1);
+  std::atomic<int64_t> left(n);
+  std::atomic<bool> ready(n == 0);
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+    for (int64_t i; firsts.take(i);) {
+      first(i);
+      if (left.fetch_sub(1, std::memory_order_acq_rel) != 1) continue;
+      between();
+      ready.store(true, std::memory_order_release);
+    }
+    while (!ready.load(std::memory_order_acquire)) std::this_thread::yield();
+    for (int64_t i; seconds.take(i);) second(i);
+  });
 }
 
 // Runs f(queue) for the rows [begin, end), which take `work` operations in total: on one thread if this is less than
