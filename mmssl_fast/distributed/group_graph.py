@@ -7,6 +7,7 @@ degrees of all nodes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, NoReturn, cast
 
 import numpy as np
@@ -49,7 +50,8 @@ class BatchRows(NamedTuple):
 
 
 class GroupGraph(InteractionGraph):
-    """The edges of the graph of U users and I items that belong to the group of this rank. Create it with `from_csr`.
+    """The edges of the graph of U users and I items that belong to the group of this rank. Create it with `from_csr`
+    or `from_blocks`.
 
     Attributes:
         n_users, n_items, nnz, user_degree, item_degree, max_degree, n_eligible: of the whole graph. The degrees are
@@ -102,31 +104,68 @@ class GroupGraph(InteractionGraph):
         offsets = np.asarray(indptr, np.int64)
         if n_users < 0 or offsets[0] != 0 or offsets[-1] != len(indices) or (np.diff(offsets) < 0).any():
             raise ValueError(f"GroupGraph: indptr must be non-decreasing from 0 to nnz = {len(indices)}")
-        first, last = ranks.groups.span(n_items)
-        degree = np.zeros(n_items, np.int64)
-        kept: list[tuple[np.ndarray, np.ndarray]] = []
-        for begin in range(0, len(indices), BLOCK):
-            items = np.asarray(indices[begin : begin + BLOCK])
-            users = _users_of(offsets, begin, len(items))
-            if items.min() < 0 or items.max() >= n_items or (np.diff(items) <= 0)[np.diff(users) == 0].any():
+
+        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for begin in range(0, len(indices), BLOCK):
+                items = np.asarray(indices[begin : begin + BLOCK])
+                yield _users_of(offsets, begin, len(items)), items
+
+        return cls.from_blocks(blocks(), n_users, n_items, ranks)
+
+    @classmethod
+    def from_blocks(
+        cls, blocks: Iterable[tuple[np.ndarray, np.ndarray]], n_users: int, n_items: int, ranks: Ranks
+    ) -> GroupGraph:
+        """Takes the edges of the whole graph in blocks, and keeps those of the group of this rank.
+
+        Args:
+            blocks: (users, items) of edges, int32 [b] and integer [b]. The users ascend from block to block, and so do
+                the items of a user, which are distinct.
+            n_users, n_items: U and I.
+            ranks: the processes, in groups.
+
+        Raises:
+            ValueError: a user or an item is out of range or not above the one before.
+        """
+        spans = {"users": ranks.groups.span(n_users), "items": ranks.groups.span(n_items)}
+        degrees = {"users": np.zeros(n_users, np.int32), "items": np.zeros(n_items, np.int32)}
+        kept: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"users": [], "items": []}
+        seen, last = 0, (-1, n_items)
+        for users, items in blocks:
+            if not len(items):
+                continue
+            steps, above = np.diff(users), (int(users[0]), int(items[0])) > last
+            if (
+                not above
+                or (steps < 0).any()
+                or (np.diff(items) <= 0)[steps == 0].any()
+                or users[-1] >= n_users
+                or items.min() < 0
+                or items.max() >= n_items
+            ):
                 raise ValueError(
                     f"GroupGraph: indices must lie in [0, {n_items}) and ascend within each row, but an entry from "
-                    f"{begin} to {begin + len(items) - 1} does not"
+                    f"{seen} to {seen + len(items) - 1} does not"
                 )
-            degree += np.bincount(items, minlength=n_items)
-            here = (items >= first) & (items < last)
-            kept.append((items[here].astype(np.int32) - np.int32(first), users[here]))
-        none = np.empty(0, np.int32)
-        rows, senders = (np.concatenate([none, *(pair[side] for pair in kept)]) for side in (0, 1))
-        del kept
-        by_item = _blocks(rows, senders, last - first, ranks.groups.spans(n_users))
-        del senders
-        first, last = ranks.groups.span(n_users)
-        begin, end = int(offsets[first]), int(offsets[last])
-        rows = _users_of(offsets, begin, end - begin) - np.int32(first)
-        by_user = _blocks(rows, np.asarray(indices[begin:end]), last - first, ranks.groups.spans(n_items))
-        user_degree, item_degree = (torch.from_numpy(one.astype(np.int32)) for one in (np.diff(offsets), degree))
-        return cls({"users": by_user, "items": by_item}, user_degree, item_degree, ranks)
+            seen, last = seen + len(items), (int(users[-1]), int(items[-1]))
+            lowest = int(users[0])
+            counts = np.bincount(users - lowest)
+            degrees["users"][lowest : lowest + len(counts)] += counts.astype(np.int32)
+            degrees["items"] += np.bincount(items, minlength=n_items).astype(np.int32)
+            for side, nodes, others in (("users", users, items), ("items", items, users)):
+                first, end = spans[side]
+                here = (nodes >= first) & (nodes < end)
+                kept[side].append(((nodes[here] - first).astype(np.int32), others[here].astype(np.int32)))
+        parts = {}
+        for side, n_others in (("users", n_items), ("items", n_users)):
+            none = np.empty(0, np.int32)
+            rows, others = (np.concatenate([none, *(pair[at] for pair in kept[side])]) for at in (0, 1))
+            del kept[side]
+            first, end = spans[side]
+            parts[side] = _blocks(rows, others, end - first, ranks.groups.spans(n_others))
+            del rows, others
+        user_degree, item_degree = (torch.from_numpy(degrees[side]) for side in ("users", "items"))
+        return cls(parts, user_degree, item_degree, ranks)
 
     def __getattr__(self, name: str) -> NoReturn:
         if name in _WHOLE:

@@ -20,7 +20,7 @@ from mmssl_fast.nn.attention import ModalityAttention
 from mmssl_fast.nn.clustered import Search, clustered_neighbours, search_method
 from mmssl_fast.nn.encoded import Encoded
 from mmssl_fast.nn.features import check_features, missing_rows, standardised
-from mmssl_fast.nn.half_linear import half_linear
+from mmssl_fast.nn.half_linear import apply_linear
 from mmssl_fast.nn.neighbours import neighbour_graph, seen_by_own, semantic_neighbours
 from mmssl_fast.nn.row_blocks import in_row_blocks
 from mmssl_fast.ops.derivatives import is_transforming
@@ -66,8 +66,8 @@ class MMSSL(nn.Module):
             in the backward pass, instead of keeping what they need. It saves most of the memory of the forward pass,
             and costs the time of these parts once more. Results may round differently. No effect under torch.compile,
             torch.func and autocast.
-        ranks: the processes. Each has its rows of the embeddings and features, and `forward` returns its rows. The
-            semantic neighbours, `shared_parameters` and, unless it is a `GroupGraph`, the graph are on every rank.
+        ranks: the processes. Each has its rows of the embeddings and features and the semantic neighbours of its users,
+            and `forward` returns its rows. `shared_parameters` and, without groups, the graphs are on every rank.
 
     Raises:
         ValueError: an argument is out of range, there is no modality, or the shape or values of features are invalid.
@@ -135,7 +135,8 @@ class MMSSL(nn.Module):
             self.register_buffer(f"user_scale_{m}", scale, persistent=False)
         self.attention = ModalityAttention(dim=dim, heads=heads)
         self.semantic_neighbours: Tensor
-        self.register_buffer("semantic_neighbours", torch.full((len(features), graph.n_users, neighbours), -1))
+        shape = len(features), len(self.user_embedding), neighbours
+        self.register_buffer("semantic_neighbours", torch.full(shape, -1))
         # (identity of the contents of semantic_neighbours, their graphs). They are created together with the
         # neighbours, because torch.export and torch.compile have no values to create them from.
         self._neighbour_graphs: tuple[tuple[Any, ...], list[InteractionGraph]] | None = None
@@ -179,7 +180,7 @@ class MMSSL(nn.Module):
                 found = semantic_neighbours(users, items, self.neighbours, seen, graph.n_items, ranks)
             if m in self._masked:  # all items are equally similar to a user without a modality feature
                 found = torch.where(ranks.mine(getattr(self, f"user_scale_{m}")) > 0, found, -1)
-            self.semantic_neighbours[m] = distributed.gather_whole(found, graph.n_users, ranks)
+            self.semantic_neighbours[m] = found
         self._semantic_graphs()
 
     def modality_features(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -220,7 +221,7 @@ class MMSSL(nn.Module):
 
     def _projected(self, *raw: Tensor) -> list[Tensor]:
         pairs = zip(cast(Iterable[nn.Linear], self.projections), raw, strict=True)
-        projected = [_projected(x, fc) for fc, x in pairs]
+        projected = [apply_linear(fc, x) for fc, x in pairs]
         for m in self._masked:
             projected[m] = projected[m] * getattr(self, f"present_{m}")
         return projected
@@ -352,10 +353,13 @@ class MMSSL(nn.Module):
         neighbours, cached = self.semantic_neighbours, self._neighbour_graphs
         if cached is not None and (torch.compiler.is_compiling() or is_traced(neighbours) or neighbours.is_meta):
             return [graph.to(neighbours.device) for graph in cached[1]]
-        key = neighbours.device, neighbours.data_ptr(), 0 if neighbours.is_inference() else neighbours._version
+        # An empty table, of a rank without users, has no address; ranks must agree, because they build graphs together.
+        place = neighbours.data_ptr() or id(neighbours)
+        key = neighbours.device, place, 0 if neighbours.is_inference() else neighbours._version
         if cached is None or cached[0] != key:
             with outside_modes():
-                cached = key, [neighbour_graph(items, self.graph.n_items, self.ranks) for items in neighbours]
+                sizes = self.graph.n_items, self.ranks, self.graph.n_users
+                cached = key, [neighbour_graph(items, *sizes) for items in neighbours]
             self._neighbour_graphs = cached
         return cached[1]
 
@@ -375,10 +379,6 @@ class MMSSL(nn.Module):
             f"dim={self.dim}, layers={self.layers}, eta={self.eta}, omega={self.omega}, norm={self.norm!r}, "
             f"neighbours={self.neighbours}, final_softmax={self.final_softmax}"
         )
-
-
-def _projected(x: Tensor, fc: nn.Linear) -> Tensor:
-    return fc(x) if x.dtype == fc.weight.dtype else half_linear(x, fc.weight, fc.bias)
 
 
 def _after_load(module: MMSSL, _: object) -> None:

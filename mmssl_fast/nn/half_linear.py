@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmssl_fast.ops.derivatives import is_transforming
 
@@ -54,6 +54,11 @@ def half_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if is_transforming() or torch.compiler.is_exporting():
         return F.linear(x.to(weight.dtype), weight, bias)
     return _HalfLinear.apply(x, weight, bias)
+
+
+def apply_linear(fc: nn.Linear, x: Tensor) -> Tensor:
+    """Equals ``fc(x.to(fc.weight.dtype))``, as `half_linear` if x has another dtype."""
+    return fc(x) if x.dtype == fc.weight.dtype else half_linear(x, fc.weight, fc.bias)
 
 
 def _blocks(x: Tensor) -> list[tuple[int, int]]:

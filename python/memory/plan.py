@@ -42,15 +42,15 @@ PROBES = 8  # clusters searched for every user, where the features gather in clu
 def stages(s: Sizes) -> list[Stage]:
     """All stages of a run with Adam-type optimisers and float32 parameters, in the order of allocation.
 
-    With several ranks, those of the first, which has the most rows. Interactions, semantic neighbours and the batch are
-    on every rank; tables of users and items, features and the discriminator's first layer are divided. With groups,
-    graphs are divided as well, and of memory-mapped interactions nothing stays in memory.
+    With several ranks, those of the first, which has the most rows. Graphs and the batch are on every rank; tables of
+    users and items, lists of semantic neighbours, features and the discriminator's first layer are divided. With
+    groups, graphs are divided as well, and of memory-mapped interactions nothing stays in memory.
     """
     n, d, m, own = s.nodes, s.dim, s.modalities, s.own
     widest, wide = max(s.widths, default=0), sum(s.widths)
     user, item = FLOAT * own.users * d, FLOAT * own.items * d  # bytes of one embedding table
     encoder = user + item + FLOAT * (wide * d + (2 + s.heads) * d * d)
-    edges = s.users * s.neighbours  # of one modality
+    edges, listed = s.users * s.neighbours, own.users * s.neighbours  # of one modality, and of this rank's users
     result = [
         Stage("interactions", persistent=_interactions(s), loaded=True),
         Stage("features as given", persistent=s.given_bytes * s.items * wide, loaded=True),
@@ -78,12 +78,13 @@ def stages(s: Sizes) -> list[Stage]:
         made = blocks((max(0, 2 * FLOAT * first - stored), 1))
         result.append(Stage("discriminator with its moments", persistent=stored, working=made, moved=7 * stored // 3))
     if m and edges:
+        read = edges if s.groups == 1 else s.of_group(edges)
         result.append(
             Stage(
                 "semantic neighbours (Eq. 8)",
-                persistent=m * (OFFSET * edges + 2 * INDEX * s.of_group(edges) + node_bytes(s) * n),
+                persistent=m * (OFFSET * listed + 2 * INDEX * s.of_group(edges) + node_bytes(s) * n),
                 working=blocks(
-                    *((OFFSET * edges, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)),
+                    *((OFFSET * read, 6), (m * user, 1), (m * item, 2), (user, 1), (item, 1)),
                     *(_clustered(s, item) if s.clustered else ()),
                 ),
             )
@@ -100,7 +101,7 @@ def stages(s: Sizes) -> list[Stage]:
         result.append(view_graphs(s))
     if s.clusters:
         result.append(cluster_stage(s, max(user, item)))
-    result.append(Stage("best model", persistent=encoder + user + item + m * OFFSET * edges + s.cluster_bytes))
+    result.append(Stage("best model", persistent=encoder + user + item + m * OFFSET * listed + s.cluster_bytes))
     if s.item_item:
         result += item_item_stages(s.item_item, s.users, s.items, d)
     result += _encoder_stages(s, user, item, edges)

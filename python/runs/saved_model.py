@@ -28,6 +28,7 @@ from ..systems.inference import Inference, ItemTower, Scaling, Tensors, content_
 from ..training.checkpoints import resume_command
 from ..training.progress import Fit
 from ..training.ranks import whole_table
+from ..training.sharded_state import COLUMNS
 
 FORMAT = "mmssl_fast model 2"
 # Files of this format lack the settings of the system and the content of the items: they can be evaluated and give
@@ -134,7 +135,8 @@ def _whole(model: Model, path: Path) -> Model | None:
         content = whole_table(model.content, dataset.n_items, path.parent)
     for name, side in by_rows.items():
         if name in parameters:
-            whole = whole_table(parameters[name], counts[side], path.parent)
+            dim = int(side.startswith(COLUMNS))
+            whole = whole_table(parameters[name], counts[side.removeprefix(COLUMNS)], path.parent, dim)
             parameters[name] = parameters[name] if whole is None else whole
     if users is None or items is None:
         return None

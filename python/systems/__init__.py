@@ -40,8 +40,8 @@ def without_features() -> list[str]:
 
 
 def rows_over_ranks(name: str) -> dict[str, str] | None:
-    """`over_ranks` of a system: the parameters whose rows are divided among the ranks, by "users" or "items". None if
-    only one process can train it."""
+    """`over_ranks` of a system: the parameters that are divided among the ranks, by "users" or "items". None if only
+    one process can train it."""
     return vars(system_class(name)).get("over_ranks")  # a subclass may need more than its parent
 
 

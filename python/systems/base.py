@@ -45,8 +45,8 @@ class System(Protocol):
     least_batch: smallest batch size that a step accepts; set by `build`.
     reads_features: whether `build` needs item features.
     over_ranks: {tensor of `parameters` or `state`: "users" or "items"} for those whose rows are divided among the
-        ranks, "columns of items" for those whose columns are; all others are equal on all ranks. None, or no such
-        attribute: only one process can train the system.
+        ranks, "columns of users" or "columns of items" for those whose second dimension is; all others are equal on all
+        ranks. None, or no such attribute: only one process can train the system.
     over_groups: whether the graph that `build` gets may be a `distributed.GroupGraph`. No such attribute: it may not.
     optimisers: optimisers by name; their state is part of a checkpoint.
     started_from_model: optional method, called after a run has loaded the parameters of a model of other data, for

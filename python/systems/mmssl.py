@@ -38,6 +38,8 @@ class MMSSLSystem(NetworkSystem):
         "model.user_embedding": "users",
         "model.item_embedding": "items",
         "discriminator.linear.weight": "columns of items",
+        "semantic_neighbours": "columns of users",
+        "model.semantic_neighbours": "columns of users",
     }
     over_groups: ClassVar = True
 

@@ -77,10 +77,11 @@ class Checkpoints:
         if self._state is None:
             return False
         state, ranks = self._state, distributed.current()
+        side = sharded_state.sides(system, self.config.model.system)
         if state.path.name == SEAL:
-            state = sharded_state.read(state.path, state.body)
+            state = sharded_state.read(state.path, state.body, side)
         elif ranks.size > 1:
-            state = sharded_state.cut(state, sharded_state.sides(system, self.config.model.system))
+            state = sharded_state.cut(state, side)
         _restore(state, system, fit, position)
         self._state = None
         return True

@@ -173,8 +173,9 @@ def agreed(received: int | None, due: bool = False) -> tuple[int | None, bool]:
     return signal or None, bool(state)
 
 
-def whole_table(part: Tensor, rows: int, folder: Path) -> Tensor | None:
-    """The whole table [rows, …] on the first rank, None on the others. All ranks must call it.
+def whole_table(part: Tensor, rows: int, folder: Path, dim: int = 0) -> Tensor | None:
+    """The whole table, of which ranks have parts of `rows` rows (dim = 0) or of another dimension, on the first rank,
+    None on the others. All ranks must call it.
 
     The table is in an unlinked file in `folder`, which is freed with the tensor, so that no process needs memory for
     it.
@@ -182,15 +183,15 @@ def whole_table(part: Tensor, rows: int, folder: Path) -> Tensor | None:
     ranks = distributed.current()
     if ranks.size == 1:
         return part
-    whole = _in_file(part, rows, folder) if ranks.rank == 0 else None
-    for first, block in distributed.broadcast_blocks(part, rows, ranks):
+    whole = _in_file(part, rows, folder, dim) if ranks.rank == 0 else None
+    for first, block in distributed.broadcast_blocks(part.transpose(0, dim), rows, ranks):
         if whole is not None:
-            whole[first : first + len(block)] = block
+            whole.narrow(dim, first, len(block)).copy_(block.transpose(0, dim))
     return whole
 
 
-def _in_file(like: Tensor, rows: int, folder: Path) -> Tensor:
-    shape = (rows, *like.shape[1:])
+def _in_file(like: Tensor, rows: int, folder: Path, dim: int) -> Tensor:
+    shape = (*like.shape[:dim], rows, *like.shape[dim + 1 :])
     count = torch.Size(shape).numel()
     if not count:
         return like.new_empty(shape)

@@ -31,8 +31,8 @@ COLUMNS = "columns of "
 
 
 def sides(system: System, name: str) -> Callable[[str], str | None]:
-    """A function of a tensor's name in a checkpoint: "users" or "items" if ranks own rows of that side, "columns of
-    items" if they own columns, else None."""
+    """A function of a tensor's name in a checkpoint: "users" or "items" if ranks own rows of that side, "columns of …"
+    if they own parts of the second dimension, else None."""
     by_rows = rows_over_ranks(name) or {}
     known = {f"system.{parameter}": side for parameter, side in by_rows.items()}
     known |= {f"best.parameter.{parameter}": side for parameter, side in by_rows.items()}
@@ -119,18 +119,21 @@ def read_body(path: Path) -> dict[str, Any]:
     return _agree(check)[ranks.rank]
 
 
-def read(path: Path, body: dict[str, Any]) -> State:
-    """The checkpoint that `read_body` has checked: this rank's rows of the tables, and all other tensors."""
+def read(path: Path, body: dict[str, Any], side: Callable[[str], str | None]) -> State:
+    """The checkpoint that `read_body` has checked: this rank's rows of the tables, and all other tensors.
+
+    side: the result of `sides`. A table that was on every rank in an earlier version is cut.
+    """
     held = body["tensors"]
     names = [one["name"] for one in held["files"]]
     tensors: dict[str, Tensor] = {}
     ranks, writers = distributed.current(), distributed.Ranks(0, held["ranks"])
     try:
         with safe_open(path.parent / names[0], "pt") as file:
-            tensors |= {name: file.get_tensor(name) for name in file.keys() if name not in held["sides"]}
-        for side, rows in held["rows"].items():
+            whole = {name: file.get_tensor(name) for name in file.keys() if name not in held["sides"]}
+        for nodes, rows in held["rows"].items():
             first, last = ranks.span(rows)
-            own = [name for name, lies in held["sides"].items() if lies.removeprefix(COLUMNS) == side]
+            own = [name for name, lies in held["sides"].items() if lies.removeprefix(COLUMNS) == nodes]
             parts: dict[str, list[Tensor]] = {name: [] for name in own}
             for name, (start, end) in zip(names, writers.spans(rows), strict=True):
                 begin, stop = max(first, start), min(last, end)
@@ -142,11 +145,11 @@ def read(path: Path, body: dict[str, Any]) -> State:
             tensors |= {name: by_rows(torch.cat(found), held["sides"][name]) for name, found in parts.items()}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path.parent}: does not match its {SEAL}: {error}; start a new run") from None
-    return State(path, tensors, body)
+    return State(path, tensors | cut(State(path, whole, body), side).tensors, body)
 
 
 def cut(state: State, side: Callable[[str], str | None]) -> State:
-    """This rank's rows of a checkpoint of one process."""
+    """This rank's rows of whole tables, as in a checkpoint of one process."""
     ranks = distributed.current()
     tensors = {}
     for name, one in state.tensors.items():
@@ -156,8 +159,8 @@ def cut(state: State, side: Callable[[str], str | None]) -> State:
 
 
 def by_rows(x: Tensor, side: str | None) -> Tensor:
-    """The transpose of a tensor of which ranks own columns, which are rows in the files, and back."""
-    return x.mT.contiguous() if side and side.startswith(COLUMNS) else x
+    """A tensor of whose second dimension ranks own parts, with the first two exchanged, as in the files, and back."""
+    return x.transpose(0, 1).contiguous() if side and side.startswith(COLUMNS) else x
 
 
 def _new_folder(folder: Path, step: int) -> str:

@@ -85,6 +85,17 @@ def test_graphs_of_views_are_divided_among_groups_and_clusters_are_not():
     assert stage("clusters", "ncl", 1) == stage("clusters", "ncl", 4) == 8 * nodes + 2 * 4 * 1000 * 64
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_lists_of_semantic_neighbours_are_divided_among_the_ranks(groups):
+    held = [
+        sum(stage.persistent for stage in stages(replace(SIZES, ranks=8, groups=groups, neighbours=k)))
+        for k in (10, 18)
+    ]
+    graphs = 2 * 2 * 4 * 8 * SIZES.users // groups  # both directions of two modalities
+    lists = 2 * 2 * 8 * 8 * SIZES.users // 8  # and those of the best model
+    assert held[1] - held[0] == graphs + lists
+
+
 def test_parts_of_a_batch_need_less_and_are_sent_as_often():
     whole = replace(SIZES, ranks=4, batch=2**14)
     parts, fewer = replace(whole, microbatches=16), replace(whole, anchors=512)
