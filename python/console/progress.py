@@ -29,9 +29,17 @@ class _Losses(ProgressColumn):
         return Text(task.fields.get("losses", ""), style="dim", no_wrap=True, overflow="ellipsis")
 
 
+class _Bars(Progress):
+    """Before rich 14.3, stop() writes an empty line also where the bars are disabled, which comes before an error."""
+
+    def stop(self) -> None:
+        if not self.disable:
+            super().stop()
+
+
 def _bars(console: Console, *columns: ProgressColumn) -> Progress:
     first = TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn()
-    return Progress(*first, *columns, _Losses(), console=console, transient=True, disable=not output.ERR.is_terminal)
+    return _Bars(*first, *columns, _Losses(), console=console, transient=True, disable=not output.ERR.is_terminal)
 
 
 class ProgressObserver:
