@@ -85,7 +85,8 @@ def _cosine_topk(u: Tensor, v: Tensor, k: int, crow: Tensor | None, col: Tensor 
     """`mmssl_fast.ops.cosine_topk` of rows that have their length already, with a B x I matrix."""
     scores = u @ v.mT
     if crow is not None and col is not None:
-        row = (torch.arange(col.shape[0])[:, None] >= crow[None, 1:]).sum(1)
+        # With the dtype: onnxscript before 0.7.2 takes the numbers up to a symbolic length for floats.
+        row = (torch.arange(col.shape[0], dtype=crow.dtype)[:, None] >= crow[None, 1:]).sum(1)
         seen = torch.zeros(scores.shape, dtype=torch.bool).index_put((row, col), col >= 0)
         scores = scores.masked_fill(seen, -math.inf)
     values, items = scores.topk(min(k, v.shape[0]), 1)
