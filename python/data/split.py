@@ -12,6 +12,9 @@ from ..errors import InputError, shown
 from .dataset import Splits
 from .options import LoadOptions, parsed_dates
 
+# {unit of a Unix time: how many there are in a second}
+_UNITS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+
 
 def split_per_user(users: np.ndarray, items: np.ndarray, seed: int = 0, share: float = 0.1) -> Splits:
     """{split: (users, items)}, random for each user. users, items: int64 [n] indices; duplicate pairs count once.
@@ -56,7 +59,7 @@ def dated_bounds(options: LoadOptions, largest: float) -> tuple[float, float]:
     first, second = parsed_dates(options.split_dates)
     if not isinstance(first, datetime) or not isinstance(second, datetime):
         return first, second  # type: ignore[return-value]
-    units = [unit for least, unit in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0)) if largest >= least]
+    units = [scale for scale in reversed(_UNITS.values()) if largest >= 1e8 * scale]
     if not units:
         raise InputError(
             f"split_dates = {shown(options.split_dates)}: the timestamps are at most {largest:g} and so no Unix times; "
@@ -73,7 +76,7 @@ def refuse_mixed_units(path: Path, parts: Iterable[np.ndarray]) -> None:
     """
     found: dict[str, float] = {}
     for times in parts:
-        for scale, unit in ((1.0, "seconds"), (1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds")):
+        for unit, scale in _UNITS.items():
             of_unit = (times >= 6e8 * scale) & (times <= 3e9 * scale)
             if unit not in found and of_unit.any():
                 found[unit] = float(times[np.argmax(of_unit)])

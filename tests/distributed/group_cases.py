@@ -36,6 +36,16 @@ def of_groups(graph: mf.InteractionGraph, ranks: md.Ranks) -> md.GroupGraph:
     return md.GroupGraph.from_csr(graph.crow.numpy(), graph.col.numpy(), graph.n_items, ranks)
 
 
+def same_graph(check, found: md.GroupGraph, expected: md.GroupGraph, label: str) -> None:
+    """Two graphs of a group have the same blocks and degrees, to the bit."""
+    for side, blocks in expected.blocks.items():
+        for at, block in blocks.items():
+            for name, x in block._asdict().items():
+                check.equal(getattr(found.blocks[side][at], name), x, f"{label}, {side}, {at}, {name}")
+    for side in ("user_degree", "item_degree"):
+        check.equal(getattr(found, side), getattr(expected, side), f"{label}, {side}")
+
+
 def graphs() -> list[mf.InteractionGraph]:
     """One with odd sizes, and one with a user who has every item, and so few items that some groups have none."""
     return [a_graph(), mf.InteractionGraph.from_pairs([0, 0, 1, 3, 3, 4, 6], [0, 1, 0, 0, 1, 1, 0], 7, 2)]
@@ -188,12 +198,7 @@ def case_groups_thinned(ranks, check: Check):
                 label = f"{grouped}, {whole}, {share}"
                 check.true(grouped.received - before == masks + 4 * sum(others), f"{label}: bytes")
                 check.true(repr(found) == repr(expected), f"{label}: {found}")
-                for side, blocks in expected.blocks.items():
-                    for at, block in blocks.items():
-                        for name, x in block._asdict().items():
-                            check.equal(getattr(found.blocks[side][at], name), x, f"{label}, {side}, {at}, {name}")
-                for side in ("user_degree", "item_degree"):
-                    check.equal(getattr(found, side), getattr(expected, side), f"{label}, {side}")
+                same_graph(check, found, expected, label)
 
 
 def broken_groups_thinned_with_masks_of_this_group(ranks, check: Check):
@@ -259,13 +264,7 @@ def case_groups_neighbours(ranks, check: Check):
                 for name in ("crow", "col", "t_crow", "t_col"):
                     check.equal(getattr(found, name), getattr(whole, name), f"{label}, {name}")
                 continue
-            expected = of_groups(whole, grouped)
-            for side, blocks in expected.blocks.items():
-                for at, block in blocks.items():
-                    for name, x in block._asdict().items():
-                        check.equal(getattr(found.blocks[side][at], name), x, f"{label}, {side}, {at}, {name}")
-            for side in ("user_degree", "item_degree"):
-                check.equal(getattr(found, side), getattr(expected, side), f"{label}, {side}")
+            same_graph(check, found, of_groups(whole, grouped), label)
 
 
 def case_groups_in_small_blocks(ranks, check: Check):

@@ -66,6 +66,8 @@ def cast(kind):
         try:
             parquet.write_table(columns, f / "interactions.parquet")
         except pa.ArrowNotImplementedError:
+            if kind != pa.string_view():
+                raise
             pytest.skip(f"pyarrow {pa.__version__} cannot write {kind}")
 
     return write
