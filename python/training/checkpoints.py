@@ -93,8 +93,9 @@ class Checkpoints:
         previous one stays), and Interrupted after a signal.
         """
         due = self._due(position, epoch_ended) and distributed.current().rank == 0
-        self.stop.received, due = agreed(self.stop.received, due)
-        if not (self.stop.received or due):
+        # stop.received is not assigned here: a signal that arrives while the ranks agree would be overwritten.
+        received, due = agreed(self.stop.received, due)
+        if not (received or due):
             return
         started = time.monotonic()
         self._write(system, fit, position)
@@ -116,10 +117,10 @@ class Checkpoints:
 
     def raise_if_stopped(self) -> None:
         """Raise Interrupted after a signal, on all ranks if any rank has received one."""
-        self.stop.received, _ = agreed(self.stop.received)
-        if self.stop.received:
+        received, _ = agreed(self.stop.received)
+        if received:
             position = self.last or "before the first checkpoint"
-            raise Interrupted(f"interrupted {position}; to resume: {resume_command(self.run)}", self.stop.received)
+            raise Interrupted(f"interrupted {position}; to resume: {resume_command(self.run)}", received)
 
     def _due(self, position: Position, epoch_ended: bool) -> bool:
         every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes

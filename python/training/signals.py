@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ..errors import Interrupted
+
+PASSED_ON_SECONDS = 1.0  # within which torchrun's launcher repeats a Ctrl-C that the terminal has sent to all processes
 
 
 class Stop:
@@ -36,13 +39,25 @@ def _install(handlers: dict[int, Any]) -> None:
 @contextmanager
 def defer_signals() -> Iterator[Stop]:
     """Context manager: the first SIGINT or SIGTERM is recorded in the yielded Stop, and a second one has its usual
-    effect. Without effect outside the main thread."""
+    effect. Without effect outside the main thread.
+
+    In a process that torchrun or `launch` started, a second one within PASSED_ON_SECONDS has no effect: after Ctrl-C,
+    the terminal sends SIGINT to every process, and the launcher sends it again.
+    """
     # Read before the new handlers are installed: a signal may call those immediately.
     stop, before = Stop(), _current_handlers()
+    grace = PASSED_ON_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
+    first = 0.0
 
-    def record(number: int, _: object) -> None:
-        stop.received = number
-        _install(before)
+    def record(number: int, frame: object) -> None:
+        nonlocal first
+        if stop.received is None:
+            stop.received, first = number, time.monotonic()
+            if not grace:
+                _install(before)
+        elif time.monotonic() - first > grace:
+            _install(before)
+            signal.raise_signal(number)
 
     _install(dict.fromkeys(before, record))
     try:

@@ -31,6 +31,12 @@ def lines(text):
     return [line for line in text.splitlines() if line.startswith("mmssl-fast: ")]
 
 
+def only_line(text):
+    found = lines(text)
+    assert len(found) == 1, text
+    return found[0]
+
+
 @functools.cache
 def uninterrupted(epochs: int):
     """The same run in one process."""
@@ -69,7 +75,7 @@ def test_a_rank_out_of_memory(tmp_path):
     folder = tmp_path / "run"
     ended = with_fault("MEMORY", "train", *FLAGS, "--epochs", "3", "--out", str(folder))
     assert ended.stdout.endswith(", 1)\n"), ended.stderr
-    (line,) = lines(ended.stderr)
+    line = only_line(ended.stderr)
     assert line.startswith("mmssl-fast: rank 1: out of memory in epoch 2, step 4 of 9, CUDA out of memory. Tried to ")
     assert main(["train", "--resume", str(folder)]) == 0
     assert [one["losses"] for one in read_epochs(folder)] == [one["losses"] for one in uninterrupted(3).epochs]
@@ -111,7 +117,7 @@ def test_ended_from_outside(tmp_path, what):
         assert "mmssl-fast: rank 1 was ended by SIGKILL; the other ranks were ended as well" in lines(err)
     else:
         assert process.returncode == 143
-        (line,) = lines(err)
+        line = only_line(err)
         assert "interrupted in epoch" in line or "interrupted after epoch" in line
         assert f"to resume: mmssl-fast train --resume {folder}" in line
     assert "Traceback" not in err
@@ -156,7 +162,7 @@ def test_mistakes_are_one_line_of_one_rank(tmp_path, monkeypatch):
     command = [*MODULE, "train", "--ranks", "2", "--system", "ngcf", "--out", str(tmp_path / "run")]
     ended = run(command, variables={"PYTHONSAFEPATH": ""})
     assert ended.returncode == 2
-    (line,) = lines(ended.stderr)
+    line = only_line(ended.stderr)
     assert "model.system = 'ngcf': NGCF can be trained by one process only; leave out --ranks or torchrun, or" in line
     assert line.endswith("mmssl, popularity, mf, lightgcn, sgl, ncl") and "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ import pytest
 from launching import HERE, environment, run, with_fault
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.training import checkpoints, state_file
-from test_distributed_cli import FLAGS, MODULE, children, lines
+from test_distributed_cli import FLAGS, MODULE, children, lines, only_line
 
 pytestmark = pytest.mark.processes
 TIMEOUT_MINUTES = 0.1
@@ -57,7 +57,7 @@ def test_ctrl_c_in_the_terminal(tmp_path):
     began = time.monotonic()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and gone(workers), err
-    (line,) = lines(err)
+    line = only_line(err)
     assert "interrupted" in line and "to resume: mmssl-fast train --resume" in line and "Traceback" not in err
     assert time.monotonic() - began < 30  # ten seconds on an idle machine
 
@@ -67,7 +67,7 @@ def test_a_full_disk_on_one_rank(tmp_path):
     folder = tmp_path / "run"
     ended = with_fault("DISK", "train", *FLAGS, "--epochs", "3", "--out", str(folder))
     assert ended.stdout.endswith(", 2)\n"), ended.stderr
-    (line,) = lines(ended.stderr)
+    line = only_line(ended.stderr)
     assert line.startswith("mmssl-fast: rank 1: ") and "rank-00001.safetensors: cannot be written (" in line
     assert "the checkpoint written after epoch 1 is kept" in line
     assert checkpoints.ranks_of_checkpoint(folder) == 2
@@ -91,7 +91,7 @@ def free_port():
 def test_a_rank_that_never_starts(tmp_path):
     ended = alone({"MASTER_PORT": free_port()}, "--out", str(tmp_path / "run"))
     assert ended.returncode == 2, ended.stderr
-    (line,) = lines(ended.stderr)
+    line = only_line(ended.stderr)
     assert line.startswith(f"mmssl-fast: rank 0 of 2 could not join the others within {TIMEOUT_MINUTES} minutes (")
     assert "start all of them with the same MASTER_ADDR and MASTER_PORT" in line
     assert "Traceback" not in ended.stderr and not (tmp_path / "run").exists()
@@ -103,7 +103,7 @@ def test_a_port_in_use(tmp_path):
         held.listen()
         ended = alone({"MASTER_PORT": str(held.getsockname()[1])}, "--out", str(tmp_path / "run"))
     assert ended.returncode == 2, ended.stderr
-    (line,) = lines(ended.stderr)
+    line = only_line(ended.stderr)
     assert "rank 0 of 2 could not join the others" in line and "EADDRINUSE" in line
     assert "Traceback" not in ended.stderr and not (tmp_path / "run").exists()
 

@@ -4,11 +4,17 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoint_runs import begin
+from mmssl_trainer import configure, load_data
 from mmssl_trainer.cli.main import main
+from mmssl_trainer.errors import Interrupted
+from mmssl_trainer.training import checkpoints, signals
+from mmssl_trainer.training.progress import LossTable, Position
 from mmssl_trainer.training.signals import defer_signals
 
 pytestmark = pytest.mark.processes
@@ -60,6 +66,47 @@ def test_second_signal_acts_at_once():
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_the_launcher_repeats(monkeypatch):
+    """Ctrl-C reaches a rank twice, from the terminal and from torchrun. Only a later one ends the step."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setattr(signals, "PASSED_ON_SECONDS", 0.2)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), defer_signals() as stop:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            assert stop.received == signal.SIGINT
+            passed_on = True
+            time.sleep(0.3)
+            signal.raise_signal(signal.SIGINT)
+        assert passed_on
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("where", ["visit", "raise_if_stopped"])
+def test_a_signal_while_the_ranks_agree(tmp_path, monkeypatch, where):
+    """The ranks agree that none has received a signal while this one receives it: the next call stops the run."""
+    config = configure({"model.system": "lightgcn", "train.checkpoint_minutes": 0})
+
+    def interrupted_agreement(received, due=False):
+        signal.raise_signal(signal.SIGTERM)
+        return received, due
+
+    with defer_signals() as stop:
+        point = checkpoints.Checkpoints(tmp_path, load_data(), config, stop)
+        monkeypatch.setattr(point, "_write", lambda *arguments: None)
+        position = Position(2, LossTable(9, torch.device("cpu")))
+        call = {"visit": lambda: point.visit(None, None, position), "raise_if_stopped": point.raise_if_stopped}[where]
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "agreed", interrupted_agreement)
+            call()
+        with pytest.raises(Interrupted) as error:
+            call()
+    assert error.value.signal == signal.SIGTERM
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
