@@ -268,3 +268,26 @@ def test_compiled_code_calls_the_op_itself():
 
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(U, V), f(U, V))
+
+
+def test_compiled_autograd():
+    """torch traces the backward pass as well, which calls the ops of the backward pass with proxies."""
+    parameters = [U.clone().requires_grad_(), V.clone().requires_grad_()]
+    ids = torch.tensor([0, 2, 3])
+
+    def step():
+        for one in parameters:
+            one.grad = None
+        users, items = mmssl_fast.lightgcn(GRAPH, *parameters, 2)
+        loss = mmssl_fast.bpr_loss(users, items, ids, ids, torch.tensor([1, 4, 0])).sum()
+        loss = loss + mmssl_fast.cosine_block(users, items).sum() + mmssl_fast.infonce(users, users + 1, ids, 0.5).sum()
+        loss.backward()
+        return [one.grad.clone() for one in parameters]
+
+    expected = step()
+    counts = torch._dynamo.utils.counters["compiled_autograd"]
+    before = counts["captures"]
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        found = torch.compile(step, backend="aot_eager")()
+    assert counts["captures"] == before + 1
+    torch.testing.assert_close(found, expected)
