@@ -119,7 +119,7 @@ def audio_encoder(
         raise refuse_model(model, f'no such model; give "{LOGMEL}", a .onnx or a .pt2 file', True)
     program = Program(path, batch, device, "audio", output)
     length = round(seconds * rate)
-    sides = program.shape if program.shape is not None else (None,)
+    sides = program.shape
     stated = [side for side in sides if side != 1]
     if len(stated) != 1 or (stated[0] or 0) > length:
         raise InputError(

@@ -128,9 +128,9 @@ def _of_program(
     output: str,
 ) -> ImageEncoder:
     program = Program(path, batch, device, "image", output)
-    if program.shape is not None and (len(program.shape) != 3 or program.shape[0] not in (3, None)):
+    if len(program.shape) != 3 or program.shape[0] not in (3, None):
         raise InputError(f"{path}: takes inputs of the shape {program.shape}; it must take [n, 3, height, width]")
-    stated = program.shape[1] if program.shape is not None else None
+    stated = program.shape[1]
     if stated is not None and size not in (None, stated):
         raise InputError(f"size = {size}: {path} takes pictures of {stated} pixels; leave size out")
     side, mean, std = size or stated or 224, tuple(mean or IMAGENET[0]), tuple(std or IMAGENET[1])

@@ -3,7 +3,7 @@ vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,15 @@ class Program:
     over all axes between if it has more.
 
     output: its name, for an ONNX model with several. shape: of an input without the batch axis; None for a side that
-    may vary, and None instead of a shape if the file does not say it. batch: at most this many inputs at a time; a
-    model with a fixed batch size gets its own, the last one being filled up with zeros.
+    may vary. batch: at most this many inputs at a time; a model with a fixed batch size gets its own, the last one
+    being filled up with zeros.
     """
 
     def __init__(self, path: Path, batch: int, device: str, extra: str, output: str = "") -> None:
         self.path, self.batch, self.fixed, self.output = path, batch, False, output
         if output and path.suffix != ".onnx":
             raise InputError(f"output = {shown(output)}: is for .onnx files; a .pt2 file must return one tensor")
-        self.shape: tuple[int | None, ...] | None = None
+        self.shape: tuple[int | None, ...] = ()
         self._run = self._onnx(device, extra) if path.suffix == ".onnx" else self._exported(device)
 
     def _onnx(self, device: str, extra: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -44,13 +44,7 @@ class Program:
         except Exception as error:  # each of onnxruntime's errors has a class of its own, without a common one
             raise _refused(self.path, "is not a readable ONNX model", error) from None
         inputs = session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
-            kinds = ", ".join(f"{each.name} {each.type}" for each in inputs)
-            raise InputError(f"{self.path}: has the inputs {kinds}; it must have one, of float32")
-        first, *sides = (side if isinstance(side, int) else None for side in inputs[0].shape)
-        self.shape = tuple(sides)
-        if first is not None:
-            self.batch, self.fixed = first, True
+        self._take_inputs([(each.name, each.type, each.shape) for each in inputs], "tensor(float)")
         outputs = {each.name: each.shape for each in session.get_outputs()}
         if self.output not in outputs and (self.output or len(outputs) > 1):
             has = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
@@ -60,10 +54,17 @@ class Program:
 
     def _exported(self, device: str) -> Callable[[np.ndarray], np.ndarray]:
         try:
-            module = torch.export.load(self.path).module()
+            program = torch.export.load(self.path)
+            module = program.module()
             module.to(device)
         except Exception as error:
             raise _refused(self.path, "is not a readable torch.export program", error) from None
+        names = set(program.graph_signature.user_inputs)
+        values = [(node.name, node.meta.get("val")) for node in program.graph.nodes if node.name in names]
+        self._take_inputs(
+            [(name, str(getattr(value, "dtype", type(value))), getattr(value, "shape", ())) for name, value in values],
+            "torch.float32",
+        )
 
         @torch.inference_mode()
         def run(array: np.ndarray) -> np.ndarray:
@@ -73,6 +74,17 @@ class Program:
             return result.float().cpu().numpy()
 
         return run
+
+    def _take_inputs(self, inputs: Sequence[tuple[str, str, Sequence[Any]]], wanted: str) -> None:
+        """Set `shape`, and `batch` where the file fixes it. inputs: name, type and shape; a side that may vary is no
+        int. Raises InputError unless there is one, of the wanted type."""
+        if len(inputs) != 1 or inputs[0][1] != wanted:
+            kinds = ", ".join(f"{name} {kind}" for name, kind, _ in inputs) or "none"
+            raise InputError(f"{self.path}: has the inputs {kinds}; it must have one, of float32")
+        first, *sides = [side if isinstance(side, int) else None for side in inputs[0][2]] or [None]
+        self.shape = tuple(sides)
+        if first is not None:
+            self.batch, self.fixed = first, True
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         blocks = []

