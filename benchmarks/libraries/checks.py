@@ -98,11 +98,18 @@ class Checks:
 
         return run
 
+    def cannot(self, row: str, call: str) -> Callable[[Callable[[], object]], None]:
+        """Decorator: run the function now. It makes the nearest call and asserts what is missing. What it returns is
+        the detail, and the answer is "no"."""
+        return lambda function: self._answer(row, "run", call, "", function, "no")
+
     def exists(self, row: str, call: str, missing: str = "") -> Callable[[Callable[[], object]], None]:
         """Decorator like `can` of a function that only imports or looks up names."""
         return lambda function: self._answer(row, "import", call, missing, function)
 
-    def _answer(self, row: str, kind: str, call: str, missing: str, function: Callable[[], object]) -> None:
+    def _answer(
+        self, row: str, kind: str, call: str, missing: str, function: Callable[[], object], answer: str = ""
+    ) -> None:
         try:
             found = function()
         except Exception as error:
@@ -110,7 +117,8 @@ class Checks:
             reason = f"{type(error).__name__}: {str(error)[:120]} ({place.name}:{place.lineno})"
             self.say(row, "failed", kind, call, reason)
         else:
-            self.say(row, "partly" if missing else "yes", kind, call, missing or str(found or ""))
+            answer = answer or ("partly" if missing else "yes")
+            self.say(row, answer, kind, call, missing or str(found or ""))
 
     def searched(self, row: str, pattern: str | None = None, detail: str = "") -> None:
         """A row whose answer is "no": the pattern (default: that of PATTERNS) occurs nowhere in the Python files of the
