@@ -46,6 +46,8 @@ class Filters:
         for column, values in wanted.items():
             if column not in self.columns:
                 raise Refusal(422, f"filters: there is no column {shown(column)}; the columns are {self.names}")
+            if not _several(values):
+                raise Refusal(422, f"filters: {shown(column)} has no values; give at least one, or leave it out")
             allowed = sorted({whole(str(value).strip()) for value in _several(values)})
             asked.append(f"{column}={' or '.join(allowed)}")
             own = self.columns[column]

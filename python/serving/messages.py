@@ -127,18 +127,16 @@ def parse(model: type[Request], body: bytes) -> Request:
         first: Any = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         raise Refusal(400, f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}") from None
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _place(first["loc"])).lstrip(".")
-    if first["loc"] and first["loc"][-1] in _UNION:
-        raise Refusal(422, f"{place}: an id must be a text or an integer of at most 4300 digits")
+    location, in_filters = first["loc"], first["loc"][:1] == ("filters",)
+    named = location[:1] in (("filters",), ("features",))  # then the second part is a column or modality, also "int"
+    union = location[-1:] in (("int",), ("str",)) and len(location) > 2 * named
+    # pydantic adds the types of a union to the location; of a filter, it has those of the list as well
+    parts = location[:2] if in_filters else location[:-1] if union else location
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    if union:
+        what = "a value" if in_filters else "an id"
+        raise Refusal(422, f"{place}: {what} must be a text or an integer of at most 4300 digits")
     if first["type"] == "extra_forbidden":
         raise Refusal(422, f"{shown(place)}: there is no such field; the fields are {', '.join(model.model_fields)}")
     text = first["msg"][0].lower() + first["msg"][1:]
     raise Refusal(422, f"{place or 'the body'}: {text}")
-
-
-_UNION = ("int", "str")
-
-
-def _place(location: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Where an error is, without the names of the types of a union."""
-    return location[:-1] if location and location[-1] in _UNION else location
