@@ -42,12 +42,12 @@ def curves(options, seed):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save(model, path)
-        start, note = start_from(str(path), data, options.system)
+        starts = {f"warm {scale:g}": start_from(str(path), data, options.system, scale)[0] for scale in options.scales}
+        note = start_from(str(path), data, options.system)[1]
     print(f"{options.system}, seed {seed}: before, best epoch {model.metadata['best_epoch']}; {note}")
     runs = {
         "new": Alternating(data, config, NullObserver()),
-        "warm": Alternating(data, config, NullObserver(), start=start),
-    }
+    } | {name: Alternating(data, config, NullObserver(), start=start) for name, start in starts.items()}
     for run in runs.values():
         run.observer.accepted()
         run.tiles = _tiles(run)
@@ -71,27 +71,34 @@ def main():
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--epochs-before", type=int, default=20)
     parser.add_argument("--seeds", default="0", help="seeds, separated by commas")
+    parser.add_argument(
+        "--scales", default="1", help="values of train.start_scale, separated by commas, each a warm run"
+    )
     parser.add_argument("--lr", type=float, help="optimiser.lr")
     options = parser.parse_args()
+    options.scales = [float(scale) for scale in options.scales.split(",")]
     seeds = [int(seed) for seed in options.seeds.split(",")]
     by_seed = [curves(options, seed) for seed in seeds]
-    mean = {name: np.mean([found[name] for found, _ in by_seed], 0) for name in ("new", "warm")}
+    mean = {name: np.mean([found[name] for found, _ in by_seed], 0) for name in by_seed[0][0]}
     best, at = mean["new"][:, 1].max(), int(mean["new"][:, 1].argmax())
     spread = np.std([found["new"][at][1] for found, _ in by_seed])
     print(
         f"mean over the seeds {options.seeds}: best recall@20 of the new run {best:.4f} ± {spread:.4f}, epoch {at + 1}"
     )
+    warm = {name: curve for name, curve in mean.items() if name != "new"}
     for wanted, words in ((best, "its best"), (0.98 * best, "98% of it")):
-        reached = {name: np.flatnonzero(curve[:, 1] >= wanted) for name, curve in mean.items()}
-        if not len(reached["warm"]):
-            print(f"{words}: not reached by the warm run, whose best is {mean['warm'][:, 1].max():.4f}")
-            continue
-        new, warm = (int(epochs[0]) for epochs in reached.values())
-        share = mean["warm"][warm, 0] / mean["new"][new, 0]
-        print(f"{words}: new run in epoch {new + 1}, warm run in epoch {warm + 1}, {share:.0%} of the time")
+        new = int(np.flatnonzero(mean["new"][:, 1] >= wanted)[0])
+        for name, curve in warm.items():
+            reached = np.flatnonzero(curve[:, 1] >= wanted)
+            if not len(reached):
+                print(f"{words}: not reached by {name}, whose best is {curve[:, 1].max():.4f}")
+                continue
+            share = curve[reached[0], 0] / mean["new"][new, 0]
+            print(f"{words}: new in epoch {new + 1}, {name} in epoch {reached[0] + 1}, {share:.0%} of the time")
     for name in mean:
         recall, ndcg = (np.mean([test[name][metric] for _, test in by_seed]) for metric in ("recall@20", "ndcg@20"))
-        print(f"test of the best epochs, {name}: recall@20 {recall:.4f}, ndcg@20 {ndcg:.4f}")
+        best, at = mean[name][:, 1].max(), mean[name][:, 1].argmax() + 1
+        print(f"{name}: best recall@20 {best:.4f} in epoch {at}; test: recall@20 {recall:.4f}, ndcg@20 {ndcg:.4f}")
 
 
 def _tiles(run):

@@ -156,6 +156,13 @@ class TrainSection(Section):
         description="Run folder or model file whose parameters are the initial values of training. Users and items are "
         "mapped by their ids (docs/serving.md). Empty: random initial values.",
     )
+    start_scale: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor of the embeddings of train.start. With less than 1, a model that had converged learns "
+        "faster from new data (docs/serving.md).",
+    )
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
     select: Literal["auto", "all", "cold"] = Field(
         "auto",

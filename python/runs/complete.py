@@ -74,7 +74,7 @@ def fit_and_test(
     if checkpoints is not None and config.train.start and not checkpoints.opened:
         from .warm_start import start_from
 
-        start, remark = start_from(config.train.start, dataset, name)
+        start, remark = start_from(config.train.start, dataset, name, config.train.start_scale)
         if remark and note is not None:
             note(f"{config.train.start}: {remark}")
     log = None if folder is None else open_log(folder.path, config)

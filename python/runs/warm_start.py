@@ -11,18 +11,22 @@ from mmssl_fast import cosine_topk
 from ..data import Dataset
 from ..errors import InputError
 from ..systems import create, title
-from ..systems.inference import ROWS_OF, ItemTower, content_of
+from ..systems.inference import NOT_EMBEDDINGS, ROWS_OF, ItemTower, content_of
 from ..training.start import Start
 from . import saved_model
 
 NEAREST = 10  # known items from which a new item gets its id embedding
 
 
-def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str | None]:
+def start_from(source: str, dataset: Dataset, system: str, scale: float = 1.0) -> tuple[Start, str | None]:
     """(values, a sentence about users and items that the model does not know) for a run of this system on the dataset.
 
     Known users and items keep their rows of every parameter. A new item gets the mean of the rows of the NEAREST known
     items by features, if the system embeds items by features; all other new rows keep their random initial values.
+
+    scale: in (0, 1]; the embeddings of the model are multiplied by it (Ash and Adams, NeurIPS 2020, without their
+    noise). They are the parameters with a row per user or item, except NOT_EMBEDDINGS. Projections of features and all
+    other parameters keep their values. 1 changes no bit.
 
     Raises InputError if it is a model of another system, if the system is not trained, or if no user or no item of the
     model is in the dataset.
@@ -37,19 +41,20 @@ def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str |
     places = {side: _places(model.interactions, dataset, side) for side in ("users", "items")}
     counts = {"users": dataset.n_users, "items": dataset.n_items}
     old = {"users": model.interactions.n_users, "items": model.interactions.n_items}
+    rows = saved_model.inference(model).rows if "settings" in model.metadata else ROWS_OF
+    kept = model.parameters if scale == 1 else _shrunk(model.parameters, rows, scale)
     if all(np.array_equal(place, np.arange(old[side])) for side, place in places.items()):
-        return Start(source, model.parameters), None
+        return Start(source, kept), None
     for side, place in places.items():
         if not (place >= 0).any():
             raise InputError(
                 f"{source}: none of the {old[side]:,} {side} of the model is in {dataset.name}; a run can start only "
                 "from a model of the same catalogue; check that the ids are the same"
             )
-    rows = saved_model.inference(model).rows if "settings" in model.metadata else ROWS_OF
     parameters, known = {}, {}
     near = _nearest(model, dataset, places["items"])
-    for name, tensor in model.parameters.items():
-        which = next((one for prefix, one in rows.items() if name == prefix or name.startswith(f"{prefix}.")), None)
+    for name, tensor in kept.items():
+        which = _rows_of(name, rows)
         if which is None or tensor.ndim != 2 or len(tensor) != old[which]:
             parameters[name] = tensor
             continue
@@ -72,6 +77,17 @@ def start_from(source: str, dataset: Dataset, system: str) -> tuple[Start, str |
         f"{counts['items']:,} items{how}"
     )
     return Start(source, parameters, known, same_data=False), note
+
+
+def _rows_of(name: str, rows: dict[str, str]) -> str | None:
+    """ "users" or "items" for a parameter with a row for each of them, else None."""
+    return next((side for prefix, side in rows.items() if name == prefix or name.startswith(f"{prefix}.")), None)
+
+
+def _shrunk(parameters: dict[str, Tensor], rows: dict[str, str], scale: float) -> dict[str, Tensor]:
+    """The parameters, the embeddings of users and items being multiplied by `scale`."""
+    embeddings = {name for name in parameters if _rows_of(name, rows) and name not in NOT_EMBEDDINGS}
+    return {name: tensor * scale if name in embeddings else tensor for name, tensor in parameters.items()}
 
 
 def _refuse_other_features(source: str, model: saved_model.Model, dataset: Dataset) -> None:

@@ -37,6 +37,8 @@ ROWS_OF = {
     "item_confidence": "items",
     "item_bias": "items",
 }
+# Those that are no embeddings: their neutral value is not 0, or their size is not arbitrary.
+NOT_EMBEDDINGS = frozenset({"user_confidence", "item_confidence", "item_bias"})
 
 
 @dataclass(frozen=True)

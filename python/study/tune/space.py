@@ -16,7 +16,7 @@ from ...errors import InputError, shown
 
 NOT_TUNED = (
     *("data", "train.seed", "train.device", "train.threads", "train.memory", "train.compare", "train.start"),
-    "train.log_to",
+    *("train.start_scale", "train.log_to"),
 )
 COMPARED_BY = ("train.select", "train.select_by")  # trials with other values could not be compared
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution

@@ -143,6 +143,46 @@ def test_same_ids_in_another_order_are_mapped(model_of, yesterday):
     assert torch.equal(start.parameters["items"], old["items"])
 
 
+@pytest.mark.parametrize("system", TRAINED)
+def test_scale_shrinks_the_embeddings_alone(model_of, tomorrow, yesterday, system):
+    """0.5 is exact in float32. Confidences start at 1 and biases have a scale of their own, so neither is shrunk."""
+    path = model_of(system)
+    kept = {"user_confidence", "item_confidence", "item_bias"}
+    for data in (tomorrow, yesterday):
+        (whole, note), (half, _) = (start_from(str(path), data, system, scale) for scale in (1.0, 0.5))
+        default, _ = start_from(str(path), data, system)
+        shrunk = set()
+        for name, tensor in whole.parameters.items():
+            assert torch.equal(default.parameters[name], tensor), name
+            if torch.equal(half.parameters[name], tensor):
+                continue
+            torch.testing.assert_close(half.parameters[name], 0.5 * tensor, rtol=1e-6, atol=0, msg=name)
+            shrunk.add(name)
+        counts = data.n_users, data.n_items
+        with_rows = {name for name, tensor in create_trained(system, data) if tensor.ndim and len(tensor) in counts}
+        assert shrunk == with_rows - kept and shrunk, system
+        assert all(torch.equal(half.known[name], rows) for name, rows in whole.known.items())
+    old = saved_model.load(path).parameters
+    whole, note = start_from(str(path), yesterday, system, 1.0)
+    assert note is None and all(torch.equal(whole.parameters[name], tensor) for name, tensor in old.items())
+
+
+def test_new_rows_are_not_shrunk_by_the_scale(model_of, tomorrow):
+    start, _ = start_from(str(model_of("lightgcn")), tomorrow, "lightgcn", 0.5)
+    old = saved_model.load(model_of("lightgcn")).parameters
+    new, initial = started("lightgcn", start, tomorrow)
+    for name, count in (("users", 7), ("items", 5)):
+        assert torch.equal(new[name][count:], 0.5 * old[name].flip(0))
+        assert torch.equal(new[name][:count], initial[name][:count])
+
+
+@pytest.mark.parametrize("scale", ["0", "1.5", "-0.4", "nan", "much"])
+def test_scale_outside_its_range_is_refused(scale, tmp_path, capsys):
+    assert main(["train", "--epochs", "1", "--out", str(tmp_path / "run"), "--set", f"train.start_scale={scale}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"train.start_scale = {scale}: " in said.replace("'", "").replace('"', "")
+
+
 def test_command_says_what_is_known(tomorrow, yesterday, tmp_path, capsys):
     small = ["--system", "lightgcn", "--epochs", "2", "--threads", "1", "--batch", "200", "--set", "model.dim=8"]
     first, second = tmp_path / "first", tmp_path / "second"
@@ -153,6 +193,11 @@ def test_command_says_what_is_known(tomorrow, yesterday, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"the model knows {USERS - 7} of {USERS} users and {ITEMS - 5} of {ITEMS} items" in said
     assert json.loads((second / "result.json").read_text())["test"]["recall@20"] > 0
+    third = tmp_path / "third"
+    begin = ["train", "--from", str(first), "--data", str(tmp_path / "b"), "--set", "train.start_scale=0.5"]
+    assert main([*begin, "--out", str(third), "--epochs", "0"]) == 0
+    old, new = (saved_model.load(run).parameters["users"] for run in (first, third))
+    assert torch.equal(new[7:], 0.5 * old.flip(0))
 
 
 def test_wrong_shapes_are_named(model_of, tomorrow):
