@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -312,6 +313,16 @@ def stop() -> None:
         dist.barrier()  # a rank that ends early closes connections that others still use
         dist.destroy_process_group()
     _current = ONE
+
+
+def quiet_logs() -> None:
+    """Only critical messages of torch's launcher are printed from now on. Its modules give their loggers a level when
+    they are imported, so that a level of "torch.distributed" alone would have no effect."""
+    from torch.distributed.launcher import api  # noqa: F401  imports all of them
+
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]
+    for name in ("torch.distributed", *names):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:

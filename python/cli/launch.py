@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -72,7 +71,7 @@ def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> No
     ranks = ranks or 1
     threads.divide(ranks)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    launcher.quiet_logs()
     command = [sys.executable, "-P", "-m", "mmssl_trainer", *without_ranks(arguments)]
     rank, code = launcher.launch(ranks, command, restarts)
     if code < 0:

@@ -22,7 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     that cannot be written. 130: interrupted. 143: terminated. 141: the reader of stdout has closed it.
     """
     with launch.ended_by_ctrl_c():
-        return _main(argv)
+        code = _main(argv)
+        if argv is None:  # the process ends after this
+            from ..training import signals
+
+            signals.end_quietly()
+    return code
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -163,8 +163,7 @@ def _run(
             note(line)
     system, baselines = config.model.system, {}
     # During training, a signal takes effect after the current step; elsewhere at once.
-    stopped = signals.raise_on_signal(f"interrupted; to resume: {resume_command(path)}")
-    with warnings.catch_warnings(), stopped:
+    with warnings.catch_warnings(), signals.raise_on_signal(lambda: _interrupted(path)):
         warnings.filterwarnings("ignore", message="sample_bpr: ")  # one of the notes replaces this warning
         fit, test, seconds = fit_and_test(dataset, config, system, folder, checkpoints, note)
         for name in _compared(config):
@@ -173,6 +172,12 @@ def _run(
         groups = breakdown(fit.users, fit.items, dataset, "test", options.ks, options.mask_validation, options.batch)
         folder.finish(fit, test, baselines, groups, keep_state=True)
     return TrainedRun(path, config, Model.of(fit, dataset, config), test, groups, seconds, baselines)
+
+
+def _interrupted(run: Path) -> str:
+    if (run / CONFIG).is_file():
+        return f"interrupted; to resume: {resume_command(run)}"
+    return "interrupted before training began; nothing was written"
 
 
 def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:

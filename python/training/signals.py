@@ -77,15 +77,30 @@ def ignore_signals() -> Iterator[None]:
         _install(before)
 
 
+def end_quietly() -> None:
+    """For a process that is about to end: SIGINT no longer interrupts code that is called at exit, which would print a
+    traceback (torch imports modules there). One of several processes, whose work is complete, ignores SIGINT and
+    SIGTERM, so that its exit code is that of its work. Without effect outside the main thread."""
+    if _current_handlers():
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            _install(dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.SIG_IGN))
+        else:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _nothing(number: int, frame: object) -> None:
+    pass
+
+
 @contextmanager
-def raise_on_signal(message: str) -> Iterator[None]:
-    """Context manager: SIGINT and SIGTERM raise Interrupted with this message, also within `call_on_ctrl_c`. Without
-    effect outside the main thread."""
+def raise_on_signal(message: str | Callable[[], str]) -> Iterator[None]:
+    """Context manager: SIGINT and SIGTERM raise Interrupted with this message, or with its result at that time, also
+    within `call_on_ctrl_c`. Without effect outside the main thread."""
     before = _current_handlers()
     woken = signal.set_wakeup_fd(-1) if before else -1
 
     def interrupt(number: int, _: object) -> None:
-        raise Interrupted(message, number)
+        raise Interrupted(message if isinstance(message, str) else message(), number)
 
     _install(dict.fromkeys(before, interrupt))
     try:
@@ -117,11 +132,12 @@ def call_on_ctrl_c(end: Callable[[], object]) -> Iterator[None]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     woken = signal.set_wakeup_fd(writer)
-    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.signal(signal.SIGINT, _nothing)
     try:
         yield
     finally:
-        _install(before)
+        if signal.getsignal(signal.SIGINT) is _nothing:  # not after `end_quietly`
+            _install(before)
         signal.set_wakeup_fd(woken)
         os.close(writer)
         thread.join()

@@ -1,11 +1,16 @@
 """Which of several processes reports the error that ends a run."""
 
+import logging
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from mmssl_trainer.cli import main
 from mmssl_trainer.errors import Interrupted
+from mmssl_trainer.runs import train
 from mmssl_trainer.training import ranks as together
 from mmssl_trainer.training.signals import ignore_signals
 
@@ -43,6 +48,34 @@ def test_signals_are_ignored_within_the_block_only(number):
         assert received == [number]
     finally:
         signal.signal(number, before)
+
+
+def test_a_signal_before_training_does_not_promise_a_run_to_resume(tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    monkeypatch.setattr(train, "fit_and_test", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert main.main(["train", "--system", "mf", "--out", str(run), "--no-compare"]) == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "mmssl-fast: interrupted before training began; nothing was written" and not run.exists()
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_ctrl_c_while_the_process_ends_prints_no_traceback(launched):
+    """torch imports modules at exit. A rank whose work is complete ignores it; otherwise it has its usual effect."""
+    at_exit = "import atexit, signal; atexit.register(lambda: (signal.raise_signal(signal.SIGINT), print('went on')))"
+    code = f"{at_exit}; signal.signal(signal.SIGINT, signal.default_int_handler)\nimport sys\n"
+    code += "from mmssl_trainer.cli import main\nmain._main = lambda argv: 0\nsys.exit(main.main())"
+    variables = {"TORCHELASTIC_RUN_ID": "test", "RANK": "1", "WORLD_SIZE": "2"} if launched else {}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "" and ("went on" in done.stdout) == launched, done
+    assert done.returncode == (0 if launched else -signal.SIGINT)
+
+
+def test_only_critical_messages_of_the_launcher_of_torch_are_printed(capfd):
+    ranks.quiet_logs()
+    logging.getLogger("torch.distributed.elastic.agent.server.api").warning("Received 15 death signal")
+    assert capfd.readouterr().err == ""
 
 
 class Store:
