@@ -18,7 +18,7 @@ from torch import Tensor
 from .errors import InputError
 
 Table: TypeAlias = Tensor | sp.csr_array  # float32 [n, d]; a sparse table is on the CPU
-KEY_ROWS = 1 << 16  # dense rows hashed at once
+KEY_ROWS = 1 << 12  # dense rows hashed at once, for which there are two tables of int64
 SCORES = 1 << 20  # scores in memory at once
 _ODD = np.int64(-7046029254386353131), np.int64(-4417276706812531889)  # factors of the hash of an entry
 

@@ -81,10 +81,10 @@ def lightgcn(
     if ranks.size == 1:
         return lightgcn_whole(graph, users, items, layers, norm)
     columns = rows_to_columns(users, graph.n_users, ranks), rows_to_columns(items, graph.n_items, ranks)
-    propagated = lightgcn_columns(graph, *columns, layers, ranks, norm)
-    sides = zip(propagated, (graph.n_users, graph.n_items), strict=True)
-    by_user, by_item = (columns_to_rows(y, users.shape[1], ranks, n) for y, n in sides)
-    return by_user, by_item
+    propagated = list(lightgcn_columns(graph, *columns, layers, ranks, norm))
+    del columns  # as large as the tables of rows that are received
+    by_user = columns_to_rows(propagated.pop(0), users.shape[1], ranks, graph.n_users)
+    return by_user, columns_to_rows(propagated.pop(), users.shape[1], ranks, graph.n_items)
 
 
 def propagate_columns(

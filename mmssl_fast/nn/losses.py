@@ -163,14 +163,14 @@ def structural_loss(
         gemm: dtype to which the operands of products are rounded, as in `infonce`.
     """
 
-    def hop(x: Tensor, to: str) -> Tensor:
-        return distributed.propagate_columns(graph, x, ranks, to, "both")
+    def two_hops(x: Tensor, n: int, *sides: str) -> Tensor:
+        columns = distributed.rows_to_columns(x, n, ranks)
+        for to in sides:
+            columns = distributed.propagate_columns(graph, columns, ranks, to, "both")
+        return distributed.columns_to_rows(columns, x.shape[1], ranks, n)
 
-    dim, (n_users, n_items) = users.shape[1], (graph.n_users, graph.n_items)
-    by_users = hop(distributed.rows_to_columns(users, n_users, ranks), "items")
-    by_items = hop(distributed.rows_to_columns(items, n_items, ranks), "users")
-    far_users = distributed.columns_to_rows(hop(by_users, "users"), dim, ranks, n_users)
-    far_items = distributed.columns_to_rows(hop(by_items, "items"), dim, ranks, n_items)
+    far_users = two_hops(users, graph.n_users, "items", "users")
+    far_items = two_hops(items, graph.n_items, "users", "items")
     options: Any = {"exclude_self": True, "gemm": gemm}
     return distributed.infonce(users, far_users, user_ids, tau, graph.n_users, ranks, **options) + (
         distributed.infonce(items, far_items, item_ids, tau, graph.n_items, ranks, **options)

@@ -1,4 +1,4 @@
-"""Memory of the systems in closed form: EASE, ItemKNN and UserKNN."""
+"""Memory of the systems in closed form: EASE, ItemKNN, UserKNN and popularity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClosedForm:
     """kind: the table that is computed. width: number of its columns; for neighbours, the stored similarities of all
     rows. content: feature columns."""
 
-    kind: Literal["inverse", "factors", "truncated", "items", "users"]
+    kind: Literal["inverse", "factors", "truncated", "items", "users", "popularity"]
     width: int
     content: int = 0
 
@@ -32,6 +32,8 @@ def closed_form(dataset: Dataset, config: Config) -> ClosedForm | None:
     name, columns = config.model.system, sum(features.shape[1] for features in dataset.features.values())
     if name == "ease":
         return _ease(dataset, config)
+    if name == "popularity":
+        return ClosedForm("popularity", 1)
     if name not in ("itemknn", "userknn"):
         return None
     by_item = name == "itemknn"
@@ -73,7 +75,10 @@ def item_item_stages(form: ClosedForm, users: int, items: int, dim: int) -> list
 
 
 def closed_form_stages(form: ClosedForm, users: int, items: int) -> list[Stage]:
-    """The stages after the interactions have been read."""
+    """The stages after the interactions have been read. Popularity can be over several ranks: users and items are
+    then those of one."""
+    if form.kind == "popularity":
+        return [Stage("numbers of interactions", persistent=FLOAT * (users + items))]
     scores = Stage("scores of a block of users", working=blocks((FLOAT * SCORES, 1), (DOUBLE * SCORES, 4)))
     features = (DOUBLE * items * form.content, 3)
     if form.kind == "inverse":

@@ -32,11 +32,13 @@ def infonce_stage(name: str, phase: str, s: Sizes, nodes: int, losses: int = 1) 
     table = FLOAT * nodes * s.dim
     if s.ranks > 1:
         anchors = round(distinct(s.users, s.anchored))
-        logits, tile = anchors * nodes, FLOAT * min(TILE_ELEMENTS, anchors * nodes)
+        logits = anchors * nodes
+        kept = 2 * logits <= SAVED_EXPS
+        tile = 0 if kept else FLOAT * min(TILE_ELEMENTS, logits)
         return Stage(
             name,
             phase,
-            kept=blocks((table, 2 * losses), (FLOAT * logits, 2 * losses * (2 * logits <= SAVED_EXPS))),
+            kept=blocks((table, 2 * losses), (FLOAT * logits, 2 * losses * kept)),
             working=blocks((table, 2), (tile, 2), (FLOAT * anchors * s.dim, 3)),
             moved=s.microbatches * losses * 6 * table,
             operations=s.microbatches * losses * 4 * 2 * anchors * 2 * nodes * s.dim,
@@ -58,7 +60,8 @@ def structural_stages(s: Sizes, user: int, item: int) -> list[Stage]:
     hops = Stage(
         "two hops",
         "structural",
-        kept=blocks((user, 2), (item, 2)),
+        kept=blocks((user, 1), (item, 1)),
+        working=blocks((max(user, item), 3 if s.ranks > 1 else 1)),
         moved=8 * s.microbatches * s.of_group(s.interactions) * edge_bytes(s),
         operations=16 * s.microbatches * s.of_group(s.interactions) * s.columns,
     )

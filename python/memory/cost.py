@@ -162,6 +162,10 @@ def table(
             f"{device.network / 1e9:g} GB/s between machines",
             f"a rank receives {received} in a step; its persistent memory is {held}, its peak {most}",
         ]
+        if in_epoch := [stage for stage in step_stages if stage.received_in_epoch]:
+            parts = ", ".join(f"{readable(stage.received_in_epoch)} for {stage.name}" for stage in in_epoch)
+            seconds = sum(transfer(stage.received_in_epoch, device, machines) for stage in in_epoch)
+            sentences.append(f"at the start of an epoch, a rank receives {parts}: at least {seconds * 1e3:.1f} ms")
         if sizes.groups > 1:
             sentences.append("times of transfer are for equally many bytes from every other rank, whatever its group")
     return grid, [

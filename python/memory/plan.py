@@ -29,7 +29,7 @@ from .contrast import (
 )
 from .sizes import Sizes
 from .stage import FLOAT, INDEX, OFFSET, Blocks, Stage, blocks, total
-from .wire import received
+from .wire import received, received_in_epoch
 
 # glibc returns freed blocks of at least 32 MiB (its largest mmap threshold) to the system. It keeps smaller ones, and
 # because torch requests aligned blocks, a freed block rarely fits a request of another size. SLACK, the resident bytes
@@ -61,7 +61,7 @@ def stages(s: Sizes) -> list[Stage]:
         ),
     ]
     if s.closed:
-        return result + closed_form_stages(s.closed, s.users, s.items)
+        return result + closed_form_stages(s.closed, own.users, own.items)
     if m:
         result.append(
             Stage(
@@ -106,10 +106,13 @@ def stages(s: Sizes) -> list[Stage]:
         result += item_item_stages(s.item_item, s.users, s.items, d)
     result += _encoder_stages(s, user, item, edges)
     result += _loss_stages(s, user, item, edges)
-    by_stage = received(s)
+    by_stage, in_epoch = received(s), received_in_epoch(s)
     if "rows of the batch" in by_stage:
         result.insert(-1, Stage("rows of the batch", "generator"))
-    return [replace(stage, received=by_stage.get(stage.name, 0)) for stage in result]
+    return [
+        replace(stage, received=by_stage.get(stage.name, 0), received_in_epoch=in_epoch.get(stage.name, 0))
+        for stage in result
+    ]
 
 
 def _interactions(s: Sizes) -> int:
@@ -136,8 +139,8 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
             Stage(
                 "modality features (Eq. 2)",
                 "forward",
-                kept=blocks((item, m * (not s.recompute)), (m * user, 1), (m * item, 1)),
-                working=blocks((item, 2 * m), (m * item, 1), *masks, *exchange(s, m * max(user, item))),
+                kept=blocks((item, m * (not s.recompute))),
+                working=blocks((item, 2 * m), (m * user, 1), (m * item, 2), *masks, *exchange(s, m * max(user, item))),
                 moved=3 * FLOAT * own.items * sum(s.widths) + 4 * m * summed * edge + 6 * m * table,
                 operations=4 * own.items * sum(s.widths) * d + 8 * m * summed * columns,
             )
@@ -146,7 +149,7 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         result.append(
             Stage(
                 "views (Eq. 8)",
-                "forward",
+                _freed_first(s),
                 kept=blocks((user, m), (item, m)),
                 working=blocks(*exchange(s, max(user, item))),
                 moved=4 * m * s.of_group(edges) * edge,
@@ -165,18 +168,36 @@ def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 operations=6 * own.nodes * d * d * (2 * m + s.heads),
             )
         )
-    return [
-        *result,
-        Stage(
-            "graph layers and sums (Eq. 10, 12)",
-            # Freed in the backward pass before that of the attention. With parts of a batch, they are its arguments.
-            "layers" if m and s.microbatches == 1 else "forward",
-            kept=blocks((user, 2 if m else 1), (item, 2 if m else 1)),
-            working=blocks((user, 3), (item, 3), *exchange(s, max(user, item))),
-            moved=4 * s.layers * summed * edge + 6 * (s.layers + 2 + 2 * m) * table,
-            operations=8 * s.layers * summed * columns,
-        ),
-    ]
+    return [*result, _layers(s, user, item)]
+
+
+def _freed_first(s: Sizes) -> str:
+    """The phase of what the backward pass frees before that of the attention. With parts of a batch, the results of the
+    encoder are its arguments."""
+    return "forward" if s.microbatches > 1 else "layers"
+
+
+def _layers(s: Sizes, user: int, item: int) -> Stage:
+    """The layers of the graph. Of systems without features nothing is kept, because the ranking loss reads some rows of
+    the result only. Over several ranks, tables in rows are exchanged for tables of the same size in columns."""
+    m, table, columns, summed = s.modalities, user + item, s.columns, s.of_group(s.interactions)
+    if m:  # with the modality features, which Eq. 12 adds
+        kept = [(user, 2), (item, 2), (m * user, 1), (m * item, 1)]
+        working = [(user, 3), (item, 3), *exchange(s, max(user, item))]
+    elif not s.propagations:  # the embeddings themselves are ranked
+        kept, working = [], []
+    elif s.ranks == 1:
+        kept, working = [], [(user, 2), (item, 2)]
+    else:  # the columns, their means, and a layer; with groups also the layer before, and blocks of two groups
+        kept, working = [], [(user, 4 if s.groups > 1 else 3), (item, 4 if s.groups > 1 else 3)]
+    return Stage(
+        "graph layers and sums (Eq. 10, 12)",
+        _freed_first(s),
+        kept=blocks(*kept),
+        working=blocks(*working),
+        moved=4 * s.layers * summed * edge_bytes(s) + 6 * (s.layers + 2 + 2 * m) * table,
+        operations=8 * s.layers * summed * columns,
+    )
 
 
 def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
@@ -185,8 +206,6 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     d, m, own = s.dim, s.modalities, s.own
     table = user + item
     result = []
-    if s.hidden:
-        result += _discriminator_stages(s, *s.hidden, item)
     if s.contrastive and m and edges:
         result.append(infonce_stage("InfoNCE (Eq. 11)", "contrastive", s, own.users, m))
     if s.structural:
@@ -214,10 +233,13 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
                 + 4 * m * s.batch * prod(s.hidden),
             )
         )
-    sums = [(user, m + 2), (item, m + 4)]
+    if s.hidden:  # after its last step, the relation rows of the discriminator are freed
+        result = [*_discriminator_stages(s, *s.hidden, item), replace(result[0], freed=("discriminator",)), *result[1:]]
+    # Without features: the gradient of the result and a layer; that of the embeddings is counted with them.
+    sums = [(user, m + 2), (item, m + 4)] if m else [(user, 2), (item, 2)] if s.propagations else [(max(user, item), 2)]
     if m and edges and s.attention and not s.recompute:  # users and items one after the other
         sums += [(m * max(user, item), 3), (s.heads * max(user, item), 1)]
-    sums += exchange(s, max(m, 1) * max(user, item))
+    sums += exchange(s, m * max(user, item)) if m else []
     if s.microbatches > 1:  # the gradients of the views are added up before the backward pass
         sums += [(user, m), (item, m)]
     losses = (*{stage.phase for stage in result}, "layers")
@@ -230,11 +252,16 @@ def _loss_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
         Stage(
             "encoder, backward pass", "generator", working=blocks(*sums), freed=losses, moved=2 * (4 + 7 * m) * table
         ),
+        Stage(
+            "validation",
+            working=blocks((user, 2), (item, 2), (OFFSET * s.items, 12)),  # embeddings, and copies of them if better
+            freed=(*losses, "forward", "generator"),
+        ),
     ]
 
 
 def _discriminator_stages(s: Sizes, h: int, h2: int, item: int) -> list[Stage]:
-    """The discriminator steps. The relation rows over the items live until the generator step is over."""
+    """The discriminator steps."""
     d, m, b, items = s.dim, s.modalities, s.batch, s.own.items
     rows, steps, parts = (1 + m) * b, s.discriminator_steps, s.microbatches
     weight, wide, narrow = s.weight_bytes * items * h, FLOAT * s.part * h, FLOAT * s.part * h2

@@ -23,6 +23,7 @@ class Stage:
     operations: arithmetic operations per step, mostly of matrix products.
     loaded: whether the memory is already allocated when the data has been read.
     received: bytes received from other ranks per step.
+    received_in_epoch: bytes received from other ranks at the start of an epoch.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Stage:
     operations: int = 0
     loaded: bool = False
     received: int = 0
+    received_in_epoch: int = 0
 
     @property
     def temporary(self) -> int:

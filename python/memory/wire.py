@@ -1,14 +1,15 @@
-"""What a rank receives from the others in a training step, by stage of the plan.
+"""What a rank receives from the others in a training step and at the start of an epoch, by stage of the plan.
 
 docs/tutorials/several_machines.md explains the terms. They are complete for all systems that several ranks can train,
-apart from control messages of a few bytes, and what SGL and NCL receive once in an epoch.
+apart from control messages of a few bytes, validation, and checkpoints.
 """
 
 from __future__ import annotations
 
 from .sizes import Sizes
 
-FLOAT, DOUBLE = 4, 8
+FLOAT, DOUBLE, INDEX = 4, 8, 8
+ROUNDS = 10  # of k-means (`systems.ncl`)
 
 
 def received(s: Sizes) -> dict[str, int]:
@@ -69,6 +70,34 @@ def received(s: Sizes) -> dict[str, int]:
             found.pop(name)
     if not (s.contrastive and m and s.neighbours):
         found.pop("InfoNCE (Eq. 11)")
+    return {name: round(count) for name, count in found.items() if count}
+
+
+def received_in_epoch(s: Sizes) -> dict[str, int]:
+    """{name of the stage: bytes} at the start of an epoch. For MMSSL, of one in which the semantic neighbours are
+    searched; for NCL, of one after the warm-up. All 0 with one rank."""
+    p, d, m, c = s.ranks, s.dim, s.modalities, s.width
+    if p == 1:
+        return {}
+    of_others, other_groups = (p - 1) / p, (s.groups - 1) / s.groups
+    found = {}
+    if s.views:  # with groups: whether an edge of other users is kept, and the degrees of the nodes of other groups
+        found["graphs of the views"] = s.views * other_groups * (s.interactions / s.groups + FLOAT * s.nodes)
+    if s.clusters:
+        sides = [(rows, min(s.clusters, rows)) for rows in (s.users, s.items)]
+        found["clusters"] = sum(
+            2 * FLOAT * k * d * of_others  # the first centres
+            + (ROUNDS + 1) * INDEX * rows * of_others  # the nearest centre of every row
+            + ROUNDS * (s.wire * (rows + k) * d * of_others / p + FLOAT * k * d * of_others)  # the means
+            for rows, k in sides
+        )
+    if m and s.neighbours:
+        # The modality features without dropout, the items that are compared, and the lists of neighbours.
+        features = s.wire * d * (s.items + s.nodes) * (c - 1) / (p * c) * m
+        features += s.wire * s.nodes * -(-m * d // c) * other_groups
+        found["semantic neighbours (Eq. 8)"] = (
+            features + m * (FLOAT * s.items * d + INDEX * s.users * s.neighbours) * of_others
+        )
     return {name: round(count) for name, count in found.items() if count}
 
 

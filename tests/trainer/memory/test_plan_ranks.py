@@ -74,6 +74,25 @@ def test_received_bytes_of_contrastive_systems_are_those_of_the_tutorial(groups,
         assert found == pytest.approx(count, rel=1e-6), name
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("wire", [4, 2])
+def test_received_bytes_at_the_start_of_an_epoch_are_those_of_the_tutorial(groups, wire):
+    mmssl = replace(SIZES, ranks=8, groups=groups, wire=wire)
+    n, d, c, share, others, k = mmssl.nodes, 64, 8 // groups, 7 / 8, (groups - 1) / groups, 1000
+    centres = 8 * 2 * k * d * share + 10 * 4 * 2 * k * d * share
+    features = 2 * wire * (mmssl.items + n) * d * (c - 1) / (8 * c) + wire * n * -(-2 * d // c) * others
+    expected = {
+        "mf": 0,
+        "lightgcn": 0,
+        "sgl": 2 * others * (mmssl.interactions / groups + 4 * n),
+        "ncl": centres + 11 * 8 * n * share + 10 * wire * (n + 2 * k) * d * share / 8,
+        "mmssl": features + 2 * (4 * mmssl.items * d + 8 * 10 * mmssl.users) * share,
+    }
+    for name, count in expected.items():
+        found = sum(stage.received_in_epoch for stage in stages(of_system(mmssl, name)))
+        assert found == pytest.approx(count, rel=1e-6), name
+
+
 def test_graphs_of_views_are_divided_among_groups_and_clusters_are_not():
     def stage(name, system, groups):
         planned = stages(of_system(replace(SIZES, ranks=8, groups=groups), system))
