@@ -6,7 +6,7 @@
 # always on the same side. Lance compares in IEEE's total order: float("nan") and numpy.nan are above all numbers and
 # found by `score > 10`; a NaN with the sign bit set is below all, found by `score < 0` and first in ascending order. On
 # x86 processors that is what arithmetic makes: 0/0, inf - inf, the mean of nothing, softmax of -inf only. So rows without a
-# value are at both ends of one column, `score <= 1` keeps some of them, and the same program on ARM gives other rows.
+# value are at both ends of one column, and `score <= 1` keeps some of them. (ARM processors leave the bit clear.)
 # With an index (BTREE, ZONEMAP, BITMAP) it is the same. isnan(score) finds both. DuckDB holds both for the largest.
 #
 # Prints what it sees and fails if that changes. Needs Python 3.11 and a network.

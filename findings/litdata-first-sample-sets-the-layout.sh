@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# litdata 0.2.76: the first sample that a worker writes sets dtype and lengths for all; later samples are cut, filled up or
+# litdata 0.2.76: the first sample written sets dtype and lengths for all; later samples are cut, filled up or
 # read as other numbers.
 #
 # optimize() writes what a function returns, any nesting of dicts, tuples, lists and arrays, for a StreamingDataset. One
@@ -12,7 +12,6 @@
 # * A shorter history is filled up: (4, 5) after (1, 2, 3) comes back as (4, 5, 0), and item 0 exists.
 # * An int64 array after an int32 one is read as int32, [3, 0, 4, 0] for [3, 4]; float64 features after float32 ones as
 #   float32, other numbers and twice as many. Arrays with two axes carry their dtype and are right.
-# With several workers, each has a first sample of its own.
 #
 # Prints what it sees and fails if that changes. Needs Python 3.11 and a network.
 set -euo pipefail

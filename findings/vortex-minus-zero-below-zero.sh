@@ -2,7 +2,7 @@
 # vortex-data 0.93.0: filters of a file take -0.0 for less than 0.0, and NaN for more than every number.
 #
 # -0.0 comes from every product of a 0 and a negative number (a rectified value times a weight of -1, say), and is equal
-# to 0.0. One would guess that `score >= 0` keeps it, as pyarrow, NumPy and polars do. Vortex compares floats in IEEE's total
+# to 0.0. One would guess that `score >= 0` keeps it, as pyarrow and NumPy do. Vortex compares floats in IEEE's total
 # order instead: `score == 0` misses -0.0, `score >= 0` drops it, and `score < 0` finds it, although no value is
 # negative. In the same order NaN is the largest number and equal to itself, so that `score > 10` returns the rows
 # with NaN. Scan and to_dataset().to_table(filter=...) do the same; the latter takes an expression of pyarrow, and gives
