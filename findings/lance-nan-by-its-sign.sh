@@ -3,7 +3,7 @@
 # than float("nan").
 #
 # Scores with NaN are stored, and `score > 10` or `score < 0` selects rows. One would guess that NaN is in neither, or
-# always on the same side. Lance compares in IEEE's total order: float("nan") and numpy.nan are above all numbers and
+# always on the same side. Lance goes by the sign bit: float("nan") and numpy.nan are above all numbers and
 # found by `score > 10`; a NaN with the sign bit set is below all, found by `score < 0` and first in ascending order. On
 # x86 processors that is what arithmetic makes: 0/0, inf - inf, the mean of nothing, softmax of -inf only. So rows without a
 # value are at both ends of one column, and `score <= 1` keeps some of them. (ARM processors leave the bit clear.)
