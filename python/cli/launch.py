@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import threads
-from ..errors import InputError, Reported, WorkerFailed
+from ..errors import InputError, Interrupted, Reported, WorkerFailed
 
 if TYPE_CHECKING:
     from mmssl_fast.distributed import Ranks
 
 MOST = 1024
+UNREPORTED = "MMSSL_FAST_UNREPORTED"  # environment: a file that the process which reports an error removes
 
 
 def is_asked_for(ranks: int | None) -> bool:
@@ -51,7 +54,14 @@ def ended_by_ctrl_c() -> AbstractContextManager[None]:
 def _end() -> None:
     if int(os.environ.get("RANK") or 0) == 0:
         os.write(2, b"mmssl-fast: interrupted\n")
+        reported()
     os._exit(128 + signal.SIGINT)
+
+
+def reported() -> None:
+    """Tell the process of `launch`, if there is one, that the reason why this run ends has been printed."""
+    if path := os.environ.get(UNREPORTED):
+        Path(path).unlink(missing_ok=True)
 
 
 def is_restarted() -> bool:
@@ -64,7 +74,8 @@ def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> No
 
     Equals ``torchrun --standalone --nproc-per-node RANKS -m mmssl_trainer ARGUMENTS``, except that every process
     imports the installed package (-P). restarts: how often all processes are restarted after one has failed. If a
-    process fails, raises an error with the exit code of the first one that failed, which has printed the reason.
+    process fails, raises an error with the exit code of the first one that failed. Its message is empty if a process
+    has printed the reason; a signal may end all of them before one can, as while they import torch.
     """
     from mmssl_fast.distributed import ranks as launcher
 
@@ -73,11 +84,30 @@ def launch(ranks: int | None, arguments: Sequence[str], restarts: int = 0) -> No
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     launcher.quiet_logs()
     command = [sys.executable, "-P", "-m", "mmssl_trainer", *without_ranks(arguments)]
-    rank, code = launcher.launch(ranks, command, restarts)
-    if code < 0:
-        raise WorkerFailed(f"rank {rank} was ended by {signal.Signals(-code).name}; the other ranks were ended as well")
-    if code:
-        raise Reported(code)
+    descriptor, name = tempfile.mkstemp(prefix="mmssl-fast-")
+    os.close(descriptor)
+    unreported = Path(name)
+    os.environ[UNREPORTED] = name
+    try:
+        rank, code = launcher.launch(ranks, command, restarts)
+        if code < 0:
+            raise WorkerFailed(
+                f"rank {rank} was ended by {signal.Signals(-code).name}; the other ranks were ended as well"
+            )
+        if code and unreported.exists():
+            raise _unreported(rank, code)
+        if code:
+            raise Reported(code)
+    finally:
+        unreported.unlink(missing_ok=True)
+        del os.environ[UNREPORTED]
+
+
+def _unreported(rank: int, code: int) -> Exception:
+    """The error for an exit code that no process has explained."""
+    if code - 128 in (signal.SIGINT, signal.SIGTERM):
+        return Interrupted("interrupted", code - 128)
+    return WorkerFailed(f"rank {rank} ended with exit code {code}; the reason is above")
 
 
 def without_ranks(arguments: Sequence[str]) -> list[str]:

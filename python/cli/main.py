@@ -95,6 +95,7 @@ def _fail(message: object, code: int) -> int:
             message = ranks.report_once(str(message))
             if message is not None:
                 print(f"mmssl-fast: {message}", file=sys.stderr)
+                launch.reported()
             ranks.end(code)
         return code
     print(f"mmssl-fast: {message}".replace("mmssl-fast: mmssl-fast", "mmssl-fast"), file=sys.stderr)

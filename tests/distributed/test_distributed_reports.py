@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from mmssl_trainer.cli import main
+from mmssl_trainer.cli import launch, main
 from mmssl_trainer.errors import Interrupted
 from mmssl_trainer.runs import train
 from mmssl_trainer.training import ranks as together
@@ -118,3 +118,29 @@ def test_exactly_one_rank_is_the_first(state, monkeypatch):
     store = Store(state)
     first = [Ranks(rank, 3, store).is_first("failed") for rank in (1, 0, 2)]
     assert first == ([True, False, False] if state == "exists" else [False, True, False])
+
+
+@pytest.mark.parametrize(
+    "code, line",
+    [
+        (130, "mmssl-fast: interrupted"),
+        (143, "mmssl-fast: interrupted"),
+        (3, "mmssl-fast: rank 1 ended with exit code 3; the reason is above"),
+    ],
+)
+@pytest.mark.parametrize("is_reported", [False, True])
+def test_the_launcher_says_what_no_rank_has_said(code, line, is_reported, monkeypatch, capsys):
+    """A signal may end all ranks while they import torch. Otherwise one of them reports, and the launcher does not."""
+
+    def ended(size, command, restarts):
+        if is_reported:
+            launch.reported()
+        return 1, code
+
+    monkeypatch.setattr(ranks, "launch", ended)
+    monkeypatch.setattr(ranks, "quiet_logs", lambda: None)
+    monkeypatch.setattr(launch.threads, "divide", lambda ranks: None)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    assert main.main(["train", "--ranks", "2"]) == (1 if code == 3 and not is_reported else code)
+    assert capsys.readouterr().err.splitlines() == ([] if is_reported else [line])
+    assert launch.UNREPORTED not in os.environ
