@@ -1,7 +1,6 @@
 """The plan of a rank against short runs of one to four ranks."""
 
 import importlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +11,35 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZES = ["--users", "16000", "--items", "16000", "--interactions", "60000", "--batch", "512"]
 
 
-@pytest.mark.processes
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("system", ["lightgcn", "mf", "popularity", "ncl", "sgl", "mmssl"])
-def test_memory_and_bytes_of_a_rank_are_those_of_the_plan(system):
-    """The slope of memory against 1/P within 10%, the bytes of a step and of the start of an epoch within 5%."""
-    command = [sys.executable, "-P", str(BENCHMARKS / "ranks.py"), "--ranks", "1", "2", "4", "--systems", system]
-    done = subprocess.run([*command, *SIZES], capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.processes
-def test_bytes_of_groups_are_those_of_the_plan():
-    command = [sys.executable, "-P", str(BENCHMARKS / "ranks.py"), "--ranks", "4/2", "--systems", "sgl", "ncl", "mmssl"]
+def run(ranks: list[str], systems: list[str]) -> None:
+    command = [sys.executable, "-P", str(BENCHMARKS / "ranks.py"), "--ranks", *ranks, "--systems", *systems]
     done = subprocess.run([*command, *SIZES], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "system",
+    [
+        *(pytest.param(one, marks=pytest.mark.processes) for one in ("lightgcn", "mmssl")),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("mf", "popularity", "ncl", "sgl")),
+    ],
+)
+def test_memory_and_bytes_of_a_rank_are_those_of_the_plan(system):
+    """The slope of memory against 1/P within 10%, the bytes of a step and of the start of an epoch within 5%."""
+    run(["1", "4"], [system])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "system",
+    [
+        pytest.param("mmssl", marks=pytest.mark.processes),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("sgl", "ncl")),
+    ],
+)
+def test_bytes_of_groups_are_those_of_the_plan(system):
+    run(["4/2"], [system])
 
 
 def test_a_wrong_plan_is_reported(monkeypatch):
