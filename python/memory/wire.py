@@ -7,9 +7,10 @@ apart from control messages of a few bytes, validation, and checkpoints.
 from __future__ import annotations
 
 from .sizes import Sizes
+from .stage import DOUBLE, FLOAT
 
-FLOAT, DOUBLE, INDEX = 4, 8, 8
-ROUNDS = 10  # of k-means (`systems.ncl`)
+ROUNDS = 10  # of k-means: systems.ncl.ROUNDS, which this layer does not import
+ID = 8  # bytes of an id of a user, an item or a cluster on the wire
 
 
 def received(s: Sizes) -> dict[str, int]:
@@ -87,7 +88,7 @@ def received_in_epoch(s: Sizes) -> dict[str, int]:
         sides = [(rows, min(s.clusters, rows)) for rows in (s.users, s.items)]
         found["clusters"] = sum(
             2 * FLOAT * k * d * of_others  # the first centres
-            + (ROUNDS + 1) * INDEX * rows * of_others  # the nearest centre of every row
+            + (ROUNDS + 1) * ID * rows * of_others  # the nearest centre of every row
             + ROUNDS * (s.wire * (rows + k) * d * of_others / p + FLOAT * k * d * of_others)  # the means
             for rows, k in sides
         )
@@ -96,7 +97,7 @@ def received_in_epoch(s: Sizes) -> dict[str, int]:
         features = s.wire * d * (s.items + s.nodes) * (c - 1) / (p * c) * m
         features += s.wire * s.nodes * -(-m * d // c) * other_groups
         found["semantic neighbours (Eq. 8)"] = (
-            features + m * (FLOAT * s.items * d + INDEX * s.users * s.neighbours) * of_others
+            features + m * (FLOAT * s.items * d + ID * s.users * s.neighbours) * of_others
         )
     return {name: round(count) for name, count in found.items() if count}
 

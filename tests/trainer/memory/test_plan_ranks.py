@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 from mmssl_trainer import configure, load_data
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.memory import budget
+from mmssl_trainer.memory import budget, wire
 from mmssl_trainer.memory.plan import live, persistent_bytes, stages
 from mmssl_trainer.memory.sizes import Sizes, of_system
 from mmssl_trainer.memory.wire import distinct
+from mmssl_trainer.systems import ncl
 
 from mmssl_fast import distributed
 
@@ -142,3 +143,7 @@ def test_a_run_that_does_not_fit_a_rank_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "on_this_machine", lambda: 3)
     with pytest.raises(InputError, match=r"80% of the free memory, shared by 3 ranks\).*or use more ranks on more"):
         budget.fit_to_budget(data, configure({}))
+
+
+def test_the_plan_and_ncl_have_the_same_rounds_of_k_means():
+    assert wire.ROUNDS == ncl.ROUNDS
