@@ -84,3 +84,46 @@ def test_data_that_cannot_be_read_are_one_line(run, tmp_path):
     done = run("--data", str(tmp_path / "empty"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("the data cannot be read: ")
+
+
+@pytest.fixture
+def every(monkeypatch):
+    monkeypatch.syspath_prepend(str(CLIENTS))
+    yield __import__("every")
+    sys.modules.pop("every")
+
+
+def test_every_row_has_a_driver_and_one_name(every):
+    assert {row.client for row in every.ROWS} <= {path.stem for path in CLIENTS.glob("*.py")}
+    assert len({row.project for row in every.ROWS}) == len(every.ROWS)
+
+
+def test_a_row_of_the_table(every, monkeypatch):
+    """Ratios of medians, of the fastest evaluations, and the largest difference of a loss."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    side = lambda turns, ends, loss: {  # noqa: E731
+        "turns": [{"cpu": cpu, "wall": 9.0, "losses": {"loss": loss}} for cpu in turns],
+        "evaluations": [{"cpu": cpu} for cpu in ends],
+    }
+    result = {
+        "own": side([4, 8, 6], [3, 2], 2.0),
+        "own2": side([5, 6, 7], [2, 4], 2.0),
+        "sparse": side([3, 3, 9], [1, 2], 2.0),
+        "full": side([1, 2, 3], [0.5, 1], 2.5),
+    }
+    row = every.Row("A", "a", "a", True, True)
+    assert every.line(row, result) == (
+        "| A | 2.00x (1.00x) | 3.00x, 3.20x with one evaluation | 2.00x (1.00x); 4.00x with `accelerate` | 2.5e-01 |"
+    )
+    del result["full"]
+    for found in result.values():
+        found["evaluations"] = [{}]
+    assert every.line(row, result) == "| A | 2.00x (1.00x) |  |  | equal |"
+
+
+def test_every_without_checkouts(tmp_path):
+    """What is not there is named, and the table is empty."""
+    command = [sys.executable, "-P", str(CLIENTS / "every.py"), str(tmp_path), str(tmp_path), "--only", "pygcn"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == f"pygcn: left out, there is no {tmp_path / 'pygcn'}\n"
+    assert "| pygcn" not in done.stdout

@@ -33,7 +33,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NO_CLIENTS = ("command_line", "convergence", "driver", "program", "run")
+NO_CLIENTS = ("command_line", "convergence", "driver", "every", "program", "run")
 CLIENTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in NO_CLIENTS)
 SEED = 2022
 # For glibc. Otherwise it returns large buffers to the system in some steps, and the next ones pay for new pages.
