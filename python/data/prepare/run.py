@@ -26,6 +26,7 @@ from ..npy import feature_blocks
 from ..options import LoadOptions
 from ..split import note_split
 from . import grouped, ids
+from .renumber import BY_DEGREE, RULES, renumbered
 from .splits import splitter
 from .stream import Table
 from .write import Npy, write_ids, write_manifest
@@ -37,11 +38,16 @@ def prepare_data(
     layout: str = "auto",
     modalities: Sequence[str] = (),
     split_seed: int = 0,
+    renumber: str = "none",
     **options: Any,
 ) -> Dataset:
     """Write the data of a folder as arrays that several processes can memory-map, to the new folder `destination`,
     which appears only when it is complete. Returns its Dataset, which equals that of `load_data` with the same
-    arguments, fingerprint included.
+    arguments, fingerprint included, unless users and items are renumbered.
+
+    renumber: "degree" gives users and items other indices, with which groups of ranks (distributed.groups) have equal
+    shares of the interactions. Ids, features, splits and weights stay those of the same users and items. The
+    fingerprint differs, because it depends on the indices.
 
     source: a folder in any layout, or a folder of Parquet files with columns `user` and `item`, as Spark, Dask, DuckDB
     and Polars write them. Interactions in Parquet are read twice in batches: memory is needed for the distinct ids, for
@@ -53,17 +59,20 @@ def prepare_data(
 
     >>> prepare_data("data/clicks", "data/clicks-prepared", min_rating=4)  # doctest: +SKIP
     """
+    if renumber not in RULES:
+        raise InputError(f"renumber = {shown(renumber)}: must be one of {', '.join(RULES)}")
     folder, destination = existing_folder(source), Path(destination)
     chosen = LoadOptions(seed=split_seed, modalities=list(modalities) or None, **options)
     try:
         table = _streamed(folder, layout, chosen)
         with whole_folder(destination) as temporary:
             if table is None:
-                _write_loaded(load(folder, layout, split_seed, list(modalities) or None, **options), temporary)
+                data = load(folder, layout, split_seed, list(modalities) or None, **options)
+                _write_loaded(data, temporary, renumber)
             else:
                 work = temporary / "work"
                 work.mkdir()
-                _Preparation(folder, Table(*table, chosen), chosen, temporary, work).run()
+                _Preparation(folder, Table(*table, chosen), chosen, temporary, work).run(renumber)
                 shutil.rmtree(work)
     except MemoryError:
         raise InputError(f"{folder}: the distinct ids do not fit into memory; use a machine with more") from None
@@ -121,8 +130,8 @@ def _is_beside(folder: Path, path: Path) -> bool:
     )
 
 
-def _write_loaded(data: Dataset, folder: Path) -> None:
-    """Write a Dataset that is in memory."""
+def _write_loaded(data: Dataset, folder: Path, rule: str) -> None:
+    """Write a Dataset that is in memory. rule: of renumbering."""
     import pyarrow as pa
 
     for name, count in (("user", data.n_users), ("item", data.n_items)):
@@ -142,7 +151,14 @@ def _write_loaded(data: Dataset, folder: Path) -> None:
             write_ids(folder / f"{side}_ids.npy", values)
     for modality, values in data.features.items():
         np.save(folder / f"{modality}_feat.npy", values)
-    write_manifest(folder, (data.n_users, data.n_items), data.modalities, data.notes)
+    _finish(folder, (data.n_users, data.n_items), data.modalities, list(data.notes), rule)
+
+
+def _finish(folder: Path, shape: tuple[int, int], modalities: list[str], notes: list[str], rule: str) -> None:
+    """Renumber users and items, if asked for, and write the manifest."""
+    if rule == BY_DEGREE:
+        renumbered(folder, shape, modalities, notes)
+    write_manifest(folder, shape, modalities, notes)
 
 
 class _Preparation:
@@ -153,8 +169,8 @@ class _Preparation:
         self.notes: list[str] = []
         self.files = FeatureFiles(folder, options.modalities)
 
-    def run(self) -> None:
-        """Write everything to the target folder."""
+    def run(self, rule: str) -> None:
+        """Write everything to the target folder. rule: of renumbering."""
         if self.table.unread:
             self.notes.append(unread_interactions(self.table.path, list(self.table.unread), self.options))
         found = self._distinct()
@@ -173,7 +189,7 @@ class _Preparation:
         removed, idle, counts = self._separated
         self.notes += about_ids
         self.notes += split_notes(removed, idle, (len(users), len(items)), counts)
-        write_manifest(self.target, (len(users), len(items)), modalities, self.notes)
+        _finish(self.target, (len(users), len(items)), modalities, self.notes, rule)
 
     def _distinct(self) -> dict[str, ids.IdSet]:
         """First pass: {"user", "item": IdSet}."""
