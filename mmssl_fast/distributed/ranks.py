@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .stragglers import kill_stragglers
+
 T = TypeVar("T")
 ANSWER_SECONDS = 3.0  # within which a rank answers if it has not ended and does not hang
-GRACE_SECONDS = 6.0  # for the other ranks of a machine to end after the first; those that hang never do
 
 
 class Ranks:
@@ -182,6 +182,7 @@ def _within(seconds: float, ask: Callable[[], T]) -> T | None:
 
 ONE = Ranks()
 _current = ONE
+_divisions = 0  # how often the ranks have been divided into groups
 
 
 def current() -> Ranks:
@@ -221,7 +222,8 @@ def start(
     """Equals ``torch.distributed.init_process_group()`` for the processes that torchrun started; returns the ranks.
 
     Without torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or if WORLD_SIZE is 1, no process group
-    is created, and this process is rank 0 of 1. An existing process group is used. After a restart by torchrun, the
+    is created, and this process is rank 0 of 1. An existing process group is used, so that a second call may form other
+    groups. After a restart by torchrun, the
     processes use new keys in the store, so that they do not read the addresses of processes that have ended.
 
     Args:
@@ -245,7 +247,8 @@ def start(
         return ONE.divided(groups) if groups > 1 else ONE  # refused
     timeout = timedelta(minutes=timeout_minutes)
     if dist.is_initialized():
-        _current = _in_groups(Ranks(dist.get_rank(), dist.get_world_size(), wire=wire), groups, timeout)
+        again = Ranks(dist.get_rank(), dist.get_world_size(), _current._store, wire)
+        _current = _in_groups(again, groups, timeout)
         return _current
     backend = _backend(torch.device(device))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -268,16 +271,22 @@ def start(
 
 def _in_groups(ranks: Ranks, groups: int, timeout: timedelta) -> Ranks:
     """The ranks in groups, each with its process groups. All ranks create all of these, as torch.distributed asks."""
+    global _divisions
     divided = ranks.divided(groups)
+    _divisions += 1  # a key of its own, so that no rank reads the number of an earlier call
     if ranks._store is not None:  # ranks with another number would wait for each other
+        key = f"groups {_divisions}"
         if ranks.rank == 0:
-            ranks._store.set("groups", str(groups))
-        elif (first := ranks._store.get("groups").decode()) != str(groups):
+            ranks._store.set(key, str(groups))
+        elif (first := ranks._store.get(key).decode()) != str(groups):
             raise ValueError(
                 f"groups is {groups} on rank {ranks.rank} and {first} on rank 0; start all ranks with the same number"
             )
     if groups == 1:
         return divided
+    known = _current.groups
+    if _current.size == ranks.size and known.size == groups:
+        return ranks.divided(groups, _current.columns.process_group, known.process_group)
     width, rows, columns = ranks.size // groups, None, None
     for group in range(groups):
         made = dist.new_group(list(range(group * width, (group + 1) * width)), timeout=timeout)
@@ -346,7 +355,7 @@ def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
         max_restarts=restarts,
     )
     ended = threading.Event()
-    threading.Thread(target=_kill_stragglers, args=(size, ended), daemon=True).start()
+    threading.Thread(target=kill_stragglers, args=(size, ended), daemon=True).start()
     try:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError as error:
@@ -362,39 +371,3 @@ def launch(size: int, command: list[str], restarts: int = 0) -> tuple[int, int]:
     finally:
         ended.set()
     return 0, 0
-
-
-def _kill_stragglers(size: int, ended: threading.Event) -> None:
-    """Until `ended`: whenever one of `size` child processes has ended, kill the others GRACE_SECONDS later.
-
-    torch sends SIGTERM to the others and kills them after 30 seconds. A stopped process does not get SIGTERM. Only on
-    Linux, and only child processes, whose ids cannot belong to other processes before this one has waited for them.
-    """
-    complete, since = False, 0.0
-    while not ended.wait(0.2):
-        running = _running_children()
-        if len(running) >= size:
-            complete, since = True, 0.0
-        elif complete and running:
-            since = since or time.monotonic()
-            if time.monotonic() - since > GRACE_SECONDS:
-                for process in running:
-                    with suppress(ProcessLookupError):
-                        os.kill(process, signal.SIGKILL)
-        elif not running:
-            complete = False
-
-
-def _running_children() -> list[int]:
-    found = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):
-            found += [int(child) for child in path.read_text().split()]
-    return [child for child in found if not _is_zombie(child)]
-
-
-def _is_zombie(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (OSError, IndexError):
-        return True

@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,9 +41,12 @@ def benchmark(
         str, typer.Option(help="With --plan: number of ranks, or machines x ranks on each, such as 4x8.")
     ] = "1",
     groups: Annotated[
-        int,
-        typer.Option(min=1, help="With --plan: number of groups of ranks that divide the graph (distributed.groups)."),
-    ] = 1,
+        str,
+        typer.Option(
+            help="With --plan: number of groups of ranks that divide the graph (distributed.groups); auto: the "
+            "smallest one that fits the memory limit."
+        ),
+    ] = "1",
     system: Annotated[str, typer.Option(help="With --plan: mmssl, lightgcn, sgl, ncl or mf.")] = "mmssl",
     device: Annotated[str, typer.Option(help="With --plan: h100, h200, a100, or cpu for this machine.")] = "h100",
     memory: Annotated[
@@ -93,7 +97,7 @@ def _show_plan(
     batch: int,
     least_memory: bool,
     ranks: str,
-    groups: int,
+    groups: str,
     system: str,
     device: str,
     memory: str | None,
@@ -103,7 +107,7 @@ def _show_plan(
     from ..config.byte_size import parse_bytes
     from ..console.output import OUT
     from ..memory import cost
-    from ..memory.sizes import PLANNED, Sizes, of_system, with_least_memory
+    from ..memory.sizes import PLANNED, Sizes, divisors, of_system, with_least_memory
 
     try:
         counts = [int(n) for n in (users, items, interactions, hidden, batch)]
@@ -122,17 +126,19 @@ def _show_plan(
         raise InputError(f"--system {system}: must be one of {', '.join(PLANNED)} with --plan")
     n_users, n_items, n_interactions = counts[:3]
     machines = cost.machines_named(ranks)
-    if machines.ranks % groups or (groups > 1 and machines.ranks == 1):
-        raise InputError(f"--groups {groups}: must divide the number of ranks, which is {machines.ranks} (--ranks)")
+    if groups != "auto" and groups not in map(str, divisors(machines.ranks)):
+        raise InputError(
+            f"--groups {groups}: must be auto, or divide the number of ranks, which is {machines.ranks} (--ranks)"
+        )
     sizes = Sizes(
         *(n_users, n_items, n_interactions, modalities),
         hidden=(hidden, max(1, hidden // 2)),
         batch=batch,
         clustered=search_method("auto", n_users, n_items, machines.ranks) == "ivf",
         ranks=machines.ranks,
-        groups=groups,
     )
     sizes = of_system(with_least_memory(sizes) if least_memory else sizes, system)
+    sizes = replace(sizes, groups=cost.fitting_groups(sizes, device, limit) if groups == "auto" else int(groups))
     stages, sentences = cost.table(sizes, device, limit, machines)
     OUT.print(stages)
     for sentence in sentences:

@@ -297,18 +297,24 @@ class DistributedSection(Section):
         description="Steps between comparisons of the losses of all ranks, which must be equal to the last bit. 0: "
         "only at the end of an epoch.",
     )
-    groups: int = Field(
+    groups: int | Literal["auto"] = Field(
         1,
-        ge=1,
         description="Number of groups of ranks, a divisor of the number of ranks. Each group has a part of the graph, "
         "so that a rank needs about 1/groups of its memory; the groups send each other the tables that are propagated. "
-        "1: every rank has the whole graph.",
+        '1: every rank has the whole graph. "auto": the smallest number with which the run fits the memory budget.',
     )
     wire: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Type of the values in the exchange of rows and columns, and of the tables that groups send each "
         'other. "bfloat16" halves the bytes and rounds the values to 8 bits.',
     )
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _number(cls, groups: Any) -> Any:
+        if groups != "auto" and (not isinstance(groups, int) or isinstance(groups, bool) or groups < 1):
+            raise ValueError('must be a whole number of at least 1, or "auto"')
+        return groups
 
 
 class OwnConfig(Section):

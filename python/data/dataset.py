@@ -74,6 +74,15 @@ class Dataset:
         """The names of the modalities, in the order of `features`."""
         return list(self.features)
 
+    @cached_property
+    def item_degrees(self) -> np.ndarray:
+        """The number of training interactions of each item, int64 [I]. Counted in blocks, because bincount converts its
+        argument to int64."""
+        items, counts = self.train.indices, np.zeros(self.n_items, np.int64)
+        for begin in range(0, len(items), _VALUES_AT_ONCE):
+            counts += np.bincount(items[begin : begin + _VALUES_AT_ONCE], minlength=self.n_items)
+        return counts
+
     def release_features(self) -> None:
         """Give the memory of memory-mapped features back to the system, which reads them again when they are used."""
         for values in self.features.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from mmssl_fast import distributed
@@ -14,13 +15,14 @@ from ..errors import InputError
 from .free import free_memory
 from .plan import largest, peak, stages
 from .retry import LEAST_TILE
-from .sizes import sizes_of
+from .sizes import divisors, largest_group, sizes_of, smallest_groups
 from .stage import FLOAT
 
 SHARE = 0.8  # fraction of the free memory that a run may use by default
 TILE_BYTES = 8 * FLOAT  # bytes per entry of a tile: the tile and the temporaries derived from it
 RANKED_BYTES = 128  # bytes per position of a user's recommendation list
 MIN_EVALUATION_BATCH = 64
+UNEQUAL = 1.2  # the interactions of the largest group over the mean, from which a remark is made
 
 
 class Saving(NamedTuple):
@@ -75,14 +77,27 @@ def fit_to_budget(dataset: Dataset, config: Config, resumed: bool = False) -> Co
 def _with_savings(dataset: Dataset, config: Config) -> Config:
     """The configuration with a value for every key of SAVINGS that is "auto": those that save memory in order, until
     the run fits."""
-    open_keys = [saving for saving in SAVINGS if getattr(getattr(config, saving.section), saving.key) == "auto"]
+    open_keys = _open_keys(config)
+    config = _saving(config, False)
     for saving in open_keys:
-        config = config.changed(saving.section, **{saving.key: saving.default})
-    for saving in open_keys:
-        if needed(dataset, config) <= _allowed(dataset, config):
+        if _fits(dataset, config):
             break
         if saving.possible(config):
             config = config.changed(saving.section, **{saving.key: saving.smaller})
+    return config
+
+
+def _open_keys(config: Config) -> list[Saving]:
+    """The keys of SAVINGS that are "auto"."""
+    return [saving for saving in SAVINGS if getattr(getattr(config, saving.section), saving.key) == "auto"]
+
+
+def _saving(config: Config, everything: bool) -> Config:
+    """The configuration with a value for every key of SAVINGS that is "auto": what saves memory as far as that works
+    with the rest, or the default."""
+    for saving in _open_keys(config):
+        smaller = everything and saving.possible(config)
+        config = config.changed(saving.section, **{saving.key: saving.smaller if smaller else saving.default})
     return config
 
 
@@ -111,33 +126,81 @@ def refuse_what_cannot_fit(dataset: Dataset, config: Config) -> None:
     The budget is train.memory, or by default 80% of the free memory, which the ranks on a machine share. Data that is
     already loaded does not count against the free memory.
     """
-    planned, allowed = needed(dataset, config), _allowed(dataset, config)
-    if planned > allowed:
-        parts = largest(stages(sizes_of(dataset, config)))
-        budget = "train.memory" if config.train.memory else f"{SHARE:.0%} of the free memory"
-        who, advice, ranks = "the run needs", "raise --memory", distributed.current()
-        if ranks.size > 1:
-            who, advice = f"each of the {ranks.size} ranks needs", "raise --memory, or use more ranks on more machines"
-            if not config.train.memory and (sharing := _sharing(config)) > 1:
-                budget += f", shared by {sharing} ranks"
-        raise InputError(
-            f"{dataset.name}: {who} about {readable(planned)}, but its budget is {readable(allowed)} ({budget}); "
-            f"largest parts: {parts}; choose a smaller model.dim or model.hidden, or {advice}"
-        )
+    if not _fits(dataset, config):
+        raise _refusal(dataset, config)
 
 
-def needed(dataset: Dataset, config: Config) -> int:
-    """Estimated peak resident memory of a run in bytes, with several ranks that of each."""
-    return peak(stages(sizes_of(dataset, config)))
+def _fits(dataset: Dataset, config: Config, groups: int = 0) -> bool:
+    return needed(dataset, config, groups) <= _allowed(dataset, config, groups)
 
 
-def _allowed(dataset: Dataset, config: Config) -> int:
+def _refusal(dataset: Dataset, config: Config, best_groups: int = 0) -> InputError:
+    """The error for a run that does not fit. best_groups: the number of groups that needs least, if all were tried."""
+    parts = largest(stages(sizes_of(dataset, config, best_groups)))
+    budget = "train.memory" if config.train.memory else f"{SHARE:.0%} of the free memory"
+    who, advice, ranks = "the run needs", "raise --memory", distributed.current()
+    if ranks.size > 1:
+        who, advice = f"each of the {ranks.size} ranks needs", "raise --memory, or use more ranks on more machines"
+        if best_groups:
+            who = f"with any number of groups, each of the {ranks.size} ranks needs at least"
+        if not config.train.memory and (sharing := _sharing(config)) > 1:
+            budget += f", shared by {sharing} ranks"
+    planned, allowed = (readable(count(dataset, config, best_groups)) for count in (needed, _allowed))
+    return InputError(
+        f"{dataset.name}: {who} about {planned}, but its budget is {allowed} ({budget}); largest parts: {parts}; "
+        f"choose a smaller model.dim or model.hidden, or {advice}"
+    )
+
+
+def chosen_groups(dataset: Dataset, config: Config) -> int:
+    """The number of groups for distributed.groups = "auto": the smallest one with which the run fits its budget.
+
+    If there is none, the smallest one with which it fits when the keys of SAVINGS that are "auto" save memory. Raises
+    InputError, with the estimate, if the run does not fit even so.
+    """
+    ranks = distributed.current().size
+    for with_savings in (False, True):
+        tried = _saving(config, with_savings)
+        groups = smallest_groups(ranks, partial(_fits, dataset, tried))
+        if groups:
+            return groups
+    raise _refusal(dataset, tried, min(divisors(ranks), key=lambda groups: needed(dataset, tried, groups)))
+
+
+def groups_remark(dataset: Dataset, config: Config) -> str:
+    """Why distributed.groups = "auto" has become the number in the configuration."""
+    whole, allowed = needed(dataset, config, 1), readable(_allowed(dataset, config, 1))
+    reason = f"a rank with the whole graph needs about {readable(whole)} of {allowed}"
+    if config.distributed.groups != 1:
+        reason = f"a rank with the whole graph would need about {readable(whole)}, but its budget is {allowed}"
+    return f'distributed.groups = "auto": {config.distributed.groups}, because {reason}'
+
+
+def unequal_groups(dataset: Dataset) -> str | None:
+    """A remark if the groups of the current processes have unequal shares of the interactions."""
+    ranks = distributed.current()
+    ratio = largest_group(dataset, ranks.size, ranks.groups.size)
+    if ratio < UNEQUAL:
+        return None
+    return (
+        f"the largest of the {ranks.groups.size} groups has {ratio:.1f} times as many interactions as the mean; "
+        "mmssl-fast data prepare --renumber degree gives them equal shares"
+    )
+
+
+def needed(dataset: Dataset, config: Config, groups: int = 0) -> int:
+    """Estimated peak resident memory of a run in bytes, with several ranks that of each. groups: see sizes_of."""
+    return peak(stages(sizes_of(dataset, config, groups)))
+
+
+def _allowed(dataset: Dataset, config: Config, groups: int = 0) -> int:
     """The memory budget in bytes, with several ranks that of each: those on a machine share its free memory."""
     if config.train.memory:
         return parse_bytes(config.train.memory)
     # The estimate includes the data, which already occupies memory that is no longer free.
     on_cpu = not config.train.device.startswith("cuda")
-    loaded = sum(stage.persistent for stage in stages(sizes_of(dataset, config)) if stage.loaded and on_cpu)
+    run = stages(sizes_of(dataset, config, groups))
+    loaded = sum(stage.persistent for stage in run if stage.loaded and on_cpu)
     return int(SHARE * free_memory(config.train.device) / _sharing(config)) + loaded
 
 

@@ -62,8 +62,8 @@ def structural_stages(s: Sizes, user: int, item: int) -> list[Stage]:
         "structural",
         kept=blocks((user, 1), (item, 1)),
         working=blocks((max(user, item), 3 if s.ranks > 1 else 1)),
-        moved=8 * s.microbatches * s.of_group(s.interactions) * edge_bytes(s),
-        operations=16 * s.microbatches * s.of_group(s.interactions) * s.columns,
+        moved=8 * s.microbatches * s.of_largest_group(s.interactions) * edge_bytes(s),
+        operations=16 * s.microbatches * s.of_largest_group(s.interactions) * s.columns,
     )
     return [
         hops,
@@ -74,7 +74,7 @@ def structural_stages(s: Sizes, user: int, item: int) -> list[Stage]:
 
 def view_graphs(s: Sizes) -> Stage:
     """The views of SGL, which are drawn at the start of an epoch, one after the other."""
-    whole, edges = s.of_group(s.interactions), s.of_group(s.view_edges)
+    whole, edges = s.of_largest_group(s.interactions), s.of_largest_group(s.view_edges)
     return Stage(
         "graphs of the views",
         persistent=s.views * (2 * INDEX * edges + node_bytes(s) * s.nodes),
@@ -84,7 +84,7 @@ def view_graphs(s: Sizes) -> Stage:
 
 def view_stages(s: Sizes, user: int, item: int) -> list[Stage]:
     """Propagation over the views of SGL, and the contrastive losses of users and items between two of them."""
-    edges = s.views * s.layers * s.of_group(s.view_edges)
+    edges = s.views * s.layers * s.of_largest_group(s.view_edges)
     layers = Stage(
         "graph layers of the views",
         "views",

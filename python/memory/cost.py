@@ -12,7 +12,7 @@ from ..config.byte_size import readable
 from ..errors import InputError
 from .free import free_memory
 from .plan import peak, persistent_bytes, stages
-from .sizes import Sizes
+from .sizes import Sizes, divisors, smallest_groups
 from .stage import Stage
 
 
@@ -115,6 +115,24 @@ def largest_catalogue(sizes: Sizes, memory: float) -> Sizes:
         middle = (low + high) / 2
         low, high = (middle, high) if peak(stages(scaled(sizes, middle))) <= memory else (low, middle)
     return scaled(sizes, low)
+
+
+def fitting_groups(sizes: Sizes, name: str, memory: float | None = None) -> int:
+    """The smallest number of groups with which these sizes fit the memory limit, by default that of the device. Raises
+    InputError if there is none."""
+    memory = device_named(name).memory if memory is None else memory
+
+    def needed(groups: int) -> int:
+        return peak(stages(replace(sizes, groups=groups)))
+
+    groups = smallest_groups(sizes.ranks, lambda groups: needed(groups) <= memory)
+    if groups is None:
+        least = min(map(needed, divisors(sizes.ranks)))
+        raise InputError(
+            f"--groups auto: with any number of groups, a rank needs at least {readable(least)} of {readable(memory)}; "
+            "use more ranks, or --least-memory"
+        )
+    return groups
 
 
 def scaled(sizes: Sizes, factor: float) -> Sizes:

@@ -50,14 +50,15 @@ def stages(s: Sizes) -> list[Stage]:
     widest, wide = max(s.widths, default=0), sum(s.widths)
     user, item = FLOAT * own.users * d, FLOAT * own.items * d  # bytes of one embedding table
     encoder = user + item + FLOAT * (wide * d + (2 + s.heads) * d * d)
+    own_edges = s.of_largest_group(s.interactions)
     edges, listed = s.users * s.neighbours, own.users * s.neighbours  # of one modality, and of this rank's users
     result = [
         Stage("interactions", persistent=_interactions(s), loaded=True),
         Stage("features as given", persistent=s.given_bytes * s.items * wide, loaded=True),
         Stage(
             "graph and its transpose",
-            persistent=2 * INDEX * s.of_group(s.interactions) + node_bytes(s) * n,
-            working=blocks((OFFSET * s.of_group(s.interactions), 2), (INDEX * s.of_group(s.interactions), 5)),
+            persistent=2 * INDEX * own_edges + node_bytes(s) * n,
+            working=blocks((OFFSET * own_edges, 2), (INDEX * own_edges, 5)),
         ),
     ]
     if s.closed:
@@ -130,7 +131,7 @@ def _clustered(s: Sizes, item: int) -> list[tuple[int, int]]:
 def _encoder_stages(s: Sizes, user: int, item: int, edges: int) -> list[Stage]:
     """The forward pass of the encoder: dropout masks and the activations kept for the backward pass."""
     d, m, own = s.dim, s.modalities, s.own
-    table, columns, summed = user + item, s.columns, s.of_group(s.interactions)
+    table, columns, summed = user + item, s.columns, s.of_largest_group(s.interactions)
     edge = edge_bytes(s)
     masks = [(FLOAT * s.items * d, 1)] if s.ranks > 1 else []  # every rank draws the dropout of all items
     result = []
@@ -180,7 +181,7 @@ def _freed_first(s: Sizes) -> str:
 def _layers(s: Sizes, user: int, item: int) -> Stage:
     """The layers of the graph. Of systems without features nothing is kept, because the ranking loss reads some rows of
     the result only. Over several ranks, tables in rows are exchanged for tables of the same size in columns."""
-    m, table, columns, summed = s.modalities, user + item, s.columns, s.of_group(s.interactions)
+    m, table, columns, summed = s.modalities, user + item, s.columns, s.of_largest_group(s.interactions)
     if m:  # with the modality features, which Eq. 12 adds
         kept = [(user, 2), (item, 2), (m * user, 1), (m * item, 1)]
         working = [(user, 3), (item, 3), *exchange(s, max(user, item))]

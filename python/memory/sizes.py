@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mmssl_fast import distributed
 from mmssl_fast.nn.discriminator import hidden_widths
@@ -29,14 +33,14 @@ class Sizes:
     how often a system other than MMSSL propagates its embeddings in a step; views: number of graphs with dropped edges
     over which they are propagated as well; drop: the share of these edges; clusters: number of clusters of users, and
     of items, of which there are at most as many as users or items; ranks: number of processes that train the model
-    together; groups: number of groups of them among which the graph is divided; mask_seen: whether generated rows
-    are 0 at seen items; closed: the tables of EASE, ItemKNN or UserKNN, which have no other stages; item_item: those of
-    the item-item part; wire: bytes of a value in the exchange of rows and columns; feature_bytes, weight_bytes,
-    moment_bytes: bytes of a stored value of the features, of the discriminator's first weight and of its moments;
-    given_bytes: of the features in the data; mapped: whether the data is memory-mapped, so that interactions have no
-    stored values; recompute: whether parts of the encoder are computed again in the backward pass; microbatches: parts
-    of a batch; anchors: maximum number of anchors of a contrastive loss in a step, 0 for all; bfloat16: whether the
-    operands of matrix products are rounded.
+    together; groups: number of groups of them among which the graph is divided; largest_group: the interactions of the
+    largest group over the mean; mask_seen: whether generated rows are 0 at seen items; closed: the tables of EASE,
+    ItemKNN or UserKNN, which have no other stages; item_item: those of the item-item part; wire: bytes of a value in
+    the exchange of rows and columns; feature_bytes, weight_bytes, moment_bytes: bytes of a stored value of the
+    features, of the discriminator's first weight and of its moments; given_bytes: of the features in the data; mapped:
+    whether the data is memory-mapped, so that interactions have no stored values; recompute: whether parts of the
+    encoder are computed again in the backward pass; microbatches: parts of a batch; anchors: maximum number of anchors
+    of a contrastive loss in a step, 0 for all; bfloat16: whether the operands of matrix products are rounded.
     """
 
     users: int
@@ -65,6 +69,7 @@ class Sizes:
     clusters: int = 0
     ranks: int = 1
     groups: int = 1
+    largest_group: float = 1.0
     mask_seen: bool = False
     closed: ClosedForm | None = None
     item_item: ClosedForm | None = None
@@ -125,8 +130,12 @@ class Sizes:
         return 8 * self.nodes + 4 * self.dim * sum(min(self.clusters, rows) for rows in (self.users, self.items))
 
     def of_group(self, edges: int) -> int:
-        """The edges that a group has of the edges of a graph, in each direction."""
+        """The edges that a group has of the edges of a graph, in each direction, if all groups have equally many."""
         return -(-edges // self.groups)
+
+    def of_largest_group(self, interactions: int) -> int:
+        """The interactions that the largest group has, in each direction."""
+        return min(interactions, ceil(self.largest_group * interactions / self.groups))
 
 
 def with_least_memory(sizes: Sizes) -> Sizes:
@@ -161,11 +170,35 @@ def of_system(sizes: Sizes, name: str) -> Sizes:
     )
 
 
-def sizes_of(dataset: Dataset, config: Config) -> Sizes:
-    """The sizes of a run with this dataset and configuration, in the current processes."""
+def smallest_groups(ranks: int, fits: Callable[[int], bool]) -> int | None:
+    """The smallest number of groups of `ranks` processes with which a run fits, None if there is none."""
+    return next((groups for groups in divisors(ranks) if fits(groups)), None)
+
+
+def divisors(ranks: int) -> list[int]:
+    """The numbers of groups that `ranks` processes can form."""
+    return [groups for groups in range(1, ranks + 1) if ranks % groups == 0]
+
+
+def largest_group(dataset: Dataset, ranks: int, groups: int) -> float:
+    """The training interactions of the users and of the items of the largest group, together, over the mean."""
+    if groups == 1 or not dataset.train.nnz:
+        return 1.0
+    spans = distributed.Ranks(0, ranks).divided(groups).groups.spans
+    items = np.append(0, np.cumsum(dataset.item_degrees))
+    sums = np.zeros(groups, np.int64)
+    for offsets in (dataset.train.indptr, items):
+        sums += [int(offsets[last]) - int(offsets[first]) for first, last in spans(len(offsets) - 1)]
+    return float(sums.max() / sums.mean())
+
+
+def sizes_of(dataset: Dataset, config: Config, groups: int = 0) -> Sizes:
+    """The sizes of a run with this dataset and configuration, in the current processes. groups: another number of
+    groups than theirs."""
     from ..data.layouts.prepared import NAME as PREPARED  # late: an estimate without data needs no reader
 
-    model, loss = config.model, config.loss
+    model, loss, ranks = config.model, config.loss, distributed.current()
+    groups = groups or ranks.groups.size
     adversarial = loss.adversarial and model.system == "mmssl"
     by_user = config.train.sample_over == "users"  # without replacement
     first, second = model.hidden or hidden_widths(dataset.n_items)
@@ -194,8 +227,9 @@ def sizes_of(dataset: Dataset, config: Config) -> Sizes:
         views=VIEWS if model.system == "sgl" else 0,
         drop=config.sgl.drop if model.system == "sgl" else 0.0,
         clusters=config.ncl.clusters if model.system == "ncl" else 0,
-        ranks=distributed.current().size,
-        groups=distributed.current().groups.size,
+        ranks=ranks.size,
+        groups=groups,
+        largest_group=largest_group(dataset, ranks.size, groups),
         mask_seen=loss.mask_seen,
         closed=closed_form(dataset, config),
         item_item=item_item_form(dataset, config),

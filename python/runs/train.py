@@ -20,7 +20,7 @@ from ..data import Dataset
 from ..errors import InputError, check_counts
 from ..memory import budget
 from ..ranking import breakdown, check_list_lengths
-from ..systems import create, refuse_over_groups, refuse_over_ranks, refuse_without_features, title
+from ..systems import create, over_groups, refuse_over_groups, refuse_over_ranks, refuse_without_features, title
 from ..training import ranks as together
 from ..training import signals
 from ..training.checkpoints import FOLDER, Checkpoints, ranks_of_checkpoint, resume_command
@@ -152,13 +152,13 @@ def _run(
     overwrite: bool = False,
     resumed: bool = False,
 ) -> TrainedRun:
-    config, dataset = _prepared(config, resumed)
+    config, dataset, chosen = _prepared(config, resumed)
     path = out or Path(together.first_ranks(lambda: str(default_path(config, dataset))))
     checkpoints = Checkpoints(path, dataset, config)
     has_checkpoint = resumed and checkpoints.open()
     folder = open_folder(path, dataset, config, overwrite or resumed, has_checkpoint)
     notes = checkpoints.notes() or ["the run has no checkpoint yet, so it starts from the beginning"] if resumed else []
-    for line in (*notes, *_notes(dataset, config)):
+    for line in (*notes, *_notes(dataset, config), *chosen):
         if note is not None:
             note(line)
     system, baselines = config.model.system, {}
@@ -180,9 +180,9 @@ def _interrupted(run: Path) -> str:
     return "interrupted before training began; nothing was written"
 
 
-def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
-    """The configuration with all values chosen that depend on the data and on this machine, and the data. Raises
-    InputError for what the data or the processes cannot do."""
+def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset, list[str]]:
+    """The configuration with all values chosen that depend on the data and on this machine, the data, and remarks on
+    the groups of ranks. Raises InputError for what the data or the processes cannot do."""
     group = together.join(config.train.device, config.distributed)
     if group.size > 1:
         refuse_over_ranks(config.model.system)
@@ -204,7 +204,24 @@ def _prepared(config: Config, resumed: bool) -> tuple[Config, Dataset]:
         if resumed and "neighbours_method" not in config.model.model_fields_set:
             method = "exact"  # the run is older than the key
         config = config.changed("model", neighbours_method=method)
-    return together.one_config(budget.fit_to_budget(dataset, config, resumed)), dataset
+    choose_groups = config.distributed.groups == "auto"
+    if choose_groups:
+        config = _with_groups(dataset, config, group.size)
+    config = together.one_config(budget.fit_to_budget(dataset, config, resumed))
+    remarks = [budget.groups_remark(dataset, config)] if choose_groups and group.size > 1 else []
+    if unequal := budget.unequal_groups(dataset):
+        remarks.append(unequal)
+    return config, dataset, remarks
+
+
+def _with_groups(dataset: Dataset, config: Config, ranks: int) -> Config:
+    """The configuration with a number in place of distributed.groups = "auto". The ranks form these groups."""
+    groups = 1
+    if ranks > 1 and over_groups(config.model.system):
+        groups = together.first_ranks(lambda: budget.chosen_groups(dataset, config))
+    config = config.changed("distributed", groups=groups)
+    together.join(config.train.device, config.distributed)
+    return config
 
 
 def _notes(dataset: Dataset, config: Config) -> list[str]:

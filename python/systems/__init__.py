@@ -55,12 +55,15 @@ def refuse_over_ranks(name: str) -> None:
         )
 
 
+def over_groups(name: str) -> bool:
+    """Whether a system can be trained with its graph divided among groups of processes."""
+    return bool(vars(system_class(name)).get("over_groups"))
+
+
 def refuse_over_groups(name: str, groups: int) -> None:
     """Raise InputError for a system that cannot be trained with its graph divided among groups of processes."""
-    if groups == 1:
-        return
-    able = [other for other in SYSTEMS if vars(system_class(other)).get("over_groups")]
-    if name not in able:
+    if groups > 1 and not over_groups(name):
+        able = [other for other in SYSTEMS if over_groups(other)]
         raise InputError(
             f"distributed.groups = {groups}: {title(name)} needs the whole graph on every rank; set it to 1, or choose "
             f"one of {', '.join(able)}"

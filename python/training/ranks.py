@@ -21,6 +21,7 @@ from ..config.sections import Config, DistributedSection
 from ..console import output
 from ..data import Dataset
 from ..errors import InputError, WorkerFailed, shown
+from ..memory.sizes import divisors
 
 T = TypeVar("T")
 FAILED = "failed"  # the event that a rank has reported the error of the run
@@ -31,16 +32,18 @@ _BROKEN = ("Connection closed by peer", "Connection reset", "Broken pipe", "time
 def join(device: str = "cpu", settings: DistributedSection | None = None) -> Ranks:
     """Connect to the other processes that torchrun started, if any. All ranks except the first stop printing.
 
-    settings: the section [distributed] of the configuration, by default with the defaults.
+    settings: the section [distributed] of the configuration, by default with the defaults. With groups = "auto" there
+    is one group, until the number is known and this function is called again.
     """
     settings = settings or DistributedSection()
+    groups = 1 if settings.groups == "auto" else settings.groups
     if not distributed.started_together():
-        _refuse_groups(settings.groups, distributed.current().size)
+        _refuse_groups(groups, distributed.current().size)
         return distributed.current()
-    _refuse_groups(settings.groups, int(os.environ["WORLD_SIZE"]))
+    _refuse_groups(groups, int(os.environ["WORLD_SIZE"]))
     try:
         wire = torch.bfloat16 if settings.wire == "bfloat16" else None
-        ranks = distributed.start(device, settings.timeout_minutes, wire, settings.groups)
+        ranks = distributed.start(device, settings.timeout_minutes, wire, groups)
     except ConnectionError as error:
         raise InputError(error) from None
     except ValueError as error:
@@ -58,10 +61,8 @@ def _refuse_groups(groups: int, size: int) -> None:
             f"distributed.groups = {groups}: needs several ranks; start them with --ranks or torchrun, or set it to 1"
         )
     if size % groups:
-        divisors = [str(one) for one in range(1, size + 1) if size % one == 0]
-        raise InputError(
-            f"distributed.groups = {groups}: does not divide the {size} ranks; choose one of {', '.join(divisors)}"
-        )
+        able = ", ".join(map(str, divisors(size)))
+        raise InputError(f"distributed.groups = {groups}: does not divide the {size} ranks; choose one of {able}")
 
 
 def leave() -> None:

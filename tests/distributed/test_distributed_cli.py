@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from launching import HERE, environment, run, with_fault
 from logged import NEEDED, expected, in_tensorboard
-from mmssl_trainer import configure, load, load_data
+from mmssl_trainer import configure, load, load_data, prepare_data
 from mmssl_trainer.cli import launch
 from mmssl_trainer.cli.main import main
 from mmssl_trainer.config.load import load as load_config
+from mmssl_trainer.data import synthetic, write_plain
 from mmssl_trainer.runs.folder import read_epochs, read_result
 from mmssl_trainer.training import loop
 from mmssl_trainer.training.checkpoints import Checkpoints
@@ -79,6 +80,38 @@ def test_a_rank_out_of_memory(tmp_path):
     assert line.startswith("mmssl-fast: rank 1: out of memory in epoch 2, step 4 of 9, CUDA out of memory. Tried to ")
     assert main(["train", "--resume", str(folder)]) == 0
     assert [one["losses"] for one in read_epochs(folder)] == [one["losses"] for one in uninterrupted(3).epochs]
+
+
+def test_an_error_on_one_rank_of_a_resumed_run(tmp_path):
+    """The rank that fails says so, as it does in a new run."""
+    folder = tmp_path / "run"
+    assert main(["train", *FLAGS, "--epochs", "1", "--out", str(folder)]) == 0
+    ended = with_fault("MEMORY", "train", "--resume", str(folder), "--epochs", "4")
+    line = only_line(ended.stderr)
+    assert line.startswith("mmssl-fast: rank 1: out of memory in epoch 3, step 4 of 9, CUDA out of memory. Tried to ")
+
+
+def test_groups_are_chosen_by_the_memory_of_a_rank(tmp_path):
+    """What is chosen is in the log and in config.toml, and the model has the bits of one process."""
+    source, data = tmp_path / "source", tmp_path / "data"
+    write_plain(synthetic(n_users=300, n_items=250, mean_degree=120), source, "parquet")
+    prepare_data(source, data)
+    flags = [*FLAGS, "--data", str(data), "--epochs", "2", "--batch", "512"]
+    flags += ["--set", "distributed.groups=auto"]
+    ended = run([*MODULE, "train", *flags, "--memory", "1GiB", "--out", str(tmp_path / "whole"), "--ranks", "2"])
+    assert 'note: distributed.groups = "auto": 1, because a rank with the whole graph needs about ' in ended.stderr
+    ended = run([*MODULE, "train", *flags, "--memory", "500KiB", "--out", str(tmp_path / "none"), "--ranks", "2"])
+    assert only_line(ended.stderr).startswith("mmssl-fast: data: with any number of groups, each of the 2 ranks needs ")
+    assert not (tmp_path / "none").exists()
+    # Between what a rank needs with two groups, 0.98 MiB, and with the whole graph, 2.06 MiB.
+    ended = run([*MODULE, "train", *flags, "--memory", "1.4MiB", "--out", str(tmp_path / "two"), "--ranks", "2"])
+    assert 'note: distributed.groups = "auto": 2, because a rank with the whole graph would need ' in ended.stderr
+    assert [load_config(tmp_path / name / "config.toml").distributed.groups for name in ("whole", "two")] == [1, 2]
+    assert main(["train", *flags, "--out", str(tmp_path / "one")]) == 0
+    expected = load(tmp_path / "one")
+    for name in ("whole", "two"):
+        model = load(tmp_path / name)
+        assert model.users.equal(expected.users) and model.items.equal(expected.items)
 
 
 def children(pid: int) -> dict[int, int]:

@@ -2,13 +2,20 @@
 
 import json
 import os
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
+from data_folders import one_line
 from mmssl_trainer import configure, load_data
 from mmssl_trainer.cli.main import main
+from mmssl_trainer.data import Dataset
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.memory.sizes import sizes_of
+from mmssl_trainer.memory import budget
+from mmssl_trainer.memory.plan import stages
+from mmssl_trainer.memory.sizes import largest_group, sizes_of
 from mmssl_trainer.systems import SYSTEMS, refuse_over_groups, rows_over_ranks
 from mmssl_trainer.systems.sgl import SGLSystem
 from mmssl_trainer.training import checkpoints, loop
@@ -95,11 +102,95 @@ def test_every_system_for_several_ranks_is_one_for_several_groups():
 
 
 @pytest.mark.parametrize(
-    "key, value", [("timeout_minutes", 0.0), ("check_every", -1), ("groups", 0), ("wire", "float16")]
+    "key, value",
+    [
+        *[("timeout_minutes", 0.0), ("check_every", -1), ("wire", "float16")],
+        *[("groups", value) for value in (0, -2, 1.5, True, "2", "many", "", [2])],
+    ],
 )
 def test_a_wrong_value_is_refused(key, value):
     with pytest.raises(InputError, match=f"distributed.{key}"):
         configure({f"distributed.{key}": value})
+
+
+def dense(users=900, items=700, layout="prepared"):
+    """Data of which the interactions need more memory than anything else."""
+    train = sp.csr_array(np.ones((users, items), np.float32))
+    none = sp.csr_array((users, items), dtype=np.float32)
+    return Dataset("dense", layout, users, items, train, none, none, {})
+
+
+def mebibytes(data, config, groups):
+    return budget.needed(data, config, groups) / 2**20
+
+
+def with_budget(config, mib):
+    return config.changed("train", memory=f"{mib:.3f}MiB")
+
+
+def test_the_smallest_number_of_groups_that_fits(monkeypatch):
+    monkeypatch.setattr(ranks, "_current", distributed.Ranks(0, 4))
+    data, config = dense(), configure(SETTINGS | {"distributed.groups": "auto", "train.batch": 64})
+    whole, two, four = (mebibytes(data, config, groups) for groups in (1, 2, 4))
+    assert whole > 1.2 * two > 1.2 * 1.2 * four
+    for limit, expected in ((1.01 * whole, 1), (0.99 * whole, 2), (1.01 * two, 2), (0.99 * two, 4), (1.01 * four, 4)):
+        assert budget.chosen_groups(data, with_budget(config, limit)) == expected
+    with pytest.raises(InputError) as caught:
+        budget.chosen_groups(data, with_budget(config, 0.99 * four))
+    one_line(caught, "dense: with any number of groups, each of the 4 ranks needs at least about", "raise --memory")
+    remark = budget.groups_remark(data, with_budget(config, 1.01 * two).changed("distributed", groups=2))
+    assert remark.startswith('distributed.groups = "auto": 2, because a rank with the whole graph would need about ')
+    remark = budget.groups_remark(data, with_budget(config, 1.01 * whole).changed("distributed", groups=1))
+    assert remark.startswith('distributed.groups = "auto": 1, because a rank with the whole graph needs about ')
+
+
+def test_groups_are_chosen_before_features_are_rounded(monkeypatch):
+    """float16 changes results, groups do not. If no number of groups fits, both are used."""
+    monkeypatch.setattr(ranks, "_current", distributed.Ranks(0, 2))
+    data = dense(items=500)
+    data = replace(data, features={"image": np.ones((500, 3000), np.float32)})
+    config = configure({"model.hidden": [8, 4], "model.dim": 8, "train.batch": 64, "distributed.groups": "auto"})
+    default = config.changed("train", feature_dtype="float32", recompute="off")
+    default = default.changed("optimiser", first_layer_weight="float32")
+    smaller = default.changed("train", feature_dtype="float16", recompute="on")
+    one, two = (mebibytes(data, default, groups) for groups in (1, 2))
+    least = mebibytes(data, smaller, 2)
+    assert one > two > least
+    assert budget.chosen_groups(data, with_budget(config, 1.001 * two)) == 2
+    monkeypatch.setattr(ranks, "_current", distributed.Ranks(0, 2).divided(2))
+    fitted = budget.fit_to_budget(data, with_budget(config, 1.001 * two))
+    assert fitted.train.feature_dtype == "float32" and fitted.train.recompute == "off"
+    assert budget.chosen_groups(data, with_budget(config, 1.001 * least)) == 2
+    fitted = budget.fit_to_budget(data, with_budget(config, 1.001 * least))
+    assert fitted.train.feature_dtype == "float16"
+
+
+def test_the_largest_group_counts(monkeypatch):
+    """Of ids sorted by popularity, the first group has most of the interactions."""
+    data = dense()
+    keep = np.arange(900)[:, None] * 2 + np.arange(700) < 600
+    data = replace(data, train=sp.csr_array(keep.astype(np.float32)))
+    shares = []
+    for group in range(2):
+        graph = distributed.GroupGraph.from_csr(
+            data.train.indptr, data.train.indices, 700, distributed.Ranks(group, 2).divided(2)
+        )
+        shares.append(sum(len(block.col) for side in graph.blocks.values() for block in side.values()))
+    expected = max(shares) / np.mean(shares)
+    assert expected > 1.5 and largest_group(data, 2, 2) == pytest.approx(expected)
+    assert largest_group(data, 2, 1) == 1 and largest_group(dense(), 4, 4) == pytest.approx(1)
+    monkeypatch.setattr(ranks, "_current", distributed.Ranks(0, 2).divided(2))
+    config = configure(SETTINGS)
+    graph = next(stage for stage in stages(sizes_of(data, config)) if stage.name == "graph and its transpose")
+    assert graph.persistent == pytest.approx(4 * max(shares) + 16 * 1600, rel=1e-3)
+    assert budget.unequal_groups(data).startswith(f"the largest of the 2 groups has {expected:.1f} times as many inter")
+    assert budget.unequal_groups(dense()) is None
+
+
+def test_one_process_has_one_group():
+    config = configure(SETTINGS | {"distributed.groups": "auto"})
+    assert together.join("cpu", config.distributed).size == 1
+    assert budget.unequal_groups(load_data()) is None
 
 
 def test_ranks_of_a_checkpoint(tmp_path):
