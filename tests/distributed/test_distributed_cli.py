@@ -114,6 +114,20 @@ def test_groups_are_chosen_by_the_memory_of_a_rank(tmp_path):
         assert model.users.equal(expected.users) and model.items.equal(expected.items)
 
 
+def test_one_process_imports_nothing_more():
+    """Of torch.distributed, what torch and its optimisers import themselves; there is no process group."""
+    code = """if True:
+        import sys, torch
+        torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+        before = set(sys.modules)
+        from mmssl_trainer import configure, fit, load_data
+        for system in ("lightgcn", "mmssl"):
+            fit(load_data(), configure({"model.system": system, "train.epochs": 1, "train.batch": 4096}))
+        print([name for name in set(sys.modules) - before if name.startswith("torch.distributed")])
+        print(torch.distributed.is_initialized())"""
+    assert run([sys.executable, "-W", "ignore", "-c", code]).stdout.split("\n")[:2] == ["[]", "False"]
+
+
 def children(pid: int) -> dict[int, int]:
     """{rank: pid} of the processes that a launcher started."""
     found = {}
