@@ -74,7 +74,6 @@ class Dataset:
         """The names of the modalities, in the order of `features`."""
         return list(self.features)
 
-    @cached_property
     def item_degrees(self) -> np.ndarray:
         """The number of training interactions of each item, int64 [I]. Counted in blocks, because bincount converts its
         argument to int64."""

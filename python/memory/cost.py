@@ -130,7 +130,7 @@ def fitting_groups(sizes: Sizes, name: str, memory: float | None = None) -> int:
         least = min(map(needed, divisors(sizes.ranks)))
         raise InputError(
             f"--groups auto: with any number of groups, a rank needs at least {readable(least)} of {readable(memory)}; "
-            "use more ranks, or --least-memory"
+            "use more ranks, or --least-memory, which assumes prepared data"
         )
     return groups
 

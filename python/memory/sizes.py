@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PROPAGATIONS = {"mf": 0, "popularity": 0}  # of all id embeddings over the whole graph in a step; other systems: 1
 VIEWS = 2  # of SGL
+_ITEM_OFFSETS: WeakKeyDictionary[Dataset, np.ndarray] = WeakKeyDictionary()  # counted once; estimates are made often
 PLANNED = ("mmssl", "lightgcn", "sgl", "ncl", "mf")  # whose steps can be planned without data
 
 
@@ -185,9 +187,10 @@ def largest_group(dataset: Dataset, ranks: int, groups: int) -> float:
     if groups == 1 or not dataset.train.nnz:
         return 1.0
     spans = distributed.Ranks(0, ranks).divided(groups).groups.spans
-    items = np.append(0, np.cumsum(dataset.item_degrees))
+    if dataset not in _ITEM_OFFSETS:
+        _ITEM_OFFSETS[dataset] = np.append(0, np.cumsum(dataset.item_degrees()))
     sums = np.zeros(groups, np.int64)
-    for offsets in (dataset.train.indptr, items):
+    for offsets in (dataset.train.indptr, _ITEM_OFFSETS[dataset]):
         sums += [int(offsets[last]) - int(offsets[first]) for first, last in spans(len(offsets) - 1)]
     return float(sums.max() / sums.mean())
 

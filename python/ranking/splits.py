@@ -101,4 +101,4 @@ def _of_users(matrix: sp.csr_array, mask: np.ndarray) -> sp.csr_array:
 
 def item_popularity(dataset: Dataset) -> np.ndarray:
     """The number of training interactions of every item, int64 [I]."""
-    return dataset.item_degrees.copy()
+    return dataset.item_degrees()

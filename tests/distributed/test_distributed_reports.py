@@ -102,13 +102,21 @@ class Dictionary(dict):
         return self[key].encode()
 
 
-def test_a_rank_with_another_number_of_groups():
-    """It would wait for process groups that the others do not create."""
+def test_a_rank_with_another_number_of_groups(monkeypatch):
+    """It would wait for process groups that the others do not create. Each call has its own key in the store."""
     store = Dictionary()
-    assert ranks._in_groups(Ranks(0, 4, store), 1, None).groups.size == 1
-    assert ranks._in_groups(Ranks(1, 4, store), 1, None).groups.size == 1
+
+    def of_rank(rank, groups, earlier=0):
+        monkeypatch.setattr(ranks, "_divisions", earlier)
+        return ranks._in_groups(Ranks(rank, 4, store), groups, None)
+
+    assert of_rank(0, 1).groups.size == 1
+    assert of_rank(1, 1).groups.size == 1
     with pytest.raises(ValueError, match=r"^groups is 2 on rank 3 and 1 on rank 0; start all ranks with the same"):
-        ranks._in_groups(Ranks(3, 4, store), 2, None)
+        of_rank(3, 2)
+    store.set("groups 2", "2")
+    with pytest.raises(ValueError, match=r"^groups is 1 on rank 2 and 2 on rank 0; "):
+        of_rank(2, 1, earlier=1)
 
 
 @pytest.mark.parametrize("state", ["exists", "ended", "hangs"])

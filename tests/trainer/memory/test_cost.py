@@ -55,7 +55,7 @@ def test_a_system_without_a_plan(capsys):
 @pytest.mark.parametrize("ranks", ["4x2", "1"])
 def test_groups_that_do_not_divide_the_ranks(ranks, capsys):
     assert main(["benchmark", "--plan", "--ranks", ranks, "--groups", "3"]) == 2
-    assert "--groups 3: must divide the number of ranks, which is" in capsys.readouterr().err
+    assert "--groups 3: must be auto, or divide the number of ranks, which is" in capsys.readouterr().err
 
 
 def test_time_of_a_transfer():

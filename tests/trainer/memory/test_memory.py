@@ -302,7 +302,7 @@ def test_features_beyond_half_precision_are_refused(data):
 def test_resumed_run_goes_on_with_what_was_chosen(tmp_path, capsys, monkeypatch):
     folder = write_plain(synthetic(seed=1, n_users=40, n_items=30, modalities={"image": 8}), tmp_path / "data")
     arguments = ["--batch", "64", "--threads", "1", "--epochs", "2", "--set", "model.dim=8"]
-    monkeypatch.setattr(memory, "_allowed", lambda dataset, config: memory.needed(dataset, config))
+    monkeypatch.setattr(memory, "_allowed", memory.needed)
     assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *arguments]) == 0
     (tmp_path / "run" / "result.json").unlink()
     monkeypatch.undo()

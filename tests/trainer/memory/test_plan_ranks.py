@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from mmssl_trainer import configure, load_data
 from mmssl_trainer.errors import InputError
-from mmssl_trainer.memory import budget, wire
-from mmssl_trainer.memory.plan import live, persistent_bytes, stages
+from mmssl_trainer.memory import budget, cost, wire
+from mmssl_trainer.memory.plan import live, peak, persistent_bytes, stages
 from mmssl_trainer.memory.sizes import Sizes, of_system
 from mmssl_trainer.memory.wire import distinct
 from mmssl_trainer.systems import ncl
@@ -52,6 +52,25 @@ def test_groups_hold_parts_of_the_graph_and_receive_more(groups):
     whole = stages(replace(lightgcn, groups=1))
     assert live(stages(lightgcn)) < live(whole)
     assert sum(one.received for one in stages(lightgcn)) > sum(one.received for one in whole)
+
+
+def test_the_smallest_number_of_groups_that_fits_a_device():
+    sizes = Sizes(90_000, 60_000, 10**9, (), ranks=8, mapped=True)
+    needed = {groups: peak(stages(replace(sizes, groups=groups))) for groups in (1, 2, 4, 8)}
+    assert needed[1] > needed[2] > needed[4] > needed[8]
+    for groups, least in needed.items():
+        assert cost.fitting_groups(sizes, "h100", least) == groups
+    assert cost.fitting_groups(sizes, "h100") == 1
+    with pytest.raises(
+        InputError, match=r"^--groups auto: with any number of groups, a rank needs at least .*; use more "
+    ):
+        cost.fitting_groups(sizes, "h100", needed[8] - 1)
+
+
+def test_unequal_groups_hold_more():
+    sizes = Sizes(90_000, 60_000, 10**7, (), ranks=8, groups=4, mapped=True)
+    held = [stages(replace(sizes, largest_group=ratio))[2].persistent for ratio in (1.0, 2.0, 9.0)]
+    assert [one - 16 * sizes.nodes for one in held] == [8 * 10**7 // 4, 8 * 10**7 // 2, 8 * 10**7]
 
 
 @pytest.mark.parametrize("groups", [1, 4])
