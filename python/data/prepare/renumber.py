@@ -27,7 +27,7 @@ _BLOCK, _BLOCK_BYTES = 1 << 22, 1 << 26  # interactions, and bytes of other arra
 def renumbered(folder: Path, shape: tuple[int, int], modalities: Iterable[str], notes: list[str]) -> None:
     """Give the users and items of the arrays in `folder` other numbers, before its manifest is written. Appends a note.
 
-    Memory: about 50 bytes for each user and item, and blocks. Disk: a second copy of the largest array.
+    Memory: about 75 bytes for each user and item, and blocks. Disk: a second copy of the largest array.
     """
     n_items = shape[1]
     indptr, indices = (mapped(folder / f"train_{part}.npy") for part in ("indptr", "indices"))
