@@ -11,7 +11,6 @@ import pytest
 import rank_training_cases
 import torch
 from all_cases import BROKEN, CASES
-from mmssl_trainer import load_data
 from mmssl_trainer.errors import InputError
 from mmssl_trainer.training import state_file
 from mmssl_trainer.training.checkpoints import Checkpoints
@@ -177,7 +176,7 @@ def run(started, tmp_path):
 
 
 def opened(run):
-    checkpoints = Checkpoints(run, load_data(), configured(BIT_IDENTICAL))
+    checkpoints = Checkpoints(run, rank_training_cases.data(), configured(BIT_IDENTICAL))
     return checkpoints.open() and checkpoints.last
 
 
