@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmssl_fast import InteractionGraph, distributed
 
 from ..embeddings import Table
+from ..optimisers import without_compiler
 from .features import features_of, present_of
 from .item_item import ItemItemPart
 
@@ -233,7 +234,9 @@ class ModuleSystem(NetworkSystem):
         self._described = torch.cat(present, 1).amax(1, keepdim=True).to(graph.device) if present else None
         settings = config.optimiser
         self.optimisers = {
-            "adamw": torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+            "adamw": without_compiler(torch.optim.AdamW)(
+                self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+            )
         }
         self.build_item_item(dataset, graph, config)
 

@@ -16,6 +16,7 @@ from mmssl_fast.relation.algebra.pending_gradient import pending_gradient
 
 from ..data import Dataset
 from ..errors import InputError
+from ..optimisers import without_compiler
 from .base import Batch, NetworkSystem, without_interactions
 from .microbatches import Part, Terms, backward, backward_through, leaves_of, parts_of
 from .mmssl_inference import MMSSLInference, scale_of_present
@@ -109,7 +110,7 @@ class MMSSLSystem(NetworkSystem):
         use_graph = config.train.cuda_graph
         self.step_graph = StepGraph(self._update) if use_graph else None
         self.optimisers = {
-            "adamw": torch.optim.AdamW(
+            "adamw": without_compiler(torch.optim.AdamW)(
                 self.model.parameters(), lr=optimiser.lr, weight_decay=optimiser.weight_decay, capturable=use_graph
             )
         }
