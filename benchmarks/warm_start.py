@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from mmssl_trainer import configure, fit, load_data, save
+from mmssl_trainer.cli.options import parse_set
 from mmssl_trainer.ranking import split_metrics
 from mmssl_trainer.runs.warm_start import start_from
 from mmssl_trainer.training.loop import Run
@@ -34,9 +35,7 @@ class Alternating(Run):
 
 def curves(options, seed):
     """{run: [(seconds, validation recall)] by epoch}, {run: test metrics of its best epoch} for one seed."""
-    settings = {"model.system": options.system, "train.compare": "no", "train.seed": seed}
-    if options.lr:
-        settings["optimiser.lr"] = options.lr
+    settings = options.settings | {"model.system": options.system, "train.compare": "no", "train.seed": seed}
     model = fit(load_data(options.before), configure(settings | {"train.epochs": options.epochs_before}))
     data, config = load_data(options.now), configure(settings | {"train.epochs": options.epochs})
     with tempfile.TemporaryDirectory() as folder:
@@ -74,8 +73,9 @@ def main():
     parser.add_argument(
         "--scales", default="1", help="values of train.start_scale, separated by commas, each a warm run"
     )
-    parser.add_argument("--lr", type=float, help="optimiser.lr")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all runs")
     options = parser.parse_args()
+    options.settings = dict(parse_set(text) for text in options.set)
     options.scales = [float(scale) for scale in options.scales.split(",")]
     seeds = [int(seed) for seed in options.seeds.split(",")]
     by_seed = [curves(options, seed) for seed in seeds]
