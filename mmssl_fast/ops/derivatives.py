@@ -85,6 +85,7 @@ def undifferentiable(name: str, message: str) -> Callable[..., Any]:
     def refuse(*_: Any) -> NoReturn:
         raise NotImplementedError(message)
 
+    torch.library.register_autograd(f"mmssl_fast::{name}", refuse, setup_context=no_context)
     return _callable(name, refuse, no_context, refuse, None)
 
 

@@ -124,8 +124,10 @@ class MMSSLSystem(NetworkSystem):
                 rest = [parameter for parameter in rest if parameter is not first]
                 moments = getattr(torch, optimiser.first_layer_moments)
                 first_item, _ = ranks.span(graph.n_items)
-                self.optimisers["first_layer"] = TiledAdam(first, **options, moments=moments, first_item=first_item)
-            self.optimisers["adam"] = torch.optim.Adam(rest, **options, capturable=use_graph)
+                self.optimisers["first_layer"] = without_compiler(TiledAdam)(
+                    first, **options, moments=moments, first_item=first_item
+                )
+            self.optimisers["adam"] = without_compiler(torch.optim.Adam)(rest, **options, capturable=use_graph)
 
     def start_epoch(self, epoch: int) -> None:
         self.model.train()

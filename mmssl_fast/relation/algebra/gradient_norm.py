@@ -22,6 +22,7 @@ from torch import Tensor
 from ...arguments import check_tensors
 from ...ops.derivatives import differentiable, is_transforming, undifferentiable
 from ...precision import addmm_, gemm_dtype, mm, mm_out, rounded, work_dtype
+from ...python_op import python_op
 from ...static_shapes import is_static, rows_to_form_densely
 from ...tiles import item_tiles
 from .pending_gradient import PendingGradient, pending_of
@@ -121,7 +122,13 @@ def _saves_product(g: Tensor, weight: Tensor) -> bool:
     return h > 2 * rows and rows * items <= SAVED_ELEMENTS
 
 
-@torch.library.custom_op("mmssl_fast::gradient_norm", mutates_args=())
+def _fake_gradient_norm(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = g.shape[0]
+    saved = weight.shape[1] if _saves_product(g, weight) else 0
+    return g.new_empty(rows), g.new_empty(g.shape), g.new_empty(rows, dtype=torch.bool), g.new_empty(rows, saved)
+
+
+@python_op("gradient_norm", _fake_gradient_norm)
 def _gradient_norm_op(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The norms, q = g K, a mask of the rows that were not computed with K, and the saved g W (or [B, 0])."""
     (rows, h), narrow = g.shape, getattr(torch, gemm)
@@ -147,14 +154,11 @@ def _gradient_norm_op(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Ten
     return square.clamp_min_(0).sqrt_().to(g.dtype), q, streamed, not_saved
 
 
-@_gradient_norm_op.register_fake
-def _(g: Tensor, weight: Tensor, gemm: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = g.shape[0]
-    saved = weight.shape[1] if _saves_product(g, weight) else 0
-    return g.new_empty(rows), g.new_empty(g.shape), g.new_empty(rows, dtype=torch.bool), g.new_empty(rows, saved)
+def _fake_gradient_norm_bwd(grad: Tensor, g: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(weight)
 
 
-@torch.library.custom_op("mmssl_fast::gradient_norm_bwd", mutates_args=())
+@python_op("gradient_norm_bwd", _fake_gradient_norm_bwd)
 def _gradient_norm_bwd_op(
     grad: Tensor, g: Tensor, weight: Tensor, norm: Tensor, streamed: Tensor, saved: Tensor, gemm: str
 ) -> Tensor:
@@ -176,11 +180,6 @@ def _gradient_norm_bwd_op(
         for begin, end in item_tiles(rows.shape[0], weight.shape[1]):
             addmm_(d_weight[:, begin:end].mT, mm(rows, weight[:, begin:end], narrow).mT, ag, narrow)
     return d_weight
-
-
-@_gradient_norm_bwd_op.register_fake
-def _(grad: Tensor, g: Tensor, weight: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(weight)
 
 
 def _add_to_pending(

@@ -18,6 +18,7 @@ from ...arguments import check_tensors
 from ...ops.derivatives import differentiable, undifferentiable
 from ...ops.unit_rows import unit_rows
 from ...precision import gemm_dtype, work_dtype
+from ...python_op import python_op
 from . import parts as core
 from .parts import GeneratedPart, Part, PartValue, check_generated, version
 from .relation_row_norm import row_norm_and_cancelled
@@ -209,7 +210,14 @@ def _unchanged(ctx: Any) -> Tensor:
     return ctx.weight
 
 
-@torch.library.custom_op("mmssl_fast::relation_linear", mutates_args=())
+def _fake_linear(
+    u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, *_: Any
+) -> tuple[Tensor, ...]:
+    h = weight.shape[0]
+    return u.new_empty(u.shape[0], h), u.new_empty(u.shape[1], h), u.new_empty(0 if col is None else col.shape[0])
+
+
+@python_op("relation_linear", _fake_linear)
 def _linear_op(
     u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, cancelled: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,13 +226,13 @@ def _linear_op(
     return value.z, cast(Tensor, value.vw), u.new_empty(0) if value.products is None else value.products
 
 
-@_linear_op.register_fake
-def _(u: Tensor, v: Tensor, weight: Tensor, crow: Tensor | None, col: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
-    h = weight.shape[0]
-    return u.new_empty(u.shape[0], h), u.new_empty(u.shape[1], h), u.new_empty(0 if col is None else col.shape[0])
+def _fake_linear_bwd(grad: Tensor, u: Tensor, v: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    need_u, need_v, need_weight = rest[-3:]
+    d_weight = torch.empty_like(weight, memory_format=torch.preserve_format) if need_weight else grad.new_empty(0)
+    return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0), d_weight
 
 
-@torch.library.custom_op("mmssl_fast::relation_linear_bwd", mutates_args=())
+@python_op("relation_linear_bwd", _fake_linear_bwd)
 def _linear_bwd_op(
     grad: Tensor,
     u: Tensor,
@@ -244,13 +252,6 @@ def _linear_bwd_op(
     d_weight, [[du, dv]] = core.backward(weight, [part], [value], [grad], need_weight, [[need_u, need_v]], weight.dtype)
     d_u, d_v, d_w = (grad.new_empty(0) if d is None else d for d in (du, dv, d_weight))
     return d_u, d_v, d_w
-
-
-@_linear_bwd_op.register_fake
-def _(grad: Tensor, u: Tensor, v: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    need_u, need_v, need_weight = rest[-3:]
-    d_weight = torch.empty_like(weight, memory_format=torch.preserve_format) if need_weight else grad.new_empty(0)
-    return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0), d_weight
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...ops.derivatives import differentiable, undifferentiable
 from ...ops.sampled_dot import sampled_dot
 from ...ops.spmm import spmm
+from ...python_op import python_op
 from .cancelled import CANCELLED_SHARE, cancelled_blocks
 from .parts import check_generated
 from .weight_columns import ItemEntries
@@ -87,7 +88,12 @@ class _Seen:
         return spmm(self.entries.crow, self.entries.compact_col, value, self.v)
 
 
-@torch.library.custom_op("mmssl_fast::relation_row_norm", mutates_args=())
+def _fake_row_norm(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    norm, cancelled = (u.new_empty(u.shape[0], dtype=dtype) for dtype in (torch.float64, torch.bool))
+    return norm, cancelled, u.new_empty(v.shape[1], v.shape[1], dtype=torch.float64)
+
+
+@python_op("relation_row_norm", _fake_row_norm)
 def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     wide, products = u.double(), gram(v)
     full = ((wide @ products) * wide).sum(1).clamp_min_(0)
@@ -105,13 +111,14 @@ def _row_norm_op(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) 
     return norm, cancelled, products
 
 
-@_row_norm_op.register_fake
-def _(u: Tensor, v: Tensor, crow: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    norm, cancelled = (u.new_empty(u.shape[0], dtype=dtype) for dtype in (torch.float64, torch.bool))
-    return norm, cancelled, u.new_empty(v.shape[1], v.shape[1], dtype=torch.float64)
+def _fake_row_norm_bwd(
+    grad: Tensor, norm: Tensor, cancelled: Tensor, products: Tensor, u: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    need_u, need_v = rest[-2:]
+    return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
 
 
-@torch.library.custom_op("mmssl_fast::relation_row_norm_bwd", mutates_args=())
+@python_op("relation_row_norm_bwd", _fake_row_norm_bwd)
 def _row_norm_bwd_op(
     grad: Tensor,
     norm: Tensor,
@@ -145,14 +152,6 @@ def _row_norm_bwd_op(
             if need_v:
                 dv.addmm_(rows.mT, u[block.rows])
     return (du if need_u else u.new_empty(0)), (dv if need_v else u.new_empty(0))
-
-
-@_row_norm_bwd_op.register_fake
-def _(
-    grad: Tensor, norm: Tensor, cancelled: Tensor, products: Tensor, u: Tensor, v: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    need_u, need_v = rest[-2:]
-    return u.new_empty(u.shape if need_u else 0), v.new_empty(v.shape if need_v else 0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
