@@ -24,7 +24,13 @@ TREES = {"mmssl_fast": "mmssl_fast", "kernels": "mmssl_fast.kernels", "python": 
 LAYERS = (
     ("mmssl_fast._C", "mmssl_fast._version"),
     ("mmssl_fast.kernels", "mmssl_fast.library"),
-    ("mmssl_fast.modes", "mmssl_fast.precision", "mmssl_fast.static_shapes", "mmssl_fast.tiles"),
+    (
+        "mmssl_fast.modes",
+        "mmssl_fast.precision",
+        "mmssl_fast.python_op",
+        "mmssl_fast.static_shapes",
+        "mmssl_fast.tiles",
+    ),
     ("mmssl_fast.ops",),
     ("mmssl_fast.relation.algebra",),
     ("mmssl_fast.relation",),
@@ -35,7 +41,7 @@ LAYERS = (
     ("mmssl_trainer.console", "mmssl_trainer.files"),
     ("mmssl_trainer.config",),
     ("mmssl_trainer.data",),
-    ("mmssl_trainer.embeddings",),
+    ("mmssl_trainer.embeddings", "mmssl_trainer.optimisers"),
     ("mmssl_trainer.memory", "mmssl_trainer.ranking"),
     ("mmssl_trainer.systems",),
     ("mmssl_trainer.training",),

@@ -49,7 +49,8 @@ def test_gradients_are_disabled_in_a_step_and_hooks_are_called():
 RUN = """
 import sys
 from mmssl_trainer import configure, fit, load_data
-fit(load_data(), configure({"model.system": "lightgcn", "model.dim": 8, "train.epochs": 1, "train.threads": 1}))
+for system in ("lightgcn", "mmssl"):
+    fit(load_data(), configure({"model.system": system, "model.dim": 8, "train.epochs": 1, "train.threads": 1}))
 print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
 """
 
