@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T", bound=torch.optim.Optimizer)
+_METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")  # besides step
 
 
 @functools.cache
@@ -28,7 +29,7 @@ def without_compiler(kind: type[T]) -> type[T]:
         >>> weight.tolist()
         [0.5, 0.5]
     """
-    methods = {name: _plain(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "state_dict")}
+    methods = {name: _plain(getattr(kind, name)) for name in _METHODS}
     # torch.optim.Optimizer.step enables gradients if the optimiser is differentiable; those of a run are not.
     return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(_plain(kind.step))})
 
