@@ -60,7 +60,7 @@ def prepare_data(
     >>> prepare_data("data/clicks", "data/clicks-prepared", min_rating=4)  # doctest: +SKIP
     """
     if renumber not in RULES:
-        raise InputError(f"renumber = {shown(renumber)}: must be one of {', '.join(RULES)}")
+        raise InputError(f"--renumber: renumber = {shown(renumber)}: must be one of {', '.join(RULES)}")
     folder, destination = existing_folder(source), Path(destination)
     chosen = LoadOptions(seed=split_seed, modalities=list(modalities) or None, **options)
     try:
