@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 import scipy.sparse as sp
-import torch._dynamo  # noqa: F401  train.recompute imports it, which is not part of the plan
+import torch._dynamo  # noqa: F401  train.recompute imports it, and microbatches parts of it; not planned
 from mmssl_trainer.cli.options import parse_set
 from mmssl_trainer.config.load import load
 from mmssl_trainer.data import Dataset
