@@ -12,12 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +25,9 @@ import torch
 from mmssl_fast import InteractionGraph
 from mmssl_fast import distributed as md
 from mmssl_fast.nn import MMSSL, encoder
+
+sys.path.append(str(Path(__file__).parent))
+from forked import result_of_ranks
 
 SIZES = {"users": 5000, "items": 5000, "interactions": 100_000, "dim": 64, "width": 128, "layers": 2}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -77,29 +77,6 @@ def work(sizes: dict[str, int], rounds: int, out: Path) -> None:
     md.stop()
 
 
-def measure(size: int, sizes: dict[str, int], rounds: int) -> list[list[float]]:
-    """[seconds with, seconds without] of every round, with `size` ranks that are forked from this process."""
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        out, port = Path(folder, "seconds.json"), server.getsockname()[1]
-        server.close()
-        processes = []
-        for rank in range(size):
-            if process := os.fork():
-                processes.append(process)
-                continue
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            try:
-                work(sizes, rounds, out)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        if failed := [rank for rank, process in enumerate(processes) if os.waitpid(process, 0)[1]]:
-            raise SystemExit(f"overlap: rank {failed[0]} of {size} failed")
-        return json.loads(out.read_text())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
@@ -112,7 +89,8 @@ def main() -> None:
     if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
         os.execve(sys.executable, [sys.executable, "-P", *sys.argv], os.environ | ENVIRONMENT)
     sizes = {name: getattr(given, name) for name in SIZES}
-    seconds = measure(given.ranks, sizes, given.rounds)
+    # [seconds with, seconds without] of every round
+    seconds = result_of_ranks(given.ranks, lambda out: work(sizes, given.rounds, out))
     low, median, high = statistics.quantiles((overlap / without for overlap, without in seconds), n=4)
     print(f"{given.ranks} ranks, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}")
     print(f"wall time with overlap / without: median {median:.2f}, quartiles {low:.2f} to {high:.2f}")

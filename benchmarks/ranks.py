@@ -11,10 +11,7 @@ is that of the rows without groups. Linux only.
 import argparse
 import json
 import os
-import socket
 import sys
-import tempfile
-import traceback
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,9 @@ from mmssl_trainer.training import loop
 from mmssl_trainer.training.progress import NullObserver
 
 from mmssl_fast import distributed as md
+
+sys.path.append(str(Path(__file__).parent))
+from forked import result_of_ranks
 
 STEPS, WITHIN_BYTES, WITHIN_MEMORY = 2, 0.05, 0.10  # steps of an epoch
 LEAST = 2 << 20  # bytes; the slope of popularity, which has two numbers for a user and an item, is below
@@ -118,28 +118,8 @@ def tensor_bytes(graph: object) -> int:
 
 
 def measure(size: int, groups: int, system: str, sizes: dict[str, int]) -> dict[str, float]:
-    """The measurements of the first of `size` ranks, which are forked from this process, so that the libraries are
-    imported once."""
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        out, port = Path(folder, "found.json"), server.getsockname()[1]
-        server.close()
-        ranks: list[int] = []
-        for rank in range(size):
-            if process := os.fork():
-                ranks.append(process)
-                continue
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            try:
-                work(sizes, system, groups, out)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        failed = [rank for rank, process in enumerate(ranks) if os.waitpid(process, 0)[1]]
-        if failed:
-            raise SystemExit(f"ranks: rank {failed[0]} of {size} failed")
-        return json.loads(out.read_text())
+    """The measurements of the first of `size` ranks."""
+    return result_of_ranks(size, lambda out: work(sizes, system, groups, out))
 
 
 def label(row: dict[str, float]) -> str:

@@ -223,8 +223,8 @@ def start(
 
     Without torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or if WORLD_SIZE is 1, no process group
     is created, and this process is rank 0 of 1. An existing process group is used, so that a second call may form other
-    groups. After a restart by torchrun, the
-    processes use new keys in the store, so that they do not read the addresses of processes that have ended.
+    groups. After a restart by torchrun, the processes use new keys in the store, so that they do not read the addresses
+    of processes that have ended.
 
     Args:
         device: device of the tensors. CPU tensors are exchanged by gloo, CUDA tensors by NCCL; a process uses the CUDA
